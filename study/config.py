@@ -1,0 +1,237 @@
+"""Study files: what a user edits under config/, as typed values.
+
+`load_study` reads a study with the ladder and the clusters that it names, and reports all problems
+of all three files together. `Study` is complete by itself: written out with `to_yaml` and read back
+it expands to the same grid anywhere.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+)
+
+from trainer.config import ConfigError, ModelConfig, Settings, load_yaml
+from trainer.settings import describe_problem
+
+CORPORA = ("python_stdlib", "fineweb_edu_10bt_shuffled")
+"""Sources that the workflow can make (the first) or download (the second) by itself."""
+
+DEFAULT_FILE = "config/config.yaml"
+
+# Names become folders of the results, so they hold nothing that a path or a shell takes apart.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _as_names(value: Any) -> Any:
+    return [str(item) if isinstance(item, int) else item for item in _as_list(value)]
+
+
+Names = Annotated[list[Name], BeforeValidator(_as_names), Field(min_length=1)]
+GpuCounts = Annotated[list[PositiveInt], BeforeValidator(_as_list), Field(min_length=1)]
+Seeds = Annotated[list[int], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class SlurmConfig(Settings):
+    """How a partition is asked for GPUs."""
+
+    account: str
+    """Account that is charged, `--account`."""
+    partition: str
+    """Partition, `--partition`."""
+    gpu_request: Literal["gres", "gpus-per-task", "gpus-per-node"]
+    """gres: `--gres=gpu:N`; gpus-per-task: `--gpus-per-task=N --ntasks=1`; gpus-per-node: one task
+    for each node. Jobs of several nodes always use the last."""
+    gpu_type: str | None = None
+    """Type in the request, as in `--gres=gpu:a100:1`; null asks for any."""
+    mem_gib: PositiveInt
+    """Memory of each node, `--mem`, GiB."""
+    runtime_min: PositiveInt
+    """Time limit, `--time`, minutes."""
+    max_nodes: PositiveInt = 1
+    """Largest number of nodes one job may have."""
+    qos: str | None = None
+    """Quality of service, `--qos`."""
+    constraint: str | None = None
+    """Node features, `--constraint`."""
+    extra: str = ""
+    """More flags for sbatch, verbatim."""
+
+
+class ClusterConfig(Settings):
+    """A place where runs go: this machine, or a Slurm partition."""
+
+    gpu_name: str
+    """GPU type for people, such as A100. A CPU process counts as one GPU."""
+    peak_tflops: PositiveFloat | None = None
+    """Peak dense bf16 TFLOP/s of one GPU; null where it is not known, and MFU stays empty."""
+    gpus_per_node: PositiveInt
+    """GPUs of one node."""
+    cpus_per_gpu: PositiveInt = 1
+    """CPU cores for each GPU's process."""
+    setup: list[str] = []
+    """Shell lines run before the launch, such as `module load cuda`."""
+    slurm: SlurmConfig | None = None
+    """The Slurm request; null means this machine."""
+
+
+class GridEntry(Settings):
+    """A block of cells: the product of its axes. Each axis takes one value or a list."""
+
+    cluster: Names
+    """Names from the clusters file."""
+    model: Names
+    """Names from the models file."""
+    gpus: GpuCounts
+    """GPU counts. On a cluster without GPUs: processes."""
+    variant: Names = ["base"]
+    """Named sets of overrides from `variants`; `base` is the empty one."""
+    seed: Seeds = [42]
+    """Seeds of the runs."""
+    global_batch_size: PositiveInt | None = None
+    """Strong scaling: sequences per step over all GPUs, kept by adapting batch and accumulation.
+    null means weak scaling: run.data.batch_size sequences on every GPU."""
+    measure: bool = True
+    """false: the cell stands in the time table as an estimate and is never run."""
+
+
+class EstimateConfig(Settings):
+    """What the time table answers."""
+
+    steps: PositiveInt = 500
+    """Optimizer steps of the run whose time is given."""
+
+
+class Study(Settings):
+    """A study: the grid and everything its cells are made of."""
+
+    study: Name
+    """Name of the study, and of its folder below results_dir."""
+    results_dir: str = "results"
+    """Folder of all results; on a cluster, a place on the scratch file system."""
+    models: dict[Name, ModelConfig]
+    """The ladder: name -> shape. In a study file: the path of the file that holds it."""
+    clusters: dict[Name, ClusterConfig]
+    """Name -> cluster. In a study file: the path of the file that holds them."""
+    corpora: list[Name] = []
+    """Sources that the workflow writes into run.data.root_dir itself; others must be there."""
+    run: dict[str, Any]
+    """Settings of every run: any key of a run.yaml but name, dump_dir, seed and model."""
+    variants: dict[Name, dict[str, Any]] = {}
+    """Named overrides of `run`, and of the model's shape."""
+    grid: Annotated[list[GridEntry], Field(min_length=1)]
+    """The cells."""
+    estimate: EstimateConfig = EstimateConfig()
+    """What the time table answers."""
+    partial: bool = False
+    """true: build tables from the runs that exist, and train nothing."""
+
+    @property
+    def folder(self) -> str:
+        """Folder of this study's results."""
+        return f"{self.results_dir}/{self.study}"
+
+    def to_yaml(self) -> str:
+        """The study with its ladder and clusters written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+TABLES: dict[str, tuple[str, type[Settings]]] = {
+    "models": ("config/models.yaml", ModelConfig),
+    "clusters": ("config/clusters.yaml", ClusterConfig),
+}
+"""Keys that may name a file: the default file, and what each of its entries is."""
+
+
+def load_study(config: Mapping[str, Any], source: str = DEFAULT_FILE) -> Study:
+    """Return the study in `config`, the content of the file `source`.
+
+    `models` and `clusters` may be mappings or paths of files that hold them. Raises ConfigError.
+    """
+    from study.grid import find_problems  # the grid's checks need a study to look at
+
+    data, errors, known = dict(config), [], {}
+    for key, (default, cls) in TABLES.items():
+        table = data.get(key, default)
+        if isinstance(table, str):
+            data[key], known[key], problems = _load_table(table, cls)
+            errors += [ConfigError(table, problems)] if problems else []
+        else:
+            known[key] = list(table) if isinstance(table, Mapping) else []
+    problems, study = _validate(data)
+    if study is not None:
+        problems += find_problems(study, known)
+    if problems:
+        errors.insert(0, ConfigError(source, problems))
+    if errors or study is None:
+        raise combine(errors)
+    return study
+
+
+def load_study_file(path: str) -> Study:
+    """Return the study in a file. Raises ConfigError."""
+    return load_study(load_yaml(path), path)
+
+
+def combine(errors: Sequence[ConfigError]) -> ConfigError:
+    """Return one error that says what all of `errors` say."""
+    if len(errors) == 1:
+        return errors[0]
+    combined = ConfigError(errors[0].source, [line for error in errors for line in error.problems])
+    combined.args = ("\n".join(str(error) for error in errors),)
+    return combined
+
+
+def _load_table(path: str, cls: type[Settings]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Return the sound entries of a file of named settings, all its names, and its problems."""
+    try:
+        table = load_yaml(path)
+    except ConfigError as error:
+        return {}, [], list(error.problems)
+    sound, problems = {}, []
+    for name, entry in table.items():
+        try:
+            sound[name] = cls.model_validate(entry)
+        except ValidationError as error:
+            for item in error.errors():
+                line = describe_problem(cls, item)
+                problems.append(
+                    f"{name}{'.' if item['loc'] else ': '}{line.removeprefix('file: ')}"
+                )
+    return sound, list(table), problems
+
+
+def _validate(data: dict[str, Any]) -> tuple[list[str], Study | None]:
+    """Return the problems of the keys, and the study that is left without the entries they are in.
+
+    So the problems of the grid are reported together with those of the keys.
+    """
+    try:
+        return [], Study.model_validate(data)
+    except ValidationError as error:
+        items = error.errors()
+    problems = [describe_problem(Study, item) for item in items]
+    locs = [item["loc"] for item in items]
+    if any(loc[0] == "grid" for loc in locs):
+        return problems, None  # entries are named by their index, which would shift
+    rest = {key: value for key, value in data.items() if (key,) not in locs}
+    for key, name in {(str(loc[0]), loc[1]) for loc in locs if len(loc) > 1}:
+        if isinstance(rest[key], Mapping):
+            rest[key] = {other: item for other, item in rest[key].items() if other != name}
+        else:
+            return problems, None
+    try:
+        return problems, Study.model_validate(rest)
+    except ValidationError:
+        return problems, None
