@@ -102,6 +102,19 @@ class Grid(Sequence[Cell]):
         """Every source of text, with the settings of a run that reads it."""
         return {source: cell.run for cell in self for source in cell.run.data.sources}
 
+    @property
+    def data_root(self) -> str:
+        """Folder that holds the sources' text."""
+        return str(self[0].run.data.root_dir)
+
+    def tokenizing_options(self, source: str) -> str:
+        """Return the options of the tokenising command for a source."""
+        data = self.sources[source].data
+        options = [f"--tokenizer {data.tokenizer.name}"]
+        options += [] if data.add_bos else ["--no-add-bos"]
+        options += [] if data.add_eos else ["--no-add-eos"]
+        return " ".join(options)
+
 
 def find_problems(study: Study, known: Mapping[str, Sequence[str]]) -> list[str]:
     """Return what is wrong with the grid of a study whose keys are sound, a line for each problem.
@@ -115,6 +128,9 @@ def find_problems(study: Study, known: Mapping[str, Sequence[str]]) -> list[str]
     ]
     if "base" in study.variants:
         problems.append("variants.base: the name is taken; 'base' is the run without overrides")
+    for variant, overrides in study.variants.items():
+        if _holds(overrides, ("data", "root_dir")):
+            problems.append(f"variants.{variant}.data.root_dir: all runs of a study share one folder")
     for corpus in study.corpora:
         if corpus not in CORPORA:
             problems.append(f"corpora: unknown corpus '{corpus}'; {suggest(corpus, CORPORA)}")

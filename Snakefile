@@ -1,0 +1,40 @@
+"""A scaling study, as a table of contents: what is asked for, and the stages that make it."""
+
+from study.grid import Grid
+from study.workflow import load_config
+
+STUDY = load_config(config, workflow.configfiles)
+GRID = Grid(STUDY)
+
+
+pathvars:
+    results=STUDY.folder,
+    data=GRID.data_root,
+    run="runs/{cluster}/{model}/gpus-{gpus}/{variant}/seed-{seed}",
+
+
+localrules:
+    all,
+    plan,
+    study_file,
+    run_config,
+    throughput,
+    time_estimates,
+    loss_curves,
+    scaling,
+    report,
+
+
+rule all:
+    """Everything: the tables, the plots and the report"""
+    input:
+        "<results>/throughput.md",
+        "<results>/time_estimates.md",
+        "<results>/report.html",
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/plots.smk"
+include: "workflow/rules/report.smk"

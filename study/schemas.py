@@ -1,0 +1,65 @@
+"""JSON Schemas of the files under config/, generated from the models, so that an editor completes them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from study.config import ClusterConfig, Study
+from trainer.config import ConfigError, ModelConfig, RunConfig
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+COMMAND = "python -m study schemas --output workflow/schemas"
+
+
+def build_schemas() -> dict[str, str]:
+    """Return file name -> text of every schema."""
+    tables = {
+        "models": TypeAdapter(dict[str, ModelConfig]).json_schema(),
+        "clusters": TypeAdapter(dict[str, ClusterConfig]).json_schema(),
+    }
+    schemas = {**tables, "run": RunConfig.model_json_schema(), "study": _study_schema()}
+    return {
+        f"{name}.schema.json": json.dumps({"$schema": DIALECT, **schema}, indent=2) + "\n"
+        for name, schema in schemas.items()
+    }
+
+
+def write_schemas(folder: Path, check: bool = False) -> None:
+    """Write the schemas; with `check`, raise ConfigError where a file is out of date instead."""
+    stale = []
+    for name, text in build_schemas().items():
+        path = folder / name
+        if check:
+            stale += [] if path.is_file() and path.read_text() == text else [name]
+        else:
+            path.write_text(text)
+    if stale:
+        raise ConfigError(
+            str(folder), [f"{name}: out of date; run `{COMMAND}`" for name in stale]
+        )
+
+
+def _study_schema() -> dict[str, Any]:
+    """Return the schema of a study file: tables may be paths, `run` and variants are partial runs."""
+    schema = Study.model_json_schema()
+    properties, definitions = schema["properties"], schema["$defs"]
+    for key in ("models", "clusters"):
+        path = {"type": "string", "description": "Path of the file that holds them."}
+        properties[key] = {"anyOf": [path, properties[key]]}
+    run = RunConfig.model_json_schema()
+    definitions |= run.pop("$defs")
+    for part in (run, *(definitions[name] for name in ("DataConfig", "ModelConfig"))):
+        part.pop("required", None)  # what a study leaves out comes from elsewhere
+    definitions["PartialRun"] = run
+    properties["run"] = {"$ref": "#/$defs/PartialRun"}
+    properties["variants"]["additionalProperties"] = {"$ref": "#/$defs/PartialRun"}
+    schema["required"] = ["study", "run", "grid"]
+    for key in ("cluster", "model", "gpus", "variant", "seed"):
+        axis = definitions["GridEntry"]["properties"][key]
+        definitions["GridEntry"]["properties"][key] = {
+            "description": axis.get("description", ""),
+            "anyOf": [{k: v for k, v in axis.items() if k != "description"}, axis["items"]],
+        }
+    return schema

@@ -1,0 +1,186 @@
+"""What the trial cluster consists of: nodes, partitions, addresses, ports and paths.
+
+It mirrors the two partitions of the real cluster: A100 nodes in `sphinx` for account `nlp`, H200 nodes
+in `miso` for account `miso`. Nothing here starts or writes anything.
+"""
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+CLUSTER_NAME = "trial"
+
+# Every daemon listens on the bridge's own subnet and on ports away from Slurm's and MySQL's usual ones,
+# so that a Slurm or MariaDB that already runs on the machine is left alone.
+SUBNET = "10.231.0"
+CONTROLLER_ADDRESS = f"{SUBNET}.1"
+BRIDGE = "slurmtrial0"
+SLURMCTLD_PORT = 26817
+SLURMD_PORT = 26818
+SLURMDBD_PORT = 26819
+DATABASE_PORT = 33069
+
+# Declared, not real: slurmd is told to believe the configuration (SlurmdParameters=config_overrides).
+CPUS_PER_NODE = 64
+MEMORY_PER_NODE_MB = 1_000_000
+
+# The QOS of ordinary jobs, and the one that may preempt it.
+NORMAL_QOS = "normal"
+HIGH_QOS = "high"
+
+CGROUP_MEMORY = Path("/sys/fs/cgroup/memory")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One compute node: one slurmd in namespaces of its own."""
+
+    name: str
+    partition: str
+    host_number: int
+    """Last number of the node's address on the bridge."""
+    gpu_model: str
+    gpu_count: int
+
+    @property
+    def address(self) -> str:
+        return f"{SUBNET}.{self.host_number}"
+
+    @property
+    def network_namespace(self) -> str:
+        return f"slurmtrial-{self.name}"
+
+    @property
+    def host_interface(self) -> str:
+        """The bridge's end of the node's cable; Linux allows at most 15 characters."""
+        return f"st-{self.name}"
+
+    @property
+    def cgroup(self) -> Path:
+        """The node's own memory cgroup; two nodes would otherwise share `job_N/step_0`."""
+        return CGROUP_MEMORY / self.network_namespace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """A partition and the only account that may use it."""
+
+    name: str
+    account: str
+    max_time: str
+
+
+NODES = (
+    Node(name="sphinx1", partition="sphinx", host_number=11, gpu_model="a100", gpu_count=8),
+    Node(name="sphinx2", partition="sphinx", host_number=12, gpu_model="a100", gpu_count=8),
+    Node(name="sphinx3", partition="sphinx", host_number=13, gpu_model="a100", gpu_count=4),
+    Node(name="sphinx4", partition="sphinx", host_number=14, gpu_model="a100", gpu_count=1),
+    Node(name="miso1", partition="miso", host_number=21, gpu_model="h200", gpu_count=8),
+    Node(name="miso2", partition="miso", host_number=22, gpu_model="h200", gpu_count=8),
+)
+
+PARTITIONS = (
+    Partition(name="sphinx", account="nlp", max_time="21-00:00:00"),
+    Partition(name="miso", account="miso", max_time="7-00:00:00"),
+)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Where everything that the cluster writes lives; `down` deletes it as a whole."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> "RunDirectory":
+        """The place named by TRIAL_CLUSTER_DIR, or /tmp/slurm-trial."""
+        return cls(Path(os.environ.get("TRIAL_CLUSTER_DIR", "/tmp/slurm-trial")).absolute())
+
+    @property
+    def config(self) -> Path:
+        """Becomes /etc/slurm inside the nodes."""
+        return self.root / "etc"
+
+    @property
+    def slurm_conf(self) -> Path:
+        return self.config / "slurm.conf"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "log"
+
+    @property
+    def pids(self) -> Path:
+        return self.root / "pid"
+
+    @property
+    def state(self) -> Path:
+        """Slurmctld's memory of jobs; it survives a restart of slurmctld."""
+        return self.root / "state"
+
+    @property
+    def spool(self) -> Path:
+        return self.root / "spool"
+
+    @property
+    def devices(self) -> Path:
+        return self.root / "dev"
+
+    @property
+    def munge(self) -> Path:
+        return self.root / "munge"
+
+    @property
+    def munge_socket(self) -> Path:
+        return self.munge / "munge.sock"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "mariadb"
+
+    @property
+    def database_socket(self) -> Path:
+        return self.root / "mariadb.sock"
+
+    @property
+    def built(self) -> Path:
+        """A mark: configuration, database and accounts were made completely."""
+        return self.root / "built"
+
+    def folders(self) -> tuple[Path, ...]:
+        return (
+            self.config,
+            self.logs,
+            self.pids,
+            self.state,
+            self.spool,
+            self.devices,
+            self.munge,
+            self.database,
+        )
+
+
+def nodes_of(partition: str) -> tuple[Node, ...]:
+    return tuple(node for node in NODES if node.partition == partition)
+
+
+def node_named(name: str) -> Node:
+    """The node of that name; a KeyError lists the valid names."""
+    for node in NODES:
+        if node.name == name:
+            return node
+    raise KeyError(f"no node {name!r}; the nodes are {', '.join(node.name for node in NODES)}")
+
+
+def controller_hostname() -> str:
+    """Slurmctld refuses to start unless SlurmctldHost names the machine that it runs on."""
+    return socket.gethostname().split(".")[0]
+
+
+def has_memory_cgroup() -> bool:
+    """Whether this machine lets us limit a job's memory through cgroup v1.
+
+    Containers and cgroup-v2-only hosts do not; there Slurm samples the memory and kills instead.
+    """
+    return (CGROUP_MEMORY / "memory.limit_in_bytes").exists() and os.access(CGROUP_MEMORY, os.W_OK)

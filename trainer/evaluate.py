@@ -1,0 +1,39 @@
+"""Validation loss over held-out text: the same windows on every GPU count."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from trainer.config import RunConfig
+from trainer.parallel import World, precision, sum_over_ranks
+
+
+@torch.no_grad()
+def validation_loss(
+    model: nn.Module, windows: NDArray[np.unsignedinteger], config: RunConfig, world: World
+) -> tuple[float, int]:
+    """Return the mean loss in nats per token over windows (N, T + 1), and the tokens counted.
+
+    Ranks take turns through the batches; their sums are added.
+    """
+    totals = torch.zeros(2, dtype=torch.float64)
+    size = config.data.batch_size
+    starts = range(world.rank * size, len(windows), world.size * size)
+    model.eval()
+    for start in starts:
+        batch = torch.from_numpy(windows[start : start + size].astype(np.int64)).to(world.device)
+        with precision(config.distributed, world.device):
+            loss = model(batch[:, :-1], batch[:, 1:])
+        tokens = batch[:, 1:].numel()
+        totals += torch.tensor([loss.item() * tokens, tokens], dtype=torch.float64)
+    model.train()
+    loss_sum, tokens_sum = sum_over_ranks(totals, world).tolist()
+    return loss_sum / tokens_sum, int(tokens_sum)
+
+
+def bits_per_byte(loss: float, tokens_per_byte: float) -> float:
+    """Return a loss in nats per token as bits per byte of text, which compares tokenizers."""
+    return loss / math.log(2) * tokens_per_byte

@@ -1,0 +1,145 @@
+"""The folder of a run: who may write in it, what stands in it, and run.json, the account of the run."""
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from trainer.config import RunConfig
+from trainer.metrics import write_atomically
+
+RUN_FILES = ("run.json", "metrics.jsonl", "metrics.eval.jsonl", "checkpoints")
+"""What a run leaves behind and the next one would mix with its own."""
+
+Action = Literal["start", "resume", "done"]
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; wait for it where another process trains there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{folder}: another process trains here; waiting for it", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def choose_action(folder: Path, config: RunConfig, gpus: int) -> Action:
+    """Say what is to be done in a folder, from the account of the run that stands there.
+
+    The same run, completed: nothing. The same losses, not completed: go on. Anything else: start.
+    """
+    facts = read_facts(folder)
+    if facts is None:
+        return "start"
+    if facts.get("status") == "completed":
+        return "done" if facts.get("fingerprint") == config.fingerprint(gpus) else "start"
+    return "resume" if facts.get("trajectory") == config.trajectory(gpus) else "start"
+
+
+def read_facts(folder: Path) -> dict[str, Any] | None:
+    """Return what run.json says; None where there is none."""
+    try:
+        facts = json.loads((folder / "run.json").read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def set_aside(folder: Path) -> None:
+    """Move what another run left in a folder to `superseded/<n>`: nothing computed is lost."""
+    old = [folder / name for name in RUN_FILES if (folder / name).exists()]
+    if not old:
+        return
+    number = 1 + sum(1 for _ in folder.glob("superseded/*"))
+    target = folder / "superseded" / str(number)
+    target.mkdir(parents=True)
+    for path in old:
+        os.replace(path, target / path.name)
+    print(f"{folder}: the settings have changed; the earlier run is in {target}", flush=True)
+
+
+class RunFile:
+    """run.json: written when the run starts, replaced atomically as it goes on."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any], previous: list[Any]) -> None:
+        self._path = folder / "run.json"
+        for attempt in previous:  # an attempt that was killed could not write its end
+            if attempt["status"] == "running":
+                attempt["status"] = "failed"
+        self.attempt = {
+            "attempt": len(previous) + 1,
+            "start": _now(),
+            "end": None,
+            "wall_s": None,
+            "status": "running",
+            "fingerprint": facts["fingerprint"],
+            "gpus": facts["gpus"],
+            "hosts": facts["hosts"],
+        }
+        self.facts = {"status": "running", "outcome": None, **facts}
+        self.facts["attempts"] = [*previous, self.attempt]
+        self.write()
+
+    def write(self, **changes: Any) -> None:
+        """Take over changes and write the file."""
+        self.facts.update(changes)
+        write_atomically(self._path, json.dumps(self.facts, indent=1) + "\n")
+
+    def end(self, status: str, wall_s: float, **changes: Any) -> None:
+        """Close the attempt."""
+        self.attempt.update(status=status, end=_now(), wall_s=wall_s)
+        self.write(status=status, **changes)
+
+
+def describe_software() -> dict[str, Any]:
+    """Return versions, commit and the hash of the trainer's sources."""
+    import torch
+
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "cuda": torch.version.cuda,
+        },
+        "commit": _commit(),
+        "trainer_version": _source_hash(),
+    }
+
+
+def _source_hash() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _commit() -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

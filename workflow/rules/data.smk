@@ -1,0 +1,53 @@
+"""Data: text in JSONL files, tokenised once.
+
+Reads   the folder run.data.root_dir names: <source>/*.chunk.*.jsonl and <source>.val.jsonl
+Writes  the corpora that the study names, where they are missing
+Writes  results/shards: token shards, shared by all studies of this machine
+Writes  <results>/data/<source>.json: which shards a source is, for the training runs
+"""
+
+from study.workflow import data_resource, text_files
+
+
+rule corpus:
+    """Write or download a corpus as JSONL chunks, with whole documents held out"""
+    output:
+        "<data>/{source}/{source}.val.jsonl",
+    log:
+        "<data>/{source}.log",
+    wildcard_constraints:
+        source="|".join(STUDY.corpora) or "none",
+    resources:
+        slurm_account=data_resource(GRID, "slurm_account"),
+        slurm_partition=data_resource(GRID, "slurm_partition"),
+        mem_mb=data_resource(GRID, "mem_mb"),
+        runtime=data_resource(GRID, "runtime"),
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m study corpus --name {wildcards.source} --output $(dirname {output:q})"
+        " > {log:q} 2>&1"
+
+
+rule tokenize:
+    """Tokenise a source into memory-mapped shards, keyed by its content"""
+    input:
+        lambda wildcards: text_files(GRID, wildcards.source),
+    output:
+        "<results>/data/{source}.json",
+    log:
+        "<results>/data/{source}.log",
+    params:
+        root_dir=GRID.data_root,
+        shards_dir=lambda wildcards: GRID.sources[wildcards.source].data.shards_dir,
+        options=lambda wildcards: GRID.tokenizing_options(wildcards.source),
+    resources:
+        slurm_account=data_resource(GRID, "slurm_account"),
+        slurm_partition=data_resource(GRID, "slurm_partition"),
+        mem_mb=data_resource(GRID, "mem_mb"),
+        runtime=data_resource(GRID, "runtime"),
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m trainer.shards --root-dir {params.root_dir:q} --source {wildcards.source:q}"
+        " --shards-dir {params.shards_dir:q} {params.options} --output {output:q} > {log:q} 2>&1"

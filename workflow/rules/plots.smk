@@ -1,0 +1,53 @@
+"""Plots: figures of finished tables and of the runs' losses.
+
+Reads   <results>/study.yaml, throughput.csv and the runs' metrics.jsonl
+Writes  figures/loss_vs_tokens, loss_vs_time, throughput, scaling_efficiency: .svg and .png
+"""
+
+from study.workflow import CODE, finished_runs
+
+
+rule loss_curves:
+    """Loss against tokens and against wall-clock time, all cells"""
+    input:
+        study="<results>/study.yaml",
+        runs=finished_runs(GRID),
+        code=CODE,
+    output:
+        collect(
+            "<results>/figures/{figure}.{suffix}",
+            figure=["loss_vs_tokens", "loss_vs_time"],
+            suffix=["svg", "png"],
+        ),
+    log:
+        "<results>/logs/loss_curves.log",
+    params:
+        folder=STUDY.folder + "/figures",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m study plot-losses --study {input.study:q} --output-dir {params.folder:q}"
+        " > {log:q} 2>&1"
+
+
+rule scaling:
+    """Throughput and scaling efficiency against GPU count"""
+    input:
+        study="<results>/study.yaml",
+        throughput="<results>/throughput.csv",
+        code=CODE,
+    output:
+        collect(
+            "<results>/figures/{figure}.{suffix}",
+            figure=["throughput", "scaling_efficiency"],
+            suffix=["svg", "png"],
+        ),
+    log:
+        "<results>/logs/scaling.log",
+    params:
+        folder=STUDY.folder + "/figures",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m study plot-scaling --study {input.study:q} --throughput {input.throughput:q}"
+        " --output-dir {params.folder:q} > {log:q} 2>&1"

@@ -1,0 +1,29 @@
+"""Report: one page with the tables, the plots and how to read them.
+
+Reads   <results>/study.yaml, the tables and the figures
+Writes  report.html, which needs no other file
+"""
+
+from study.workflow import CODE
+
+
+rule report:
+    """One page with tables and plots, to send to others"""
+    input:
+        study="<results>/study.yaml",
+        throughput="<results>/throughput.csv",
+        estimates="<results>/time_estimates.csv",
+        figures=rules.loss_curves.output + rules.scaling.output,
+        code=CODE,
+    output:
+        "<results>/report.html",
+    log:
+        "<results>/logs/report.log",
+    params:
+        figures=STUDY.folder + "/figures",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m study report --study {input.study:q} --throughput {input.throughput:q}"
+        " --estimates {input.estimates:q} --figures {params.figures:q} --output {output:q}"
+        " > {log:q} 2>&1"

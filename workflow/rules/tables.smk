@@ -1,0 +1,69 @@
+"""Tables: from the runs' files alone.
+
+Reads   <results>/study.yaml, and metrics.jsonl and run.json in the runs' folders
+Writes  throughput.csv, .md: one row for each run
+Writes  time_estimates.csv, .md: one row for each cell, measured or not
+"""
+
+from study.workflow import CODE, finished_runs
+
+
+rule study_file:
+    """Write the study out, complete with its ladder and clusters"""
+    output:
+        "<results>/study.yaml",
+    log:
+        "<results>/logs/study_file.log",
+    params:
+        text=STUDY.to_yaml(),
+    conda:
+        "../../environment.yml"
+    shell:
+        "printf '%s' {params.text:q} > {output:q} 2> {log:q}"
+
+
+rule plan:
+    """Show each cell: what is measured, what will run, its time and its Slurm request"""
+    input:
+        study="<results>/study.yaml",
+    log:
+        "<results>/logs/plan.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m study plan --study {input.study:q} 2>&1 | tee {log:q}"
+
+
+rule throughput:
+    """One row for each run: speed in steady state, utilisation, memory, loss"""
+    input:
+        study="<results>/study.yaml",
+        runs=finished_runs(GRID),
+        code=CODE,
+    output:
+        csv="<results>/throughput.csv",
+        md="<results>/throughput.md",
+    log:
+        "<results>/logs/throughput.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m study throughput --study {input.study:q} --output {output.csv:q} > {log:q} 2>&1"
+
+
+rule time_estimates:
+    """How long each cell takes: Verified where measured, Estimated with an interval where not"""
+    input:
+        study="<results>/study.yaml",
+        throughput="<results>/throughput.csv",
+        code=CODE,
+    output:
+        csv="<results>/time_estimates.csv",
+        md="<results>/time_estimates.md",
+    log:
+        "<results>/logs/time_estimates.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m study estimate --study {input.study:q} --throughput {input.throughput:q}"
+        " --output {output.csv:q} > {log:q} 2>&1"
