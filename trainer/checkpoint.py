@@ -4,11 +4,13 @@
 size of every file, by which a torn copy is recognised.
 """
 
+import contextlib
 import io
 import json
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
@@ -72,7 +75,8 @@ def save(
     barrier(world)
     model_state, optimizer_state = get_state_dict(model, optimizer)
     state = {"model": model_state, "optimizer": optimizer_state}
-    dcp.save(state, checkpoint_id=temporary, no_dist=world.size == 1)
+    with _alone_on_purpose():
+        dcp.save(state, checkpoint_id=temporary, no_dist=world.size == 1)
     barrier(world)
     if world.is_main:
         files = {path.name: path.stat().st_size for path in temporary.iterdir()}
@@ -116,8 +120,10 @@ def load(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optim
     source = folder / f"{step:010d}"
     alone = not torch.distributed.is_initialized()
     try:
-        dcp.load(state, storage_reader=_SafeReader(source), no_dist=alone)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        with _alone_on_purpose():
+            dcp.load(state, storage_reader=_SafeReader(source), no_dist=alone)
+    # torch's own exception is no Exception: it would pass by every other handler.
+    except (OSError, RuntimeError, CheckpointException) as error:
         raise CheckpointError(f"{source}: cannot be read: {error}") from error
     set_state_dict(
         model,
@@ -140,6 +146,14 @@ def _complete(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield path, facts
         else:
             print(f"warning: {path}: files are cut short, passed over", flush=True)
+
+
+@contextlib.contextmanager
+def _alone_on_purpose() -> Iterator[None]:
+    """Keep torch from warning that there is no process group: a lone process needs none."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _flush(folder: Path) -> None:

@@ -11,7 +11,16 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from trainer.settings import ConfigError, Settings, load_yaml, merge, nest, suggest, validate
+from trainer.settings import (
+    ConfigError,
+    Settings,
+    load_yaml,
+    merge,
+    nest,
+    parse_yaml,
+    suggest,
+    validate,
+)
 
 BYTE_VOCABULARY = 258  # 256 bytes, BOS 256, EOS 257
 
@@ -175,8 +184,8 @@ class CheckpointConfig(Settings):
 class ValidationConfig(Settings):
     """How much held-out text one evaluation reads."""
 
-    max_steps: PositiveInt | None = 16
-    """Batches of data.batch_size sequences, over all GPUs together; null reads everything."""
+    max_sequences: PositiveInt | None = 128
+    """Sequences of data.seq_len, over all GPUs together; null reads everything."""
 
 
 class EvalConfig(Settings):
@@ -310,6 +319,7 @@ __all__ = [
     "load_yaml",
     "merge",
     "nest",
+    "parse_yaml",
     "suggest",
     "validate",
 ]

@@ -352,8 +352,7 @@ def _evaluate(session: Session, step: int) -> None:
     """Write the validation loss to metrics.eval.jsonl; nothing where no text is held out."""
     config, world = session.config, session.world
     assert config.eval is not None
-    steps = config.eval.validation.max_steps
-    count = None if steps is None else steps * config.data.batch_size
+    count = config.eval.validation.max_sequences
     with session.interval.spending("eval"):
         windows = validation_windows(session.shards, config.data.seq_len, count)
         if len(windows) == 0:

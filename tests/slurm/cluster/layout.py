@@ -80,6 +80,8 @@ NODES = (
     Node(name="miso2", partition="miso", host_number=22, gpu_model="h200", gpu_count=8),
 )
 
+NODE_BY_NAME = {node.name: node for node in NODES}
+
 PARTITIONS = (
     Partition(name="sphinx", account="nlp", max_time="21-00:00:00"),
     Partition(name="miso", account="miso", max_time="7-00:00:00"),
@@ -163,14 +165,6 @@ class RunDirectory:
 
 def nodes_of(partition: str) -> tuple[Node, ...]:
     return tuple(node for node in NODES if node.partition == partition)
-
-
-def node_named(name: str) -> Node:
-    """The node of that name; a KeyError lists the valid names."""
-    for node in NODES:
-        if node.name == name:
-            return node
-    raise KeyError(f"no node {name!r}; the nodes are {', '.join(node.name for node in NODES)}")
 
 
 def controller_hostname() -> str:

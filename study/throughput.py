@@ -1,0 +1,276 @@
+"""The throughput table: one row for each run, from its folder and its cell alone.
+
+Steady state: the first interval of every attempt is left out (start-up, compile), and so are
+attempts made with other settings than the last. Of the rest, each step counts with its interval's
+mean; the median and the 90th percentile over the steps are quoted.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from study.grid import Cell, Grid
+from study.logs import Record, Run, read_runs
+from trainer.config import ConfigError, merge
+from trainer.flops import flops_per_token, utilisation
+
+COLUMNS = {
+    "cluster": "str",
+    "gpu_name": "str",
+    "model": "str",
+    "params": "Int64",
+    "gpus": "Int64",
+    "nodes": "Int64",
+    "variant": "str",
+    "seed": "Int64",
+    "seq_len": "Int64",
+    "batch_size_per_gpu": "Int64",
+    "grad_acc_steps": "Int64",
+    "tokens_per_step": "Int64",
+    "steps": "Int64",
+    "steady_steps": "Int64",
+    "step_ms_p50": "float64",
+    "step_ms_p90": "float64",
+    "tokens_per_s": "float64",
+    "tokens_per_s_per_gpu": "float64",
+    "tflops_per_gpu": "float64",
+    "mfu": "float64",
+    "mfu_causal": "float64",
+    "scaling_efficiency": "float64",
+    "peak_memory_gib": "float64",
+    "startup_s": "float64",
+    "wall_s": "float64",
+    "loss_first": "float64",
+    "loss_last": "float64",
+    "status": "str",
+    "torch_version": "str",
+    "commit": "str",
+    "val_loss": "float64",
+    "attempts": "Int64",
+    "measured_with": "str",
+    "outcome": "str",
+    "started": "str",
+    "step_ms_p10": "float64",
+    "fingerprint": "str",
+}
+"""Columns of throughput.csv, with their pandas types. What is not known is an empty cell, never 0."""
+
+READABLE = {
+    "cluster": ("Cluster", str),
+    "model": ("Model", str),
+    "params": ("Params (M)", lambda value: f"{value / 1e6:.3g}"),
+    "gpus": ("GPUs", str),
+    "variant": ("Variant", str),
+    "seed": ("Seed", str),
+    "tokens_per_step": ("Tokens/step", "{:,}".format),
+    "step_ms_p50": ("Step p50 (ms)", "{:.4g}".format),
+    "step_ms_p90": ("Step p90 (ms)", "{:.4g}".format),
+    "tokens_per_s": ("Tokens/s", "{:,.0f}".format),
+    "tokens_per_s_per_gpu": ("Tokens/s/GPU", "{:,.0f}".format),
+    "tflops_per_gpu": ("TFLOP/s/GPU", "{:.3g}".format),
+    "mfu": ("MFU (%)", lambda value: f"{100 * value:.1f}"),
+    "scaling_efficiency": ("Scaling eff. (%)", lambda value: f"{100 * value:.1f}"),
+    "peak_memory_gib": ("Memory (GiB)", "{:.3g}".format),
+    "startup_s": ("Start-up (s)", "{:.3g}".format),
+    "wall_s": ("Wall (s)", "{:,.0f}".format),
+    "loss_last": ("Loss", "{:.3f}".format),
+    "val_loss": ("Val. loss", "{:.3f}".format),
+    "status": ("Status", str),
+}
+"""Columns for people: heading with unit, and how a value is rounded."""
+
+
+def throughput_table(grid: Grid) -> pd.DataFrame:
+    """Return one row for each cell that was run with its present settings, in the grid's order.
+
+    Columns are those of `COLUMNS`. Raises ConfigError where a run's files are malformed, or where it
+    counted other parameters than the study predicts.
+    """
+    runs = read_runs(grid)
+    rows = [_row(cell, run) for cell, run in runs]
+    for row, efficiency in zip(rows, _efficiencies(grid, [c for c, _ in runs], rows), strict=True):
+        row["scaling_efficiency"] = efficiency
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def steady_records(run: Run) -> list[Record]:
+    """Return the intervals in steady state: see the head of this file."""
+    fingerprints = {item.attempt: item.fingerprint for item in run.summary.attempts}
+    steady, seen = [], set()
+    for record in run.records:
+        if record.attempt in seen and fingerprints.get(record.attempt) == run.summary.fingerprint:
+            steady.append(record)
+        seen.add(record.attempt)
+    return steady
+
+
+def step_quantiles(records: Sequence[Record], quantiles: Sequence[float]) -> list[float | None]:
+    """Return quantiles of the step time, s; None where there is no record.
+
+    Each interval counts once for each of its steps; between two steps the quantile is interpolated.
+    """
+    if not records:
+        return [None for _ in quantiles]
+    steps = [record.interval_steps for record in records]
+    values = np.repeat([record.step_s for record in records], steps)
+    return [float(value) for value in np.quantile(values, quantiles)]
+
+
+def _row(cell: Cell, run: Run) -> dict[str, Any]:
+    """Return a row without its scaling efficiency, which depends on the other rows."""
+    summary, records = run.summary, run.records
+    steady = steady_records(run)
+    p10, p50, p90 = step_quantiles(steady, (0.1, 0.5, 0.9))
+    return {
+        **{axis: value for axis, value in cell.labels.items()},
+        "gpu_name": cell.place.gpu_name,
+        "params": cell.params,
+        "nodes": cell.nodes,
+        "seq_len": cell.run.data.seq_len,
+        "batch_size_per_gpu": cell.run.data.batch_size,
+        "grad_acc_steps": cell.run.grad_acc_steps,
+        "tokens_per_step": cell.tokens_per_step,
+        "steps": cell.run.steps,
+        "steady_steps": sum(record.interval_steps for record in steady),
+        "step_ms_p50": _scaled(p50, 1e3),
+        "step_ms_p90": _scaled(p90, 1e3),
+        **(_speed(cell, p50) if p50 else {}),
+        "peak_memory_gib": summary.peak_memory_gib,
+        # The first attempt starts as a run without interruption does.
+        "startup_s": summary.attempts[0].startup.total_s,
+        "wall_s": run.wall_s,
+        "loss_first": records[0].loss if records else None,
+        "loss_last": records[-1].loss if records else None,
+        "status": summary.status,
+        "torch_version": summary.versions.torch,
+        "commit": summary.commit,
+        "val_loss": summary.loss_validation,
+        "attempts": len(summary.attempts),
+        "measured_with": summary.trainer_version,
+        "outcome": summary.outcome,
+        "started": summary.attempts[-1].start,
+        "step_ms_p10": _scaled(p10, 1e3),
+        "fingerprint": summary.fingerprint,
+    }
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _speed(cell: Cell, step_s: float) -> dict[str, float | None]:
+    """Return the columns that follow from the time of a step and the cell's shape."""
+    tokens_per_s = cell.tokens_per_step / step_s
+    per_gpu = tokens_per_s / cell.gpus
+    model, data = cell.run.model, cell.run.data
+    flops, causal = (
+        flops_per_token(model, data.tokenizer.vocab_size, data.seq_len, causal=causal)
+        for causal in (False, True)
+    )
+    return {
+        "tokens_per_s": tokens_per_s,
+        "tokens_per_s_per_gpu": per_gpu,
+        "tflops_per_gpu": per_gpu * flops / 1e12,
+        "mfu": utilisation(per_gpu, flops, cell.place.peak_tflops),
+        "mfu_causal": utilisation(per_gpu, causal, cell.place.peak_tflops),
+    }
+
+
+def _efficiencies(
+    grid: Grid, cells: Sequence[Cell], rows: Sequence[dict[str, Any]]
+) -> list[float | None]:
+    """Return each row's scaling efficiency: its tokens/s/GPU over that of the smallest GPU count.
+
+    Rows are compared that share cluster, model, seed and settings. Two variants share their settings
+    where their overrides are equal: a strong-scaling variant, which overrides nothing and only splits
+    its global batch, scales from the same run as `base`. Of several at the smallest count, a row's own
+    variant comes first, and then the one that stands first in the grid.
+    """
+
+    def speed(index: int) -> float | None:
+        return rows[index].get("tokens_per_s_per_gpu")
+
+    def key(cell: Cell) -> tuple[Any, ...]:
+        overrides = merge(grid.study.variants.get(cell.variant, {}))
+        return cell.cluster, cell.model, cell.seed, overrides
+
+    efficiencies: list[float | None] = []
+    for index, cell in enumerate(cells):
+        alike = [i for i, c in enumerate(cells) if speed(i) is not None and key(c) == key(cell)]
+        first = min(
+            alike, key=lambda i: (cells[i].gpus, cells[i].variant != cell.variant), default=None
+        )
+        own, reference = speed(index), None if first is None else speed(first)
+        efficiencies.append(None if own is None or reference is None else own / reference)
+    return efficiencies
+
+
+def other_versions(table: pd.DataFrame) -> list[int]:
+    """Return the positions of rows that another trainer measured than the run started last."""
+    if table.empty:
+        return []
+    newest = table["measured_with"].iloc[int(np.argmax(table["started"].to_numpy(dtype=str)))]
+    versions = table["measured_with"]
+    return [i for i, version in enumerate(versions) if pd.notna(version) and version != newest]
+
+
+def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows for people; a column without any value is left out.
+
+    A star marks rows that another version of the trainer measured than the newest.
+    """
+    columns = [name for name in READABLE if table.empty or table[name].notna().any()]
+    rows = [
+        [("" if pd.isna(row[name]) else READABLE[name][1](row[name])) for name in columns]
+        for row in table.to_dict("records")
+    ]
+    for index in other_versions(table):
+        rows[index][columns.index("model")] += "*"
+    return [READABLE[name][0] for name in columns], rows
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """Return the table for people, with a note on rows that another trainer measured."""
+    headings, rows = readable(table)
+    if not rows:
+        return "No run was measured yet.\n"
+    text = markdown_table(headings, rows)
+    if other_versions(table):
+        text += "\nnote: \\* measured with another version of the trainer than the newest run.\n"
+    return text
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return an aligned Markdown table; a column of numbers is aligned to the right."""
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(headings)
+    align = ["right" if _all_numbers(column) else "left" for column in columns]
+    return tabulate(rows, headings, "pipe", disable_numparse=True, colalign=align) + "\n"
+
+
+def _all_numbers(column: Iterable[str]) -> bool:
+    return all(cell.replace(",", "").replace(".", "", 1).lstrip("-").isdigit() or not cell
+               for cell in column)
+
+
+def write_table(table: pd.DataFrame, csv_path: Path) -> None:
+    """Write the table as CSV, and beside it as Markdown for people."""
+    write_file(csv_path, table.to_csv(index=False, float_format="%.7g", lineterminator="\n"))
+    write_file(csv_path.with_suffix(".md"), to_markdown(table))
+
+
+def read_table(csv_path: Path) -> pd.DataFrame:
+    """Return a table that `write_table` wrote. Raises ConfigError."""
+    try:
+        table = pd.read_csv(csv_path, dtype={c: t for c, t in COLUMNS.items() if t == "str"})
+        return table[list(COLUMNS)].astype(COLUMNS)
+    except OSError as error:
+        raise ConfigError(str(csv_path), [f"cannot be read: {error.strerror}"]) from None
+    except (ValueError, KeyError) as error:
+        problem = f"not a throughput table: {error}; write it again with `throughput`"
+        raise ConfigError(str(csv_path), [problem]) from None

@@ -1,0 +1,153 @@
+"""The daemons on the controller's side: munge, MariaDB, slurmdbd and slurmctld."""
+
+import os
+import signal
+import socket
+
+from config_files import DATABASE_NAME, DATABASE_PASSWORD, DATABASE_USER
+from layout import (
+    CLUSTER_NAME,
+    CONTROLLER_ADDRESS,
+    DATABASE_PORT,
+    HIGH_QOS,
+    NORMAL_QOS,
+    PARTITIONS,
+    SLURMDBD_PORT,
+    RunDirectory,
+)
+from processes import ClusterError, Process, run, wait_until
+
+# The ones whose absence is a fault that a test may want.
+SLURM_SERVICES = ("slurmctld", "slurmdbd")
+ALL_SERVICES = ("slurmctld", "slurmdbd", "mariadbd", "munged")
+
+
+def service_process(name: str, directory: RunDirectory) -> Process:
+    return Process(
+        name=name, pid_file=directory.pids / name, log=directory.logs / f"{name}.out"
+    )
+
+
+def start_munge(directory: RunDirectory) -> None:
+    """Authentication: every Slurm message is signed with a key that only this cluster has."""
+    key = directory.munge / "munge.key"
+    if not key.exists():
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+    service_process("munged", directory).start(
+        [
+            *("munged", "--foreground"),
+            # munged objects to running as root and to folders below a world-writable one.
+            "--force",
+            f"--key-file={key}",
+            f"--socket={directory.munge_socket}",
+            f"--pid-file={directory.munge}/munged.pid",
+            f"--seed-file={directory.munge}/seed",
+            f"--log-file={directory.logs}/munged.log",
+        ]
+    )
+    wait_until(directory.munge_socket.exists, "munged has made its socket", timeout=10)
+
+
+def make_database(directory: RunDirectory) -> None:
+    """MariaDB's system tables, with a root user who needs no password."""
+    run(
+        *("mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={directory.database}"),
+        *("--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"),
+    )
+
+
+def start_database(directory: RunDirectory) -> None:
+    """A MariaDB of the cluster's own. It may lose data in a crash: durable writes would only cost time."""
+    service_process("mariadbd", directory).start(
+        [
+            *("mariadbd", "--no-defaults", "--user=root"),
+            f"--datadir={directory.database}",
+            f"--socket={directory.database_socket}",
+            f"--pid-file={directory.pids}/mariadbd.own-pid",
+            f"--log-error={directory.logs}/mariadbd.log",
+            *("--bind-address=127.0.0.1", f"--port={DATABASE_PORT}", "--skip-name-resolve"),
+            *("--skip-log-bin", "--performance-schema=OFF"),
+            *("--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync"),
+            # slurmdbd asks for these two and says so in its log otherwise.
+            *("--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=900"),
+        ]
+    )
+    wait_until(lambda: _database_answers(directory), "MariaDB answers", timeout=30)
+
+
+def _database_answers(directory: RunDirectory) -> bool:
+    try:
+        _query(directory, "SELECT 1")
+    except ClusterError:
+        return False
+    return True
+
+
+def _query(directory: RunDirectory, statement: str) -> None:
+    client = ("mariadb", "--no-defaults", "--user=root", f"--socket={directory.database_socket}")
+    run(*client, "--execute", statement)
+
+
+def grant_database(directory: RunDirectory) -> None:
+    """The database and the user that slurmdbd.conf names."""
+    user = f"{DATABASE_USER}@'127.0.0.1'"
+    _query(
+        directory,
+        f"CREATE DATABASE {DATABASE_NAME}; "
+        f"CREATE USER {user} IDENTIFIED BY '{DATABASE_PASSWORD}'; "
+        f"GRANT ALL ON {DATABASE_NAME}.* TO {user};",
+    )
+
+
+def start_slurmdbd(directory: RunDirectory) -> None:
+    service_process("slurmdbd", directory).start(["slurmdbd", "-D"])
+    wait_until(_slurmdbd_listens, "slurmdbd listens", timeout=30)
+
+
+def _slurmdbd_listens() -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex((CONTROLLER_ADDRESS, SLURMDBD_PORT)) == 0
+
+
+def add_accounts() -> None:
+    """The two accounts, a QOS that preempts, and root as a user of both accounts and QOS levels."""
+    accounts = ",".join(partition.account for partition in PARTITIONS)
+    qos = f"{NORMAL_QOS},{HIGH_QOS}"
+    statements = [
+        f"add cluster {CLUSTER_NAME}",
+        f"add qos {HIGH_QOS} priority=1000 preempt={NORMAL_QOS}",
+        *(f"add account {partition.account}" for partition in PARTITIONS),
+        f"add user root account={accounts} qos={qos} defaultqos={NORMAL_QOS}",
+    ]
+    for statement in statements:
+        run("sacctmgr", "--immediate", *statement.split())
+
+
+def start_slurmctld(directory: RunDirectory) -> None:
+    service_process("slurmctld", directory).start(["slurmctld", "-D"])
+    wait_until(_slurmctld_answers, "slurmctld answers", timeout=30)
+
+
+def _slurmctld_answers() -> bool:
+    try:
+        run("scontrol", "ping")
+    except ClusterError:
+        return False
+    return True
+
+
+def start_service(name: str, directory: RunDirectory) -> None:
+    start = {"slurmctld": start_slurmctld, "slurmdbd": start_slurmdbd}[name]
+    start(directory)
+
+
+def stop_service(name: str, directory: RunDirectory) -> None:
+    """An orderly stop: slurmctld saves its state first."""
+    service_process(name, directory).stop(signal.SIGTERM)
+
+
+def kill_service(name: str, directory: RunDirectory) -> None:
+    """A crash. Slurmctld saves its state every few seconds; one that is killed just after a job started
+    believes the job still waits and drains the job's node."""
+    service_process(name, directory).stop(signal.SIGKILL)

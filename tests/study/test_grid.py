@@ -1,0 +1,197 @@
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from study.config import load_study, load_study_file
+from study.grid import Grid
+from trainer.config import ConfigError, load_yaml, parse_yaml, validate
+
+STUDY = """
+study: test
+models:
+  tiny: {dim: 64, n_layers: 2, n_heads: 2}
+  wide: {dim: 128, n_layers: 2, n_heads: 4}
+clusters:
+  here: {gpu_name: CPU core, gpus_per_node: 4}
+corpora: [python_stdlib]
+run:
+  steps: 20
+  data: {root_dir: data, sources: {python_stdlib: 1.0}, batch_size: 8, seq_len: 64}
+variants:
+  hot: {optim: {lr: 1.0e-2}}
+grid:
+  - {cluster: here, model: [tiny, wide], gpus: [1, 2]}
+"""
+
+
+@pytest.fixture
+def study() -> dict[str, Any]:
+    return parse_yaml(STUDY, "study.yaml")
+
+
+def problems(data: dict[str, Any]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_study(data, "study.yaml")
+    return list(caught.value.problems)
+
+
+def test_cells_are_the_product_of_the_axes(study: dict[str, Any]) -> None:
+    study["grid"].append({"cluster": "here", "model": "tiny", "gpus": 1, "seed": [1, 2]})
+    study["grid"].append({"cluster": "here", "model": "wide", "gpus": 4, "variant": "hot"})
+    grid = Grid(load_study(study))
+    assert [cell.name for cell in grid] == [
+        "here/tiny/gpus-1/base/seed-42",
+        "here/tiny/gpus-2/base/seed-42",
+        "here/wide/gpus-1/base/seed-42",
+        "here/wide/gpus-2/base/seed-42",
+        "here/tiny/gpus-1/base/seed-1",
+        "here/tiny/gpus-1/base/seed-2",
+        "here/wide/gpus-4/hot/seed-42",
+    ]
+    hot = grid[-1]
+    assert hot.run.optim.lr == 1e-2
+    assert hot.run.model.dim == 128
+    assert hot.folder == "results/test/runs/here/wide/gpus-4/hot/seed-42"
+
+
+def test_weak_scaling_keeps_the_batch_of_a_gpu(study: dict[str, Any]) -> None:
+    study["grid"] = [{"cluster": "here", "model": "tiny", "gpus": [1, 2, 4]}]
+    grid = Grid(load_study(study))
+    assert [cell.run.data.batch_size for cell in grid] == [8, 8, 8]
+    assert [cell.tokens_per_step for cell in grid] == [512, 1024, 2048]
+
+
+@given(st.integers(1, 64), st.sampled_from([1, 2, 3, 4]), st.integers(1, 16))
+def test_strong_scaling_keeps_the_global_batch(total: int, gpus: int, batch: int) -> None:
+    data = parse_yaml(STUDY, "study.yaml")
+    data["run"]["data"]["batch_size"] = batch
+    entry = {"cluster": "here", "model": "tiny", "gpus": gpus, "global_batch_size": total}
+    data["grid"] = [entry]
+    if total % gpus:
+        (problem,) = problems(data)
+        assert problem.startswith("grid[0].global_batch_size: ")
+        return
+    (cell,) = Grid(load_study(data))
+    assert cell.tokens_per_step == total * 64
+    assert cell.run.data.batch_size <= batch
+
+
+def test_a_study_written_out_expands_to_the_same_grid(study: dict[str, Any]) -> None:
+    first = load_study(study)
+    again = load_study(parse_yaml(first.to_yaml(), "again.yaml"))
+    assert list(Grid(first)) == list(Grid(again))
+
+
+def test_a_change_of_one_model_changes_its_cells_alone(study: dict[str, Any]) -> None:
+    before = Grid(load_study(study))
+    changed = copy.deepcopy(study)
+    changed["models"]["wide"]["n_layers"] = 3
+    after = Grid(load_study(changed))
+    moved = [
+        a.model for a, b in zip(before, after, strict=True) if a.run.to_yaml() != b.run.to_yaml()
+    ]
+    assert moved == ["wide", "wide"]
+
+
+def test_every_mistake_of_the_grid_is_told(study: dict[str, Any]) -> None:
+    study["run"]["optim"] = {"warmup": 21}
+    study["run"]["seed"] = 3
+    study["variants"]["bad"] = {"optim": {"lrr": 1}}
+    study["grid"] += [
+        {"cluster": "here", "model": "tinny", "gpus": 1},
+        {"cluster": "here", "model": "tiny", "gpus": 1},
+        {"cluster": "here", "model": "tiny", "gpus": 5},
+        {"cluster": "here", "model": "tiny", "gpus": 1, "variant": "bad"},
+        {"cluster": "there", "model": "tiny", "gpus": 1},
+    ]
+    assert problems(study) == [
+        "run.seed: not to be set here; seeds are an axis of the grid",
+        "grid[1].model: unknown model 'tinny'; did you mean 'tiny'?",
+        "grid[5].cluster: unknown cluster 'there'; did you mean 'here'?",
+        "run: optim.warmup = 21 is more than steps = 20",
+        "grid[2]: the cell here/tiny/1/base/42 stands in grid[0] already; drop it, or give it a "
+        "variant of its own",
+        "grid[3].gpus: 5 GPUs are more than cluster 'here' gives one run (4)",
+        "variants.bad.optim.lrr: unknown key; did you mean 'lr'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"grid": [{"cluster": "here", "modle": "tiny", "gpus": 1}]}, "grid[0].modle: unknown key"),
+        ({"grid": [{"cluster": "here", "model": "tiny", "gpus": 0}]}, "grid[0].gpus[0]: found 0"),
+        ({"gird": []}, "gird: unknown key; did you mean 'grid'?"),
+        ({"study": "a/b"}, "study: found 'a/b'"),
+        ({"corpora": []}, "run.data.sources.python_stdlib: the folder data/python_stdlib does not"),
+        ({"corpora": ["python"]}, "corpora: unknown corpus 'python'"),
+        ({"models": {"tiny": {"dim": 64, "n_layers": 2, "n_heads": 7}}}, "models.tiny: n_heads = 7"),
+    ],
+)
+def test_a_mistake_is_told_with_its_key(
+    study: dict[str, Any], change: dict[str, Any], expected: str
+) -> None:
+    assert any(line.startswith(expected) for line in problems({**study, **change}))
+
+
+def test_problems_of_other_files_are_told_under_their_names(
+    study: dict[str, Any], tmp_path: Path
+) -> None:
+    ladder = tmp_path / "models.yaml"
+    ladder.write_text("tiny: {dim: 64, n_layers: 2, n_heads: 7}\nwide: {dim: 128, n_layer: 2}\n")
+    study["models"] = str(ladder)
+    study["gird"] = 1
+    with pytest.raises(ConfigError) as caught:
+        load_study(study, "study.yaml")
+    text = str(caught.value)
+    assert f"{ladder}: 4 problems\n  tiny: n_heads = 7 does not divide dim = 64; try 8" in text
+    assert "  wide.n_layer: unknown key; did you mean 'n_layers'?" in text
+    assert "study.yaml: 1 problem\n  gird: unknown key; did you mean 'grid'?" in text
+
+
+def test_the_reference_study_is_the_guides_table() -> None:
+    """Model, parameters, GPUs, tokens per step, measured: the rows of the group's time table."""
+    grid = Grid(load_study_file("config/studies/lingua.yaml"))
+    rows = [
+        (cell.model, cell.params, cell.gpus, cell.place.gpu_name, cell.tokens_per_step, cell.measure)
+        for cell in grid
+    ]
+    assert rows == [
+        ("small", 27_535_872, 1, "A100", 16_384, True),
+        ("small", 27_535_872, 8, "H200", 131_072, True),
+        ("40M", 40_122_432, 8, "H200", 131_072, False),
+        ("80M", 78_270_720, 8, "H200", 131_072, False),
+        ("160M", 161_972_608, 8, "H200", 131_072, False),
+    ]
+    for label in ("40M", "80M", "160M"):
+        params = next(cell.params for cell in grid if cell.model == label)
+        assert params == pytest.approx(float(label.removesuffix("M")) * 1e6, rel=0.03)
+
+
+def test_the_default_study_has_what_it_promises() -> None:
+    grid = Grid(load_study_file("config/config.yaml"))
+    assert len({cell.model for cell in grid.measured}) >= 3
+    assert {cell.gpus for cell in grid.measured} == {1, 2}
+    assert len({cell.seed for cell in grid.measured}) == 2
+    assert any(not cell.measure for cell in grid)
+    assert any(cell.variant == "strong" for cell in grid)
+
+
+def test_a_run_config_of_a_cell_is_complete() -> None:
+    from trainer.config import RunConfig
+
+    for cell in Grid(load_study_file("config/studies/lingua.yaml")):
+        again = validate(RunConfig, parse_yaml(cell.run.to_yaml(), "run.yaml"), "run.yaml")
+        assert again == cell.run
+
+
+def test_yaml_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
+    """YAML reads 3e-4, without a point, as a string."""
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.replace("steps: 20", "steps: 20\n  optim: {lr: 3e-4}"))
+    (cell, *_) = Grid(load_study(load_yaml(path), str(path)))
+    assert cell.run.optim.lr == 3e-4

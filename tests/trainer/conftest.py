@@ -1,0 +1,102 @@
+"""A small world for whole runs: a corpus of this project's own kind, and a run.yaml on it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+class Runs:
+    """Starts the trainer as a person does, on a small corpus in a temporary folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "run.yaml"
+        source = folder / "data" / "text"
+        source.mkdir(parents=True)
+        documents = [path.read_text() for path in sorted((ROOT / "trainer").glob("*.py"))]
+        for name, chosen in (("chunk.00", documents[1:]), ("val", documents[:1] + documents[-3:])):
+            lines = [json.dumps({"text": text}) + "\n" for text in chosen]
+            (source / f"text.{name}.jsonl").write_text("".join(lines))
+        values = {
+            "dump_dir": str(folder / "out"),
+            "steps": 20,
+            "optim": {"lr": 3e-3, "warmup": 2},
+            "distributed": {"model_dtype": "fp32"},
+            "model": {"dim": 32, "n_layers": 2, "n_heads": 2, "multiple_of": 32},
+            "data": {
+                "root_dir": str(folder / "data"),
+                "sources": {"text": 1.0},
+                "shards_dir": str(folder / "shards"),
+                "batch_size": 4,
+                "seq_len": 64,
+            },
+            "logging": {"freq": 2},
+            "checkpoint": {"dump": {"every": 5}, "eval": {"every": 10}},
+            "eval": {"validation": {"max_sequences": 8}},
+        }
+        self.config.write_text(yaml.safe_dump(values))
+
+    def command(self, *arguments: str, processes: int = 1) -> list[str]:
+        """Return the command line of a run; several processes go through torchrun."""
+        start = [sys.executable, "-m", "trainer"]
+        if processes > 1:
+            torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            start = [*torchrun, f"--nproc_per_node={processes}", "-m", "trainer"]
+        return [*start, f"config={self.config}", *arguments]
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        """Return the environment of a run: one thread, so that sums are done in one order."""
+        return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **extra}
+
+    def start(self, *arguments: str, processes: int = 1) -> subprocess.Popen[str]:
+        """Start a run and return at once."""
+        return subprocess.Popen(
+            self.command(*arguments, processes=processes),
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(
+        self, *arguments: str, processes: int = 1, check: bool = True, **extra: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run to the end."""
+        done = subprocess.run(
+            self.command(*arguments, processes=processes),
+            env=self.environment(**extra),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def out(self, name: str = "out") -> Path:
+        """Return a run's folder."""
+        return self.folder / name
+
+
+def read_records(folder: Path, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    """Return the records of a run."""
+    return [json.loads(line) for line in (folder / file).read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    """Return (step, loss) of every record."""
+    return [(record["global_step"], record["loss/out"]) for record in read_records(folder)]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(tmp_path)

@@ -1,0 +1,120 @@
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer import checkpoint
+from trainer.checkpoint import CheckpointError, Position
+from trainer.config import CheckpointConfig, ModelConfig, OptimConfig
+from trainer.model import Transformer
+from trainer.optim import build_optimizer
+from trainer.parallel import World
+
+ALONE = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
+BATCH = torch.arange(66).view(2, 33)
+
+
+class Run:
+    def __init__(self, seed: int = 0) -> None:
+        self.model = Transformer(ModelConfig(dim=32, n_layers=1, n_heads=2), 258, 32)
+        self.model.init_weights(seed)
+        self.optimizer = build_optimizer(self.model, OptimConfig(lr=1e-2))
+
+    def steps(self, count: int) -> list[float]:
+        losses = []
+        for _ in range(count):
+            self.optimizer.zero_grad()
+            loss = self.model(BATCH[:, :-1], BATCH[:, 1:])
+            loss.backward()
+            self.optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    def save(self, folder: Path, step: int, *kinds: str) -> None:
+        position = Position(step, 1.5 * step, "trajectory")
+        checkpoint.save(folder, position, list(kinds), self.model, self.optimizer, ALONE)
+
+
+def steps_in(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.glob("[0-9]*"))
+
+
+def test_a_loaded_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    run, other = Run(), Run(seed=1)
+    run.steps(3)
+    run.save(tmp_path, 3, "dump")
+    expected = run.steps(3)
+    assert checkpoint.find_newest(tmp_path, "trajectory", ALONE) == Position(3, 4.5, "trajectory")
+    checkpoint.load(tmp_path, 3, other.model, other.optimizer)
+    assert other.steps(3) == expected
+
+
+def test_another_trajectory_is_not_gone_on_from(tmp_path: Path) -> None:
+    Run().save(tmp_path, 3, "dump")
+    assert checkpoint.find_newest(tmp_path, "another", ALONE) is None
+
+
+def test_a_torn_checkpoint_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run()
+    for step in (1, 2, 3):
+        run.save(tmp_path, step, "dump")
+    data = next((tmp_path / "0000000003").glob("*.distcp"))
+    os.truncate(data, data.stat().st_size - 1)
+    (tmp_path / "0000000002" / "state.json").write_text("{")
+    (tmp_path / ".saving-0000000004").mkdir()
+    newest = checkpoint.find_newest(tmp_path, "trajectory", ALONE)
+    assert newest is not None
+    assert newest.step == 1
+    assert capsys.readouterr().out.count("warning") == 2
+
+
+@pytest.mark.parametrize(
+    ("dump", "evals", "left"), [(1, 1, [3, 4]), (2, 1, [2, 3, 4]), (-1, 0, [2, 4]), (0, 0, [4])]
+)
+def test_keep_is_honoured_for_each_kind(
+    tmp_path: Path, dump: int, evals: int, left: list[int]
+) -> None:
+    run = Run()
+    for step, kind in ((1, "eval"), (2, "dump"), (3, "eval"), (4, "dump")):
+        run.save(tmp_path, step, kind)
+    config = CheckpointConfig.model_validate({"dump": {"keep": dump}, "eval": {"keep": evals}})
+    checkpoint.prune(tmp_path, config)
+    assert steps_in(tmp_path) == left
+
+
+def test_an_index_that_names_code_is_not_executed(tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    run = Run()
+    run.save(tmp_path, 1, "dump")
+    (tmp_path / "0000000001" / ".metadata").write_bytes(pickle.dumps(Attack()))
+    with pytest.raises(CheckpointError, match="posix.mkdir"):
+        checkpoint.load(tmp_path, 1, run.model, run.optimizer)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_due_follows_the_settings() -> None:
+    config = CheckpointConfig.model_validate({"dump": {"every": 4}, "eval": {"every": 6}})
+    found = {step: checkpoint.due(config, step, 13) for step in range(1, 14)}
+    assert {step: kinds for step, kinds in found.items() if kinds} == {
+        4: ["dump"],
+        6: ["eval"],
+        8: ["dump"],
+        12: ["dump", "eval"],
+        13: ["dump"],
+    }
+    assert checkpoint.due(None, 4, 4) == []
+
+
+def test_state_says_what_the_checkpoint_is(tmp_path: Path) -> None:
+    Run().save(tmp_path, 5, "dump", "eval")
+    state = json.loads((tmp_path / "0000000005" / "state.json").read_text())
+    assert state["step"] == 5
+    assert state["kinds"] == ["dump", "eval"]

@@ -1,0 +1,166 @@
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.config import ConfigError, ModelConfig, RunConfig, load_run_config
+from trainer.settings import merge, nest, parse_yaml
+
+MINIMAL = """
+dump_dir: out
+steps: 10
+model: {dim: 64, n_layers: 2, n_heads: 2}
+data: {root_dir: data, sources: {text: 1.0}}
+"""
+
+GUIDE = """
+dump_dir: /scratch/USER/lingua-out/my_run
+name: my_run
+steps: 500
+seed: 42
+optim: {lr: 3.0e-4, warmup: 100, lr_min_ratio: 0.1, clip: 1.0}
+distributed: {fsdp_type: no_shard, compile: false, model_dtype: bf16, tp_size: 1}
+model: {dim: 512, n_layers: 8, n_heads: 8}
+data:
+  root_dir: /scratch/data/lingua-data/
+  sources: {fineweb_edu_10bt_shuffled: 100.0}
+  batch_size: 8
+  seq_len: 2048
+  tokenizer: {name: bytes}
+logging: {freq: 10}
+checkpoint:
+  dump: {every: 5000, keep: 1}
+  eval: {every: 5000, keep: 1}
+eval: null
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def load(path: Path, *arguments: str) -> RunConfig:
+    return load_run_config([f"config={path}", *arguments])
+
+
+def problems(path: Path, *arguments: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load(path, *arguments)
+    return caught.value.problems
+
+
+def test_the_groups_own_configuration_is_read_unchanged(tmp_path: Path) -> None:
+    path = tmp_path / "guide.yaml"
+    path.write_text(GUIDE)
+    config = load(path)
+    assert config.tokens_per_step(gpus=8) == 131_072
+    assert config.optim.lr == 3e-4
+    assert config.eval is None
+
+
+def test_command_line_wins_over_the_file(config_file: Path) -> None:
+    config = load(config_file, "optim.lr=1e-3", "model.dim=128", "eval={}")
+    assert config.optim.lr == 1e-3
+    assert config.model.dim == 128
+    assert config.eval is not None
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("optim.lrr=1", "optim.lrr: unknown key; did you mean 'lr'?"),
+        ("modle={}", "modle: unknown key; did you mean 'model'?"),
+        ("model.n_heads=7", "model: n_heads = 7 does not divide dim = 64; try 8"),
+        ("model.n_kv_heads=3", "model: n_kv_heads = 3 does not divide n_heads = 2; try 2"),
+        ("optim.warmup=11", "optim.warmup = 11 is more than steps = 10"),
+        ("steps=many", "steps: found 'many'; "),
+        ("data.sources=[]", "data.sources: found a list; "),
+        ("optim.lr=[", "optim.lr: '[' is not a YAML value"),
+        ("nonsense", "nonsense: expected key=value"),
+    ],
+)
+def test_a_mistake_is_told_with_its_key_and_its_cure(
+    config_file: Path, argument: str, expected: str
+) -> None:
+    (problem,) = problems(config_file, argument)
+    assert problem.startswith(expected)
+
+
+def test_all_mistakes_are_told_together(config_file: Path) -> None:
+    assert len(problems(config_file, "optim.lrr=1", "steps=0", "model.n_heads=7")) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: [1\nb: 2\n", "line 2, column 2: not valid YAML"),
+        ("a: 1\na: 2\n", "line 2, column 1: not valid YAML: the key 'a' stands twice"),
+        ("- a\n", "expected a mapping of keys, found a list"),
+        ("", "expected a mapping of keys, found nothing"),
+    ],
+)
+def test_bad_yaml_is_told_with_its_line(text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(text, "file.yaml")
+    assert caught.value.source == "file.yaml"
+    assert caught.value.problems[0].startswith(expected)
+
+
+def test_run_yaml_reads_back_as_the_same_run(config_file: Path, tmp_path: Path) -> None:
+    config = load(config_file, "optim.lr=1e-3")
+    path = tmp_path / "again.yaml"
+    path.write_text(config.to_yaml())
+    assert load(path) == config
+
+
+def test_fingerprint_ignores_where_a_run_lies(config_file: Path) -> None:
+    one, other = load(config_file), load(config_file, "dump_dir=elsewhere", "name=x")
+    assert one.fingerprint(1) == other.fingerprint(1)
+    assert one.fingerprint(1) != one.fingerprint(2)
+    assert one.fingerprint(1) != load(config_file, "distributed.compile=true").fingerprint(1)
+
+
+def test_trajectory_is_that_of_the_losses(config_file: Path) -> None:
+    one = load(config_file, "data.batch_size=8")
+    halves = load(config_file, "data.batch_size=4", "logging.freq=1", "checkpoint=null")
+    assert one.trajectory(1) == halves.trajectory(2)
+    assert one.trajectory(1) != one.trajectory(2)
+    assert one.trajectory(1) != load(config_file, "optim.lr=1e-3").trajectory(1)
+
+
+@pytest.mark.parametrize(
+    ("dim", "multiplier", "hidden"), [(512, None, 1536), (768, None, 2048), (1024, None, 2816)]
+)
+def test_ffn_hidden_is_the_guides(dim: int, multiplier: float | None, hidden: int) -> None:
+    model = ModelConfig(dim=dim, n_layers=1, n_heads=8, ffn_dim_multiplier=multiplier)
+    assert model.ffn_hidden == hidden
+
+
+@given(dim=st.integers(1, 512), heads=st.integers(1, 16), multiple=st.integers(1, 512))
+def test_shapes_are_sound_or_refused(dim: int, heads: int, multiple: int) -> None:
+    try:
+        model = ModelConfig(dim=dim, n_layers=1, n_heads=heads, multiple_of=multiple)
+    except ValueError:
+        assert dim % heads or (dim // heads) % 2
+        return
+    assert model.ffn_hidden % multiple == 0
+    assert model.ffn_hidden >= math.floor(8 * dim / 3)
+    assert model.head_dim * heads == dim
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=4), st.integers())
+def test_dotted_keys_reach_their_place(keys: list[str], value: int) -> None:
+    result = nest(".".join(keys), value)
+    for key in keys:
+        result = result[key]
+    assert result == value
+
+
+def test_merging_keeps_what_is_not_overridden() -> None:
+    assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}}) == {"a": {"b": 1, "c": 4}, "d": 3}
+    assert merge({"a": {"b": 1}}, {"a": None}) == {"a": None}

@@ -1,0 +1,55 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.config import ModelConfig, OptimConfig
+from trainer.model import Transformer
+from trainer.optim import build_optimizer, learning_rate, set_learning_rate
+
+GUIDE = OptimConfig(lr=3e-4, warmup=100, lr_min_ratio=0.1)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(1, 3e-6), (50, 1.5e-4), (100, 3e-4), (300, 1.65e-4), (500, 3e-5)]
+)
+def test_schedule_by_hand(step: int, expected: float) -> None:
+    assert learning_rate(GUIDE, step, 500) == pytest.approx(expected)
+
+
+@given(st.integers(1, 400), st.integers(0, 400), st.floats(0, 1))
+def test_schedule_rises_then_falls(steps: int, warmup: int, ratio: float) -> None:
+    config = OptimConfig(lr=1.0, warmup=min(warmup, steps), lr_min_ratio=ratio)
+    rates = [learning_rate(config, step, steps) for step in range(1, steps + 1)]
+    rising, falling = rates[: config.warmup], rates[max(0, config.warmup - 1) :]
+    assert rising == sorted(rising)
+    assert falling == sorted(falling, reverse=True)
+    assert all(math.isfinite(rate) and 0 <= rate <= 1 + 1e-12 for rate in rates)
+
+
+def test_norm_weights_do_not_decay() -> None:
+    model = Transformer(ModelConfig(dim=32, n_layers=1, n_heads=2), 258, 8)
+    model.init_weights(0)
+    optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.5))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        factor = 1.0 if parameter.ndim == 1 else 1 - 0.1 * 0.5
+        torch.testing.assert_close(parameter, before[name] * factor)
+
+
+def test_a_step_is_adamws() -> None:
+    """The first step of Adam moves each weight by lr against its gradient's sign, less decay."""
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    model = torch.nn.Module()
+    model.weight = weight
+    optimizer = build_optimizer(model, OptimConfig(lr=1.0, weight_decay=0.1, epsilon=1e-12))
+    set_learning_rate(optimizer, 0.01)
+    weight.grad = torch.tensor([[2.0, -3.0], [0.5, -0.1]])
+    optimizer.step()
+    expected = 1 - 0.01 * 0.1 - 0.01 * torch.sign(weight.grad)
+    torch.testing.assert_close(weight.detach(), expected)

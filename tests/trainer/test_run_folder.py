@@ -1,0 +1,92 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trainer.config import RunConfig
+from trainer.run_folder import RunFile, choose_action, locked, set_aside
+
+
+def run_config(folder: Path, **changes: object) -> RunConfig:
+    values = {
+        "dump_dir": str(folder),
+        "steps": 10,
+        "model": {"dim": 64, "n_layers": 2, "n_heads": 2},
+        "data": {"root_dir": "data", "sources": {"text": 1.0}},
+    }
+    return RunConfig.model_validate({**values, **changes})
+
+
+def write_account(folder: Path, config: RunConfig, status: str, gpus: int = 1) -> None:
+    facts = {
+        "status": status,
+        "fingerprint": config.fingerprint(gpus),
+        "trajectory": config.trajectory(gpus),
+    }
+    (folder / "run.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize(
+    ("status", "changes", "expected"),
+    [
+        ("completed", {}, "done"),
+        ("completed", {"distributed": {"compile": True}}, "start"),
+        ("running", {}, "resume"),
+        ("failed", {}, "resume"),
+        ("preempted", {"distributed": {"compile": True}}, "resume"),
+        ("preempted", {"steps": 20}, "start"),
+    ],
+)
+def test_what_stands_in_a_folder_decides(
+    tmp_path: Path, status: str, changes: dict[str, object], expected: str
+) -> None:
+    write_account(tmp_path, run_config(tmp_path), status)
+    assert choose_action(tmp_path, run_config(tmp_path, **changes), 1) == expected
+
+
+def test_an_empty_folder_is_started_in(tmp_path: Path) -> None:
+    assert choose_action(tmp_path, run_config(tmp_path), 1) == "start"
+    (tmp_path / "run.json").write_text("{torn")
+    assert choose_action(tmp_path, run_config(tmp_path), 1) == "start"
+
+
+def test_nothing_computed_is_lost(tmp_path: Path) -> None:
+    for content in ("first", "second"):
+        (tmp_path / "metrics.jsonl").write_text(content)
+        (tmp_path / "checkpoints").mkdir()
+        set_aside(tmp_path)
+        assert not (tmp_path / "metrics.jsonl").exists()
+    old = sorted(tmp_path.glob("superseded/*/metrics.jsonl"))
+    assert [path.read_text() for path in old] == ["first", "second"]
+
+
+def test_a_second_trainer_waits_for_the_first(tmp_path: Path) -> None:
+    program = (
+        "import sys, pathlib; from trainer.run_folder import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])): print('in', flush=True)"
+    )
+    with locked(tmp_path):
+        second = subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        assert second.stdout is not None
+        assert "waiting" in second.stdout.readline()
+        time.sleep(0.2)
+        assert second.poll() is None
+    assert second.stdout.readline() == "in\n"
+    assert second.wait(10) == 0
+    second.stdout.close()
+
+
+def test_a_killed_attempt_is_told_as_failed(tmp_path: Path) -> None:
+    facts = {"fingerprint": "f", "gpus": 1, "hosts": ["h"]}
+    RunFile(tmp_path, dict(facts), [])  # never ended
+    previous = json.loads((tmp_path / "run.json").read_text())["attempts"]
+    RunFile(tmp_path, dict(facts), previous).end("completed", 1.0, outcome="trained")
+    account = json.loads((tmp_path / "run.json").read_text())
+    assert [attempt["status"] for attempt in account["attempts"]] == ["failed", "completed"]
+    assert [attempt["attempt"] for attempt in account["attempts"]] == [1, 2]
+    assert (account["status"], account["outcome"]) == ("completed", "trained")
