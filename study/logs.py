@@ -71,7 +71,7 @@ class RunSummary(_Facts):
     """Parameters, as the run counted them."""
     gpu_name: str | None = None
     """GPU, or processor, as the machine names it."""
-    hosts: list[str] = []
+    hosts: tuple[str, ...] = ()
     """Machines of the last attempt."""
     versions: Versions = Versions()
     """Software of the last attempt."""
@@ -176,8 +176,8 @@ def read_runs(grid: Grid) -> list[tuple[Cell, Run]]:
     """Return the runs of a study's cells, in the grid's order.
 
     A run with other settings than its cell has now is left out, and standard error says so. Raises
-    ConfigError where a run counted other parameters than the study predicts: nothing that is derived
-    from the shape would be true then.
+    ConfigError where a run counted other parameters than the study predicts: nothing that is
+    derived from the shape would be true then.
     """
     runs = []
     for cell in grid:

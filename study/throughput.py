@@ -6,8 +6,7 @@ mean; the median and the 90th percentile over the steps are quoted.
 """
 
 import os
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,17 @@ from tabulate import tabulate
 
 from study.grid import Cell, Grid
 from study.logs import Record, Run, read_runs
-from trainer.config import ConfigError, merge
+from trainer.config import ConfigError
 from trainer.flops import flops_per_token, utilisation
 
 COLUMNS = {
-    "cluster": "str",
-    "gpu_name": "str",
-    "model": "str",
+    "cluster": "string",
+    "gpu_name": "string",
+    "model": "string",
     "params": "Int64",
     "gpus": "Int64",
     "nodes": "Int64",
-    "variant": "str",
+    "variant": "string",
     "seed": "Int64",
     "seq_len": "Int64",
     "batch_size_per_gpu": "Int64",
@@ -48,20 +47,20 @@ COLUMNS = {
     "wall_s": "float64",
     "loss_first": "float64",
     "loss_last": "float64",
-    "status": "str",
-    "torch_version": "str",
-    "commit": "str",
+    "status": "string",
+    "torch_version": "string",
+    "commit": "string",
     "val_loss": "float64",
     "attempts": "Int64",
-    "measured_with": "str",
-    "outcome": "str",
-    "started": "str",
+    "measured_with": "string",
+    "outcome": "string",
+    "started": "string",
     "step_ms_p10": "float64",
-    "fingerprint": "str",
+    "fingerprint": "string",
 }
-"""Columns of throughput.csv, with their pandas types. What is not known is an empty cell, never 0."""
+"""Columns of throughput.csv, with their types. What is not known is an empty cell, never 0."""
 
-READABLE = {
+READABLE: dict[str, tuple[str, Callable[[Any], str]]] = {
     "cluster": ("Cluster", str),
     "model": ("Model", str),
     "params": ("Params (M)", lambda value: f"{value / 1e6:.3g}"),
@@ -89,8 +88,8 @@ READABLE = {
 def throughput_table(grid: Grid) -> pd.DataFrame:
     """Return one row for each cell that was run with its present settings, in the grid's order.
 
-    Columns are those of `COLUMNS`. Raises ConfigError where a run's files are malformed, or where it
-    counted other parameters than the study predicts.
+    Columns are those of `COLUMNS`. Raises ConfigError where a run's files are malformed, or where
+    it counted other parameters than the study predicts.
     """
     runs = read_runs(grid)
     rows = [_row(cell, run) for cell, run in runs]
@@ -128,7 +127,7 @@ def _row(cell: Cell, run: Run) -> dict[str, Any]:
     steady = steady_records(run)
     p10, p50, p90 = step_quantiles(steady, (0.1, 0.5, 0.9))
     return {
-        **{axis: value for axis, value in cell.labels.items()},
+        **cell.labels,
         "gpu_name": cell.place.gpu_name,
         "params": cell.params,
         "nodes": cell.nodes,
@@ -187,17 +186,17 @@ def _efficiencies(
 ) -> list[float | None]:
     """Return each row's scaling efficiency: its tokens/s/GPU over that of the smallest GPU count.
 
-    Rows are compared that share cluster, model, seed and settings. Two variants share their settings
-    where their overrides are equal: a strong-scaling variant, which overrides nothing and only splits
-    its global batch, scales from the same run as `base`. Of several at the smallest count, a row's own
-    variant comes first, and then the one that stands first in the grid.
+    Rows are compared that share cluster, model, seed and settings. Two variants share their
+    settings where their overrides are equal: a strong-scaling variant, which overrides nothing and
+    only splits its global batch, scales from the same run as `base`. Of several at the smallest
+    count, a row's own variant comes first, and then the one that stands first in the grid.
     """
 
     def speed(index: int) -> float | None:
         return rows[index].get("tokens_per_s_per_gpu")
 
     def key(cell: Cell) -> tuple[Any, ...]:
-        overrides = merge(grid.study.variants.get(cell.variant, {}))
+        overrides = grid.study.variants.get(cell.variant, {})
         return cell.cluster, cell.model, cell.seed, overrides
 
     efficiencies: list[float | None] = []
@@ -226,9 +225,12 @@ def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     A star marks rows that another version of the trainer measured than the newest.
     """
     columns = [name for name in READABLE if table.empty or table[name].notna().any()]
+    # A diverged run has completed, but that is not what a reader asks first.
+    diverged = table["outcome"].eq("diverged").fillna(False)
+    shown = table.assign(status=table["status"].mask(diverged, "diverged"))
     rows = [
         [("" if pd.isna(row[name]) else READABLE[name][1](row[name])) for name in columns]
-        for row in table.to_dict("records")
+        for row in shown.to_dict("records")
     ]
     for index in other_versions(table):
         rows[index][columns.index("model")] += "*"
@@ -249,13 +251,24 @@ def to_markdown(table: pd.DataFrame) -> str:
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return an aligned Markdown table; a column of numbers is aligned to the right."""
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(headings)
-    align = ["right" if _all_numbers(column) else "left" for column in columns]
+    align = ["right" if is_numeric(column) else "left" for column in columns]
     return tabulate(rows, headings, "pipe", disable_numparse=True, colalign=align) + "\n"
 
 
-def _all_numbers(column: Iterable[str]) -> bool:
-    return all(cell.replace(",", "").replace(".", "", 1).lstrip("-").isdigit() or not cell
-               for cell in column)
+def is_numeric(column: Iterable[str]) -> bool:
+    """Say whether all cells of a column are numbers or empty."""
+    return all(
+        cell.replace(",", "").replace(".", "", 1).lstrip("-").isdigit() or not cell
+        for cell in column
+    )
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Replace a file as a whole: a reader sees the old content or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    temporary.replace(path)
 
 
 def write_table(table: pd.DataFrame, csv_path: Path) -> None:
@@ -267,7 +280,7 @@ def write_table(table: pd.DataFrame, csv_path: Path) -> None:
 def read_table(csv_path: Path) -> pd.DataFrame:
     """Return a table that `write_table` wrote. Raises ConfigError."""
     try:
-        table = pd.read_csv(csv_path, dtype={c: t for c, t in COLUMNS.items() if t == "str"})
+        table = pd.read_csv(csv_path, dtype={c: t for c, t in COLUMNS.items() if t == "string"})
         return table[list(COLUMNS)].astype(COLUMNS)
     except OSError as error:
         raise ConfigError(str(csv_path), [f"cannot be read: {error.strerror}"]) from None

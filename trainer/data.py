@@ -175,7 +175,7 @@ class BatchLoader(Iterator[Tokens]):
             training_windows(shards[name], data.seq_len) for name in self.order.sources
         ]
         self._start_step, self._stop_step = start_step, stop_step
-        # A place is a leave to put one batch. Two simple queues hand over three times as fast as
+        # A place is a leave to put one batch. Two simple queues hand over twice as fast as
         # one bounded queue, and close() has nobody to unblock but a thread that waits for a place.
         self._batches: queue.SimpleQueue[Tokens | BaseException] = queue.SimpleQueue()
         self._places: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -214,13 +214,11 @@ class BatchLoader(Iterator[Tokens]):
 
     def _gather(self, source: Indices, window: Indices) -> Tokens:
         """Return the tokens of windows, each of its source; one more axis than the arguments."""
-        if len(self._windows) == 1:
-            return self._windows[0][window]
-        batch = np.empty((*window.shape, self.order.seq_len + 1), self._windows[0].dtype)
-        for index, windows in enumerate(self._windows):
-            here = source == index
-            batch[here] = windows[window[here]]
-        return batch
+        rows = np.empty((window.size, self.order.seq_len + 1), self._windows[0].dtype)
+        where = zip(source.ravel().tolist(), window.ravel().tolist(), strict=True)
+        for row, (index, number) in enumerate(where):
+            rows[row] = self._windows[index][number]
+        return rows.reshape(*window.shape, -1)
 
     def close(self) -> None:
         """Stop the thread and wait for its end; no batch comes after this."""

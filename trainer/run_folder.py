@@ -34,13 +34,14 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def choose_action(folder: Path, config: RunConfig, gpus: int) -> Action:
+def choose_action(folder: Path, config: RunConfig, gpus: int, content: dict[str, str]) -> Action:
     """Say what is to be done in a folder, from the account of the run that stands there.
 
     The same run, completed: nothing. The same losses, not completed: go on. Anything else: start.
+    `content` holds the key of each source's text.
     """
     facts = read_facts(folder)
-    if facts is None:
+    if facts is None or facts.get("content") != content:
         return "start"
     if facts.get("status") == "completed":
         return "done" if facts.get("fingerprint") == config.fingerprint(gpus) else "start"

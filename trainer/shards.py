@@ -290,7 +290,7 @@ def _kind(value: Any) -> str:
 
 def _open(path: Path) -> BinaryIO:
     try:
-        return path.open("rb")
+        return path.open("rb", buffering=BLOCK_BYTES)  # documents are long lines
     except OSError as error:
         raise _unreadable(path, error) from None
 

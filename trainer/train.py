@@ -57,15 +57,20 @@ def run(config: RunConfig, startup: Startup) -> int:
 
 
 def _run_locked(config: RunConfig, startup: Startup, world: World, folder: Path) -> int:
+    if world.is_main:
+        open_shards(config.data)  # made once, by one process, where they do not exist yet
+    barrier(world)
+    shards = open_shards(config.data)
+    startup.mark("data")
     action: run_folder.Action = "done"
     if world.is_main:
-        action = run_folder.choose_action(folder, config, world.size)
+        action = run_folder.choose_action(folder, config, world.size, _content(shards))
     action = ACTIONS[agree(ACTIONS.index(action), world)]
     if action == "done":
         if world.is_main:
             print(f"{folder}: the run is complete already", flush=True)
         return 0
-    session = _open_session(config, startup, world, folder, action)
+    session = _open_session(config, startup, world, folder, shards, action)
     try:
         return train(session)
     except BaseException:
@@ -113,17 +118,22 @@ class Session:
                 file.close()
 
 
+def _content(shards: dict[str, Shards]) -> dict[str, str]:
+    """Return source -> key of its content: a changed text makes another run."""
+    return {source: shard.key for source, shard in shards.items()}
+
+
 def _open_session(
-    config: RunConfig, startup: Startup, world: World, folder: Path, action: run_folder.Action
+    config: RunConfig,
+    startup: Startup,
+    world: World,
+    folder: Path,
+    shards: dict[str, Shards],
+    action: run_folder.Action,
 ) -> Session:
-    """Make data, model and optimizer, load the checkpoint to go on from, and open the files."""
+    """Make model and optimizer, load the checkpoint to go on from, and open the files."""
     if world.is_main and action == "start":
         run_folder.set_aside(folder)
-    if world.is_main:
-        open_shards(config.data)  # made once, by one process, where they do not exist yet
-    barrier(world)
-    shards = open_shards(config.data)
-    startup.mark("data")
     model = Transformer(config.model, config.data.tokenizer.vocab_size, config.data.seq_len)
     model.init_weights(config.seed)
     model.to(world.device)
@@ -182,6 +192,7 @@ def _facts(session: Session) -> dict[str, Any]:
         **run_folder.describe_software(),
         "fingerprint": config.fingerprint(world.size),
         "trajectory": config.trajectory(world.size),
+        "content": _content(session.shards),
         "steps_done": session.start.step,
         "peak_memory_gib": None,
         "loss_final": None,

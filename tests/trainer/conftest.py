@@ -64,6 +64,7 @@ class Runs:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
 
     def run(
@@ -75,7 +76,7 @@ class Runs:
             env=self.environment(**extra),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=120,
             check=False,
         )
         if check:

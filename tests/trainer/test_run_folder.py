@@ -10,6 +10,9 @@ from trainer.config import RunConfig
 from trainer.run_folder import RunFile, choose_action, locked, set_aside
 
 
+CONTENT = {"text": "abc"}
+
+
 def run_config(folder: Path, **changes: object) -> RunConfig:
     values = {
         "dump_dir": str(folder),
@@ -25,6 +28,7 @@ def write_account(folder: Path, config: RunConfig, status: str, gpus: int = 1) -
         "status": status,
         "fingerprint": config.fingerprint(gpus),
         "trajectory": config.trajectory(gpus),
+        "content": CONTENT,
     }
     (folder / "run.json").write_text(json.dumps(facts))
 
@@ -44,13 +48,18 @@ def test_what_stands_in_a_folder_decides(
     tmp_path: Path, status: str, changes: dict[str, object], expected: str
 ) -> None:
     write_account(tmp_path, run_config(tmp_path), status)
-    assert choose_action(tmp_path, run_config(tmp_path, **changes), 1) == expected
+    assert choose_action(tmp_path, run_config(tmp_path, **changes), 1, CONTENT) == expected
 
 
 def test_an_empty_folder_is_started_in(tmp_path: Path) -> None:
-    assert choose_action(tmp_path, run_config(tmp_path), 1) == "start"
+    assert choose_action(tmp_path, run_config(tmp_path), 1, CONTENT) == "start"
     (tmp_path / "run.json").write_text("{torn")
-    assert choose_action(tmp_path, run_config(tmp_path), 1) == "start"
+    assert choose_action(tmp_path, run_config(tmp_path), 1, CONTENT) == "start"
+
+
+def test_a_changed_text_makes_another_run(tmp_path: Path) -> None:
+    write_account(tmp_path, run_config(tmp_path), "completed")
+    assert choose_action(tmp_path, run_config(tmp_path), 1, {"text": "changed"}) == "start"
 
 
 def test_nothing_computed_is_lost(tmp_path: Path) -> None:

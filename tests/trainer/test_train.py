@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.trainer.conftest import Runs, losses, read_records
@@ -78,7 +79,9 @@ def test_a_killed_run_goes_on_bit_for_bit(runs: Runs, processes: int) -> None:
     for step in (6, 14):
         process = runs.start("steps=40", processes=processes)
         wait_for_step(runs.out(), step + rng.randrange(6))
-        process.send_signal(signal.SIGKILL)
+        # The ranks too: they have sessions of their own and outlive a killed launcher.
+        for victim in [*psutil.Process(process.pid).children(recursive=True), process]:
+            victim.kill()
         process.communicate()
     assert account(runs.out())["status"] == "running"
     runs.run("steps=40", processes=processes)
@@ -134,7 +137,7 @@ def test_a_wrong_config_is_told_without_a_traceback(runs: Runs) -> None:
         (("optim.lrr=1",), "optim.lrr: unknown key; did you mean 'lr'?"),
         (("optim.warmup=21",), "optim.warmup = 21 is more than steps = 20"),
         (("data.sources={nowhere: 1.0}", "data.root_dir=/nowhere"), "nowhere"),
-        (("data.seq_len=100000",), "100000"),
+        (("data.seq_len=10000000",), "10,000,001"),
     ):
         done = runs.run(*arguments, check=False)
         assert done.returncode == 1

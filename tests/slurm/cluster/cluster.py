@@ -12,7 +12,6 @@ library. All it writes is below /tmp/slurm-trial, or below TRIAL_CLUSTER_DIR if 
 import argparse
 import os
 import shutil
-import signal
 import stat
 import sys
 from pathlib import Path
@@ -30,8 +29,8 @@ NEEDED_PROGRAMS = (
     *("ip", "nsenter", "unshare"),
 )
 
-# "for local or experimental use" in the kernel's list of devices: no driver answers, also on a machine
-# that has real GPUs.
+# "For local or experimental use" in the kernel's list of devices: no driver answers, also on a
+# machine that has real GPUs.
 FAKE_GPU_MAJOR = 240
 
 
@@ -54,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="start what is not running and wait until all nodes are usable")
     commands.add_parser("down", help="stop everything and delete the run directory")
-    commands.add_parser("status", help="show daemons and nodes; exit status 1 if the cluster is not up")
+    commands.add_parser("status", help="show daemons and nodes; exit 1 if any is off")
 
     node = commands.add_parser("node", help="faults of one node, and a look inside")
     node.add_argument("action", choices=("start", "kill", "stop-slurmd", "start-slurmd", "exec"))
@@ -78,9 +77,7 @@ def dispatch(arguments: argparse.Namespace, directory: RunDirectory) -> int:
         case "node":
             return act_on_node(arguments, directory)
         case "service":
-            require_built(directory)
-            act = getattr(services, f"{arguments.action}_service")
-            act(arguments.name, directory)
+            act_on_service(arguments, directory)
     return 0
 
 
@@ -95,14 +92,11 @@ def check_machine() -> None:
 
 def up(directory: RunDirectory) -> None:
     """Start the cluster, or whatever of it is not running, and wait until every node is usable."""
-    nodes.check_bridge_is_ours(directory)
     if not was_built(directory):
         down(directory)
         build(directory)
-    services.start_munge(directory)
-    services.start_database(directory)
-    services.start_slurmdbd(directory)
-    services.start_slurmctld(directory)
+    for name in reversed(services.ALL_SERVICES):
+        services.start_service(name, directory)
     for node in NODES:
         nodes.start_node(node, directory)
     wait_until(all_nodes_usable, f"all nodes are usable (logs in {directory.logs})", timeout=60)
@@ -111,22 +105,21 @@ def up(directory: RunDirectory) -> None:
 
 
 def was_built(directory: RunDirectory) -> bool:
-    """Whether the run directory is complete and its network still there (a reboot removes only that)."""
+    """Whether the run directory is complete and its network there, which a reboot removes."""
     return directory.built.exists() and nodes.BRIDGE_FOLDER.exists()
 
 
 def build(directory: RunDirectory) -> None:
     """Make everything that a running cluster keeps: configuration, network, database, accounts."""
-    for folder in directory.folders():
-        folder.mkdir(parents=True)
+    directory.make()
     write_config_files(directory)
     make_fake_gpus(directory)
     nodes.make_network(directory)
-    services.start_munge(directory)
     services.make_database(directory)
-    services.start_database(directory)
+    services.start_service("mariadbd", directory)
     services.grant_database(directory)
-    services.start_slurmdbd(directory)
+    services.start_service("munged", directory)
+    services.start_service("slurmdbd", directory)
     services.add_accounts()
     directory.built.touch()
 
@@ -141,13 +134,15 @@ def make_fake_gpus(directory: RunDirectory) -> None:
 def down(directory: RunDirectory) -> None:
     """Stop everything and delete it. Nothing is to survive, so nothing is asked to save itself."""
     nodes.check_bridge_is_ours(directory)
+    # First, so that an interrupted `down` is not taken for a cluster that can be started again.
+    directory.built.unlink(missing_ok=True)
     for node in NODES:
         nodes.kill_node(node, directory)
     for service in services.ALL_SERVICES:
         services.kill_service(service, directory)
     nodes.remove_network()
     nodes.remove_cgroups()
-    shutil.rmtree(directory.root, ignore_errors=True)
+    directory.delete()
 
 
 def status(directory: RunDirectory) -> int:
@@ -179,6 +174,17 @@ def act_on_node(arguments: argparse.Namespace, directory: RunDirectory) -> int:
     return 0
 
 
+def act_on_service(arguments: argparse.Namespace, directory: RunDirectory) -> None:
+    require_built(directory)
+    match arguments.action:
+        case "start":
+            services.start_service(arguments.name, directory)
+        case "stop":
+            services.stop_service(arguments.name, directory)
+        case "kill":
+            services.kill_service(arguments.name, directory)
+
+
 def require_built(directory: RunDirectory) -> None:
     if not was_built(directory):
         raise ClusterError(f"the cluster is not up; run first: python {Path(__file__)} up")
@@ -196,5 +202,4 @@ def node_listing() -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

@@ -1,7 +1,7 @@
 """The cluster's configuration files, as functions from the layout to text.
 
-Every setting is explained in the manual page of its file: slurm.conf(5), slurmdbd.conf(5), gres.conf(5),
-cgroup.conf(5). The comments here say why the value differs from the default.
+Every setting is explained in the manual page of its file: slurm.conf(5), slurmdbd.conf(5),
+gres.conf(5), cgroup.conf(5). The comments here say why the value differs from the default.
 """
 
 from layout import (
@@ -23,6 +23,7 @@ from layout import (
     has_memory_cgroup,
     nodes_of,
 )
+from processes import run as run_command
 
 DATABASE_NAME = "slurm_acct"
 DATABASE_USER = "slurm"
@@ -35,10 +36,9 @@ def write_config_files(run: RunDirectory) -> None:
         "slurm.conf": slurm_conf(run),
         "slurmdbd.conf": slurmdbd_conf(run),
         "gres.conf": gres_conf(run),
+        "cgroup.conf": cgroup_conf(),
         "hosts": hosts(),
     }
-    if has_memory_cgroup():
-        texts["cgroup.conf"] = cgroup_conf()
     for name, text in texts.items():
         (run.config / name).write_text(text)
     # slurmdbd refuses a file with the database password that others may read.
@@ -125,8 +125,8 @@ SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=5,bf
 
 def _policy() -> str:
     # ReturnToService=2: a node that comes back is used again without an administrator.
-    # EnforcePartLimits=ALL: sbatch refuses an account that the partition does not allow; otherwise the
-    # job is accepted and pends for ever.
+    # EnforcePartLimits=ALL: sbatch refuses an account that the partition does not allow; otherwise
+    # the job is accepted and pends for ever.
     # preempt_send_user_signal: a job's own --signal is also sent when it is preempted.
     return """
 JobRequeue=1
@@ -140,8 +140,8 @@ SlurmctldParameters=preempt_send_user_signal
 
 
 def _accounting(run: RunDirectory) -> str:
-    # AccountingStoragePass is, for munge, the path of its socket; AuthInfo does not cover the connection
-    # to slurmdbd, and without it sacct tries munge's usual socket for 20 s.
+    # AccountingStoragePass is, for munge, the path of its socket; AuthInfo does not cover the
+    # connection to slurmdbd, and without it sacct tries munge's usual socket for 20 s.
     return f"""
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost={CONTROLLER_ADDRESS}
@@ -184,6 +184,11 @@ def gres_conf(run: RunDirectory) -> str:
 
 def cgroup_conf() -> str:
     """Memory is the only thing that cgroups limit here."""
+    if not has_memory_cgroup():
+        # No plugin asks for cgroups, yet slurmd looks for them and gives up without systemd.
+        # "disabled" is known since 23.02; before, the plugin for v1 does nothing unless asked.
+        plugin = "disabled" if slurm_version() >= (23, 2) else "cgroup/v1"
+        return f"CgroupPlugin={plugin}\n"
     return f"""\
 CgroupPlugin=cgroup/v1
 CgroupMountpoint={CGROUP_MEMORY.parent}
@@ -192,6 +197,12 @@ ConstrainSwapSpace=no
 ConstrainCores=no
 ConstrainDevices=no
 """
+
+
+def slurm_version() -> tuple[int, int]:
+    """Year and month of the installed Slurm's version, from `slurm 22.05.8`."""
+    year, month, *_ = run_command("slurmd", "-V").split()[-1].split(".")
+    return int(year), int(month)
 
 
 def slurmdbd_conf(run: RunDirectory) -> str:
@@ -215,8 +226,8 @@ StorageLoc={DATABASE_NAME}
 
 
 def hosts() -> str:
-    """The nodes' /etc/hosts. torch finds its network interface by looking up its own host name, so that
-    name must lead to the address on the bridge."""
+    """The nodes' /etc/hosts. torch finds its network interface by looking up its own host name, so
+    that name must lead to the address on the bridge."""
     lines = ["127.0.0.1 localhost", f"{CONTROLLER_ADDRESS} {controller_hostname()}"]
     lines += [f"{node.address} {node.name}" for node in NODES]
     return "\n".join(lines) + "\n"

@@ -1,18 +1,21 @@
 """What the trial cluster consists of: nodes, partitions, addresses, ports and paths.
 
-It mirrors the two partitions of the real cluster: A100 nodes in `sphinx` for account `nlp`, H200 nodes
-in `miso` for account `miso`. Nothing here starts or writes anything.
+It mirrors the two partitions of the real cluster: A100 nodes in `sphinx` for account `nlp`, H200
+nodes in `miso` for account `miso`.
 """
 
 import os
+import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from processes import ClusterError
+
 CLUSTER_NAME = "trial"
 
-# Every daemon listens on the bridge's own subnet and on ports away from Slurm's and MySQL's usual ones,
-# so that a Slurm or MariaDB that already runs on the machine is left alone.
+# The subnet is the bridge's own and the ports are not Slurm's and MySQL's usual ones: a Slurm or
+# MariaDB that already runs on the machine is left alone.
 SUBNET = "10.231.0"
 CONTROLLER_ADDRESS = f"{SUBNET}.1"
 BRIDGE = "slurmtrial0"
@@ -21,7 +24,7 @@ SLURMD_PORT = 26818
 SLURMDBD_PORT = 26819
 DATABASE_PORT = 33069
 
-# Declared, not real: slurmd is told to believe the configuration (SlurmdParameters=config_overrides).
+# Declared, not real: slurmd is told to believe it (SlurmdParameters=config_overrides).
 CPUS_PER_NODE = 64
 MEMORY_PER_NODE_MB = 1_000_000
 
@@ -150,8 +153,16 @@ class RunDirectory:
         """A mark: configuration, database and accounts were made completely."""
         return self.root / "built"
 
-    def folders(self) -> tuple[Path, ...]:
-        return (
+    def make(self) -> None:
+        """Make the empty folders, and a mark that they are ours to delete."""
+        if self.root.exists() and any(self.root.iterdir()):
+            raise ClusterError(
+                f"{self.root} holds files that are not a trial cluster's; "
+                "empty it or name another folder in TRIAL_CLUSTER_DIR"
+            )
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._mark.touch()
+        for folder in (
             self.config,
             self.logs,
             self.pids,
@@ -160,7 +171,17 @@ class RunDirectory:
             self.devices,
             self.munge,
             self.database,
-        )
+        ):
+            folder.mkdir()
+
+    def delete(self) -> None:
+        """Delete everything; a folder that make() did not fill is left alone."""
+        if self._mark.exists():
+            shutil.rmtree(self.root)
+
+    @property
+    def _mark(self) -> Path:
+        return self.root / "this-is-a-trial-cluster"
 
 
 def nodes_of(partition: str) -> tuple[Node, ...]:

@@ -1,8 +1,8 @@
 """The nodes: a bridge, and for each node one slurmd in namespaces of its own.
 
-A namespace gives a node its own network address, host name, processes, /run and /dev/shm, so that jobs on
-two nodes really talk over a network and a node can lose its power. Files are shared, as on a cluster with
-a network file system.
+A namespace gives a node its own network address, host name, processes, /run and /dev/shm, so that
+jobs on two nodes really talk over a network and a node can lose its power. Files are shared, as on
+a cluster with a network file system.
 """
 
 import os
@@ -17,7 +17,7 @@ from processes import ClusterError, Process, run, wait_until
 NODE_INIT = Path(__file__).with_name("node_init.sh")
 BRIDGE_FOLDER = Path("/sys/class/net") / BRIDGE
 
-# slurmd's default place for slurm.conf; a mount inside a node needs the folder to exist on the host.
+# Slurm's default place for slurm.conf; a mount inside a node needs the folder to exist outside.
 DEFAULT_CONFIG_FOLDER = Path("/etc/slurm")
 
 
@@ -90,8 +90,8 @@ def start_node(node: Node, directory: RunDirectory) -> None:
     if has_memory_cgroup():
         node.cgroup.mkdir(exist_ok=True)
         memory_cgroup = str(node.cgroup)
-    # nsenter enters the network only: `ip netns exec` would also remount /sys and so hide the cgroups.
-    # nsenter and unshare replace themselves, hence the process that we start is unshare in the end.
+    # nsenter enters the network only: `ip netns exec` would also remount /sys and hide the cgroups.
+    # It then becomes unshare, which stays: killing that one process takes the whole node along.
     node_process(node, directory).start(
         [
             "nsenter",
@@ -125,7 +125,7 @@ def execute(node: Node, directory: RunDirectory, command: list[str]) -> int:
 
 
 def init_pid(node: Node, directory: RunDirectory, timeout: float = 5) -> int:
-    """The process id, seen from the host, of node_init.sh: the only child of the node's `unshare`."""
+    """The host's process id of node_init.sh, which is the only child of the node's `unshare`."""
     pid = node_process(node, directory).pid()
     if pid is None:
         raise ClusterError(f"node {node.name} is off")

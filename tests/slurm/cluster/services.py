@@ -19,16 +19,15 @@ from processes import ClusterError, Process, run, wait_until
 
 # The ones whose absence is a fault that a test may want.
 SLURM_SERVICES = ("slurmctld", "slurmdbd")
+# Each needs the ones after it.
 ALL_SERVICES = ("slurmctld", "slurmdbd", "mariadbd", "munged")
 
 
 def service_process(name: str, directory: RunDirectory) -> Process:
-    return Process(
-        name=name, pid_file=directory.pids / name, log=directory.logs / f"{name}.out"
-    )
+    return Process(name=name, pid_file=directory.pids / name, log=directory.logs / f"{name}.out")
 
 
-def start_munge(directory: RunDirectory) -> None:
+def _start_munge(directory: RunDirectory) -> None:
     """Authentication: every Slurm message is signed with a key that only this cluster has."""
     key = directory.munge / "munge.key"
     if not key.exists():
@@ -57,8 +56,8 @@ def make_database(directory: RunDirectory) -> None:
     )
 
 
-def start_database(directory: RunDirectory) -> None:
-    """A MariaDB of the cluster's own. It may lose data in a crash: durable writes would only cost time."""
+def _start_database(directory: RunDirectory) -> None:
+    """A MariaDB of the cluster's own. Durable writes would only cost time, so it makes none."""
     service_process("mariadbd", directory).start(
         [
             *("mariadbd", "--no-defaults", "--user=root"),
@@ -100,7 +99,7 @@ def grant_database(directory: RunDirectory) -> None:
     )
 
 
-def start_slurmdbd(directory: RunDirectory) -> None:
+def _start_slurmdbd(directory: RunDirectory) -> None:
     service_process("slurmdbd", directory).start(["slurmdbd", "-D"])
     wait_until(_slurmdbd_listens, "slurmdbd listens", timeout=30)
 
@@ -124,7 +123,7 @@ def add_accounts() -> None:
         run("sacctmgr", "--immediate", *statement.split())
 
 
-def start_slurmctld(directory: RunDirectory) -> None:
+def _start_slurmctld(directory: RunDirectory) -> None:
     service_process("slurmctld", directory).start(["slurmctld", "-D"])
     wait_until(_slurmctld_answers, "slurmctld answers", timeout=30)
 
@@ -137,9 +136,17 @@ def _slurmctld_answers() -> bool:
     return True
 
 
+_START = {
+    "munged": _start_munge,
+    "mariadbd": _start_database,
+    "slurmdbd": _start_slurmdbd,
+    "slurmctld": _start_slurmctld,
+}
+
+
 def start_service(name: str, directory: RunDirectory) -> None:
-    start = {"slurmctld": start_slurmctld, "slurmdbd": start_slurmdbd}[name]
-    start(directory)
+    """Start it unless it runs already, and wait until it answers."""
+    _START[name](directory)
 
 
 def stop_service(name: str, directory: RunDirectory) -> None:
@@ -148,6 +155,6 @@ def stop_service(name: str, directory: RunDirectory) -> None:
 
 
 def kill_service(name: str, directory: RunDirectory) -> None:
-    """A crash. Slurmctld saves its state every few seconds; one that is killed just after a job started
-    believes the job still waits and drains the job's node."""
+    """A crash. Slurmctld saves its state every few seconds; one that is killed just after a job
+    started believes that the job still waits, and drains the job's node."""
     service_process(name, directory).stop(signal.SIGKILL)

@@ -1,0 +1,154 @@
+"""The study's commands, `python -m study COMMAND ...`: each is a stage, and leaves its files."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from study.config import load_study_file
+from study.grid import Grid
+from trainer.config import ConfigError
+
+# Each command imports what it needs itself: the plan need not wait for matplotlib.
+
+
+def throughput(options: argparse.Namespace) -> None:
+    """Write the throughput table, as CSV and Markdown."""
+    from study.throughput import throughput_table, write_table
+
+    write_table(throughput_table(_grid(options)), options.output)
+
+
+def estimate(options: argparse.Namespace) -> None:
+    """Write the time-estimate table, as CSV and Markdown."""
+    from study.estimate import estimate_table, read_measurements, to_csv, to_markdown
+    from study.throughput import write_file
+
+    grid = _grid(options)
+    estimates = estimate_table(grid, read_measurements(options.throughput, grid))
+    write_file(options.output, to_csv(estimates))
+    write_file(options.output.with_suffix(".md"), to_markdown(estimates))
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Show what is measured, what will run, how long it takes and what it asks for."""
+    from study.plan import format_plan, plan_table
+
+    grid = _grid(options)
+    print(format_plan(plan_table(grid, f"{grid.study.folder}/throughput.csv")), end="")
+
+
+def plot_losses(options: argparse.Namespace) -> None:
+    """Draw loss against tokens and against wall-clock time."""
+    from study.logs import read_runs
+    from study.plots import plot_loss_curves
+
+    grid = _grid(options)
+    plot_loss_curves(grid, read_runs(grid), options.output_dir)
+
+
+def plot_scaling(options: argparse.Namespace) -> None:
+    """Draw throughput and scaling efficiency against GPU count."""
+    from study import plots
+    from study.throughput import read_table
+
+    plots.plot_scaling(_grid(options), read_table(options.throughput), options.output_dir)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the report, one HTML page."""
+    from study.estimate import read_estimates
+    from study.report import render_report
+    from study.throughput import read_table, write_file
+
+    table, estimates = read_table(options.throughput), read_estimates(options.estimates)
+    write_file(options.output, render_report(_grid(options), table, estimates, options.figures))
+
+
+def show(options: argparse.Namespace) -> None:
+    """Print both tables, and where the figures and the report are."""
+    folder = Path(_grid(options).study.folder)
+    for name, title in (("throughput", "Throughput"), ("time_estimates", "Time estimates")):
+        path = folder / f"{name}.md"
+        text = path.read_text(encoding="utf-8") if path.exists() else f"{path} is not there yet.\n"
+        print(f"{title}\n\n{text}")
+    for path in [*sorted(folder.glob("figures/*.png")), folder / "report.html"]:
+        if path.exists():
+            print(path)
+
+
+def corpus(options: argparse.Namespace) -> None:
+    """Write a corpus: JSONL chunks and a held-out file."""
+    from study.corpus import CORPUS_WRITERS
+    from trainer.settings import suggest
+
+    if options.name not in CORPUS_WRITERS:
+        hint = suggest(options.name, list(CORPUS_WRITERS))
+        raise ConfigError("command line", [f"--name: unknown corpus '{options.name}'; {hint}"])
+    CORPUS_WRITERS[options.name](options.output)
+
+
+def schemas(options: argparse.Namespace) -> None:
+    """Write the JSON Schemas of the files under config/, or check that they are up to date."""
+    from study.schemas import write_schemas
+
+    write_schemas(options.output, check=options.check)
+
+
+Command = Callable[[argparse.Namespace], None]
+
+COMMANDS: dict[str, tuple[Command, Sequence[str]]] = {
+    "plan": (plan, ("--study",)),
+    "throughput": (throughput, ("--study", "--output")),
+    "estimate": (estimate, ("--study", "--throughput", "--output")),
+    "plot-losses": (plot_losses, ("--study", "--output-dir")),
+    "plot-scaling": (plot_scaling, ("--study", "--throughput", "--output-dir")),
+    "report": (report, ("--study", "--throughput", "--estimates", "--figures", "--output")),
+    "show": (show, ("--study",)),
+    "corpus": (corpus, ("--name", "--output")),
+    "schemas": (schemas, ("--output",)),
+}
+"""Command -> what it does, and the options that it must have."""
+
+HELP = {
+    "--study": "study file (YAML)",
+    "--throughput": "throughput.csv",
+    "--estimates": "time_estimates.csv",
+    "--figures": "folder of the figures",
+    "--output": "file to write; for corpus and schemas, a folder",
+    "--output-dir": "folder to write the figures into",
+    "--name": "name of the corpus",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit code. A mistake of the user's is printed without traceback."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m study", description="The stages of a study.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (command, names) in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
+        for option in names:
+            kind = str if option == "--name" else Path
+            sub.add_argument(option, required=True, type=kind, help=HELP[option])
+        if name == "schemas":
+            sub.add_argument("--check", action="store_true", help="write nothing; 1 if out of date")
+        sub.set_defaults(command=command)
+    return parser
+
+
+def _grid(options: argparse.Namespace) -> Grid:
+    return Grid(load_study_file(str(options.study)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""Public corpora as JSONL files that the trainer reads: one written here, one downloaded.
+
+Each writer leaves <source>.chunk.NN.jsonl and <source>.val.jsonl in a folder: one document a line
+under `text`, whole documents held out. The val file is the marker: it is written last, and while it
+stands the others are complete.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from study.config import CORPORA
+from trainer.settings import ConfigError
+
+PYTHON_STDLIB, FINEWEB_EDU = CORPORA
+
+Document = dict[str, str]
+
+STDLIB_BYTES = 10_000_000
+"""The default corpus stops here: enough for a demonstration, read in a second."""
+STDLIB_CHUNKS = 4
+STDLIB_HELD_OUT_EVERY = 20
+STDLIB_SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
+"""Folders that are not the library's own code, or are tests of it."""
+
+FINEWEB_REPOSITORY = "HuggingFaceFW/fineweb-edu"
+FINEWEB_FILES = "sample/10BT/*.parquet"
+FINEWEB_CHUNKS = 32
+FINEWEB_HELD_OUT = 10_000
+"""Documents held out; of a small corpus one in twenty."""
+FINEWEB_BATCH = 1000
+"""Documents in memory at a time."""
+
+
+def write_python_stdlib(output_dir: str | Path) -> None:
+    """Write the running Python's own library: real text that needs no download.
+
+    The documents are the sources in the sorted order of their paths; every twentieth is held out.
+    """
+    documents = list(_stdlib_documents(Path(sysconfig.get_path("stdlib"))))
+    held_out = documents[STDLIB_HELD_OUT_EVERY - 1 :: STDLIB_HELD_OUT_EVERY]
+    del documents[STDLIB_HELD_OUT_EVERY - 1 :: STDLIB_HELD_OUT_EVERY]
+    with CorpusFiles(Path(output_dir), PYTHON_STDLIB, STDLIB_CHUNKS) as files:
+        for index, document in enumerate(documents):
+            files.write(index * STDLIB_CHUNKS // len(documents), document)
+        for document in held_out:
+            files.hold_out(document)
+
+
+def _stdlib_documents(folder: Path) -> Iterator[Document]:
+    """Yield the library's sources in sorted order, at most STDLIB_BYTES of them.
+
+    Which ones is decided by the hash of the path: so large parts of the alphabet are not missing,
+    and a file that a Python version adds displaces few others.
+    """
+    names = [path.relative_to(folder).as_posix() for path in _python_files(folder)]
+    chosen, total = {}, 0
+    for name in sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        content = (folder / name).read_bytes()
+        total += len(content)
+        if total > STDLIB_BYTES:
+            break
+        with contextlib.suppress(UnicodeDecodeError):  # some sources declare another encoding
+            chosen[name] = content.decode("utf-8")
+    for name in sorted(chosen):
+        yield {"text": chosen[name], "path": name}
+
+
+def _python_files(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name not in STDLIB_SKIPPED]  # not walked
+        yield from (Path(parent, name) for name in files if name.endswith(".py"))
+
+
+def fetch_fineweb_edu(output_dir: str | Path) -> None:
+    """Download FineWeb-Edu sample-10BT with huggingface_hub and write it as 32 chunks.
+
+    About 28 GB are downloaded to the hub's cache, where an interrupted download is resumed, and
+    about 48 GB written. HF_ENDPOINT, HF_HOME and HF_TOKEN are honoured. Raises ConfigError where a
+    package is missing or the hub cannot be reached.
+    """
+    paths = _download(FINEWEB_REPOSITORY, FINEWEB_FILES)
+    parquet = _import_parquet()
+    count = sum(parquet.ParquetFile(path).metadata.num_rows for path in paths)
+    held_out = spread(count, min(FINEWEB_HELD_OUT, count // 20))
+    print(f"{FINEWEB_EDU}: {count:,} documents, {len(held_out):,} of them held out", flush=True)
+    with CorpusFiles(Path(output_dir), FINEWEB_EDU, FINEWEB_CHUNKS) as files:
+        for index, text in enumerate(_read_texts(parquet, paths)):
+            if index in held_out:
+                files.hold_out({"text": text})
+            else:
+                files.write(chunk_of(index, FINEWEB_CHUNKS), {"text": text})
+
+
+def chunk_of(index: int, chunks: int) -> int:
+    """Return the chunk of a document, by a hash of its number: the chunks are alike."""
+    digest = hashlib.blake2b(index.to_bytes(8, "little"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % chunks
+
+
+def spread(count: int, wanted: int) -> set[int]:
+    """Return `wanted` numbers below `count` at equal distances."""
+    return {(2 * number + 1) * count // (2 * wanted) for number in range(wanted)}
+
+
+def _download(repository: str, pattern: str) -> list[Path]:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise _missing_package(error) from None
+    _import_parquet()  # not after 28 GB
+    try:
+        folder = snapshot_download(repository, repo_type="dataset", allow_patterns=pattern)
+    except (OSError, ValueError) as error:  # the hub's own errors are kinds of these
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            repository, [f"download failed: {reason}; run this again, it goes on where it stopped"]
+        ) from error
+    paths = sorted(Path(folder).glob(pattern))
+    if not paths:
+        raise ConfigError(repository, [f"found no files; expected {pattern}"])
+    return paths
+
+
+def _import_parquet() -> Any:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise _missing_package(error) from None
+    return parquet
+
+
+def _missing_package(error: ImportError) -> ConfigError:
+    return ConfigError(
+        FINEWEB_EDU, [f"{error}; its download needs: pip install huggingface_hub pyarrow"]
+    )
+
+
+def _read_texts(parquet: Any, paths: Sequence[Path]) -> Iterator[str]:
+    for number, path in enumerate(paths, 1):
+        print(f"{FINEWEB_EDU}: writing file {number} of {len(paths)}", flush=True)
+        file = parquet.ParquetFile(path)
+        if "text" not in file.schema_arrow.names:
+            found = ", ".join(file.schema_arrow.names)
+            raise ConfigError(str(path), [f"found the columns {found}; expected 'text'"])
+        for batch in file.iter_batches(batch_size=FINEWEB_BATCH, columns=["text"]):
+            yield from batch.column(0).to_pylist()
+
+
+class CorpusFiles:
+    """The files of a corpus while they are written; they get their names together, at the end.
+
+    Use as a context manager. After an error the folder is as it was, without the corpus.
+    """
+
+    def __init__(self, folder: Path, source: str, chunks: int) -> None:
+        names = [f"{source}.chunk.{index:02d}.jsonl" for index in range(chunks)]
+        self._held_out = folder / f"{source}.val.jsonl"
+        self._paths = [*(folder / name for name in names), self._held_out]
+        self._stale = set(folder.glob(f"{source}.chunk.*.jsonl"))
+        self._files: list[TextIO] = []
+
+    def write(self, chunk: int, document: Document) -> None:
+        """Append a document to a chunk."""
+        self._files[chunk].write(_to_line(document))
+
+    def hold_out(self, document: Document) -> None:
+        """Append a document to the val file."""
+        self._files[-1].write(_to_line(document))
+
+    def __enter__(self) -> "CorpusFiles":
+        self._held_out.parent.mkdir(parents=True, exist_ok=True)
+        self._files = [_partial(path).open("w", encoding="utf-8") for path in self._paths]
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        for file in self._files:
+            file.close()
+        if error_type is not None:
+            for path in self._paths:
+                _partial(path).unlink(missing_ok=True)
+            return
+        self._held_out.unlink(missing_ok=True)  # old and new chunks together are no corpus
+        for path in self._stale.difference(self._paths):
+            path.unlink()
+        for path in self._paths:
+            _partial(path).replace(path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _to_line(document: Document) -> str:
+    return json.dumps(document, ensure_ascii=False) + "\n"
+
+
+CORPUS_WRITERS: dict[str, Callable[[str | Path], None]] = {
+    PYTHON_STDLIB: write_python_stdlib,
+    FINEWEB_EDU: fetch_fineweb_edu,
+}
+"""Name of a corpus -> what writes it into a folder. Raises ConfigError."""

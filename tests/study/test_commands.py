@@ -1,0 +1,114 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from study.__main__ import main
+from study.grid import Grid
+from tests.study.conftest import MakeGrid, write_run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def grid(make_grid: MakeGrid) -> Grid:
+    """The small study with two of its cells run, and its study.yaml written."""
+    grid = make_grid()
+    for cell in grid[:2]:
+        write_run(cell)
+    study_file(grid).parent.mkdir(parents=True, exist_ok=True)
+    study_file(grid).write_text(grid.study.to_yaml())
+    return grid
+
+
+def study_file(grid: Grid) -> Path:
+    return Path(grid.study.folder, "study.yaml")
+
+
+def run(grid: Grid, command: str, **options: str) -> int:
+    """Run a command; options that name files are below the study's folder."""
+    arguments = [command, "--study", str(study_file(grid))]
+    for name, value in options.items():
+        arguments += [f"--{name.replace('_', '-')}", f"{grid.study.folder}/{value}"]
+    return main(arguments)
+
+
+def test_the_stages_one_after_the_other(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = {"throughput": "throughput.csv"}
+    assert run(grid, "plan") == 0
+    assert run(grid, "throughput", output="throughput.csv") == 0
+    assert run(grid, "estimate", **tables, output="time_estimates.csv") == 0
+    assert run(grid, "plot-losses", output_dir="figures") == 0
+    assert run(grid, "plot-scaling", **tables, output_dir="figures") == 0
+    tables["estimates"] = "time_estimates.csv"
+    assert run(grid, "report", **tables, figures="figures", output="report.html") == 0
+    capsys.readouterr()
+    assert run(grid, "show") == 0
+    shown = capsys.readouterr().out
+    for text in ("| tiny ", "500 Steps Time", "figures/throughput.png", "report.html"):
+        assert text in shown
+    assert not list(Path(grid.study.folder).rglob(".*"))  # nothing half-written stays
+
+
+def test_show_before_there_is_anything(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(grid, "show") == 0
+    assert "throughput.md is not there yet" in capsys.readouterr().out
+
+
+def test_mistakes_end_with_one_message_and_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "study", "plan", "--study", str(tmp_path / "nowhere.yaml")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert "nowhere.yaml: 1 problem\n  cannot be read" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_table_is_a_message(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(grid, "estimate", throughput="nowhere.csv", output="time_estimates.csv") == 1
+    assert "nowhere.csv: 1 problem" in capsys.readouterr().err
+    assert not Path(grid.study.folder, "time_estimates.csv").exists()
+
+
+def test_an_unknown_corpus_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["corpus", "--name", "python_stdlyb", "--output", "nowhere"]) == 1
+    assert "did you mean 'python_stdlib'?" in capsys.readouterr().err
+
+
+def test_the_schemas_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schemas", "--output", str(tmp_path), "--check"]) == 1
+    assert main(["schemas", "--output", str(tmp_path)]) == 0
+    assert main(["schemas", "--output", str(tmp_path), "--check"]) == 0
+
+
+def loaded_modules(statement: str) -> set[str]:
+    script = f"import sys\n{statement}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    return set(result.stdout.split())
+
+
+def test_planning_and_estimating_load_no_heavy_library() -> None:
+    modules = loaded_modules("import study.__main__, study.plan, study.estimate, study.workflow")
+    assert modules.isdisjoint({"torch", "matplotlib", "pandas", "numpy"})
+
+
+def test_tables_and_figures_load_no_torch() -> None:
+    modules = loaded_modules("import study.report, study.plots, study.throughput")
+    assert "pandas" in modules
+    assert "torch" not in modules
+
+
+def test_the_estimate_takes_under_two_seconds(grid: Grid) -> None:
+    assert run(grid, "throughput", output="throughput.csv") == 0
+    folder = grid.study.folder
+    command = [sys.executable, "-m", "study", "estimate", "--study", str(study_file(grid))]
+    command += ["--throughput", f"{folder}/throughput.csv", "--output", f"{folder}/estimates.csv"]
+    times = []
+    for _ in range(3):  # the fastest of three: the machine may be busy with something else
+        start = time.perf_counter()
+        subprocess.run(command, check=True, cwd=ROOT)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 2

@@ -1,0 +1,79 @@
+import html.parser
+from pathlib import Path
+
+from study.estimate import estimate_table, read_measurements
+from study.grid import Grid
+from study.logs import read_runs
+from study.plots import plot_loss_curves, plot_scaling
+from study.report import render_report
+from study.throughput import throughput_table, write_table
+from tests.study.conftest import MakeGrid, write_run
+
+
+def report(grid: Grid, folder: Path, figures: bool = True) -> str:
+    table = throughput_table(grid)
+    write_table(table, folder / "throughput.csv")
+    if figures:
+        plot_loss_curves(grid, read_runs(grid), folder)
+        plot_scaling(grid, table, folder)
+    estimates = estimate_table(grid, read_measurements(folder / "throughput.csv", grid))
+    return render_report(grid, table, estimates, folder)
+
+
+class Links(html.parser.HTMLParser):
+    """Collects what a page loads, and the tags left open."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_loads_nothing(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid()
+    for cell in grid:
+        write_run(cell)
+    page = report(grid, tmp_path)
+    links = Links(page)
+    assert links.open == []
+    assert len(links.sources) == 4
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in links.sources)
+    assert "4 of 4 cells measured" in page
+    assert "torch 2.13.0" in page
+    assert "node-1" in page
+    assert "Nothing: every cell" in page
+    assert page == report(grid, tmp_path)
+
+
+def test_what_is_missing_is_said(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid()
+    write_run(grid[0])
+    write_run(grid[1], status="failed", outcome=None, steps_done=7)
+    page = report(grid, tmp_path, figures=False)
+    assert f"{grid[1].name}: failed (7 of 40 steps)" in page
+    assert f"{grid[2].name}: to run" in page
+    assert "Missing: loss_vs_tokens.svg" in page
+
+
+def test_before_any_run(make_grid: MakeGrid, tmp_path: Path) -> None:
+    page = report(make_grid(), tmp_path)
+    assert "No run was measured yet." in page
+    assert "no measurement on here yet" in page
+
+
+def test_text_is_escaped(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid({"clusters": {"here": {"gpu_name": "<script>alert(1)</script>"}}})
+    write_run(grid[0], hosts=["<b>host</b>"], commit='"&"')
+    page = report(grid, tmp_path)
+    assert "<script>" not in page
+    assert "<b>host" not in page
+    assert "&lt;b&gt;host" in page
