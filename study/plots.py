@@ -244,7 +244,7 @@ def _draw_scaling(grid: Grid, style: Style, table: pd.DataFrame, column: str, la
         _log_ticks(axes[0].yaxis)
     else:
         # Not from 0, which would hide differences; not tight, which would magnify noise.
-        low = min(0.8, np.floor(10 * table[column].min() - 0.2) / 10)
+        low = max(0.0, min(0.8, np.floor(10 * table[column].min() - 0.2) / 10))
         axes[0].set_ylim(low, max(1.05, table[column].max() + 0.03))
         axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ideal = _sample("linear scaling", color=IDEAL, linestyle=":", linewidth=1.4)

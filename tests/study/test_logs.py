@@ -133,5 +133,5 @@ def test_a_stale_run_is_left_out_and_said_so(
 def test_a_parameter_count_that_was_not_predicted_stops(make_grid: MakeGrid) -> None:
     grid = make_grid()
     write_run(grid[0], params=123)
-    with pytest.raises(ConfigError, match="params: found 123; expected .* for model 'tiny'"):
+    with pytest.raises(ConfigError, match=r"params: found 123; expected .* for model 'tiny'"):
         read_runs(grid)

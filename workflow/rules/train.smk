@@ -35,9 +35,11 @@ rule train:
     output:
         touch("<results>/<run>/completed"),
     log:
-        "<results>/<run>/train.log",
+        "<results>/<run>/attempt.log",
     params:
         launch=REQUEST.launch,
+        # Snakemake empties `log` at each start; this one keeps the attempts before.
+        record=lambda wildcards: GRID.at(wildcards).folder + "/train.log",
     threads: REQUEST.threads
     resources:
         slurm_account=REQUEST.resource("slurm_account"),
@@ -55,4 +57,4 @@ rule train:
     conda:
         "../../environment.yml"
     shell:
-        "{params.launch} config={input.config:q} 2>&1 | tee -i -a {log:q}"
+        "{params.launch} config={input.config:q} 2>&1 | tee -i -a {log:q} {params.record:q}"

@@ -53,6 +53,8 @@ def make_database(directory: RunDirectory) -> None:
     run(
         *("mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={directory.database}"),
         *("--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"),
+        # It would refuse where the machine's own name does not resolve, which is of no concern here.
+        "--force",
     )
 
 
@@ -68,8 +70,8 @@ def _start_database(directory: RunDirectory) -> None:
             *("--bind-address=127.0.0.1", f"--port={DATABASE_PORT}", "--skip-name-resolve"),
             *("--skip-log-bin", "--performance-schema=OFF"),
             *("--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync"),
-            # slurmdbd asks for these two and says so in its log otherwise.
-            *("--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=900"),
+            # slurmdbd asks for long waits, since an archive run may lock its tables.
+            "--innodb-lock-wait-timeout=900",
         ]
     )
     wait_until(lambda: _database_answers(directory), "MariaDB answers", timeout=30)

@@ -1,0 +1,315 @@
+"""The whole workflow, small, through Snakemake itself."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+class Workspace:
+    """A small study in a folder of its own, run from the repository."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "study.yaml"
+        self.results = folder / "results" / "small"
+        text = folder / "data" / "text"
+        text.mkdir(parents=True)
+        documents = [path.read_text() for path in sorted((ROOT / "study").glob("*.py"))]
+        for name, chosen in (("chunk.00", documents[2:]), ("val", documents[:2])):
+            lines = [json.dumps({"text": document}) + "\n" for document in chosen]
+            (text / f"text.{name}.jsonl").write_text("".join(lines))
+        self.study: dict[str, Any] = {
+            "study": "small",
+            "results_dir": str(folder / "results"),
+            "models": {
+                "one": {"dim": 32, "n_layers": 1, "n_heads": 2, "multiple_of": 32},
+                "two": {"dim": 32, "n_layers": 2, "n_heads": 2, "multiple_of": 32},
+                "big": {"dim": 64, "n_layers": 4, "n_heads": 2, "multiple_of": 32},
+            },
+            "clusters": {"here": {"gpu_name": "CPU core", "gpus_per_node": 2}},
+            "run": {
+                "steps": 12,
+                "optim": {"lr": 3e-3},
+                "distributed": {"model_dtype": "fp32"},
+                "data": {
+                    "root_dir": str(folder / "data"),
+                    "sources": {"text": 1.0},
+                    "batch_size": 2,
+                    "seq_len": 64,
+                },
+                "logging": {"freq": 2},
+                "checkpoint": {"dump": {"every": 4}},
+                "eval": {"validation": {"max_sequences": 4}},
+            },
+            "grid": [
+                {"cluster": "here", "model": ["one", "two"], "gpus": 1},
+                {"cluster": "here", "model": "big", "gpus": 2, "measure": False},
+            ],
+        }
+        self.write()
+
+    def write(self) -> None:
+        self.file.write_text(yaml.safe_dump(self.study))
+
+    def snakemake(self, *arguments: str, check: bool = True) -> str:
+        done = snakemake(*arguments, "--configfile", str(self.file))
+        assert not check or done.returncode == 0, done.stdout
+        return done.stdout
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """Return rule -> number of jobs that a dry run names."""
+        table = re.findall(r"^(\w+) +(\d+)$", self.snakemake("-n", *arguments), re.MULTILINE)
+        return {rule: int(count) for rule, count in table if rule != "total"}
+
+    def run_folder(self, model: str) -> Path:
+        return self.results / "runs" / "here" / model / "gpus-1" / "base" / "seed-42"
+
+
+def start_snakemake(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "snakemake", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.01)
+
+
+def snakemake(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A study that has run to its end, on more cores than one run takes."""
+    workspace = Workspace(tmp_path_factory.mktemp("done"))
+    workspace.snakemake("--cores", "4")
+    return workspace
+
+
+@pytest.fixture
+def changed(done: Workspace) -> Iterator[Workspace]:
+    """The finished study, whose file a test may change."""
+    before = done.file.read_text()
+    yield done
+    done.file.write_text(before)
+    done.study = yaml.safe_load(before)
+
+
+def test_everything_is_made(done: Workspace) -> None:
+    made = {str(path.relative_to(done.results)) for path in done.results.rglob("*")}
+    assert made >= {
+        "throughput.csv", "throughput.md", "time_estimates.csv", "time_estimates.md",
+        "report.html", "figures/loss_vs_tokens.svg", "figures/loss_vs_time.png",
+        "figures/throughput.svg", "figures/scaling_efficiency.png",
+    }  # fmt: skip
+    estimates = (done.results / "time_estimates.csv").read_text()
+    assert estimates.count("Verified") == 2
+    assert estimates.count("Estimated") == 1
+
+
+def test_runs_on_one_machine_never_overlap(done: Workspace) -> None:
+    spans = []
+    for model in ("one", "two"):
+        (attempt,) = json.loads((done.run_folder(model) / "run.json").read_text())["attempts"]
+        spans.append([datetime.fromisoformat(attempt[key]) for key in ("start", "end")])
+    (_, first_end), (second_start, _) = sorted(spans)
+    assert first_end <= second_start
+
+
+def test_a_finished_study_has_nothing_to_do(done: Workspace) -> None:
+    assert "Nothing to be done" in done.snakemake("--cores", "1")
+
+
+def test_a_changed_model_trains_its_cells_alone(changed: Workspace) -> None:
+    changed.study["models"]["two"]["n_layers"] = 3
+    changed.write()
+    planned = changed.planned()
+    assert planned["train"] == 1
+    assert planned["run_config"] == 1
+    assert "gpus-1/base/seed-42/completed" in changed.snakemake("-n")
+    assert "n_layers: 3" in changed.snakemake("-n", "-p")
+
+
+def test_a_new_value_of_an_axis_trains_the_new_cells_alone(changed: Workspace) -> None:
+    changed.study["grid"][0]["gpus"] = [1, 2]
+    changed.write()
+    assert changed.planned()["train"] == 2
+
+
+def test_a_deleted_table_is_made_again_without_training(done: Workspace) -> None:
+    table = done.results / "throughput.csv"
+    before = table.read_text()
+    table.unlink()
+    assert "train" not in done.planned()
+    done.snakemake("--cores", "1")
+    assert table.read_text() == before
+
+
+def test_a_partial_study_has_its_tables(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    partial = ("time_estimates", "--config", "partial=true")
+    assert "train" not in workspace.planned(*partial)
+    workspace.snakemake("--cores", "1", *partial)
+    assert (workspace.results / "time_estimates.csv").read_text().count("Estimated") == 3
+    target = workspace.run_folder("one") / "completed"
+    workspace.snakemake("--cores", "1", str(target))
+    workspace.snakemake("--cores", "1", *partial)
+    estimates = (workspace.results / "time_estimates.csv").read_text()
+    assert estimates.count("Verified") == 1
+    assert estimates.count("Estimated") == 2
+
+
+def test_a_killed_run_keeps_its_files_and_goes_on(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.study["run"] |= {"steps": 300, "checkpoint": {"dump": {"every": 20}}}
+    workspace.write()
+    folder = workspace.run_folder("one")
+    target = str(folder / "completed")
+    arguments = ("--cores", "1", target, "--configfile", str(workspace.file))
+    with start_snakemake(*arguments) as process:
+        wait_for(lambda: list((folder / "checkpoints").glob("[0-9]*40")))
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if "trainer" in child.cmdline() and "--standalone" not in child.cmdline():
+                child.kill()
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Error in rule train" in output
+    assert (folder / "metrics.jsonl").exists()
+    workspace.snakemake("--cores", "1", target)
+    facts = json.loads((folder / "run.json").read_text())
+    first, second = facts["attempts"]
+    assert (first["first_step"], first["status"]) == (1, "failed")
+    assert second["first_step"] >= 41
+    records = (folder / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(record)["global_step"] for record in records]
+    assert steps == [1, *range(2, 301, 2)]
+    log = (folder / "train.log").read_text()
+    assert f"going on from step {second['first_step'] - 1}" in log
+    assert "1/300" in log  # of the first attempt: nothing is overwritten
+
+
+def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
+    """Ctrl-C: Snakemake, torchrun and the trainer receive SIGINT."""
+    workspace = Workspace(tmp_path)
+    workspace.study["run"] |= {"steps": 300, "checkpoint": {"dump": {"every": 20}}}
+    workspace.write()
+    folder = workspace.run_folder("one")
+    target = str(folder / "completed")
+    arguments = ("--cores", "1", target, "--configfile", str(workspace.file))
+    with start_snakemake(*arguments) as process:
+        wait_for(lambda: list((folder / "checkpoints").glob("[0-9]*20")))
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert json.loads((folder / "run.json").read_text())["status"] != "completed"
+    workspace.snakemake("--cores", "1", target)
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["status"] == "completed"
+    assert facts["attempts"][-1]["first_step"] >= 21
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"gird": []}, "gird: unknown key; did you mean 'grid'?"),
+        ({"grid": [{"cluster": "here", "model": "on", "gpus": 1}]}, "unknown model 'on'; did you"),
+        ({"grid": [{"cluster": "here", "model": "one", "gpus": 0}]}, "grid[0].gpus[0]: found 0"),
+        ({"grid": [{"cluster": "here", "model": "one", "gpus": [1, 1]}]}, "stands in grid[0] already"),
+        ({"run": {"steps": 1, "optim": {"warmup": 2}}}, "optim.warmup = 2 is more than steps = 1"),
+        ({"models": {"one": {"dim": 32, "n_layers": 1, "n_heads": 5}}}, "does not divide dim = 32"),
+    ],
+)
+def test_a_mistake_ends_planning_with_one_message(
+    tmp_path: Path, change: dict[str, Any], expected: str
+) -> None:
+    workspace = Workspace(tmp_path)
+    for key, value in change.items():
+        both_mappings = isinstance(value, dict) and isinstance(workspace.study.get(key), dict)
+        workspace.study[key] = {**workspace.study[key], **value} if both_mappings else value
+    workspace.write()
+    done = snakemake("-n", "--configfile", str(workspace.file))
+    assert done.returncode == 1
+    assert f"{workspace.file}: " in done.stdout
+    assert expected in done.stdout
+    assert "Traceback" not in done.stdout
+    assert 'File "' not in done.stdout
+
+
+def test_a_missing_data_folder_ends_planning(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.study["run"]["data"]["root_dir"] = str(tmp_path / "nowhere")
+    workspace.write()
+    done = snakemake("-n", "--configfile", str(workspace.file))
+    assert done.returncode == 1
+    assert f"the folder {tmp_path}/nowhere/text does not exist" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_yaml_that_does_not_parse_ends_planning(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("study: [1\n")
+    done = snakemake("-n", "--configfile", str(broken))
+    assert done.returncode == 1
+    assert "not valid JSON or YAML" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_the_reference_study_plans_the_guides_commands() -> None:
+    done = snakemake("-n", "-p", "--configfile", "config/studies/lingua.yaml")
+    assert done.returncode == 0, done.stdout
+    runs = "results/lingua/runs"
+    for gpus, folder in ((1, "sphinx/small/gpus-1"), (8, "miso/small/gpus-8")):
+        launch = f"torchrun --nproc_per_node={gpus} --standalone -m trainer "
+        assert f"{launch}config={runs}/{folder}/base/seed-42/run.yaml" in done.stdout
+    assert re.search(r"^train +2$", done.stdout, re.MULTILINE)
+
+
+def test_a_dry_run_of_the_demo_is_quick() -> None:
+    """CPU seconds, and the best of three, as other programs share the machine."""
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert snakemake("-n").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < 4
+
+
+def test_rules_are_listed_with_their_stories() -> None:
+    listed = snakemake("--list-rules").stdout
+    for rule in ("throughput", "time_estimates", "loss_curves", "report", "plan", "train"):
+        assert re.search(rf"^{rule} \(\w", listed, re.MULTILINE), listed
