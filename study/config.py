@@ -80,7 +80,7 @@ class ClusterConfig(Settings):
     """GPUs of one node."""
     cpus_per_gpu: PositiveInt = 1
     """CPU cores for each GPU's process."""
-    setup: list[str] = []
+    setup: tuple[str, ...] = ()
     """Shell lines run before the launch, such as `module load cuda`."""
     slurm: SlurmConfig | None = None
     """The Slurm request; null means this machine."""
@@ -95,9 +95,9 @@ class GridEntry(Settings):
     """Names from the models file."""
     gpus: GpuCounts
     """GPU counts. On a cluster without GPUs: processes."""
-    variant: Names = ["base"]
+    variant: Names = Field(default=["base"])
     """Named sets of overrides from `variants`; `base` is the empty one."""
-    seed: Seeds = [42]
+    seed: Seeds = Field(default=[42])
     """Seeds of the runs."""
     global_batch_size: PositiveInt | None = None
     """Strong scaling: sequences per step over all GPUs, kept by adapting batch and accumulation.
@@ -124,11 +124,11 @@ class Study(Settings):
     """The ladder: name -> shape. In a study file: the path of the file that holds it."""
     clusters: dict[Name, ClusterConfig]
     """Name -> cluster. In a study file: the path of the file that holds them."""
-    corpora: list[Name] = []
+    corpora: tuple[Name, ...] = ()
     """Sources that the workflow writes into run.data.root_dir itself; others must be there."""
     run: dict[str, Any]
     """Settings of every run: any key of a run.yaml but name, dump_dir, seed and model."""
-    variants: dict[Name, dict[str, Any]] = {}
+    variants: dict[Name, dict[str, Any]] = Field(default={})
     """Named overrides of `run`, and of the model's shape."""
     grid: Annotated[list[GridEntry], Field(min_length=1)]
     """The cells."""

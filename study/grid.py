@@ -1,9 +1,9 @@
-"""The grid: a study's cells, each with the complete config of its run. A pure function of the study."""
+"""The grid: a study's cells, each with the complete config of its run; a pure function of it."""
 
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from study.config import CORPORA, ClusterConfig, GridEntry, Study
@@ -15,7 +15,7 @@ AXES = ("cluster", "model", "gpus", "variant", "seed")
 """The axes of a grid, in the order in which they are varied."""
 
 RUN_FOLDER = "runs/{cluster}/{model}/gpus-{gpus}/{variant}/seed-{seed}"
-"""Folder of a run below its study's folder. It is made from the cell's labels, never parsed back."""
+"""Folder of a run below its study's. It is made from the cell's labels, never parsed back."""
 
 MANAGED = {
     "name": "the cell's folder names the run",
@@ -130,7 +130,9 @@ def find_problems(study: Study, known: Mapping[str, Sequence[str]]) -> list[str]
         problems.append("variants.base: the name is taken; 'base' is the run without overrides")
     for variant, overrides in study.variants.items():
         if _holds(overrides, ("data", "root_dir")):
-            problems.append(f"variants.{variant}.data.root_dir: all runs of a study share one folder")
+            problems.append(
+                f"variants.{variant}.data.root_dir: all runs of a study share one folder"
+            )
     for corpus in study.corpora:
         if corpus not in CORPORA:
             problems.append(f"corpora: unknown corpus '{corpus}'; {suggest(corpus, CORPORA)}")
@@ -263,5 +265,5 @@ def _missing_data(study: Study, cell: Cell) -> list[str]:
         f"run.data.sources.{source}: the folder {root}/{source} does not exist; expected "
         f"*.chunk.*.jsonl files there, or '{source}' among corpora"
         for source in cell.run.data.sources
-        if source not in study.corpora and not os.path.isdir(f"{root}/{source}")
+        if source not in study.corpora and not Path(root, source).is_dir()
     ]

@@ -1,4 +1,4 @@
-"""JSON Schemas of the files under config/, generated from the models, so that an editor completes them."""
+"""JSON Schemas of the files under config/, generated from the models: an editor completes them."""
 
 import json
 from pathlib import Path
@@ -36,13 +36,11 @@ def write_schemas(folder: Path, check: bool = False) -> None:
         else:
             path.write_text(text)
     if stale:
-        raise ConfigError(
-            str(folder), [f"{name}: out of date; run `{COMMAND}`" for name in stale]
-        )
+        raise ConfigError(str(folder), [f"{name}: out of date; run `{COMMAND}`" for name in stale])
 
 
 def _study_schema() -> dict[str, Any]:
-    """Return the schema of a study file: tables may be paths, `run` and variants are partial runs."""
+    """Return the schema of a study file: tables may be paths, `run` and variants are partial."""
     schema = Study.model_json_schema()
     properties, definitions = schema["properties"], schema["$defs"]
     for key in ("models", "clusters"):

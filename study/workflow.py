@@ -10,7 +10,9 @@ from study.grid import Grid
 from study.launch import launch_line, slurm_resources, threads
 from trainer.config import ConfigError, load_yaml, merge
 
-CODE = sorted(str(path) for pattern in ("*.py", "templates/*") for path in Path("study").glob(pattern))
+CODE = sorted(
+    str(path) for pattern in ("*.py", "templates/*") for path in Path("study").glob(pattern)
+)
 """The sources that make tables and plots: seconds to redo, so a changed formula refreshes them."""
 
 UNSET = {"mem_mb": 0, "runtime": 0}
@@ -25,7 +27,7 @@ def load_config(config: Mapping[str, Any], configfiles: Sequence[Any]) -> Study:
     try:
         if configfiles:
             return load_study(config, ", ".join(str(path) for path in configfiles))
-        # Not by Snakemake's `configfile:`, whose complaint about bad YAML names no file and no line.
+        # Not by Snakemake's `configfile:`: its complaint about bad YAML names no file and no line.
         return load_study(merge(load_yaml(DEFAULT_FILE), config), DEFAULT_FILE)
     except ConfigError as error:
         sys.exit(str(error))

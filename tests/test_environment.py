@@ -21,7 +21,9 @@ def locked() -> dict[str, Version]:
 
 def wanted() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"].values()
-    return [Requirement(line) for line in (*PROJECT["dependencies"], *(e for x in extras for e in x))]
+    return [
+        Requirement(line) for line in (*PROJECT["dependencies"], *(e for x in extras for e in x))
+    ]
 
 
 def test_the_lock_holds_what_the_project_asks_for() -> None:

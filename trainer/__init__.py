@@ -1,0 +1,1 @@
+"""One run: python -m trainer config=run.yaml key=value ..."""

@@ -83,7 +83,7 @@ def save(
         facts = {**position.__dict__, "kinds": kinds, "files": files}
         (temporary / STATE).write_text(json.dumps(facts, indent=1))
         shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
+        temporary.replace(target)
         _flush(folder)
     barrier(world)
 
@@ -116,7 +116,7 @@ def find_newest(folder: Path, trajectory: str, world: World) -> Position | None:
 def load(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Load the checkpoint of a step into a model and its optimizer. Raises CheckpointError."""
     model_state, optimizer_state = get_state_dict(model, optimizer)
-    state = {"model": model_state, "optimizer": optimizer_state}
+    state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
     source = folder / f"{step:010d}"
     alone = not torch.distributed.is_initialized()
     try:
@@ -185,15 +185,17 @@ class _MetadataUnpickler(pickle.Unpickler):
         "torch.distributed.checkpoint.metadata",
         "torch.distributed.checkpoint.filesystem",
     )
-    NAMES = {
-        ("torch", "Size"),
-        ("torch.serialization", "_get_layout"),
-        ("torch._utils", "_rebuild_device"),
-        ("torch", "device"),
-        ("collections", "OrderedDict"),
-        ("pathlib", "PosixPath"),
-        ("builtins", "dict"),
-    }
+    NAMES = frozenset(
+        {
+            ("torch", "Size"),
+            ("torch.serialization", "_get_layout"),
+            ("torch._utils", "_rebuild_device"),
+            ("torch", "device"),
+            ("collections", "OrderedDict"),
+            ("pathlib", "PosixPath"),
+            ("builtins", "dict"),
+        }
+    )
 
     def find_class(self, module: str, name: str) -> Any:
         dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)

@@ -1,4 +1,4 @@
-"""The settings of one run: `RunConfig` is a run.yaml. Keys follow lingua's where they mean the same.
+"""The settings of one run: `RunConfig` is a run.yaml. Keys that mean the same are lingua's.
 
 Imports no torch: the study checks and writes these files where no GPU library is at hand.
 """
@@ -189,7 +189,7 @@ class ValidationConfig(Settings):
 
 
 class EvalConfig(Settings):
-    """Validation loss on the held-out documents, every checkpoint.eval.every steps and at the end."""
+    """Validation loss on held-out documents, every checkpoint.eval.every steps and at the end."""
 
     validation: ValidationConfig = ValidationConfig()
     """How much held-out text one evaluation reads."""

@@ -30,7 +30,7 @@ class ParameterCount:
 def count_parameters(model: ModelConfig, vocab_size: int) -> ParameterCount:
     """Count the parameters of a shape.
 
-    Without grouped-query attention: L*(4d^2 + 3*d*h + 2d) + 2*V*d + d, with h the FFN's hidden width.
+    Without grouped-query attention: L*(4d^2 + 3*d*h + 2d) + 2*V*d + d, h the FFN's hidden width.
     """
     d, kv_dim = model.dim, model.kv_heads * model.head_dim
     attention = 2 * d * d + 2 * d * kv_dim
@@ -45,8 +45,8 @@ def flops_per_token(
 ) -> float:
     """Floating-point operations of one forward and backward pass, for each token.
 
-    6N + 12*L*S*d with N the parameters without the input embedding (PaLM, appendix B; as nanoGPT and
-    torchtitan count). `causal` halves the attention term: the work that a causal mask needs.
+    6N + 12*L*S*d with N the parameters without the input embedding (PaLM, appendix B; nanoGPT and
+    torchtitan count so). `causal` halves the attention term: the work that a causal mask needs.
     """
     # A product with a weight costs 2 FLOPs forward; backward costs two forwards (the gradients of
     # inputs and of weights), hence 6. Attention is two S x S products of width d for each layer.

@@ -1,11 +1,10 @@
-"""The folder of a run: who may write in it, what stands in it, and run.json, the account of the run."""
+"""The folder of a run: who may write in it, what stands in it, and run.json, its account."""
 
 import contextlib
 import datetime
 import fcntl
 import hashlib
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -68,7 +67,7 @@ def set_aside(folder: Path) -> None:
     target = folder / "superseded" / str(number)
     target.mkdir(parents=True)
     for path in old:
-        os.replace(path, target / path.name)
+        path.replace(target / path.name)
     print(f"{folder}: the settings have changed; the earlier run is in {target}", flush=True)
 
 

@@ -57,7 +57,7 @@ def validate(cls: type[SettingsT], data: Mapping[str, Any], source: str) -> Sett
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping; a missing file, a syntax error or a key given twice is a `ConfigError`."""
+    """Read a YAML mapping; a missing file, bad syntax or a key given twice is a `ConfigError`."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

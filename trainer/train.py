@@ -303,9 +303,7 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor, rate: 
     if session.metrics is not None and session.account is not None:
         tokens = config.tokens_per_step(world.size)
         tokens_per_s = tokens / times["time/step_s"]
-        flops = flops_per_token(
-            config.model, config.data.tokenizer.vocab_size, config.data.seq_len
-        )
+        flops = flops_per_token(config.model, config.data.tokenizer.vocab_size, config.data.seq_len)
         session.metrics.write(
             {
                 "global_step": step,

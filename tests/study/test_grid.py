@@ -129,7 +129,10 @@ def test_every_mistake_of_the_grid_is_told(study: dict[str, Any]) -> None:
         ({"study": "a/b"}, "study: found 'a/b'"),
         ({"corpora": []}, "run.data.sources.python_stdlib: the folder data/python_stdlib does not"),
         ({"corpora": ["python"]}, "corpora: unknown corpus 'python'"),
-        ({"models": {"tiny": {"dim": 64, "n_layers": 2, "n_heads": 7}}}, "models.tiny: n_heads = 7"),
+        (
+            {"models": {"tiny": {"dim": 64, "n_layers": 2, "n_heads": 7}}},
+            "models.tiny: n_heads = 7",
+        ),
     ],
 )
 def test_a_mistake_is_told_with_its_key(
@@ -157,7 +160,14 @@ def test_the_reference_study_is_the_guides_table() -> None:
     """Model, parameters, GPUs, tokens per step, measured: the rows of the group's time table."""
     grid = Grid(load_study_file("config/studies/lingua.yaml"))
     rows = [
-        (cell.model, cell.params, cell.gpus, cell.place.gpu_name, cell.tokens_per_step, cell.measure)
+        (
+            cell.model,
+            cell.params,
+            cell.gpus,
+            cell.place.gpu_name,
+            cell.tokens_per_step,
+            cell.measure,
+        )
         for cell in grid
     ]
     assert rows == [

@@ -95,7 +95,7 @@ def test_an_index_that_names_code_is_not_executed(tmp_path: Path) -> None:
     run = Run()
     run.save(tmp_path, 1, "dump")
     (tmp_path / "0000000001" / ".metadata").write_bytes(pickle.dumps(Attack()))
-    with pytest.raises(CheckpointError, match="posix.mkdir"):
+    with pytest.raises(CheckpointError, match=r"posix\.mkdir"):
         checkpoint.load(tmp_path, 1, run.model, run.optimizer)
     assert not (tmp_path / "executed").exists()
 

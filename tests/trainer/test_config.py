@@ -162,5 +162,8 @@ def test_dotted_keys_reach_their_place(keys: list[str], value: int) -> None:
 
 
 def test_merging_keeps_what_is_not_overridden() -> None:
-    assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}}) == {"a": {"b": 1, "c": 4}, "d": 3}
+    assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}}) == {
+        "a": {"b": 1, "c": 4},
+        "d": 3,
+    }
     assert merge({"a": {"b": 1}}, {"a": None}) == {"a": None}

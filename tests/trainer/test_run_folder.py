@@ -9,7 +9,6 @@ import pytest
 from trainer.config import RunConfig
 from trainer.run_folder import RunFile, choose_action, locked, set_aside
 
-
 CONTENT = {"text": "abc"}
 
 

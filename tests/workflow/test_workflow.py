@@ -248,7 +248,10 @@ def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
         ({"gird": []}, "gird: unknown key; did you mean 'grid'?"),
         ({"grid": [{"cluster": "here", "model": "on", "gpus": 1}]}, "unknown model 'on'; did you"),
         ({"grid": [{"cluster": "here", "model": "one", "gpus": 0}]}, "grid[0].gpus[0]: found 0"),
-        ({"grid": [{"cluster": "here", "model": "one", "gpus": [1, 1]}]}, "stands in grid[0] already"),
+        (
+            {"grid": [{"cluster": "here", "model": "one", "gpus": [1, 1]}]},
+            "stands in grid[0] already",
+        ),
         ({"run": {"steps": 1, "optim": {"warmup": 2}}}, "optim.warmup = 2 is more than steps = 1"),
         ({"models": {"one": {"dim": 32, "n_layers": 1, "n_heads": 5}}}, "does not divide dim = 32"),
     ],

@@ -17,13 +17,13 @@ rule corpus:
         "<data>/{source}.log",
     wildcard_constraints:
         source="|".join(STUDY.corpora) or "none",
+    conda:
+        "../../environment.yml"
     resources:
         slurm_account=data_resource(GRID, "slurm_account"),
         slurm_partition=data_resource(GRID, "slurm_partition"),
         mem_mb=data_resource(GRID, "mem_mb"),
         runtime=data_resource(GRID, "runtime"),
-    conda:
-        "../../environment.yml"
     shell:
         "python -m study corpus --name {wildcards.source} --output $(dirname {output:q})"
         " > {log:q} 2>&1"
@@ -37,17 +37,17 @@ rule tokenize:
         "<results>/data/{source}.json",
     log:
         "<results>/data/{source}.log",
-    params:
-        root_dir=GRID.data_root,
-        shards_dir=lambda wildcards: GRID.sources[wildcards.source].data.shards_dir,
-        options=lambda wildcards: GRID.tokenizing_options(wildcards.source),
+    conda:
+        "../../environment.yml"
     resources:
         slurm_account=data_resource(GRID, "slurm_account"),
         slurm_partition=data_resource(GRID, "slurm_partition"),
         mem_mb=data_resource(GRID, "mem_mb"),
         runtime=data_resource(GRID, "runtime"),
-    conda:
-        "../../environment.yml"
+    params:
+        root_dir=GRID.data_root,
+        shards_dir=lambda wildcards: GRID.sources[wildcards.source].data.shards_dir,
+        options=lambda wildcards: GRID.tokenizing_options(wildcards.source),
     shell:
         "python -m trainer.shards --root-dir {params.root_dir:q} --source {wildcards.source:q}"
         " --shards-dir {params.shards_dir:q} {params.options} --output {output:q} > {log:q} 2>&1"

@@ -21,10 +21,10 @@ rule loss_curves:
         ),
     log:
         "<results>/logs/loss_curves.log",
-    params:
-        folder=STUDY.folder + "/figures",
     conda:
         "../../environment.yml"
+    params:
+        folder=subpath(output[0], parent=True),
     shell:
         "python -m study plot-losses --study {input.study:q} --output-dir {params.folder:q}"
         " > {log:q} 2>&1"
@@ -44,10 +44,10 @@ rule scaling:
         ),
     log:
         "<results>/logs/scaling.log",
-    params:
-        folder=STUDY.folder + "/figures",
     conda:
         "../../environment.yml"
+    params:
+        folder=subpath(output[0], parent=True),
     shell:
         "python -m study plot-scaling --study {input.study:q} --throughput {input.throughput:q}"
         " --output-dir {params.folder:q} > {log:q} 2>&1"

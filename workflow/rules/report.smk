@@ -19,10 +19,10 @@ rule report:
         "<results>/report.html",
     log:
         "<results>/logs/report.log",
-    params:
-        figures=STUDY.folder + "/figures",
     conda:
         "../../environment.yml"
+    params:
+        figures=subpath(input.figures[0], parent=True),
     shell:
         "python -m study report --study {input.study:q} --throughput {input.throughput:q}"
         " --estimates {input.estimates:q} --figures {params.figures:q} --output {output:q}"

@@ -14,10 +14,10 @@ rule study_file:
         "<results>/study.yaml",
     log:
         "<results>/logs/study_file.log",
-    params:
-        text=STUDY.to_yaml(),
     conda:
         "../../environment.yml"
+    params:
+        text=STUDY.to_yaml(),
     shell:
         "printf '%s' {params.text:q} > {output:q} 2> {log:q}"
 

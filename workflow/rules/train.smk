@@ -17,10 +17,10 @@ rule run_config:
         "<results>/<run>/run.yaml",
     log:
         "<results>/<run>/run_config.log",
-    params:
-        text=lambda wildcards: GRID.at(wildcards).run.to_yaml(),
     conda:
         "../../environment.yml"
+    params:
+        text=lambda wildcards: GRID.at(wildcards).run.to_yaml(),
     shell:
         "printf '%s' {params.text:q} > {output:q} 2> {log:q}"
 
@@ -36,10 +36,8 @@ rule train:
         touch("<results>/<run>/completed"),
     log:
         "<results>/<run>/attempt.log",
-    params:
-        launch=REQUEST.launch,
-        # Snakemake empties `log` at each start; this one keeps the attempts before.
-        record=lambda wildcards: GRID.at(wildcards).folder + "/train.log",
+    conda:
+        "../../environment.yml"
     threads: REQUEST.threads
     resources:
         slurm_account=REQUEST.resource("slurm_account"),
@@ -54,7 +52,9 @@ rule train:
         qos=REQUEST.resource("qos"),
         constraint=REQUEST.resource("constraint"),
         slurm_extra=REQUEST.resource("slurm_extra"),
-    conda:
-        "../../environment.yml"
+    params:
+        launch=REQUEST.launch,
+        # Snakemake empties `log` at each start; this one keeps the attempts before.
+        record=lambda wildcards: GRID.at(wildcards).folder + "/train.log",
     shell:
         "{params.launch} config={input.config:q} 2>&1 | tee -i -a {log:q} {params.record:q}"

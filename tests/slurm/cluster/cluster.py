@@ -99,7 +99,8 @@ def up(directory: RunDirectory) -> None:
         services.start_service(name, directory)
     for node in NODES:
         nodes.start_node(node, directory)
-    wait_until(all_nodes_usable, f"all nodes are usable (logs in {directory.logs})", timeout=60)
+    logs = f"logs in {directory.logs}"
+    wait_until(lambda: all_nodes_usable(directory), f"all nodes are usable ({logs})", timeout=60)
     print(f"export SLURM_CONF={directory.slurm_conf}")
     print(node_listing(), end="")
 
@@ -190,8 +191,12 @@ def require_built(directory: RunDirectory) -> None:
         raise ClusterError(f"the cluster is not up; run first: python {Path(__file__)} up")
 
 
-def all_nodes_usable() -> bool:
+def all_nodes_usable(directory: RunDirectory) -> bool:
     """Whether every node is idle or works on jobs, and none is down or drained."""
+    for node in NODES:
+        process = nodes.node_process(node, directory)
+        if not process.is_running():
+            raise ClusterError(f"{process.name} ended by itself; see {process.log}")
     usable = {"idle", "mixed", "allocated"}
     states = run("sinfo", "--noheader", "--Node", "--format=%T").split()
     return len(states) == len(NODES) and set(states) <= usable

@@ -59,6 +59,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                cwd="/",
                 start_new_session=True,
             )
         self.pid_file.write_text(f"{child.pid} {_start_time(child.pid)}")

@@ -53,7 +53,7 @@ def make_database(directory: RunDirectory) -> None:
     run(
         *("mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={directory.database}"),
         *("--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"),
-        # It would refuse where the machine's own name does not resolve, which is of no concern here.
+        # Go on where the machine's own name does not resolve, which is of no concern here.
         "--force",
     )
 
