@@ -4,6 +4,8 @@ Reads   <results>/study.yaml, the tables and the figures
 Writes  report.html, which needs no other file
 """
 
+from pathlib import Path
+
 from study.workflow import CODE
 
 
@@ -22,7 +24,7 @@ rule report:
     conda:
         "../../environment.yml"
     params:
-        figures=subpath(input.figures[0], parent=True),
+        figures=lambda wildcards, input: Path(input.figures[0]).parent,
     shell:
         "python -m study report --study {input.study:q} --throughput {input.throughput:q}"
         " --estimates {input.estimates:q} --figures {params.figures:q} --output {output:q}"
