@@ -93,8 +93,10 @@ def launch_line(cluster: ClusterConfig, gpus: int) -> str:
     """Return the shell command that starts the trainer, up to its arguments."""
     per_node = min(gpus, cluster.gpus_per_node)
     nodes = -(-gpus // cluster.gpus_per_node)
-    # Snakemake exports the job's whole thread count as OMP_NUM_THREADS; each rank gets its share.
-    lines = [*cluster.setup, f"export OMP_NUM_THREADS={cluster.cpus_per_gpu}"]
+    # Snakemake exports the job's whole thread count to every rank; each gets its share. torch
+    # heeds MKL_NUM_THREADS over OMP_NUM_THREADS.
+    share = cluster.cpus_per_gpu
+    lines = [*cluster.setup, f"export OMP_NUM_THREADS={share} MKL_NUM_THREADS={share}"]
     torchrun = f"torchrun --nproc_per_node={per_node}"
     if nodes == 1:
         return "; ".join([*lines, f"{torchrun} --standalone -m trainer"])

@@ -150,6 +150,12 @@ def test_runs_on_one_machine_never_overlap(done: Workspace) -> None:
     assert first_end <= second_start
 
 
+def test_each_process_has_its_share_of_the_cores(done: Workspace) -> None:
+    """Snakemake gives the job all cores; more threads than cores would spoil the measurement."""
+    facts = json.loads((done.run_folder("one") / "run.json").read_text())
+    assert facts["threads_per_rank"] == 1
+
+
 def test_a_finished_study_has_nothing_to_do(done: Workspace) -> None:
     assert "Nothing to be done" in done.snakemake("--cores", "1")
 
