@@ -6,6 +6,8 @@ Writes  metrics.jsonl, run.json, checkpoints/: the trainer's, kept when a job fa
 Writes  completed: the run has ended, for the tables
 """
 
+from pathlib import Path
+
 from study.workflow import TrainingRequest
 
 REQUEST = TrainingRequest(GRID)
@@ -55,6 +57,6 @@ rule train:
     params:
         launch=REQUEST.launch,
         # Snakemake empties `log` at each start; this one keeps the attempts before.
-        record=lambda wildcards: GRID.at(wildcards).folder + "/train.log",
+        record=lambda wildcards: Path(GRID.at(wildcards).folder, "train.log"),
     shell:
         "{params.launch} config={input.config:q} 2>&1 | tee -i -a {log:q} {params.record:q}"
