@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
-.PHONY: help setup study test lint lock schemas clean
+.PHONY: help setup study test test-slurm lint lock schemas clean
 
 help:
 	@echo "make study   train the default study on this machine, print its tables"
@@ -35,7 +35,12 @@ lint: setup
 	python -m study schemas --output workflow/schemas --check
 
 test: lint
-	python -m pytest
+	python -m pytest --ignore tests/slurm
+
+# The trial Slurm cluster: as root, on Debian or Ubuntu.
+test-slurm: setup
+	tests/slurm/cluster/install.sh
+	python -m pytest tests/slurm
 
 # Exact versions, as they are installed now. A local build of torch is written by its public version.
 lock: setup
