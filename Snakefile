@@ -1,6 +1,6 @@
 """A scaling study, as a table of contents: what is asked for, and the stages that make it."""
 
-from study.grid import Grid
+from study.grid import RUN_FOLDER, Grid
 from study.workflow import load_config
 
 STUDY = load_config(config, workflow.configfiles)
@@ -10,7 +10,7 @@ GRID = Grid(STUDY)
 pathvars:
     results=STUDY.folder,
     data=GRID.data_root,
-    run="runs/{cluster}/{model}/gpus-{gpus}/{variant}/seed-{seed}",
+    run=RUN_FOLDER,
 
 
 localrules:

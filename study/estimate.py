@@ -16,7 +16,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from study.grid import Cell, Grid
+from study.grid import CELL_NAME, Cell, Grid
 from trainer.config import ConfigError
 from trainer.flops import flops_per_token
 
@@ -96,7 +96,7 @@ def read_measurements(csv_path: str | Path, grid: Grid) -> list[Measurement]:
     measurements = []
     for number, row in enumerate(rows, start=2):
         try:
-            name = "{cluster}/{model}/gpus-{gpus}/{variant}/seed-{seed}".format(**row)
+            name = CELL_NAME.format(**row)
             cell = cells.get((name, row["fingerprint"]))
             if cell is not None and row["step_ms_p50"]:
                 measurements.append(_measurement(cell, row))

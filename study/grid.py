@@ -14,8 +14,11 @@ from trainer.flops import count_parameters
 AXES = ("cluster", "model", "gpus", "variant", "seed")
 """The axes of a grid, in the order in which they are varied."""
 
-RUN_FOLDER = "runs/{cluster}/{model}/gpus-{gpus}/{variant}/seed-{seed}"
-"""Folder of a run below its study's. It is made from the cell's labels, never parsed back."""
+CELL_NAME = "{cluster}/{model}/gpus-{gpus}/{variant}/seed-{seed}"
+"""Name of a cell, for people, folders and messages. It is made from the labels, never parsed."""
+
+RUN_FOLDER = f"runs/{CELL_NAME}"
+"""Folder of a run below its study's."""
 
 MANAGED = {
     "name": "the cell's folder names the run",
@@ -50,7 +53,7 @@ class Cell:
     @property
     def name(self) -> str:
         """A name for people and messages."""
-        return RUN_FOLDER.removeprefix("runs/").format(**self.labels)
+        return CELL_NAME.format(**self.labels)
 
     @property
     def folder(self) -> str:
