@@ -28,7 +28,9 @@ localrules:
 rule all:
     """Everything: the tables, the plots and the report"""
     input:
+        "<results>/throughput.csv",
         "<results>/throughput.md",
+        "<results>/time_estimates.csv",
         "<results>/time_estimates.md",
         "<results>/report.html",
 
