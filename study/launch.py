@@ -12,6 +12,10 @@ WHOLE_MACHINE = 2**16
 
 MIB_PER_GIB = 1024
 
+OUTSIDE_SLURM = ': "${SLURM_JOB_ID:?this run belongs to a Slurm partition; add --executor slurm}"'
+"""Shell line that ends a partition's run with a message where it was started without Slurm: a login
+node or a laptop is not what it was meant for."""
+
 
 def refusal(name: str, cluster: ClusterConfig, gpus: int) -> str | None:
     """Say why a cluster cannot hold a run on `gpus` GPUs, or None where it can."""
@@ -96,7 +100,8 @@ def launch_line(cluster: ClusterConfig, gpus: int) -> str:
     # Snakemake exports the job's whole thread count to every rank; each gets its share. torch
     # heeds MKL_NUM_THREADS over OMP_NUM_THREADS.
     share = cluster.cpus_per_gpu
-    lines = [*cluster.setup, f"export OMP_NUM_THREADS={share} MKL_NUM_THREADS={share}"]
+    lines = [] if cluster.slurm is None else [OUTSIDE_SLURM]
+    lines += [*cluster.setup, f"export OMP_NUM_THREADS={share} MKL_NUM_THREADS={share}"]
     torchrun = f"torchrun --nproc_per_node={per_node}"
     if nodes == 1:
         return "; ".join([*lines, f"{torchrun} --standalone -m trainer"])

@@ -1,3 +1,5 @@
+import subprocess
+
 import pytest
 
 from study.config import ClusterConfig, load_study_file
@@ -66,3 +68,20 @@ def test_a_run_on_this_machine_takes_all_of_it() -> None:
     assert threads(here, 1) > 1024
     assert slurm_resources(here, 1) == {}
     assert request_line(here, 1) == ""
+
+
+def test_a_partitions_run_does_not_start_outside_slurm() -> None:
+    line = launch_line(SPHINX, 1).partition("; export")[0]
+    outside = subprocess.run(
+        ["bash", "-c", f"{line}; echo on"], env={}, capture_output=True, text=True
+    )
+    assert outside.returncode != 0
+    assert "add --executor slurm" in outside.stderr
+    assert "on" not in outside.stdout.split()
+    inside = subprocess.run(
+        ["bash", "-c", f"{line}; echo on"],
+        env={"SLURM_JOB_ID": "7"},
+        capture_output=True,
+        text=True,
+    )
+    assert inside.stdout == "on\n"
