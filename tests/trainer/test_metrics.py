@@ -41,23 +41,29 @@ def test_numbers_that_json_does_not_know_are_null(tmp_path: Path, value: float) 
     assert json.loads(path.read_text(), parse_constant=pytest.fail)["loss/out"] is None
 
 
-def test_checkpoint_and_evaluation_are_no_part_of_a_step() -> None:
+def test_checkpoint_and_evaluation_are_no_part_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     interval = Interval()
     for _ in range(2):
         with interval.spending("data"):
-            time.sleep(0.05)
+            now[0] += 0.25
+        now[0] += 1.0
         interval.count_step()
     with interval.spending("checkpoint"):
-        time.sleep(0.2)
+        now[0] += 8.0
     with interval.spending("eval"):
-        time.sleep(0.2)
-    record = interval.read()
-    assert record["time/interval_steps"] == 2
-    assert record["time/data_s"] == pytest.approx(0.1, abs=0.05)
-    assert record["time/checkpoint_s"] == pytest.approx(0.2, abs=0.05)
-    assert record["time/step_s"] == pytest.approx(0.05, abs=0.03)
+        now[0] += 16.0
+    assert interval.read() == {
+        "time/step_s": 1.25,
+        "time/interval_steps": 2,
+        "time/data_s": 0.5,
+        "time/checkpoint_s": 8.0,
+        "time/eval_s": 16.0,
+    }
+    now[0] += 2.0
     interval.count_step()
-    assert interval.read()["time/checkpoint_s"] == 0.0
+    assert interval.read()["time/step_s"] == 2.0  # the next interval begins where this one ended
 
 
 def test_startup_counts_from_the_start_of_the_process() -> None:
