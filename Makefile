@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
-.PHONY: help setup study test test-slurm lint lock schemas clean
+.PHONY: help setup study test slurm-up slurm-down test-slurm lint lock schemas clean
 
 help:
 	@echo "make study   train the default study on this machine, print its tables"
 	@echo "make test    lint, types and tests"
 	@echo "make lint    lint and types alone"
+	@echo "make slurm-up, slurm-down, test-slurm    a trial Slurm cluster on this machine, as root"
 
 setup: $(VENV)/installed
 
@@ -38,9 +39,16 @@ test: lint
 	python -m pytest --ignore tests/slurm
 
 # The trial Slurm cluster: as root, on Debian or Ubuntu.
+slurm-up: setup
+	tests/slurm/cluster/install.sh
+	python tests/slurm/cluster/cluster.py up
+
+slurm-down: setup
+	python tests/slurm/cluster/cluster.py down
+
 test-slurm: setup
 	tests/slurm/cluster/install.sh
-	python -m pytest tests/slurm
+	TRIAL_CLUSTER_REQUIRED=1 python -m pytest tests/slurm
 
 # Exact versions, as they are installed now. A local build of torch is written by its public version.
 lock: setup
