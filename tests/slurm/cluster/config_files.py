@@ -5,7 +5,7 @@ gres.conf(5), cgroup.conf(5). The comments here say why the value differs from t
 """
 
 from layout import (
-    CGROUP_MEMORY,
+    CGROUPS,
     CLUSTER_NAME,
     CONTROLLER_ADDRESS,
     CPUS_PER_NODE,
@@ -20,7 +20,7 @@ from layout import (
     Partition,
     RunDirectory,
     controller_hostname,
-    has_memory_cgroup,
+    has_cgroups,
     nodes_of,
 )
 from processes import run as run_command
@@ -50,6 +50,7 @@ def slurm_conf(run: RunDirectory) -> str:
     sections = (
         _identity(run),
         _nodes_and_resources(),
+        _processes(),
         _speed(),
         _policy(),
         _accounting(run),
@@ -84,27 +85,29 @@ SlurmdLogFile={run.logs}/slurmd-%n.log
 def _nodes_and_resources() -> str:
     # Without DefMemPerCPU a job that asks for no memory is given all of the node's.
     # No plugin may pin CPUs, since most of the declared ones do not exist.
-    task_plugin, memory_policy = (
-        ("task/cgroup", "JobAcctGatherFrequency=task=1")
-        if has_memory_cgroup()
-        else (
-            "task/none",
-            "JobAcctGatherFrequency=task=1\nJobAcctGatherParams=OverMemoryKill",
-        )
-    )
     return f"""
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=1000
 GresTypes=gpu
 SlurmdParameters=config_overrides
-ProctrackType=proctrack/linuxproc
-TaskPlugin={task_plugin}
 SwitchType=switch/none
 MpiDefault=none
-JobAcctGatherType=jobacct_gather/linux
-{memory_policy}
 """
+
+
+def _processes() -> str:
+    # Without cgroups Slurm samples a job's memory once a second and kills a job that has too much,
+    # and it follows a job's processes from parent to child: one whose parent died escapes the end
+    # of the job. With cgroups neither a limit nor an end can be escaped, as on a real cluster.
+    common = "JobAcctGatherType=jobacct_gather/linux\nJobAcctGatherFrequency=task=1\n"
+    if has_cgroups():
+        return common + "ProctrackType=proctrack/cgroup\nTaskPlugin=task/cgroup"
+    return (
+        common + "ProctrackType=proctrack/linuxproc\n"
+        "TaskPlugin=task/none\n"
+        "JobAcctGatherParams=OverMemoryKill"
+    )
 
 
 def _speed() -> str:
@@ -184,14 +187,14 @@ def gres_conf(run: RunDirectory) -> str:
 
 def cgroup_conf() -> str:
     """Memory is the only thing that cgroups limit here."""
-    if not has_memory_cgroup():
+    if not has__cgroup():
         # No plugin asks for cgroups, yet slurmd looks for them and gives up without systemd.
         # "disabled" is known since 23.02; before, the plugin for v1 does nothing unless asked.
         plugin = "disabled" if slurm_version() >= (23, 2) else "cgroup/v1"
         return f"CgroupPlugin={plugin}\n"
     return f"""\
 CgroupPlugin=cgroup/v1
-CgroupMountpoint={CGROUP_MEMORY.parent}
+CgroupMountpoint={CGROUPS}
 ConstrainRAMSpace=yes
 ConstrainSwapSpace=no
 ConstrainCores=no

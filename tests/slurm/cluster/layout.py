@@ -32,7 +32,9 @@ MEMORY_PER_NODE_MB = 1_000_000
 NORMAL_QOS = "normal"
 HIGH_QOS = "high"
 
-CGROUP_MEMORY = Path("/sys/fs/cgroup/memory")
+CGROUPS = Path("/sys/fs/cgroup")
+# Of cgroup v1: `memory` limits a job's memory, `freezer` finds all of its processes when it ends.
+CGROUP_CONTROLLERS = ("memory", "freezer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +62,9 @@ class Node:
         return f"st-{self.name}"
 
     @property
-    def cgroup(self) -> Path:
-        """The node's own memory cgroup; two nodes would otherwise share `job_N/step_0`."""
-        return CGROUP_MEMORY / self.network_namespace
+    def cgroups(self) -> tuple[Path, ...]:
+        """The node's own part of each hierarchy; two nodes would otherwise share `job_N/step_0`."""
+        return tuple(CGROUPS / name / self.network_namespace for name in CGROUP_CONTROLLERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,9 +195,9 @@ def controller_hostname() -> str:
     return socket.gethostname().split(".")[0]
 
 
-def has_memory_cgroup() -> bool:
-    """Whether this machine lets us limit a job's memory through cgroup v1.
-
-    Containers and cgroup-v2-only hosts do not; there Slurm samples the memory and kills instead.
-    """
-    return (CGROUP_MEMORY / "memory.limit_in_bytes").exists() and os.access(CGROUP_MEMORY, os.W_OK)
+def has_cgroups() -> bool:
+    """Whether this machine lets us use cgroup v1; a container or a host with only v2 does not."""
+    return all(
+        (CGROUPS / name / "release_agent").exists() and os.access(CGROUPS / name, os.W_OK)
+        for name in CGROUP_CONTROLLERS
+    )

@@ -5,10 +5,10 @@
 # Signals: USR1 starts slurmd again, USR2 kills slurmd but not its jobs.
 set -eu
 
-name=$1           # of the node
-config=$2         # folder with slurm.conf and the nodes' hosts file
-memory_cgroup=$3  # the node's own part of the memory cgroup, or empty
-shift 3
+name=$1    # of the node
+config=$2  # folder with slurm.conf and the hosts file of the nodes
+shift 2
+cgroups=("$@")    # the node's own part of each cgroup hierarchy, or none
 
 hostname "$name"
 mount --bind "$config/hosts" /etc/hosts
@@ -16,9 +16,9 @@ mount --bind "$config/hosts" /etc/hosts
 mount --bind "$config" /etc/slurm
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
-if [ -n "$memory_cgroup" ]; then
-    mount --bind "$memory_cgroup" "$(dirname "$memory_cgroup")"
-fi
+for cgroup in "${cgroups[@]}"; do
+    mount --bind "$cgroup" "$(dirname "$cgroup")"
+done
 unset SLURM_CONF
 
 start_slurmd() {

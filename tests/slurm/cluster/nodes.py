@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from layout import BRIDGE, CONTROLLER_ADDRESS, NODES, Node, RunDirectory, has_memory_cgroup
+from layout import BRIDGE, CONTROLLER_ADDRESS, NODES, Node, RunDirectory, has_cgroups
 from processes import ClusterError, Process, run, wait_until
 
 NODE_INIT = Path(__file__).with_name("node_init.sh")
@@ -59,9 +59,9 @@ def remove_network() -> None:
 
 def remove_cgroups() -> None:
     """Remove the nodes' cgroups. A killed process leaves its group a moment after it is gone."""
-    for node in NODES:
-        groups = [folder for folder, _, _ in os.walk(node.cgroup, topdown=False)]
-        for group in groups:
+    tops = [top for node in NODES for top in node.cgroups]
+    for top in tops:
+        for group, _, _ in os.walk(top, topdown=False):
             wait_until(lambda group=group: _remove_cgroup(group), f"{group} is empty", timeout=5)
 
 
@@ -86,10 +86,9 @@ def start_node(node: Node, directory: RunDirectory) -> None:
     """Switch a node on; slurmd then reports to the controller by itself."""
     DEFAULT_CONFIG_FOLDER.mkdir(exist_ok=True)
     (directory.spool / node.name).mkdir(exist_ok=True)
-    memory_cgroup = ""
-    if has_memory_cgroup():
-        node.cgroup.mkdir(exist_ok=True)
-        memory_cgroup = str(node.cgroup)
+    cgroups = node.cgroups if has_cgroups() else ()
+    for cgroup in cgroups:
+        cgroup.mkdir(exist_ok=True)
     # nsenter enters the network only: `ip netns exec` would also remount /sys and hide the cgroups.
     # It then becomes unshare, which stays: killing that one process takes the whole node along.
     node_process(node, directory).start(
@@ -99,7 +98,7 @@ def start_node(node: Node, directory: RunDirectory) -> None:
             "unshare",
             *("--uts", "--ipc", "--mount", "--pid", "--mount-proc", "--propagation=private"),
             *("--fork", "--kill-child=KILL"),
-            *("bash", NODE_INIT, node.name, directory.config, memory_cgroup),
+            *("bash", NODE_INIT, node.name, directory.config, *cgroups),
         ]
     )
 
