@@ -85,7 +85,7 @@ SlurmdLogFile={run.logs}/slurmd-%n.log
 def _nodes_and_resources() -> str:
     # Without DefMemPerCPU a job that asks for no memory is given all of the node's.
     # No plugin may pin CPUs, since most of the declared ones do not exist.
-    return f"""
+    return """
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=1000
@@ -187,7 +187,7 @@ def gres_conf(run: RunDirectory) -> str:
 
 def cgroup_conf() -> str:
     """Memory is the only thing that cgroups limit here."""
-    if not has__cgroup():
+    if not has_cgroups():
         # No plugin asks for cgroups, yet slurmd looks for them and gives up without systemd.
         # "disabled" is known since 23.02; before, the plugin for v1 does nothing unless asked.
         plugin = "disabled" if slurm_version() >= (23, 2) else "cgroup/v1"
