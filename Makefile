@@ -36,18 +36,19 @@ lint: setup
 	python -m study schemas --output workflow/schemas --check
 
 test: lint
-	python -m pytest --ignore tests/slurm
+	python -m pytest --numprocesses 2 --ignore tests/slurm --ignore tests/workflow
+	python -m pytest tests/workflow
 
 # The trial Slurm cluster: as root, on Debian or Ubuntu.
 slurm-up: setup
-	tests/slurm/cluster/install.sh
+	bash tests/slurm/cluster/install.sh
 	python tests/slurm/cluster/cluster.py up
 
 slurm-down: setup
 	python tests/slurm/cluster/cluster.py down
 
 test-slurm: setup
-	tests/slurm/cluster/install.sh
+	bash tests/slurm/cluster/install.sh
 	TRIAL_CLUSTER_REQUIRED=1 python -m pytest tests/slurm
 
 # Exact versions, as they are installed now. A local build of torch is written by its public version.

@@ -1,7 +1,11 @@
 """A scaling study, as a table of contents: what is asked for, and the stages that make it."""
 
+from study.dispatch import start
 from study.grid import RUN_FOLDER, Grid
+from study.stop_requests import hand_on_stop_requests
 from study.workflow import load_config
+
+hand_on_stop_requests()
 
 STUDY = load_config(config, workflow.configfiles)
 GRID = Grid(STUDY)
@@ -23,6 +27,12 @@ localrules:
     loss_curves,
     scaling,
     report,
+    export,
+    evaluate,
+
+
+onstart:
+    start(workflow, GRID)
 
 
 rule all:
@@ -40,3 +50,4 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/plots.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/export.smk"

@@ -29,6 +29,8 @@ DEFAULT_FILE = "config/config.yaml"
 # Names become folders of the results, so they hold nothing that a path or a shell takes apart.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
+TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./:-]*$")]
+
 
 def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
@@ -46,8 +48,8 @@ Seeds = Annotated[list[int], BeforeValidator(_as_list), Field(min_length=1)]
 class SlurmConfig(Settings):
     """How a partition is asked for GPUs."""
 
-    account: str
-    """Account that is charged, `--account`."""
+    account: str | None = None
+    """Account that is charged, `--account`; null where the cluster keeps no accounts."""
     partition: str
     """Partition, `--partition`."""
     gpu_request: Literal["gres", "gpus-per-task", "gpus-per-node"]
@@ -56,9 +58,15 @@ class SlurmConfig(Settings):
     gpu_type: str | None = None
     """Type in the request, as in `--gres=gpu:a100:1`; null asks for any."""
     mem_gib: PositiveInt
-    """Memory of each node, `--mem`, GiB."""
+    """Memory of each node, `--mem`, GiB. A retry asks for as much again."""
+    max_mem_gib: PositiveInt | None = None
+    """Memory that no retry exceeds, GiB: a node's; null where it is not known."""
     runtime_min: PositiveInt
-    """Time limit, `--time`, minutes."""
+    """Time limit, `--time`, minutes. A retry asks for as much again."""
+    max_runtime_min: PositiveInt | None = None
+    """Time limit that no retry exceeds, minutes: the partition's; null where it is not known."""
+    warn_s: Annotated[int, Field(ge=0, le=65535)] = 60
+    """Seconds before the time limit at which a run is told to save and leave; 0 for never."""
     max_nodes: PositiveInt = 1
     """Largest number of nodes one job may have."""
     qos: str | None = None
@@ -82,6 +90,9 @@ class ClusterConfig(Settings):
     """CPU cores for each GPU's process."""
     setup: tuple[str, ...] = ()
     """Shell lines run before the launch, such as `module load cuda`."""
+    scratch: str | None = None
+    """Folder for temporary files and caches, such as `/scratch/$USER`; null leaves them where the
+    machine has them. Results go to the study's results_dir."""
     slurm: SlurmConfig | None = None
     """The Slurm request; null means this machine."""
 
@@ -113,6 +124,15 @@ class EstimateConfig(Settings):
     """Optimizer steps of the run whose time is given."""
 
 
+class EvaluateConfig(Settings):
+    """What the target `evaluate` runs on the exported models: lm-evaluation-harness, `lm_eval`."""
+
+    tasks: tuple[TaskName, ...] = ()
+    """Tasks, such as hellaswag; `lm_eval ls tasks` lists them."""
+    limit: PositiveFloat | None = None
+    """Documents of each task, for a trial, or below 1 their fraction; null: all of them."""
+
+
 class Study(Settings):
     """A study: the grid and everything its cells are made of."""
 
@@ -134,6 +154,8 @@ class Study(Settings):
     """The cells."""
     estimate: EstimateConfig = EstimateConfig()
     """What the time table answers."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Tasks for the exported models."""
     partial: bool = False
     """true: build tables from the runs that exist, and train nothing."""
 

@@ -1,6 +1,7 @@
 """The grid: a study's cells, each with the complete config of its run; a pure function of it."""
 
 import itertools
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,19 @@ class Grid(Sequence[Cell]):
     def tokenizing_options(self, source: str) -> str:
         """Return the options of the tokenising command for a source."""
         data = self.sources[source].data
-        options = [f"--tokenizer {data.tokenizer.name}"]
+        tokenizer = data.tokenizer
+        given = {
+            "--tokenizer": tokenizer.name,
+            "--tokenizer-path": tokenizer.path,
+            "--n-words": tokenizer.n_words,
+            "--bos": tokenizer.bos,
+            "--eos": tokenizer.eos,
+        }
+        options = [
+            f"{option}={shlex.quote(str(value))}"
+            for option, value in given.items()
+            if value is not None
+        ]
         options += [] if data.add_bos else ["--no-add-bos"]
         options += [] if data.add_eos else ["--no-add-eos"]
         return " ".join(options)

@@ -5,7 +5,7 @@ Pure functions of the settings: what `plan` shows is what is asked for.
 
 from typing import Any
 
-from study.config import ClusterConfig, SlurmConfig
+from study.config import ClusterConfig, EvaluateConfig, SlurmConfig
 
 WHOLE_MACHINE = 2**16
 """Threads of a rule that nothing may run beside: Snakemake cuts it to the cores it was given."""
@@ -15,6 +15,24 @@ MIB_PER_GIB = 1024
 OUTSIDE_SLURM = ': "${SLURM_JOB_ID:?this run belongs to a Slurm partition; add --executor slurm}"'
 """Shell line that ends a partition's run with a message where it was started without Slurm: a login
 node or a laptop is not what it was meant for."""
+
+OUTLIVE_STOP = "trap '' TERM USR1"
+"""Shell line that keeps a stop request from ending what is around torchrun and the trainer, which
+have handlers of their own: the shell itself and the `tee` that writes what they say."""
+
+TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+"""What torchrun hands on to its ranks: by default not SIGUSR1."""
+
+SAVE_S = 30
+"""Seconds that torchrun gives the ranks after a stop request, unless the cluster has `warn_s`."""
+
+CACHES = {
+    "TMPDIR": "tmp",
+    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
+    "TRITON_CACHE_DIR": "triton",
+    "HF_HOME": "huggingface",
+}
+"""Variables that name a folder for temporary files or a cache, and its name below `scratch`."""
 
 
 def refusal(name: str, cluster: ClusterConfig, gpus: int) -> str | None:
@@ -40,24 +58,30 @@ def threads(cluster: ClusterConfig, gpus: int) -> int:
     return cluster.cpus_per_gpu * min(gpus, cluster.gpus_per_node)
 
 
-def slurm_resources(cluster: ClusterConfig, gpus: int) -> dict[str, Any]:
-    """Return Snakemake's resources for a run; empty for this machine.
+def slurm_resources(cluster: ClusterConfig, gpus: int, attempt: int = 1) -> dict[str, Any]:
+    """Return Snakemake's resources for a run's `attempt`, 1, 2, ...; empty for this machine.
 
-    `mem_mb` is MiB, `runtime` minutes, as snakemake-executor-plugin-slurm reads them.
+    `mem_mb` is MiB, `runtime` minutes, as snakemake-executor-plugin-slurm reads them. A retry asks
+    for more of both: what it failed of may have been their want.
     """
     slurm = cluster.slurm
     if slurm is None:
         return {}
+    mem_gib = _grown(slurm.mem_gib, slurm.max_mem_gib, attempt)
     resources: dict[str, Any] = {
-        "slurm_account": slurm.account,
         "slurm_partition": slurm.partition,
-        "mem_mb": slurm.mem_gib * MIB_PER_GIB,
-        "runtime": slurm.runtime_min,
+        "mem_mb": mem_gib * MIB_PER_GIB,
+        "runtime": _grown(slurm.runtime_min, slurm.max_runtime_min, attempt),
         "cpus_per_task": threads(cluster, gpus),
     }
-    optional = {"qos": slurm.qos, "constraint": slurm.constraint}
+    optional = {"slurm_account": slurm.account, "qos": slurm.qos, "constraint": slurm.constraint}
     resources |= {key: value for key, value in optional.items() if value is not None}
     return resources | _gpu_resources(slurm, cluster.gpus_per_node, gpus)
+
+
+def _grown(amount: int, limit: int | None, attempt: int) -> int:
+    grown = amount * max(1, attempt)
+    return grown if limit is None else min(grown, max(amount, limit))
 
 
 def _gpu_resources(slurm: SlurmConfig, gpus_per_node: int, gpus: int) -> dict[str, Any]:
@@ -73,8 +97,20 @@ def _gpu_resources(slurm: SlurmConfig, gpus_per_node: int, gpus: int) -> dict[st
     else:
         # The plugin adds --ntasks=1 where neither gres nor gpu is set.
         extra, request = f"--{slurm.gpu_request}={kind}{gpus}", {}
-    flags = " ".join(flag for flag in (extra, slurm.extra) if flag)
-    return request | ({"slurm_extra": flags} if flags else {})
+    # A requeued job goes on in the log that it has.
+    flags = [extra, slurm.extra, "--open-mode=append"]
+    flags += [f"--signal=USR1@{slurm.warn_s}"] if slurm.warn_s else []
+    return request | {"slurm_extra": " ".join(flag for flag in flags if flag)}
+
+
+def data_resources(cluster: ClusterConfig) -> dict[str, Any]:
+    """Return Snakemake's resources for a job that prepares data: a few CPUs, no GPU."""
+    slurm = cluster.slurm
+    if slurm is None:
+        return {}
+    request: dict[str, Any] = {"slurm_partition": slurm.partition, "mem_mb": 16 * MIB_PER_GIB}
+    request |= {"runtime": 240, "cpus_per_task": 4}
+    return request | ({} if slurm.account is None else {"slurm_account": slurm.account})
 
 
 def request_line(cluster: ClusterConfig, gpus: int) -> str:
@@ -83,36 +119,65 @@ def request_line(cluster: ClusterConfig, gpus: int) -> str:
     if not resources:
         return ""
     hours, minutes = divmod(resources["runtime"], 60)
-    flags = [f"-A {resources['slurm_account']}", f"-p {resources['slurm_partition']}"]
+    mem_gib = resources["mem_mb"] // MIB_PER_GIB
+    flags = [f"-A {resources['slurm_account']}"] if "slurm_account" in resources else []
+    flags += [f"-p {resources['slurm_partition']}"]
+    flags += [f"--qos={resources['qos']}"] if "qos" in resources else []
+    flags += [f"--constraint={resources['constraint']}"] if "constraint" in resources else []
     flags += [f"--gres={resources['gres']}"] if "gres" in resources else []
     flags += [f"--nodes={resources['nodes']}"] if "nodes" in resources else []
-    flags += [resources["slurm_extra"]] if "slurm_extra" in resources else []
+    flags += [resources["slurm_extra"]]
     flags += [] if "gres" in resources else [f"--ntasks={resources.get('tasks', 1)}"]
     flags += [f"--cpus-per-task={resources['cpus_per_task']}"]
-    flags += [f"--time={hours:02d}:{minutes:02d}:00", f"--mem={cluster.slurm.mem_gib}G"]  # type: ignore[union-attr]
+    flags += [f"--time={hours:02d}:{minutes:02d}:00", f"--mem={mem_gib}G"]
     return " ".join(flags)
 
 
 def launch_line(cluster: ClusterConfig, gpus: int) -> str:
-    """Return the shell command that starts the trainer, up to its arguments."""
+    """Return the shell command that starts the trainer; the trainer's arguments come after it."""
     per_node = min(gpus, cluster.gpus_per_node)
     nodes = -(-gpus // cluster.gpus_per_node)
-    # Snakemake exports the job's whole thread count to every rank; each gets its share. torch
-    # heeds MKL_NUM_THREADS over OMP_NUM_THREADS.
-    share = cluster.cpus_per_gpu
     lines = [] if cluster.slurm is None else [OUTSIDE_SLURM]
-    lines += [*cluster.setup, f"export OMP_NUM_THREADS={share} MKL_NUM_THREADS={share}"]
+    lines += [OUTLIVE_STOP, *_environment(cluster)]
     torchrun = f"torchrun --nproc_per_node={per_node}"
     if nodes == 1:
         return "; ".join([*lines, f"{torchrun} --standalone -m trainer"])
     # The port differs between jobs, so that two jobs of one user on one node do not collide.
+    lines += ["export RENDEZVOUS=$(hostname):$((20000 + SLURM_JOB_ID % 10000))"]
     rendezvous = (
-        f"--nnodes={nodes} --rdzv_backend=c10d --rdzv_id=$SLURM_JOB_ID "
-        "--rdzv_endpoint=$(hostname):$((20000 + SLURM_JOB_ID % 10000))"
+        f"--nnodes={nodes} --rdzv_backend=c10d --rdzv_id=$SLURM_JOB_ID --rdzv_endpoint=$RENDEZVOUS"
     )
     srun = (
         f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 "
         f"--cpus-per-task={threads(cluster, gpus)} --gpus-per-node={per_node} "
         "--cpu-bind=none --kill-on-bad-exit=1"
     )
-    return "; ".join([*lines, f"{srun} {torchrun} {rendezvous} -m trainer"])
+    # Slurm starts the processes of a step with all signals as they are by default.
+    outlive = OUTLIVE_STOP.replace("''", '""')
+    on_node = f'{outlive}; exec {torchrun} {rendezvous} -m trainer "$@"'
+    return "; ".join([*lines, f"{srun} bash -c '{on_node}' launch"])
+
+
+def evaluation_line(cluster: ClusterConfig, evaluate: EvaluateConfig) -> str:
+    """Return the shell command of an evaluation; the model and the output come after it."""
+    lines = [] if cluster.slurm is None else [OUTSIDE_SLURM]
+    lines += [*_environment(cluster)]
+    command = f"lm_eval --model hf --tasks {','.join(evaluate.tasks)}"
+    if evaluate.limit is not None:
+        command += f" --limit {evaluate.limit:g}"
+    return "; ".join([*lines, command])
+
+
+def _environment(cluster: ClusterConfig) -> list[str]:
+    """Return the shell lines before the launch."""
+    # Snakemake exports the job's whole thread count to every rank; each gets its share. torch
+    # heeds MKL_NUM_THREADS over OMP_NUM_THREADS.
+    share = cluster.cpus_per_gpu
+    lines = [*cluster.setup, f"export OMP_NUM_THREADS={share} MKL_NUM_THREADS={share}"]
+    if cluster.slurm is not None:
+        save_s = cluster.slurm.warn_s or SAVE_S
+        lines += [f"export PET_SIGNALS_TO_HANDLE={TORCHRUN_SIGNALS} PET_SHUTDOWN_TIMEOUT={save_s}"]
+    if cluster.scratch is not None:
+        folders = [f'{name}="{cluster.scratch}/{below}"' for name, below in CACHES.items()]
+        lines += [f"export {' '.join(folders)}", 'mkdir -p "$TMPDIR"']
+    return lines

@@ -91,6 +91,15 @@ class RunSummary(_Facts):
     """Last step that was recorded."""
 
 
+class Failure(_Facts):
+    """failure.json: what the last attempt died of."""
+
+    message: str
+    """Which rank failed, of what, and what helps where that is known."""
+    retry: bool
+    """Whether another attempt, with the same settings, may end otherwise."""
+
+
 class Record(_Facts):
     """One line of metrics.jsonl: an interval of steps."""
 
@@ -155,6 +164,14 @@ def read_summary(folder: str | Path) -> RunSummary | None:
     except (OSError, ValueError) as error:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
     return validate(RunSummary, _as_object(data, str(path)), str(path))
+
+
+def read_failure(folder: str | Path) -> Failure | None:
+    """Return what the last attempt of a run died of; None where it is not known."""
+    try:
+        return Failure.model_validate_json(Path(folder, "failure.json").read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def read_run(folder: str | Path) -> Run | None:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from study.config import DEFAULT_FILE, Study, load_study
-from study.grid import Grid
-from study.launch import launch_line, slurm_resources, threads
+from study.evaluation import find_problem
+from study.grid import Cell, Grid
+from study.launch import data_resources, evaluation_line, launch_line, slurm_resources, threads
 from trainer.config import ConfigError, load_yaml, merge
+from trainer.text_files import list_text_files
 
 CODE = sorted(
     str(path) for pattern in ("*.py", "templates/*") for path in Path("study").glob(pattern)
@@ -45,43 +47,85 @@ def finished_runs(grid: Grid) -> list[str]:
 
 
 def text_files(grid: Grid, source: str) -> list[str]:
-    """Return the files that a source is tokenised from; of a corpus we make, the one made last."""
-    folder = Path(grid.data_root, source)
+    """Return the files that a source is tokenised from; of a corpus we make, the one made last.
+
+    What is wrong with them, the job that reads them tells.
+    """
+    root = Path(grid.data_root)
+    tokenizer = grid.sources[source].data.tokenizer.path
+    made_of = [] if tokenizer is None else [tokenizer]
     if source in grid.study.corpora:
-        return [str(folder / f"{source}.val.jsonl")]
-    return sorted(str(path) for path in folder.glob("*.jsonl"))
+        return [str(root / source / f"{source}.val.jsonl"), *made_of]
+    files = list_text_files(root, source)
+    return [*(str(path) for path in (*files.chunks, *files.held_out)), *made_of]
 
 
 class TrainingRequest:
-    """What the rule `train` asks of the machine, each as a function of the rule's wildcards."""
+    """What the rule `train` asks of the machine, as functions of its wildcards and the attempt."""
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
 
-    def resource(self, name: str) -> Callable[[Any], Any]:
-        """Return a resource as a function of the wildcards."""
-        return lambda wildcards: self._resources(wildcards).get(name, UNSET.get(name))
+    def _gpus(self, cell: Cell) -> int:
+        return cell.gpus
+
+    def resource(self, name: str) -> Callable[[Any, int], Any]:
+        """Return a resource as a function that Snakemake calls."""
+
+        def value(wildcards: Any, attempt: int) -> Any:
+            cell = self._grid.at(wildcards)
+            resources = slurm_resources(cell.place, self._gpus(cell), attempt)
+            return resources.get(name, UNSET.get(name))
+
+        return value
 
     def threads(self, wildcards: Any) -> int:
         """Return the job's threads."""
         cell = self._grid.at(wildcards)
-        return threads(cell.place, cell.gpus)
+        return threads(cell.place, self._gpus(cell))
 
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the trainer."""
         cell = self._grid.at(wildcards)
         return launch_line(cell.place, cell.gpus)
 
-    def _resources(self, wildcards: Any) -> dict[str, Any]:
-        cell = self._grid.at(wildcards)
-        return slurm_resources(cell.place, cell.gpus)
+
+class EvaluationRequest(TrainingRequest):
+    """What the rule `evaluate_run` asks of the machine: one GPU of the run's cluster."""
+
+    def _gpus(self, cell: Cell) -> int:
+        return 1
+
+    def launch(self, wildcards: Any) -> str:
+        """Return the line that starts the evaluation."""
+        return evaluation_line(self._grid.at(wildcards).place, self._grid.study.evaluate)
+
+
+def exports(grid: Grid) -> list[str]:
+    """Return the folders of all exports; of a partial study, those of the runs that have ended."""
+    folders = [cell.folder for cell in grid.measured]
+    if grid.study.partial:
+        folders = [folder for folder in folders if Path(folder, "completed").exists()]
+    return [f"{folder}/export" for folder in folders]
+
+
+def evaluations(grid: Grid) -> Callable[[Any], list[str]]:
+    """Return the folders of all evaluations, as an input function.
+
+    Called where the target is asked for, and only there: what it lacks ends the program then.
+    """
+
+    def folders(wildcards: Any) -> list[str]:
+        problem = find_problem(grid)
+        if problem is not None:
+            sys.exit(str(problem))
+        return [str(Path(export).with_name("evaluation")) for export in exports(grid)]
+
+    return folders
 
 
 def data_resource(grid: Grid, name: str) -> Callable[[Any], Any]:
-    """Return a resource of the jobs that prepare data: CPUs of the first Slurm cluster used."""
-    slurm = next((cell.place.slurm for cell in grid if cell.place.slurm is not None), None)
-    resources: dict[str, Any] = {}
-    if slurm is not None:
-        resources = {"slurm_account": slurm.account, "slurm_partition": slurm.partition}
-        resources |= {"mem_mb": 16384, "runtime": 240, "cpus_per_task": 4}
+    """Return a resource of the jobs that prepare data, on the first Slurm cluster of the grid."""
+    place = next((cell.place for cell in grid if cell.place.slurm is not None), None)
+    resources = {} if place is None else data_resources(place)
     return lambda wildcards: resources.get(name, UNSET.get(name))

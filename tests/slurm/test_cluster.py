@@ -113,50 +113,12 @@ def test_nodes_reach_each_other_by_name(cluster: Cluster, output: Path):
     assert "Directory listing" in finished_output(cluster, job, output)
 
 
-def test_requeued_job_runs_again_under_the_same_id(cluster: Cluster, output: Path):
-    job = cluster.sbatch(
-        *(*ON_SPHINX, f"--output={output}", "--open-mode=append"),
-        command='echo run ${SLURM_RESTART_COUNT:-0}; [ -n "$SLURM_RESTART_COUNT" ] || sleep 60',
-    )
-    cluster.wait_for_state(job, "RUNNING")
-    cluster.requeue(job)
-    assert "run 1" in finished_output(cluster, job, output)
-
-
-def test_high_qos_preempts_a_normal_job_which_then_goes_on(cluster: Cluster):
-    command = '[ -n "$SLURM_RESTART_COUNT" ] || sleep 60'
-    normal = cluster.sbatch(*THE_GPU_OF_SPHINX4, command=command)
-    cluster.wait_for_state(normal, "RUNNING")
-    high = cluster.sbatch(*THE_GPU_OF_SPHINX4, "--qos=high", command="true")
-    assert cluster.wait_for_state(high) == "COMPLETED"
-    assert cluster.wait_for_state(normal, "COMPLETED") == "COMPLETED"
-    assert cluster.state_history(normal) == ["PREEMPTED", "COMPLETED"]
-
-
 def test_preempted_job_that_must_not_be_requeued_ends(cluster: Cluster):
     normal = cluster.sbatch(*THE_GPU_OF_SPHINX4, "--no-requeue", command="sleep 60")
     cluster.wait_for_state(normal, "RUNNING")
     high = cluster.sbatch(*THE_GPU_OF_SPHINX4, "--qos=high", command="true")
     assert cluster.wait_for_state(high) == "COMPLETED"
     assert cluster.wait_for_state(normal) == "PREEMPTED"
-
-
-def test_dead_node_sends_its_job_elsewhere(cluster: Cluster):
-    job = cluster.sbatch(
-        *ON_MISO, "--requeue", command='[ -n "$SLURM_RESTART_COUNT" ] || sleep 300'
-    )
-    kept = cluster.sbatch(*ON_MISO, "--no-requeue", command="sleep 300")
-    for started in (job, kept):
-        cluster.wait_for_state(started, "RUNNING")
-    node = cluster.node_of(job)
-    assert cluster.node_of(kept) == node
-    cluster.kill_node(node)
-    try:
-        assert cluster.wait_for_state(kept, timeout=60) == "NODE_FAIL"
-        assert cluster.wait_for_state(job, "COMPLETED", timeout=60)
-        assert cluster.sacct(job, "NodeList")["NodeList"] == ({"miso1", "miso2"} - {node}).pop()
-    finally:
-        cluster.start_node(node)
 
 
 def test_job_outlives_a_restart_of_slurmd(cluster: Cluster):
@@ -179,14 +141,6 @@ def test_too_much_memory_kills_the_job(cluster: Cluster):
     command = "python3 -c 'import time; held = bytearray(500 << 20); time.sleep(30)'"
     job = cluster.sbatch(*ON_SPHINX, command=command)
     assert cluster.wait_for_state(job) in ("OUT_OF_MEMORY", "FAILED")
-
-
-def test_job_outlives_an_outage_of_the_controller(cluster: Cluster):
-    job = cluster.sbatch(*ON_SPHINX, command="sleep 5")
-    cluster.wait_for_state(job, "RUNNING")
-    cluster.stop_service("slurmctld")
-    cluster.start_service("slurmctld")
-    assert cluster.wait_for_state(job) == "COMPLETED"
 
 
 def test_accounting_catches_up_after_an_outage(cluster: Cluster):

@@ -1,13 +1,32 @@
 import subprocess
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from study.config import ClusterConfig, load_study_file
+from study.config import ClusterConfig, EvaluateConfig, load_study_file
 from study.grid import Grid
-from study.launch import launch_line, refusal, request_line, slurm_resources, threads
+from study.launch import (
+    evaluation_line,
+    launch_line,
+    refusal,
+    request_line,
+    slurm_resources,
+    threads,
+)
+from study.workflow import EvaluationRequest
 
 LINGUA = Grid(load_study_file("config/studies/lingua.yaml"))
 SPHINX, MISO = LINGUA[0].place, LINGUA[1].place
+
+# What the guide's commands do not say and every request does: a requeued job goes on in its log,
+# and a run is told a minute before its time limit.
+BESIDES = "--open-mode=append --signal=USR1@60"
+
+
+def with_slurm(cluster: ClusterConfig, **changes: object) -> ClusterConfig:
+    values = cluster.model_dump()
+    return ClusterConfig.model_validate({**values, "slurm": {**values["slurm"], **changes}})
 
 
 def test_the_sphinx_request_is_the_guides() -> None:
@@ -18,18 +37,21 @@ def test_the_sphinx_request_is_the_guides() -> None:
         "mem_mb": 48 * 1024,
         "runtime": 30,
         "cpus_per_task": 8,
+        "slurm_extra": BESIDES,
     }
-    line = request_line(SPHINX, 1)
-    assert line == "-A nlp -p sphinx --gres=gpu:1 --cpus-per-task=8 --time=00:30:00 --mem=48G"
+    assert request_line(SPHINX, 1) == (
+        f"-A nlp -p sphinx --gres=gpu:1 {BESIDES} --cpus-per-task=8 --time=00:30:00 --mem=48G"
+    )
 
 
 def test_the_miso_request_is_the_guides() -> None:
     resources = slurm_resources(MISO, 8)
-    assert resources["slurm_extra"] == "--gpus-per-task=8"
+    assert resources["slurm_extra"] == f"--gpus-per-task=8 {BESIDES}"
     assert resources["mem_mb"] == 204_800
     assert "gres" not in resources
     assert request_line(MISO, 8) == (
-        "-A miso -p miso --gpus-per-task=8 --ntasks=1 --cpus-per-task=32 --time=00:30:00 --mem=200G"
+        f"-A miso -p miso --gpus-per-task=8 {BESIDES} --ntasks=1 --cpus-per-task=32 "
+        "--time=00:30:00 --mem=200G"
     )
 
 
@@ -42,7 +64,7 @@ def test_one_node_is_launched_as_in_the_guide(cluster: ClusterConfig, gpus: int)
 def test_more_gpus_than_a_nodes_are_several_nodes() -> None:
     resources = slurm_resources(MISO, 16)
     assert (resources["nodes"], resources["tasks"], resources["mpi"]) == (2, 2, "srun")
-    assert resources["slurm_extra"] == "--gpus-per-node=8"
+    assert resources["slurm_extra"] == f"--gpus-per-node=8 {BESIDES}"
     line = launch_line(MISO, 16)
     assert "srun --nodes=2 --ntasks=2 --ntasks-per-node=1" in line
     assert "torchrun --nproc_per_node=8 --nnodes=2 --rdzv_backend=c10d" in line
@@ -61,6 +83,66 @@ def test_what_a_cluster_cannot_hold_is_refused(
     cluster: ClusterConfig, gpus: int, expected: str | None
 ) -> None:
     assert refusal("x", cluster, gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(None, [30, 60, 90]), (45, [30, 45, 45]), (20, [30, 30, 30])]
+)
+def test_a_retry_asks_for_more_time_up_to_the_partitions_limit(
+    limit: int | None, expected: list[int]
+) -> None:
+    limited = with_slurm(SPHINX, max_runtime_min=limit)
+    assert [slurm_resources(limited, 1, n)["runtime"] for n in (1, 2, 3)] == expected
+
+
+def test_a_retry_asks_for_more_memory_up_to_a_nodes() -> None:
+    limited = with_slurm(SPHINX, max_mem_gib=64)
+    assert [slurm_resources(limited, 1, n)["mem_mb"] for n in (1, 2)] == [48 * 1024, 64 * 1024]
+
+
+def test_other_styles_of_a_request() -> None:
+    typed = with_slurm(
+        SPHINX, gpu_type="a100", qos="high", constraint="nvlink", extra="--exclusive"
+    )
+    assert request_line(typed, 2) == (
+        "-A nlp -p sphinx --qos=high --constraint=nvlink --gres=gpu:a100:2 --exclusive "
+        f"{BESIDES} --cpus-per-task=16 --time=00:30:00 --mem=48G"
+    )
+    per_node = with_slurm(MISO, gpu_request="gpus-per-node", account=None, warn_s=0)
+    assert request_line(per_node, 4) == (
+        "-p miso --gpus-per-node=4 --open-mode=append --ntasks=1 --cpus-per-task=16 "
+        "--time=00:30:00 --mem=200G"
+    )
+
+
+def test_scratch_takes_temporary_files_and_caches(tmp_path: Path) -> None:
+    place = SPHINX.model_copy(update={"scratch": f"{tmp_path}/$USER"})
+    lines = launch_line(place, 1).partition("; torchrun")[0]
+    done = subprocess.run(
+        ["bash", "-c", f'{lines}; echo "$TMPDIR $TORCHINDUCTOR_CACHE_DIR"'],
+        env={"SLURM_JOB_ID": "7", "USER": "ada", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{tmp_path}/ada/tmp {tmp_path}/ada/torchinductor\n"
+    assert (tmp_path / "ada" / "tmp").is_dir()
+
+
+def test_two_jobs_on_a_node_meet_at_two_ports() -> None:
+    line = launch_line(MISO, 16)
+    assert "--rdzv_endpoint=$RENDEZVOUS" in line
+    (setting,) = (part for part in line.split("; ") if part.startswith("export RENDEZVOUS"))
+    ports = set()
+    for job in ("4711", "4712"):
+        done = subprocess.run(
+            ["bash", "-c", f"{setting}; echo $RENDEZVOUS"],
+            env={"SLURM_JOB_ID": job, "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+        )
+        ports.add(done.stdout.strip().rpartition(":")[2])
+    assert ports == {"24711", "24712"}
 
 
 def test_a_run_on_this_machine_takes_all_of_it() -> None:
@@ -85,3 +167,14 @@ def test_a_partitions_run_does_not_start_outside_slurm() -> None:
         text=True,
     )
     assert inside.stdout == "on\n"
+
+
+def test_an_evaluation_asks_for_one_gpu_and_names_its_tasks() -> None:
+    grid = Grid(load_study_file("config/studies/lingua.yaml"))
+    request = EvaluationRequest(grid)
+    wildcards = SimpleNamespace(**{key: str(value) for key, value in grid[1].labels.items()})
+    assert grid[1].gpus == 8
+    assert request.resource("slurm_extra")(wildcards, 1) == f"--gpus-per-task=1 {BESIDES}"
+    line = evaluation_line(MISO, EvaluateConfig(tasks=("a", "b"), limit=0.5))
+    assert line.endswith("; lm_eval --model hf --tasks a,b --limit 0.5")
+    assert "SLURM_JOB_ID:?" in line

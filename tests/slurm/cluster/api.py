@@ -48,6 +48,12 @@ class Cluster:
         export = self._manage("up").splitlines()[0]
         self.slurm_conf = Path(export.removeprefix("export SLURM_CONF="))
 
+    @property
+    def small_disk(self) -> Path:
+        """A folder on a file system of a few MiB, the same on all nodes, for tests to fill."""
+        assert self.slurm_conf is not None, "up() comes first"
+        return self.slurm_conf.parent.parent / "small-disk"
+
     def down(self) -> None:
         self._manage("down")
 
@@ -76,8 +82,12 @@ class Cluster:
         return finished.stdout
 
     def sbatch(self, *options: str | Path, command: str) -> int:
-        """Submit a shell command as a batch job and return its job id."""
-        return int(self.run("sbatch", "--parsable", *options, "--wrap", command))
+        """Submit a shell command as a batch job and return its job id.
+
+        What it prints is dropped unless the options say where it goes.
+        """
+        output = "--output=/dev/null"  # of two outputs sbatch takes the last
+        return int(self.run("sbatch", "--parsable", output, *options, "--wrap", command))
 
     def sacct(self, job_id: int, *fields: str) -> dict[str, str]:
         """What the accounting says about the job's latest run, by field name of sacct(1).
@@ -156,6 +166,12 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{name} is {self.nodes()[name]} after {timeout:.0f} s")
             time.sleep(0.2)
+
+    def restore_nodes(self) -> None:
+        """Switch on the nodes that a test has killed, also where it failed on the way."""
+        for name, state in self.nodes().items():
+            if state not in ("idle", "mixed", "allocated", "completing"):
+                self.start_node(name)
 
     def stop_slurmd(self, name: str) -> None:
         """Kill the node's slurmd only; its jobs go on."""

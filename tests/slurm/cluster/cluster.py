@@ -33,6 +33,8 @@ NEEDED_PROGRAMS = (
 # machine that has real GPUs.
 FAKE_GPU_MAJOR = 240
 
+SMALL_DISK_MIB = 4
+
 
 def main() -> int:
     arguments = parse_arguments()
@@ -115,6 +117,9 @@ def build(directory: RunDirectory) -> None:
     directory.make()
     write_config_files(directory)
     make_fake_gpus(directory)
+    # Mounted before the nodes are made, which see the mounts of that time.
+    size = f"size={SMALL_DISK_MIB}M"
+    run("mount", "-t", "tmpfs", "-o", size, "tmpfs", directory.small_disk)
     nodes.make_network(directory)
     services.make_database(directory)
     services.start_service("mariadbd", directory)
@@ -143,6 +148,8 @@ def down(directory: RunDirectory) -> None:
         services.kill_service(service, directory)
     nodes.remove_network()
     nodes.remove_cgroups()
+    if directory.small_disk.is_mount():
+        run("umount", "--lazy", directory.small_disk)
     directory.delete()
 
 

@@ -135,6 +135,11 @@ class RunDirectory:
         return self.root / "dev"
 
     @property
+    def small_disk(self) -> Path:
+        """A file system of a few MiB, the same on all nodes, for tests to fill."""
+        return self.root / "small-disk"
+
+    @property
     def munge(self) -> Path:
         return self.root / "munge"
 
@@ -171,6 +176,7 @@ class RunDirectory:
             self.state,
             self.spool,
             self.devices,
+            self.small_disk,
             self.munge,
             self.database,
         ):

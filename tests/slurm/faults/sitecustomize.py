@@ -1,0 +1,113 @@
+"""Faults for the trainer, from outside: nothing of this is in its own sources.
+
+Python imports a `sitecustomize` that it finds on PYTHONPATH. This one wraps the function that takes
+a training step, once the trainer is imported; FAULT names what happens in step FAULT_STEP, and
+FAULT_FOLDER holds a file `<fault>-happened` afterwards, so that it happens once.
+"""
+
+import importlib.abc
+import importlib.machinery
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+FAULT = os.environ.get("FAULT", "")
+STEP = int(os.environ.get("FAULT_STEP", "9"))
+FOLDER = Path(os.environ.get("FAULT_FOLDER", "."))
+asked_to_stop = False
+RANK = int(os.environ.get("RANK", "0"))
+
+
+def hold() -> None:
+    """Stay in this step until the test lets go, or the run is asked to stop."""
+    while (FOLDER / f"{FAULT}-hold").exists() and not asked_to_stop:
+        time.sleep(0.1)
+
+
+def gpu_out_of_memory() -> None:
+    import torch
+
+    if RANK == 1:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def host_out_of_memory() -> None:
+    """Need 2.5 GiB more than a run does. Slurm samples the memory once a second."""
+    held = bytearray(2560 << 20)
+    time.sleep(4)
+    del held
+
+
+def rank_raises() -> None:
+    if RANK == 1 and happens_first():
+        raise RuntimeError("an injected fault")
+
+
+def rank_hangs() -> None:
+    if RANK == 1 and happens_first():
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def happens_first() -> bool:
+    """Say whether this is the first time; the file is made by one process alone."""
+    try:
+        (FOLDER / f"{FAULT}-happened").open("x").close()
+    except FileExistsError:
+        return False
+    return True
+
+
+# What is done in each step from STEP on, and what in STEP alone.
+EACH_STEP = {"hold": hold}
+AT_STEP = {
+    function.__name__: function
+    for function in (gpu_out_of_memory, host_out_of_memory, rank_raises, rank_hangs)
+}
+
+
+def wrap(module) -> None:
+    train_step, count = module.train_step, 0
+    receive = module.StopSignal._receive
+
+    def receive_and_note(self, number, frame):
+        global asked_to_stop
+        asked_to_stop = True
+        receive(self, number, frame)
+
+    module.StopSignal._receive = receive_and_note
+
+    def step_with_fault(session, batch):
+        nonlocal count
+        count += 1
+        step = session.start.step + count
+        kind = FAULT.partition(":")[0]
+        if step == STEP and kind in AT_STEP:
+            AT_STEP[kind]()
+        if step >= STEP and kind in EACH_STEP:
+            EACH_STEP[kind]()
+        return train_step(session, batch)
+
+    module.train_step = step_with_fault
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Finds trainer.train as Python does, and has it wrapped when it is loaded."""
+
+    def find_spec(self, name, path, target=None):
+        if name != "trainer.train":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
+
+        def load_and_wrap(module) -> None:
+            load(module)
+            wrap(module)
+
+        spec.loader.exec_module = load_and_wrap
+        return spec
+
+
+if FAULT:
+    sys.meta_path.insert(0, Finder())
