@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STUDY_MAY_IMPORT = {"trainer.config", "trainer.flops", "trainer.settings"}
+STUDY_MAY_IMPORT = {"trainer.config", "trainer.flops", "trainer.settings", "trainer.text_files"}
+
+TORCH_FREE = ["config", "data", "documents", "flops", "packing", "pieces", "settings", "shards"]
+TORCH_FREE += ["shard_folder", "text_files", "tokenizer", "tokenizer_files", "vocabulary"]
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -32,7 +35,7 @@ def test_the_trainer_knows_no_grids_and_no_clusters(path: Path) -> None:
     assert "set_start_method" not in code
 
 
-@pytest.mark.parametrize("name", ["config", "flops", "shards", "settings", "tokenizer"])
+@pytest.mark.parametrize("name", TORCH_FREE)
 def test_parts_of_the_trainer_need_no_torch(name: str) -> None:
     assert not any(m.split(".")[0] == "torch" for m in imports(ROOT / "trainer" / f"{name}.py"))
 

@@ -1,13 +1,23 @@
 """The command: python -m trainer config=run.yaml key=value ..."""
 
+import ctypes
+import os
+import signal
 import sys
 
 from trainer.metrics import Startup
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line; return the exit code."""
     startup = Startup()
+    # A launch may ignore SIGTERM so that it outlives its ranks; a rank that starts should not.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # A launcher that is killed asks its ranks to save and leave; else they would train on.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     from trainer.config import ConfigError, load_run_config
 
     try:

@@ -1,7 +1,8 @@
 """Checkpoints: torch.distributed.checkpoint folders, made visible by one atomic rename.
 
 `checkpoints/<step>/` holds the tensors and state.json: the step, what the losses depend on, and the
-size of every file, by which a torn copy is recognised.
+size and check sum of every file, by which a torn or changed one is recognised. A checkpoint loads
+on any number of processes and under any layout.
 """
 
 import contextlib
@@ -10,22 +11,33 @@ import json
 import os
 import pickle
 import shutil
+import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
+from torch.utils._pytree import tree_map
 
-from trainer.config import CheckpointConfig
-from trainer.parallel import World, agree, barrier
+from trainer.config import CheckpointConfig, ConfigError, RunConfig
+from trainer.parallel import World, agree
 
+BLOCK_BYTES = 2**20
 STATE = "state.json"
 METADATA = ".metadata"
 
@@ -44,6 +56,12 @@ class Position:
     """Seconds of wall-clock time that the run had taken, over all attempts."""
     trajectory: str
     """`RunConfig.trajectory`: what the sequence of losses depends on."""
+
+
+def folder_of(config: RunConfig, run: Path) -> Path:
+    """Return the folder of a run's checkpoints; `run` is the run's own."""
+    path = config.checkpoint and config.checkpoint.path
+    return Path(path) if path else run / "checkpoints"
 
 
 def due(config: CheckpointConfig | None, step: int, steps: int) -> list[str]:
@@ -66,26 +84,108 @@ def save(
     optimizer: torch.optim.Optimizer,
     world: World,
 ) -> None:
-    """Save after a step; every rank calls it. Readers see the whole checkpoint or none of it."""
-    target = folder / f"{position.step:010d}"
-    temporary = folder / f".saving-{position.step:010d}"
-    if world.is_main:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    barrier(world)
-    model_state, optimizer_state = get_state_dict(model, optimizer)
+    """Save after a step and wait for it; every rank calls it."""
+    saver = Saver(folder, None, world)
+    saver.save(position, kinds, model, optimizer)
+    saver.wait()
+
+
+class Saver:
+    """Saves one checkpoint at a time, in the background unless the config says otherwise.
+
+    Readers see the whole checkpoint or none of it. All ranks call each method. A failure of the
+    background is raised by the next call.
+    """
+
+    def __init__(self, folder: Path, config: CheckpointConfig | None, world: World) -> None:
+        self._folder, self._config, self._world = folder, config, world
+        # A group of its own: the collectives of training go on meanwhile.
+        self._group = dist.new_group(backend="gloo") if world.size > 1 else None
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def save(
+        self,
+        position: Position,
+        kinds: list[str],
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        """Copy the state, and write the copy; first wait for the save before."""
+        self.wait()
+        state = _copy_state(model, optimizer)
+        if self._config is None or not self._config.async_save:
+            self._write(state, position, kinds)
+            return
+        self._thread = threading.Thread(
+            target=self._write_or_note, args=(state, position, kinds), name="checkpoint"
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for the save that is under way."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _write_or_note(self, state: dict[str, Any], position: Position, kinds: list[str]) -> None:
+        try:
+            self._write(state, position, kinds)
+        # torch's CheckpointException is no Exception.
+        except BaseException as error:
+            self._failure = error
+
+    def _write(self, state: dict[str, Any], position: Position, kinds: list[str]) -> None:
+        target = self._folder / f"{position.step:010d}"
+        temporary = self._folder / f".saving-{position.step:010d}"
+        if self._world.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        self._meet()
+        with _alone_on_purpose():
+            dcp.save(
+                state,
+                checkpoint_id=temporary,
+                process_group=self._group,
+                no_dist=self._group is None,
+            )
+        self._meet()
+        if self._world.is_main:
+            files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
+            facts = {**position.__dict__, "kinds": kinds, "files": files}
+            (temporary / STATE).write_text(json.dumps(facts, indent=1))
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.replace(target)
+            _flush(self._folder)
+            if self._config is not None:
+                prune(self._folder, self._config)
+
+    def _meet(self) -> None:
+        if self._group is not None:
+            dist.all_reduce(torch.zeros(1), group=self._group)
+
+
+def _copy_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return model and optimizer as tensors on the CPU that no step changes any more."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    options = StateDictOptions(cpu_offload=not on_cpu)
+    model_state, optimizer_state = get_state_dict(model, optimizer, options=options)
     state = {"model": model_state, "optimizer": optimizer_state}
-    with _alone_on_purpose():
-        dcp.save(state, checkpoint_id=temporary, no_dist=world.size == 1)
-    barrier(world)
-    if world.is_main:
-        files = {path.name: path.stat().st_size for path in temporary.iterdir()}
-        facts = {**position.__dict__, "kinds": kinds, "files": files}
-        (temporary / STATE).write_text(json.dumps(facts, indent=1))
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.replace(target)
-        _flush(folder)
-    barrier(world)
+    if not on_cpu:
+        return state
+    return tree_map(lambda item: item.detach().clone() if torch.is_tensor(item) else item, state)
+
+
+def _fingerprint(path: Path) -> dict[str, int]:
+    """Return size and CRC-32 of a file, by which a torn or changed one is recognised."""
+    check = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            check = zlib.crc32(block, check)
+    return {"size": path.stat().st_size, "crc32": check}
 
 
 def prune(folder: Path, config: CheckpointConfig) -> None:
@@ -104,8 +204,9 @@ def find_newest(folder: Path, trajectory: str, world: World) -> Position | None:
     """Return the newest whole checkpoint of this trajectory; rank 0 looks, all ranks agree."""
     step = -1
     if world.is_main:
-        steps = (f["step"] for _, f in _complete(folder) if f["trajectory"] == trajectory)
-        step = next(steps, -1)
+        found = _complete(folder)
+        ours = (item for item in found if item[1]["trajectory"] == trajectory)
+        step = next((facts["step"] for path, facts in ours if _is_intact(path, facts)), -1)
     step = agree(step, world)
     if step < 0:
         return None
@@ -113,18 +214,36 @@ def find_newest(folder: Path, trajectory: str, world: World) -> Position | None:
     return Position(facts["step"], facts["elapsed_s"], facts["trajectory"])
 
 
+def find_steps(folder: Path, trajectory: str | None = None) -> list[int]:
+    """Return the steps of the whole checkpoints, newest first; of one trajectory, where named."""
+    return [
+        facts["step"]
+        for _, facts in _complete(folder)
+        if trajectory is None or facts["trajectory"] == trajectory
+    ]
+
+
+def load_weights(folder: Path, step: int) -> dict[str, Tensor]:
+    """Return the model's weights at a step, without model or optimizer. Raises CheckpointError."""
+    source = folder / f"{step:010d}"
+    try:
+        index = _SafeReader(source).read_metadata().state_dict_metadata
+        weights = {
+            key.removeprefix("model."): torch.empty(entry.size, dtype=entry.properties.dtype)
+            for key, entry in index.items()
+            if key.startswith("model.") and isinstance(entry, TensorStorageMetadata)
+        }
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{source}: cannot be read: {error}") from error
+    _read(source, {"model": weights})
+    return weights
+
+
 def load(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Load the checkpoint of a step into a model and its optimizer. Raises CheckpointError."""
     model_state, optimizer_state = get_state_dict(model, optimizer)
     state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
-    source = folder / f"{step:010d}"
-    alone = not torch.distributed.is_initialized()
-    try:
-        with _alone_on_purpose():
-            dcp.load(state, storage_reader=_SafeReader(source), no_dist=alone)
-    # torch's own exception is no Exception: it would pass by every other handler.
-    except (OSError, RuntimeError, CheckpointException) as error:
-        raise CheckpointError(f"{source}: cannot be read: {error}") from error
+    _read(folder / f"{step:010d}", state)
     set_state_dict(
         model,
         optimizer,
@@ -133,19 +252,56 @@ def load(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optim
     )
 
 
+def start_from(path: Path, model: nn.Module) -> None:
+    """Load the weights of a checkpoint, or of the newest in a folder of some; or ConfigError."""
+    chosen = path if (path / STATE).exists() else next((p for p, _ in _complete(path)), None)
+    key = "checkpoint.init_ckpt_path"
+    if chosen is None:
+        raise ConfigError(
+            str(path), [f"{key}: no checkpoint here; expected {METADATA} and {STATE}"]
+        )
+    state = {"model": get_model_state_dict(model)}
+    try:
+        _read(chosen, state)
+    except CheckpointError as error:
+        raise ConfigError(str(path), [f"{key}: {error}"]) from None
+    set_model_state_dict(model, state["model"])
+
+
+def _read(source: Path, state: dict[str, Any]) -> None:
+    """Fill the tensors of `state`, whatever layout they were saved under."""
+    alone = not dist.is_initialized()
+    try:
+        with _alone_on_purpose():
+            dcp.load(state, storage_reader=_SafeReader(source), no_dist=alone)
+    # torch's own exception is no Exception: it would pass by every other handler.
+    except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as error:
+        raise CheckpointError(f"{source}: cannot be read: {error}") from error
+
+
 def _complete(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the whole checkpoints and their state.json, newest first; say what is passed over."""
     for path in sorted(folder.glob("[0-9]*"), reverse=True):
         try:
             facts = json.loads((path / STATE).read_text())
-            sizes = {name: (path / name).stat().st_size for name in facts["files"]}
-        except (OSError, ValueError, KeyError) as error:
+            expected = {name: known["size"] for name, known in facts["files"].items()}
+            sizes = {name: (path / name).stat().st_size for name in expected}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             print(f"warning: {path}: not a whole checkpoint, passed over: {error}", flush=True)
             continue
-        if sizes == facts["files"]:
+        if sizes == expected:
             yield path, facts
         else:
             print(f"warning: {path}: files are cut short, passed over", flush=True)
+
+
+def _is_intact(path: Path, facts: dict[str, Any]) -> bool:
+    """Say whether the files are what was written, byte by byte."""
+    for name, known in facts["files"].items():
+        if _fingerprint(path / name) != known:
+            print(f"warning: {path}: {name} was changed, passed over", flush=True)
+            return False
+    return True
 
 
 @contextlib.contextmanager

@@ -5,8 +5,8 @@ Imports no torch: the study checks and writes these files where no GPU library i
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -36,7 +36,9 @@ class ModelConfig(Settings):
     n_layers: PositiveInt
     """Number of blocks, L."""
     n_heads: PositiveInt
-    """Number of query heads; must divide dim."""
+    """Number of query heads; left out, dim / head_dim."""
+    head_dim: PositiveInt
+    """Width of one head; left out, dim / n_heads."""
     n_kv_heads: PositiveInt | None = None
     """Number of key and value heads (grouped-query attention); null means n_heads."""
     ffn_dim_multiplier: PositiveFloat | None = None
@@ -47,18 +49,48 @@ class ModelConfig(Settings):
     """Base of the rotary position embedding."""
     norm_eps: PositiveFloat = 1e-5
     """Epsilon of RMSNorm."""
+    weight_tying: bool = False
+    """The output matrix is the input embedding."""
+    init_base_std: PositiveFloat | None = None
+    """Standard deviation of the initial blocks; null means d^-0.5, and h^-0.5 for the FFN's w2."""
+    init_std_factor: Literal["disabled", "global_depth", "current_depth", "dim_ratio"] = "disabled"
+    """What divides the standard deviation of each block's two output matrices: nothing,
+    sqrt(2 (L + 1)), sqrt(2 (l + 1)) of block l = 0, 1, ..., or d / 4096."""
+    sliding_window: PositiveInt | None = None
+    """A token sees itself and as many tokens before it, less one; null means all before it."""
+
+    left_out: ClassVar[Mapping[str, str]] = {
+        "vocab_size": "the tokenizer decides; see data.tokenizer",
+        "max_seqlen": "the positions are those of data.seq_len",
+        "seed": "the run's seed draws the initial weights; set seed",
+    }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_heads(cls, values: Any) -> Any:
+        """Fill in the one of n_heads and head_dim that is left out."""
+        if not isinstance(values, Mapping):
+            return values
+        values = {key: value for key, value in values.items() if value is not None}
+        dim = values.get("dim")
+        for given, other in (("n_heads", "head_dim"), ("head_dim", "n_heads")):
+            count = values.get(given)
+            if other in values or not _are_positive_integers(dim, count):
+                continue
+            if dim % count:
+                raise ValueError(
+                    f"{given} = {count} does not divide dim = {dim}; "
+                    f"try {_nearest_divisor(dim, count)}"
+                )
+            values[other] = dim // count
+        if "n_heads" not in values and "head_dim" not in values:
+            values["head_dim"] = 2  # that n_heads is missing is complaint enough
+        return values
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "ModelConfig":
-        if self.dim % self.n_heads:
-            raise ValueError(
-                f"n_heads = {self.n_heads} does not divide dim = {self.dim}; "
-                f"try {_nearest_divisor(self.dim, self.n_heads)}"
-            )
-        if (self.dim // self.n_heads) % 2:
-            raise ValueError(
-                f"dim / n_heads = {self.dim // self.n_heads} is odd; rotary embedding needs pairs"
-            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim = {self.head_dim} is odd; rotary embedding needs pairs")
         if self.n_heads % self.kv_heads:
             raise ValueError(
                 f"n_kv_heads = {self.kv_heads} does not divide n_heads = {self.n_heads}; "
@@ -67,9 +99,9 @@ class ModelConfig(Settings):
         return self
 
     @property
-    def head_dim(self) -> int:
-        """Width of one head."""
-        return self.dim // self.n_heads
+    def q_dim(self) -> int:
+        """Width of all query heads together; dim in most shapes."""
+        return self.n_heads * self.head_dim
 
     @property
     def kv_heads(self) -> int:
@@ -86,14 +118,24 @@ class ModelConfig(Settings):
 
 
 class OptimConfig(Settings):
-    """AdamW with warm-up and cosine decay."""
+    """AdamW, and the schedule of its learning rate."""
 
     lr: PositiveFloat = 3e-4
     """Peak learning rate."""
+    scheduler: Literal["cosine", "linear", "constant", "inv_sqrt", "wsd"] = "cosine"
+    """How the learning rate falls after the warm-up; the formulas stand in trainer/optim.py."""
     warmup: Annotated[int, Field(ge=0)] = 0
-    """Steps of linear warm-up."""
+    """Steps of linear warm-up; `constant` has none."""
     lr_min_ratio: Ratio = 0.1
-    """Learning rate at the last step, as a fraction of lr."""
+    """Smallest learning rate, as a fraction of lr."""
+    cycle_length: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """cosine, wsd: length of a cycle, as a fraction of the run."""
+    cosine_theta: PositiveFloat = 1.0
+    """cosine: power of the progress."""
+    decay_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """wsd: the decay's share of a cycle."""
+    exp_factor: PositiveFloat = 0.5
+    """inv_sqrt: power of warmup / step."""
     clip: PositiveFloat | None = 1.0
     """Largest gradient norm; null switches clipping off (the norm is logged all the same)."""
     weight_decay: NonNegative = 0.1
@@ -105,30 +147,136 @@ class OptimConfig(Settings):
     epsilon: PositiveFloat = 1e-8
     """Added to the root of the second moment."""
 
+    left_out: ClassVar[Mapping[str, str]] = {"annealing_step": "lingua has it and reads it nowhere"}
+
+    @model_validator(mode="after")
+    def _schedule_is_whole(self) -> "OptimConfig":
+        if self.scheduler == "inv_sqrt" and self.warmup == 0:
+            raise ValueError("scheduler: inv_sqrt falls as warmup / step; warmup must be 1 or more")
+        if self.scheduler == "wsd" and self.decay_fraction >= self.cycle_length:
+            raise ValueError(
+                f"decay_fraction = {self.decay_fraction} must be less than "
+                f"cycle_length = {self.cycle_length}"
+            )
+        if self.scheduler == "wsd" and self.lr_min_ratio == 0:
+            raise ValueError("scheduler: wsd divides by lr_min_ratio; it must be more than 0")
+        return self
+
 
 class DistributedConfig(Settings):
     """How one run is spread over processes, and the arithmetic it uses."""
 
-    fsdp_type: Literal["no_shard"] = "no_shard"
-    """no_shard: every process holds the whole model (DDP)."""
-    tp_size: Literal[1] = 1
-    """Tensor-parallel processes; only 1 is offered."""
+    fsdp_type: Literal["no_shard", "full_shard"] = "no_shard"
+    """no_shard: every data-parallel process holds the whole model (DDP); full_shard: weights,
+    gradients and optimizer are spread over dp_shard processes (FSDP2)."""
+    dp_shard: PositiveInt | None = None
+    """full_shard: processes that share one copy; null means all that tp_size leaves."""
+    dp_replicate: PositiveInt | None = None
+    """Copies of the model; null means as many as the processes give. With full_shard and more than
+    one copy: hybrid sharding, a copy on each node."""
+    tp_size: PositiveInt = 1
+    """Tensor-parallel processes, with the sequence spread over them between the matrices."""
     model_dtype: Literal["bf16", "fp32"] = "bf16"
     """Arithmetic of the forward and backward pass; master weights and optimizer stay fp32."""
     compile: bool = False
     """Compile each block with torch.compile."""
+    compile_cache_size_limit: PositiveInt = 8
+    """Compilations of one block before torch.compile gives up."""
+    selective_activation_checkpointing: bool = False
+    """lingua's name of activation_checkpointing: selective."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """What the backward pass computes again instead of keeping it: nothing, all but the matrix
+    products and attention, or whole blocks."""
+    matmul_allow_tf32: bool = False
+    """fp32 products of matrices on a GPU may round to TF32."""
+    allow_bf16_reduced_precision_reduction: bool = True
+    """bf16 products of matrices may add up in bf16."""
+    detect_anomaly: bool = False
+    """Name the operation that made the first NaN of a backward pass; slow."""
+    timeout_s: PositiveFloat = 600.0
+    """Seconds after which a collective operation fails: a rank that hangs ends the run."""
+
+    left_out: ClassVar[Mapping[str, str]] = {
+        "float8_recipe": "float8 is not offered; model_dtype is bf16 or fp32",
+        "float8_filter": "float8 is not offered; model_dtype is bf16 or fp32",
+        "spawn_method": "no process is started by multiprocessing; torchrun starts the ranks",
+    }
+
+    @model_validator(mode="after")
+    def _layout_is_whole(self) -> "DistributedConfig":
+        if self.fsdp_type == "no_shard" and (self.dp_shard or 1) > 1:
+            raise ValueError(f"dp_shard = {self.dp_shard} needs fsdp_type: full_shard")
+        if self.selective_activation_checkpointing and self.activation_checkpointing == "full":
+            raise ValueError(
+                "selective_activation_checkpointing: true contradicts activation_checkpointing: "
+                "full; leave one of them out"
+            )
+        return self
+
+    @property
+    def recompute(self) -> Literal["none", "selective", "full"]:
+        """What the backward pass computes again."""
+        return (
+            "selective"
+            if self.selective_activation_checkpointing
+            else self.activation_checkpointing
+        )
+
+    def data_parallel(self, gpus: int) -> tuple[int, int]:
+        """Return (copies of the model, processes that share each) on `gpus` processes.
+
+        Raises ValueError where the layout does not fill them.
+        """
+        if gpus % self.tp_size:
+            raise ValueError(
+                f"distributed.tp_size = {self.tp_size} does not divide {gpus} processes"
+            )
+        left = gpus // self.tp_size
+        if self.fsdp_type == "no_shard":
+            shard = 1
+        else:
+            shard = self.dp_shard or left // (self.dp_replicate or 1)
+        copies = self.dp_replicate or left // max(1, shard)
+        if copies * shard != left:
+            raise ValueError(
+                f"distributed: {copies} copies x {shard} shards x tp_size {self.tp_size} are not "
+                f"{gpus} processes; leave out dp_replicate, or dp_shard"
+            )
+        return copies, shard
 
 
 class TokenizerConfig(Settings):
     """How text becomes token ids."""
 
-    name: Literal["bytes"] = "bytes"
-    """bytes: the UTF-8 bytes, BOS 256, EOS 257."""
+    name: Literal["bytes", "hf", "tiktoken", "sp"] = "bytes"
+    """bytes: the UTF-8 bytes, BOS 256, EOS 257; hf: a tokenizer.json; tiktoken: a file of ranks, as
+    Llama 3 has it; sp: a SentencePiece model."""
+    path: str | None = None
+    """The tokenizer's file."""
+    n_words: PositiveInt | None = None
+    """Number of token ids, V, special ones included; null: read from the file."""
+    bos: str | None = None
+    """hf: the token before a document; null: the one that files usually have."""
+    eos: str | None = None
+    """hf: the token after a document; null: the one that files usually have."""
+
+    @model_validator(mode="after")
+    def _file_is_named(self) -> "TokenizerConfig":
+        if (self.path is None) != (self.name == "bytes"):
+            wants = "has no file; leave out path" if self.name == "bytes" else "needs the path"
+            raise ValueError(f"tokenizer '{self.name}' {wants}")
+        return self
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids, V."""
-        return BYTE_VOCABULARY
+        """Number of token ids, V. Raises ConfigError where the file does not tell it."""
+        if self.n_words is not None:
+            return self.n_words
+        if self.path is None:
+            return BYTE_VOCABULARY
+        from trainer.vocabulary import vocabulary_size  # reads the file
+
+        return vocabulary_size(self.name, self.path)
 
 
 class DataConfig(Settings):
@@ -152,8 +300,47 @@ class DataConfig(Settings):
     """Put EOS after every document."""
     seed: int | None = None
     """Seed of the order of samples; null means the run's seed."""
+    load_async: bool = True
+    """Read ahead in a thread; false reads each batch when its step asks for it."""
     prefetch_size: PositiveInt = 4
     """Batches read ahead of the step that uses them."""
+    document_mask: bool = False
+    """A token sees its own document only; false: all of the sequence before it."""
+
+    left_out: ClassVar[Mapping[str, str]] = {
+        "n_views": "a sequence always has two views, inputs and targets; leave it out",
+    }
+
+    @model_validator(mode="after")
+    def _borders_are_marked(self) -> "DataConfig":
+        if self.document_mask and not (self.add_bos or self.add_eos):
+            raise ValueError("document_mask: true needs add_bos or add_eos, which mark the borders")
+        return self
+
+
+class WandbConfig(Settings):
+    """Weights & Biases; the keys are those of wandb.init. Needs `pip install wandb`."""
+
+    project: str | None = None
+    """Project; null: wandb's default."""
+    entity: str | None = None
+    """Team or user."""
+    name: str | None = None
+    """Name of the run; null: the run's own."""
+    group: str | None = None
+    """Group of runs."""
+    job_type: str | None = None
+    """Type of run."""
+    tags: tuple[str, ...] | None = None
+    """Tags."""
+    notes: str | None = None
+    """Notes."""
+    dir: str | None = None
+    """Folder of wandb's files; null: the run's folder."""
+    mode: Literal["online", "offline", "disabled"] | None = None
+    """offline writes files to be sent later by `wandb sync`."""
+    id: str | None = None
+    """Id of the run; null: made from dump_dir, so that a resumed run is one run."""
 
 
 class LoggingConfig(Settings):
@@ -161,6 +348,31 @@ class LoggingConfig(Settings):
 
     freq: PositiveInt = 10
     """Steps between records of metrics.jsonl; the first and the last step are always recorded."""
+    wandb: WandbConfig | None = None
+    """Send the records to Weights & Biases too."""
+    tensorboard: bool = False
+    """Write the records for TensorBoard too, to dump_dir/tensorboard."""
+
+    left_out: ClassVar[Mapping[str, str]] = {
+        "acc_freq": "a record is of whole steps; set freq",
+    }
+
+
+class ProfilingConfig(Settings):
+    """A window of steps under torch.profiler, and on a GPU of memory snapshots."""
+
+    run: bool = False
+    """Profile."""
+    trace_folder: str = "profiling"
+    """Folder of the traces below dump_dir; open them in https://ui.perfetto.dev."""
+    profile_warmup: Annotated[int, Field(ge=0)] = 102
+    """Steps before the window."""
+    profile_steps: PositiveInt = 2
+    """Steps of the window."""
+    mem_warmup: Annotated[int, Field(ge=0)] = 100
+    """GPU: steps before the history of allocations."""
+    mem_steps: PositiveInt = 2
+    """GPU: steps of the history of allocations."""
 
 
 class SaveConfig(Settings):
@@ -179,6 +391,17 @@ class CheckpointConfig(Settings):
     """Regular checkpoints."""
     eval: SaveConfig = SaveConfig()
     """Checkpoints taken at evaluations: `every` is also the period of the validation loss."""
+    path: str | None = None
+    """Folder of the checkpoints; null: dump_dir/checkpoints."""
+    init_ckpt_path: str | None = None
+    """Checkpoint folder of another run whose weights this one starts from."""
+    async_save: bool = True
+    """Write checkpoints while training goes on."""
+
+    left_out: ClassVar[Mapping[str, str]] = {
+        "continue_training_from_init": "to go on from another run's optimizer and step, copy its "
+        "folder of checkpoints to checkpoint.path",
+    }
 
 
 class ValidationConfig(Settings):
@@ -187,12 +410,28 @@ class ValidationConfig(Settings):
     max_sequences: PositiveInt | None = 128
     """Sequences of data.seq_len, over all GPUs together; null reads everything."""
 
+    left_out: ClassVar[Mapping[str, str]] = {
+        "max_steps": "in steps the text would depend on the number of GPUs; set max_sequences",
+        "use_val_from_train_src": "the held-out text is always that of data.sources",
+        "root_dir": "the held-out text is always that of data.sources",
+        "sources": "the held-out text is always that of data.sources",
+    }
+
 
 class EvalConfig(Settings):
     """Validation loss on held-out documents, every checkpoint.eval.every steps and at the end."""
 
     validation: ValidationConfig = ValidationConfig()
     """How much held-out text one evaluation reads."""
+
+    left_out: ClassVar[Mapping[str, str]] = {
+        "harness": "tasks run on the exported model; see the rule evaluate",
+        "generator": "nothing is generated while training; export the model and use transformers",
+        **dict.fromkeys(
+            ("name", "dump_dir", "metric_log_dir", "ckpt_dir", "wandb", "global_step"),
+            "an evaluation is a part of its run: metrics.eval.jsonl in the run's folder",
+        ),
+    }
 
 
 class RunConfig(Settings):
@@ -222,6 +461,15 @@ class RunConfig(Settings):
     """Checkpoints; null switches them off."""
     eval: EvalConfig | None = None
     """Validation loss; null switches it off."""
+    profiling: ProfilingConfig = ProfilingConfig()
+    """Traces of a few steps."""
+
+    left_out: ClassVar[Mapping[str, str]] = {
+        "gc_collect_freq": "garbage is collected before the first step, and what is left is frozen",
+        "probe_freq": "there is no probe; see profiling",
+        "env": "set environment variables before the launch: `setup` of the study's cluster",
+        "async_eval_gpus": "evaluation is a part of the run; see checkpoint.eval.every",
+    }
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> "RunConfig":
@@ -231,9 +479,13 @@ class RunConfig(Settings):
             )
         return self
 
+    def sequences_per_step(self, gpus: int) -> int:
+        """Sequences of one optimizer step on `gpus` GPUs: tensor-parallel ones share theirs."""
+        return self.data.batch_size * self.grad_acc_steps * gpus // self.distributed.tp_size
+
     def tokens_per_step(self, gpus: int) -> int:
         """Tokens of one optimizer step on `gpus` GPUs."""
-        return self.data.batch_size * self.data.seq_len * self.grad_acc_steps * gpus
+        return self.sequences_per_step(gpus) * self.data.seq_len
 
     def to_yaml(self) -> str:
         """The text of run.yaml, every key written out."""
@@ -244,7 +496,18 @@ class RunConfig(Settings):
 
         Where the run lies and what it is called is left out.
         """
-        values = self.model_dump(mode="json", exclude={"dump_dir", "name"})
+        values = self.model_dump(
+            mode="json",
+            # A key that is added later, at its default, leaves the fingerprints of today.
+            exclude_defaults=True,
+            exclude={
+                "dump_dir": True,
+                "name": True,
+                "distributed": {"timeout_s"},
+                "logging": {"wandb", "tensorboard"},
+                "checkpoint": {"path"},
+            },
+        )
         return _digest({**values, "gpus": gpus})
 
     def trajectory(self, gpus: int) -> str:
@@ -253,13 +516,16 @@ class RunConfig(Settings):
         The losses depend on the global batch, not on how it is spread over GPUs, so a run may be
         resumed with another GPU count; saving, logging and evaluating leave no trace in them.
         """
-        values = self.model_dump(mode="json", include={"steps", "seed", "optim", "model"})
-        data = self.data.model_dump(
-            mode="json", exclude={"root_dir", "shards_dir", "batch_size", "prefetch_size"}
-        )
-        batch = self.data.batch_size * self.grad_acc_steps * gpus
+        included = {"steps", "seed", "optim", "model"}
+        values = self.model_dump(mode="json", exclude_defaults=True, include=included)
+        elsewhere = {"root_dir", "shards_dir", "batch_size", "prefetch_size", "load_async"}
+        data = self.data.model_dump(mode="json", exclude_defaults=True, exclude=elsewhere)
+        batch = self.sequences_per_step(gpus)
         dtype = self.distributed.model_dtype
-        return _digest({**values, "data": data, "global_batch": batch, "dtype": dtype})
+        init = self.checkpoint and self.checkpoint.init_ckpt_path
+        return _digest(
+            {**values, "data": data, "global_batch": batch, "dtype": dtype, "init": init}
+        )
 
 
 def load_run_config(arguments: Sequence[str]) -> RunConfig:
@@ -293,6 +559,10 @@ def _parse_value(key: str, text: str) -> Any:
 def _digest(values: Any) -> str:
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _are_positive_integers(*values: Any) -> bool:
+    return all(type(value) is int and value > 0 for value in values)
 
 
 def _nearest_divisor(total: int, wanted: int) -> int:

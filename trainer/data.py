@@ -6,7 +6,6 @@ exactly the samples that it would have read. Imports no torch.
 """
 
 import hashlib
-import itertools
 import queue
 import threading
 from collections.abc import Iterator, Mapping
@@ -151,7 +150,8 @@ class BatchLoader(Iterator[Tokens]):
 
     Yields token ids (grad_acc_steps, batch_size, seq_len + 1) for the steps start_step + 1 to
     stop_step, counted from 1; [..., :-1] are the inputs and [..., 1:] the targets. An error of the
-    thread is raised in the consumer. End with close().
+    thread is raised in the consumer. With load_async: false there is no thread: each batch is read
+    when it is asked for. End with close().
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class BatchLoader(Iterator[Tokens]):
         self._windows = [
             training_windows(shards[name], data.seq_len) for name in self.order.sources
         ]
-        self._start_step, self._stop_step = start_step, stop_step
+        self._in_order = self._read_all(start_step + 1, stop_step)
         # A place is a leave to put one batch. Two simple queues hand over twice as fast as
         # one bounded queue, and close() has nobody to unblock but a thread that waits for a place.
         self._batches: queue.SimpleQueue[Tokens | BaseException] = queue.SimpleQueue()
@@ -183,8 +183,10 @@ class BatchLoader(Iterator[Tokens]):
             self._places.put(None)
         self._closed = False
         self._ended: BaseException | None = None
-        self._thread = threading.Thread(target=self._read_ahead, name="batches", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if data.load_async:
+            self._thread = threading.Thread(target=self._read_ahead, name="batches", daemon=True)
+            self._thread.start()
 
     def samples(self, step: int) -> Indices:
         """Return the global indices of this rank's samples in a step, (grad_acc_steps, batch_size).
@@ -205,9 +207,8 @@ class BatchLoader(Iterator[Tokens]):
 
     def __next__(self) -> Tokens:
         if self._ended is None:
-            item = self._batches.get()
+            item = self._read_now() if self._thread is None else self._take()
             if not isinstance(item, BaseException):
-                self._places.put(None)
                 return item
             self._ended = item
         raise self._ended
@@ -225,21 +226,34 @@ class BatchLoader(Iterator[Tokens]):
         self._closed = True
         self._ended = self._ended or StopIteration()
         self._places.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _read_all(self, first: int, last: int) -> Iterator[Tokens]:
+        steps = max(1, LOCATED // self._positions.size)
+        for step in range(first, last + 1, steps):
+            yield from self.read(step, min(step + steps - 1, last))
+
+    def _take(self) -> Tokens | BaseException:
+        item = self._batches.get()
+        self._places.put(None)
+        return item
+
+    def _read_now(self) -> Tokens | BaseException:
+        try:
+            return next(self._in_order)
+        except BaseException as error:
+            return error
 
     def _read_ahead(self) -> None:
         """Fill the queue until the last step, an error or close()."""
-        steps = max(1, LOCATED // self._positions.size)
         try:
-            for first in itertools.count(self._start_step + 1, steps):
-                last = min(first + steps - 1, self._stop_step)
-                for batch in self.read(first, last):
-                    self._places.get()
-                    if self._closed:
-                        return
-                    self._batches.put(batch)
-                if last == self._stop_step:
-                    raise StopIteration
+            for batch in self._in_order:
+                self._places.get()
+                if self._closed:
+                    return
+                self._batches.put(batch)
+            raise StopIteration
         except BaseException as error:
             self._batches.put(error)
 

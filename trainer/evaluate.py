@@ -17,21 +17,25 @@ def validation_loss(
 ) -> tuple[float, int]:
     """Return the mean loss in nats per token over windows (N, T + 1), and the tokens counted.
 
-    Ranks take turns through the batches; their sums are added.
+    Ranks take turns through the batches; their sums are added. All run as many forward passes,
+    since those of a model that is spread over ranks need every rank.
     """
     totals = torch.zeros(2, dtype=torch.float64)
     size = config.data.batch_size
-    starts = range(world.rank * size, len(windows), world.size * size)
+    turns = -(-len(windows) // (world.data_size * size))
     model.eval()
-    for start in starts:
+    for turn in range(turns):
+        start = (turn * world.data_size + world.data_rank) * size
+        counts = start < len(windows)
+        start = start if counts else 0
         batch = torch.from_numpy(windows[start : start + size].astype(np.int64)).to(world.device)
         with precision(config.distributed, world.device):
             loss = model(batch[:, :-1], batch[:, 1:])
-        tokens = batch[:, 1:].numel()
+        tokens = batch[:, 1:].numel() * counts
         totals += torch.tensor([loss.item() * tokens, tokens], dtype=torch.float64)
     model.train()
     loss_sum, tokens_sum = sum_over_ranks(totals, world).tolist()
-    return loss_sum / tokens_sum, int(tokens_sum)
+    return loss_sum / tokens_sum, int(tokens_sum) // world.tp_size
 
 
 def bits_per_byte(loss: float, tokens_per_byte: float) -> float:

@@ -13,18 +13,22 @@ class ParameterCount:
     """Input embedding, V*d. A look-up: it costs no matrix product."""
     blocks: int
     """All blocks: L * (attention + SwiGLU + two norms)."""
-    head: int
-    """Final norm and output matrix, d + V*d."""
+    norm: int
+    """Final norm, d."""
+    output: int
+    """Output matrix, V*d."""
+    tied: bool = False
+    """The output matrix is the input embedding, and no parameters of its own."""
 
     @property
     def total(self) -> int:
         """All parameters."""
-        return self.embedding + self.blocks + self.head
+        return self.embedding + self.blocks + self.norm + (0 if self.tied else self.output)
 
     @property
     def without_embedding(self) -> int:
-        """Parameters that take part in the FLOPs: all but the input embedding."""
-        return self.blocks + self.head
+        """Parameters that take part in the FLOPs: all but the look-up of the input embedding."""
+        return self.blocks + self.norm + self.output
 
 
 def count_parameters(model: ModelConfig, vocab_size: int) -> ParameterCount:
@@ -32,11 +36,15 @@ def count_parameters(model: ModelConfig, vocab_size: int) -> ParameterCount:
 
     Without grouped-query attention: L*(4d^2 + 3*d*h + 2d) + 2*V*d + d, h the FFN's hidden width.
     """
-    d, kv_dim = model.dim, model.kv_heads * model.head_dim
-    attention = 2 * d * d + 2 * d * kv_dim
+    d, q_dim, kv_dim = model.dim, model.q_dim, model.kv_heads * model.head_dim
+    attention = 2 * d * q_dim + 2 * d * kv_dim
     block = attention + 3 * d * model.ffn_hidden + 2 * d
     return ParameterCount(
-        embedding=vocab_size * d, blocks=model.n_layers * block, head=d + vocab_size * d
+        embedding=vocab_size * d,
+        blocks=model.n_layers * block,
+        norm=d,
+        output=vocab_size * d,
+        tied=model.weight_tying,
     )
 
 
@@ -45,12 +53,13 @@ def flops_per_token(
 ) -> float:
     """Floating-point operations of one forward and backward pass, for each token.
 
-    6N + 12*L*S*d with N the parameters without the input embedding (PaLM, appendix B; nanoGPT and
-    torchtitan count so). `causal` halves the attention term: the work that a causal mask needs.
+    6N + 12*L*S*q with N the parameters without the input embedding and q the width of all query
+    heads, d in most shapes (PaLM, appendix B; nanoGPT and torchtitan count so). `causal` halves the
+    attention term: the work that a causal mask needs.
     """
     # A product with a weight costs 2 FLOPs forward; backward costs two forwards (the gradients of
     # inputs and of weights), hence 6. Attention is two S x S products of width d for each layer.
-    attention = (6 if causal else 12) * model.n_layers * seq_len * model.dim
+    attention = (6 if causal else 12) * model.n_layers * seq_len * model.q_dim
     return 6.0 * count_parameters(model, vocab_size).without_embedding + attention
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,24 @@ def write_atomically(path: Path, text: str) -> None:
 class RecordFile:
     """A file of JSON lines, one for each step recorded; no step stands in it twice."""
 
-    def __init__(self, path: Path, resume_step: int) -> None:
-        """Open for appending; records after `resume_step` belong to steps that are done again."""
+    def __init__(
+        self, path: Path, resume_step: int, send: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        """Open for appending; records after `resume_step` belong to steps that are done again.
+
+        `send` gets each record too.
+        """
         kept = [line for step, line in _records(path) if step <= resume_step]
         write_atomically(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
+        self._send = send
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a record; numbers that are not finite become null, as JSON knows none."""
         self._file.write(json.dumps({key: _finite(value) for key, value in record.items()}) + "\n")
         self._file.flush()
+        if self._send is not None:
+            self._send(record)
 
     def close(self) -> None:
         """Close the file."""

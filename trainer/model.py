@@ -7,11 +7,22 @@ Shapes: B sequences, T tokens, D width, H query heads, K key and value heads, E 
 F hidden width of the FFN, V vocabulary.
 """
 
+from dataclasses import dataclass
+from typing import Any, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import (
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
 
 from trainer.config import ModelConfig
+
+Recompute = Literal["none", "selective", "full"]
+"""What the backward pass of a block computes again instead of keeping it."""
 
 TRUNCATION_SIGMAS = 3.0
 
@@ -34,6 +45,40 @@ def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
     return (x_BHTE * cos_TE + turned * sin_TE).to(x_BHTE.dtype)
 
 
+@dataclass(frozen=True)
+class DocumentBorder:
+    """How the border between two packed documents is known in a sequence of token ids."""
+
+    token: int
+    """BOS or EOS."""
+    opens: bool
+    """The token is its document's first (BOS), not its last (EOS)."""
+
+
+def attention_mask(
+    tokens_BT: Tensor, sliding_window: int | None, border: DocumentBorder | None
+) -> Tensor | None:
+    """Return which tokens (columns) each token (rows) sees, bool, broadcastable to (B, 1, T, T).
+
+    None stands for all tokens up to itself, for which the kernels need no mask.
+    """
+    if sliding_window is None and border is None:
+        return None
+    place_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+    back_TT = place_T[:, None] - place_T[None, :]
+    seen = back_TT >= 0
+    if sliding_window is not None:
+        seen = seen & (back_TT < sliding_window)
+    if border is None:
+        return seen[None, None]
+    at_border_BT = tokens_BT == border.token
+    document_BT = at_border_BT.cumsum(dim=1)
+    if not border.opens:  # the token itself still belongs to the document that it closes
+        document_BT = document_BT - at_border_BT.long()
+    same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
+    return (seen & same_BTT)[:, None]
+
+
 class Attention(nn.Module):
     """Causal self-attention with rotary positions."""
 
@@ -42,22 +87,24 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         self.grouped = config.kv_heads != config.n_heads
         kv_dim = config.kv_heads * config.head_dim
-        self.wq = nn.Linear(config.dim, config.dim, bias=False)
+        self.wq = nn.Linear(config.dim, config.q_dim, bias=False)
         self.wk = nn.Linear(config.dim, kv_dim, bias=False)
         self.wv = nn.Linear(config.dim, kv_dim, bias=False)
-        self.wo = nn.Linear(config.dim, config.dim, bias=False)
+        self.wo = nn.Linear(config.q_dim, config.dim, bias=False)
 
-    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-        """Return (B, T, D)."""
-        batch, length, dim = x_BTD.shape
+    def forward(
+        self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Return (B, T, D). Under tensor parallelism this process has some of the heads."""
+        batch, length, _ = x_BTD.shape
         split = (batch, length, -1, self.head_dim)
         q_BHTE = rotate(self.wq(x_BTD).view(split).transpose(1, 2), cos_TE, sin_TE)
         k_BKTE = rotate(self.wk(x_BTD).view(split).transpose(1, 2), cos_TE, sin_TE)
         v_BKTE = self.wv(x_BTD).view(split).transpose(1, 2)
         mixed_BHTE = F.scaled_dot_product_attention(
-            q_BHTE, k_BKTE, v_BKTE, is_causal=True, enable_gqa=self.grouped
+            q_BHTE, k_BKTE, v_BKTE, mask, is_causal=mask is None, enable_gqa=self.grouped
         )
-        return self.wo(mixed_BHTE.transpose(1, 2).reshape(batch, length, dim))
+        return self.wo(mixed_BHTE.transpose(1, 2).reshape(batch, length, -1))
 
 
 class FeedForward(nn.Module):
@@ -83,23 +130,57 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.ffn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.feed_forward = FeedForward(config)
+        self.recompute: Recompute = "none"
 
-    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         """Return (B, T, D)."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TE, sin_TE)
+        if self.recompute == "none" or not self.training:
+            return self._compute(x_BTD, cos_TE, sin_TE, mask)
+        contexts = _keep_products if self.recompute == "selective" else noop_context_fn
+        arguments = (x_BTD, cos_TE, sin_TE, mask)
+        return checkpoint(self._compute, *arguments, use_reentrant=False, context_fn=contexts)
+
+    def _compute(
+        self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TE, sin_TE, mask)
         return x_BTD + self.feed_forward(self.ffn_norm(x_BTD))
+
+
+def _keep_products() -> Any:
+    """Keep the results that cost most for their size: products of matrices, and attention."""
+    kept = [
+        torch.ops.aten.mm.default,
+        torch.ops.aten._scaled_dot_product_efficient_attention.default,
+        torch.ops.aten._scaled_dot_product_flash_attention.default,
+        torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    ]
+    return create_selective_checkpoint_contexts(kept)
 
 
 class Transformer(nn.Module):
     """The decoder. Weights are those of `init_weights`, on whatever device it is built on."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, max_seq_len: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocab_size: int,
+        max_seq_len: int,
+        border: DocumentBorder | None = None,
+    ) -> None:
+        """With a `border` a token sees its own document only."""
         super().__init__()
         self.config = config
+        self.border = border
         self.tok_embeddings = nn.Embedding(vocab_size, config.dim)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        self.output = nn.Linear(config.dim, vocab_size, bias=False)
+        self.output: nn.Linear | None = None
+        if not config.weight_tying:
+            self.output = nn.Linear(config.dim, vocab_size, bias=False)
         cos_TE, sin_TE = rotary_table(max_seq_len, config.head_dim, config.rope_theta)
         self.register_buffer("cos_TE", cos_TE, persistent=False)
         self.register_buffer("sin_TE", sin_TE, persistent=False)
@@ -109,16 +190,21 @@ class Transformer(nn.Module):
         x_BTD = self.tok_embeddings(tokens_BT)
         length = tokens_BT.shape[1]
         cos_TE, sin_TE = self.cos_TE[:length], self.sin_TE[:length]  # type: ignore[index]
+        mask = attention_mask(tokens_BT, self.config.sliding_window, self.border)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, cos_TE, sin_TE)
-        logits_BTV = self.output(self.norm(x_BTD))
+            x_BTD = layer(x_BTD, cos_TE, sin_TE, mask)
+        x_BTD = self.norm(x_BTD)
+        if self.output is None:
+            logits_BTV = F.linear(x_BTD, self.tok_embeddings.weight)
+        else:
+            logits_BTV = self.output(x_BTD)
         if targets_BT is None:
             return logits_BTV
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Draw all weights: truncated normal at 3 sigma, sigma = d^-0.5; h^-0.5 for w2.
+        """Draw all weights: truncated normal at 3 sigma, as `_sigma` says; norms are 1.
 
         The draw runs on the CPU in a fixed order, so that a seed means the same weights everywhere.
         """
@@ -127,9 +213,26 @@ class Transformer(nn.Module):
             if parameter.ndim == 1:
                 parameter.fill_(1.0)
                 continue
-            hidden = name.endswith("feed_forward.w2.weight")
-            sigma = (self.config.ffn_hidden if hidden else self.config.dim) ** -0.5
+            sigma = self._sigma(name)
             drawn = torch.empty(parameter.shape)
             edge = TRUNCATION_SIGMAS * sigma
             nn.init.trunc_normal_(drawn, 0.0, sigma, -edge, edge, generator=generator)
             parameter.copy_(drawn)
+
+    def _sigma(self, name: str) -> float:
+        """Return a matrix's standard deviation: d^-0.5, and h^-0.5 of w2, or as the config says."""
+        config = self.config
+        if not name.startswith("layers."):
+            return config.dim**-0.5
+        hidden = name.endswith("feed_forward.w2.weight")
+        sigma = config.init_base_std or (config.ffn_hidden if hidden else config.dim) ** -0.5
+        if not name.endswith(("w2.weight", "wo.weight")):
+            return sigma
+        depth = int(name.split(".")[1])
+        factor = {
+            "disabled": 1.0,
+            "global_depth": (2 * (config.n_layers + 1)) ** 0.5,
+            "current_depth": (2 * (depth + 1)) ** 0.5,
+            "dim_ratio": config.dim / 4096,
+        }[config.init_std_factor]
+        return sigma / factor

@@ -1,4 +1,4 @@
-"""The processes of one run: who they are, how they talk, and how the model is spread over them.
+"""The processes of one run: who they are, and how they talk.
 
 Everything is read from the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK,
 LOCAL_WORLD_SIZE). Nothing of Slurm's is read: inside a job step SLURM_PROCID and SLURM_NTASKS
@@ -14,12 +14,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from trainer.config import DistributedConfig
-
-GROUP_TIMEOUT = datetime.timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -31,6 +28,8 @@ class World:
     local_rank: int
     local_size: int
     device: torch.device
+    tp_size: int = 1
+    """Neighbouring processes that share each matrix, and so the same samples."""
 
     @property
     def is_main(self) -> bool:
@@ -38,12 +37,22 @@ class World:
         return self.rank == 0
 
     @property
+    def data_rank(self) -> int:
+        """Which share of the samples this process reads."""
+        return self.rank // self.tp_size
+
+    @property
+    def data_size(self) -> int:
+        """Number of shares of the samples."""
+        return self.size // self.tp_size
+
+    @property
     def nodes(self) -> int:
         """Machines that the processes are on."""
         return self.size // self.local_size
 
 
-def get_world() -> World:
+def get_world(tp_size: int = 1) -> World:
     """Return this process's place, from torchrun's variables; alone where there are none."""
     rank, size, local_rank, local_size = (
         int(os.environ.get(name, default))
@@ -59,12 +68,16 @@ def get_world() -> World:
     if torch.cuda.is_available() and torch.cuda.device_count() >= local_size:
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    return World(rank, size, local_rank, local_size, device)
+    return World(rank, size, local_rank, local_size, device, tp_size)
 
 
 @contextlib.contextmanager
-def process_group(world: World) -> Iterator[None]:
-    """Hold the process group open; a lone process needs none."""
+def process_group(world: World, timeout_s: float) -> Iterator[None]:
+    """Hold the process group open; a lone process needs none.
+
+    A collective that takes longer than `timeout_s` fails: a rank that hangs ends the run. After a
+    failure the group is left as it is, for leaving it in order waits for all ranks.
+    """
     if world.size == 1:
         yield
         return
@@ -72,27 +85,19 @@ def process_group(world: World) -> Iterator[None]:
     dist.init_process_group(
         # The CPU half carries what must not wait for the GPU: stop requests, host names.
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        timeout=GROUP_TIMEOUT,
+        timeout=datetime.timedelta(seconds=timeout_s),
         device_id=world.device if cuda else None,
     )
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()
 
 
-def wrap_model(model: nn.Module, world: World) -> nn.Module:
-    """Return the module whose forward pass trains: the model itself, or DDP around it."""
-    if world.size == 1:
-        return model
-    ids = [world.local_rank] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
-
-
-def compile_blocks(model: nn.Module) -> None:
-    """Compile each block; equal blocks share one compilation."""
-    for layer in model.layers:  # type: ignore[union-attr]
-        layer.compile(dynamic=False)
+def set_arithmetic(config: DistributedConfig) -> None:
+    """Set what torch keeps for the whole process."""
+    matmul = torch.backends.cuda.matmul
+    matmul.allow_tf32 = config.matmul_allow_tf32
+    matmul.allow_bf16_reduced_precision_reduction = config.allow_bf16_reduced_precision_reduction
+    torch.autograd.set_detect_anomaly(config.detect_anomaly)
 
 
 def precision(config: DistributedConfig, device: torch.device) -> contextlib.AbstractContextManager:
@@ -100,13 +105,6 @@ def precision(config: DistributedConfig, device: torch.device) -> contextlib.Abs
     if config.model_dtype == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-def synchronised(model: nn.Module, last_micro_step: bool) -> contextlib.AbstractContextManager:
-    """Return the context of a micro step: gradients are reduced in the last one only."""
-    if isinstance(model, DistributedDataParallel) and not last_micro_step:
-        return model.no_sync()
-    return contextlib.nullcontext()
 
 
 def mean_over_ranks(value: Tensor, world: World) -> Tensor:
@@ -118,7 +116,7 @@ def mean_over_ranks(value: Tensor, world: World) -> Tensor:
 
 
 def sum_over_ranks(values: Tensor, world: World) -> Tensor:
-    """Return the sum of a tensor over all processes."""
+    """Return the sum of a tensor over all processes, which have it on the CPU."""
     if world.size > 1:
         dist.all_reduce(values, op=dist.ReduceOp.SUM)
     return values
@@ -140,14 +138,25 @@ def barrier(world: World) -> None:
         dist.all_reduce(torch.zeros(1))
 
 
-def gather_hosts(world: World) -> list[str]:
-    """Return the host name of every rank's machine, each once, in rank order."""
+def gather_hosts(world: World) -> dict[str, str]:
+    """Return host name -> address of every rank's machine, in rank order.
+
+    The address is what the name leads to: over it the machine's ranks are reached.
+    """
     name = socket.gethostname()
+    own = (name, _address(name))
     if world.size == 1:
-        return [name]
-    names: list[str] = [""] * world.size
-    dist.all_gather_object(names, name)
-    return list(dict.fromkeys(names))
+        return dict([own])
+    hosts: list[tuple[str, str]] = [own] * world.size
+    dist.all_gather_object(hosts, own)
+    return dict(hosts)
+
+
+def _address(name: str) -> str:
+    try:
+        return socket.gethostbyname(name)
+    except OSError:  # a laptop's name may lead nowhere
+        return ""
 
 
 class StopSignal:

@@ -1,36 +1,44 @@
 """The folder of a run: who may write in it, what stands in it, and run.json, its account."""
 
-import contextlib
 import datetime
 import fcntl
 import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from trainer.config import RunConfig
 from trainer.metrics import write_atomically
 
-RUN_FILES = ("run.json", "metrics.jsonl", "metrics.eval.jsonl", "checkpoints")
+RUN_FILES = (
+    *("run.json", "metrics.jsonl", "metrics.eval.jsonl", "checkpoints"),
+    *("tensorboard", "profiling"),
+)
 """What a run leaves behind and the next one would mix with its own."""
 
 Action = Literal["start", "resume", "done"]
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; wait for it where another process trains there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+class Lock:
+    """The right to train in a folder, of one process at a time; it ends with the process."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / ".lock").open("w")
+
+    def try_acquire(self) -> bool:
+        """Take the lock unless another process has it; say whether it is ours."""
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{folder}: another process trains here; waiting for it", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+            return False
+        return True
+
+    def release(self) -> None:
+        """Give it back."""
+        self._file.close()
 
 
 def choose_action(folder: Path, config: RunConfig, gpus: int, content: dict[str, str]) -> Action:
@@ -92,6 +100,11 @@ class RunFile:
         self.facts = {"status": "running", "outcome": None, **facts}
         self.facts["attempts"] = [*previous, self.attempt]
         self.write()
+
+    @property
+    def began(self) -> str:
+        """When the run's first attempt started."""
+        return self.facts["attempts"][0]["start"]
 
     def write(self, **changes: Any) -> None:
         """Take over changes and write the file."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 Loc = tuple[str | int, ...]
 
@@ -40,7 +40,16 @@ class Settings(BaseModel):
     )
 
     left_out: ClassVar[Mapping[str, str]] = {}
-    """Keys that a user may expect here, each with the reason why it is not offered."""
+    """Keys that a user may expect here, each with the reason why it is not offered. As null, which
+    asks for nothing, they may stand."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_null(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        unasked = {key for key in cls.left_out if key in values and values[key] is None}
+        return {key: value for key, value in values.items() if key not in unasked}
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import BYTE_VOCABULARY, TokenizerConfig
+from trainer.settings import ConfigError
 
 Tokens = NDArray[np.unsignedinteger]
 
@@ -18,9 +19,9 @@ class Tokenizer(Protocol):
     vocab_size: int
     """Number of token ids, V, the special ones included."""
     bos: int
-    """Id that opens a document."""
+    """Id that opens a document; -1 where the tokenizer has none."""
     eos: int
-    """Id that closes a document."""
+    """Id that closes a document; -1 where the tokenizer has none."""
 
     @property
     def fingerprint(self) -> str:
@@ -65,5 +66,17 @@ class ByteTokenizer:
 
 
 def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
-    """Make the tokenizer that a config names."""
-    return {"bytes": ByteTokenizer}[config.name]()
+    """Make the tokenizer that a config names.
+
+    Raises ConfigError where its file or its library is not there, or V is not what the config says.
+    """
+    tokenizer: Tokenizer = ByteTokenizer()
+    if config.path is not None:
+        from trainer.tokenizer_files import load_tokenizer  # bytes need none of it
+
+        tokenizer = load_tokenizer(config)
+    if tokenizer.vocab_size != config.vocab_size:
+        found = f"found {tokenizer.vocab_size:,} token ids, special ones included"
+        expected = f"expected data.tokenizer.n_words = {config.vocab_size:,}"
+        raise ConfigError(config.path or config.name, [f"{found}; {expected}"])
+    return tokenizer

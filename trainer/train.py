@@ -1,44 +1,46 @@
 """One training run, from its config to its files. `train` reads from top to bottom."""
 
+import contextlib
 import gc
 import math
-import platform
 import resource
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainer import checkpoint, run_folder
+from trainer import checkpoint, failure, run_folder
 from trainer.checkpoint import Position
 from trainer.config import RunConfig
-from trainer.data import BatchLoader, validation_windows
+from trainer.data import validation_windows
 from trainer.evaluate import bits_per_byte, validation_loss
 from trainer.flops import flops_per_token
-from trainer.metrics import Interval, RecordFile, Startup
-from trainer.model import Transformer
-from trainer.optim import build_optimizer, learning_rate, set_learning_rate
+from trainer.layout import check_layout, clip_gradients, synchronised
+from trainer.metrics import Interval, Startup
+from trainer.optim import learning_rate, set_learning_rate
 from trainer.parallel import (
     StopSignal,
     World,
     agree,
     barrier,
-    compile_blocks,
-    gather_hosts,
     get_world,
     mean_over_ranks,
     precision,
     process_group,
-    synchronised,
-    wrap_model,
+    set_arithmetic,
 )
-from trainer.shards import Shards, open_shards
+from trainer.session import Session, content_keys, open_session
+from trainer.shards import open_shards
+from trainer.trackers import check_trackers
 
 EXIT_PREEMPTED = 75
 """Exit code of a run that was asked to stop, has saved, and can go on (EX_TEMPFAIL)."""
+
+LOCK_POLL_S = 1.0
+"""Seconds between two looks at a folder that another process trains in."""
 
 ACTIONS: tuple[run_folder.Action, ...] = ("start", "resume", "done")
 BYTES_PER_GIB = 2**30
@@ -46,17 +48,44 @@ BYTES_PER_GIB = 2**30
 
 def run(config: RunConfig, startup: Startup) -> int:
     """Train, or go on with, or find completed the run of a config; return the exit code."""
-    world = get_world()
+    check_trackers(config)
+    world = get_world(config.distributed.tp_size)
+    check_layout(config, world.size)
+    set_arithmetic(config.distributed)
     folder = Path(config.dump_dir)
-    with process_group(world):
+    with (
+        failure.reported(config, world),
+        process_group(world, config.distributed.timeout_s),
+        _alone(folder, world),
+    ):
         startup.mark("process_group")
-        if not world.is_main:
-            return _run_locked(config, startup, world, folder)
-        with run_folder.locked(folder):
-            return _run_locked(config, startup, world, folder)
+        return _run(config, startup, world, folder)
 
 
-def _run_locked(config: RunConfig, startup: Startup, world: World, folder: Path) -> int:
+@contextlib.contextmanager
+def _alone(folder: Path, world: World) -> Iterator[None]:
+    """Hold the run's folder; wait where another process trains there.
+
+    All ranks wait together: a collective that waits for rank 0 alone would time out.
+    """
+    lock = run_folder.Lock(folder) if world.is_main else None
+    waited = False
+    while not agree(int(lock is not None and lock.try_acquire()), world):
+        if world.is_main and not waited:
+            print(f"{folder}: another process trains here; waiting for it", flush=True)
+        waited = True
+        time.sleep(LOCK_POLL_S)
+    try:
+        if world.is_main:
+            failure.forget(folder)
+        barrier(world)
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _run(config: RunConfig, startup: Startup, world: World, folder: Path) -> int:
     if world.is_main:
         open_shards(config.data)  # made once, by one process, where they do not exist yet
     barrier(world)
@@ -64,13 +93,13 @@ def _run_locked(config: RunConfig, startup: Startup, world: World, folder: Path)
     startup.mark("data")
     action: run_folder.Action = "done"
     if world.is_main:
-        action = run_folder.choose_action(folder, config, world.size, _content(shards))
+        action = run_folder.choose_action(folder, config, world.size, content_keys(shards))
     action = ACTIONS[agree(ACTIONS.index(action), world)]
     if action == "done":
         if world.is_main:
             print(f"{folder}: the run is complete already", flush=True)
         return 0
-    session = _open_session(config, startup, world, folder, shards, action)
+    session = open_session(config, startup, world, folder, shards, action)
     try:
         return train(session)
     except BaseException:
@@ -78,149 +107,6 @@ def _run_locked(config: RunConfig, startup: Startup, world: World, folder: Path)
         raise
     finally:
         session.close()
-
-
-@dataclass
-class Session:
-    """All that the loop works with. Files are the main process's; the others have None there."""
-
-    config: RunConfig
-    world: World
-    folder: Path
-    startup: Startup
-    model: Transformer
-    trained: nn.Module
-    """The model, wrapped for several processes."""
-    optimizer: torch.optim.Optimizer
-    shards: dict[str, Shards]
-    start: Position
-    loader: BatchLoader
-    metrics: RecordFile | None = None
-    evaluations: RecordFile | None = None
-    account: run_folder.RunFile | None = None
-    interval: Interval = field(default_factory=Interval)
-
-    @property
-    def elapsed_s(self) -> float:
-        """Wall-clock seconds of the run: this attempt, and earlier ones up to their checkpoint."""
-        return self.start.elapsed_s + self.startup.elapsed_s
-
-    def end(self, status: str, **changes: Any) -> None:
-        """Write the end of this attempt to run.json, once."""
-        if self.account is not None and self.account.attempt["status"] == "running":
-            self.account.end(status, self.startup.elapsed_s, **changes)
-
-    def close(self) -> None:
-        """Stop reading and close the files."""
-        self.loader.close()
-        for file in (self.metrics, self.evaluations):
-            if file is not None:
-                file.close()
-
-
-def _content(shards: dict[str, Shards]) -> dict[str, str]:
-    """Return source -> key of its content: a changed text makes another run."""
-    return {source: shard.key for source, shard in shards.items()}
-
-
-def _open_session(
-    config: RunConfig,
-    startup: Startup,
-    world: World,
-    folder: Path,
-    shards: dict[str, Shards],
-    action: run_folder.Action,
-) -> Session:
-    """Make model and optimizer, load the checkpoint to go on from, and open the files."""
-    if world.is_main and action == "start":
-        run_folder.set_aside(folder)
-    model = Transformer(config.model, config.data.tokenizer.vocab_size, config.data.seq_len)
-    model.init_weights(config.seed)
-    model.to(world.device)
-    if config.distributed.compile:
-        compile_blocks(model)
-    optimizer = build_optimizer(model, config.optim)
-    start = Position(0, 0.0, config.trajectory(world.size))
-    if action == "resume":
-        start = _load_newest(folder / "checkpoints", start, model, optimizer, world)
-    trained = wrap_model(model, world)
-    startup.mark("model")
-    loader = BatchLoader(
-        shards,
-        config.data,
-        seed=config.seed if config.data.seed is None else config.data.seed,
-        grad_acc_steps=config.grad_acc_steps,
-        rank=world.rank,
-        world=world.size,
-        start_step=start.step,
-        stop_step=config.steps,
-    )
-    session = Session(
-        config, world, folder, startup, model, trained, optimizer, shards, start, loader
-    )
-    facts = _facts(session)
-    if world.is_main:
-        _open_files(session, facts)
-    return session
-
-
-def _load_newest(
-    folder: Path, start: Position, model: nn.Module, optimizer: Any, world: World
-) -> Position:
-    newest = checkpoint.find_newest(folder, start.trajectory, world)
-    if newest is None:
-        return start
-    checkpoint.load(folder, newest.step, model, optimizer)
-    if world.is_main:
-        print(f"{folder.parent}: going on from step {newest.step}", flush=True)
-    return newest
-
-
-def _facts(session: Session) -> dict[str, Any]:
-    """Return the fixed part of run.json; every rank calls it."""
-    config, world = session.config, session.world
-    cuda = world.device.type == "cuda"
-    return {
-        "name": config.name,
-        "params": sum(parameter.numel() for parameter in session.model.parameters()),
-        "gpus": world.size,
-        "nodes": world.nodes,
-        "gpu_name": torch.cuda.get_device_name() if cuda else _processor(),
-        "hosts": gather_hosts(world),
-        "device": world.device.type,
-        "threads_per_rank": torch.get_num_threads(),
-        **run_folder.describe_software(),
-        "fingerprint": config.fingerprint(world.size),
-        "trajectory": config.trajectory(world.size),
-        "content": _content(session.shards),
-        "steps_done": session.start.step,
-        "peak_memory_gib": None,
-        "loss_final": None,
-        "loss_validation": None,
-    }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def _open_files(session: Session, facts: dict[str, Any]) -> None:
-    folder, step = session.folder, session.start.step
-    previous = run_folder.read_facts(folder) or {}
-    if step > 0:  # what earlier attempts found stands until this one finds it anew
-        facts |= {key: previous.get(key) for key in ("loss_final", "loss_validation")}
-    session.account = run_folder.RunFile(folder, facts, previous.get("attempts", []))
-    session.account.attempt["first_step"] = step + 1
-    session.metrics = RecordFile(folder / "metrics.jsonl", step)
-    session.evaluations = RecordFile(folder / "metrics.eval.jsonl", step)
-    print(
-        f"{session.config.name}: {facts['params']:,} parameters on {facts['gpus']} x "
-        f"{facts['gpu_name']}, {session.config.tokens_per_step(facts['gpus']):,} tokens per step",
-        flush=True,
-    )
 
 
 def train(session: Session) -> int:
@@ -231,6 +117,7 @@ def train(session: Session) -> int:
     gc.freeze()  # what start-up made stays: collecting it again and again costs steps their time
     session.interval = Interval()
     for step in range(session.start.step + 1, config.steps + 1):
+        session.profiler.begin(step)
         rate = learning_rate(config.optim, step, config.steps)
         set_learning_rate(session.optimizer, rate)
         with session.interval.spending("data"):
@@ -243,7 +130,7 @@ def train(session: Session) -> int:
             finite = _record(session, step, loss, grad_norm, rate)
             if not finite:
                 stop.close()
-                session.end("completed", outcome="diverged")
+                session.finish("completed", outcome="diverged")
                 return 0
         kinds = checkpoint.due(config.checkpoint, step, config.steps)
         if _evaluation_due(config, step):
@@ -255,11 +142,19 @@ def train(session: Session) -> int:
             _save(session, step, kinds)
         if stopping:
             stop.close()
-            session.end("preempted")
+            session.finish("preempted")
+            if world.is_main:
+                print(
+                    f"{session.folder}: asked to stop at step {step}; {_saved(kinds)}", flush=True
+                )
             return EXIT_PREEMPTED
     stop.close()
-    session.end("completed", outcome="trained")
+    session.finish("completed", outcome="trained")
     return 0
+
+
+def _saved(kinds: list[str]) -> str:
+    return "saved, to go on from there" if kinds else "nothing is saved, checkpoints are off"
 
 
 def train_step(session: Session, batch: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -281,7 +176,7 @@ def train_step(session: Session, batch: np.ndarray) -> tuple[Tensor, Tensor]:
             loss.backward()
         total += loss.detach()
     limit = math.inf if config.optim.clip is None else config.optim.clip
-    grad_norm = nn.utils.clip_grad_norm_(session.model.parameters(), limit)
+    grad_norm = clip_gradients(session.model, limit)
     session.optimizer.step()
     return mean_over_ranks(total, world), grad_norm
 
@@ -385,11 +280,6 @@ def _evaluate(session: Session, step: int) -> None:
 
 
 def _save(session: Session, step: int, kinds: list[str]) -> None:
-    config, world = session.config, session.world
-    assert config.checkpoint is not None
-    folder = session.folder / "checkpoints"
     position = Position(step, session.elapsed_s, session.start.trajectory)
     with session.interval.spending("checkpoint"):
-        checkpoint.save(folder, position, kinds, session.model, session.optimizer, world)
-        if world.is_main:
-            checkpoint.prune(folder, config.checkpoint)
+        session.saver.save(position, kinds, session.model, session.optimizer)

@@ -8,7 +8,7 @@ import torch
 
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError, Position
-from trainer.config import CheckpointConfig, ModelConfig, OptimConfig
+from trainer.config import CheckpointConfig, ConfigError, ModelConfig, OptimConfig
 from trainer.model import Transformer
 from trainer.optim import build_optimizer
 from trainer.parallel import World
@@ -71,6 +71,64 @@ def test_a_torn_checkpoint_is_passed_over(
     assert newest is not None
     assert newest.step == 1
     assert capsys.readouterr().out.count("warning") == 2
+
+
+def test_a_changed_checkpoint_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One byte of the tensors, at the same size."""
+    run = Run()
+    for step in (1, 2):
+        run.save(tmp_path, step, "dump")
+    data = next((tmp_path / "0000000002").glob("*.distcp"))
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    newest = checkpoint.find_newest(tmp_path, "trajectory", ALONE)
+    assert newest is not None
+    assert newest.step == 1
+    assert f"{data.name} was changed" in capsys.readouterr().out
+
+
+def test_a_save_in_the_background_holds_the_state_of_its_step(tmp_path: Path) -> None:
+    run, other = Run(), Run(seed=1)
+    run.steps(2)
+    saver = checkpoint.Saver(tmp_path, CheckpointConfig(), ALONE)
+    saver.save(Position(2, 1.0, "trajectory"), ["dump"], run.model, run.optimizer)
+    expected = run.steps(3)  # while it is written
+    saver.wait()
+    checkpoint.load(tmp_path, 2, other.model, other.optimizer)
+    assert other.steps(3) == expected
+
+
+def test_a_save_that_fails_in_the_background_is_told_at_the_next_call(tmp_path: Path) -> None:
+    run = Run()
+    (tmp_path / "file").write_text("")
+    saver = checkpoint.Saver(tmp_path / "file", CheckpointConfig(), ALONE)
+    saver.save(Position(2, 1.0, "trajectory"), ["dump"], run.model, run.optimizer)
+    with pytest.raises(NotADirectoryError):
+        saver.wait()
+    saver.wait()  # once
+
+
+def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
+    run, other = Run(), Run(seed=1)
+    run.save(tmp_path, 1, "dump")
+    run.save(tmp_path, 4, "dump")
+    run.steps(3)
+    for path, loaded in ((tmp_path, True), (tmp_path / "0000000001", True)):
+        other.model.init_weights(1)
+        checkpoint.start_from(path, other.model)
+        fresh = Run()
+        for name, weight in fresh.model.state_dict().items():
+            assert torch.equal(other.model.state_dict()[name], weight) == loaded
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_no_weights_to_start_from_are_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"checkpoint\.init_ckpt_path: no checkpoint here"):
+        checkpoint.start_from(tmp_path / name, Run().model)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,8 @@ def make_shards(tmp_path: Path) -> Make:
 
 
 def loader(shards: Mapping[str, Shards], seq_len: int = 4, **changes: Any) -> BatchLoader:
-    data = {"batch_size": 2, "prefetch_size": 2, "sources": dict.fromkeys(shards, 1.0)}
+    data = {"batch_size": 2, "prefetch_size": 2, "load_async": True}
+    data["sources"] = dict.fromkeys(shards, 1.0)
     data |= {key: changes.pop(key) for key in list(changes) if key in data}
     config = DataConfig.model_validate({"root_dir": ".", "seq_len": seq_len, **data})
     return BatchLoader(shards, config, **{"seed": 1, "stop_step": 5, **changes})
@@ -219,14 +220,46 @@ def test_the_end_is_the_end(make_shards: Make) -> None:
         assert list(batches) == []
 
 
-def test_an_error_of_the_thread_reaches_the_consumer(
+@pytest.mark.parametrize("start", [0, 3, 5])
+def test_without_a_thread_the_batches_are_the_same(make_shards: Make, start: int) -> None:
+    shards = {"a": make_shards(300), "b": make_shards(500, first=5000)}
+    with (
+        closing(loader(shards, start_step=start)) as ahead,
+        closing(loader(shards, start_step=start, load_async=False)) as asked,
+    ):
+        pairs = list(zip(ahead, asked, strict=True))
+    assert len(pairs) == 5 - start
+    assert all(np.array_equal(one, other) for one, other in pairs)
+
+
+def test_without_a_thread_nothing_is_read_before_it_is_asked_for(
     make_shards: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: list[threading.Thread] = []
+    gather = BatchLoader._gather
+
+    def counted(self: BatchLoader, *where: Any) -> Any:
+        readers.append(threading.current_thread())
+        return gather(self, *where)
+
+    monkeypatch.setattr(BatchLoader, "_gather", counted)
+    with closing(loader({"a": make_shards(300)}, load_async=False)) as batches:
+        assert readers == []
+        next(batches)
+        next(batches)
+        assert readers == [threading.current_thread()] * 2
+    assert list(batches) == []
+
+
+@pytest.mark.parametrize("load_async", [True, False])
+def test_an_error_of_reading_reaches_the_consumer(
+    make_shards: Make, monkeypatch: pytest.MonkeyPatch, load_async: bool
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(BatchLoader, "_gather", fail)
-    with closing(loader({"a": make_shards(300)})) as batches:
+    with closing(loader({"a": make_shards(300)}, load_async=load_async)) as batches:
         for _ in range(2):
             with pytest.raises(OSError, match="the disk is gone"):
                 next(batches)

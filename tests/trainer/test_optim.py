@@ -29,6 +29,36 @@ def test_schedule_rises_then_falls(steps: int, warmup: int, ratio: float) -> Non
     assert all(math.isfinite(rate) and 0 <= rate <= 1 + 1e-12 for rate in rates)
 
 
+@pytest.mark.parametrize(
+    ("settings", "step", "expected"),
+    [
+        # No warm-up, no fall.
+        ({"scheduler": "constant", "warmup": 10}, 1, 1.0),
+        ({"scheduler": "constant"}, 100, 1.0),
+        # Half way between steps 20 and 100, half way between 1 and 0.1.
+        ({"scheduler": "linear", "warmup": 20}, 60, 0.55),
+        ({"scheduler": "linear", "warmup": 20}, 100, 0.1),
+        # sqrt(20 / 80), and not below the smallest.
+        ({"scheduler": "inv_sqrt", "warmup": 20}, 80, 0.5),
+        ({"scheduler": "inv_sqrt", "warmup": 20, "lr_min_ratio": 0.6}, 80, 0.6),
+        # Stable up to step 80; half of the decay: 1 / (0.5 / 0.1 + 0.5); all of it.
+        ({"scheduler": "wsd", "warmup": 20, "decay_fraction": 0.2}, 80, 1.0),
+        ({"scheduler": "wsd", "warmup": 20, "decay_fraction": 0.2}, 90, 1 / 5.5),
+        ({"scheduler": "wsd", "warmup": 20, "decay_fraction": 0.2}, 100, 0.1),
+        # Two cosines of 50 steps: the middle and the end of each.
+        ({"cycle_length": 0.5}, 25, 0.55),
+        ({"cycle_length": 0.5}, 50, 0.1),
+        ({"cycle_length": 0.5}, 75, 0.55),
+        ({"cycle_length": 0.5}, 100, 0.1),
+        # cos(pi / 4) of a quarter: (step / steps)^2 = 1/4.
+        ({"cosine_theta": 2.0, "lr_min_ratio": 0.0}, 50, 0.5 * (1 + math.cos(math.pi / 4))),
+    ],
+)
+def test_other_schedules_by_hand(settings: dict, step: int, expected: float) -> None:
+    config = OptimConfig(lr=1.0, **settings)
+    assert learning_rate(config, step, 100) == pytest.approx(expected)
+
+
 def test_norm_weights_do_not_decay() -> None:
     model = Transformer(ModelConfig(dim=32, n_layers=1, n_heads=2), 258, 8)
     model.init_weights(0)

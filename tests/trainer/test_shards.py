@@ -135,7 +135,7 @@ def test_found_by_stat_without_reading_the_text(
 ) -> None:
     write_source(tmp_path, [TEXTS])
     key = ensure_shards(tmp_path, "src", tmp_path / "shards").key
-    monkeypatch.setattr("trainer.shards._open", lambda path: pytest.fail(f"opened {path}"))
+    monkeypatch.setattr("trainer.documents.open_lines", lambda path: pytest.fail(f"opened {path}"))
     assert ensure_shards(tmp_path, "src", tmp_path / "shards").key == key
 
 

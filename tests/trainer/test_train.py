@@ -2,7 +2,6 @@
 
 import json
 import math
-import random
 import signal
 import time
 from pathlib import Path
@@ -11,6 +10,8 @@ import psutil
 import pytest
 
 from tests.trainer.conftest import Runs, losses, read_records
+from tests.trainer.test_documents import write_parquet
+from tests.trainer.test_tokenizer_files import make_hf
 
 
 def account(folder: Path) -> dict:
@@ -61,6 +62,22 @@ def test_a_run_writes_what_the_contract_says(runs: Runs) -> None:
     assert saved == ["0000000020"]
 
 
+def test_a_run_reads_parquet_by_a_tokenizer_json(runs: Runs) -> None:
+    make_hf(runs.folder / "tokenizer.json")
+    changes = ["steps=4", "data.tokenizer.name=hf"]
+    changes.append(f"data.tokenizer.path={runs.folder / 'tokenizer.json'}")
+    runs.run(*changes)
+    for path in (runs.folder / "data" / "text").glob("*.jsonl"):
+        texts = [json.loads(line)["text"] for line in path.read_text().splitlines()]
+        write_parquet(path.with_suffix(".parquet"), texts)
+        path.unlink()
+    runs.run(*changes, "data.load_async=false", f"dump_dir={runs.out('parquet')}")
+    assert losses(runs.out("parquet")) == losses(runs.out())
+    assert (
+        account(runs.out())["params"] == 2 * (4 * 32**2 + 3 * 32 * 96 + 2 * 32) + 2 * 320 * 32 + 32
+    )
+
+
 def test_a_complete_run_is_not_run_again(runs: Runs) -> None:
     runs.run("steps=4")
     before = (runs.out() / "metrics.jsonl").read_text()
@@ -70,26 +87,6 @@ def test_a_complete_run_is_not_run_again(runs: Runs) -> None:
     runs.run("steps=6")  # other settings: another run, and the first one is kept
     assert losses(runs.out())[-1][0] == 6
     assert (runs.out() / "superseded" / "1" / "metrics.jsonl").read_text() == before
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_run_goes_on_bit_for_bit(runs: Runs, processes: int) -> None:
-    runs.run(f"dump_dir={runs.out('whole')}", "steps=40", processes=processes)
-    rng = random.Random(processes)
-    for step in (6, 14):
-        process = runs.start("steps=40", processes=processes)
-        wait_for_step(runs.out(), step + rng.randrange(6))
-        # The ranks too: they have sessions of their own and outlive a killed launcher.
-        for victim in [*psutil.Process(process.pid).children(recursive=True), process]:
-            victim.kill()
-        process.communicate()
-    assert account(runs.out())["status"] == "running"
-    runs.run("steps=40", processes=processes)
-    assert losses(runs.out()) == losses(runs.out("whole"))
-    facts = account(runs.out())
-    assert [attempt["status"] for attempt in facts["attempts"]] == ["failed", "failed", "completed"]
-    assert facts["loss_validation"] == account(runs.out("whole"))["loss_validation"]
-    assert {record["attempt"] for record in read_records(runs.out())} > {1}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -103,6 +100,32 @@ def test_a_run_asked_to_stop_saves_and_says_so(runs: Runs, number: signal.Signal
     assert facts["status"] == "preempted"
     newest = max(int(path.name) for path in (runs.out() / "checkpoints").iterdir())
     assert newest >= facts["steps_done"] >= 10
+
+
+@pytest.mark.parametrize(
+    ("victim", "number"),
+    [
+        ("launcher", signal.SIGTERM),
+        ("launcher", signal.SIGUSR1),  # which torchrun does not handle: it dies
+        ("launcher", signal.SIGKILL),
+        ("rank", signal.SIGUSR1),
+    ],
+)
+def test_a_signal_to_the_launcher_or_a_rank_saves_on_all_ranks(
+    runs: Runs, victim: str, number: signal.Signals
+) -> None:
+    process = runs.start("steps=2000", "checkpoint={}", processes=2)
+    wait_for_step(runs.out(), 10)
+    ranks = psutil.Process(process.pid).children()
+    target = process if victim == "launcher" else ranks[1]
+    target.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    _, alive = psutil.wait_procs(ranks, timeout=30)
+    assert not alive
+    facts = account(runs.out())
+    assert facts["status"] == "preempted"
+    assert max(int(path.name) for path in (runs.out() / "checkpoints").iterdir()) >= 10
 
 
 def test_gpu_count_does_not_change_the_losses(runs: Runs) -> None:

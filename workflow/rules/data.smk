@@ -1,6 +1,6 @@
-"""Data: text in JSONL files, tokenised once.
+"""Data: text in JSONL or Parquet files, tokenised once.
 
-Reads   the folder run.data.root_dir names: <source>/*.chunk.*.jsonl and <source>.val.jsonl
+Reads   the folder run.data.root_dir names: the text files of <source>/, see trainer/text_files.py
 Writes  the corpora that the study names, where they are missing
 Writes  results/shards: token shards, shared by all studies of this machine
 Writes  <results>/data/<source>.json: which shards a source is, for the training runs
@@ -24,6 +24,7 @@ rule corpus:
         slurm_partition=data_resource(GRID, "slurm_partition"),
         mem_mb=data_resource(GRID, "mem_mb"),
         runtime=data_resource(GRID, "runtime"),
+        cpus_per_task=data_resource(GRID, "cpus_per_task"),
     shell:
         "python -m study corpus --name {wildcards.source} --output $(dirname {output:q})"
         " > {log:q} 2>&1"
@@ -44,6 +45,7 @@ rule tokenize:
         slurm_partition=data_resource(GRID, "slurm_partition"),
         mem_mb=data_resource(GRID, "mem_mb"),
         runtime=data_resource(GRID, "runtime"),
+        cpus_per_task=data_resource(GRID, "cpus_per_task"),
     params:
         root_dir=GRID.data_root,
         shards_dir=lambda wildcards: GRID.sources[wildcards.source].data.shards_dir,

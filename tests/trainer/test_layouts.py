@@ -1,0 +1,214 @@
+"""Every layout trains the same model: losses, samples and checkpoints do not depend on it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.trainer.conftest import ROOT, Runs, losses
+from trainer.config import ConfigError, ModelConfig, RunConfig
+from trainer.data import positions
+from trainer.layout import check_layout
+from trainer.model import DocumentBorder, Recompute, Transformer, attention_mask
+from trainer.parallel import World
+
+GLOBAL_BATCH = 8
+TOLERANCE = 2e-5
+"""Of a loss near 4, in float32: sums are taken in another order."""
+
+FULL = "distributed.fsdp_type=full_shard"
+LAYOUTS = {
+    2: {
+        "ddp": [],
+        "fsdp": [FULL],
+        "tp": ["distributed.tp_size=2"],
+        "fsdp-selective": [FULL, "distributed.activation_checkpointing=selective"],
+        "fsdp-accumulated": [FULL, "grad_acc_steps=2"],
+    },
+    4: {
+        "hsdp": [FULL, "distributed.dp_shard=2"],
+        "fsdp-tp": [FULL, "distributed.tp_size=2"],
+        "ddp-tp": ["distributed.tp_size=2", "distributed.activation_checkpointing=full"],
+    },
+    8: {
+        "ddp": [],
+        "fsdp": [FULL],
+        "hsdp-tp": [FULL, "distributed.dp_shard=2", "distributed.tp_size=2"],
+    },
+}
+
+
+def arguments(runs: Runs, name: str, processes: int, settings: list[str]) -> list[str]:
+    """Return a command line with the same global batch on any number of processes."""
+    tp = 2 if "distributed.tp_size=2" in settings else 1
+    passes = 2 if "grad_acc_steps=2" in settings else 1
+    batch = GLOBAL_BATCH * tp // processes // passes
+    return [
+        f"config={runs.config}",
+        f"dump_dir={runs.out(name)}",
+        f"data.batch_size={batch}",
+        "model={dim: 32, n_layers: 2, n_heads: 4, n_kv_heads: 2, multiple_of: 32}",
+        "checkpoint={dump: {every: 10, keep: -1}}",
+        *settings,
+    ]
+
+
+def torchrun(runs: Runs, processes: int, lines: list[list[str]]) -> None:
+    file = runs.folder / f"runs-{processes}.json"
+    file.write_text(json.dumps(lines))
+    program = str(ROOT / "tests" / "trainer" / "several_runs.py")
+    start = [sys.executable, program, str(file)]
+    if processes > 1:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        start = [*launcher, f"--nproc_per_node={processes}", program, str(file)]
+    done = subprocess.run(
+        start, env=runs.environment(), capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def assert_same_losses(one: Path, other: Path) -> None:
+    expected, found = losses(one), losses(other)
+    assert [step for step, _ in found] == [step for step, _ in expected]
+    assert [loss for _, loss in found] == pytest.approx(
+        [loss for _, loss in expected], abs=TOLERANCE
+    ), other
+    last = [json.loads((path / "run.json").read_text())["loss_validation"] for path in (one, other)]
+    assert last[1] == pytest.approx(last[0], abs=TOLERANCE)
+
+
+def test_losses_do_not_depend_on_the_layout(runs: Runs) -> None:
+    """20 steps at one global batch; then each goes on from another one's checkpoint."""
+    torchrun(runs, 1, [arguments(runs, "one", 1, [])])
+    for processes, layouts in LAYOUTS.items():
+        lines = [
+            arguments(runs, f"{name}{processes}", processes, settings)
+            for name, settings in layouts.items()
+        ]
+        torchrun(runs, processes, lines)
+        for name in layouts:
+            assert_same_losses(runs.out("one"), runs.out(f"{name}{processes}"))
+        layout = json.loads((runs.out(f"{name}{processes}") / "run.json").read_text())["layout"]
+        assert layout["dp_replicate"] * layout["dp_shard"] * layout["tp_size"] == processes
+    _go_on_under_another_layout(runs)
+
+
+def _go_on_under_another_layout(runs: Runs) -> None:
+    """Checkpoints of step 10, of 8, 4, 2 and 1 processes, on fewer, more and other ones."""
+    pairs = {
+        "fsdp8": (2, "tp"),
+        "hsdp-tp8": (4, "hsdp"),
+        "fsdp-tp4": (2, "ddp"),
+        "one": (2, "fsdp"),
+    }
+    lines: dict[int, list[list[str]]] = {2: [], 4: []}
+    for source, (processes, layout) in pairs.items():
+        folder = runs.out(source)
+        _back_to_step_10(folder)
+        lines[processes].append(arguments(runs, source, processes, LAYOUTS[processes][layout]))
+    expected = losses(runs.out("ddp2"))
+    for processes, commands in lines.items():
+        torchrun(runs, processes, commands)
+    for source in pairs:
+        facts = json.loads((runs.out(source) / "run.json").read_text())
+        assert facts["attempts"][-1]["first_step"] == 11
+        assert [loss for _, loss in losses(runs.out(source))] == pytest.approx(
+            [loss for _, loss in expected], abs=TOLERANCE
+        ), source
+
+
+def _back_to_step_10(folder: Path) -> None:
+    """Undo the second half of a run: its last checkpoint, and that it was completed."""
+    shutil.rmtree(folder / "checkpoints" / "0000000020")
+    facts = json.loads((folder / "run.json").read_text())
+    facts["status"] = "failed"
+    (folder / "run.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize(
+    ("processes", "tp_size"), [(1, 1), (2, 1), (4, 1), (8, 1), (2, 2), (4, 2), (8, 2), (8, 4)]
+)
+def test_samples_do_not_depend_on_the_layout(processes: int, tp_size: int) -> None:
+    """The first 64 samples of a step are the same; tensor-parallel ranks share theirs."""
+    shares = processes // tp_size
+    found = []
+    for rank in range(processes):
+        world = World(rank, processes, rank, processes, torch.device("cpu"), tp_size)
+        found.append(positions(2, world.data_size, world.data_rank, 64 // shares // 2))
+    distinct = np.concatenate([part.ravel() for part in found[::tp_size]])
+    assert sorted(distinct) == list(range(64))
+    for rank, part in enumerate(found):
+        assert (part == found[rank // tp_size * tp_size]).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "expected"),
+    [
+        ({"tp_size": 3}, 4, "tp_size = 3 does not divide 4 processes"),
+        (
+            {"fsdp_type": "full_shard", "dp_shard": 3},
+            4,
+            "1 copies x 3 shards x tp_size 1 are not 4",
+        ),
+        ({"dp_replicate": 2}, 4, "2 copies x 1 shards x tp_size 1 are not 4 processes"),
+        ({"tp_size": 4}, 4, "tp_size = 4 does not divide model.n_kv_heads = 2"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_told(settings: dict, gpus: int, expected: str) -> None:
+    config = RunConfig.model_validate(
+        {
+            "dump_dir": "x",
+            "steps": 1,
+            "model": {"dim": 32, "n_layers": 1, "n_heads": 4, "n_kv_heads": 2},
+            "data": {"root_dir": "x", "sources": {"text": 1}, "seq_len": 64},
+            "distributed": settings,
+        }
+    )
+    with pytest.raises(ConfigError, match=expected):
+        check_layout(config, gpus)
+
+
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_recomputing_changes_no_gradient(recompute: Recompute) -> None:
+    config = ModelConfig(dim=32, n_layers=2, n_heads=2, multiple_of=32)
+    tokens = torch.randint(0, 258, (2, 17), generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for kind in ("none", recompute):
+        model = Transformer(config, 258, 16)
+        model.init_weights(0)
+        for layer in model.layers:
+            layer.recompute = kind  # type: ignore[assignment]
+        model(tokens[:, :-1], tokens[:, 1:]).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)  # type: ignore[arg-type]
+
+
+def test_masks_by_hand() -> None:
+    tokens = torch.tensor([[9, 5, 9, 5]])
+    window = attention_mask(tokens, 2, None)
+    assert window is not None
+    assert window[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    opened = attention_mask(tokens, None, DocumentBorder(9, opens=True))
+    assert opened is not None
+    assert opened[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    closed = attention_mask(tokens, None, DocumentBorder(9, opens=False))
+    assert closed is not None
+    assert closed[0, 0].int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
+    assert attention_mask(tokens, None, None) is None
+
+
+def test_documents_do_not_see_each_other() -> None:
+    """With the mask a document's logits are those that it has alone."""
+    config = ModelConfig(dim=32, n_layers=2, n_heads=2, multiple_of=32)
+    model = Transformer(config, 258, 16, DocumentBorder(256, opens=True))
+    model.init_weights(0)
+    first, second = torch.tensor([[256, 1, 2, 3]]), torch.tensor([[256, 4, 5, 6, 7]])
+    together = model(torch.cat((first, second), dim=1))
+    torch.testing.assert_close(together[:, :4], model(first))
+    torch.testing.assert_close(together[:, 4:], model(second))

@@ -1,0 +1,132 @@
+"""The records of a run, sent on to TensorBoard and Weights & Biases.
+
+What counts stands in metrics.jsonl. A tracker that fails says so once and is left out from then on:
+no run ends for want of a network or a login.
+"""
+
+import hashlib
+import importlib.util
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from trainer.config import ConfigError, RunConfig
+
+LOGIN_TIMEOUT_S = 30
+"""Seconds that wandb may wait for a key to be typed in: a run has nobody at its terminal."""
+
+
+def check_trackers(config: RunConfig) -> None:
+    """Raise ConfigError where the library of a tracker that is asked for is not installed."""
+    asked = {"wandb": config.logging.wandb is not None, "tensorboard": config.logging.tensorboard}
+    problems = [
+        f"logging.{name}: needs `pip install {name}`, which is not installed"
+        for name, wanted in asked.items()
+        if wanted and importlib.util.find_spec(name) is None
+    ]
+    if problems:
+        raise ConfigError(f"run '{config.name}'", problems)
+
+
+class Tracker(Protocol):
+    """One place that records go to."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Send the numbers of a record."""
+
+    def close(self) -> None:
+        """Send what is left."""
+
+
+class Trackers:
+    """All that a run's settings ask for; the main process has them."""
+
+    def __init__(self, config: RunConfig, step: int, began: str) -> None:
+        """Open them. `began` is the start of the first attempt, `step` that of the checkpoint."""
+        makers: dict[str, Callable[[], Tracker]] = {}
+        if config.logging.tensorboard:
+            makers["tensorboard"] = partial(_TensorBoard, config, step)
+        if config.logging.wandb is not None:
+            makers["wandb"] = partial(_Wandb, config, began)
+        self._open: dict[str, Tracker] = {}
+        for name, make in makers.items():
+            self._try(name, partial(self._add, name, make))
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Send the numbers of a record, which has its step under `global_step`."""
+        for name, tracker in list(self._open.items()):
+            self._try(name, partial(tracker.write, record))
+
+    def close(self) -> None:
+        """Send what is left."""
+        for name, tracker in list(self._open.items()):
+            self._try(name, tracker.close)
+        self._open.clear()
+
+    def _add(self, name: str, make: Callable[[], Tracker]) -> None:
+        self._open[name] = make()
+
+    def _try(self, name: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever a library raises, the run goes on
+            self._open.pop(name, None)
+            problem = f"{type(error).__name__}: {error}"
+            print(f"warning: {name}: goes without the records from now on: {problem}", flush=True)
+
+
+def numbers(record: dict[str, Any]) -> dict[str, float]:
+    """Return what of a record can be drawn over its step."""
+    return {
+        key: value
+        for key, value in record.items()
+        if isinstance(value, int | float) and key != "global_step"
+    }
+
+
+class _TensorBoard:
+    def __init__(self, config: RunConfig, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # What stands in the folder after the checkpoint's step is done again.
+        self._writer = SummaryWriter(str(Path(config.dump_dir, "tensorboard")), purge_step=step + 1)
+
+    def write(self, record: dict[str, Any]) -> None:
+        for key, value in numbers(record).items():
+            self._writer.add_scalar(key, value, record["global_step"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    def __init__(self, config: RunConfig, began: str) -> None:
+        import wandb
+
+        assert config.logging.wandb is not None
+        given = config.logging.wandb.model_dump(exclude_none=True)
+        defaults = {
+            "name": config.name,
+            "dir": config.dump_dir,
+            "id": make_id(config.dump_dir, began),
+        }
+        self._run = wandb.init(
+            **(defaults | given),
+            config=config.model_dump(mode="json"),
+            resume="allow",
+            # The console is train.log's; wandb would keep a copy of it.
+            settings=wandb.Settings(console="off", login_timeout=LOGIN_TIMEOUT_S),
+        )
+
+    def write(self, record: dict[str, Any]) -> None:
+        self._run.log(numbers(record), step=record["global_step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def make_id(dump_dir: str, began: str) -> str:
+    """Return the id of a run: the same for all its attempts, another for the next run there."""
+    return hashlib.sha256(f"{Path(dump_dir).absolute()}\n{began}".encode()).hexdigest()[:16]

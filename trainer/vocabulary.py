@@ -1,0 +1,44 @@
+"""The number of token ids of a tokenizer's file, read without its library where that is possible.
+
+The study counts parameters while it plans, where no tokenizer's library need be installed.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+
+from trainer.settings import ConfigError
+
+TIKTOKEN_SPECIALS = 256
+"""Special tokens that follow the ranks, as in Llama 3 and lingua."""
+
+
+@cache
+def vocabulary_size(name: str, path: str) -> int:
+    """Return V of the file of tokenizer `name`: hf, tiktoken or sp. Raises ConfigError."""
+    try:
+        if name == "hf":
+            return _of_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        if name == "tiktoken":
+            ranks = sum(1 for line in Path(path).read_bytes().splitlines() if line.strip())
+            return ranks + TIKTOKEN_SPECIALS
+        from sentencepiece import SentencePieceProcessor
+
+        return int(SentencePieceProcessor(model_file=path).vocab_size())
+    except ImportError:
+        needs = "needs `pip install sentencepiece`; or set data.tokenizer.n_words"
+        raise ConfigError(path, [f"data.tokenizer: {needs}"]) from None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        problem = f"cannot be read as the file of a tokenizer '{name}': {error}"
+        raise ConfigError(path, [problem]) from None
+
+
+def _of_json(tokenizer: dict) -> int:
+    """Return one more than the largest id of a tokenizer.json."""
+    vocabulary = tokenizer["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        ids = list(vocabulary.values())
+    else:  # unigram: pieces with scores
+        ids = list(range(len(vocabulary)))
+    ids += [token["id"] for token in tokenizer.get("added_tokens", [])]
+    return max(ids) + 1
