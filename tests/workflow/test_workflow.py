@@ -314,23 +314,21 @@ def cpu_seconds(*arguments: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-# The best of three, in CPU seconds, as other programs share the machine.
+@pytest.mark.parametrize(("options", "limit"), [("-n", 2), ("--list-rules", 1.5)])
+def test_a_study_adds_little_to_snakemakes_own_start(
+    options: str, limit: float, tmp_path: Path
+) -> None:
+    """In multiples of an empty workflow's CPU time, the least of turns: machines differ in speed.
 
-
-def test_a_dry_run_of_the_demo_is_quick() -> None:
-    assert min(cpu_seconds("-n") for _ in range(3)) < 4
-
-
-def test_the_snakefile_adds_little_to_snakemakes_own_start(tmp_path: Path) -> None:
-    """Each job on Slurm reads the Snakefile twice more."""
+    Snakemake's own start is about a second. Each job on Slurm reads the Snakefile twice more.
+    """
     empty = tmp_path / "Snakefile"
     empty.write_text("rule all:\n    shell: 'true'\n")
     turns = [
-        (cpu_seconds("--list-rules"), cpu_seconds("--snakefile", str(empty), "--list-rules"))
-        for _ in range(3)
+        (cpu_seconds(options), cpu_seconds("--snakefile", str(empty), options)) for _ in range(4)
     ]
     ours, theirs = (min(values) for values in zip(*turns, strict=True))
-    assert ours - theirs < 0.5
+    assert ours < limit * theirs
 
 
 def test_rules_are_listed_with_their_stories() -> None:
