@@ -20,22 +20,32 @@ def throughput(options: argparse.Namespace) -> None:
 
 
 def estimate(options: argparse.Namespace) -> None:
-    """Write the time-estimate table, as CSV and Markdown."""
-    from study.estimate import estimate_table, read_measurements, to_csv, to_markdown
-    from study.throughput import write_file
+    """Write the time-estimate table, as CSV and Markdown; its check and its ledger beside it."""
+    from study.calibration import Check, estimate_checks
+    from study.estimate import Estimate, estimate_table
+    from study.files import to_csv, write_file
+    from study.forecast import Outcome, known_measurements, score_predictions
+    from study.time_table import to_markdown
 
-    grid = _grid(options)
-    estimates = estimate_table(grid, read_measurements(options.throughput, grid))
-    write_file(options.output, to_csv(estimates))
-    write_file(options.output.with_suffix(".md"), to_markdown(estimates))
+    grid, output = _grid(options), options.output
+    measurements = known_measurements(grid, options.throughput)
+    estimates = estimate_table(grid, measurements)
+    write_file(output, to_csv(estimates, Estimate))
+    write_file(output.with_suffix(".md"), to_markdown(estimates))
+    checks = estimate_checks(measurements)
+    write_file(output.with_name("estimate_check.csv"), to_csv(checks, Check))
+    ledger = score_predictions(grid.study, measurements)
+    write_file(output.with_name("ledger.csv"), to_csv(ledger, Outcome))
 
 
 def plan(options: argparse.Namespace) -> None:
     """Show what is measured, what will run, how long it takes and what it asks for."""
+    from study.forecast import Forecast
     from study.plan import format_plan, plan_table
 
     grid = _grid(options)
-    print(format_plan(plan_table(grid, f"{grid.study.folder}/throughput.csv")), end="")
+    forecast = Forecast(grid)
+    print(format_plan(grid, plan_table(grid, forecast), forecast), end="")
 
 
 def plot_losses(options: argparse.Namespace) -> None:
@@ -57,12 +67,24 @@ def plot_scaling(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Write the report, one HTML page."""
-    from study.estimate import read_estimates
+    from study.calibration import estimate_checks
+    from study.files import write_file
+    from study.forecast import known_measurements, score_predictions
     from study.report import render_report
-    from study.throughput import read_table, write_file
+    from study.throughput import read_table
+    from study.time_table import read_estimates
 
-    table, estimates = read_table(options.throughput), read_estimates(options.estimates)
-    write_file(options.output, render_report(_grid(options), table, estimates, options.figures))
+    grid, table = _grid(options), read_table(options.throughput)
+    measurements = known_measurements(grid, options.throughput)
+    page = render_report(
+        grid,
+        table,
+        read_estimates(options.estimates),
+        estimate_checks(measurements),
+        score_predictions(grid.study, measurements),
+        options.figures,
+    )
+    write_file(options.output, page)
 
 
 def show(options: argparse.Namespace) -> None:

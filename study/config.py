@@ -10,14 +10,17 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     StringConstraints,
     ValidationError,
 )
 
+from study.horizon import check_horizon
 from trainer.config import ConfigError, ModelConfig, Settings, load_yaml
 from trainer.settings import describe_problem
 
@@ -57,12 +60,13 @@ class SlurmConfig(Settings):
     for each node. Jobs of several nodes always use the last."""
     gpu_type: str | None = None
     """Type in the request, as in `--gres=gpu:a100:1`; null asks for any."""
-    mem_gib: PositiveInt
-    """Memory of each node, `--mem`, GiB. A retry asks for as much again."""
+    mem_gib: PositiveInt | Literal["auto"] = "auto"
+    """Memory of each node, `--mem`, GiB; auto: as predicted. A retry asks for as much again."""
     max_mem_gib: PositiveInt | None = None
     """Memory that no retry exceeds, GiB: a node's; null where it is not known."""
-    runtime_min: PositiveInt
-    """Time limit, `--time`, minutes. A retry asks for as much again."""
+    runtime_min: PositiveInt | Literal["auto"] = "auto"
+    """Time limit, `--time`, minutes; auto: the upper end of the run's time estimate and a margin. A
+    retry asks for as much again."""
     max_runtime_min: PositiveInt | None = None
     """Time limit that no retry exceeds, minutes: the partition's; null where it is not known."""
     warn_s: Annotated[int, Field(ge=0, le=65535)] = 60
@@ -84,6 +88,20 @@ class ClusterConfig(Settings):
     """GPU type for people, such as A100. A CPU process counts as one GPU."""
     peak_tflops: PositiveFloat | None = None
     """Peak dense bf16 TFLOP/s of one GPU; null where it is not known, and MFU stays empty."""
+    memory_gib: PositiveFloat | None = None
+    """Memory of one GPU, GiB; null where it is not known, and no plan is held against it."""
+    memory_tb_s: PositiveFloat | None = None
+    """Bandwidth of its memory, TB/s; null: from the peak, at 250 FLOP a byte."""
+    link_gb_s: PositiveFloat | None = None
+    """Bandwidth of one GPU to the others of its node, GB/s; null: a tenth of its memory's."""
+    network_gb_s: PositiveFloat | None = None
+    """Bandwidth of one GPU to other nodes, GB/s; null: a tenth of that inside its node."""
+    price_per_gpu_hour: NonNegativeFloat | None = None
+    """Price of one GPU for an hour, in `currency`; null where there is none."""
+    currency: str = "USD"
+    """What prices are in."""
+    power_w: PositiveFloat | None = None
+    """Measured power of one GPU at work, with its share of the node, W; null: not known."""
     gpus_per_node: PositiveInt
     """GPUs of one node."""
     cpus_per_gpu: PositiveInt = 1
@@ -122,6 +140,18 @@ class EstimateConfig(Settings):
 
     steps: PositiveInt = 500
     """Optimizer steps of the run whose time is given."""
+    horizons: tuple[Annotated[str, AfterValidator(check_horizon)], ...] = ()
+    """More runs to give the time of: '10B tokens', '2000 steps', or 'chinchilla', 20 tokens a
+    parameter."""
+
+
+class BudgetConfig(Settings):
+    """What the study may use: `plan` says which cells fit, a launch above it needs `confirm`."""
+
+    gpu_hours: PositiveFloat | None = None
+    """GPU-hours of the cells that are still to train."""
+    cost: PositiveFloat | None = None
+    """Their cost, in the clusters' currency."""
 
 
 class EvaluateConfig(Settings):
@@ -154,6 +184,10 @@ class Study(Settings):
     """The cells."""
     estimate: EstimateConfig = EstimateConfig()
     """What the time table answers."""
+    budget: BudgetConfig = BudgetConfig()
+    """What the training may use."""
+    confirm: str | None = None
+    """Name of the study, to launch it above its budget; meant for `--config confirm=NAME`."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Tasks for the exported models."""
     partial: bool = False

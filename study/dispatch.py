@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from study.forecast import Forecast, check_budget, record_predictions
 from study.grid import Cell, Grid
 from study.launch import request_line
 from study.logs import read_failure
@@ -53,23 +54,29 @@ def start(workflow: Any, grid: Grid) -> None:
     """
     executor = workflow.scheduler._executor
     on_slurm = hasattr(executor, "slurm_logdir")
-    if on_slurm:
-        jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name == TRAINING_RULE]
-        waiting = {grid.at(job.wildcards).name for job in jobs}
-        problems = find_refusals(cell for cell in grid if cell.name in waiting)
+    jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name == TRAINING_RULE]
+    names = {grid.at(job.wildcards).name for job in jobs}
+    waiting = [cell for cell in grid if cell.name in names]
+    if waiting:
+        forecast = Forecast(grid)
+        problems = find_refusals(waiting, forecast) if on_slurm else []
         if problems:
             sys.exit(str(ConfigError("requests to Slurm", problems)))
+        problem = check_budget(grid.study, waiting, forecast)
+        if problem:
+            sys.exit(problem)
+        record_predictions(waiting, forecast)
     Attachment(executor, grid, on_slurm)
 
 
-def find_refusals(cells: Iterable[Cell]) -> list[str]:
+def find_refusals(cells: Iterable[Cell], needs: Forecast) -> list[str]:
     """Return what Slurm has against the cells' requests, one line for each that it would refuse.
 
     `sbatch --test-only` checks account, partition, limits and nodes, and submits nothing.
     """
     problems: dict[str, str] = {}
     for cell in cells:
-        request = request_line(cell.place, cell.gpus)
+        request = request_line(cell.place, cell.gpus, needs.of(cell))
         if request in problems:
             continue
         if not request:

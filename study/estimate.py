@@ -1,60 +1,45 @@
-"""How long a run takes: read off where it was measured, estimated from FLOPs where it was not.
+"""How long a run takes: read off where it was measured, from the performance model where not.
 
-The first estimator. Verified: start-up and step time of the cell's own completed runs. Estimated:
-the model FLOPs of a step over the FLOP/s per GPU that the nearest measured cells of the same
-cluster achieved, plus the median start-up there. Reads throughput.csv; imports no pandas.
+Verified: start-up and step time of the configuration's own completed runs, by the study or by
+somebody it names. Estimated: the performance model of the cluster, by interpolation between what
+was measured, or by extrapolation from it.
 """
 
-import csv
-import io
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
-from tabulate import tabulate
+from study.grid import Cell, Grid
+from study.horizon import horizon_steps
+from study.measurement import Measurement
+from study.performance import Interval, Performance, add, observe
+from study.workload import Workload, workload
 
-from study.grid import CELL_NAME, Cell, Grid
-from trainer.config import ConfigError
-from trainer.flops import flops_per_token
+VERIFIED = "Verified"
+INTERPOLATED = "Estimated by interpolation"
+EXTRAPOLATED = "Estimated by extrapolation"
 
-NEAREST = 3
-"""Measured configurations that an estimate rests on, at most."""
+DIRECTIONS = {
+    "params": "parameters",
+    "gpus": "GPUs",
+    "seq_len": "tokens a sequence",
+    "tokens": "tokens a pass",
+}
+"""Sizes whose measured range an interpolation stays in: attribute of a workload, and its name."""
 
-WIDEN = 1.25
-"""Factor on both ends of the measured range, once more for every factor e to the nearest.
-
-Not calibrated: a guess that utilisation changes by less than a quarter over a factor e in size.
-"""
-
-SINGLE = 2.0
-"""Factor either way, at least, where a single measured configuration says all that is known."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What the estimator uses of a row of throughput.csv, and the cell that was measured."""
-
-    cell: Cell
-    completed: bool
-    """The run has ended, with all its steps or with a loss that is not finite."""
-    uninterrupted: bool
-    """All steps were done in one attempt, so that wall_s is what the run took."""
-    step_s: tuple[float, float, float]
-    """10th, 50th and 90th percentile of the step time, s."""
-    tflops_per_gpu: float
-    """Model TFLOP/s that each GPU achieved."""
-    startup_s: float | None
-    """From process start to the end of the first step, s."""
-    wall_s: float | None
-    """The whole run, s."""
+SETTINGS = {
+    "recompute": "activation checkpointing",
+    "compiled": "compile",
+    "tensor_parallel": "tensor parallelism",
+    "value_bytes": "arithmetic",
+    "variant": "variant",
+}
+"""Settings that were measured, or were not."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A row of the time table. Times are empty where the cluster has no measurement."""
+    """A row of the time table. Times are empty where nothing is known of the cluster."""
 
     cluster: str
     model: str
@@ -63,284 +48,243 @@ class Estimate:
     tokens_per_step: int
     steps: int
     seconds: float | None
-    """Time of the run with its start-up."""
+    """Time of the run with start-up, saves and evaluations."""
     seconds_low: float | None
-    """Lower end of the interval."""
+    """Lower end of the 80% interval."""
     seconds_high: float | None
-    """Upper end of the interval."""
+    """Upper end of the 80% interval."""
     gpu_hours: float | None
     """seconds * gpus / 3600."""
     basis: str
-    """Verified: this configuration was measured; Estimated: it was not."""
+    """Verified, Estimated by interpolation, or Estimated by extrapolation."""
     method: str
-    """How `seconds` came about."""
+    """How `seconds` came about, and what makes it unsure."""
     variant: str
     startup_s: float | None
-    """Start-up that `seconds` holds."""
+    """Start-up that `seconds` holds, its first step included."""
     step_s: float | None
     """Time of a step."""
     gpu_name: str
+    step_s_low: float | None
+    """Lower end of its 80% interval."""
+    step_s_high: float | None
+    """Upper end of its 80% interval."""
+    horizon: str
+    """What the steps were asked for as, such as '500 steps' or 'chinchilla'."""
+    tokens: int
+    """Tokens of the run."""
+    cost: float | None
+    """gpu_hours * the cluster's price, in `currency`."""
+    currency: str
+    energy_kwh: float | None
+    """gpu_hours * the cluster's measured power of a GPU."""
+    memory_gib: float | None
+    """Peak memory of a GPU, predicted where it was not measured, GiB."""
+    memory_gib_high: float | None
+    """Upper end of its 80% interval, GiB."""
 
 
-def read_measurements(csv_path: str | Path, grid: Grid) -> list[Measurement]:
-    """Return the rows of throughput.csv that have a speed and belong to cells as they are now.
+class Estimator:
+    """All that is known of a study's clusters; it answers for any cell and number of steps."""
 
-    Raises ConfigError where the file cannot be read, or is no throughput table.
-    """
-    try:
-        with Path(csv_path).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(csv_path), [f"cannot be read: {error}"]) from None
-    cells = {(cell.name, cell.run.fingerprint(cell.gpus)): cell for cell in grid}
-    measurements = []
-    for number, row in enumerate(rows, start=2):
-        try:
-            name = CELL_NAME.format(**row)
-            cell = cells.get((name, row["fingerprint"]))
-            if cell is not None and row["step_ms_p50"]:
-                measurements.append(_measurement(cell, row))
-        except (KeyError, TypeError, ValueError) as error:
-            problem = f"line {number}: not a row of a throughput table: {error!r}"
-            raise ConfigError(str(csv_path), [problem]) from None
-    return measurements
+    def __init__(self, measurements: Sequence[Measurement]) -> None:
+        """Keep the measurements; each cluster's model is fitted when it is first asked for."""
+        self.measurements = list(measurements)
+        self._models: dict[str, Performance] = {}
+
+    def model(self, cell: Cell) -> Performance:
+        """Return the performance model of a cell's cluster."""
+        if cell.cluster not in self._models:
+            here = [item for item in self.measurements if item.cell.cluster == cell.cluster]
+            self._models[cell.cluster] = Performance(cell.place, observe(here))
+        return self._models[cell.cluster]
+
+    def estimate(self, cell: Cell, steps: int, horizon: str = "") -> Estimate:
+        """Return the time that `steps` steps of a cell take."""
+        own = [
+            item
+            for item in self.measurements
+            if item.completed
+            and item.cell.cluster == cell.cluster
+            and workload(item.cell) == workload(cell)
+        ]
+        # What a study measured itself comes before what others say.
+        ours = [item for item in own if not item.source]
+        if ours or own:
+            return self._verified(cell, ours or own, steps, horizon)
+        return self._estimated(cell, steps, horizon)
+
+    def step(self, cell: Cell) -> Interval | None:
+        """Return the predicted time of a cell's step, s, whether it was measured or not."""
+        model = self.model(cell)
+        return model.step(workload(cell)) if model.knows_speed else None
+
+    def memory_gib(self, cell: Cell) -> Interval:
+        """Return the peak memory of a GPU, GiB: measured where it was."""
+        work = workload(cell)
+        measured = [
+            item.peak_memory_gib
+            for item in self.model(cell).observed
+            if item.work == work and item.peak_memory_gib
+        ]
+        if measured:
+            return Interval(measured[0], measured[0], measured[0])
+        return self.model(cell).memory_gib(work)
+
+    def most_telling(self, cells: Sequence[Cell]) -> Cell | None:
+        """Return the cell whose measurement would narrow the estimates of all that are open most.
+
+        `cells` are the open ones. Clusters are compared by what their own cells would gain.
+        """
+        best: tuple[float, Cell] | None = None
+        for cluster in dict.fromkeys(cell.cluster for cell in cells):
+            here = [cell for cell in cells if cell.cluster == cluster]
+            works = [workload(cell) for cell in here]
+            gains = self.model(here[0]).gains(works, works)
+            index = int(gains.argmax())
+            if best is None or gains[index] > best[0]:
+                best = float(gains[index]), here[index]
+        return best[1] if best else None
+
+    def _verified(
+        self, cell: Cell, own: Sequence[Measurement], steps: int, horizon: str
+    ) -> Estimate:
+        """Return the measured time: the median over seeds, from the lowest to the highest interval.
+
+        A seed's interval is what its run takes if every step takes the 10th or 90th percentile.
+        """
+        times, walls = [], 0
+        for item in own:
+            p10, p50, p90 = item.step_s
+            started = self._measured_startup(cell, item)
+            if item.uninterrupted and item.wall_s is not None and item.cell.run.steps == steps:
+                # What others timed from outside says nothing of their start-up.
+                times.append([item.wall_s, item.wall_s, item.wall_s])
+                walls += 1
+            else:
+                rest = self.model(cell).rest(cell, steps, p50)
+                whole = add([started, Interval(p50, p50, p50).scaled(steps - 1), rest])
+                times.append([whole.low, whole.middle, whole.high])
+            times[-1][0] -= (steps - 1) * (p50 - p10)
+            times[-1][2] += (steps - 1) * (p90 - p50)
+        low, middle, high = zip(*times, strict=True)
+        method = (
+            "wall-clock time of the run" if walls == len(own) else "start-up + steps x step p50"
+        )
+        by = ", ".join(dict.fromkeys(item.source for item in own if item.source))
+        return self._row(
+            cell,
+            steps,
+            horizon,
+            Interval(min(low), median(middle), max(high)),
+            startup_s=median(self._measured_startup(cell, item).middle for item in own),
+            step=Interval(
+                min(item.step_s[0] for item in own),
+                median(item.step_s[1] for item in own),
+                max(item.step_s[2] for item in own),
+            ),
+            basis=VERIFIED,
+            method=f"{method}, by {by}" if by else method,
+        )
+
+    def _measured_startup(self, cell: Cell, item: Measurement) -> Interval:
+        """Return a run's start-up with its first step, s; the model's where nobody noted it."""
+        if item.startup_s is not None:
+            return Interval(item.startup_s, item.startup_s, item.startup_s)
+        first = Interval(item.step_s[1], item.step_s[1], item.step_s[1])
+        return add([self.model(cell).startup(workload(cell)), first])
+
+    def _estimated(self, cell: Cell, steps: int, horizon: str) -> Estimate:
+        model, work = self.model(cell), workload(cell)
+        basis, reason = find_basis(work, model.works)
+        if not model.knows_speed:
+            missing = f"no measurement on {cell.cluster} yet, and its peak_tflops is not known"
+            return self._row(cell, steps, horizon, None, None, None, basis, missing)
+        step, startup = model.step(work), model.startup(work)
+        whole = add([startup, step.scaled(steps), model.rest(cell, steps, step.middle)])
+        return self._row(
+            cell, steps, horizon, whole, startup.middle + step.middle, step, basis, reason
+        )
+
+    def _row(
+        self,
+        cell: Cell,
+        steps: int,
+        horizon: str,
+        time: Interval | None,
+        startup_s: float | None,
+        step: Interval | None,
+        basis: str,
+        method: str,
+    ) -> Estimate:
+        place = cell.place
+        hours = None if time is None else time.middle * cell.gpus / 3600
+        memory = self.memory_gib(cell)
+        return Estimate(
+            cluster=cell.cluster,
+            model=cell.model,
+            params=cell.params,
+            gpus=cell.gpus,
+            tokens_per_step=cell.tokens_per_step,
+            steps=steps,
+            seconds=None if time is None else time.middle,
+            seconds_low=None if time is None else time.low,
+            seconds_high=None if time is None else time.high,
+            gpu_hours=hours,
+            basis=basis,
+            method=method,
+            variant=cell.variant,
+            startup_s=startup_s,
+            step_s=None if step is None else step.middle,
+            gpu_name=place.gpu_name,
+            step_s_low=None if step is None else step.low,
+            step_s_high=None if step is None else step.high,
+            horizon=horizon or f"{steps} steps",
+            tokens=steps * cell.tokens_per_step,
+            cost=_times(hours, place.price_per_gpu_hour),
+            currency=place.currency,
+            energy_kwh=_times(hours, None if place.power_w is None else place.power_w / 1e3),
+            memory_gib=memory.middle,
+            memory_gib_high=memory.high,
+        )
 
 
-def _measurement(cell: Cell, row: dict[str, str]) -> Measurement:
-    p10, p50, p90 = (float(row[f"step_ms_{name}"]) / 1e3 for name in ("p10", "p50", "p90"))
-    return Measurement(
-        cell=cell,
-        completed=row["status"] == "completed",
-        uninterrupted=row["outcome"] == "trained" and row["attempts"] == "1",
-        step_s=(p10, p50, p90),
-        tflops_per_gpu=float(row["tflops_per_gpu"]),
-        startup_s=float(row["startup_s"]) if row["startup_s"] else None,
-        wall_s=float(row["wall_s"]) if row["wall_s"] else None,
-    )
+def _times(hours: float | None, rate: float | None) -> float | None:
+    return None if hours is None or rate is None else hours * rate
 
 
 def estimate_table(grid: Grid, measurements: Sequence[Measurement]) -> list[Estimate]:
-    """Return a row for each configuration in the grid's order, for study.estimate.steps steps.
+    """Return a row for each horizon and configuration, in the grid's order.
 
     A configuration is (cluster, model, gpus, variant): its seeds are pooled.
     """
-    cells = {_configuration(cell): cell for cell in reversed(grid)}
-    ordered = dict.fromkeys(_configuration(cell) for cell in grid)
-    steps = grid.study.estimate.steps
-    return [estimate_cell(cells[key], measurements, steps) for key in ordered]
-
-
-def estimate_cell(cell: Cell, measurements: Sequence[Measurement], steps: int) -> Estimate:
-    """Return the time that `steps` steps of a cell take."""
-    own = [
-        item
-        for item in measurements
-        if item.completed
-        and item.startup_s is not None
-        and _configuration(item.cell) == _configuration(cell)
+    cells: dict[tuple[str, str, int, str], Cell] = {}
+    for cell in grid:
+        cells.setdefault((cell.cluster, cell.model, cell.gpus, cell.variant), cell)
+    estimator, settings = Estimator(measurements), grid.study.estimate
+    horizons = dict.fromkeys([f"{settings.steps} steps", *settings.horizons])
+    return [
+        estimator.estimate(cell, horizon_steps(horizon, cell), horizon)
+        for horizon in horizons
+        for cell in cells.values()
     ]
-    return _verified(cell, own, steps) if own else _estimated(cell, measurements, steps)
 
 
-def _configuration(cell: Cell) -> tuple[str, str, int, str]:
-    return cell.cluster, cell.model, cell.gpus, cell.variant
-
-
-def _verified(cell: Cell, own: Sequence[Measurement], steps: int) -> Estimate:
-    """Return the measured time: the median over seeds, from the lowest to the highest interval.
-
-    A seed's interval is what its run takes if every step takes the 10th, or the 90th, percentile.
-    """
-    low, middle, high, walls = [], [], [], 0
-    for item in own:
-        p10, p50, p90 = item.step_s
-        seconds = (item.startup_s or 0.0) + steps * p50
-        if item.uninterrupted and item.wall_s is not None and item.cell.run.steps == steps:
-            seconds, walls = item.wall_s, walls + 1
-        low.append(seconds - steps * (p50 - p10))
-        middle.append(seconds)
-        high.append(seconds + steps * (p90 - p50))
-    return _estimate(
-        cell,
-        steps,
-        seconds=(min(low), median(middle), max(high)),
-        startup_s=median(item.startup_s or 0.0 for item in own),
-        step_s=median(item.step_s[1] for item in own),
-        basis="Verified",
-        method="wall-clock time of the run" if walls == len(own) else "start-up + steps x step p50",
-    )
-
-
-def _estimated(cell: Cell, measurements: Sequence[Measurement], steps: int) -> Estimate:
-    here = [item for item in measurements if item.cell.cluster == cell.cluster]
-    startups = [item.startup_s for item in here if item.startup_s is not None]
-    if not here or not startups:
-        missing = "measurement" if not here else "start-up measured"
-        method = f"no {missing} on {cell.cluster} yet"
-        return _estimate(cell, steps, None, None, None, "Estimated", method)
-    distance, speeds = _nearest(cell, here)
-    # A cell that was measured but has not ended is its own nearest neighbour, at distance 0.
-    widen = WIDEN ** (1 + distance)
-    if len(speeds) == 1 and distance > 0:
-        widen = max(SINGLE, widen)
-    data = cell.run.data
-    per_token = flops_per_token(cell.run.model, data.tokenizer.vocab_size, data.seq_len)
-    tflops_per_step = per_token * cell.tokens_per_step / cell.gpus / 1e12
-    step_s = tflops_per_step / median(speeds)
-    return _estimate(
-        cell,
-        steps,
-        seconds=(
-            min(startups) + steps * tflops_per_step / max(speeds) / widen,
-            median(startups) + steps * step_s,
-            max(startups) + steps * tflops_per_step / min(speeds) * widen,
-        ),
-        startup_s=median(startups),
-        step_s=step_s,
-        basis="Estimated",
-        method=(
-            f"FLOPs at {median(speeds):.3g} TFLOP/s per GPU, "
-            f"from {len(speeds)} measured on {cell.cluster}"
-        ),
-    )
-
-
-def _nearest(cell: Cell, here: Sequence[Measurement]) -> tuple[float, list[float]]:
-    """Return the distance to the nearest measured configuration, and TFLOP/s of the nearest few.
-
-    The distance is |ln of the ratio of parameters| + |ln of the ratio of GPU counts|. Only the
-    cell's own variant counts where it was measured, as a variant may change the speed itself.
-    """
-    alike = [item for item in here if item.cell.variant == cell.variant] or here
-    found: dict[tuple[str, str, int, str], tuple[float, list[float]]] = {}
-    for item in alike:
-        other = item.cell
-        distance = abs(math.log(other.params / cell.params))
-        distance += abs(math.log(other.gpus / cell.gpus))
-        found.setdefault(_configuration(other), (distance, []))[1].append(item.tflops_per_gpu)
-    ranked = sorted(found.values(), key=lambda pair: pair[0])
-    own = found.get(_configuration(cell))
-    chosen = [own] if own else ranked[:NEAREST]
-    return chosen[0][0], [median(speeds) for _, speeds in chosen]
-
-
-def _estimate(
-    cell: Cell,
-    steps: int,
-    seconds: tuple[float, float, float] | None,
-    startup_s: float | None,
-    step_s: float | None,
-    basis: str,
-    method: str,
-) -> Estimate:
-    low, middle, high = seconds or (None, None, None)
-    return Estimate(
-        cluster=cell.cluster,
-        model=cell.model,
-        params=cell.params,
-        gpus=cell.gpus,
-        tokens_per_step=cell.tokens_per_step,
-        steps=steps,
-        seconds=middle,
-        seconds_low=low,
-        seconds_high=high,
-        gpu_hours=None if middle is None else middle * cell.gpus / 3600,
-        basis=basis,
-        method=method,
-        variant=cell.variant,
-        startup_s=startup_s,
-        step_s=step_s,
-        gpu_name=cell.place.gpu_name,
-    )
-
-
-def to_csv(estimates: Sequence[Estimate]) -> str:
-    """Return the text of time_estimates.csv; what is not known is an empty cell."""
-    text = io.StringIO()
-    names = [field.name for field in fields(Estimate)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    for estimate in estimates:
-        values = asdict(estimate)
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()})
-    return text.getvalue()
-
-
-def read_estimates(csv_path: str | Path) -> list[Estimate]:
-    """Return the rows of a time_estimates.csv. Raises ConfigError."""
-    try:
-        with Path(csv_path).open(encoding="utf-8", newline="") as file:
-            return [_parse(row) for row in csv.DictReader(file)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(csv_path), [f"cannot be read: {error}"]) from None
-    except (KeyError, TypeError, ValueError) as error:
-        problem = f"not a time-estimate table: {error!r}; write it again with `estimate`"
-        raise ConfigError(str(csv_path), [problem]) from None
-
-
-def _parse(row: dict[str, Any]) -> Estimate:
-    values: dict[str, Any] = {}
-    for field in fields(Estimate):
-        text = row[field.name]
-        if field.type is int:
-            values[field.name] = int(text)
-        elif field.type is str:
-            values[field.name] = text
-        else:
-            values[field.name] = float(text) if text else None
-    return Estimate(**values)
-
-
-def readable(estimates: Sequence[Estimate]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows for people: the columns of the table that groups keep by hand."""
-    steps = estimates[0].steps if estimates else 0
-    headings = ["Model Size", "Params", "GPUs", "Tokens/Step", f"{steps} Steps Time"]
-    rows = []
-    for item in estimates:
-        variant = "" if item.variant == "base" else f" ({item.variant})"
-        rows.append(
-            [
-                item.model + variant,
-                format_count(item.params, 3),
-                f"{item.gpus}x {item.gpu_name}",
-                format_count(item.tokens_per_step, 2),
-                "" if item.seconds is None else f"~{format_seconds(item.seconds)}",
-                _format_interval(item.seconds_low, item.seconds_high),
-                item.basis if item.seconds is not None else f"{item.basis}; {item.method}",
-            ]
-        )
-    return [*headings, "Interval", "Notes"], rows
-
-
-def to_markdown(estimates: Sequence[Estimate]) -> str:
-    """Return the time table for people."""
-    headings, rows = readable(estimates)
-    return tabulate(rows, headings, "pipe", disable_numparse=True) + "\n"
-
-
-def format_count(number: float, digits: int) -> str:
-    """Return a count with K, M or B: 27.5M for 27,535,872; 131K for 131,072."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= size:
-            # As many digits as asked for, but all that stand before the point.
-            value = number / size
-            return f"{value:.0f}{letter}" if value >= 10**digits else f"{value:.{digits}g}{letter}"
-    return f"{number:.0f}"
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a time in two digits and the unit that suits it: 2.5 min for 149 s."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= (0.995 if unit != "days" else 2) * size:
-            return f"{_two_digits(seconds / size)} {unit}"
-    return f"{_two_digits(seconds)} s"
-
-
-def _two_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def _format_interval(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return ""
-    return f"{format_seconds(low)} to {format_seconds(high)}"
+def find_basis(work: Workload, measured: Sequence[Workload]) -> tuple[str, str]:
+    """Return what an estimate of a configuration rests on, and the words for it."""
+    if not measured:
+        return EXTRAPOLATED, "from the data sheet alone, nothing was measured there"
+    beyond = []
+    for attribute, name in DIRECTIONS.items():
+        value = getattr(work, attribute)
+        known = [getattr(other, attribute) for other in measured]
+        if not 0.99 * min(known) <= value <= 1.01 * max(known):
+            ends = sorted({min(known), max(known)})
+            beyond.append(f"{value:,} {name}, measured {' to '.join(f'{end:,}' for end in ends)}")
+    for attribute, name in SETTINGS.items():
+        if all(getattr(work, attribute) != getattr(other, attribute) for other in measured):
+            beyond.append(f"{name} {getattr(work, attribute)} was not measured")
+    count = f"{len(measured)} measured configuration{'s' if len(measured) > 1 else ''}"
+    if beyond:
+        return EXTRAPOLATED, f"from {count}; {'; '.join(beyond)}"
+    return INTERPOLATED, f"from {count}"

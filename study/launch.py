@@ -3,7 +3,8 @@
 Pure functions of the settings: what `plan` shows is what is asked for.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from study.config import ClusterConfig, EvaluateConfig, SlurmConfig
 
@@ -58,25 +59,54 @@ def threads(cluster: ClusterConfig, gpus: int) -> int:
     return cluster.cpus_per_gpu * min(gpus, cluster.gpus_per_node)
 
 
-def slurm_resources(cluster: ClusterConfig, gpus: int, attempt: int = 1) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Needs:
+    """What a run is predicted to need of a node, for what the cluster's settings leave to it."""
+
+    mem_gib: int
+    """Memory of the node, GiB."""
+    runtime_min: int | None
+    """Time, minutes; None where it is not known."""
+
+
+NOT_KNOWN = Needs(mem_gib=32, runtime_min=None)
+"""Asked for where nothing was predicted."""
+
+FIRST_RUNTIME_MIN = 60
+"""Time limit of a run of which nothing is known, where the cluster has no max_runtime_min."""
+
+
+def slurm_resources(
+    cluster: ClusterConfig, gpus: int, attempt: int = 1, needs: Needs = NOT_KNOWN
+) -> dict[str, Any]:
     """Return Snakemake's resources for a run's `attempt`, 1, 2, ...; empty for this machine.
 
     `mem_mb` is MiB, `runtime` minutes, as snakemake-executor-plugin-slurm reads them. A retry asks
-    for more of both: what it failed of may have been their want.
+    for more of both: what it failed of may have been their want. `needs` counts where the settings
+    say `auto`.
     """
     slurm = cluster.slurm
     if slurm is None:
         return {}
-    mem_gib = _grown(slurm.mem_gib, slurm.max_mem_gib, attempt)
+    mem_gib = _allowed(slurm.mem_gib, needs.mem_gib, slurm.max_mem_gib)
+    minutes = needs.runtime_min or slurm.max_runtime_min or FIRST_RUNTIME_MIN
+    runtime_min = _allowed(slurm.runtime_min, minutes, slurm.max_runtime_min)
     resources: dict[str, Any] = {
         "slurm_partition": slurm.partition,
-        "mem_mb": mem_gib * MIB_PER_GIB,
-        "runtime": _grown(slurm.runtime_min, slurm.max_runtime_min, attempt),
+        "mem_mb": _grown(mem_gib, slurm.max_mem_gib, attempt) * MIB_PER_GIB,
+        "runtime": _grown(runtime_min, slurm.max_runtime_min, attempt),
         "cpus_per_task": threads(cluster, gpus),
     }
     optional = {"slurm_account": slurm.account, "qos": slurm.qos, "constraint": slurm.constraint}
     resources |= {key: value for key, value in optional.items() if value is not None}
     return resources | _gpu_resources(slurm, cluster.gpus_per_node, gpus)
+
+
+def _allowed(setting: int | Literal["auto"], needed: int, limit: int | None) -> int:
+    """Return what the settings say; where that is auto, what is needed, up to the limit."""
+    if setting != "auto":
+        return setting
+    return needed if limit is None else min(needed, limit)
 
 
 def _grown(amount: int, limit: int | None, attempt: int) -> int:
@@ -113,9 +143,9 @@ def data_resources(cluster: ClusterConfig) -> dict[str, Any]:
     return request | ({} if slurm.account is None else {"slurm_account": slurm.account})
 
 
-def request_line(cluster: ClusterConfig, gpus: int) -> str:
+def request_line(cluster: ClusterConfig, gpus: int, needs: Needs = NOT_KNOWN) -> str:
     """Return the Slurm request as a person would type it; empty for this machine."""
-    resources = slurm_resources(cluster, gpus)
+    resources = slurm_resources(cluster, gpus, needs=needs)
     if not resources:
         return ""
     hours, minutes = divmod(resources["runtime"], 60)

@@ -1,25 +1,21 @@
 """The plan: what stands in the grid, what was run already, and what the rest will ask for.
 
-Quick on purpose: it reads run.json of each cell and throughput.csv, and imports no pandas.
+Quick on purpose: it reads run.json of each cell and the measurements, and imports no pandas.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tabulate import tabulate
 
-from study.estimate import (
-    Estimate,
-    estimate_cell,
-    format_count,
-    format_seconds,
-    read_measurements,
-)
+from study.config import BudgetConfig
+from study.estimate import VERIFIED, Estimate
+from study.forecast import Forecast
 from study.grid import Cell, Grid
 from study.launch import request_line
 from study.logs import is_stale, read_summary
+from study.time_table import format_count, format_interval, format_seconds
 
 TO_RUN = ("to run", "partly", "failed", "stale")
 """States of cells that a training run is started for."""
@@ -36,6 +32,10 @@ class PlanRow:
     """What is behind the state, such as the steps that were done."""
     estimate: Estimate
     """Time of the cell's whole run, with its own number of steps."""
+    request: str
+    """Its Slurm request; empty on this machine."""
+    warning: str
+    """What speaks against the run as it stands."""
 
     @property
     def runs(self) -> bool:
@@ -43,20 +43,31 @@ class PlanRow:
         return self.state in TO_RUN
 
 
-def plan_table(grid: Grid, throughput_csv: str | Path | None = None) -> list[PlanRow]:
+def plan_table(grid: Grid, forecast: Forecast) -> list[PlanRow]:
     """Return one row for each cell, in the grid's order.
 
-    Times rest on the measurements in `throughput_csv`; without the file they are not known.
-    Raises ConfigError where a run.json or the table is malformed.
+    Raises ConfigError where a run.json is malformed.
     """
-    exists = throughput_csv is not None and Path(throughput_csv).exists()
-    measurements = read_measurements(throughput_csv, grid) if throughput_csv and exists else []
     rows = []
     for cell in grid:
         state, detail = find_state(cell)
-        estimate = estimate_cell(cell, measurements, cell.run.steps)
-        rows.append(PlanRow(cell, state, detail, estimate))
+        estimate = forecast.estimate(cell)
+        request = request_line(cell.place, cell.gpus, forecast.of(cell)) if cell.measure else ""
+        rows.append(PlanRow(cell, state, detail, estimate, request, find_warning(cell, estimate)))
     return rows
+
+
+def find_warning(cell: Cell, estimate: Estimate) -> str:
+    """Return what speaks against a run: memory or time that it will probably not have."""
+    warnings = []
+    limit, memory, high = cell.place.memory_gib, estimate.memory_gib, estimate.memory_gib_high
+    if limit is not None and memory is not None and high is not None and high > limit:
+        verdict = "does not fit" if memory > limit else "may not fit"
+        warnings.append(f"{verdict}: {memory:.3g} GiB (up to {high:.3g}) of {limit:g} a GPU")
+    limit_min = cell.place.slurm.runtime_min if cell.place.slurm else "auto"
+    if limit_min != "auto" and (estimate.seconds_high or 0) > 60 * limit_min:
+        warnings.append(f"may take longer than its limit of {limit_min} min")
+    return "; ".join(warnings)
 
 
 def find_state(cell: Cell) -> tuple[str, str]:
@@ -77,26 +88,21 @@ def find_state(cell: Cell) -> tuple[str, str]:
     return "partly", f"{summary.status}, {progress}"
 
 
-def format_plan(rows: Sequence[PlanRow]) -> str:
+def format_plan(grid: Grid, rows: Sequence[PlanRow], forecast: Forecast) -> str:
     """Return the plan as text for a terminal, with totals at its end."""
-    headings = [
-        "Cell",
-        "Params",
-        "Batch/GPU x accum.",
-        "Tokens/step",
-        "Steps",
-        "State",
-        "Time",
-        "GPU-hours",
-        "Request",
-    ]
+    headings = ["Cell", "Params", "Batch/GPU x accum.", "Tokens/step", "Steps", "State", "Time"]
+    headings += ["Interval", "GPU-hours", "Request"]
     table = tabulate([_cells(row) for row in rows], headings, "simple", disable_numparse=True)
-    return f"{table}\n\n{format_totals(rows)}\n"
+    lines = [f"{row.cell.name}: {row.warning}." for row in rows if row.warning]
+    lines += format_budget(grid.study.budget, rows)
+    unmeasured = [row.cell for row in rows if row.estimate.basis != VERIFIED and row.cell.measure]
+    if len(unmeasured) > 1 and (telling := forecast.estimator.most_telling(unmeasured)):
+        lines.append(f"To narrow the open estimates most, measure {telling.name} first.")
+    return "\n".join([table, "", format_totals(rows), *lines]) + "\n"
 
 
 def _cells(row: PlanRow) -> list[str]:
     cell, estimate = row.cell, row.estimate
-    known = estimate.seconds is not None
     return [
         cell.name,
         format_count(cell.params, 3),
@@ -105,23 +111,57 @@ def _cells(row: PlanRow) -> list[str]:
         f"{cell.run.steps:,}",
         f"{row.state} ({row.detail})" if row.detail else row.state,
         f"~{format_seconds(estimate.seconds)}" if estimate.seconds is not None else "not known",
-        f"{estimate.gpu_hours:.2g}" if known else "",
-        (request_line(cell.place, cell.gpus) or "this machine") if cell.measure else "",
+        format_interval(estimate.seconds_low, estimate.seconds_high),
+        f"{estimate.gpu_hours:.2g}" if estimate.gpu_hours is not None else "",
+        (row.request or "this machine") if cell.measure else "",
     ]
 
 
+def format_budget(budget: BudgetConfig, rows: Sequence[PlanRow]) -> list[str]:
+    """Return which of the cells to train fit the budget, taken in the grid's order.
+
+    A cell counts with the upper end of its time, so that the budget holds all that fit.
+    """
+    if budget.gpu_hours is None and budget.cost is None:
+        return []
+    fit, left_out, hours, cost = [], [], 0.0, 0.0
+    for row in rows:
+        high = row.estimate.seconds_high
+        if not row.runs or high is None:
+            continue
+        own_hours = high * row.cell.gpus / 3600
+        own_cost = own_hours * (row.cell.place.price_per_gpu_hour or 0.0)
+        within = hours + own_hours <= (budget.gpu_hours or float("inf"))
+        if within and cost + own_cost <= (budget.cost or float("inf")):
+            fit.append(row.cell.name)
+            hours, cost = hours + own_hours, cost + own_cost
+        else:
+            left_out.append(row.cell.name)
+    limits = [f"{budget.gpu_hours:g} GPU-hours"] if budget.gpu_hours else []
+    limits += [f"a cost of {budget.cost:g}"] if budget.cost else []
+    lines = [f"Within {' and '.join(limits)}, by the upper ends: {', '.join(fit) or 'no cell'}."]
+    return [*lines, f"Beyond it: {', '.join(left_out)}."] if left_out else lines
+
+
 def format_totals(rows: Sequence[PlanRow]) -> str:
-    """Return the totals: cells by state, cells to run, and the GPU-hours known of them.
+    """Return the totals: cells by state, cells to run, and what is known of their use.
 
     A run that goes on from a checkpoint counts whole.
     """
     counts = Counter(row.state for row in rows)
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
-    hours = [row.estimate.gpu_hours for row in rows if row.runs]
-    known = [value for value in hours if value is not None]
-    parts = [f"{len(rows)} cells: {states}.", f"{len(hours)} to train"]
-    if hours:
-        parts[1] += f", {sum(known):.2g} GPU-hours" if known else ", time not known"
-        unknown = len(hours) - len(known)
-        parts[1] += f" (and {unknown} of them not known)" if known and unknown else ""
+    waiting = [row.estimate for row in rows if row.runs]
+    known = [item for item in waiting if item.gpu_hours is not None]
+    parts = [f"{len(rows)} cells: {states}.", f"{len(waiting)} to train"]
+    if known:
+        parts[1] += f", {sum(item.gpu_hours or 0 for item in known):.2g} GPU-hours"
+        for currency in dict.fromkeys(item.currency for item in known if item.cost is not None):
+            same = [item.cost or 0 for item in known if item.currency == currency]
+            parts[1] += f", {sum(same):.2f} {currency}"
+        if any(item.energy_kwh is not None for item in known):
+            parts[1] += f", {sum(item.energy_kwh or 0 for item in known):.2g} kWh"
+        unknown = len(waiting) - len(known)
+        parts[1] += f" (and {unknown} of them not known)" if unknown else ""
+    elif waiting:
+        parts[1] += ", time not known"
     return " ".join(parts) + "."

@@ -21,10 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator, PercentFormatter
 
-from study.estimate import format_count
+from study.files import write_file
 from study.grid import AXES, Cell, Grid
 from study.logs import Run
-from study.throughput import write_file
+from study.time_table import format_count
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 """Okabe and Ito's colour-blind-safe palette, without its yellow, which is pale on white."""

@@ -9,9 +9,10 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from study import throughput
+from study import calibration, throughput, time_table
+from study.calibration import Check
 from study.estimate import Estimate
-from study.estimate import readable as readable_estimates
+from study.forecast import Outcome, readable_ledger
 from study.grid import Grid
 from study.logs import RunSummary, is_stale, read_summary
 from study.plan import find_state
@@ -51,9 +52,14 @@ class Figure:
 
 
 def render_report(
-    grid: Grid, table: pd.DataFrame, estimates: Sequence[Estimate], figures: Path
+    grid: Grid,
+    table: pd.DataFrame,
+    estimates: Sequence[Estimate],
+    checks: Sequence[Check],
+    ledger: Sequence[Outcome],
+    figures: Path,
 ) -> str:
-    """Return the page for a throughput table, a time-estimate table and a folder of figures.
+    """Return the page for the tables and a folder of figures.
 
     The same input gives the same page. A figure that is not there is said to be missing.
     """
@@ -72,7 +78,11 @@ def render_report(
         cells=len(grid.measured),
         measured=len(states) - len(missing),
         facts=_facts(grid),
-        estimates=Table(*readable_estimates(estimates)),
+        estimates=[
+            Table(*time_table.readable(rows)) for rows in time_table.by_horizon(estimates).values()
+        ],
+        checks=Table(*calibration.readable(checks)),
+        ledger=Table(*readable_ledger(ledger)),
         throughput=Table(*throughput.readable(table)),
         other_versions=bool(throughput.other_versions(table)),
         figures=[_read_figure(figures, name) for name in FIGURES if _path(figures, name).exists()],

@@ -5,7 +5,6 @@ attempts made with other settings than the last. Of the rest, each step counts w
 mean; the median and the 90th percentile over the steps are quoted.
 """
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
+from study.files import write_file
 from study.grid import Cell, Grid
 from study.logs import Record, Run, read_runs
 from trainer.config import ConfigError
@@ -261,14 +261,6 @@ def is_numeric(column: Iterable[str]) -> bool:
         cell.replace(",", "").replace(".", "", 1).lstrip("-").isdigit() or not cell
         for cell in column
     )
-
-
-def write_file(path: Path, content: str | bytes) -> None:
-    """Replace a file as a whole: a reader sees the old content or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(path)
 
 
 def write_table(table: pd.DataFrame, csv_path: Path) -> None:

@@ -8,7 +8,15 @@ from typing import Any
 from study.config import DEFAULT_FILE, Study, load_study
 from study.evaluation import find_problem
 from study.grid import Cell, Grid
-from study.launch import data_resources, evaluation_line, launch_line, slurm_resources, threads
+from study.launch import (
+    NOT_KNOWN,
+    Needs,
+    data_resources,
+    evaluation_line,
+    launch_line,
+    slurm_resources,
+    threads,
+)
 from trainer.config import ConfigError, load_yaml, merge
 from trainer.text_files import list_text_files
 
@@ -65,6 +73,7 @@ class TrainingRequest:
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
+        self._forecast: Any = None
 
     def _gpus(self, cell: Cell) -> int:
         return cell.gpus
@@ -74,10 +83,23 @@ class TrainingRequest:
 
         def value(wildcards: Any, attempt: int) -> Any:
             cell = self._grid.at(wildcards)
-            resources = slurm_resources(cell.place, self._gpus(cell), attempt)
+            needs = self._needs(cell)
+            resources = slurm_resources(cell.place, self._gpus(cell), attempt, needs)
             return resources.get(name, UNSET.get(name))
 
         return value
+
+    def _needs(self, cell: Cell) -> Needs:
+        """Return what a cell is predicted to need, where its cluster asks for that."""
+        slurm = cell.place.slurm
+        if slurm is None or "auto" not in (slurm.runtime_min, slurm.mem_gib):
+            return NOT_KNOWN
+        from study.forecast import Forecast  # numpy, which no other cluster has to wait for
+
+        if self._forecast is None:
+            self._forecast = Forecast(self._grid)
+        needs: Needs = self._forecast.of(cell)
+        return needs
 
     def threads(self, wildcards: Any) -> int:
         """Return the job's threads."""

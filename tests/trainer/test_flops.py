@@ -56,7 +56,7 @@ def test_utilisation_is_the_published_one() -> None:
 
     Its model has dim 4096, 32 layers and 6,658,859,008 parameters; MFU there counts 6N + 12*L*S*d.
     """
-    path = Path(__file__).parent / "data" / "mpt_h100.csv"
+    path = Path(__file__).parents[1] / "data" / "mpt_h100.csv"
     with path.open() as file:
         rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
     assert len(rows) >= 3

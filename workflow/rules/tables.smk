@@ -3,6 +3,8 @@
 Reads   <results>/study.yaml, and metrics.jsonl and run.json in the runs' folders
 Writes  throughput.csv, .md: one row for each run
 Writes  time_estimates.csv, .md: one row for each cell, measured or not
+Writes  estimate_check.csv: how right estimates of the measured cells would have been
+Writes  ledger.csv: what was predicted before the runs, and what they measured
 """
 
 from study.workflow import CODE, finished_runs
@@ -60,6 +62,8 @@ rule time_estimates:
     output:
         csv="<results>/time_estimates.csv",
         md="<results>/time_estimates.md",
+        check="<results>/estimate_check.csv",
+        ledger="<results>/ledger.csv",
     log:
         "<results>/logs/time_estimates.log",
     conda:

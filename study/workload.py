@@ -1,0 +1,240 @@
+"""What one optimizer step asks of one GPU: operations, bytes and messages, from shape and layout.
+
+A cell becomes a workload, and a workload the terms of its step time: each is the time that the
+part would take alone at the rates of the cluster's data sheet.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from study.config import ClusterConfig
+from study.grid import Cell
+from trainer.flops import count_parameters
+
+ADAM_BYTES = 28
+"""Bytes that AdamW moves for each fp32 parameter: reads weight, gradient and both moments, writes
+weight and moments."""
+
+LAYER_TENSORS = 34
+"""Activations of a layer, in bytes for each token and unit of width, with half precision.
+
+Korthikanti et al. 2022, "Reducing Activation Recomputation", equation 1, without its attention
+scores, which fused attention does not keep."""
+
+NOMINAL = {"peak_tflops": 0.05, "memory_tb_s": 0.01, "link_gb_s": 5.0}
+"""Rates of a processor's core, that the terms of a cluster without a data sheet are written in.
+What they are does not matter much: such a cluster's measurements set its speed."""
+
+BYTES_PER_FLOP = 1 / 250
+"""Memory bandwidth over peak where a data sheet gives the peak alone: A100 1/156, H100 1/295."""
+
+LINK_SHARE = 0.1
+"""Bandwidth to other GPUs of the node over that of memory, where it is not given."""
+
+NETWORK_SHARE = 0.1
+"""Bandwidth of a GPU to other nodes over that inside a node, where it is not given."""
+
+
+@dataclass(frozen=True)
+class DataSheet:
+    """Rates of one GPU, per second."""
+
+    flops: float
+    """Dense products of matrices in the arithmetic of the model."""
+    memory_bytes: float
+    """Bytes to and from its memory."""
+    link_bytes: float
+    """Bytes to GPUs of the same node."""
+    network_bytes: float
+    """Bytes to other nodes."""
+    known: bool
+    """The peak is the data sheet's, not nominal."""
+
+
+def data_sheet(place: ClusterConfig) -> DataSheet:
+    """Return the rates of a cluster's GPU; what its settings leave out follows from the rest."""
+    known = place.peak_tflops is not None
+    flops = (place.peak_tflops or NOMINAL["peak_tflops"]) * 1e12
+    memory = flops * BYTES_PER_FLOP if known else NOMINAL["memory_tb_s"] * 1e12
+    memory = place.memory_tb_s * 1e12 if place.memory_tb_s else memory
+    link = memory * LINK_SHARE if known else NOMINAL["link_gb_s"] * 1e9
+    link = place.link_gb_s * 1e9 if place.link_gb_s else link
+    network = place.network_gb_s * 1e9 if place.network_gb_s else link * NETWORK_SHARE
+    return DataSheet(flops, memory, link, network, known)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The step of one configuration."""
+
+    params: int
+    """Parameters of the model."""
+    matmul_params: int
+    """Those in products of matrices: all but a look-up's."""
+    n_layers: int
+    dim: int
+    attention_dim: int
+    """Width of all query heads."""
+    vocab_size: int
+    seq_len: int
+    batch_size: int
+    """Sequences of a GPU (of a tensor-parallel group) in one pass."""
+    grad_acc_steps: int
+    """Passes of a step."""
+    gpus: int
+    gpus_per_node: int
+    shard: int = 1
+    """Data-parallel GPUs that share one copy of weights, gradients and optimizer."""
+    tensor_parallel: int = 1
+    """GPUs that share each matrix."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What the backward pass computes again."""
+    compiled: bool = False
+    value_bytes: int = 2
+    """Bytes of an activation."""
+    variant: str = "base"
+    """Settings that the terms do not see go by this name."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """What makes a model's size: layers and width."""
+        return self.n_layers, self.dim
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one pass of a GPU."""
+        return self.batch_size * self.seq_len
+
+
+def workload(cell: Cell) -> Workload:
+    """Return the workload of a cell's step."""
+    run = cell.run
+    vocab_size = run.data.tokenizer.vocab_size
+    count = count_parameters(run.model, vocab_size)
+    _, shard = run.distributed.data_parallel(cell.gpus)
+    return Workload(
+        params=count.total,
+        matmul_params=count.without_embedding,
+        n_layers=run.model.n_layers,
+        dim=run.model.dim,
+        attention_dim=run.model.q_dim,
+        vocab_size=vocab_size,
+        seq_len=run.data.seq_len,
+        batch_size=run.data.batch_size,
+        grad_acc_steps=run.grad_acc_steps,
+        gpus=cell.gpus,
+        gpus_per_node=cell.place.gpus_per_node,
+        shard=shard,
+        tensor_parallel=run.distributed.tp_size,
+        recompute=run.distributed.recompute,
+        compiled=run.distributed.compile,
+        value_bytes=2 if run.distributed.model_dtype == "bf16" else 4,
+        variant=cell.variant,
+    )
+
+
+def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
+    """Return the seconds of each part of a step, alone and at the data sheet's rates.
+
+    matmul: 6 FLOPs a parameter and token, and 2 more where blocks are computed again. attention:
+    12*L*S*q FLOPs a token, half of it with a causal mask. activations: what a layer keeps is
+    written and read. logits: written and read in fp32, forward and backward. launch: a layer's
+    kernels forward and backward. optimizer: `ADAM_BYTES` a parameter held. link, network: bytes of
+    a ring all-reduce of the gradients (2*(n-1)/n each), or of two gathers of the weights and one
+    scatter of the gradients a pass, over the slowest link crossed. latency: log2(GPUs) hops of
+    each layer's messages.
+    """
+    again = {"none": 0.0, "selective": 0.0, "full": 1.0}[work.recompute]
+    passes, split = work.grad_acc_steps, work.tensor_parallel
+    tokens, layers = work.tokens * passes, work.n_layers
+    blocks = work.matmul_params - work.vocab_size * work.dim
+    attention = (6 + 2 * again) * layers * work.seq_len * work.attention_dim
+    kept = layers * work.dim * LAYER_TENSORS / 2 * work.value_bytes
+    pointwise = 1 + again / 3 if work.recompute != "selective" else 4 / 3
+    arithmetic = (6 * work.matmul_params + 2 * again * blocks) * tokens / split / sheet.flops
+    return {
+        "matmul": arithmetic,
+        "attention": attention * tokens / split / sheet.flops,
+        "activations": 2 * kept * pointwise * tokens / split / sheet.memory_bytes,
+        "logits": 4 * 4 * work.vocab_size * tokens / split / sheet.memory_bytes,
+        "launch": layers * passes * (1 + again / 3) * (0.4e-3 if work.compiled else 1e-3),
+        "optimizer": ADAM_BYTES * work.params / (work.shard * split) / sheet.memory_bytes,
+        **_traffic(work, sheet, arithmetic),
+        "constant": 5e-3,
+    }
+
+
+def _traffic(work: Workload, sheet: DataSheet, arithmetic: float) -> dict[str, float]:
+    """Return the terms of communication; all 0 on one GPU."""
+    replicas = work.gpus // work.tensor_parallel
+    messages = work.n_layers * work.grad_acc_steps * (3 if work.shard > 1 else 1)
+    if work.shard > 1:
+        sent = 3.0 * work.value_bytes * work.params * work.grad_acc_steps
+        sent *= (work.shard - 1) / work.shard
+    else:
+        sent = 2.0 * 4 * work.params * (replicas - 1) / replicas
+    sent /= work.tensor_parallel
+    # A tensor-parallel layer gathers and scatters its activations twice, forward and backward.
+    activations = work.value_bytes * work.tokens * work.dim * work.n_layers * work.grad_acc_steps
+    inside = 8 * activations * (work.tensor_parallel - 1) / work.tensor_parallel
+    crosses = work.gpus > work.gpus_per_node
+    return {
+        "link": (inside + (0 if crosses else sent)) / sheet.link_bytes,
+        "network": sent / sheet.network_bytes if crosses else 0.0,
+        "latency": messages * math.log2(work.gpus) * 1e-4,
+        "stragglers": 0.01 * math.log2(work.gpus) * arithmetic,
+    }
+
+
+COORDINATES = 10
+"""Length of a position."""
+
+
+def position(work: Workload) -> list[float]:
+    """Return where a workload lies for what the terms do not know: its neighbours err alike.
+
+    Natural logarithms of sizes, half of it where the effect is weak, and settings as 0 or 1.
+    """
+    return [
+        math.log(work.params),
+        0.5 * math.log(work.gpus),
+        math.log(work.seq_len),
+        math.log(work.tokens),
+        0.5 * math.log(work.grad_acc_steps),
+        {"none": 0.0, "selective": 0.7, "full": 1.3}[work.recompute],
+        float(work.compiled),
+        float(work.shard > 1),
+        0.5 * math.log(work.tensor_parallel),
+        float(work.value_bytes > 2),
+    ]
+
+
+def memory_terms(work: Workload) -> dict[str, float]:
+    """Return the GiB of each part of a GPU's peak memory.
+
+    states: weights, gradients and both moments of AdamW in fp32, 16 bytes a parameter held.
+    activations: `LAYER_TENSORS` a layer (its input alone where blocks are computed again, and one
+    block whole). logits: fp32, with their gradient. constant: the process itself.
+    """
+    held = work.params / (work.shard * work.tensor_parallel)
+    layer = work.tokens * work.dim * work.value_bytes / work.tensor_parallel
+    whole = layer * LAYER_TENSORS / 2
+    blocks = {
+        "none": work.n_layers * whole,
+        "selective": work.n_layers * whole / 2,
+        "full": work.n_layers * layer + whole,
+    }[work.recompute]
+    sizes = {
+        "states": 16 * held,
+        "activations": blocks,
+        "logits": 2 * 4 * work.tokens * work.vocab_size / work.tensor_parallel,
+    }
+    return {**{name: size / 2**30 for name, size in sizes.items()}, "constant": 0.4}
+
+
+def stack(rows: list[dict[str, float]], width: int) -> np.ndarray:
+    """Return terms as an array (rows, width); also where there is no row."""
+    return np.array([list(row.values()) for row in rows], dtype=float).reshape(len(rows), width)
