@@ -164,7 +164,9 @@ def folds(rows: Sequence[Row]) -> dict[str, list[set[int]]]:
     }
 
 
-def median_error(comparison: Comparison, parts: Sequence[set[int]], predict: Predict) -> float | None:
+def median_error(
+    comparison: Comparison, parts: Sequence[set[int]], predict: Predict
+) -> float | None:
     """Return the median error over all rows of `parts` that the method can predict."""
     errors = []
     for part in parts:

@@ -19,13 +19,12 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from study.forecast import Forecast, check_budget, record_predictions
 from study.grid import Cell, Grid
-from study.launch import request_line
+from study.launch import Needs, request_line
 from study.logs import read_failure
 from trainer.config import ConfigError
 
@@ -58,8 +57,11 @@ def start(workflow: Any, grid: Grid) -> None:
     names = {grid.at(job.wildcards).name for job in jobs}
     waiting = [cell for cell in grid if cell.name in names]
     if waiting:
+        # Only here, as it brings numpy: every job on Slurm reads the Snakefile too.
+        from study.forecast import Forecast, check_budget, record_predictions
+
         forecast = Forecast(grid)
-        problems = find_refusals(waiting, forecast) if on_slurm else []
+        problems = find_refusals(waiting, forecast.needs) if on_slurm else []
         if problems:
             sys.exit(str(ConfigError("requests to Slurm", problems)))
         problem = check_budget(grid.study, waiting, forecast)
@@ -69,14 +71,14 @@ def start(workflow: Any, grid: Grid) -> None:
     Attachment(executor, grid, on_slurm)
 
 
-def find_refusals(cells: Iterable[Cell], needs: Forecast) -> list[str]:
+def find_refusals(cells: Iterable[Cell], needs: Callable[[Cell], Needs]) -> list[str]:
     """Return what Slurm has against the cells' requests, one line for each that it would refuse.
 
     `sbatch --test-only` checks account, partition, limits and nodes, and submits nothing.
     """
     problems: dict[str, str] = {}
     for cell in cells:
-        request = request_line(cell.place, cell.gpus, needs.of(cell))
+        request = request_line(cell.place, cell.gpus, needs(cell))
         if request in problems:
             continue
         if not request:

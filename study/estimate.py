@@ -101,23 +101,22 @@ class Estimator:
 
     def estimate(self, cell: Cell, steps: int, horizon: str = "") -> Estimate:
         """Return the time that `steps` steps of a cell take."""
-        own = [
-            item
-            for item in self.measurements
-            if item.completed
-            and item.cell.cluster == cell.cluster
-            and workload(item.cell) == workload(cell)
-        ]
+        measured = self._own(cell)
+        own = [item for item in measured if item.completed]
         # What a study measured itself comes before what others say.
         ours = [item for item in own if not item.source]
         if ours or own:
             return self._verified(cell, ours or own, steps, horizon)
-        return self._estimated(cell, steps, horizon)
+        return self._estimated(cell, measured, steps, horizon)
 
-    def step(self, cell: Cell) -> Interval | None:
-        """Return the predicted time of a cell's step, s, whether it was measured or not."""
-        model = self.model(cell)
-        return model.step(workload(cell)) if model.knows_speed else None
+    def _own(self, cell: Cell) -> list[Measurement]:
+        """Return what was measured of a cell's own configuration."""
+        work = workload(cell)
+        return [
+            item
+            for item in self.measurements
+            if item.cell.cluster == cell.cluster and workload(item.cell) == work
+        ]
 
     def memory_gib(self, cell: Cell) -> Interval:
         """Return the peak memory of a GPU, GiB: measured where it was."""
@@ -178,11 +177,7 @@ class Estimator:
             horizon,
             Interval(min(low), median(middle), max(high)),
             startup_s=median(self._measured_startup(cell, item).middle for item in own),
-            step=Interval(
-                min(item.step_s[0] for item in own),
-                median(item.step_s[1] for item in own),
-                max(item.step_s[2] for item in own),
-            ),
+            step=_spread(own),
             basis=VERIFIED,
             method=f"{method}, by {by}" if by else method,
         )
@@ -194,13 +189,17 @@ class Estimator:
         first = Interval(item.step_s[1], item.step_s[1], item.step_s[1])
         return add([self.model(cell).startup(workload(cell)), first])
 
-    def _estimated(self, cell: Cell, steps: int, horizon: str) -> Estimate:
+    def _estimated(
+        self, cell: Cell, own: Sequence[Measurement], steps: int, horizon: str
+    ) -> Estimate:
         model, work = self.model(cell), workload(cell)
         basis, reason = find_basis(work, model.works)
         if not model.knows_speed:
             missing = f"no measurement on {cell.cluster} yet, and its peak_tflops is not known"
             return self._row(cell, steps, horizon, None, None, None, basis, missing)
         step, startup = model.step(work), model.startup(work)
+        if own:
+            step, reason = _spread(own), "from the steps of its own runs so far"
         whole = add([startup, step.scaled(steps), model.rest(cell, steps, step.middle)])
         return self._row(
             cell, steps, horizon, whole, startup.middle + step.middle, step, basis, reason
@@ -247,6 +246,12 @@ class Estimator:
             memory_gib=memory.middle,
             memory_gib_high=memory.high,
         )
+
+
+def _spread(own: Sequence[Measurement]) -> Interval:
+    """Return the measured time of a step, s: the median over seeds, from lowest to highest."""
+    low, middle, high = zip(*(item.step_s for item in own), strict=True)
+    return Interval(min(low), median(middle), max(high))
 
 
 def _times(hours: float | None, rate: float | None) -> float | None:

@@ -46,7 +46,7 @@ class Forecast:
         """Return the time of a cell's whole run."""
         return self.estimator.estimate(cell, cell.run.steps)
 
-    def of(self, cell: Cell) -> Needs:
+    def needs(self, cell: Cell) -> Needs:
         """Return what a cell's run needs of a node."""
         high = self.estimate(cell).seconds_high
         minutes = None if high is None else math.ceil(high * MARGIN / 60) + MARGIN_MIN

@@ -70,7 +70,8 @@ def rest_terms(cell: "Cell", steps: int, step_s: float) -> dict[str, float]:
     """Return what a run does beside its start-up and its steps, s at nominal rates.
 
     saves: at 1 GB/s. evaluations: a third of the time that a step takes for as many tokens, as
-    they go forward only. end: 1 s.
+    they go forward only. slow steps: 1% of the steps' time, for the mean above the median. end:
+    1 s.
     """
     run = cell.run
     saved = CHECKPOINT_BYTES * cell.params / 1e9
@@ -79,5 +80,6 @@ def rest_terms(cell: "Cell", steps: int, step_s: float) -> dict[str, float]:
     return {
         "saves": count_saves(cell, steps) * saved,
         "evaluations": count_evaluations(cell, steps) * evaluation,
+        "slow steps": 0.01 * steps * step_s,
         "end": 1.0,
     }

@@ -63,7 +63,12 @@ MEMORY_PRIORS = {
 }
 """For the terms of `memory_terms`, in their order."""
 
-REST_PRIORS = {"saves": Prior(1.0, 3.0), "evaluations": Prior(1.0, 2.0), "end": Prior(2.0, 2.0)}
+REST_PRIORS = {
+    "saves": Prior(1.0, 3.0),
+    "evaluations": Prior(1.0, 2.0),
+    "slow steps": Prior(1.0, 3.0),
+    "end": Prior(2.0, 2.0),
+}
 """For the terms of `study.horizon.rest_terms`, in their order."""
 
 NO_DATA_SHEET = 30.0

@@ -52,7 +52,7 @@ def plan_table(grid: Grid, forecast: Forecast) -> list[PlanRow]:
     for cell in grid:
         state, detail = find_state(cell)
         estimate = forecast.estimate(cell)
-        request = request_line(cell.place, cell.gpus, forecast.of(cell)) if cell.measure else ""
+        request = request_line(cell.place, cell.gpus, forecast.needs(cell)) if cell.measure else ""
         rows.append(PlanRow(cell, state, detail, estimate, request, find_warning(cell, estimate)))
     return rows
 

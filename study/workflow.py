@@ -98,7 +98,7 @@ class TrainingRequest:
 
         if self._forecast is None:
             self._forecast = Forecast(self._grid)
-        needs: Needs = self._forecast.of(cell)
+        needs: Needs = self._forecast.needs(cell)
         return needs
 
     def threads(self, wildcards: Any) -> int:

@@ -90,9 +90,14 @@ def loaded_modules(statement: str) -> set[str]:
     return set(result.stdout.split())
 
 
-def test_planning_and_estimating_load_no_heavy_library() -> None:
-    modules = loaded_modules("import study.__main__, study.plan, study.estimate, study.workflow")
+def test_the_snakefile_loads_no_heavy_library() -> None:
+    modules = loaded_modules("import study.dispatch, study.grid, study.workflow")
     assert modules.isdisjoint({"torch", "matplotlib", "pandas", "numpy"})
+
+
+def test_planning_and_estimating_load_no_torch() -> None:
+    modules = loaded_modules("import study.__main__, study.plan, study.estimate, study.calibration")
+    assert modules.isdisjoint({"torch", "matplotlib", "pandas", "scipy"})
 
 
 def test_tables_and_figures_load_no_torch() -> None:

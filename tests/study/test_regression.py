@@ -66,7 +66,7 @@ def test_planted_coefficients_are_found() -> None:
 
 
 def test_without_measurements_the_priors_speak() -> None:
-    """log-normal with factor 2: the standard deviation of log time is ln 2, where one term is all."""
+    """Log-normal with factor 2: a standard deviation of ln 2, where one term is all."""
     nothing = Points(np.zeros((0, 2)), np.zeros((0, 1)), [])
     fit = Regression([Prior(3.0, 2.0), Prior(1.0, 2.0)], nothing, np.array([]))
     mean, sd = fit.predict(Points(np.array([[2.0, 0.0]]), np.zeros((1, 1)), [""]))

@@ -1,9 +1,12 @@
 import html.parser
 from pathlib import Path
 
-from study.estimate import estimate_table, read_measurements
+from study.calibration import estimate_checks
+from study.estimate import estimate_table
+from study.forecast import score_predictions
 from study.grid import Grid
 from study.logs import read_runs
+from study.measurement import read_measurements
 from study.plots import plot_loss_curves, plot_scaling
 from study.report import render_report
 from study.throughput import throughput_table, write_table
@@ -16,8 +19,15 @@ def report(grid: Grid, folder: Path, figures: bool = True) -> str:
     if figures:
         plot_loss_curves(grid, read_runs(grid), folder)
         plot_scaling(grid, table, folder)
-    estimates = estimate_table(grid, read_measurements(folder / "throughput.csv", grid))
-    return render_report(grid, table, estimates, folder)
+    measurements = read_measurements(folder / "throughput.csv", grid)
+    return render_report(
+        grid,
+        table,
+        estimate_table(grid, measurements),
+        estimate_checks(measurements),
+        score_predictions(grid.study, measurements),
+        folder,
+    )
 
 
 class Links(html.parser.HTMLParser):

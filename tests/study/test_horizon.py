@@ -1,0 +1,48 @@
+from typing import Any
+
+import pytest
+
+from study.horizon import check_horizon, count_evaluations, count_saves, horizon_steps
+from tests.study.conftest import MakeGrid
+
+
+@pytest.mark.parametrize(
+    ("horizon", "steps"),
+    [
+        # tiny on one GPU: 8 x 64 = 512 tokens a step, 164,416 parameters
+        ("500 steps", 500),
+        ("2K steps", 2000),
+        ("512 tokens", 1),
+        ("513 tokens", 2),
+        ("1.5M tokens", 2930),
+        ("1 tokens", 1),
+        ("chinchilla", 6423),  # 20 x 164,416 / 512 = 6422.5
+    ],
+)
+def test_steps_of_a_horizon(make_grid: MakeGrid, horizon: str, steps: int) -> None:
+    assert horizon_steps(horizon, make_grid()[0]) == steps
+
+
+@pytest.mark.parametrize("text", ["500", "10 b tokens", "steps", "-1 steps", "1e3 steps", "10B"])
+def test_what_is_no_horizon_is_refused(make_grid: MakeGrid, text: str) -> None:
+    with pytest.raises(ValueError, match="expected such as"):
+        check_horizon(text)
+    with pytest.raises(Exception, match=r"estimate\.horizons"):
+        make_grid({"estimate": {"horizons": [text]}})
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "saves", "evaluations"),
+    [
+        (None, 0, 1),
+        ({}, 1, 1),
+        ({"dump": {"every": 30}}, 4, 1),  # 30, 60, 90 and the last
+        ({"dump": {"every": 50}}, 2, 1),  # the last is one of them
+        ({"dump": {"every": 50}, "eval": {"every": 20}}, 6, 5),  # 20, 40, 50, 60, 80, 100
+    ],
+)
+def test_saves_and_evaluations_of_100_steps(
+    make_grid: MakeGrid, checkpoint: Any, saves: int, evaluations: int
+) -> None:
+    cell = make_grid({"run": {"checkpoint": checkpoint, "eval": {}}})[0]
+    assert (count_saves(cell, 100), count_evaluations(cell, 100)) == (saves, evaluations)
