@@ -122,7 +122,7 @@ Command = Callable[[argparse.Namespace], None]
 COMMANDS: dict[str, tuple[Command, Sequence[str]]] = {
     "plan": (plan, ("--study",)),
     "throughput": (throughput, ("--study", "--output")),
-    "estimate": (estimate, ("--study", "--throughput", "--output")),
+    "estimate": (estimate, ("--study", "--output")),
     "plot-losses": (plot_losses, ("--study", "--output-dir")),
     "plot-scaling": (plot_scaling, ("--study", "--throughput", "--output-dir")),
     "report": (report, ("--study", "--throughput", "--estimates", "--figures", "--output")),
@@ -131,6 +131,9 @@ COMMANDS: dict[str, tuple[Command, Sequence[str]]] = {
     "schemas": (schemas, ("--output",)),
 }
 """Command -> what it does, and the options that it must have."""
+
+OPTIONAL = {"estimate": ("--throughput",)}
+"""Command -> the options that it may have."""
 
 HELP = {
     "--study": "study file (YAML)",
@@ -162,6 +165,8 @@ def _parser() -> argparse.ArgumentParser:
         for option in names:
             kind = str if option == "--name" else Path
             sub.add_argument(option, required=True, type=kind, help=HELP[option])
+        for option in OPTIONAL.get(name, ()):
+            sub.add_argument(option, type=Path, help=HELP[option])
         if name == "schemas":
             sub.add_argument("--check", action="store_true", help="write nothing; 1 if out of date")
         sub.set_defaults(command=command)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from study.grid import Cell, Grid
-from study.launch import Needs, request_line
+from study.launch import NOT_KNOWN, Needs, request_line
 from study.logs import read_failure
 from trainer.config import ConfigError
 
@@ -71,7 +71,9 @@ def start(workflow: Any, grid: Grid) -> None:
     Attachment(executor, grid, on_slurm)
 
 
-def find_refusals(cells: Iterable[Cell], needs: Callable[[Cell], Needs]) -> list[str]:
+def find_refusals(
+    cells: Iterable[Cell], needs: Callable[[Cell], Needs] = lambda cell: NOT_KNOWN
+) -> list[str]:
     """Return what Slurm has against the cells' requests, one line for each that it would refuse.
 
     `sbatch --test-only` checks account, partition, limits and nodes, and submits nothing.

@@ -243,6 +243,10 @@ def to_markdown(table: pd.DataFrame) -> str:
     if not rows:
         return "No run was measured yet.\n"
     text = markdown_table(headings, rows)
+    unrated = table.loc[table["tflops_per_gpu"].notna() & table["mfu"].isna(), "cluster"]
+    if len(unrated):
+        names = ", ".join(dict.fromkeys(unrated))
+        text += f"\nnote: no MFU of {names}: clusters.yaml states no peak_tflops there.\n"
     if other_versions(table):
         text += "\nnote: \\* measured with another version of the trainer than the newest run.\n"
     return text

@@ -331,6 +331,18 @@ def test_a_study_adds_little_to_snakemakes_own_start(
     assert ours < limit * theirs
 
 
+def test_a_launch_above_its_budget_stops_before_anything_is_trained(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.study["clusters"]["here"]["peak_tflops"] = 0.05
+    workspace.study["budget"] = {"gpu_hours": 1e-4}
+    workspace.write()
+    output = workspace.snakemake("--cores", "all", check=False)
+    assert "budget.gpu_hours: 2 cells are estimated at" in output
+    assert "to launch all the same: --config confirm=small" in output
+    assert "Traceback" not in output
+    assert not list(workspace.results.rglob("metrics.jsonl"))
+
+
 def test_rules_are_listed_with_their_stories() -> None:
     listed = snakemake("--list-rules").stdout
     for rule in ("throughput", "time_estimates", "loss_curves", "report", "plan", "train"):
