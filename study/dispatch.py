@@ -10,6 +10,8 @@ gives the executor knowledge of this workflow that no setting of its carries:
 - that jobs whose state could not be asked for are still there;
 - a name for the jobs that a person knows again, and a link to each job's log in its run's folder.
 
+On this machine it holds jobs to the cores that were given: see `_hold_to_cores`.
+
 It replaces methods of the one executor object, not of its class. Written for Snakemake 9.27 and
 snakemake-executor-plugin-slurm 2.8; tests/slurm shows each behaviour on real daemons.
 """
@@ -68,7 +70,20 @@ def start(workflow: Any, grid: Grid) -> None:
         if problem:
             sys.exit(problem)
         record_predictions(waiting, forecast)
+    if workflow.local_exec:
+        _hold_to_cores(workflow)
     Attachment(executor, grid, on_slurm)
+
+
+def _hold_to_cores(workflow: Any) -> None:
+    """Give the scheduler of local jobs its limit of `--cores` again.
+
+    Snakemake drops it where a profile sets `jobs`, as ours does for Slurm: runs would be measured
+    beside each other.
+    """
+    scheduler = workflow.scheduler
+    for resources in (scheduler.global_resources, scheduler.resources):
+        resources["_cores"] = workflow.resource_settings.cores
 
 
 def find_refusals(
