@@ -22,6 +22,7 @@ from study.performance import Interval, Observed, Performance  # noqa: E402
 from study.workload import Workload  # noqa: E402
 
 TABLE = ROOT / "tests" / "data" / "mpt_h100.csv"
+TITAN = ROOT / "tests" / "data" / "torchtitan.csv"
 
 H100 = ClusterConfig(
     gpu_name="H100", peak_tflops=989.5, memory_tb_s=3.35, link_gb_s=450, network_gb_s=50,
@@ -188,8 +189,51 @@ def coverage(comparison: Comparison, parts: Sequence[set[int]]) -> float:
     return sum(inside) / len(inside)
 
 
+def torchtitan_pairs() -> list[tuple[str, float, Interval]]:
+    """Return name, published step time and predicted interval of Llama 3.1 8B on more GPUs.
+
+    Each is predicted from its one row on fewer GPUs: in one case 16 times as many, over a network
+    that no row shows.
+    """
+    with TITAN.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    series: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["model"] == "Llama3.1-8B" and row["seq_len"] == "8192" and row["local_bs"] == "2":
+            series.setdefault((row["gpu"].split("-")[0], row["technique"]), []).append(row)
+    pairs = []
+    for (gpu, technique), found in series.items():
+        if len(found) > 1:
+            fewer, more = sorted(found, key=lambda row: int(row["gpus"]))[:2]
+            observed = [_observe_llama(row) for row in (fewer, more)]
+            step = Performance(H100, observed[:1]).step(observed[1].work)
+            name = f"{gpu} {technique}, {fewer['gpus']} to {more['gpus']} GPUs"
+            pairs.append((name, observed[1].step_s, step))
+    return pairs
+
+
+def _observe_llama(row: Row) -> Observed:
+    work = Workload(
+        params=8_030_261_248,
+        matmul_params=8_030_261_248 - 128_256 * 4096,
+        n_layers=32,
+        dim=4096,
+        attention_dim=4096,
+        vocab_size=128_256,
+        seq_len=8192,
+        batch_size=2,
+        grad_acc_steps=1,
+        gpus=int(row["gpus"]),
+        gpus_per_node=8,
+        shard=int(row["gpus"]),
+        recompute="selective",
+        compiled="compile" in row["technique"],
+    )
+    return Observed(work, 2 * 8192 / float(row["tps_per_gpu"]), None, None)
+
+
 def main() -> None:
-    """Print a line for each way of leaving rows out."""
+    """Print a line for each way of leaving rows out, and one for each pair of torchtitan's."""
     comparison = Comparison(read_table())
     print(f"{'left out':36}{'rows':>4}{'model':>8}{'in 80%':>10}  40% MFU  neighb.   linear")
     for name, parts in folds(comparison.rows).items():
@@ -200,6 +244,10 @@ def main() -> None:
         share = f"{coverage(comparison, parts):.0%}"
         rows = sum(len(part) for part in parts)
         print(f"{name:36}{rows:4}{texts[0]:>8}{share:>10}", *(f"{text:>8}" for text in texts[1:]))
+    print(f"\n{'torchtitan, Llama 3.1 8B':46}{'published':>10}{'predicted':>11}  80% interval (s)")
+    for name, published, step in torchtitan_pairs():
+        interval = f"{step.low:.2f} to {step.high:.2f}"
+        print(f"{name:46}{published:10.2f}{step.middle:11.2f}  {interval}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,14 @@
 
 import pytest
 
-from benchmarks.published_tables import Comparison, coverage, folds, median_error, read_table
+from benchmarks.published_tables import (
+    Comparison,
+    coverage,
+    folds,
+    median_error,
+    read_table,
+    torchtitan_pairs,
+)
 from study.config import ClusterConfig
 from study.performance import Interval, Observed, Performance, add
 from study.workload import DataSheet, Workload, memory_terms, step_terms
@@ -52,6 +59,13 @@ def test_errors_on_the_published_table(
         other = median_error(mpt, parts, baseline)
         assert other is None or error < other
     assert 0.7 <= coverage(mpt, parts) <= 0.9
+
+
+def test_four_published_steps_on_many_more_gpus_lie_in_their_intervals() -> None:
+    pairs = torchtitan_pairs()
+    assert len(pairs) == 4
+    for name, published, step in pairs:
+        assert step.low <= published <= step.high, name
 
 
 def test_terms_by_hand() -> None:
