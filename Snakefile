@@ -25,6 +25,7 @@ localrules:
     throughput,
     time_estimates,
     loss_curves,
+    scaling_law,
     scaling,
     report,
     export,

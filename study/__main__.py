@@ -65,6 +65,31 @@ def plot_scaling(options: argparse.Namespace) -> None:
     plots.plot_scaling(_grid(options), read_table(options.throughput), options.output_dir)
 
 
+def scaling_law(options: argparse.Namespace) -> None:
+    """Fit a scaling law to the study's losses, or to a table's; write its tables and its figure."""
+    from study.files import to_csv, write_file
+    from study.plot_scaling_law import plot_scaling_law
+    from study.scaling_law_table import (
+        Coefficient,
+        fit_runs,
+        read_losses,
+        study_losses,
+        to_markdown,
+    )
+
+    if options.losses is not None:
+        runs, what = read_losses(options.losses, options.drop_highest), "loss"
+        fit = fit_runs(str(options.losses), runs, what)
+    elif options.study is not None:
+        runs, what = study_losses(_grid(options))
+        fit = fit_runs(str(options.study), runs, what)
+    else:
+        raise ConfigError("command line", ["expected --study FILE or --losses FILE"])
+    write_file(options.output, to_csv(fit.coefficients, Coefficient))
+    write_file(options.output.with_suffix(".md"), to_markdown(fit))
+    plot_scaling_law(fit, options.figures)
+
+
 def report(options: argparse.Namespace) -> None:
     """Write the report, one HTML page."""
     from study.calibration import estimate_checks
@@ -125,6 +150,7 @@ COMMANDS: dict[str, tuple[Command, Sequence[str]]] = {
     "estimate": (estimate, ("--study", "--output")),
     "plot-losses": (plot_losses, ("--study", "--output-dir")),
     "plot-scaling": (plot_scaling, ("--study", "--throughput", "--output-dir")),
+    "scaling-law": (scaling_law, ("--figures", "--output")),
     "report": (report, ("--study", "--throughput", "--estimates", "--figures", "--output")),
     "show": (show, ("--study",)),
     "corpus": (corpus, ("--name", "--output")),
@@ -132,7 +158,10 @@ COMMANDS: dict[str, tuple[Command, Sequence[str]]] = {
 }
 """Command -> what it does, and the options that it must have."""
 
-OPTIONAL = {"estimate": ("--throughput",)}
+OPTIONAL = {
+    "estimate": ("--throughput",),
+    "scaling-law": ("--study", "--losses", "--drop-highest"),
+}
 """Command -> the options that it may have."""
 
 HELP = {
@@ -140,6 +169,8 @@ HELP = {
     "--throughput": "throughput.csv",
     "--estimates": "time_estimates.csv",
     "--figures": "folder of the figures",
+    "--losses": "CSV with the columns params, loss, and tokens or training_flop",
+    "--drop-highest": "leave out so many rows of --losses with the highest loss",
     "--output": "file to write; for corpus and schemas, a folder",
     "--output-dir": "folder to write the figures into",
     "--name": "name of the corpus",
@@ -166,7 +197,10 @@ def _parser() -> argparse.ArgumentParser:
             kind = str if option == "--name" else Path
             sub.add_argument(option, required=True, type=kind, help=HELP[option])
         for option in OPTIONAL.get(name, ()):
-            sub.add_argument(option, type=Path, help=HELP[option])
+            if option == "--drop-highest":
+                sub.add_argument(option, type=int, default=0, metavar="N", help=HELP[option])
+            else:
+                sub.add_argument(option, type=Path, help=HELP[option])
         if name == "schemas":
             sub.add_argument("--check", action="store_true", help="write nothing; 1 if out of date")
         sub.set_defaults(command=command)

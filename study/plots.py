@@ -124,7 +124,7 @@ def plot_loss_curves(grid: Grid, runs: Sequence[Curve], folder: Path) -> list[Pa
     paths = []
     for name, (label, get_x) in axes.items():
         with mpl.rc_context(SETTINGS):
-            paths += _save(_draw_losses(style, curves, label, get_x), folder / name)
+            paths += save(_draw_losses(style, curves, label, get_x), folder / name)
     return paths
 
 
@@ -139,7 +139,7 @@ def plot_scaling(grid: Grid, table: pd.DataFrame, folder: Path) -> list[Path]:
     paths = []
     with mpl.rc_context(SETTINGS):
         for name, (column, label) in SCALING_FIGURES.items():
-            paths += _save(_draw_scaling(grid, style, measured, column, label), folder / name)
+            paths += save(_draw_scaling(grid, style, measured, column, label), folder / name)
     return paths
 
 
@@ -369,7 +369,7 @@ def _empty_figure(message: str) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: Path) -> list[Path]:
+def save(figure: Figure, path: Path) -> list[Path]:
     """Write a figure as SVG and as PNG, without the date and the version of matplotlib in them."""
     FigureCanvasAgg(figure)
     paths = []

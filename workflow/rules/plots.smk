@@ -2,6 +2,7 @@
 
 Reads   <results>/study.yaml, throughput.csv and the runs' metrics.jsonl
 Writes  figures/loss_vs_tokens, loss_vs_time, throughput, scaling_efficiency: .svg and .png
+Writes  scaling_law.csv, .md and figures/scaling_law, where the target is asked for
 """
 
 from study.workflow import CODE, finished_runs
@@ -51,3 +52,24 @@ rule scaling:
     shell:
         "python -m study plot-scaling --study {input.study:q} --throughput {input.throughput:q}"
         " --output-dir {params.folder:q} > {log:q} 2>&1"
+
+
+rule scaling_law:
+    """Loss as a law of parameters and tokens, where the grid determines it"""
+    input:
+        study="<results>/study.yaml",
+        runs=finished_runs(GRID),
+        code=CODE,
+    output:
+        csv="<results>/scaling_law.csv",
+        md="<results>/scaling_law.md",
+        figures=collect("<results>/figures/scaling_law.{suffix}", suffix=["svg", "png"]),
+    log:
+        "<results>/logs/scaling_law.log",
+    conda:
+        "../../environment.yml"
+    params:
+        folder=subpath(output.figures[0], parent=True),
+    shell:
+        "python -m study scaling-law --study {input.study:q} --figures {params.folder:q}"
+        " --output {output.csv:q} > {log:q} 2>&1"
