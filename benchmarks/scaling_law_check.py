@@ -3,8 +3,8 @@
     python benchmarks/scaling_law_check.py PATH_OF_RUNS.csv
 
 The runs, with columns params, training_flop and loss, are those that Besiroglu et al. 2024 read off
-a figure of the paper (github.com/epoch-research/analyzing-chinchilla); they left out the five of the
-highest loss.
+a figure of the paper (github.com/epoch-research/analyzing-chinchilla); they left out the five of
+the highest loss.
 """
 
 import sys
