@@ -69,7 +69,7 @@ rule scaling_law:
     conda:
         "../../environment.yml"
     params:
-        folder=subpath(output.figures[0], parent=True),
+        folder=subpath(output[2], parent=True),
     shell:
         "python -m study scaling-law --study {input.study:q} --figures {params.folder:q}"
         " --output {output.csv:q} > {log:q} 2>&1"
