@@ -115,6 +115,10 @@ def workload(cell: Cell) -> Workload:
     vocab_size = run.data.tokenizer.vocab_size
     count = count_parameters(run.model, vocab_size)
     _, shard = run.distributed.data_parallel(cell.gpus)
+    # The trainer decides on `auto` where it runs; a peak is stated of GPUs.
+    on_gpu = cell.place.peak_tflops is not None
+    compiled, dtype = run.distributed.compile, run.distributed.model_dtype
+    half = on_gpu if dtype == "auto" else dtype == "bf16"
     return Workload(
         params=count.total,
         matmul_params=count.without_embedding,
@@ -130,8 +134,8 @@ def workload(cell: Cell) -> Workload:
         shard=shard,
         tensor_parallel=run.distributed.tp_size,
         recompute=run.distributed.recompute,
-        compiled=run.distributed.compile,
-        value_bytes=2 if run.distributed.model_dtype == "bf16" else 4,
+        compiled=on_gpu if compiled == "auto" else compiled,
+        value_bytes=2 if half else 4,
         variant=cell.variant,
     )
 

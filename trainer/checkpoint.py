@@ -5,14 +5,10 @@ size and check sum of every file, by which a torn or changed one is recognised. 
 on any number of processes and under any layout.
 """
 
-import contextlib
-import io
 import json
 import os
-import pickle
 import shutil
 import threading
-import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,25 +17,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_model_state_dict,
-    set_state_dict,
-)
-from torch.utils._pytree import tree_map
 
 from trainer.config import CheckpointConfig, ConfigError, RunConfig
+from trainer.optim import AdamW
 from trainer.parallel import World, agree
+
+# What reads and writes the tensors, trainer.checkpoint_tensors, is imported where it is needed.
 
 BLOCK_BYTES = 2**20
 STATE = "state.json"
-METADATA = ".metadata"
 
 
 class CheckpointError(RuntimeError):
@@ -81,7 +68,7 @@ def save(
     position: Position,
     kinds: list[str],
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW,
     world: World,
 ) -> None:
     """Save after a step and wait for it; every rank calls it."""
@@ -109,7 +96,7 @@ class Saver:
         position: Position,
         kinds: list[str],
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: AdamW,
     ) -> None:
         """Copy the state, and write the copy; first wait for the save before."""
         self.wait()
@@ -139,19 +126,15 @@ class Saver:
             self._failure = error
 
     def _write(self, state: dict[str, Any], position: Position, kinds: list[str]) -> None:
+        from trainer.checkpoint_tensors import write_tensors
+
         target = self._folder / f"{position.step:010d}"
         temporary = self._folder / f".saving-{position.step:010d}"
         if self._world.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
         self._meet()
-        with _alone_on_purpose():
-            dcp.save(
-                state,
-                checkpoint_id=temporary,
-                process_group=self._group,
-                no_dist=self._group is None,
-            )
+        write_tensors(state, temporary, self._group)
         self._meet()
         if self._world.is_main:
             files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
@@ -168,15 +151,12 @@ class Saver:
             dist.all_reduce(torch.zeros(1), group=self._group)
 
 
-def _copy_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _copy_state(model: nn.Module, optimizer: AdamW) -> dict[str, Any]:
     """Return model and optimizer as tensors on the CPU that no step changes any more."""
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    options = StateDictOptions(cpu_offload=not on_cpu)
-    model_state, optimizer_state = get_state_dict(model, optimizer, options=options)
-    state = {"model": model_state, "optimizer": optimizer_state}
-    if not on_cpu:
-        return state
-    return tree_map(lambda item: item.detach().clone() if torch.is_tensor(item) else item, state)
+    from trainer.checkpoint_tensors import copy_to_cpu
+
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    return copy_to_cpu(state, next(model.parameters()).device)
 
 
 def _fingerprint(path: Path) -> dict[str, int]:
@@ -225,58 +205,34 @@ def find_steps(folder: Path, trajectory: str | None = None) -> list[int]:
 
 def load_weights(folder: Path, step: int) -> dict[str, Tensor]:
     """Return the model's weights at a step, without model or optimizer. Raises CheckpointError."""
-    source = folder / f"{step:010d}"
-    try:
-        index = _SafeReader(source).read_metadata().state_dict_metadata
-        weights = {
-            key.removeprefix("model."): torch.empty(entry.size, dtype=entry.properties.dtype)
-            for key, entry in index.items()
-            if key.startswith("model.") and isinstance(entry, TensorStorageMetadata)
-        }
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{source}: cannot be read: {error}") from error
-    _read(source, {"model": weights})
-    return weights
+    from trainer.checkpoint_tensors import read_weights
+
+    return read_weights(folder / f"{step:010d}")
 
 
-def load(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load(folder: Path, step: int, model: nn.Module, optimizer: AdamW) -> None:
     """Load the checkpoint of a step into a model and its optimizer. Raises CheckpointError."""
-    model_state, optimizer_state = get_state_dict(model, optimizer)
-    state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
-    _read(folder / f"{step:010d}", state)
-    set_state_dict(
-        model,
-        optimizer,
-        model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"],
-    )
+    from trainer.checkpoint_tensors import read_tensors
+
+    # State dicts are views: reading into them is loading.
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    read_tensors(folder / f"{step:010d}", state)
 
 
 def start_from(path: Path, model: nn.Module) -> None:
     """Load the weights of a checkpoint, or of the newest in a folder of some; or ConfigError."""
+    from trainer.checkpoint_tensors import METADATA, read_tensors
+
     chosen = path if (path / STATE).exists() else next((p for p, _ in _complete(path)), None)
     key = "checkpoint.init_ckpt_path"
     if chosen is None:
         raise ConfigError(
             str(path), [f"{key}: no checkpoint here; expected {METADATA} and {STATE}"]
         )
-    state = {"model": get_model_state_dict(model)}
     try:
-        _read(chosen, state)
+        read_tensors(chosen, {"model": model.state_dict()})
     except CheckpointError as error:
         raise ConfigError(str(path), [f"{key}: {error}"]) from None
-    set_model_state_dict(model, state["model"])
-
-
-def _read(source: Path, state: dict[str, Any]) -> None:
-    """Fill the tensors of `state`, whatever layout they were saved under."""
-    alone = not dist.is_initialized()
-    try:
-        with _alone_on_purpose():
-            dcp.load(state, storage_reader=_SafeReader(source), no_dist=alone)
-    # torch's own exception is no Exception: it would pass by every other handler.
-    except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as error:
-        raise CheckpointError(f"{source}: cannot be read: {error}") from error
 
 
 def _complete(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -304,14 +260,6 @@ def _is_intact(path: Path, facts: dict[str, Any]) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _alone_on_purpose() -> Iterator[None]:
-    """Keep torch from warning that there is no process group: a lone process needs none."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
-
-
 def _flush(folder: Path) -> None:
     """Make a rename in a folder survive a power loss."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -319,42 +267,3 @@ def _flush(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-class _SafeReader(dcp.FileSystemReader):
-    """Reads the index of a checkpoint without executing what a pickle may name.
-
-    torch reads the tensors with weights_only, but the index with plain pickle.
-    """
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        path = Path(self.path) / METADATA
-        metadata = _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
-        if getattr(metadata, "storage_meta", None) is None:
-            metadata.storage_meta = dcp.StorageMeta()  # type: ignore[attr-defined]
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    MODULES = (
-        "torch.distributed.checkpoint.metadata",
-        "torch.distributed.checkpoint.filesystem",
-    )
-    NAMES = frozenset(
-        {
-            ("torch", "Size"),
-            ("torch.serialization", "_get_layout"),
-            ("torch._utils", "_rebuild_device"),
-            ("torch", "device"),
-            ("collections", "OrderedDict"),
-            ("pathlib", "PosixPath"),
-            ("builtins", "dict"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if module in self.MODULES or (module, name) in self.NAMES or dtype:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"the index names {module}.{name}, which is not a part of one")

@@ -24,8 +24,15 @@ from trainer.settings import (
 
 BYTE_VOCABULARY = 258  # 256 bytes, BOS 256, EOS 257
 
+LARGE_VOCABULARY = 32_000
+"""Token ids from which the loss is made in chunks: their logits outgrow a layer's activations."""
+
+LOSS_CHUNK = 4096
+"""Tokens of such a chunk."""
+
 Ratio = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
 
 
 class ModelConfig(Settings):
@@ -146,6 +153,8 @@ class OptimConfig(Settings):
     """Decay of the second moment."""
     epsilon: PositiveFloat = 1e-8
     """Added to the root of the second moment."""
+    fused: bool = True
+    """The step of all weights is one kernel; false: an operation after the other."""
 
     left_out: ClassVar[Mapping[str, str]] = {"annealing_step": "lingua has it and reads it nowhere"}
 
@@ -176,10 +185,36 @@ class DistributedConfig(Settings):
     one copy: hybrid sharding, a copy on each node."""
     tp_size: PositiveInt = 1
     """Tensor-parallel processes, with the sequence spread over them between the matrices."""
-    model_dtype: Literal["bf16", "fp32"] = "bf16"
-    """Arithmetic of the forward and backward pass; master weights and optimizer stay fp32."""
-    compile: bool = False
-    """Compile each block with torch.compile."""
+    model_dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the forward and backward pass; master weights and optimizer stay fp32. auto:
+    bf16 on a GPU and on processors that multiply it, fp32 on others."""
+    reduce_dtype: Literal["fp32", "bf16"] = "fp32"
+    """What gradients are sent to other processes in, while the backward pass goes on."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile each block with torch.compile. auto: on a GPU; on a CPU where the run is long enough
+    to make up for it."""
+    compile_cache: str | None = None
+    """Folder of compiled code, shared by runs and machines; null: where torch has it."""
+    cuda_graphs: bool = False
+    """One GPU: capture the whole step once, and replay it without the CPU."""
+    fused_projections: bool = True
+    """Matrices with one input are multiplied as one: wq, wk, wv, and w1, w3. Not under tp_size."""
+    attention: Literal["auto", "flash", "fa3", "cudnn", "efficient", "math"] = "auto"
+    """Kernel of attention; auto: on a GPU the fastest, measured once at the start. fa3 needs the
+    package flash_attn_3."""
+    cpu_products: Literal["auto", "mkl", "onednn"] = "auto"
+    """Library of fp32 products on a CPU; auto: oneDNN where MKL leaves AVX-512 unused."""
+    loss_chunk: NonNegativeInt | Literal["auto"] = "auto"
+    """Tokens whose logits exist at once; 0: all; auto: 4096 for vocabularies of 32K and more."""
+    float8_recipe: Literal["tensorwise", "rowwise", "rowwise_with_gw_hp"] | None = None
+    """Products of the blocks in float8, by torchao (`pip install torchao`); null: none. It pays
+    from about 1B parameters, on GPUs that have float8."""
+    float8_filter: str = r"layers\.[0-9]+\."
+    """float8: regular expression, found in the names of the matrices that use it."""
+    freeze_gc: bool = True
+    """Python collects garbage once before the first step, and lets lie what was there then."""
+    threads: PositiveInt | None = None
+    """CPU threads of each process; null: its share of the machine's cores."""
     compile_cache_size_limit: PositiveInt = 8
     """Compilations of one block before torch.compile gives up."""
     selective_activation_checkpointing: bool = False
@@ -197,8 +232,6 @@ class DistributedConfig(Settings):
     """Seconds after which a collective operation fails: a rank that hangs ends the run."""
 
     left_out: ClassVar[Mapping[str, str]] = {
-        "float8_recipe": "float8 is not offered; model_dtype is bf16 or fp32",
-        "float8_filter": "float8 is not offered; model_dtype is bf16 or fp32",
         "spawn_method": "no process is started by multiprocessing; torchrun starts the ranks",
     }
 
@@ -212,6 +245,20 @@ class DistributedConfig(Settings):
                 "full; leave one of them out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _switches_agree(self) -> "DistributedConfig":
+        if self.float8_recipe is not None and self.tp_size > 1:
+            raise ValueError("float8_recipe: not offered with tp_size > 1")
+        if self.tp_size > 1 and self.loss_chunk not in ("auto", 0):
+            raise ValueError(f"loss_chunk = {self.loss_chunk}: not offered with tp_size > 1")
+        return self
+
+    def chunk_of_loss(self, vocab_size: int) -> int:
+        """Return the tokens whose logits exist at once; 0 for all."""
+        if self.loss_chunk != "auto":
+            return self.loss_chunk
+        return LOSS_CHUNK if vocab_size >= LARGE_VOCABULARY and self.tp_size == 1 else 0
 
     @property
     def recompute(self) -> Literal["none", "selective", "full"]:
@@ -503,7 +550,7 @@ class RunConfig(Settings):
             exclude={
                 "dump_dir": True,
                 "name": True,
-                "distributed": {"timeout_s"},
+                "distributed": {"timeout_s", "compile_cache"},
                 "logging": {"wandb", "tensorboard"},
                 "checkpoint": {"path"},
             },

@@ -8,7 +8,7 @@ exactly the samples that it would have read. Imports no torch.
 import hashlib
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +145,7 @@ def _hash_name(seed: int, name: str) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
-class BatchLoader(Iterator[Tokens]):
+class BatchLoader(Iterator[Any]):
     """The batches of one rank, step by step, read by one background thread ahead of their use.
 
     Yields token ids (grad_acc_steps, batch_size, seq_len + 1) for the steps start_step + 1 to
@@ -165,8 +165,12 @@ class BatchLoader(Iterator[Tokens]):
         world: int = 1,
         start_step: int = 0,
         stop_step: int,
+        prepare: Callable[[Tokens], Any] = lambda batch: batch,
     ) -> None:
-        """`start_step` steps are done already, of `stop_step` in all."""
+        """`start_step` steps are done already, of `stop_step` in all.
+
+        `prepare` makes of a batch what is yielded, in the thread.
+        """
         tokens = {name: shard.train_tokens for name, shard in shards.items()}
         self.order = SampleOrder(tokens, data.sources, data.seq_len, seed)
         self.global_batch = data.batch_size * grad_acc_steps * world
@@ -174,10 +178,10 @@ class BatchLoader(Iterator[Tokens]):
         self._windows = [
             training_windows(shards[name], data.seq_len) for name in self.order.sources
         ]
-        self._in_order = self._read_all(start_step + 1, stop_step)
+        self._in_order = map(prepare, self._read_all(start_step + 1, stop_step))
         # A place is a leave to put one batch. Two simple queues hand over twice as fast as
         # one bounded queue, and close() has nobody to unblock but a thread that waits for a place.
-        self._batches: queue.SimpleQueue[Tokens | BaseException] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._places: queue.SimpleQueue[None] = queue.SimpleQueue()
         for _ in range(data.prefetch_size):
             self._places.put(None)
@@ -205,7 +209,7 @@ class BatchLoader(Iterator[Tokens]):
         """Return the passes made over the source repeated most, by the end of a step."""
         return self.order.epoch(step * self.global_batch)
 
-    def __next__(self) -> Tokens:
+    def __next__(self) -> Any:
         if self._ended is None:
             item = self._read_now() if self._thread is None else self._take()
             if not isinstance(item, BaseException):
@@ -234,12 +238,12 @@ class BatchLoader(Iterator[Tokens]):
         for step in range(first, last + 1, steps):
             yield from self.read(step, min(step + steps - 1, last))
 
-    def _take(self) -> Tokens | BaseException:
+    def _take(self) -> Any:
         item = self._batches.get()
         self._places.put(None)
         return item
 
-    def _read_now(self) -> Tokens | BaseException:
+    def _read_now(self) -> Any:
         try:
             return next(self._in_order)
         except BaseException as error:

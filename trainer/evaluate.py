@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from trainer.compiling import uncompiled
 from trainer.config import RunConfig
 from trainer.parallel import World, precision, sum_over_ranks
 
@@ -29,7 +30,7 @@ def validation_loss(
         counts = start < len(windows)
         start = start if counts else 0
         batch = torch.from_numpy(windows[start : start + size].astype(np.int64)).to(world.device)
-        with precision(config.distributed, world.device):
+        with uncompiled(model), precision(config.distributed, world.device):
             loss = model(batch[:, :-1], batch[:, 1:])
         tokens = batch[:, 1:].numel() * counts
         totals += torch.tensor([loss.item() * tokens, tokens], dtype=torch.float64)

@@ -9,23 +9,15 @@ under each of them.
 
 import contextlib
 
-import torch
-from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    PrepareModuleInput,
-    RowwiseParallel,
-    SequenceParallel,
-    parallelize_module,
-)
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trainer.compiling import compile_blocks
 from trainer.config import ConfigError, DistributedConfig, RunConfig
 from trainer.model import Transformer
 from trainer.parallel import World
+
+# FSDP2 and tensor parallelism, trainer.layout_sharded, are imported where they are used.
 
 
 def check_layout(config: RunConfig, gpus: int) -> None:
@@ -45,102 +37,59 @@ def check_layout(config: RunConfig, gpus: int) -> None:
         )
     if tp > 1 and model.weight_tying:
         problems.append("model.weight_tying: not offered with distributed.tp_size > 1")
+    if config.distributed.cuda_graphs and gpus > 1:
+        problems.append(f"distributed.cuda_graphs: offered on one GPU, not on {gpus}")
     if problems:
         raise ConfigError("run", problems)
 
 
-def spread(model: Transformer, config: DistributedConfig, world: World) -> nn.Module:
-    """Spread a model, whose weights are the same on all processes, and compile its blocks.
+def is_sharded(config: DistributedConfig, world: World) -> bool:
+    """Say whether weights are spread over processes."""
+    # DDP does not know tensors that are split; FSDP2 with one shard for each copy does the same.
+    return world.size > 1 and (config.fsdp_type == "full_shard" or world.tp_size > 1)
+
+
+def spread(
+    model: Transformer, config: DistributedConfig, world: World, compiled: bool = False
+) -> nn.Module:
+    """Spread a model, whose weights are the same on all processes, over them; compile its blocks.
 
     Returns the module whose forward pass trains: the model itself, or DDP around it.
     """
-    for layer in model.layers:
-        layer.recompute = config.recompute  # type: ignore[assignment]
-    copies, shards = config.data_parallel(world.size)
     mesh = None
-    if world.size > 1:
-        names = ("copies", "shards", "tp")
-        mesh = init_device_mesh(
-            world.device.type, (copies, shards, world.tp_size), mesh_dim_names=names
-        )
+    if is_sharded(config, world):
+        from trainer.layout_sharded import build_mesh, shard, split_matrices
+
+        mesh = build_mesh(config, world)
         if world.tp_size > 1:
-            _split_matrices(model, mesh["tp"])
-    if config.compile:
+            split_matrices(model, mesh["tp"])
+    if compiled:
         compile_blocks(model, config.compile_cache_size_limit)
-    if mesh is None:
-        return model
-    # DDP does not know tensors that are split; FSDP2 with one shard for each copy does the same.
-    if config.fsdp_type == "full_shard" or world.tp_size > 1:
-        if copies * shards > 1:
-            _shard(model, config, mesh["copies", "shards"] if copies > 1 else mesh["shards"])
+    if mesh is not None:
+        shard(model, config, world, mesh)
+    if mesh is not None or world.size == 1:
         return model
     ids = [world.local_rank] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
-
-
-def _shard(model: Transformer, config: DistributedConfig, mesh: DeviceMesh) -> None:
-    dtype = torch.bfloat16 if config.model_dtype == "bf16" else torch.float32
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    for layer in model.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
-
-
-def _split_matrices(model: Transformer, mesh: DeviceMesh) -> None:
-    """Split along heads and hidden width; between the matrices each process has some positions."""
-    parallelize_module(
+    # Weights are the same by the way they are drawn or loaded; buffers never change.
+    wrapped = DistributedDataParallel(
         model,
-        mesh,
-        {
-            "tok_embeddings": RowwiseParallel(
-                input_layouts=Replicate(), output_layouts=Shard(1), use_local_output=True
-            ),
-            "norm": SequenceParallel(use_local_output=False),
-            "output": ColwiseParallel(input_layouts=Shard(1), output_layouts=Replicate()),
-        },
+        device_ids=ids,
+        gradient_as_bucket_view=True,
+        init_sync=False,
+        broadcast_buffers=False,
     )
-    for layer in model.layers:
-        parallelize_module(
-            layer,
-            mesh,
-            {
-                "attention_norm": SequenceParallel(use_local_output=False),
-                "attention": PrepareModuleInput(
-                    input_layouts=(Shard(1), None, None, None),
-                    desired_input_layouts=(Replicate(), None, None, None),
-                ),
-                "attention.wq": ColwiseParallel(),
-                "attention.wk": ColwiseParallel(),
-                "attention.wv": ColwiseParallel(),
-                "attention.wo": RowwiseParallel(output_layouts=Shard(1)),
-                "ffn_norm": SequenceParallel(use_local_output=False),
-                "feed_forward": PrepareModuleInput(
-                    input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),)
-                ),
-                "feed_forward.w1": ColwiseParallel(),
-                "feed_forward.w3": ColwiseParallel(),
-                "feed_forward.w2": RowwiseParallel(output_layouts=Shard(1)),
-            },
-        )
+    if config.reduce_dtype == "bf16":
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
-
-def compile_blocks(model: nn.Module, limit: int) -> None:
-    """Compile each block; equal blocks share one compilation."""
-    torch._dynamo.config.recompile_limit = limit
-    for layer in model.layers:  # type: ignore[union-attr]
-        layer.compile(dynamic=False)
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    return wrapped
 
 
 def synchronised(model: nn.Module, last_micro_step: bool) -> contextlib.AbstractContextManager:
     """Return the context of a micro step: gradients are reduced in the last one only."""
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(last_micro_step)
-    elif isinstance(model, DistributedDataParallel) and not last_micro_step:
-        return model.no_sync()
+    if isinstance(model, DistributedDataParallel):
+        return contextlib.nullcontext() if last_micro_step else model.no_sync()
+    reduces = getattr(model, "set_requires_gradient_sync", None)  # FSDP2's
+    if reduces is not None:
+        reduces(last_micro_step)
     return contextlib.nullcontext()
-
-
-def clip_gradients(model: nn.Module, limit: float) -> Tensor:
-    """Scale all gradients to a norm of at most `limit`; return the norm before, a scalar."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -1,7 +1,8 @@
 """The model: a pre-norm decoder, as in the Llama family.
 
 Token embedding -> L x [attention, SwiGLU] -> RMSNorm -> output matrix of its own. RoPE, no biases,
-no dropout, optional grouped-query attention. Parameter names follow lingua's.
+no dropout, optional grouped-query attention. Names in a state dict follow lingua's; matrices with
+one input are a product of one, see `FusedLinear`.
 
 Shapes: B sequences, T tokens, D width, H query heads, K key and value heads, E width of a head,
 F hidden width of the FFN, V vocabulary.
@@ -20,6 +21,8 @@ from torch.utils.checkpoint import (
 )
 
 from trainer.config import ModelConfig
+from trainer.linear import ONEDNN_LINEAR, FusedLinear, Linear, parts_of
+from trainer.loss import mean_loss
 
 Recompute = Literal["none", "selective", "full"]
 """What the backward pass of a block computes again instead of keeping it."""
@@ -28,21 +31,23 @@ TRUNCATION_SIGMAS = 3.0
 
 
 def rotary_table(seq_len: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cos and sin of the rotary angles, each (T, E), float32.
+    """Return cos and sin of the rotary angles, each (T, 1, E), float32; sin of a low half negated.
 
     RoFormer (Su et al. 2021), in the half-split layout that transformers' Llama uses.
     """
     frequencies_E2 = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
     angles_TE2 = torch.outer(torch.arange(seq_len, dtype=torch.float32), frequencies_E2)
-    angles_TE = torch.cat((angles_TE2, angles_TE2), dim=-1)
-    return angles_TE.cos(), angles_TE.sin()
+    cos_TE2, sin_TE2 = angles_TE2.cos(), angles_TE2.sin()
+    cos_TE = torch.cat((cos_TE2, cos_TE2), dim=-1)
+    sin_TE = torch.cat((-sin_TE2, sin_TE2), dim=-1)
+    return cos_TE[:, None], sin_TE[:, None]
 
 
-def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-    """Rotate each pair (i, i + E/2) of a head by its position's angle."""
-    low, high = x_BHTE.chunk(2, dim=-1)
-    turned = torch.cat((-high, low), dim=-1)
-    return (x_BHTE * cos_TE + turned * sin_TE).to(x_BHTE.dtype)
+def rotate(x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:
+    """Rotate each pair (i, i + E/2) of a head by its position's angle, in float32."""
+    # Rolled by half a head, each element meets its partner.
+    partner_BTHE = x_BTHE.roll(x_BTHE.shape[-1] // 2, -1)
+    return torch.addcmul(x_BTHE * cos_T1E, partner_BTHE, sin_T1E).to(x_BTHE.dtype)
 
 
 @dataclass(frozen=True)
@@ -82,27 +87,39 @@ def attention_mask(
 class Attention(nn.Module):
     """Causal self-attention with rotary positions."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, fused: bool) -> None:
         super().__init__()
         self.head_dim = config.head_dim
-        self.grouped = config.kv_heads != config.n_heads
+        self.heads, self.kv_heads = config.n_heads, config.kv_heads
         kv_dim = config.kv_heads * config.head_dim
-        self.wq = nn.Linear(config.dim, config.q_dim, bias=False)
-        self.wk = nn.Linear(config.dim, kv_dim, bias=False)
-        self.wv = nn.Linear(config.dim, kv_dim, bias=False)
-        self.wo = nn.Linear(config.q_dim, config.dim, bias=False)
+        rows = {"wq": config.q_dim, "wk": kv_dim, "wv": kv_dim}
+        self.wqkv = FusedLinear(config.dim, rows) if fused else None
+        if not fused:
+            self.wq, self.wk, self.wv = (Linear(config.dim, count) for count in rows.values())
+        self.wo = Linear(config.q_dim, config.dim)
 
     def forward(
-        self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None = None
+        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Tensor | None = None
     ) -> Tensor:
         """Return (B, T, D). Under tensor parallelism this process has some of the heads."""
         batch, length, _ = x_BTD.shape
         split = (batch, length, -1, self.head_dim)
-        q_BHTE = rotate(self.wq(x_BTD).view(split).transpose(1, 2), cos_TE, sin_TE)
-        k_BKTE = rotate(self.wk(x_BTD).view(split).transpose(1, 2), cos_TE, sin_TE)
-        v_BKTE = self.wv(x_BTD).view(split).transpose(1, 2)
+        if self.wqkv is not None:
+            qkv_BTXE = self.wqkv(x_BTD).view(split)
+            qk_BTXE, v_BTKE = qkv_BTXE.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+            qk_BTXE = rotate(qk_BTXE, cos_T1E, sin_T1E)
+            q_BTHE, k_BTKE = qk_BTXE.split((self.heads, self.kv_heads), dim=2)
+        else:
+            q_BTHE = rotate(self.wq(x_BTD).view(split), cos_T1E, sin_T1E)
+            k_BTKE = rotate(self.wk(x_BTD).view(split), cos_T1E, sin_T1E)
+            v_BTKE = self.wv(x_BTD).view(split)
         mixed_BHTE = F.scaled_dot_product_attention(
-            q_BHTE, k_BKTE, v_BKTE, mask, is_causal=mask is None, enable_gqa=self.grouped
+            q_BTHE.transpose(1, 2),
+            k_BTKE.transpose(1, 2),
+            v_BTKE.transpose(1, 2),
+            mask,
+            is_causal=mask is None,
+            enable_gqa=self.kv_heads != self.heads,
         )
         return self.wo(mixed_BHTE.transpose(1, 2).reshape(batch, length, -1))
 
@@ -110,42 +127,48 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """SwiGLU (Shazeer 2020): w2(silu(w1 x) * w3 x)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, fused: bool) -> None:
         super().__init__()
-        self.w1 = nn.Linear(config.dim, config.ffn_hidden, bias=False)
-        self.w3 = nn.Linear(config.dim, config.ffn_hidden, bias=False)
-        self.w2 = nn.Linear(config.ffn_hidden, config.dim, bias=False)
+        rows = {"w1": config.ffn_hidden, "w3": config.ffn_hidden}
+        self.w13 = FusedLinear(config.dim, rows) if fused else None
+        if not fused:
+            self.w1, self.w3 = (Linear(config.dim, count) for count in rows.values())
+        self.w2 = Linear(config.ffn_hidden, config.dim)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return (B, T, D)."""
-        return self.w2(F.silu(self.w1(x_BTD)) * self.w3(x_BTD))
+        if self.w13 is not None:
+            gate_BTF, up_BTF = self.w13(x_BTD).chunk(2, dim=-1)
+        else:
+            gate_BTF, up_BTF = self.w1(x_BTD), self.w3(x_BTD)
+        return self.w2(F.silu(gate_BTF) * up_BTF)
 
 
 class Block(nn.Module):
     """One layer: attention and FFN, each added to the residual stream behind its own norm."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, fused: bool) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        self.attention = Attention(config)
+        self.attention = Attention(config, fused)
         self.ffn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = FeedForward(config, fused)
         self.recompute: Recompute = "none"
 
     def forward(
-        self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None = None
+        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Tensor | None = None
     ) -> Tensor:
         """Return (B, T, D)."""
         if self.recompute == "none" or not self.training:
-            return self._compute(x_BTD, cos_TE, sin_TE, mask)
+            return self._compute(x_BTD, cos_T1E, sin_T1E, mask)
         contexts = _keep_products if self.recompute == "selective" else noop_context_fn
-        arguments = (x_BTD, cos_TE, sin_TE, mask)
+        arguments = (x_BTD, cos_T1E, sin_T1E, mask)
         return checkpoint(self._compute, *arguments, use_reentrant=False, context_fn=contexts)
 
     def _compute(
-        self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None
+        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Tensor | None
     ) -> Tensor:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TE, sin_TE, mask)
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_T1E, sin_T1E, mask)
         return x_BTD + self.feed_forward(self.ffn_norm(x_BTD))
 
 
@@ -153,6 +176,7 @@ def _keep_products() -> Any:
     """Keep the results that cost most for their size: products of matrices, and attention."""
     kept = [
         torch.ops.aten.mm.default,
+        ONEDNN_LINEAR,
         torch.ops.aten._scaled_dot_product_efficient_attention.default,
         torch.ops.aten._scaled_dot_product_flash_attention.default,
         torch.ops.aten._scaled_dot_product_cudnn_attention.default,
@@ -170,30 +194,38 @@ class Transformer(nn.Module):
         vocab_size: int,
         max_seq_len: int,
         border: DocumentBorder | None = None,
+        *,
+        fused: bool = True,
+        loss_chunk: int = 0,
     ) -> None:
-        """With a `border` a token sees its own document only."""
+        """With a `border` a token sees its own document only.
+
+        `fused`: matrices with one input are one. `loss_chunk`: see `mean_loss`.
+        """
         super().__init__()
         self.config = config
         self.border = border
-        self.tok_embeddings = nn.Embedding(vocab_size, config.dim)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.loss_chunk = loss_chunk
+        table_VD = torch.empty(vocab_size, config.dim)  # drawn by init_weights
+        self.tok_embeddings = nn.Embedding.from_pretrained(table_VD, freeze=False)
+        self.layers = nn.ModuleList(Block(config, fused) for _ in range(config.n_layers))
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        self.output: nn.Linear | None = None
-        if not config.weight_tying:
-            self.output = nn.Linear(config.dim, vocab_size, bias=False)
-        cos_TE, sin_TE = rotary_table(max_seq_len, config.head_dim, config.rope_theta)
-        self.register_buffer("cos_TE", cos_TE, persistent=False)
-        self.register_buffer("sin_TE", sin_TE, persistent=False)
+        self.output = None if config.weight_tying else Linear(config.dim, vocab_size)
+        cos_T1E, sin_T1E = rotary_table(max_seq_len, config.head_dim, config.rope_theta)
+        self.register_buffer("cos_T1E", cos_T1E, persistent=False)
+        self.register_buffer("sin_T1E", sin_T1E, persistent=False)
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None) -> Tensor:
         """Return the logits (B, T, V), or with targets the mean loss in nats, a scalar, float32."""
         x_BTD = self.tok_embeddings(tokens_BT)
         length = tokens_BT.shape[1]
-        cos_TE, sin_TE = self.cos_TE[:length], self.sin_TE[:length]  # type: ignore[index]
+        cos_T1E, sin_T1E = self.cos_T1E[:length], self.sin_T1E[:length]  # type: ignore[index]
         mask = attention_mask(tokens_BT, self.config.sliding_window, self.border)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, cos_TE, sin_TE, mask)
+            x_BTD = layer(x_BTD, cos_T1E, sin_T1E, mask)
         x_BTD = self.norm(x_BTD)
+        if targets_BT is not None and self.loss_chunk:
+            return mean_loss(x_BTD, self._output_weight, targets_BT, self.loss_chunk)
         if self.output is None:
             logits_BTV = F.linear(x_BTD, self.tok_embeddings.weight)
         else:
@@ -202,6 +234,10 @@ class Transformer(nn.Module):
             return logits_BTV
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
 
+    @property
+    def _output_weight(self) -> Tensor:
+        return self.tok_embeddings.weight if self.output is None else self.output.weight
+
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
         """Draw all weights: truncated normal at 3 sigma, as `_sigma` says; norms are 1.
@@ -209,15 +245,17 @@ class Transformer(nn.Module):
         The draw runs on the CPU in a fixed order, so that a seed means the same weights everywhere.
         """
         generator = torch.Generator().manual_seed(seed)
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 1:
-                parameter.fill_(1.0)
+        parameters = dict(self.named_parameters())
+        for name, (parameter, rows) in parts_of(self).items():
+            weight = parameters[parameter][rows]
+            if weight.ndim == 1:
+                weight.fill_(1.0)
                 continue
             sigma = self._sigma(name)
-            drawn = torch.empty(parameter.shape)
+            drawn = torch.empty(weight.shape)
             edge = TRUNCATION_SIGMAS * sigma
             nn.init.trunc_normal_(drawn, 0.0, sigma, -edge, edge, generator=generator)
-            parameter.copy_(drawn)
+            weight.copy_(drawn)
 
     def _sigma(self, name: str) -> float:
         """Return a matrix's standard deviation: d^-0.5, and h^-0.5 of w2, or as the config says."""

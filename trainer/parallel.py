@@ -9,13 +9,16 @@ import contextlib
 import datetime
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer import host
 from trainer.config import DistributedConfig
 
 
@@ -72,24 +75,44 @@ def get_world(tp_size: int = 1) -> World:
 
 
 @contextlib.contextmanager
-def process_group(world: World, timeout_s: float) -> Iterator[None]:
+def process_group(world: World, timeout_s: float) -> Iterator[Callable[[], None]]:
     """Hold the process group open; a lone process needs none.
 
-    A collective that takes longer than `timeout_s` fails: a rank that hangs ends the run. After a
-    failure the group is left as it is, for leaving it in order waits for all ranks.
+    The processes meet in the background: call what this yields before talking to them. A collective
+    that takes longer than `timeout_s` fails: a rank that hangs ends the run. After a failure the
+    group is left as it is, for leaving it in order waits for all ranks.
     """
     if world.size == 1:
-        yield
+        yield lambda: None
         return
+    with ThreadPoolExecutor(1, "process_group") as pool:
+        meeting = pool.submit(_meet, world, timeout_s)
+        yield meeting.result
+    dist.destroy_process_group()
+
+
+def _meet(world: World, timeout_s: float) -> None:
     cuda = world.device.type == "cuda"
+    if cuda:
+        torch.cuda.set_device(world.device)  # each thread has a device of its own
     dist.init_process_group(
         # The CPU half carries what must not wait for the GPU: stop requests, host names.
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
         timeout=datetime.timedelta(seconds=timeout_s),
         device_id=world.device if cuda else None,
     )
-    yield
-    dist.destroy_process_group()
+
+
+def set_threads(config: DistributedConfig, world: World) -> None:
+    """Give this process its share of the machine's cores, or what the user asks for.
+
+    OMP_NUM_THREADS counts, but for the 1 that torchrun sets for all its processes.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS")
+    if config.threads is None and asked is not None and (world.local_size == 1 or asked != "1"):
+        return
+    share = host.threads_per_rank(host.count_cores(), world.local_size)
+    torch.set_num_threads(config.threads or share)
 
 
 def set_arithmetic(config: DistributedConfig) -> None:
@@ -100,19 +123,32 @@ def set_arithmetic(config: DistributedConfig) -> None:
     torch.autograd.set_detect_anomaly(config.detect_anomaly)
 
 
+def resolve_dtype(config: DistributedConfig, device: torch.device) -> Literal["bf16", "fp32"]:
+    """Return the arithmetic of the forward and backward pass; `auto` is what the device has."""
+    if config.model_dtype != "auto":
+        return config.model_dtype
+    return "bf16" if device.type != "cpu" or host.has_bf16(host.processor()) else "fp32"
+
+
+def resolve(config: DistributedConfig, device: torch.device) -> DistributedConfig:
+    """Return the settings with the arithmetic that `auto` stands for."""
+    return config.model_copy(update={"model_dtype": resolve_dtype(config, device)})
+
+
 def precision(config: DistributedConfig, device: torch.device) -> contextlib.AbstractContextManager:
     """Return the context of the forward pass: bf16 products over fp32 master weights, or fp32."""
-    if config.model_dtype == "fp32":
+    if resolve_dtype(config, device) == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def mean_over_ranks(value: Tensor, world: World) -> Tensor:
     """Return the mean of a scalar over all processes, on its device and without waiting for it."""
-    if world.size > 1:
-        dist.all_reduce(value, op=dist.ReduceOp.SUM)
-        value = value / world.size
-    return value
+    if world.size == 1:
+        return value
+    value = value.clone()
+    dist.all_reduce(value, op=dist.ReduceOp.SUM)
+    return value / world.size
 
 
 def sum_over_ranks(values: Tensor, world: World) -> Tensor:
@@ -138,18 +174,41 @@ def barrier(world: World) -> None:
         dist.all_reduce(torch.zeros(1))
 
 
-def gather_hosts(world: World) -> dict[str, str]:
-    """Return host name -> address of every rank's machine, in rank order.
+@dataclass(frozen=True)
+class Place:
+    """The machine of a rank."""
 
-    The address is what the name leads to: over it the machine's ranks are reached.
-    """
+    host: str
+    address: str
+    """What the host's name leads to: over it the machine's ranks are reached."""
+    cores: frozenset[int]
+    """Cores that the rank may run on."""
+    quota: int
+    """Cores' worth of time that it may have."""
+
+
+def gather_places(world: World) -> list[Place]:
+    """Return every rank's machine, in rank order."""
     name = socket.gethostname()
-    own = (name, _address(name))
+    own = Place(name, _address(name), frozenset(os.sched_getaffinity(0)), host.count_cores())
     if world.size == 1:
-        return dict([own])
-    hosts: list[tuple[str, str]] = [own] * world.size
-    dist.all_gather_object(hosts, own)
-    return dict(hosts)
+        return [own]
+    places = [own] * world.size
+    dist.all_gather_object(places, own)
+    return places
+
+
+def cores_per_rank(places: list[Place]) -> float:
+    """Return the cores of a rank on the machine that has least for each of its ranks."""
+    shares = []
+    for name in {place.host for place in places}:
+        here = [place for place in places if place.host == name]
+        cores = len(frozenset().union(*(place.cores for place in here)))
+        # Ranks that share their cores share the quota; those with cores of their own do not.
+        shared = here[0].cores == here[-1].cores
+        cores = min(cores, here[0].quota) if shared else cores
+        shares.append(cores / len(here))
+    return min(shares)
 
 
 def _address(name: str) -> str:

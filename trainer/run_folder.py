@@ -55,6 +55,12 @@ def choose_action(folder: Path, config: RunConfig, gpus: int, content: dict[str,
     return "resume" if facts.get("trajectory") == config.trajectory(gpus) else "start"
 
 
+def is_completed(folder: Path) -> bool:
+    """Say whether the run that stands in a folder, whichever it is, has come to its end."""
+    facts = read_facts(folder)
+    return facts is not None and facts.get("status") == "completed"
+
+
 def read_facts(folder: Path) -> dict[str, Any] | None:
     """Return what run.json says; None where there is none."""
     try:

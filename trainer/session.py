@@ -1,6 +1,5 @@
 """What a training loop works with: model, data, files; opened, and gone on with, in one place."""
 
-import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,15 +7,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer import checkpoint, run_folder
+from trainer import checkpoint, host, kernels, run_folder
 from trainer.checkpoint import Position
+from trainer.compiling import should_compile
 from trainer.config import RunConfig
 from trainer.data import BatchLoader
-from trainer.layout import spread
+from trainer.feed import preparation
+from trainer.graph import StepGraph
+from trainer.layout import is_sharded, spread
 from trainer.metrics import Interval, RecordFile, Startup
 from trainer.model import DocumentBorder, Transformer
-from trainer.optim import build_optimizer
-from trainer.parallel import World, gather_hosts
+from trainer.optim import AdamW
+from trainer.parallel import (
+    World,
+    agree,
+    cores_per_rank,
+    gather_places,
+    resolve,
+    resolve_dtype,
+)
 from trainer.profiler import Profiler
 from trainer.shards import Shards
 from trainer.tokenizer import build_tokenizer
@@ -34,12 +43,18 @@ class Session:
     model: Transformer
     trained: nn.Module
     """The model, wrapped for several processes."""
-    optimizer: torch.optim.Optimizer
+    optimizer: AdamW
     shards: dict[str, Shards]
     start: Position
     loader: BatchLoader
     saver: checkpoint.Saver
     profiler: Profiler
+    kernels: dict[str, str]
+    """What was chosen, see trainer.kernels."""
+    compiled: bool
+    """Blocks are compiled."""
+    graph: StepGraph | None = None
+    """The step as a CUDA graph."""
     metrics: RecordFile | None = None
     evaluations: RecordFile | None = None
     trackers: Trackers | None = None
@@ -74,6 +89,26 @@ def content_keys(shards: dict[str, Shards]) -> dict[str, str]:
     return {source: shard.key for source, shard in shards.items()}
 
 
+def build_model(config: RunConfig, world: World) -> Transformer:
+    """Return the model with its first weights, on this process's device; talks to no other."""
+    settings = config.distributed
+    model = Transformer(
+        config.model,
+        config.data.tokenizer.vocab_size,
+        config.data.seq_len,
+        _border(config),
+        # What is split over processes, or turned into float8, is split by its own names.
+        fused=settings.fused_projections
+        and settings.float8_recipe is None
+        and not is_sharded(settings, world),
+        loss_chunk=settings.chunk_of_loss(config.data.tokenizer.vocab_size),
+    )
+    model.init_weights(config.seed)
+    for layer in model.layers:
+        layer.recompute = settings.recompute  # type: ignore[assignment]
+    return model.to(world.device)
+
+
 def open_session(
     config: RunConfig,
     startup: Startup,
@@ -81,16 +116,23 @@ def open_session(
     folder: Path,
     shards: dict[str, Shards],
     action: run_folder.Action,
+    model: Transformer | None = None,
 ) -> Session:
-    """Make model and optimizer, load the checkpoint to go on from, and open the files."""
+    """Make what trains, load the checkpoint to go on from, and open the files.
+
+    `model` is that of `build_model`, where it is there already.
+    """
     if world.is_main and action == "start":
         run_folder.set_aside(folder)
-    vocabulary, border = config.data.tokenizer.vocab_size, _border(config)
-    model = Transformer(config.model, vocabulary, config.data.seq_len, border)
-    model.init_weights(config.seed)
-    model.to(world.device)
-    trained = spread(model, config.distributed, world)
-    optimizer = build_optimizer(model, config.optim)
+    if model is None:
+        model = build_model(config, world)
+    chosen = kernels.agree_on(config, world, _kept_kernels(folder, action))
+    kernels.use(chosen, model)
+    settings = resolve(config.distributed, world.device)
+    kernels.use_float8(model, settings, world.device)
+    compiled = bool(agree(int(should_compile(config, world)), world))
+    trained = spread(model, settings, world, compiled)
+    optimizer = AdamW(model, config.optim)
     start = Position(0, 0.0, config.trajectory(world.size))
     if action == "resume":
         start = _load_newest(checkpoint.folder_of(config, folder), start, model, optimizer, world)
@@ -107,27 +149,57 @@ def open_session(
         world=world.data_size,
         start_step=start.step,
         stop_step=config.steps,
+        prepare=preparation(world.device),
     )
-    saver = checkpoint.Saver(checkpoint.folder_of(config, folder), config.checkpoint, world)
-    profiler = Profiler(config.profiling, folder, world, start.step)
     session = Session(
-        config,
-        world,
-        folder,
-        startup,
-        model,
-        trained,
-        optimizer,
-        shards,
-        start,
-        loader,
-        saver,
-        profiler,
+        config=config,
+        world=world,
+        folder=folder,
+        startup=startup,
+        model=model,
+        trained=trained,
+        optimizer=optimizer,
+        shards=shards,
+        start=start,
+        loader=loader,
+        saver=checkpoint.Saver(checkpoint.folder_of(config, folder), config.checkpoint, world),
+        profiler=Profiler(config.profiling, folder, world, start.step),
+        kernels=chosen,
+        compiled=compiled,
     )
     facts = _facts(session)
     if world.is_main:
         _open_files(session, facts)
+        _warn(session, facts["cores_per_rank"])
     return session
+
+
+def _warn(session: Session, cores: float) -> None:
+    """Say what of the machine makes the run slower than it need be."""
+    config, world = session.config.distributed, session.world
+    ranks = world.local_size
+    problems = [host.find_complaint(world.device.type, round(cores * ranks), ranks)]
+    slow = not host.has_bf16(host.processor())
+    if world.device.type == "cpu" and config.model_dtype == "bf16" and slow:
+        problems.append(
+            "distributed.model_dtype = bf16: this processor has no bf16 arithmetic, and takes many "
+            "times as long as with fp32"
+        )
+    for problem in problems:
+        if problem is not None:
+            print(f"warning: {problem}", flush=True)
+
+
+def _kept_kernels(folder: Path, action: run_folder.Action) -> dict[str, str] | None:
+    """Return what a run that goes on has used so far, where it is on such a device again."""
+    facts = run_folder.read_facts(folder) or {}
+    same = action == "resume" and facts.get("gpu_name") == gpu_name()
+    return facts.get("kernels") if same else None
+
+
+def gpu_name() -> str:
+    """Return the name of the GPU; on a machine without, of its processor."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else host.processor_name()
 
 
 def _border(config: RunConfig) -> DocumentBorder | None:
@@ -139,7 +211,7 @@ def _border(config: RunConfig) -> DocumentBorder | None:
 
 
 def _load_newest(
-    folder: Path, start: Position, model: nn.Module, optimizer: Any, world: World
+    folder: Path, start: Position, model: nn.Module, optimizer: AdamW, world: World
 ) -> Position:
     newest = checkpoint.find_newest(folder, start.trajectory, world)
     if newest is None:
@@ -153,19 +225,23 @@ def _load_newest(
 def _facts(session: Session) -> dict[str, Any]:
     """Return the fixed part of run.json; every rank calls it."""
     config, world = session.config, session.world
-    cuda = world.device.type == "cuda"
-    hosts = gather_hosts(world)
+    places = gather_places(world)
+    hosts = {place.host: place.address for place in places}
     return {
         "name": config.name,
         "params": sum(parameter.numel() for parameter in session.model.parameters()),
         "layout": _layout(config, world),
         "gpus": world.size,
         "nodes": world.nodes,
-        "gpu_name": torch.cuda.get_device_name() if cuda else _processor(),
+        "gpu_name": gpu_name() if world.device.type == "cuda" else host.processor_name(),
         "hosts": list(hosts),
         "addresses": list(hosts.values()),
         "device": world.device.type,
+        "cores_per_rank": cores_per_rank(places),
         "threads_per_rank": torch.get_num_threads(),
+        "model_dtype": resolve_dtype(config.distributed, world.device),
+        "compiled": session.compiled,
+        "kernels": session.kernels,
         **run_folder.describe_software(),
         "fingerprint": config.fingerprint(world.size),
         "trajectory": config.trajectory(world.size),
@@ -180,13 +256,6 @@ def _facts(session: Session) -> dict[str, Any]:
 def _layout(config: RunConfig, world: World) -> dict[str, Any]:
     copies, shards = config.distributed.data_parallel(world.size)
     return {"dp_replicate": copies, "dp_shard": shards, "tp_size": world.tp_size}
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _open_files(session: Session, facts: dict[str, Any]) -> None:

@@ -8,19 +8,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from trainer import checkpoint, failure, run_folder
+from trainer import checkpoint, failure, kernels, run_folder
 from trainer.checkpoint import Position
+from trainer.compiling import use_cache
 from trainer.config import RunConfig
 from trainer.data import validation_windows
 from trainer.evaluate import bits_per_byte, validation_loss
 from trainer.flops import flops_per_token
-from trainer.layout import check_layout, clip_gradients, synchronised
+from trainer.layout import check_layout
 from trainer.metrics import Interval, Startup
-from trainer.optim import learning_rate, set_learning_rate
+from trainer.model import Transformer
+from trainer.optim import learning_rate
 from trainer.parallel import (
     StopSignal,
     World,
@@ -28,12 +29,13 @@ from trainer.parallel import (
     barrier,
     get_world,
     mean_over_ranks,
-    precision,
     process_group,
     set_arithmetic,
+    set_threads,
 )
-from trainer.session import Session, content_keys, open_session
+from trainer.session import Session, build_model, content_keys, open_session
 from trainer.shards import open_shards
+from trainer.step import capture_later, compile_ahead, train_step
 from trainer.trackers import check_trackers
 
 EXIT_PREEMPTED = 75
@@ -51,15 +53,23 @@ def run(config: RunConfig, startup: Startup) -> int:
     check_trackers(config)
     world = get_world(config.distributed.tp_size)
     check_layout(config, world.size)
+    kernels.check(config, world.device)
+    set_threads(config.distributed, world)
     set_arithmetic(config.distributed)
+    use_cache(config.distributed.compile_cache)
     folder = Path(config.dump_dir)
     with (
         failure.reported(config, world),
-        process_group(world, config.distributed.timeout_s),
-        _alone(folder, world),
+        process_group(world, config.distributed.timeout_s) as wait_for_others,
     ):
+        model = None
+        if world.size > 1 and not run_folder.is_completed(folder):
+            model = build_model(config, world)  # meanwhile the processes meet
+            startup.mark("model")
+        wait_for_others()
         startup.mark("process_group")
-        return _run(config, startup, world, folder)
+        with _alone(folder, world):
+            return _run(config, startup, world, folder, model)
 
 
 @contextlib.contextmanager
@@ -85,7 +95,9 @@ def _alone(folder: Path, world: World) -> Iterator[None]:
             lock.release()
 
 
-def _run(config: RunConfig, startup: Startup, world: World, folder: Path) -> int:
+def _run(
+    config: RunConfig, startup: Startup, world: World, folder: Path, model: Transformer | None
+) -> int:
     if world.is_main:
         open_shards(config.data)  # made once, by one process, where they do not exist yet
     barrier(world)
@@ -99,7 +111,7 @@ def _run(config: RunConfig, startup: Startup, world: World, folder: Path) -> int
         if world.is_main:
             print(f"{folder}: the run is complete already", flush=True)
         return 0
-    session = open_session(config, startup, world, folder, shards, action)
+    session = open_session(config, startup, world, folder, shards, action, model)
     try:
         return train(session)
     except BaseException:
@@ -113,13 +125,18 @@ def train(session: Session) -> int:
     """Run the steps that are left; return the exit code."""
     config, world = session.config, session.world
     stop = StopSignal(world)
-    gc.collect()
-    gc.freeze()  # what start-up made stays: collecting it again and again costs steps their time
+    if config.distributed.cuda_graphs and world.device.type == "cuda":
+        capture_later(session)
+    if session.compiled:
+        compile_ahead(session)
+    if config.distributed.freeze_gc:
+        gc.collect()
+        gc.freeze()  # what start-up made stays: collecting it again and again costs steps time
     session.interval = Interval()
     for step in range(session.start.step + 1, config.steps + 1):
         session.profiler.begin(step)
         rate = learning_rate(config.optim, step, config.steps)
-        set_learning_rate(session.optimizer, rate)
+        session.optimizer.set_rate(rate)
         with session.interval.spending("data"):
             batch = next(session.loader)
         loss, grad_norm = train_step(session, batch)
@@ -157,30 +174,6 @@ def _saved(kinds: list[str]) -> str:
     return "saved, to go on from there" if kinds else "nothing is saved, checkpoints are off"
 
 
-def train_step(session: Session, batch: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Take one optimizer step on a batch (grad_acc_steps, B, T + 1) of token ids.
-
-    Returns the mean loss of the global batch and the gradient norm, on the device: nothing here
-    waits for it.
-    """
-    config, world, model = session.config, session.world, session.trained
-    tokens = torch.from_numpy(batch.astype(np.int64))
-    if world.device.type == "cuda":
-        tokens = tokens.pin_memory().to(world.device, non_blocking=True)
-    session.optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=world.device)
-    for index, micro in enumerate(tokens):
-        with synchronised(model, index == len(tokens) - 1):
-            with precision(config.distributed, world.device):
-                loss = model(micro[:, :-1], micro[:, 1:]) / len(tokens)
-            loss.backward()
-        total += loss.detach()
-    limit = math.inf if config.optim.clip is None else config.optim.clip
-    grad_norm = clip_gradients(session.model, limit)
-    session.optimizer.step()
-    return mean_over_ranks(total, world), grad_norm
-
-
 def _finish_startup(session: Session, loss: Tensor) -> None:
     loss.item()  # waits for the device
     session.startup.mark("first_step")
@@ -193,7 +186,7 @@ def _finish_startup(session: Session, loss: Tensor) -> None:
 def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor, rate: float) -> bool:
     """Write a record and the progress line; say whether the loss is finite, on every rank."""
     config, world = session.config, session.world
-    value, norm = loss.item(), grad_norm.item()
+    value, norm = mean_over_ranks(loss, world).item(), grad_norm.item()
     times = session.interval.read()
     if session.metrics is not None and session.account is not None:
         tokens = config.tokens_per_step(world.size)

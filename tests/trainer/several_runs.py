@@ -19,7 +19,8 @@ from trainer.parallel import get_world, process_group
 
 if __name__ == "__main__":
     # One group for all runs: torchrun's store still holds the keys of a group that was left.
-    train.process_group = lambda *_: contextlib.nullcontext()
-    with process_group(get_world(), timeout_s=60):
+    train.process_group = lambda *_: contextlib.nullcontext(lambda: None)
+    with process_group(get_world(), timeout_s=60) as wait_for_others:
+        wait_for_others()
         for arguments in json.loads(Path(sys.argv[1]).read_text()):
             assert train.run(load_run_config(arguments), Startup()) == 0

@@ -10,7 +10,7 @@ from trainer import checkpoint
 from trainer.checkpoint import CheckpointError, Position
 from trainer.config import CheckpointConfig, ConfigError, ModelConfig, OptimConfig
 from trainer.model import Transformer
-from trainer.optim import build_optimizer
+from trainer.optim import AdamW
 from trainer.parallel import World
 
 ALONE = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
@@ -21,7 +21,7 @@ class Run:
     def __init__(self, seed: int = 0) -> None:
         self.model = Transformer(ModelConfig(dim=32, n_layers=1, n_heads=2), 258, 32)
         self.model.init_weights(seed)
-        self.optimizer = build_optimizer(self.model, OptimConfig(lr=1e-2))
+        self.optimizer = AdamW(self.model, OptimConfig(lr=1e-2))
 
     def steps(self, count: int) -> list[float]:
         losses = []

@@ -11,7 +11,7 @@ import pytest
 
 from tests.trainer.conftest import Runs, losses
 
-SETTINGS = ("steps=360", "checkpoint={dump: {every: 4, keep: 2}, eval: {every: 30}}")
+SETTINGS = ("steps=800", "checkpoint={dump: {every: 4, keep: 2}, eval: {every: 30}}")
 
 
 def steps_done(folder: Path) -> int:

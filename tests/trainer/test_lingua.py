@@ -74,7 +74,6 @@ def test_linguas_other_keys_are_known(changes: str) -> None:
         ("env", {"OMP_NUM_THREADS": "1"}, "`setup` of the study's cluster"),
         ("gc_collect_freq", 1000, "frozen"),
         ("async_eval_gpus", 8, "checkpoint.eval.every"),
-        ("distributed.float8_recipe", "rowwise", "model_dtype is bf16 or fp32"),
         ("distributed.spawn_method", "forkserver", "torchrun"),
         ("model.vocab_size", 258, "data.tokenizer"),
         ("data.n_views", 2, "leave it out"),

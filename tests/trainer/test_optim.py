@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from trainer.config import ModelConfig, OptimConfig
 from trainer.model import Transformer
-from trainer.optim import build_optimizer, learning_rate, set_learning_rate
+from trainer.optim import AdamW, learning_rate
 
 GUIDE = OptimConfig(lr=3e-4, warmup=100, lr_min_ratio=0.1)
 
@@ -62,7 +62,7 @@ def test_other_schedules_by_hand(settings: dict, step: int, expected: float) -> 
 def test_norm_weights_do_not_decay() -> None:
     model = Transformer(ModelConfig(dim=32, n_layers=1, n_heads=2), 258, 8)
     model.init_weights(0)
-    optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.5))
+    optimizer = AdamW(model, OptimConfig(lr=0.1, weight_decay=0.5))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -77,8 +77,8 @@ def test_a_step_is_adamws() -> None:
     weight = torch.nn.Parameter(torch.ones(2, 2))
     model = torch.nn.Module()
     model.weight = weight
-    optimizer = build_optimizer(model, OptimConfig(lr=1.0, weight_decay=0.1, epsilon=1e-12))
-    set_learning_rate(optimizer, 0.01)
+    optimizer = AdamW(model, OptimConfig(lr=1.0, weight_decay=0.1, epsilon=1e-12))
+    optimizer.set_rate(0.01)
     weight.grad = torch.tensor([[2.0, -3.0], [0.5, -0.1]])
     optimizer.step()
     expected = 1 - 0.01 * 0.1 - 0.01 * torch.sign(weight.grad)

@@ -1,0 +1,116 @@
+"""The tensors of a checkpoint, as torch.distributed.checkpoint writes and reads them.
+
+Imported when a checkpoint is written or read, not before: it loads a good second of modules that a
+run's start need not wait for.
+"""
+
+import contextlib
+import io
+import pickle
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed._state_dict_utils import _offload_state_dict_to_cpu
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.utils._pytree import tree_map
+
+from trainer.checkpoint import CheckpointError
+
+METADATA = ".metadata"
+
+
+def copy_to_cpu(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return a state on the CPU that no step changes any more."""
+    if device.type != "cpu":
+        copied: dict[str, Any] = _offload_state_dict_to_cpu(state)
+        return copied
+    return tree_map(lambda item: item.detach().clone() if torch.is_tensor(item) else item, state)
+
+
+def write_tensors(state: dict[str, Any], folder: Path, group: dist.ProcessGroup | None) -> None:
+    """Write a state into a folder; every rank of the group calls it. Raises CheckpointException."""
+    with _alone_on_purpose():
+        dcp.save(state, checkpoint_id=folder, process_group=group, no_dist=group is None)
+
+
+def read_tensors(source: Path, state: dict[str, Any]) -> None:
+    """Fill the tensors of `state`, whatever layout they were saved under.
+
+    Raises CheckpointError.
+    """
+    alone = not dist.is_initialized()
+    try:
+        with _alone_on_purpose():
+            dcp.load(state, storage_reader=_SafeReader(source), no_dist=alone)
+    # torch's own exception is no Exception: it would pass by every other handler.
+    except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as error:
+        raise CheckpointError(f"{source}: cannot be read: {error}") from error
+
+
+def read_weights(source: Path) -> dict[str, Tensor]:
+    """Return a checkpoint's weights, without model or optimizer. Raises CheckpointError."""
+    try:
+        index = _SafeReader(source).read_metadata().state_dict_metadata
+        weights = {
+            key.removeprefix("model."): torch.empty(entry.size, dtype=entry.properties.dtype)
+            for key, entry in index.items()
+            if key.startswith("model.") and isinstance(entry, TensorStorageMetadata)
+        }
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{source}: cannot be read: {error}") from error
+    read_tensors(source, {"model": weights})
+    return weights
+
+
+@contextlib.contextmanager
+def _alone_on_purpose() -> Iterator[None]:
+    """Keep torch from warning that there is no process group: a lone process needs none."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+class _SafeReader(dcp.FileSystemReader):
+    """Reads the index of a checkpoint without executing what a pickle may name.
+
+    torch reads the tensors with weights_only, but the index with plain pickle.
+    """
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        path = Path(self.path) / METADATA
+        metadata = _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
+        if getattr(metadata, "storage_meta", None) is None:
+            metadata.storage_meta = dcp.StorageMeta()  # type: ignore[attr-defined]
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    MODULES = (
+        "torch.distributed.checkpoint.metadata",
+        "torch.distributed.checkpoint.filesystem",
+    )
+    NAMES = frozenset(
+        {
+            ("torch", "Size"),
+            ("torch.serialization", "_get_layout"),
+            ("torch._utils", "_rebuild_device"),
+            ("torch", "device"),
+            ("collections", "OrderedDict"),
+            ("pathlib", "PosixPath"),
+            ("builtins", "dict"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if module in self.MODULES or (module, name) in self.NAMES or dtype:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"the index names {module}.{name}, which is not a part of one")

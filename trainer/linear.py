@@ -1,0 +1,125 @@
+"""Matrix products of the model, by the fastest library that torch brings for this processor.
+
+`Linear` is torch's, without a bias. Where `fast_cpu` is set, its large fp32 products on a CPU go to
+oneDNN; torch's own go to MKL, which on processors that are not Intel's uses half of their width.
+`FusedLinear` is several matrices with one input, as one product; in a state dict they stand under
+their own names.
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FAST_CPU_PRODUCTS = 2**22
+"""Multiply-adds of a product from which the faster library makes up for its slower call."""
+
+LIBRARY = torch.library.Library("trainer", "FRAGMENT")
+LIBRARY.define("onednn_linear(Tensor x, Tensor weight) -> Tensor")
+
+
+def _onednn_linear(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+
+def _onednn_linear_shape(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+# An operator of our own: torch.compile has a rule for mkldnn's that takes constant weights alone.
+LIBRARY.impl("onednn_linear", _onednn_linear, "CPU")
+torch.library.register_fake("trainer::onednn_linear", _onednn_linear_shape, lib=LIBRARY)
+
+ONEDNN_LINEAR = torch.ops.trainer.onednn_linear.default
+
+
+class _OneDnnLinear(torch.autograd.Function):
+    """x W^T for x (..., in) and W (out, in)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return ONEDNN_LINEAR(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        (dy,) = gradients
+        dx = ONEDNN_LINEAR(dy, weight.t()) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return dx, None
+        return dx, ONEDNN_LINEAR(dy.flatten(0, -2).t(), x.flatten(0, -2).t())
+
+
+class Linear(nn.Linear):
+    """A matrix (out, in) without a bias."""
+
+    fast_cpu = False
+    """Large fp32 products on a CPU go to oneDNN."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Leave the weights undrawn: `Transformer.init_weights` draws them, once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., out) of (..., in)."""
+        return product(x, self.weight, self.fast_cpu)
+
+
+def product(x: Tensor, weight: Tensor, fast_cpu: bool) -> Tensor:
+    """Return x W^T, (..., out), of x (..., in) and W (out, in)."""
+    if fast_cpu and x.numel() * weight.shape[0] >= FAST_CPU_PRODUCTS:
+        return _OneDnnLinear.apply(x, weight)
+    return F.linear(x, weight)
+
+
+class FusedLinear(Linear):
+    """Several matrices with one input, stacked: one product in place of several."""
+
+    def __init__(self, in_features: int, parts: Mapping[str, int]) -> None:
+        """`parts`: name of a matrix -> its rows, in the order in which they are stacked."""
+        super().__init__(in_features, sum(parts.values()))
+        ends = itertools.accumulate(parts.values())
+        self.rows = {
+            name: slice(end - count, end)
+            for (name, count), end in zip(parts.items(), ends, strict=True)
+        }
+        """Name of a matrix -> its rows."""
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        weight = self.weight if keep_vars else self.weight.detach()
+        for name, rows in self.rows.items():
+            destination[f"{part_prefix(prefix)}{name}.weight"] = weight[rows]
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, *arguments: Any, **options: Any
+    ) -> None:
+        names = [f"{part_prefix(prefix)}{name}.weight" for name in self.rows]
+        if all(name in state_dict for name in names):
+            state_dict[f"{prefix}weight"] = torch.cat([state_dict.pop(name) for name in names])
+        super()._load_from_state_dict(state_dict, prefix, *arguments, **options)
+
+
+def part_prefix(prefix: str) -> str:
+    """Return what stands before the names of a fused matrix's parts: `a.b.` of `a.b.fused.`."""
+    return prefix.removesuffix(".").rpartition(".")[0] + "."
+
+
+def parts_of(model: nn.Module) -> dict[str, tuple[str, slice]]:
+    """Return name in the state dict -> (name of the parameter, its rows) of all parameters."""
+    modules = dict(model.named_modules())
+    parts: dict[str, tuple[str, slice]] = {}
+    for name, _ in model.named_parameters():
+        owner = name.rpartition(".")[0]
+        module = modules.get(owner)
+        if isinstance(module, FusedLinear):
+            for part, rows in module.rows.items():
+                parts[f"{part_prefix(owner + '.')}{part}.weight"] = (name, rows)
+        else:
+            parts[name] = (name, slice(None))
+    return parts

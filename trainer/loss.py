@@ -1,0 +1,65 @@
+"""The loss of a large vocabulary without all of its logits at once.
+
+With V = 128K and 16K tokens, the logits of a step are 8 GiB in fp32, and their gradient as much
+again. In chunks of tokens they are made, used for loss and gradients, and forgotten; the backward
+pass scales the gradients that the forward pass has left (Liger Kernel, Hsu et al. 2024,
+arXiv:2410.10989, does so on GPUs; this is its arithmetic in torch's operations).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def mean_loss(x: Tensor, weight_VD: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    """Return the mean cross-entropy of x W^T, a scalar in nats, `chunk` tokens at a time.
+
+    `x` is (..., D) and `targets` (...). Products are in the precision of autocast, the loss and the
+    gradient of the weights are float32.
+    """
+    x_ND, targets_N = x.flatten(0, -2), targets.flatten()
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    with torch.autocast(device, enabled=False):
+        x_ND = x_ND.to(dtype)
+        if torch.is_grad_enabled():
+            return _ChunkedLoss.apply(x_ND, weight_VD, targets_N, chunk)
+        parts = zip(x_ND.split(chunk), targets_N.split(chunk), strict=True)
+        weight_VD = weight_VD.to(dtype)
+        losses = [
+            F.cross_entropy((part_CD @ weight_VD.t()).float(), target_C, reduction="sum")
+            for part_CD, target_C in parts
+        ]
+        return torch.stack(losses).sum() / len(targets_N)
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk: int) -> Tensor:
+        narrow_VD = weight_VD.to(x_ND.dtype)
+        total = torch.zeros((), device=x_ND.device)
+        dx_ND = torch.empty_like(x_ND)
+        dweight_VD = torch.zeros_like(weight_VD)
+        for start in range(0, len(targets_N), chunk):
+            part = slice(start, start + chunk)
+            x_CD, target_C1 = x_ND[part], targets_N[part, None]
+            log_CV = F.log_softmax((x_CD @ narrow_VD.t()).float(), dim=-1)
+            total -= log_CV.gather(1, target_C1).sum()
+            dlogits_CV = log_CV.exp_().scatter_add_(1, target_C1, _minus_ones(target_C1))
+            dlogits_CV = (dlogits_CV / len(targets_N)).to(x_ND.dtype)
+            dx_ND[part] = dlogits_CV @ narrow_VD
+            dweight_VD += dlogits_CV.t() @ x_CD
+        ctx.save_for_backward(dx_ND, dweight_VD)
+        return total / len(targets_N)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        dx_ND, dweight_VD = ctx.saved_tensors
+        (scale,) = gradients
+        return dx_ND * scale.to(dx_ND.dtype), dweight_VD * scale, None, None
+
+
+def _minus_ones(like: Tensor) -> Tensor:
+    return torch.full(like.shape, -1.0, device=like.device)
