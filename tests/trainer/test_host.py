@@ -1,0 +1,85 @@
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer import host
+
+ZEN = {"vendor_id": "AuthenticAMD", "flags": "fpu avx2 avx512f avx512_bf16"}
+SKYLAKE = {"vendor_id": "GenuineIntel", "flags": "fpu avx2 avx512f"}
+GRAVITON = {"Features": "fp asimd bf16"}
+
+
+def test_cores_are_those_that_the_process_may_run_on() -> None:
+    one = min(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, [{one}]); from trainer import host; print(host.count_cores())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({}, None),
+    ],
+    ids=["v2", "v2 without", "v1", "v1 without", "no cgroup"],
+)
+def test_quota_of_the_cgroup(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert host.cgroup_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(("fields", "has"), [(ZEN, True), (SKYLAKE, False), (GRAVITON, True)])
+def test_processors_with_bf16(fields: dict[str, str], has: bool) -> None:
+    assert host.has_bf16(fields) == has
+
+
+@pytest.mark.parametrize(("fields", "slow"), [(ZEN, True), (SKYLAKE, False), (GRAVITON, False)])
+def test_where_mkl_leaves_half_of_the_processor_unused(fields: dict[str, str], slow: bool) -> None:
+    assert host.mkl_is_slow(fields) == slow
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "ranks", "part"),
+    [
+        ("cpu", 2, 8, "8 processes train on 2 CPU cores"),
+        ("cuda", 8, 8, "8 GPUs share 8 CPU cores"),
+        ("cpu", 2, 2, None),
+        ("cuda", 16, 8, None),
+    ],
+)
+def test_too_few_cores_are_named(device: str, cores: int, ranks: int, part: str | None) -> None:
+    complaint = host.find_complaint(device, cores, ranks)
+    assert complaint is None if part is None else complaint is not None and part in complaint
+
+
+def test_freed_memory_is_kept() -> None:
+    """A block of 64 MiB, freed and taken again, costs no page faults; by default it costs all."""
+    code = (
+        "import resource, torch; from trainer import host; {call}\n"
+        "def take(): torch.ones(2**24)\n"
+        "take(); take()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(4): take()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    faults = []
+    for call in ("", "host.keep_freed_memory()"):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(call=call)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        faults.append(int(done.stdout))
+    pages = 4 * 2**26 // resource.getpagesize()
+    assert faults[1] < pages / 20 < faults[0]
