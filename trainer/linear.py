@@ -105,18 +105,24 @@ class FusedLinear(Linear):
         for name, rows in self.rows.items():
             destination[f"{part_prefix(prefix)}{name}.weight"] = weight[rows]
 
-    def _load_from_state_dict(
-        self, state_dict: Any, prefix: str, *arguments: Any, **options: Any
-    ) -> None:
-        names = [f"{part_prefix(prefix)}{name}.weight" for name in self.rows]
-        if all(name in state_dict for name in names):
-            state_dict[f"{prefix}weight"] = torch.cat([state_dict.pop(name) for name in names])
-        super()._load_from_state_dict(state_dict, prefix, *arguments, **options)
+
+def join_parts(owner: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Put together what a state dict has in parts, for the fused matrices of a module.
+
+    Their owner registers it with `register_load_state_dict_pre_hook`.
+    """
+    for name, module in owner.named_children():
+        if isinstance(module, FusedLinear):
+            names = [f"{prefix}{part}.weight" for part in module.rows]
+            if all(part in state_dict for part in names):
+                parts = [state_dict.pop(part) for part in names]
+                state_dict[f"{prefix}{name}.weight"] = torch.cat(parts)
 
 
 def part_prefix(prefix: str) -> str:
     """Return what stands before the names of a fused matrix's parts: `a.b.` of `a.b.fused.`."""
-    return prefix.removesuffix(".").rpartition(".")[0] + "."
+    owner, dot, _ = prefix.removesuffix(".").rpartition(".")
+    return owner + dot
 
 
 def parts_of(model: nn.Module) -> dict[str, tuple[str, slice]]:

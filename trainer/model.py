@@ -21,7 +21,7 @@ from torch.utils.checkpoint import (
 )
 
 from trainer.config import ModelConfig
-from trainer.linear import ONEDNN_LINEAR, FusedLinear, Linear, parts_of
+from trainer.linear import ONEDNN_LINEAR, FusedLinear, Linear, join_parts, parts_of
 from trainer.loss import mean_loss
 
 Recompute = Literal["none", "selective", "full"]
@@ -96,6 +96,7 @@ class Attention(nn.Module):
         self.wqkv = FusedLinear(config.dim, rows) if fused else None
         if not fused:
             self.wq, self.wk, self.wv = (Linear(config.dim, count) for count in rows.values())
+        self.register_load_state_dict_pre_hook(join_parts)
         self.wo = Linear(config.q_dim, config.dim)
 
     def forward(
@@ -133,6 +134,7 @@ class FeedForward(nn.Module):
         self.w13 = FusedLinear(config.dim, rows) if fused else None
         if not fused:
             self.w1, self.w3 = (Linear(config.dim, count) for count in rows.values())
+        self.register_load_state_dict_pre_hook(join_parts)
         self.w2 = Linear(config.ffn_hidden, config.dim)
 
     def forward(self, x_BTD: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 
+OF_TORCH = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+"""What torch itself puts into the environment of a process that compiles."""
+
 
 class Runs:
     """Starts the trainer as a person does, on a small corpus in a temporary folder."""
@@ -54,7 +57,8 @@ class Runs:
 
     def environment(self, **extra: str) -> dict[str, str]:
         """Return the environment of a run: one thread, so that sums are done in one order."""
-        return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **extra}
+        inherited = {name: value for name, value in os.environ.items() if name not in OF_TORCH}
+        return {**inherited, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **extra}
 
     def start(self, *arguments: str, processes: int = 1) -> subprocess.Popen[str]:
         """Start a run and return at once."""

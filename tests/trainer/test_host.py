@@ -1,5 +1,4 @@
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,10 @@ GRAVITON = {"Features": "fp asimd bf16"}
 
 def test_cores_are_those_that_the_process_may_run_on() -> None:
     one = min(os.sched_getaffinity(0))
-    code = f"import os; os.sched_setaffinity(0, [{one}]); from trainer import host; print(host.count_cores())"
+    code = (
+        f"import os; os.sched_setaffinity(0, [{one}])\n"
+        "from trainer import host; print(host.count_cores())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
 
@@ -63,10 +65,11 @@ def test_too_few_cores_are_named(device: str, cores: int, ranks: int, part: str 
 
 
 def test_freed_memory_is_kept() -> None:
-    """A block of 64 MiB, freed and taken again, costs no page faults; by default it costs all."""
+    """Eight blocks of 4 MiB, freed and taken again: by default each page is a fault anew."""
     code = (
         "import resource, torch; from trainer import host; {call}\n"
-        "def take(): torch.ones(2**24)\n"
+        "def take():\n"
+        "    blocks = [torch.ones(2**20) for _ in range(8)]\n"
         "take(); take()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "for _ in range(4): take()\n"
@@ -81,5 +84,4 @@ def test_freed_memory_is_kept() -> None:
             check=True,
         )
         faults.append(int(done.stdout))
-    pages = 4 * 2**26 // resource.getpagesize()
-    assert faults[1] < pages / 20 < faults[0]
+    assert faults[1] < faults[0] / 2
