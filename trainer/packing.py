@@ -1,10 +1,12 @@
 """Documents to a file of token ids. Imports no torch."""
 
 import dataclasses
+import io
 import os
 import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +21,8 @@ from trainer.tokenizer import Tokenizer, build_tokenizer
 
 LAYOUT = 1
 """Part of every key: raise it when the content of a shard folder comes to mean something else."""
+SYNC_BYTES = 2**21
+"""Written bytes that a thread brings to the disk in one go."""
 PROGRESS_S = 5.0
 """Seconds between progress lines; a corpus that takes less prints none."""
 
@@ -82,11 +86,49 @@ class Encoding:
         return before, after
 
 
+class _SyncedFile(io.FileIO):
+    """A file that lies on the disk when it is closed, and gets there while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w")
+        self._thread = ThreadPoolExecutor(1)
+        self._synced: Future[None] | None = None
+        self._waiting_bytes = 0
+
+    def write(self, data: Any) -> int:
+        """Write, and have what is there brought to the disk now and then."""
+        written = super().write(data)
+        self._waiting_bytes += written
+        if self._waiting_bytes >= SYNC_BYTES and self._is_idle():
+            self._waiting_bytes = 0
+            self._synced = self._thread.submit(os.fsync, self.fileno())
+        return written
+
+    def _is_idle(self) -> bool:
+        """Say whether no sync is under way. Raises OSError where the last one failed."""
+        if self._synced is None or not self._synced.done():
+            return self._synced is None
+        self._synced.result()
+        return True
+
+    def close(self) -> None:
+        """Bring the rest to the disk. Raises OSError."""
+        if self.closed:
+            return
+        try:
+            if self._synced is not None:
+                self._synced.result()
+            os.fsync(self.fileno())
+        finally:
+            self._thread.shutdown()
+            super().close()
+
+
 def pack(pieces: Iterable[Piece], target: Path, encoding: Encoding, advance: Advance) -> Part:
     """Write the documents of pieces to one file of token ids. Raises ConfigError."""
     documents = tokens = text_bytes = 0
     (before, after), dtype, encode = encoding.frame(), encoding.dtype, encoding.tokenizer.encode
-    with target.open("wb", buffering=BLOCK_BYTES) as file:
+    with io.BufferedWriter(_SyncedFile(target), BLOCK_BYTES) as file:
         for piece in pieces:
             for text, read in read_documents(piece):
                 ids = encode(text)
@@ -97,8 +139,6 @@ def pack(pieces: Iterable[Piece], target: Path, encoding: Encoding, advance: Adv
                 tokens += len(ids)
                 text_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
                 advance(read)
-        file.flush()
-        os.fsync(file.fileno())
     tokens += documents * (len(before) + len(after)) // dtype.itemsize
     return Part(documents, tokens, text_bytes)
 

@@ -294,3 +294,33 @@ def test_the_command_tells_a_mistake_without_a_traceback(tmp_path: Path) -> None
     assert done.returncode == 1
     assert done.stderr.startswith(f"{tmp_path / 'src'}: 1 problem\n  no such folder")
     assert "Traceback" not in done.stderr
+
+
+def test_tokens_lie_on_the_disk_before_they_have_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Synced at their full size in the end, whatever was synced on the way; a failure is told."""
+    write_source(tmp_path, [["x" * 3_000_000, "y" * 3_000_000]])
+    sizes: dict[int, int] = {}
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        stat = os.fstat(descriptor)
+        fsync(descriptor)
+        sizes[stat.st_ino] = stat.st_size
+
+    monkeypatch.setattr(os, "fsync", note)
+    shards = ensure_shards(tmp_path, "src", tmp_path / "shards")
+    stat = (shards.folder / "train.bin").stat()
+    assert sizes[stat.st_ino] == stat.st_size == 2 * shards.train_tokens
+
+    calls = itertools.count()
+
+    def fail_once(descriptor: int) -> None:  # as Linux does: the next call has forgotten it
+        if next(calls) == 0:
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(os, "fsync", fail_once)
+    with pytest.raises(OSError, match="the disk is full"):
+        ensure_shards(tmp_path, "src", tmp_path / "others")
+    assert not list((tmp_path / "others").iterdir())
