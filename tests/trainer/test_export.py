@@ -55,10 +55,11 @@ def make_run(folder: Path, model: dict[str, Any] | None = None, **data: Any) -> 
     made = Transformer(config.model, config.data.tokenizer.vocab_size, config.data.seq_len)
     for step in (1, 2):
         made.init_weights(step)
+        generator = torch.Generator().manual_seed(step)
         with torch.no_grad():
             for parameter in made.parameters():
                 if parameter.ndim == 1:  # norms of ones would hide one that is lost
-                    parameter.uniform_(0.5, 1.5)
+                    parameter.uniform_(0.5, 1.5, generator=generator)
         optimizer = AdamW(made, config.optim)
         position = Position(step, 1.0, "trajectory")
         checkpoint.save(folder / "checkpoints", position, ["dump"], made, optimizer, ALONE)
@@ -85,7 +86,8 @@ def test_a_step_is_that_of_transformers_and_adamw(tmp_path: Path, shape: dict[st
     export.export(tmp_path / "run", tmp_path / "export")
     theirs = LlamaForCausalLM.from_pretrained(tmp_path / "export")
     tokens = torch.randint(258, (3, 49), generator=torch.Generator().manual_seed(0))
-    config = OptimConfig(lr=1e-3, weight_decay=0.1)
+    # A gradient that is noise would make a step of the full rate; epsilon is above such ones.
+    config = OptimConfig(lr=1e-3, weight_decay=0.1, epsilon=1e-6)
     optimizer = AdamW(ours, config)
     loss = ours(tokens[:, :-1], tokens[:, 1:])
     loss.backward()
@@ -100,6 +102,7 @@ def test_a_step_is_that_of_transformers_and_adamw(tmp_path: Path, shape: dict[st
         ],
         lr=1e-3,
         betas=(0.9, 0.95),
+        eps=1e-6,
     )
     their_loss = theirs(tokens, labels=tokens).loss
     their_loss.backward()
