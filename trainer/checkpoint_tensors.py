@@ -63,7 +63,7 @@ def read_weights(source: Path) -> dict[str, Tensor]:
             for key, entry in index.items()
             if key.startswith("model.") and isinstance(entry, TensorStorageMetadata)
         }
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, pickle.PickleError) as error:
         raise CheckpointError(f"{source}: cannot be read: {error}") from error
     read_tensors(source, {"model": weights})
     return weights
@@ -78,14 +78,20 @@ def _alone_on_purpose() -> Iterator[None]:
 
 
 class _SafeReader(dcp.FileSystemReader):
-    """Reads the index of a checkpoint without executing what a pickle may name.
+    """Reads a checkpoint without executing what a pickle may name.
 
-    torch reads the tensors with weights_only, but the index with plain pickle.
+    torch reads tensors with weights_only, but the index with plain pickle, and so what the index
+    calls an object.
     """
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         path = Path(self.path) / METADATA
         metadata = _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
+        if not isinstance(metadata, Metadata):
+            raise pickle.UnpicklingError(f"{METADATA} holds no index")
+        for name, entry in metadata.state_dict_metadata.items():
+            if not isinstance(entry, TensorStorageMetadata):
+                raise pickle.UnpicklingError(f"{name} is no tensor")
         if getattr(metadata, "storage_meta", None) is None:
             metadata.storage_meta = dcp.StorageMeta()  # type: ignore[attr-defined]
         metadata.storage_meta.load_id = self.load_id
@@ -93,24 +99,26 @@ class _SafeReader(dcp.FileSystemReader):
 
 
 class _MetadataUnpickler(pickle.Unpickler):
-    MODULES = (
-        "torch.distributed.checkpoint.metadata",
-        "torch.distributed.checkpoint.filesystem",
-    )
+    # Whole names only: of a module, pickle would follow what it imports, to "os.system".
     NAMES = frozenset(
         {
+            *(
+                ("torch.distributed.checkpoint.metadata", name)
+                for name in (
+                    *("BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex"),
+                    *("StorageMeta", "TensorProperties", "TensorStorageMetadata"),
+                    "_MEM_FORMAT_ENCODING",
+                )
+            ),
+            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
             ("torch", "Size"),
             ("torch.serialization", "_get_layout"),
-            ("torch._utils", "_rebuild_device"),
-            ("torch", "device"),
-            ("collections", "OrderedDict"),
             ("pathlib", "PosixPath"),
-            ("builtins", "dict"),
         }
     )
 
     def find_class(self, module: str, name: str) -> Any:
         dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if module in self.MODULES or (module, name) in self.NAMES or dtype:
+        if (module, name) in self.NAMES or dtype:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"the index names {module}.{name}, which is not a part of one")

@@ -8,6 +8,7 @@ import torch
 
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError, Position
+from trainer.checkpoint_tensors import write_tensors
 from trainer.config import CheckpointConfig, ConfigError, ModelConfig, OptimConfig
 from trainer.model import Transformer
 from trainer.optim import AdamW
@@ -145,17 +146,50 @@ def test_keep_is_honoured_for_each_kind(
     assert steps_in(tmp_path) == left
 
 
-def test_an_index_that_names_code_is_not_executed(tmp_path: Path) -> None:
-    class Attack:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return os.mkdir, (str(tmp_path / "executed"),)
+class Attack:
+    """What makes a folder when it is unpickled."""
 
-    run = Run()
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def by_another_name(folder: Path, module: str, name: str) -> bytes:
+    """Return a pickle of protocol 4 that calls what a module knows by a dotted name."""
+    strings = [module, name, str(folder)]
+    module, name, folder_name = (b"\x8c%c%b" % (len(s), s.encode()) for s in strings)
+    return b"\x80\x04" + module + name + b"\x93" + folder_name + b"\x85R."
+
+
+@pytest.mark.parametrize("module", ["filesystem", "metadata"])
+@pytest.mark.parametrize("name", [None, "os.mkdir"])
+def test_an_index_that_names_code_is_not_executed(
+    tmp_path: Path, module: str, name: str | None
+) -> None:
+    target, run = tmp_path / "executed", Run()
     run.save(tmp_path, 1, "dump")
-    (tmp_path / "0000000001" / ".metadata").write_bytes(pickle.dumps(Attack()))
-    with pytest.raises(CheckpointError, match=r"posix\.mkdir"):
+    code = pickle.dumps(Attack(target))
+    if name is not None:
+        code = by_another_name(target, f"torch.distributed.checkpoint.{module}", name)
+    (tmp_path / "0000000001" / ".metadata").write_bytes(code)
+    with pytest.raises(CheckpointError, match="mkdir, which is not a part of one"):
         checkpoint.load(tmp_path, 1, run.model, run.optimizer)
-    assert not (tmp_path / "executed").exists()
+    assert not target.exists()
+
+
+def test_a_weight_that_the_index_calls_an_object_is_not_unpickled(tmp_path: Path) -> None:
+    """torch reads an object by plain pickle, and the index says what is one."""
+    target, run = tmp_path / "executed", Run()
+    model = {**run.model.state_dict(), "norm.weight": Attack(target)}
+    state = {"model": model, "optimizer": run.optimizer.state_dict()}
+    write_tensors(state, tmp_path / "0000000001", None)
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is no tensor"):
+        checkpoint.load(tmp_path, 1, run.model, run.optimizer)
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is no tensor"):
+        checkpoint.load_weights(tmp_path, 1)
+    assert not target.exists()
 
 
 def test_due_follows_the_settings() -> None:
