@@ -139,7 +139,7 @@ class Saver:
         if self._world.is_main:
             files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
             facts = {**position.__dict__, "kinds": kinds, "files": files}
-            (temporary / STATE).write_text(json.dumps(facts, indent=1))
+            _write_state(temporary, facts)
             shutil.rmtree(target, ignore_errors=True)
             temporary.replace(target)
             _flush(self._folder)
@@ -190,7 +190,7 @@ def find_newest(folder: Path, trajectory: str, world: World) -> Position | None:
     step = agree(step, world)
     if step < 0:
         return None
-    facts = json.loads((folder / f"{step:010d}" / STATE).read_text())
+    facts = _read_state(folder / f"{step:010d}")
     return Position(facts["step"], facts["elapsed_s"], facts["trajectory"])
 
 
@@ -239,16 +239,37 @@ def _complete(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the whole checkpoints and their state.json, newest first; say what is passed over."""
     for path in sorted(folder.glob("[0-9]*"), reverse=True):
         try:
-            facts = json.loads((path / STATE).read_text())
+            facts = _read_state(path)
             expected = {name: known["size"] for name, known in facts["files"].items()}
             sizes = {name: (path / name).stat().st_size for name in expected}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             print(f"warning: {path}: not a whole checkpoint, passed over: {error}", flush=True)
             continue
         if sizes == expected:
             yield path, facts
         else:
             print(f"warning: {path}: files are cut short, passed over", flush=True)
+
+
+def _write_state(path: Path, facts: dict[str, Any]) -> None:
+    """Write state.json, with a check sum of its own, and bring the folder to the disk."""
+    with (path / STATE).open("w") as file:
+        json.dump({**facts, "crc32": _check_sum(facts)}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    _flush(path)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Return what state.json says. Raises OSError, or ValueError where it was changed."""
+    facts = json.loads((path / STATE).read_text())
+    if not isinstance(facts, dict) or facts.pop("crc32", None) != _check_sum(facts):
+        raise ValueError(f"{STATE} was changed")
+    return facts
+
+
+def _check_sum(facts: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
 
 def _is_intact(path: Path, facts: dict[str, Any]) -> bool:

@@ -18,7 +18,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed._state_dict_utils import _offload_state_dict_to_cpu
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 from torch.utils._pytree import tree_map
 
 from trainer.checkpoint import CheckpointError
@@ -92,8 +92,7 @@ class _SafeReader(dcp.FileSystemReader):
         for name, entry in metadata.state_dict_metadata.items():
             if not isinstance(entry, TensorStorageMetadata):
                 raise pickle.UnpicklingError(f"{name} is no tensor")
-        if getattr(metadata, "storage_meta", None) is None:
-            metadata.storage_meta = dcp.StorageMeta()  # type: ignore[attr-defined]
+        metadata.storage_meta = getattr(metadata, "storage_meta", None) or StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
 

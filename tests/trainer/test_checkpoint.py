@@ -91,6 +91,35 @@ def test_a_changed_checkpoint_is_passed_over(
     assert f"{data.name} was changed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"step": 2,', '"step": 9,'),
+        ('"trajectory": "trajectory"', '"trajectory": "trajectorz"'),
+        ('"trajectory"', '"trajectori"'),
+        ('"elapsed_s": 3.0', '"elapsed_s": null'),
+        ('"kinds"', '"kind"'),
+        ('"files"', '"fi1es"'),
+        ("{", "[{"),
+    ],
+)
+def test_a_changed_state_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str
+) -> None:
+    """Valid JSON or not, of the right keys or not: the one before is used, and the user told."""
+    run = Run()
+    for step in (1, 2):
+        run.save(tmp_path, step, "dump")
+    state = tmp_path / "0000000002" / "state.json"
+    text = state.read_text()
+    assert old in text
+    state.write_text(text.replace(old, new, 1) + "]" * (new == "[{"))
+    newest = checkpoint.find_newest(tmp_path, "trajectory", ALONE)
+    assert newest is not None
+    assert newest.step == 1
+    assert "warning: " in capsys.readouterr().out
+
+
 def test_a_save_in_the_background_holds_the_state_of_its_step(tmp_path: Path) -> None:
     run, other = Run(), Run(seed=1)
     run.steps(2)
