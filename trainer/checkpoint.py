@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from trainer.config import CheckpointConfig, ConfigError, RunConfig
 from trainer.optim import AdamW
 from trainer.parallel import World, agree
+from trainer.settings import make_folder
 
 # What reads and writes the tensors, trainer.checkpoint_tensors, is imported where it is needed.
 
@@ -85,7 +86,10 @@ class Saver:
     """
 
     def __init__(self, folder: Path, config: CheckpointConfig | None, world: World) -> None:
+        """Raises ConfigError where the folder is one that cannot be written."""
         self._folder, self._config, self._world = folder, config, world
+        if config is not None and world.is_main:
+            make_folder(folder, "checkpoint.path")
         # A group of its own: the collectives of training go on meanwhile.
         self._group = dist.new_group(backend="gloo") if world.size > 1 else None
         self._thread: threading.Thread | None = None

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from trainer.settings import (
     ConfigError,
@@ -18,6 +18,7 @@ from trainer.settings import (
     merge,
     nest,
     parse_yaml,
+    refuse_bool,
     suggest,
     validate,
 )
@@ -32,6 +33,8 @@ LOSS_CHUNK = 4096
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+Weight = Annotated[PositiveFloat, BeforeValidator(refuse_bool)]
+Text = Annotated[str, Field(min_length=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 
 
@@ -78,7 +81,11 @@ class ModelConfig(Settings):
         """Fill in the one of n_heads and head_dim that is left out."""
         if not isinstance(values, Mapping):
             return values
-        values = {key: value for key, value in values.items() if value is not None}
+        values = {
+            key: value
+            for key, value in values.items()
+            if value is not None or key not in ("n_heads", "head_dim")
+        }
         dim = values.get("dim")
         for given, other in (("n_heads", "head_dim"), ("head_dim", "n_heads")):
             count = values.get(given)
@@ -231,7 +238,7 @@ class DistributedConfig(Settings):
     """bf16 products of matrices may add up in bf16."""
     detect_anomaly: bool = False
     """Name the operation that made the first NaN of a backward pass; slow."""
-    timeout_s: PositiveFloat = 600.0
+    timeout_s: Annotated[float, Field(gt=0, le=1e9)] = 600.0
     """Seconds after which a collective operation fails: a rank that hangs ends the run."""
 
     left_out: ClassVar[Mapping[str, str]] = {
@@ -301,7 +308,7 @@ class TokenizerConfig(Settings):
     name: Literal["bytes", "hf", "tiktoken", "sp"] = "bytes"
     """bytes: the UTF-8 bytes, BOS 256, EOS 257; hf: a tokenizer.json; tiktoken: a file of ranks, as
     Llama 3 has it; sp: a SentencePiece model."""
-    path: str | None = None
+    path: Text | None = None
     """The tokenizer's file."""
     n_words: PositiveInt | None = None
     """Number of token ids, V, special ones included; null: read from the file."""
@@ -313,8 +320,8 @@ class TokenizerConfig(Settings):
     @model_validator(mode="after")
     def _file_is_named(self) -> "TokenizerConfig":
         if (self.path is None) != (self.name == "bytes"):
-            wants = "has no file; leave out path" if self.name == "bytes" else "needs the path"
-            raise ValueError(f"tokenizer '{self.name}' {wants}")
+            wants = "has no file; leave it out" if self.name == "bytes" else "needs its file"
+            raise ValueError(f"path: tokenizer '{self.name}' {wants}")
         return self
 
     @property
@@ -332,11 +339,11 @@ class TokenizerConfig(Settings):
 class DataConfig(Settings):
     """What the run reads, and in what portions."""
 
-    root_dir: str
+    root_dir: Text
     """Folder that holds one folder for each source."""
-    sources: Annotated[dict[str, PositiveFloat], Field(min_length=1)]
+    sources: Annotated[dict[Text, Weight], Field(min_length=1)]
     """Source folder -> weight; weights are normalised."""
-    shards_dir: str = "results/shards"
+    shards_dir: Text = "results/shards"
     """Folder of the token shards, made once for each content and tokenizer."""
     batch_size: PositiveInt = 8
     """Sequences per GPU and forward pass."""
@@ -413,7 +420,7 @@ class ProfilingConfig(Settings):
 
     run: bool = False
     """Profile."""
-    trace_folder: str = "profiling"
+    trace_folder: Text = "profiling"
     """Folder of the traces below dump_dir; open them in https://ui.perfetto.dev."""
     profile_warmup: Annotated[int, Field(ge=0)] = 102
     """Steps before the window."""
@@ -441,9 +448,9 @@ class CheckpointConfig(Settings):
     """Regular checkpoints."""
     eval: SaveConfig = SaveConfig()
     """Checkpoints taken at evaluations: `every` is also the period of the validation loss."""
-    path: str | None = None
+    path: Text | None = None
     """Folder of the checkpoints; null: dump_dir/checkpoints."""
-    init_ckpt_path: str | None = None
+    init_ckpt_path: Text | None = None
     """Checkpoint folder of another run whose weights this one starts from."""
     async_save: bool = True
     """Write checkpoints while training goes on."""
@@ -487,7 +494,7 @@ class EvalConfig(Settings):
 class RunConfig(Settings):
     """One training run, complete: what run.yaml holds."""
 
-    dump_dir: str
+    dump_dir: Text
     """Folder of the run: metrics, run.json and checkpoints go there."""
     name: str = "run"
     """Label for people."""

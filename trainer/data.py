@@ -183,7 +183,7 @@ class BatchLoader(Iterator[Any]):
         # one bounded queue, and close() has nobody to unblock but a thread that waits for a place.
         self._batches: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._places: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(data.prefetch_size):
+        for _ in range(min(data.prefetch_size, stop_step)):
             self._places.put(None)
         self._closed = False
         self._ended: BaseException | None = None

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from trainer.config import ProfilingConfig
 from trainer.parallel import World
+from trainer.settings import make_folder
 
 MEMORY_EVENTS = 100_000
 """Allocations that a history of memory keeps, the newest ones."""
@@ -21,10 +22,15 @@ class Profiler:
     """Profiles the window of steps that the settings name; does nothing where they ask for none."""
 
     def __init__(self, config: ProfilingConfig, folder: Path, world: World, done: int) -> None:
-        """Make it for an attempt that goes on after step `done`."""
+        """Make it for an attempt that goes on after step `done`.
+
+        Raises ConfigError where the folder of the traces cannot be written.
+        """
         self._config, self._world = config, world
         self._folder = folder / config.trace_folder
         self._done, self._cuda = done, world.device.type == "cuda"
+        if config.run:
+            make_folder(self._folder, "profiling.trace_folder")
         self._profile: profile | None = None
         self._name: record_function | None = None
 
@@ -79,5 +85,4 @@ class Profiler:
         torch.cuda.memory._record_memory_history(enabled=None)
 
     def _path(self, step: int, suffix: str) -> Path:
-        self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder / f"step-{step}-rank-{self._world.rank}.{suffix}"

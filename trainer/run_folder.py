@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from trainer.config import RunConfig
 from trainer.metrics import write_atomically
+from trainer.settings import make_folder
 
 RUN_FILES = (
     *("run.json", "metrics.jsonl", "metrics.eval.jsonl", "checkpoints"),
@@ -25,7 +26,8 @@ class Lock:
     """The right to train in a folder, of one process at a time; it ends with the process."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        """Make the folder where there is none. Raises ConfigError where that cannot be."""
+        make_folder(folder, "dump_dir")
         self._file = (folder / ".lock").open("w")
 
     def try_acquire(self) -> bool:

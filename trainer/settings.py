@@ -5,13 +5,22 @@ reported together, so that a file is mended in one go.
 """
 
 import difflib
+import os
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Loc = tuple[str | int, ...]
 
@@ -34,6 +43,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
+        allow_inf_nan=False,
         validate_default=True,
         use_attribute_docstrings=True,
         protected_namespaces=(),
@@ -50,6 +60,25 @@ class Settings(BaseModel):
             return values
         unasked = {key for key in cls.left_out if key in values and values[key] is None}
         return {key: value for key, value in values.items() if key not in unasked}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_other_kinds(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and _takes_bool(cls, str(info.field_name)):
+            return value
+        return refuse_bool(value)
+
+
+def refuse_bool(value: Any) -> Any:
+    """Return a value that is no boolean, for pydantic takes true for 1; or raise ValueError.
+
+    Nor is it a whole number that no machine's word holds, which fails at some later place.
+    """
+    if isinstance(value, bool):
+        raise ValueError(f"found {str(value).lower()}; expected another kind of value")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"found {value}; expected a number of 64 bits")
+    return value
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -118,6 +147,18 @@ def suggest(word: str, known: Sequence[str]) -> str:
     return f"expected one of: {', '.join(known)}" if known else "none is expected here"
 
 
+def make_folder(folder: Path, key: str) -> None:
+    """Make the folder that a key names, to write there. Raises ConfigError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(folder, os.W_OK | os.X_OK) else "not permitted"
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        problem = f"{key}: no folder that can be written: {reason}; expected one, or a free place"
+        raise ConfigError(str(folder), [problem])
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
     """PyYAML keeps the last of two equal keys in silence; a user never means that."""
 
@@ -149,6 +190,10 @@ def describe_problem(cls: type[Settings], item: Any) -> str:
         return f"{path}: missing; this key is required"
     message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if item["type"] == "value_error":
+        word = message.split(" ", 1)[0].rstrip(":")
+        owner = _settings_at(cls, loc)
+        if owner is not None and word in owner.model_fields:  # it begins with one of its keys
+            return f"{path}.{message}" if path else message
         return f"{path}: {message}" if path else message
     return f"{path or 'file'}: found {_kind(item['input'])}; {_lower_first(message)}"
 
@@ -182,6 +227,18 @@ def _settings_in(annotation: Any) -> type[Settings] | None:
         if isinstance(argument, type) and issubclass(argument, Settings):
             return argument
     return None
+
+
+@cache
+def _takes_bool(cls: type[Settings], field: str) -> bool:
+    return bool({bool, Any} & set(_kinds(cls.model_fields[field].annotation)))
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """Yield the types that an annotation is made of."""
+    yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _kinds(argument)
 
 
 def _kind(value: Any) -> str:

@@ -27,7 +27,7 @@ from trainer.documents import Piece, digest_files
 from trainer.metrics import write_atomically
 from trainer.packing import Encoding, Part, Progress, pack
 from trainer.pieces import CHANGED, WorkerError, join_pieces, make_pieces, plan_jobs
-from trainer.settings import ConfigError
+from trainer.settings import ConfigError, make_folder
 from trainer.shard_folder import (
     MAKING,
     Shards,
@@ -119,7 +119,7 @@ def _make(
     folder: Path, digests: Digests, files: TextFiles, stat: Stat, encoding: Encoding, workers: int
 ) -> Shards:
     """Tokenise into a temporary folder and make it visible by one rename."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent, "data.shards_dir")
     pieces = folder.with_name(f"{MAKING}{folder.name}-pieces")
     remove_abandoned(folder.parent, pieces)
     making = unused(folder)

@@ -131,7 +131,7 @@ def test_every_mistake_of_the_grid_is_told(study: dict[str, Any]) -> None:
         ({"corpora": ["python"]}, "corpora: unknown corpus 'python'"),
         (
             {"models": {"tiny": {"dim": 64, "n_layers": 2, "n_heads": 7}}},
-            "models.tiny: n_heads = 7",
+            "models.tiny.n_heads = 7",
         ),
     ],
 )

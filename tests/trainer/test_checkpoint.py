@@ -133,8 +133,10 @@ def test_a_save_in_the_background_holds_the_state_of_its_step(tmp_path: Path) ->
 
 def test_a_save_that_fails_in_the_background_is_told_at_the_next_call(tmp_path: Path) -> None:
     run = Run()
-    (tmp_path / "file").write_text("")
-    saver = checkpoint.Saver(tmp_path / "file", CheckpointConfig(), ALONE)
+    folder = tmp_path / "checkpoints"
+    saver = checkpoint.Saver(folder, CheckpointConfig(), ALONE)
+    folder.rmdir()
+    folder.write_text("")
     saver.save(Position(2, 1.0, "trajectory"), ["dump"], run.model, run.optimizer)
     with pytest.raises(NotADirectoryError):
         saver.wait()

@@ -75,8 +75,8 @@ def test_command_line_wins_over_the_file(config_file: Path) -> None:
     [
         ("optim.lrr=1", "optim.lrr: unknown key; did you mean 'lr'?"),
         ("modle={}", "modle: unknown key; did you mean 'model'?"),
-        ("model.n_heads=7", "model: n_heads = 7 does not divide dim = 64; try 8"),
-        ("model.n_kv_heads=3", "model: n_kv_heads = 3 does not divide n_heads = 2; try 2"),
+        ("model.n_heads=7", "model.n_heads = 7 does not divide dim = 64; try 8"),
+        ("model.n_kv_heads=3", "model.n_kv_heads = 3 does not divide n_heads = 2; try 2"),
         ("optim.warmup=11", "optim.warmup = 11 is more than steps = 10"),
         ("steps=many", "steps: found 'many'; "),
         ("data.sources=[]", "data.sources: found a list; "),

@@ -4,9 +4,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import BaseModel
 
 from tests.trainer.conftest import Runs, losses
 from trainer.config import ConfigError, RunConfig, load_run_config, merge, nest
@@ -95,58 +92,6 @@ def load_with(values: dict) -> RunConfig:
     from trainer.settings import validate
 
     return validate(RunConfig, values, "run.yaml")
-
-
-def leaves(model: type[BaseModel], path: str = "") -> list[str]:
-    """Return the dotted path of every key of a settings class that is no group of keys."""
-    found = []
-    for name, field in model.model_fields.items():
-        inner = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        group = next((c for c in inner if isinstance(c, type) and issubclass(c, BaseModel)), None)
-        found += leaves(group, f"{path}{name}.") if group else [f"{path}{name}"]
-    return found
-
-
-# No key takes a list of mappings; many would take a number for a string or the reverse.
-@given(st.sampled_from(leaves(RunConfig)), st.sampled_from([[{}], {"x": {"y": []}}]))
-def test_a_value_of_the_wrong_kind_is_refused_with_its_full_path(key: str, value: object) -> None:
-    values = merge(yaml.safe_load(GUIDE.read_text()), {"eval": {}}, nest(key, value))
-    with pytest.raises(ConfigError) as caught:
-        load_with(values)
-    assert any(problem.startswith(key) for problem in caught.value.problems), caught.value
-
-
-@given(st.sampled_from(leaves(RunConfig)), st.sampled_from("abcxyz"))
-def test_a_misspelt_key_is_refused_with_its_full_path(key: str, letter: str) -> None:
-    wrong = key + letter * 2
-    with pytest.raises(ConfigError) as caught:
-        load_with(merge(yaml.safe_load(GUIDE.read_text()), {"eval": {}}, nest(wrong, 1)))
-    assert any(problem.startswith(f"{wrong}: ") for problem in caught.value.problems)
-
-
-@given(
-    st.sampled_from(
-        [
-            ("steps", 0), ("steps", -1), ("grad_acc_steps", 0), ("optim.lr", -1.0),
-            ("optim.beta1", 1.5), ("optim.warmup", 10**9), ("optim.lr_min_ratio", 2),
-            ("optim.scheduler", "cosin"), ("distributed.tp_size", 0), ("data.batch_size", 0),
-            ("distributed.fsdp_type", "zero"), ("model.n_heads", 7), ("model.dim", 0),
-            ("data.sources", {}), ("data.sources", {"a": -1.0}), ("data.tokenizer.name", "gpt2"),
-            ("checkpoint.dump.keep", -2), ("checkpoint.dump.every", 0), ("logging.freq", 0),
-            ("eval.validation.max_sequences", 0), ("profiling.profile_steps", 0),
-        ]
-    )
-)  # fmt: skip
-def test_a_value_out_of_range_is_refused_with_its_key(wrong: tuple[str, object]) -> None:
-    key, value = wrong
-    values = merge(yaml.safe_load(GUIDE.read_text()), {"eval": {}})
-    if key == "data.sources":
-        values["data"]["sources"] = value
-    else:
-        values = merge(values, nest(key, value))
-    with pytest.raises(ConfigError) as caught:
-        load_with(values)
-    assert any(key.split(".")[-1] in problem for problem in caught.value.problems)
 
 
 def test_every_mistake_of_a_file_is_told_at_once(tmp_path: Path) -> None:
