@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
-.PHONY: help setup study test slurm-up slurm-down test-slurm lint lock schemas clean
+.PHONY: help setup study test test-long slurm-up slurm-down test-slurm lint lock schemas clean
 
 help:
 	@echo "make study   train the default study on this machine, print its tables"
 	@echo "make test    lint, types and tests"
 	@echo "make lint    lint and types alone"
+	@echo "make test-long    the trainer's tests that CI has no time for: 90 kills, compiled layouts"
 	@echo "make slurm-up, slurm-down, test-slurm    a trial Slurm cluster on this machine, as root"
 
 setup: $(VENV)/installed
@@ -38,6 +39,9 @@ lint: setup
 test: lint
 	python -m pytest --numprocesses 2 --ignore tests/slurm --ignore tests/workflow
 	python -m pytest tests/workflow
+
+test-long: setup
+	LONG_TESTS=1 python -m pytest tests/trainer/test_kills.py tests/trainer/test_layouts.py
 
 # The trial Slurm cluster: as root, on Debian or Ubuntu.
 slurm-up: setup

@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[2]
 OF_TORCH = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """What torch itself puts into the environment of a process that compiles."""
 
+long = pytest.mark.skipif(not os.environ.get("LONG_TESTS"), reason="minutes: make test-long")
+"""Marks a test that takes longer than CI can wait."""
+
 
 class Runs:
     """Starts the trainer as a person does, on a small corpus in a temporary folder."""
@@ -60,11 +63,11 @@ class Runs:
         inherited = {name: value for name, value in os.environ.items() if name not in OF_TORCH}
         return {**inherited, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **extra}
 
-    def start(self, *arguments: str, processes: int = 1) -> subprocess.Popen[str]:
-        """Start a run and return at once."""
+    def start(self, *arguments: str, processes: int = 1, **extra: str) -> subprocess.Popen[str]:
+        """Start a run, with more of an environment, and return at once."""
         return subprocess.Popen(
             self.command(*arguments, processes=processes),
-            env=self.environment(),
+            env=self.environment(**extra),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -10,51 +10,90 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainer.conftest import ROOT, Runs, losses
+from tests.trainer.conftest import ROOT, Runs, long, losses
 from trainer.config import ConfigError, ModelConfig, RunConfig
 from trainer.data import positions
 from trainer.layout import check_layout
 from trainer.model import DocumentBorder, Recompute, Transformer, attention_mask
 from trainer.parallel import World
 
-GLOBAL_BATCH = 8
+GLOBAL_BATCH = 64
 TOLERANCE = 2e-5
 """Of a loss near 4, in float32: sums are taken in another order."""
 
 FULL = "distributed.fsdp_type=full_shard"
+TP = "distributed.tp_size="
+SHARDS = "distributed.dp_shard="
+KEPT = {
+    "full": ["distributed.activation_checkpointing=full"],
+    "selective": ["distributed.activation_checkpointing=selective"],
+    "accumulated": ["grad_acc_steps=2"],
+}
 LAYOUTS = {
+    1: KEPT,
     2: {
         "ddp": [],
         "fsdp": [FULL],
-        "tp": ["distributed.tp_size=2"],
-        "fsdp-selective": [FULL, "distributed.activation_checkpointing=selective"],
-        "fsdp-accumulated": [FULL, "grad_acc_steps=2"],
+        "hsdp": [FULL, f"{SHARDS}1"],
+        "tp": [f"{TP}2"],
+        "ddp-accumulated": KEPT["accumulated"],
+        "fsdp-selective": [FULL, *KEPT["selective"]],
+        "fsdp-accumulated": [FULL, *KEPT["accumulated"]],
+        "tp-selective": [f"{TP}2", *KEPT["selective"]],
     },
     4: {
-        "hsdp": [FULL, "distributed.dp_shard=2"],
-        "fsdp-tp": [FULL, "distributed.tp_size=2"],
-        "ddp-tp": ["distributed.tp_size=2", "distributed.activation_checkpointing=full"],
+        "ddp": [],
+        "fsdp": [FULL],
+        "hsdp": [FULL, f"{SHARDS}2"],
+        "tp": [f"{TP}4"],
+        "fsdp-tp": [FULL, f"{TP}2"],
+        "ddp-tp": [f"{TP}2", *KEPT["full"]],
     },
     8: {
         "ddp": [],
         "fsdp": [FULL],
-        "hsdp-tp": [FULL, "distributed.dp_shard=2", "distributed.tp_size=2"],
+        "hsdp": [FULL, f"{SHARDS}4"],
+        "fsdp-tp": [FULL, f"{TP}4"],
+        "ddp-tp": [f"{TP}2"],
+        "hsdp-tp": [FULL, f"{SHARDS}2", f"{TP}2"],
     },
+}
+COMPILED = {
+    1: {"one": [], "full": KEPT["full"]},
+    2: {name: LAYOUTS[2][name] for name in ("ddp", "fsdp", "tp", "fsdp-selective")},
+    4: {name: LAYOUTS[4][name] for name in ("hsdp", "fsdp-tp", "ddp-tp")},
 }
 
 
 def arguments(runs: Runs, name: str, processes: int, settings: list[str]) -> list[str]:
     """Return a command line with the same global batch on any number of processes."""
-    tp = 2 if "distributed.tp_size=2" in settings else 1
+    shares = processes // tp_size(settings)
     passes = 2 if "grad_acc_steps=2" in settings else 1
-    batch = GLOBAL_BATCH * tp // processes // passes
     return [
         f"config={runs.config}",
         f"dump_dir={runs.out(name)}",
-        f"data.batch_size={batch}",
-        "model={dim: 32, n_layers: 2, n_heads: 4, n_kv_heads: 2, multiple_of: 32}",
+        f"data.batch_size={GLOBAL_BATCH // shares // passes}",
+        "data.seq_len=16",
+        "model={dim: 32, n_layers: 2, n_heads: 8, n_kv_heads: 4, multiple_of: 32}",
         "checkpoint={dump: {every: 10, keep: -1}}",
         *settings,
+    ]
+
+
+def tp_size(settings: list[str]) -> int:
+    """Return the tensor-parallel processes that settings ask for."""
+    return max(int(setting.removeprefix(TP)) for setting in [f"{TP}1", *settings] if TP in setting)
+
+
+def samples(folder: Path, processes: int, settings: list[str]) -> list[list[list[int]]]:
+    """Return what the ranks of a run have read: of each step the samples, in their order."""
+    ranks = [json.loads((folder / f"samples-{rank}.json").read_text()) for rank in range(processes)]
+    peers = tp_size(settings)
+    for rank, read in enumerate(ranks):
+        assert read == ranks[rank // peers * peers], "tensor-parallel ranks share their samples"
+    return [
+        [sample for micro in zip(*step, strict=True) for part in micro for sample in part]
+        for step in zip(*ranks[::peers], strict=True)
     ]
 
 
@@ -82,6 +121,14 @@ def assert_same_losses(one: Path, other: Path) -> None:
     assert last[1] == pytest.approx(last[0], abs=TOLERANCE)
 
 
+def assert_same_run(runs: Runs, name: str, processes: int, settings: list[str]) -> None:
+    """Compare losses and samples with those of the plain run on one process."""
+    assert_same_losses(runs.out("one"), runs.out(name))
+    expected, found = samples(runs.out("one"), 1, []), samples(runs.out(name), processes, settings)
+    assert [len(step) for step in expected] == [64] * 20
+    assert found == expected, name
+
+
 def test_losses_do_not_depend_on_the_layout(runs: Runs) -> None:
     """20 steps at one global batch; then each goes on from another one's checkpoint."""
     torchrun(runs, 1, [arguments(runs, "one", 1, [])])
@@ -91,11 +138,27 @@ def test_losses_do_not_depend_on_the_layout(runs: Runs) -> None:
             for name, settings in layouts.items()
         ]
         torchrun(runs, processes, lines)
-        for name in layouts:
-            assert_same_losses(runs.out("one"), runs.out(f"{name}{processes}"))
+        for name, settings in layouts.items():
+            assert_same_run(runs, f"{name}{processes}", processes, settings)
         layout = json.loads((runs.out(f"{name}{processes}") / "run.json").read_text())["layout"]
         assert layout["dp_replicate"] * layout["dp_shard"] * layout["tp_size"] == processes
     _go_on_under_another_layout(runs)
+
+
+@long
+def test_losses_do_not_depend_on_compiling(runs: Runs) -> None:
+    """A minute of compiling: `make test-long`."""
+    torchrun(runs, 1, [arguments(runs, "one", 1, [])])
+    compiled = ["distributed.compile=true", f"distributed.compile_cache={runs.folder / 'cache'}"]
+    for processes, layouts in COMPILED.items():
+        lines = [
+            arguments(runs, f"{name}{processes}", processes, [*settings, *compiled])
+            for name, settings in layouts.items()
+        ]
+        torchrun(runs, processes, lines)
+        for name, settings in layouts.items():
+            assert_same_run(runs, f"{name}{processes}", processes, settings)
+            assert json.loads((runs.out(f"{name}{processes}") / "run.json").read_text())["compiled"]
 
 
 def _go_on_under_another_layout(runs: Runs) -> None:
