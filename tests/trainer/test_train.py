@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from tests.trainer.conftest import Runs, losses, read_records
 from tests.trainer.test_documents import write_parquet
 from tests.trainer.test_tokenizer_files import make_hf
+from trainer.train import EXIT_PREEMPTED
 
 
 def account(folder: Path) -> dict:
@@ -42,7 +44,7 @@ def test_a_run_writes_what_the_contract_says(runs: Runs) -> None:
     assert set(records[0]) >= {
         "loss/out", "optim/lr", "optim/grad_norm", "memory/max_reserved_gib", "speed/wps",
         "speed/tokens_per_s", "speed/tflops_per_gpu", "time/elapsed_s", "time/step_s",
-        "time/data_s", "time/checkpoint_s", "time/eval_s", "attempt",
+        "time/data_s", "time/checkpoint_s", "time/eval_s", "attempt", "data/epoch",
     }  # fmt: skip
     elapsed = [record["time/elapsed_s"] for record in records]
     assert elapsed == sorted(elapsed)
@@ -54,12 +56,25 @@ def test_a_run_writes_what_the_contract_says(runs: Runs) -> None:
     assert startup["total_s"] == pytest.approx(
         sum(seconds for name, seconds in startup.items() if name != "total_s"), abs=0.1
     )
+    _, tokens = size_of(runs, "chunk.00")
+    samples, windows = 20 * 4, (tokens - 1) // 64
+    assert records[-1]["data/epoch"] == samples / windows
     evaluations = read_records(runs.out(), "metrics.eval.jsonl")
     assert [record["global_step"] for record in evaluations] == [10, 20]
     assert evaluations[-1]["eval/loss"] == facts["loss_validation"]
+    text, tokens = size_of(runs, "val")
+    bits = evaluations[-1]["eval/loss"] * tokens / text / math.log(2)
+    assert evaluations[-1]["eval/bits_per_byte"] == pytest.approx(bits)
     assert "step     20/20  loss " in done.stdout
     saved = sorted(path.name for path in (runs.out() / "checkpoints").iterdir())
     assert saved == ["0000000020"]
+
+
+def size_of(runs: Runs, name: str) -> tuple[int, int]:
+    """Return the bytes of the text of a file, and its tokens: BOS and EOS around each document."""
+    lines = (runs.folder / "data" / "text" / f"text.{name}.jsonl").read_text().splitlines()
+    text = sum(len(json.loads(line)["text"].encode()) for line in lines)
+    return text, text + 2 * len(lines)
 
 
 def test_a_run_reads_parquet_by_a_tokenizer_json(runs: Runs) -> None:
@@ -103,22 +118,18 @@ def test_a_run_asked_to_stop_saves_and_says_so(runs: Runs, number: signal.Signal
 
 
 @pytest.mark.parametrize(
-    ("victim", "number"),
+    "number",
     [
-        ("launcher", signal.SIGTERM),
-        ("launcher", signal.SIGUSR1),  # which torchrun does not handle: it dies
-        ("launcher", signal.SIGKILL),
-        ("rank", signal.SIGUSR1),
+        signal.SIGTERM,
+        signal.SIGUSR1,  # which torchrun does not handle: it dies
+        signal.SIGKILL,
     ],
 )
-def test_a_signal_to_the_launcher_or_a_rank_saves_on_all_ranks(
-    runs: Runs, victim: str, number: signal.Signals
-) -> None:
+def test_a_signal_to_the_launcher_saves_on_all_ranks(runs: Runs, number: signal.Signals) -> None:
     process = runs.start("steps=2000", "checkpoint={}", processes=2)
     wait_for_step(runs.out(), 10)
     ranks = psutil.Process(process.pid).children()
-    target = process if victim == "launcher" else ranks[1]
-    target.send_signal(number)
+    process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode != 0
     _, alive = psutil.wait_procs(ranks, timeout=30)
@@ -126,6 +137,30 @@ def test_a_signal_to_the_launcher_or_a_rank_saves_on_all_ranks(
     facts = account(runs.out())
     assert facts["status"] == "preempted"
     assert max(int(path.name) for path in (runs.out() / "checkpoints").iterdir()) >= 10
+
+
+@pytest.mark.parametrize(("victim", "number"), [(1, signal.SIGTERM), (0, signal.SIGUSR1)])
+def test_a_signal_to_any_rank_ends_all_with_one_exit_code(
+    runs: Runs, victim: int, number: signal.Signals
+) -> None:
+    """Without a launcher, which would show one exit code of its own for all of them."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    ranks = [
+        runs.start(
+            "steps=2000", "checkpoint={}", RANK=rank, LOCAL_RANK=rank, MASTER_PORT=port, **both
+        )
+        for rank in "01"
+    ]
+    wait_for_step(runs.out(), 10)
+    ranks[victim].send_signal(number)
+    output = [rank.communicate(timeout=60)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [EXIT_PREEMPTED, EXIT_PREEMPTED], output
+    assert EXIT_PREEMPTED not in (0, 1, 128 + number)
+    assert account(runs.out())["status"] == "preempted"
+    saved = max(int(path.name) for path in (runs.out() / "checkpoints").iterdir())
+    assert f"asked to stop at step {saved}; saved" in output[0]
 
 
 def test_gpu_count_does_not_change_the_losses(runs: Runs) -> None:
