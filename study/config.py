@@ -81,6 +81,21 @@ class SlurmConfig(Settings):
     """More flags for sbatch, verbatim."""
 
 
+class RatesConfig(Settings):
+    """What one GPU reaches in each kind of work, as `benchmarks/ceiling.py --measure` prints it."""
+
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    """Arithmetic that they were measured in; runs in another one have no ceiling."""
+    matmul_tflops: PositiveFloat
+    """Large products of matrices, TFLOP/s."""
+    copy_tb_s: PositiveFloat
+    """Copies in its memory, bytes read and bytes written together, TB/s."""
+    attention_forward_tflops: PositiveFloat
+    """Fused causal attention, TFLOP/s: 2 * seq_len * width FLOPs a token, half of them all."""
+    attention_backward_tflops: PositiveFloat
+    """Its backward pass, TFLOP/s: 2.5 times the FLOPs, as it computes the scores again."""
+
+
 class ClusterConfig(Settings):
     """A place where runs go: this machine, or a Slurm partition."""
 
@@ -92,6 +107,8 @@ class ClusterConfig(Settings):
     """Memory of one GPU, GiB; null where it is not known, and no plan is held against it."""
     memory_tb_s: PositiveFloat | None = None
     """Bandwidth of its memory, TB/s; null: from the peak, at 250 FLOP a byte."""
+    rates: RatesConfig | None = None
+    """What its kernels reach, for the ceiling of a step; null where nobody measured it."""
     link_gb_s: PositiveFloat | None = None
     """Bandwidth of one GPU to the others of its node, GB/s; null: a tenth of its memory's."""
     network_gb_s: PositiveFloat | None = None

@@ -1,0 +1,144 @@
+"""The ceiling of a training step: what one GPU's kernels allow, and where its time goes.
+
+    python benchmarks/ceiling.py                            # the ladder, on each GPU with rates
+    python benchmarks/ceiling.py --model 85M --cluster h200 --batch-size 16
+    python benchmarks/ceiling.py --shape "{dim: 2048, n_layers: 16, n_heads: 32}" --vocab-size 32768
+    python benchmarks/ceiling.py --measure                  # the rates of the device at hand
+
+study/ceiling.py holds the arithmetic; the rates are those of the clusters file. Any file that
+defines other models or clusters may be named with --models and --clusters.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tabulate import tabulate  # noqa: E402
+
+from study.ceiling import Ceiling, step_ceiling  # noqa: E402
+from study.config import ClusterConfig, RatesConfig  # noqa: E402
+from trainer.config import BYTE_VOCABULARY, ModelConfig  # noqa: E402
+from trainer.flops import count_parameters  # noqa: E402
+from trainer.settings import (  # noqa: E402
+    ConfigError,
+    SettingsT,
+    load_yaml,
+    parse_yaml,
+    suggest,
+    validate,
+)
+
+PARTS = ("matmul", "attention", "pointwise", "loss", "optimizer")
+HEADINGS = ["Cluster", "GPU", "Model", "Params (M)", "Step (ms)", "Tokens/s"]
+
+
+def main() -> int:
+    """Print the table, or measured rates; return the exit code."""
+    options = parse_arguments()
+    try:
+        if options.measure:
+            from benchmarks.measure_rates import measure  # imports torch
+
+            print(measure())
+        else:
+            print(ceilings(options))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--measure", action="store_true", help="measure the rates here, print them as YAML")
+    add("--model", action="append", help="a name of the models file; default: all of them")
+    add("--shape", help="a shape instead, with the keys of a models file: '{dim: 512, ...}'")
+    add("--cluster", action="append", help="a name of the clusters file; default: all with rates")
+    add("--vocab-size", type=positive, default=BYTE_VOCABULARY, help="token ids, default 258")
+    add("--batch-size", type=positive, default=8, help="sequences of a GPU and pass, default 8")
+    add("--seq-len", type=positive, default=2048, help="tokens of a sequence, default 2048")
+    add("--passes", type=positive, default=1, help="passes of a step, default 1")
+    add("--models", default=str(ROOT / "config/models.yaml"), help="the models file")
+    add("--clusters", default=str(ROOT / "config/clusters.yaml"), help="the clusters file")
+    return parser.parse_args()
+
+
+def positive(text: str) -> int:
+    """Return a whole number above 0. Raises ValueError, of which argparse makes its message."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def ceilings(options: argparse.Namespace) -> str:
+    """Return the table of all shapes and GPUs asked for. Raises ConfigError."""
+    if options.shape is not None:
+        given = parse_yaml(options.shape, "--shape")
+        shapes = {"--shape": validate(ModelConfig, given, "--shape")}
+    else:
+        shapes = entries(options.models, ModelConfig, options.model)
+    places = entries(options.clusters, ClusterConfig, options.cluster)
+    rated = {name: place for name, place in places.items() if place.rates is not None}
+    without = [name for name in options.cluster or [] if name not in rated]
+    if without or not rated:
+        names = without or list(places)
+        raise ConfigError(options.clusters, [f"{name}: {NO_RATES}" for name in names])
+    if options.cluster is None:  # clusters of one GPU have one ceiling
+        firsts = {(place.gpu_name, place.rates): name for name, place in reversed(rated.items())}
+        rated = {name: place for name, place in rated.items() if name in firsts.values()}
+    rows = []
+    for name, place in rated.items():
+        for model, shape in shapes.items():
+            rows.append([name, place.gpu_name, model, *row(shape, place.rates, options)])
+    batch = f"{options.passes} x " if options.passes > 1 else ""
+    head = f"batch {batch}{options.batch_size} x {options.seq_len}, {options.vocab_size} token ids"
+    table = tabulate(
+        rows, [*HEADINGS, *(f"{part} %" for part in PARTS)], "pipe", disable_numparse=True,
+        colalign=["left"] * 3 + ["right"] * (len(PARTS) + 3),
+    )  # fmt: skip
+    return f"One GPU, {head}\n\n{table}"
+
+
+NO_RATES = "states no rates; `python benchmarks/ceiling.py --measure` there prints them"
+
+
+def entries(path: str, cls: type[SettingsT], names: list[str] | None) -> dict[str, SettingsT]:
+    """Return the entries of a file, all or those named. Raises ConfigError."""
+    table = load_yaml(path)
+    unknown = [name for name in names or [] if name not in table]
+    if unknown:
+        problems = [f"no entry '{name}'; {suggest(name, list(table))}" for name in unknown]
+        raise ConfigError(path, problems)
+    chosen = {name: table[name] for name in names or table}
+    return {name: validate(cls, value, f"{path}: {name}") for name, value in chosen.items()}
+
+
+def row(shape: ModelConfig, rates: RatesConfig, options: argparse.Namespace) -> list[str]:
+    """Return a shape's parameters, ceiling, and the share of each part of its step."""
+    vocab_size = options.vocab_size
+    ceiling = step_ceiling(
+        shape, vocab_size, options.batch_size, options.seq_len, rates, options.passes
+    )
+    params = count_parameters(shape, vocab_size).total
+    return [
+        f"{params / 1e6:.4g}",
+        f"{ceiling.step_s * 1e3:.4g}",
+        f"{ceiling.tokens_per_s:,.0f}",
+        *(f"{100 * share(ceiling, part):.1f}" for part in PARTS),
+    ]
+
+
+def share(ceiling: Ceiling, part: str) -> float:
+    """Return a part's fraction of the step."""
+    return getattr(ceiling, f"{part}_s") / ceiling.step_s
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The four rates that a ceiling rests on, measured on the device at hand; imports torch.
+
+    python benchmarks/ceiling.py --measure
+
+Each rate is the best of several repeats: a ceiling asks what the kernels reach, not what they
+reach on average on a shared machine.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured: large enough to keep the device busy, small enough to take seconds."""
+
+    dtype: str
+    square: int
+    """Rows and columns of the matrices."""
+    copy_bytes: int
+    """Bytes of the tensor that is copied: far more than caches hold."""
+    heads: int
+    """Heads times sequences of the attention."""
+    seq_len: int
+    window_s: float
+    """Least time of a repeat, s."""
+
+
+GPU = Sizes("bf16", square=8192, copy_bytes=2**31, heads=128, seq_len=2048, window_s=0.2)
+# fp32: few processors have arithmetic of their own for bf16, and there the trainer uses fp32.
+CPU = Sizes("fp32", square=1024, copy_bytes=2**28, heads=8, seq_len=1024, window_s=0.1)
+HEAD_DIM = 64
+
+
+def measure() -> str:
+    """Return the rates as the YAML of a cluster's key `rates`."""
+    on_gpu = torch.cuda.is_available()
+    device, sizes = ("cuda", GPU) if on_gpu else ("cpu", CPU)
+    dtype = torch.bfloat16 if sizes.dtype == "bf16" else torch.float32
+    name = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    forward, backward = attention_tflops(sizes, device, dtype)
+    lines = [
+        f"# measured on {name}, torch {torch.__version__}",
+        "rates:",
+        f"  dtype: {sizes.dtype}",
+        f"  matmul_tflops: {matmul_tflops(sizes, device, dtype):.3g}",
+        f"  copy_tb_s: {copy_tb_s(sizes, device):.3g}",
+        f"  attention_forward_tflops: {forward:.3g}",
+        f"  attention_backward_tflops: {backward:.3g}",
+    ]
+    return "\n".join(lines)
+
+
+def matmul_tflops(sizes: Sizes, device: str, dtype: torch.dtype) -> float:
+    """Return the rate of a product of two square matrices, 2 n^3 FLOPs."""
+    a, b = (torch.randn(sizes.square, sizes.square, device=device, dtype=dtype) for _ in range(2))
+    return 2 * sizes.square**3 / best_s(lambda: a @ b, sizes, device) / 1e12
+
+
+def copy_tb_s(sizes: Sizes, device: str) -> float:
+    """Return the rate of a copy: each byte is read once and written once."""
+    source = torch.zeros(sizes.copy_bytes, dtype=torch.uint8, device=device)
+    target = torch.ones_like(source)
+    return 2 * sizes.copy_bytes / best_s(lambda: target.copy_(source), sizes, device) / 1e12
+
+
+def attention_tflops(sizes: Sizes, device: str, dtype: torch.dtype) -> tuple[float, float]:
+    """Return the rates of causal attention, forward and backward, at heads of 64.
+
+    4 S^2 FLOPs a head's width forward and 2.5 times that backward, half of it under the mask.
+    Backward is the time of both less that of forward.
+    """
+    shape = (1, sizes.heads, sizes.seq_len, HEAD_DIM)
+    q, k, v = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
+    gradient = torch.randn(shape, device=device, dtype=dtype)
+
+    def forward() -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    def both() -> None:
+        torch.autograd.grad(forward(), (q, k, v), gradient)
+
+    flops = 4 * sizes.seq_len**2 * HEAD_DIM * sizes.heads / 2
+    forward_s, both_s = best_s(forward, sizes, device), best_s(both, sizes, device)
+    return flops / forward_s / 1e12, 2.5 * flops / (both_s - forward_s) / 1e12
+
+
+def best_s(work: Callable[[], object], sizes: Sizes, device: str) -> float:
+    """Return the least mean time of `work` over repeats of at least `window_s`, s."""
+    for _ in range(3):
+        work()
+    once = timed_s(work, 1, device)
+    count = max(1, round(sizes.window_s / once))
+    return min(timed_s(work, count, device) for _ in range(REPEATS))
+
+
+def timed_s(work: Callable[[], object], count: int, device: str) -> float:
+    """Return the mean time of `count` calls, s."""
+    synchronise(device)
+    start = time.perf_counter()
+    for _ in range(count):
+        work()
+    synchronise(device)
+    return (time.perf_counter() - start) / count
+
+
+def synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,151 @@
+"""The ceiling of a training step: what one GPU's kernels allow, without anything around them.
+
+A step is taken apart into operations, each at the rate that such an operation reaches alone. What
+happens between products and attention is fused, and moves each of its tensors once. Nothing is
+lost to launches, to the host, to waiting, or to tensors that need not be written. No factor is
+fitted: a measured run is slower than this, and by how much is what the ceiling is for.
+
+One GPU, no recomputation: communication is not counted.
+"""
+
+from dataclasses import dataclass
+
+from study.config import RatesConfig
+from study.grid import Cell
+from study.workload import workload
+from trainer.config import ModelConfig
+from trainer.flops import count_parameters
+
+VALUE_BYTES = {"bf16": 2, "fp32": 4}
+"""Bytes of an activation and of a weight in a product."""
+
+MASTER_BYTES = 4
+"""Bytes of a weight that the optimizer keeps, of its gradient and of each of its moments."""
+
+BACKWARD_ATTENTION = 2.5
+"""Backward over forward FLOPs of fused attention: five products for two, as the scores are computed
+again. Dao 2023, "FlashAttention-2", section 4.1, counts so too."""
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The shortest step of one GPU, s, by where its time goes."""
+
+    tokens: int
+    """Tokens of the step."""
+    matmul_s: float
+    """Products of matrices: blocks and logits, forward and backward."""
+    attention_s: float
+    """Fused causal attention, forward and backward."""
+    pointwise_s: float
+    """All between them: norms, residual sums, rotary positions, SwiGLU, embedding."""
+    loss_s: float
+    """Cross entropy of the logits, forward and backward."""
+    optimizer_s: float
+    """Gradient norm and AdamW."""
+
+    @property
+    def step_s(self) -> float:
+        """The whole step, s."""
+        return self.matmul_s + self.attention_s + self.pointwise_s + self.loss_s + self.optimizer_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens a second of one GPU."""
+        return self.tokens / self.step_s
+
+
+def step_ceiling(
+    model: ModelConfig,
+    vocab_size: int,
+    batch_size: int,
+    seq_len: int,
+    rates: RatesConfig,
+    passes: int = 1,
+) -> Ceiling:
+    """Return the ceiling of a step of `passes` passes over batch_size x seq_len tokens each."""
+    tokens = batch_size * seq_len * passes
+    value, bytes_per_s = VALUE_BYTES[rates.dtype], rates.copy_tb_s * 1e12
+    attention = attention_flops(model, seq_len) * tokens / 1e12
+    backward_s = BACKWARD_ATTENTION * attention / rates.attention_backward_tflops
+    return Ceiling(
+        tokens=tokens,
+        matmul_s=matmul_flops(model, vocab_size) * tokens / (rates.matmul_tflops * 1e12),
+        attention_s=attention / rates.attention_forward_tflops + backward_s,
+        pointwise_s=pointwise_values(model) * value * tokens / bytes_per_s,
+        # Logits in, their gradient out: the softmax between them stays on the chip.
+        loss_s=2 * vocab_size * value * tokens / bytes_per_s,
+        optimizer_s=optimizer_bytes(model, vocab_size, value) / bytes_per_s,
+    )
+
+
+def matmul_flops(model: ModelConfig, vocab_size: int) -> float:
+    """Return the FLOPs of products with weights, for each token, forward and backward."""
+    count = count_parameters(model, vocab_size)
+    norms = (2 * model.n_layers + 1) * model.dim
+    # 2 a weight forward; the gradients of inputs and of weights cost as much each.
+    return 6.0 * (count.without_embedding - norms)
+
+
+def attention_flops(model: ModelConfig, seq_len: int) -> float:
+    """Return the FLOPs of attention forward, for each token: two products with the tokens it sees.
+
+    Under a causal mask these are seq_len / 2 on average; with a window W fewer, W - W^2 / (2S).
+    """
+    window = min(model.sliding_window or seq_len, seq_len)
+    seen = window - window**2 / (2 * seq_len)
+    return 4.0 * model.n_layers * model.q_dim * seen
+
+
+def pointwise_values(model: ModelConfig) -> int:
+    """Return how many values the fused pointwise operations move, for each token.
+
+    In units of the width d, with n norms (two a block and the last), 2L residual sums, q and k the
+    widths of queries and keys, h the hidden width:
+
+    norm, forward: input in, output out. Backward: gradient and input in, gradient out.
+    sum, forward (fused with the norm after it): branch in, sum out. Backward: the gradient that
+    goes past the norm in; it and the norm's are added there, and the branch reads the same tensor.
+    rotary positions, forward and backward: queries and keys in and out.
+    SwiGLU, forward: both halves in, product out. Backward: gradient and both halves in, both
+    gradients out.
+    embedding, forward: row in, output out. Backward: gradient in.
+    """
+    norms, sums = 2 * model.n_layers + 1, 2 * model.n_layers
+    norm = (2 + 3) * norms
+    add = (2 + 1) * sums
+    rotary = (2 + 2) * (model.q_dim + model.kv_heads * model.head_dim)
+    swiglu = (3 + 5) * model.ffn_hidden
+    embedding = 2 + 1
+    return (norm + add + embedding) * model.dim + model.n_layers * (rotary + swiglu)
+
+
+def optimizer_bytes(model: ModelConfig, vocab_size: int, value_bytes: int) -> int:
+    """Return the bytes that the end of a step moves: gradient norm and AdamW over all parameters.
+
+    The norm reads each gradient. AdamW reads weight, gradient and both moments, writes weight and
+    moments, and where products are in less precision, writes the copy of the weight for them.
+    """
+    copy = value_bytes if value_bytes < MASTER_BYTES else 0
+    return count_parameters(model, vocab_size).total * (MASTER_BYTES * (1 + 4 + 3) + copy)
+
+
+def cell_ceiling(cell: Cell) -> Ceiling | None:
+    """Return the ceiling of a cell's step.
+
+    None where the cluster has no rates, where they are of another arithmetic than the run's, and
+    on several GPUs, whose communication is not counted.
+    """
+    rates, run = cell.place.rates, cell.run
+    if rates is None or cell.gpus > 1:
+        return None
+    if workload(cell).value_bytes != VALUE_BYTES[rates.dtype]:
+        return None
+    return step_ceiling(
+        run.model,
+        run.data.tokenizer.vocab_size,
+        run.data.batch_size,
+        run.data.seq_len,
+        rates,
+        run.grad_acc_steps,
+    )

@@ -1,0 +1,205 @@
+"""The ceiling against figures worked out elsewhere, by hand, and what must hold anywhere."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from study.ceiling import attention_flops, step_ceiling
+from study.config import RatesConfig, load_study_file
+from trainer.config import ModelConfig
+from trainer.flops import flops_per_token
+
+H200 = RatesConfig(
+    matmul_tflops=790, copy_tb_s=4.3, attention_forward_tflops=400, attention_backward_tflops=330
+)
+
+
+def shape(**values: Any) -> ModelConfig:
+    return ModelConfig.model_validate(values)
+
+
+SHAPES = {
+    "27.5M": (shape(dim=512, n_layers=8, n_heads=8), 258),
+    "85M": (shape(dim=768, n_layers=12, n_heads=12), 258),
+    "206M": (shape(dim=1024, n_layers=16, n_heads=16), 258),
+    "1B": (shape(dim=2048, n_layers=16, n_heads=32), 32_768),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens_per_s"), [("27.5M", 2.0e6), ("85M", 0.75e6), ("206M", 0.36e6), ("1B", 0.107e6)]
+)
+def test_the_ceilings_that_others_worked_out(name: str, tokens_per_s: float) -> None:
+    """An independent per-operation count for one H200 at these rates, batch 8 x 2048, rounded."""
+    model, vocab_size = SHAPES[name]
+    ceiling = step_ceiling(model, vocab_size, 8, 2048, H200)
+    assert ceiling.tokens_per_s == pytest.approx(tokens_per_s, rel=0.06)
+
+
+def test_the_smallest_models_step_takes_8_ms() -> None:
+    ceiling = step_ceiling(*SHAPES["27.5M"], 8, 2048, H200)
+    assert ceiling.step_s == pytest.approx(8.0e-3, rel=0.02)
+
+
+def test_a_small_step_by_hand() -> None:
+    """d = 4, one layer, 2 heads, h = 16, V = 10, 2 sequences of 8, all rates 1 per second."""
+    model = shape(dim=4, n_layers=1, n_heads=2, multiple_of=8)
+    assert model.ffn_hidden == 16  # int(32 / 3) = 10, rounded up to a multiple of 8
+    rates = RatesConfig(
+        matmul_tflops=1e-12,
+        copy_tb_s=1e-12,
+        attention_forward_tflops=1e-12,
+        attention_backward_tflops=1e-12,
+    )
+    ceiling = step_ceiling(model, 10, 2, 8, rates)
+    # Weights in products: q, k, v, o 4 * 16, FFN 3 * 64, logits 40; 6 FLOPs each and token.
+    assert ceiling.matmul_s == pytest.approx(6 * (64 + 192 + 40) * 16)
+    # Each token sees 4 others on average: 2 products * 2 FLOPs * 4 wide; backward 2.5 times that.
+    assert ceiling.attention_s == pytest.approx(3.5 * 4 * 4 * 4 * 16)
+    # 3 norms of 5 tensors, 2 sums of 3, the embedding's 3, queries and keys 8, of width 4;
+    # SwiGLU 8 of width 16; 2 bytes a value.
+    assert ceiling.pointwise_s == pytest.approx(2 * ((15 + 6 + 3 + 8) * 4 + 8 * 16) * 16)
+    assert ceiling.loss_s == pytest.approx(2 * 10 * 2 * 16)
+    # 64 + 192 + 2 * 40 + 3 * 4 parameters: 4 bytes for the norm, 28 for AdamW, 2 for the copy.
+    assert ceiling.optimizer_s == pytest.approx(348 * 34)
+
+
+@pytest.mark.parametrize(("causal", "backward_tflops"), [(True, 1.25), (False, 0.5)])
+def test_its_products_are_those_that_mfu_counts(causal: bool, backward_tflops: float) -> None:
+    """But that MFU counts attention backward as 2 forwards, not 2.5, or as if nothing was masked.
+
+    At 1.25 TFLOP/s 2.5 forwards take as long as 2, at 0.5 as long as 5, which makes 12*L*S*q.
+    """
+    model, vocab_size = SHAPES["206M"]
+    rates = RatesConfig(
+        matmul_tflops=1,
+        copy_tb_s=1e9,
+        attention_forward_tflops=1,
+        attention_backward_tflops=backward_tflops,
+    )
+    ceiling = step_ceiling(model, vocab_size, 1, 2048, rates)
+    expected_s = flops_per_token(model, vocab_size, 2048, causal) * 2048 / 1e12
+    assert ceiling.matmul_s + ceiling.attention_s == pytest.approx(expected_s, rel=1e-3)
+
+
+def test_a_window_leaves_attention_what_it_sees() -> None:
+    """Counted token by token: the i-th sees min(i, W), with half of itself, as without a window."""
+    model = shape(dim=64, n_layers=3, n_heads=2, sliding_window=100)
+    seen = sum(min(i, 100) for i in range(1000)) / 1000
+    assert attention_flops(model, 1000) == pytest.approx(4 * 3 * 64 * seen, rel=0.01)
+    whole = shape(dim=64, n_layers=3, n_heads=2)
+    assert attention_flops(model, 80) == attention_flops(whole, 80)
+
+
+def test_one_pass_more_costs_no_optimizer_step() -> None:
+    model, vocab_size = SHAPES["85M"]
+    one, three = (step_ceiling(model, vocab_size, 8, 2048, H200, passes) for passes in (1, 3))
+    assert three.optimizer_s == one.optimizer_s
+    assert three.step_s - three.optimizer_s == pytest.approx(3 * (one.step_s - one.optimizer_s))
+    assert three.tokens_per_s > one.tokens_per_s
+
+
+RATE = st.floats(0.01, 1000)
+
+
+@given(
+    dims=st.tuples(*[st.integers(1, 64).map(lambda n: 16 * n)] * 2),
+    layers=st.tuples(*[st.integers(1, 48)] * 2),
+    vocab_sizes=st.tuples(*[st.integers(2, 200_000)] * 2),
+    batches=st.tuples(*[st.integers(1, 64)] * 2),
+    lengths=st.tuples(*[st.integers(16, 8192)] * 2),
+    rates=st.tuples(RATE, RATE, RATE, RATE),
+    faster=st.floats(1, 10),
+)
+def test_more_work_takes_longer_and_faster_kernels_less(
+    dims: tuple[int, int],
+    layers: tuple[int, int],
+    vocab_sizes: tuple[int, int],
+    batches: tuple[int, int],
+    lengths: tuple[int, int],
+    rates: tuple[float, float, float, float],
+    faster: float,
+) -> None:
+    def step_s(which: int, factor: float = 1) -> float:
+        pick = [sorted(pair)[which] for pair in (dims, layers, vocab_sizes, batches, lengths)]
+        model = shape(dim=pick[0], n_layers=pick[1], n_heads=2)
+        names = [name for name in RatesConfig.model_fields if name != "dtype"]
+        given = dict(zip(names, (factor * rate for rate in rates), strict=True))
+        return step_ceiling(model, *pick[2:], RatesConfig.model_validate(given)).step_s
+
+    assert step_s(1) >= step_s(0) > 0
+    assert step_s(0, faster) == pytest.approx(step_s(0) / faster)
+
+
+def test_both_h200_of_the_clusters_have_the_measured_rates() -> None:
+    clusters = load_study_file("config/config.yaml").clusters
+    assert clusters["h200"].rates == clusters["miso"].rates == H200
+    assert clusters["sphinx"].rates is None
+    assert clusters["local"].rates is None
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "benchmarks/ceiling.py", *arguments],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_script_prints_shapes_of_the_ladder_and_any_other() -> None:
+    """The same two figures as above, in the ladder's words and in a shape's."""
+    ladder = command("--cluster", "miso", "--model", "small").stdout
+    assert "| miso      | H200  | small   |        27.54 |        7.93 |  2,066,173 |" in ladder
+    wide = "{dim: 2048, n_layers: 16, head_dim: 64}"
+    assert "152.5 |    107,452" in command("--shape", wide, "--vocab-size", "32768").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--cluster", "sphinx"), "sphinx: states no rates; `python benchmarks/ceiling.py --measu"),
+        (("--cluster", "h20"), "clusters.yaml: 1 problem\n  no entry 'h20'; did you mean 'h200'?"),
+        (("--shape", "{dim: 64, n_layer: 2}"), "n_layer: unknown key; did you mean 'n_layers'?"),
+        (("--models", "nowhere.yaml"), "nowhere.yaml: 1 problem\n  cannot be read: No such file"),
+    ],
+)
+def test_a_mistake_is_told(arguments: tuple[str, ...], expected: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_measured_rates_are_those_of_known_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock by which each call takes a second, a rate is the work of a call."""
+    from benchmarks import measure_rates
+
+    sizes = measure_rates.Sizes("fp32", square=8, copy_bytes=100, heads=3, seq_len=16, window_s=1)
+    seconds = {"both": 3.0}  # forward and backward; all other work takes 1 s
+    monkeypatch.setattr(
+        measure_rates, "timed_s", lambda work, count, device: seconds.get(work.__name__, 1.0)
+    )
+    float32 = measure_rates.torch.float32
+    assert measure_rates.matmul_tflops(sizes, "cpu", float32) * 1e12 == 2 * 8**3
+    assert measure_rates.copy_tb_s(sizes, "cpu") * 1e12 == pytest.approx(200)
+    forward, backward = measure_rates.attention_tflops(sizes, "cpu", float32)
+    # 3 heads, scores and mix: 2 products of 2 * 16 * 16 * 64 FLOPs, half of it masked
+    assert forward * 1e12 == pytest.approx(3 * 2 * 2 * 16 * 16 * 64 / 2)
+    assert backward * 1e12 == pytest.approx(forward * 1e12 * 2.5 / 2)
+
+
+def test_the_rates_of_this_machine_are_rates_of_a_cluster() -> None:
+    from study.config import ClusterConfig
+    from trainer.settings import parse_yaml
+
+    text = command("--measure").stdout
+    rates = ClusterConfig.model_validate(
+        {"gpu_name": "here", "gpus_per_node": 1, **parse_yaml(text, "--measure")}
+    ).rates
+    assert rates is not None
