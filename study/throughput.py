@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
+from study.ceiling import cell_ceiling
 from study.files import write_file
 from study.grid import Cell, Grid
 from study.logs import Record, Run, read_runs
@@ -57,6 +58,7 @@ COLUMNS = {
     "started": "string",
     "step_ms_p10": "float64",
     "fingerprint": "string",
+    "ceiling_fraction": "float64",
 }
 """Columns of throughput.csv, with their types. What is not known is an empty cell, never 0."""
 
@@ -74,6 +76,7 @@ READABLE: dict[str, tuple[str, Callable[[Any], str]]] = {
     "tokens_per_s_per_gpu": ("Tokens/s/GPU", "{:,.0f}".format),
     "tflops_per_gpu": ("TFLOP/s/GPU", "{:.3g}".format),
     "mfu": ("MFU (%)", lambda value: f"{100 * value:.1f}"),
+    "ceiling_fraction": ("Of ceiling (%)", lambda value: f"{100 * value:.1f}"),
     "scaling_efficiency": ("Scaling eff. (%)", lambda value: f"{100 * value:.1f}"),
     "peak_memory_gib": ("Memory (GiB)", "{:.3g}".format),
     "startup_s": ("Start-up (s)", "{:.3g}".format),
@@ -168,6 +171,7 @@ def _speed(cell: Cell, step_s: float) -> dict[str, float | None]:
     tokens_per_s = cell.tokens_per_step / step_s
     per_gpu = tokens_per_s / cell.gpus
     model, data = cell.run.model, cell.run.data
+    ceiling = cell_ceiling(cell)
     flops, causal = (
         flops_per_token(model, data.tokenizer.vocab_size, data.seq_len, causal=causal)
         for causal in (False, True)
@@ -178,6 +182,7 @@ def _speed(cell: Cell, step_s: float) -> dict[str, float | None]:
         "tflops_per_gpu": per_gpu * flops / 1e12,
         "mfu": utilisation(per_gpu, flops, cell.place.peak_tflops),
         "mfu_causal": utilisation(per_gpu, causal, cell.place.peak_tflops),
+        "ceiling_fraction": None if ceiling is None else per_gpu / ceiling.tokens_per_s,
     }
 
 

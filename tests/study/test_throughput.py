@@ -79,6 +79,37 @@ def test_without_a_known_peak_utilisation_is_empty_and_speed_is_not(make_grid: M
     assert row["tokens_per_s"] == pytest.approx(8 * 64 / 0.1)
 
 
+RATES = {
+    "matmul_tflops": 790,
+    "copy_tb_s": 4.3,
+    "attention_forward_tflops": 400,
+    "attention_backward_tflops": 330,
+}
+
+
+def test_the_fraction_of_the_ceiling_is_of_one_gpu_with_rates(make_grid: MakeGrid) -> None:
+    """27.5M on one H200 at half of 2.0M tokens/s; 8 GPUs talk, which the ceiling leaves out."""
+    grid = make_grid(
+        {
+            **GUIDE,
+            "clusters": {"fast": {"rates": RATES}},
+            "variants": {"exact": {"distributed": {"model_dtype": "fp32"}}},
+            "grid": [
+                {"cluster": "fast", "model": "small", "gpus": [1, 8]},
+                {"cluster": "fast", "model": "small", "gpus": 1, "variant": "exact"},
+                {"cluster": "here", "model": "small", "gpus": 1},
+            ],
+        }
+    )
+    for cell in grid:
+        write_run(cell, step_s=0.016)
+    table = throughput_table(grid)
+    assert table["ceiling_fraction"].iloc[0] == pytest.approx(0.5, rel=0.02)
+    assert table["ceiling_fraction"].iloc[1:].isna().all()
+    assert "Of ceiling (%)" in to_markdown(table)
+    assert "Of ceiling (%)" not in to_markdown(table.iloc[1:])
+
+
 def test_nothing_was_run(make_grid: MakeGrid, tmp_path: Path) -> None:
     table = throughput_table(make_grid())
     assert table.empty
