@@ -7,13 +7,16 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
-.PHONY: help setup study test test-long slurm-up slurm-down test-slurm lint lock schemas clean
+.PHONY: help setup wheels setup-offline study published test test-long slurm-up slurm-down
+.PHONY: test-slurm lint lock schemas clean
 
 help:
 	@echo "make study   train the default study on this machine, print its tables"
 	@echo "make test    lint, types and tests"
 	@echo "make lint    lint and types alone"
 	@echo "make test-long    the trainer's tests that CI has no time for: 90 kills, compiled layouts"
+	@echo "make published      run config/studies/h200.yaml in parts, publish its tables and plots"
+	@echo "make wheels, setup-offline    the environment for a machine with torch and no network"
 	@echo "make slurm-up, slurm-down, test-slurm    a trial Slurm cluster on this machine, as root"
 
 setup: $(VENV)/installed
@@ -24,9 +27,45 @@ $(VENV)/installed: requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	touch $@
 
+# For a machine that has torch and no network: `make wheels` here, copy the folder, there
+# `make setup-offline`. For another Python or platform than this one, say which:
+#   make wheels WHEELS_FOR="--python-version 3.12 --platform manylinux_2_28_x86_64 ..."
+# WITHOUT is a pattern of packages that are not fetched; what is not there is not installed.
+WITHOUT ?= torch|triton|nvidia-[^=]*|cuda-[^=]*
+WHEELS_FOR ?=
+
+wheels:
+	mkdir -p wheels
+	grep -Ev '^($(WITHOUT))==' requirements.lock > wheels/requirements.lock
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps $(WHEELS_FOR) --dest wheels -r wheels/requirements.lock
+	@# What is published as source alone is pure Python here, and fits any machine once built.
+	for source in wheels/*.tar.gz; do \
+		test ! -e "$$source" || { $(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir wheels "$$source" && rm "$$source"; } || exit 1; \
+	done
+
+setup-offline:
+	rm -rf $(VENV)
+	$(PYTHON) -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None and "$(PYTHON) has no torch; name one that has: make setup-offline PYTHON=...")'
+	$(PYTHON) -m venv --without-pip $(VENV)
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --no-index --no-deps wheels/*.whl
+	@# What the wheels lack comes from where the machine's torch is, also if that is an environment.
+	$(PYTHON) -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/machine.pth"
+	@# The machine's own torchrun would start ranks that see nothing of the wheels.
+	printf '#!%s\nfrom torch.distributed.run import main\n\nmain()\n' "$(abspath $(BIN)/python)" > $(BIN)/torchrun
+	chmod +x $(BIN)/torchrun
+	touch $(VENV)/installed
+
 study: setup
 	snakemake --cores all --quiet rules
 	@python -m study show --study results/demo/study.yaml
+
+# In parts: as long as there is more to do it ends with error 75, and the same command goes on.
+STUDY ?= config/studies/h200.yaml
+PART_S ?= 480
+
+published:
+	test -e $(VENV)/installed || $(MAKE) setup
+	python benchmarks/publish.py --study $(STUDY) --part-s $(PART_S)
 
 lint: setup
 	ruff check .

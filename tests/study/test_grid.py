@@ -182,6 +182,24 @@ def test_the_reference_study_is_the_guides_table() -> None:
         assert params == pytest.approx(float(label.removesuffix("M")) * 1e6, rel=0.03)
 
 
+def test_the_study_of_one_h200_is_the_ladder_at_the_guides_batch() -> None:
+    grid = Grid(load_study_file("config/studies/h200.yaml"))
+    params = {"small": 27_535_872, "85M": 85_350_144, "206M": 206_083_072, "820M": 823_207_936}
+    assert {(cell.model, cell.params) for cell in grid} == set(params.items())
+    variants = [(model, name) for model in ("small", "85M", "206M") for name in ("base", "eager")]
+    variants += [(model, "compile") for model in params]
+    assert sorted((cell.model, cell.variant) for cell in grid) == sorted(variants)
+    for cell in grid:
+        run = cell.run
+        assert (cell.gpus, cell.tokens_per_step, run.steps) == (1, 8 * 2048, 500)
+        assert (run.distributed.model_dtype, run.data.tokenizer.name) == ("bf16", "bytes")
+        assert cell.place.slurm is None
+        assert cell.measure
+        assert run.checkpoint is not None  # else a run that is stopped would begin anew
+    compiled = {cell.variant: cell.run.distributed.compile for cell in grid}
+    assert (compiled["eager"], compiled["compile"]) == (False, True)
+
+
 def test_the_default_study_has_what_it_promises() -> None:
     grid = Grid(load_study_file("config/config.yaml"))
     assert len({cell.model for cell in grid.measured}) >= 3
