@@ -49,7 +49,7 @@ setup-offline:
 	$(PYTHON) -m venv --without-pip $(VENV)
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --no-index --no-deps wheels/*.whl
 	@# What the wheels lack comes from where the machine's torch is, also if that is an environment.
-	$(PYTHON) -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/machine.pth"
+	$(PYTHON) -c 'import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec("torch").origin).parents[1])' > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/machine.pth"
 	@# The machine's own torchrun would start ranks that see nothing of the wheels.
 	printf '#!%s\nfrom torch.distributed.run import main\n\nmain()\n' "$(abspath $(BIN)/python)" > $(BIN)/torchrun
 	chmod +x $(BIN)/torchrun
