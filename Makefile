@@ -44,6 +44,7 @@ wheels:
 	done
 
 setup-offline:
+	@test -e wheels/requirements.lock || { echo "wheels: no packages there; copy the folder that 'make wheels' fills where there is a network"; exit 1; }
 	rm -rf $(VENV)
 	$(PYTHON) -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None and "$(PYTHON) has no torch; name one that has: make setup-offline PYTHON=...")'
 	$(PYTHON) -m venv --without-pip $(VENV)
