@@ -19,12 +19,11 @@ from trainer.parallel import World
 Cache = Literal["cold", "warm"]
 
 PAYS_AFTER: dict[Cache, float] = {"cold": 900.0, "warm": 80.0}
-"""Steps after which compiling has paid for itself on a CPU, for `REFERENCE` below.
-
-benchmarks/compile_pays.py measures it."""
+"""Steps after which compiling had paid for itself on two CPU cores, with and without a filled
+cache, for a model of `REFERENCE_WORK`."""
 
 REFERENCE_WORK = 1e6 * 2048
-"""Parameters x tokens of a step of that measurement: a larger step gains more seconds."""
+"""Parameters x tokens of such a step; a larger one is taken to gain more seconds in proportion."""
 
 VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """Where torch and Triton keep compiled code; what a user has set stands."""
