@@ -24,6 +24,8 @@ localrules:
     run_config,
     throughput,
     time_estimates,
+    document,
+    document_check,
     loss_curves,
     scaling_law,
     scaling,

@@ -38,6 +38,25 @@ def estimate(options: argparse.Namespace) -> None:
     write_file(output.with_name("ledger.csv"), to_csv(ledger, Outcome))
 
 
+def document(options: argparse.Namespace) -> None:
+    """Write the time table between the two markers of a Markdown file, or check the one there."""
+    from study.document import check_document, update_document
+    from study.time_table import read_estimates
+
+    study = _grid(options).study
+    path = options.file or (study.document and Path(study.document))
+    if not path:
+        raise ConfigError(
+            str(options.study), ["document: not set; expected a Markdown file's path"]
+        )
+    estimates = read_estimates(options.estimates)
+    if options.check:
+        check_document(path, study.study, estimates)
+        return
+    changed = update_document(path, study.study, estimates)
+    print(f"{path}: the time table {'is written' if changed else 'was up to date'}")
+
+
 def plan(options: argparse.Namespace) -> None:
     """Show what is measured, what will run, how long it takes and what it asks for."""
     from study.forecast import Forecast
@@ -145,6 +164,7 @@ def schemas(options: argparse.Namespace) -> None:
 Command = Callable[[argparse.Namespace], None]
 
 COMMANDS: dict[str, tuple[Command, Sequence[str]]] = {
+    "document": (document, ("--study", "--estimates")),
     "plan": (plan, ("--study",)),
     "throughput": (throughput, ("--study", "--output")),
     "estimate": (estimate, ("--study", "--output")),
@@ -159,6 +179,7 @@ COMMANDS: dict[str, tuple[Command, Sequence[str]]] = {
 """Command -> what it does, and the options that it must have."""
 
 OPTIONAL = {
+    "document": ("--file",),
     "estimate": ("--throughput",),
     "scaling-law": ("--study", "--losses", "--drop-highest"),
 }
@@ -169,6 +190,7 @@ HELP = {
     "--throughput": "throughput.csv",
     "--estimates": "time_estimates.csv",
     "--figures": "folder of the figures",
+    "--file": "Markdown file with the markers; left out, the study's `document`",
     "--losses": "CSV with the columns params, loss, and tokens or training_flop",
     "--drop-highest": "leave out so many rows of --losses with the highest loss",
     "--output": "file to write; for corpus and schemas, a folder",
@@ -201,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
                 sub.add_argument(option, type=int, default=0, metavar="N", help=HELP[option])
             else:
                 sub.add_argument(option, type=Path, help=HELP[option])
-        if name == "schemas":
+        if name in ("schemas", "document"):
             sub.add_argument("--check", action="store_true", help="write nothing; 1 if out of date")
         sub.set_defaults(command=command)
     return parser

@@ -207,6 +207,8 @@ class Study(Settings):
     """Name of the study, to launch it above its budget; meant for `--config confirm=NAME`."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Tasks for the exported models."""
+    document: str | None = None
+    """Markdown file that the target `document` keeps the time table in, between two markers."""
     partial: bool = False
     """true: build tables from the runs that exist, and train nothing."""
 

@@ -5,6 +5,7 @@ Writes  throughput.csv, .md: one row for each run
 Writes  time_estimates.csv, .md: one row for each cell, measured or not
 Writes  estimate_check.csv: how right estimates of the measured cells would have been
 Writes  ledger.csv: what was predicted before the runs, and what they measured
+Writes  the time table in the user's own Markdown file, where the target is asked for
 """
 
 from study.workflow import CODE, finished_runs
@@ -71,3 +72,33 @@ rule time_estimates:
     shell:
         "python -m study estimate --study {input.study:q} --throughput {input.throughput:q}"
         " --output {output.csv:q} > {log:q} 2>&1"
+
+
+rule document:
+    """Write the time table into the Markdown file that the study names"""
+    input:
+        study="<results>/study.yaml",
+        estimates="<results>/time_estimates.csv",
+        code=CODE,
+    log:
+        "<results>/logs/document.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m study document --study {input.study:q} --estimates {input.estimates:q}"
+        " > {log:q} 2>&1"
+
+
+rule document_check:
+    """Exit 1 where the time table in that file is out of date"""
+    input:
+        study="<results>/study.yaml",
+        estimates="<results>/time_estimates.csv",
+        code=CODE,
+    log:
+        "<results>/logs/document_check.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m study document --study {input.study:q} --estimates {input.estimates:q} --check"
+        " > {log:q} 2>&1"
