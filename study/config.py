@@ -171,6 +171,28 @@ class BudgetConfig(Settings):
     """Their cost, in the clusters' currency."""
 
 
+class Evidence(Settings):
+    """Speeds that were measured elsewhere."""
+
+    file: str
+    """Path of the table or log."""
+    format: Literal["csv", "throughput", "lingua", "torchtitan", "nanogpt"] = "csv"
+    """csv: columns cluster, model, gpus and a speed; throughput: an earlier study's throughput.csv,
+    with its study.yaml beside it; the others: a log of one run of that trainer."""
+    by: str | None = None
+    """Who measured, for the time table: Verified by ...; null: the file's or study's name."""
+    cluster: Name | None = None
+    """A log: the cluster, of this study's."""
+    model: Name | None = None
+    """A log: the model, of this study's ladder."""
+    gpus: PositiveInt | None = None
+    """A log: the GPUs."""
+    variant: Name = "base"
+    """A log: the variant whose settings it had."""
+    run: dict[str, Any] = Field(default={})
+    """Settings of a run.yaml in which it differed from this study's `run`."""
+
+
 class EvaluateConfig(Settings):
     """What the target `evaluate` runs on the exported models: lm-evaluation-harness, `lm_eval`."""
 
@@ -207,6 +229,8 @@ class Study(Settings):
     """Name of the study, to launch it above its budget; meant for `--config confirm=NAME`."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Tasks for the exported models."""
+    evidence: tuple[Evidence, ...] = ()
+    """Speeds measured elsewhere, that estimates rest on beside the study's own."""
     document: str | None = None
     """Markdown file that the target `document` keeps the time table in, between two markers."""
     partial: bool = False

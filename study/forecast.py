@@ -14,6 +14,7 @@ from typing import Any
 
 from study.config import Study
 from study.estimate import Estimate, Estimator
+from study.evidence import read_evidence
 from study.grid import Cell, Grid
 from study.launch import Needs
 from study.logs import read_summary
@@ -69,7 +70,8 @@ def known_measurements(grid: Grid, csv_path: Path | None = None) -> list[Measure
     Raises ConfigError where a file is malformed. Without a throughput.csv none are its own.
     """
     path = csv_path or Path(grid.study.folder, "throughput.csv")
-    return read_measurements(path, grid) if path.exists() or csv_path else []
+    own = read_measurements(path, grid) if path.exists() or csv_path else []
+    return [*own, *read_evidence(grid.study)] if grid.study.evidence else own
 
 
 def check_budget(study: Study, cells: Sequence[Cell], forecast: Forecast) -> str | None:

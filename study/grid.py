@@ -217,7 +217,34 @@ def _problems_of_point(study: Study, point: _Point, seen: dict[tuple[Any, ...], 
     return _missing_data(study, cell)
 
 
-def _build_cell(study: Study, point: _Point) -> Cell:
+def build_cell(
+    study: Study,
+    where: str,
+    *,
+    cluster: str,
+    model: str,
+    gpus: int,
+    variant: str = "base",
+    changes: Mapping[str, Any] | None = None,
+) -> Cell:
+    """Return a cell beside the grid, of the study's names, with changes of its run's settings.
+
+    Raises ConfigError, of `where`, for an unknown name or settings that are not sound.
+    """
+    entry = GridEntry(cluster=[cluster], model=[model], gpus=[gpus], variant=[variant])
+    names = {
+        "clusters": list(study.clusters),
+        "models": list(study.models),
+        "variants": ["base", *study.variants],
+    }
+    problems = [line.partition(".")[2] for line in _unknown_names("_", entry, names)]
+    if problems:
+        raise ConfigError(where, problems)
+    point = _Point(where, entry, cluster, model, gpus, variant, seed=entry.seed[0])
+    return _build_cell(study, point, changes)
+
+
+def _build_cell(study: Study, point: _Point, changes: Mapping[str, Any] | None = None) -> Cell:
     """Return the cell at a point; raise ConfigError if its run config is not sound."""
     folder = f"{study.folder}/{RUN_FOLDER.format(**point.labels)}"
     values = merge(
@@ -231,6 +258,7 @@ def _build_cell(study: Study, point: _Point) -> Cell:
         },
         study.variants.get(point.variant, {}),
     )
+    values = merge(values, changes or {})
     if point.entry.global_batch_size is not None:
         values = merge(values, _split_batch(point, values))
     run = validate(RunConfig, values, point.where)

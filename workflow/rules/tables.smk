@@ -59,6 +59,7 @@ rule time_estimates:
     input:
         study="<results>/study.yaml",
         throughput="<results>/throughput.csv",
+        evidence=[item.file for item in STUDY.evidence],
         code=CODE,
     output:
         csv="<results>/time_estimates.csv",
