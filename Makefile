@@ -81,7 +81,7 @@ test: lint
 	python -m pytest tests/workflow
 
 test-long: setup
-	LONG_TESTS=1 python -m pytest tests/trainer/test_kills.py tests/trainer/test_layouts.py
+	python -m pytest -m long tests/trainer
 
 # The trial Slurm cluster: as root, on Debian or Ubuntu.
 slurm-up: setup

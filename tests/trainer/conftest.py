@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 OF_TORCH = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """What torch itself puts into the environment of a process that compiles."""
 
-long = pytest.mark.skipif(not os.environ.get("LONG_TESTS"), reason="minutes: make test-long")
-"""Marks a test that takes longer than CI can wait."""
+long = pytest.mark.long
+"""Marks a test that takes longer than CI can wait: `make test-long`."""
 
 
 class Runs:
