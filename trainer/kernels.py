@@ -99,7 +99,9 @@ def _allow_all() -> None:
         backends.enable_math_sdp,
     ):
         enable(True)
-    if attention.current_flash_attention_impl() is not None:
+    # Torch before 2.11 has one flash attention, and no functions to choose.
+    current = getattr(attention, "current_flash_attention_impl", None)
+    if current is not None and current() is not None:
         attention.restore_flash_attention_impl()
 
 
@@ -127,7 +129,7 @@ def _seconds(name: str, config: RunConfig, world: World) -> float | None:
             torch.accelerator.synchronize()
             times.append(time.perf_counter() - start)
     # A kernel may be missing, or unfit for the shape or the card; torch has no one error for it.
-    except (RuntimeError, ValueError, ImportError):
+    except (RuntimeError, ValueError, ImportError, AttributeError):
         return None
     finally:
         _allow_all()
