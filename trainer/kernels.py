@@ -99,7 +99,7 @@ def _allow_all() -> None:
         backends.enable_math_sdp,
     ):
         enable(True)
-    # Torch before 2.11 has one flash attention, and no functions to choose.
+    # Older versions of torch have one flash attention, and nothing to choose it by.
     current = getattr(attention, "current_flash_attention_impl", None)
     if current is not None and current() is not None:
         attention.restore_flash_attention_impl()
