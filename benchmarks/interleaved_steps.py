@@ -159,7 +159,7 @@ def transformers_llama(shape: ModelConfig, window: Tensor, compiled: bool) -> St
         def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
             return inner(input_ids=tokens, labels=targets, shift_labels=targets).loss
 
-    return usual_step(Loss(), window[:, :-1], window[:, 1:])
+    return usual_step(Loss(), window[:, :-1], window[:, 1:].contiguous())
 
 
 def usual_step(model: nn.Module, tokens: Tensor, targets: Tensor) -> Step:

@@ -149,3 +149,14 @@ def test_kernels_that_a_cpu_lacks_are_refused(runs: Runs, setting: str, message:
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("recipe", ["tensorwise", "rowwise"])
+def test_float8_stays_near_bf16(runs: Runs, recipe: str) -> None:
+    """torchao's products run on a CPU too; what float8 rounds off shows, and is small."""
+    settings = ("model.dim=64", "distributed.model_dtype=bf16", "eval=null")
+    runs.run(f"dump_dir={runs.out('bf16')}", *settings)
+    runs.run(f"dump_dir={runs.out('float8')}", f"distributed.float8_recipe={recipe}", *settings)
+    wide, narrow = ([loss for _, loss in losses(runs.out(name))] for name in ("bf16", "float8"))
+    assert narrow == pytest.approx(wide, abs=0.03)
+    assert narrow != wide
