@@ -75,6 +75,8 @@ lint: setup
 	mypy
 	snakemake --lint
 	python -m study schemas --output workflow/schemas --check
+	python -m study document --check --study config/config.yaml --file README.md \
+	  --estimates results/published/cpu-demo/time_estimates.csv
 
 test: lint
 	python -m pytest --numprocesses 2 --ignore tests/slurm --ignore tests/workflow
