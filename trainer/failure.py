@@ -53,21 +53,36 @@ def describe(error: Exception, config: RunConfig, world: World) -> dict[str, Any
     where = f"rank {world.rank} of {world.size} on {socket.gethostname()}"
     message = f"{where} failed: {type(error).__name__}: {error}"
     if isinstance(error, torch.OutOfMemoryError):
-        message = f"{where} is out of GPU memory. {_remedy(config, world)}"
+        message = f"{where} is out of GPU memory. {_remedy(config, world, error)}"
         return {"kind": "gpu_out_of_memory", "rank": world.rank, "retry": False, "message": message}
     return {"kind": "error", "rank": world.rank, "retry": True, "message": message}
 
 
-def _remedy(config: RunConfig, world: World) -> str:
+class DoesNotFit(torch.OutOfMemoryError):
+    """The first step of an attempt is out of memory, and smaller batches have been tried."""
+
+    def __init__(self, cause: Exception, fits: int | None) -> None:
+        """`fits`: the largest number of sequences that does, which divides the batch; or None."""
+        super().__init__(str(cause))
+        self.fits = fits
+
+
+def _remedy(config: RunConfig, world: World, error: Exception) -> str:
     batch, passes = config.data.batch_size, config.grad_acc_steps
     tokens = f"data.batch_size = {batch} sequences of {config.data.seq_len} tokens do not fit. "
-    if batch % 2:
-        return f"{tokens}What helps: a shorter data.seq_len, or a smaller model."
-    global_batch = batch * passes * world.size
+    smaller = "a shorter data.seq_len, a smaller model, or activation_checkpointing: full"
+    if isinstance(error, DoesNotFit):
+        if error.fits is None:
+            return f"{tokens}Nor does one sequence. What helps: {smaller}."
+        size, found = error.fits, f"The largest that does: {error.fits}. "
+    elif batch % 2:
+        return f"{tokens}What helps: {smaller}."
+    else:
+        size, found = batch // 2, ""
+    global_batch = config.sequences_per_step(world.size)
     return (
-        f"{tokens}What helps: data.batch_size={batch // 2} grad_acc_steps={2 * passes}, which "
-        f"keeps the global batch of {global_batch} sequences and needs about half the memory of "
-        "activations."
+        f"{tokens}{found}What helps: data.batch_size={size} grad_acc_steps={batch // size * passes}"
+        f", which keeps the global batch of {global_batch} sequences."
     )
 
 

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from trainer.failure import DoesNotFit
 from trainer.feed import to_device
 from trainer.graph import StepGraph
-from trainer.layout import synchronised
+from trainer.layout import is_sharded, synchronised
 from trainer.parallel import precision
 from trainer.session import Session
 
@@ -22,6 +23,17 @@ def train_step(session: Session, batch: Tensor) -> tuple[Tensor, Tensor]:
     return compute_step(session, tokens)
 
 
+def first_step(session: Session, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Take the first step of an attempt; raise DoesNotFit where memory runs out in it."""
+    try:
+        return train_step(session, batch)
+    except torch.OutOfMemoryError as error:
+        cause = error
+    # Outside of the handler, whose traceback would hold the memory of the step.
+    cause.__traceback__ = None
+    raise DoesNotFit(cause, find_fitting_batch(session, batch))
+
+
 def compute_step(session: Session, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Do the work of `train_step` on token ids that are on the device, int64."""
     session.optimizer.zero_grad()
@@ -33,19 +45,46 @@ def compute_step(session: Session, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 def compute_gradients(session: Session, tokens: Tensor) -> Tensor:
     """Add up the gradients of all micro-batches; return the mean loss."""
-    settings, model, device = session.config.distributed, session.trained, session.world.device
     passes, total = len(tokens), None
     for index in range(passes):
-        micro = tokens[index]
-        with synchronised(model, index == passes - 1):
-            with precision(settings, device):
-                loss = model(micro[:, :-1], micro[:, 1:])
-            if passes > 1:
-                loss = loss / passes
-            loss.backward()
-        total = loss.detach() if total is None else total + loss.detach()
+        with synchronised(session.trained, index == passes - 1):
+            loss = _backward(session, tokens[index], passes)
+        total = loss if total is None else total + loss
     assert total is not None
     return total
+
+
+def _backward(session: Session, tokens: Tensor, passes: int) -> Tensor:
+    """Add the gradients of one of `passes` micro-batches (B, T + 1); return its part of the loss."""
+    with precision(session.config.distributed, session.world.device):
+        loss: Tensor = session.trained(tokens[:, :-1], tokens[:, 1:])
+    if passes > 1:
+        loss = loss / passes
+    loss.backward()
+    return loss.detach()
+
+
+def find_fitting_batch(session: Session, batch: Tensor) -> int | None:
+    """Return the most sequences of a batch, a divisor of their number, that fit into memory.
+
+    Called when all of them did not. None where not even one does, or where weights are spread over
+    processes, which would have to try together. Tries forward and backward pass; talks to no one.
+    """
+    if is_sharded(session.config.distributed, session.world):
+        return None
+    total = batch.shape[1]
+    for size in (n for n in range(total // 2, 0, -1) if total % n == 0):
+        session.optimizer.zero_grad()
+        if session.world.device.type == "cuda":
+            torch.cuda.empty_cache()  # what the attempt before left in pieces
+        tokens = to_device(batch, session.world.device)[:1, :size]
+        try:
+            with synchronised(session.trained, last_micro_step=False):
+                _backward(session, tokens[0], passes=1)
+        except torch.OutOfMemoryError:
+            continue
+        return size
+    return None
 
 
 def compile_ahead(session: Session) -> None:

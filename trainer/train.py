@@ -35,7 +35,7 @@ from trainer.parallel import (
 )
 from trainer.session import Session, build_model, content_keys, open_session
 from trainer.shards import open_shards
-from trainer.step import capture_later, compile_ahead, train_step
+from trainer.step import capture_later, compile_ahead, first_step, train_step
 from trainer.trackers import check_trackers
 
 EXIT_PREEMPTED = 75
@@ -141,9 +141,10 @@ def train(session: Session) -> int:
         session.optimizer.set_rate(rate)
         with session.interval.spending("data"):
             batch = next(session.loader)
-        loss, grad_norm = train_step(session, batch)
+        first = step == session.start.step + 1
+        loss, grad_norm = first_step(session, batch) if first else train_step(session, batch)
         session.interval.count_step()
-        if step == session.start.step + 1:
+        if first:
             _finish_startup(session, loss)
         if step in (1, config.steps) or step % config.logging.freq == 0:
             finite = _record(session, step, loss, grad_norm, rate)

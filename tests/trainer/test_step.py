@@ -10,13 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.trainer.conftest import Runs, losses, read_records
 from trainer.config import ModelConfig, OptimConfig, load_run_config
+from trainer.failure import DoesNotFit, describe
 from trainer.metrics import Startup
 from trainer.model import Transformer
 from trainer.optim import AdamW
 from trainer.parallel import get_world
 from trainer.session import Session, open_session
 from trainer.shards import open_shards
-from trainer.step import compile_ahead, train_step
+from trainer.step import compile_ahead, first_step, train_step
 
 
 class Operations(TorchDispatchMode):
@@ -160,3 +161,31 @@ def test_float8_stays_near_bf16(runs: Runs, recipe: str) -> None:
     wide, narrow = ([loss for _, loss in losses(runs.out(name))] for name in ("bf16", "float8"))
     assert narrow == pytest.approx(wide, abs=0.03)
     assert narrow != wide
+
+
+@pytest.mark.parametrize(("most", "fits"), [(4, 4), (3, 2), (1, 1), (0, None)])
+def test_the_largest_batch_that_fits_is_named(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, most: int, fits: int | None
+) -> None:
+    """A model that is out of memory above so many sequences, and a batch of 8."""
+    session = open_run(runs, "data.batch_size=8")
+    forward = Transformer.forward
+
+    def limited(model: Transformer, tokens: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        if len(tokens) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(model, tokens, *rest)
+
+    monkeypatch.setattr(Transformer, "forward", limited)
+    try:
+        with pytest.raises(DoesNotFit) as caught:
+            first_step(session, next(session.loader))
+        assert caught.value.fits == fits
+        message = describe(caught.value, session.config, session.world)["message"]
+        if fits is None:
+            assert "Nor does one sequence" in message
+        else:
+            assert f"data.batch_size={fits} grad_acc_steps={8 // fits}, which keeps" in message
+            assert "global batch of 8" in message
+    finally:
+        session.close()
