@@ -1,14 +1,38 @@
 """One optimizer step: forward, backward, clip, update. Nothing here waits for the device."""
 
-import torch
-from torch import Tensor
+from typing import Protocol
 
+import torch
+from torch import Tensor, nn
+
+from trainer.config import RunConfig
 from trainer.failure import DoesNotFit
 from trainer.feed import to_device
 from trainer.graph import StepGraph
 from trainer.layout import is_sharded, synchronised
-from trainer.parallel import precision
+from trainer.optim import AdamW
+from trainer.parallel import World, precision
 from trainer.session import Session
+
+
+class Training(Protocol):
+    """What a step works with: a session, or less."""
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings of the run."""
+
+    @property
+    def world(self) -> World:
+        """This process and its peers."""
+
+    @property
+    def trained(self) -> nn.Module:
+        """The module whose forward pass trains."""
+
+    @property
+    def optimizer(self) -> AdamW:
+        """What its gradients go to."""
 
 
 def train_step(session: Session, batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,7 +58,7 @@ def first_step(session: Session, batch: Tensor) -> tuple[Tensor, Tensor]:
     raise DoesNotFit(cause, find_fitting_batch(session, batch))
 
 
-def compute_step(session: Session, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def compute_step(session: Training, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Do the work of `train_step` on token ids that are on the device, int64."""
     session.optimizer.zero_grad()
     loss = compute_gradients(session, tokens)
@@ -43,7 +67,7 @@ def compute_step(session: Session, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return loss, norm
 
 
-def compute_gradients(session: Session, tokens: Tensor) -> Tensor:
+def compute_gradients(session: Training, tokens: Tensor) -> Tensor:
     """Add up the gradients of all micro-batches; return the mean loss."""
     passes, total = len(tokens), None
     for index in range(passes):
@@ -54,8 +78,8 @@ def compute_gradients(session: Session, tokens: Tensor) -> Tensor:
     return total
 
 
-def _backward(session: Session, tokens: Tensor, passes: int) -> Tensor:
-    """Add the gradients of one of `passes` micro-batches (B, T + 1); return its part of the loss."""
+def _backward(session: Training, tokens: Tensor, passes: int) -> Tensor:
+    """Add the gradients of one of `passes` micro-batches (B, T + 1); return its loss's part."""
     with precision(session.config.distributed, session.world.device):
         loss: Tensor = session.trained(tokens[:, :-1], tokens[:, 1:])
     if passes > 1:
