@@ -32,6 +32,7 @@ localrules:
     report,
     export,
     evaluate,
+    autotune,
 
 
 onstart:
@@ -54,3 +55,4 @@ include: "workflow/rules/tables.smk"
 include: "workflow/rules/plots.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/export.smk"
+include: "workflow/rules/autotune.smk"

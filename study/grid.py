@@ -248,7 +248,10 @@ def _build_cell(study: Study, point: _Point, changes: Mapping[str, Any] | None =
     """Return the cell at a point; raise ConfigError if its run config is not sound."""
     folder = f"{study.folder}/{RUN_FOLDER.format(**point.labels)}"
     values = merge(
-        {"data": {"shards_dir": f"{study.results_dir}/shards"}},
+        {
+            "data": {"shards_dir": f"{study.results_dir}/shards"},
+            "distributed": {"compile_cache": f"{study.results_dir}/compile_cache"},
+        },
         study.run,
         {
             "dump_dir": folder,

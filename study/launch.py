@@ -198,6 +198,12 @@ def evaluation_line(cluster: ClusterConfig, evaluate: EvaluateConfig) -> str:
     return "; ".join([*lines, command])
 
 
+def autotune_line(cluster: ClusterConfig) -> str:
+    """Return the shell command that chooses settings for a run; its config comes after it."""
+    lines = [] if cluster.slurm is None else [OUTSIDE_SLURM]
+    return "; ".join([*lines, *_environment(cluster), "python -m trainer.autotune"])
+
+
 def _environment(cluster: ClusterConfig) -> list[str]:
     """Return the shell lines before the launch."""
     # Snakemake exports the job's whole thread count to every rank; each gets its share. torch

@@ -11,6 +11,7 @@ from study.grid import Cell, Grid
 from study.launch import (
     NOT_KNOWN,
     Needs,
+    autotune_line,
     data_resources,
     evaluation_line,
     launch_line,
@@ -121,6 +122,14 @@ class EvaluationRequest(TrainingRequest):
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the evaluation."""
         return evaluation_line(self._grid.at(wildcards).place, self._grid.study.evaluate)
+
+
+class AutotuneRequest(EvaluationRequest):
+    """What the rule `autotune_run` asks of the machine: one GPU of the run's cluster."""
+
+    def launch(self, wildcards: Any) -> str:
+        """Return the line that starts the search."""
+        return autotune_line(self._grid.at(wildcards).place)
 
 
 def exports(grid: Grid) -> list[str]:

@@ -14,7 +14,7 @@ from study.launch import (
     slurm_resources,
     threads,
 )
-from study.workflow import EvaluationRequest
+from study.workflow import AutotuneRequest, EvaluationRequest
 
 LINGUA = Grid(load_study_file("config/studies/lingua.yaml"))
 SPHINX, MISO = LINGUA[0].place, LINGUA[1].place
@@ -167,6 +167,16 @@ def test_a_partitions_run_does_not_start_outside_slurm() -> None:
         text=True,
     )
     assert inside.stdout == "on\n"
+
+
+def test_a_search_of_settings_asks_for_one_gpu() -> None:
+    grid = Grid(load_study_file("config/studies/lingua.yaml"))
+    request = AutotuneRequest(grid)
+    wildcards = SimpleNamespace(**{key: str(value) for key, value in grid[1].labels.items()})
+    assert request.resource("slurm_extra")(wildcards, 1) == f"--gpus-per-task=1 {BESIDES}"
+    line = request.launch(wildcards)
+    assert line.endswith("; python -m trainer.autotune")
+    assert "SLURM_JOB_ID:?" in line
 
 
 def test_an_evaluation_asks_for_one_gpu_and_names_its_tasks() -> None:
