@@ -8,13 +8,14 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 
 .PHONY: help setup wheels setup-offline study published test test-long slurm-up slurm-down
-.PHONY: test-slurm lint lock schemas clean
+.PHONY: test-slurm bench lint lock schemas clean
 
 help:
 	@echo "make study   train the default study on this machine, print its tables"
 	@echo "make test    lint, types and tests"
 	@echo "make lint    lint and types alone"
 	@echo "make test-long    the trainer's tests that CI has no time for: 90 kills, compiled layouts"
+	@echo "make bench     our trainer beside transformers', whole runs in turns"
 	@echo "make published      run config/studies/h200.yaml in parts, publish its tables and plots"
 	@echo "make wheels, setup-offline    the environment for a machine with torch and no network"
 	@echo "make slurm-up, slurm-down, test-slurm    a trial Slurm cluster on this machine, as root"
@@ -84,6 +85,10 @@ test: lint
 
 test-long: setup
 	python -m pytest -m long tests/trainer
+
+# Trainers side by side, on whatever device is there.
+bench: setup
+	python benchmarks/side_by_side.py
 
 # The trial Slurm cluster: as root, on Debian or Ubuntu.
 slurm-up: setup

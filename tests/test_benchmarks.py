@@ -28,3 +28,14 @@ def test_the_plain_contender_learns() -> None:
     step = plain(shape, window, compiled=False)
     losses = [step().item() for _ in range(30)]
     assert losses[-1] < losses[0] - 0.3
+
+
+def test_trainers_side_by_side() -> None:
+    command = [sys.executable, "benchmarks/side_by_side.py", "--steps", "20", "--repeats", "1"]
+    command += ["--batch-size", "2", "--seq-len", "32", "--peak-tflops", "1", "--only", "eager"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == ["ours", "transformers"]
+    assert "%" in lines[2]
+    assert lines[3].count(" x") == 2

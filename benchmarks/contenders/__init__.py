@@ -1,0 +1,1 @@
+"""Trainers that people would use instead, each a program that runs one training."""

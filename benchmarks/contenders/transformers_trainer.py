@@ -1,0 +1,121 @@
+"""transformers' Llama under its own Trainer: one run, its measurements as JSON on the last line.
+
+    python benchmarks/contenders/transformers_trainer.py SETTINGS.json
+
+SETTINGS.json holds the shape, batch_size, seq_len, steps, lr, dtype (fp32, bf16), compile, and
+tokens: a file of token ids, with its dtype. Nothing of this project is imported: its own start is
+measured.
+"""
+
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+
+class Windows(Dataset):
+    """Neighbouring windows of token ids; the Trainer shuffles them."""
+
+    def __init__(self, path: str, dtype: str, seq_len: int) -> None:
+        self.tokens, self.seq_len = np.memmap(path, dtype, "r"), seq_len
+
+    def __len__(self) -> int:
+        return (len(self.tokens) - 1) // self.seq_len
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        start = index * self.seq_len
+        window = torch.from_numpy(self.tokens[start : start + self.seq_len + 1].astype(np.int64))
+        # Its labels are shifted inside the model: one token more makes as many predictions.
+        return {"input_ids": window, "labels": window}
+
+
+class Clock(TrainerCallback):
+    """The end of each step."""
+
+    def __init__(self) -> None:
+        self.first_step_s, self.ends = 0.0, []
+
+    def on_step_end(self, *_: object, **__: object) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        if not self.ends:
+            self.first_step_s = process_age_s()
+        self.ends.append(time.perf_counter())
+
+
+def process_age_s() -> float:
+    """Return the seconds since this process started (proc(5), field 22 of stat)."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    settings = json.loads(Path(sys.argv[1]).read_text())
+    shape, length = settings["shape"], settings["seq_len"]
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=settings["vocab_size"],
+            hidden_size=shape["dim"],
+            intermediate_size=settings["ffn_hidden"],
+            num_hidden_layers=shape["n_layers"],
+            num_attention_heads=shape["n_heads"],
+            max_position_embeddings=length + 1,
+            use_cache=False,
+        )
+    )
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=settings["batch_size"],
+            max_steps=settings["steps"],
+            learning_rate=settings["lr"],
+            max_grad_norm=1.0,
+            adam_beta2=0.95,
+            weight_decay=0.1,
+            optim="adamw_torch_fused",
+            bf16=settings["dtype"] == "bf16",
+            torch_compile=settings["compile"],
+            use_cpu=not torch.cuda.is_available(),
+            dataloader_pin_memory=torch.cuda.is_available(),
+            logging_steps=10,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        windows = Windows(settings["tokens"], settings["tokens_dtype"], length)
+        Trainer(model, arguments, train_dataset=windows, callbacks=[clock]).train()
+    steps = np.diff(clock.ends)
+    print(
+        json.dumps(
+            {
+                "first_step_s": clock.first_step_s,
+                "step_s": float(np.median(steps[len(steps) // 10 :])),
+                "peak_memory_gib": peak_memory_gib(),
+            }
+        )
+    )
+
+
+def peak_memory_gib() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    main()
