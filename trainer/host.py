@@ -74,7 +74,7 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory that it frees (mallopt(3)); glibc alone offers it.
 
     A step frees and takes the same hundreds of megabytes as the one before. Without, the system
-    takes them back and hands them out as zeroed pages: measured, 6,000 page faults a step.
+    takes them back and hands them out as zeroed pages, at a page fault each.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
