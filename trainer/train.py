@@ -1,176 +1,96 @@
-"""One training run, from its config to its files. `train` reads from top to bottom."""
+"""The loop over the steps of a run: train, record, evaluate, save, stop. See `take_step`."""
 
-import contextlib
 import gc
 import math
 import resource
-import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from trainer import checkpoint, failure, host, kernels, run_folder
+from trainer import checkpoint
 from trainer.checkpoint import Position
-from trainer.compiling import use_cache
 from trainer.config import RunConfig
 from trainer.data import validation_windows
 from trainer.evaluate import bits_per_byte, validation_loss
 from trainer.flops import flops_per_token
-from trainer.layout import check_layout
-from trainer.metrics import Interval, Startup
-from trainer.model import Transformer
+from trainer.metrics import Interval
 from trainer.optim import learning_rate
-from trainer.parallel import (
-    StopSignal,
-    World,
-    agree,
-    barrier,
-    get_world,
-    mean_over_ranks,
-    process_group,
-    set_arithmetic,
-    set_threads,
-)
-from trainer.session import Session, build_model, content_keys, open_session
-from trainer.shards import open_shards
+from trainer.parallel import StopSignal, World, mean_over_ranks
+from trainer.session import Session
 from trainer.step import capture_later, compile_ahead, first_step, train_step
-from trainer.trackers import check_trackers
 
 EXIT_PREEMPTED = 75
 """Exit code of a run that was asked to stop, has saved, and can go on (EX_TEMPFAIL)."""
 
-LOCK_POLL_S = 1.0
-"""Seconds between two looks at a folder that another process trains in."""
-
-ACTIONS: tuple[run_folder.Action, ...] = ("start", "resume", "done")
 BYTES_PER_GIB = 2**30
-
-
-def run(config: RunConfig, startup: Startup) -> int:
-    """Train, or go on with, or find completed the run of a config; return the exit code."""
-    check_trackers(config)
-    world = get_world(config.distributed.tp_size)
-    check_layout(config, world.size)
-    kernels.check(config, world.device)
-    set_threads(config.distributed, world)
-    if config.distributed.keep_memory and world.device.type == "cpu":
-        host.keep_freed_memory()
-    set_arithmetic(config.distributed)
-    use_cache(config.distributed.compile_cache)
-    folder = Path(config.dump_dir)
-    with (
-        failure.reported(config, world),
-        process_group(world, config.distributed.timeout_s) as wait_for_others,
-    ):
-        model = None
-        if world.size > 1 and not run_folder.is_completed(folder):
-            model = build_model(config, world)  # meanwhile the processes meet
-            startup.mark("model")
-        wait_for_others()
-        startup.mark("process_group")
-        with _alone(folder, world):
-            return _run(config, startup, world, folder, model)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path, world: World) -> Iterator[None]:
-    """Hold the run's folder; wait where another process trains there.
-
-    All ranks wait together: a collective that waits for rank 0 alone would time out.
-    """
-    lock = run_folder.Lock(folder) if world.is_main else None
-    waited = False
-    while not agree(int(lock is not None and lock.try_acquire()), world):
-        if world.is_main and not waited:
-            print(f"{folder}: another process trains here; waiting for it", flush=True)
-        waited = True
-        time.sleep(LOCK_POLL_S)
-    try:
-        if world.is_main:
-            failure.forget(folder)
-        barrier(world)
-        yield
-    finally:
-        if lock is not None:
-            lock.release()
-
-
-def _run(
-    config: RunConfig, startup: Startup, world: World, folder: Path, model: Transformer | None
-) -> int:
-    if world.is_main:
-        open_shards(config.data)  # made once, by one process, where they do not exist yet
-    barrier(world)
-    shards = open_shards(config.data)
-    startup.mark("data")
-    action: run_folder.Action = "done"
-    if world.is_main:
-        action = run_folder.choose_action(folder, config, world.size, content_keys(shards))
-    action = ACTIONS[agree(ACTIONS.index(action), world)]
-    if action == "done":
-        if world.is_main:
-            print(f"{folder}: the run is complete already", flush=True)
-        return 0
-    session = open_session(config, startup, world, folder, shards, action, model)
-    try:
-        return train(session)
-    except BaseException:
-        session.end("failed")
-        raise
-    finally:
-        session.close()
 
 
 def train(session: Session) -> int:
     """Run the steps that are left; return the exit code."""
-    config, world = session.config, session.world
-    stop = StopSignal(world)
-    if config.distributed.cuda_graphs and world.device.type == "cuda":
-        capture_later(session)
-    if session.compiled:
-        compile_ahead(session)
-    if config.distributed.freeze_gc:
-        gc.collect()
-        gc.freeze()  # what start-up made stays: collecting it again and again costs steps time
-    session.interval = Interval()
-    for step in range(session.start.step + 1, config.steps + 1):
-        session.profiler.begin(step)
-        rate = learning_rate(config.optim, step, config.steps)
-        session.optimizer.set_rate(rate)
-        with session.interval.spending("data"):
-            batch = next(session.loader)
-        first = step == session.start.step + 1
-        loss, grad_norm = first_step(session, batch) if first else train_step(session, batch)
-        session.interval.count_step()
-        if first:
-            _finish_startup(session, loss)
-        if step in (1, config.steps) or step % config.logging.freq == 0:
-            finite = _record(session, step, loss, grad_norm, rate)
-            if not finite:
-                stop.close()
-                session.finish("completed", outcome="diverged")
-                return 0
-        kinds = checkpoint.due(config.checkpoint, step, config.steps)
-        if _evaluation_due(config, step):
-            _evaluate(session, step)
-        stopping = step < config.steps and stop.agreed()
-        if stopping and config.checkpoint is not None:
-            kinds = kinds or ["dump"]
-        if kinds:
-            _save(session, step, kinds)
-        if stopping:
-            stop.close()
-            session.finish("preempted")
-            if world.is_main:
-                print(
-                    f"{session.folder}: asked to stop at step {step}; {_saved(kinds)}", flush=True
-                )
-            return EXIT_PREEMPTED
+    stop = StopSignal(session.world)
+    begin(session)
+    for step in range(session.start.step + 1, session.config.steps + 1):
+        code = take_step(session, stop, step)
+        if code is not None:
+            return code
     stop.close()
     session.finish("completed", outcome="trained")
     return 0
+
+
+def begin(session: Session) -> None:
+    """Make ready for the first step."""
+    settings = session.config.distributed
+    if settings.cuda_graphs and session.world.device.type == "cuda":
+        capture_later(session)
+    if session.compiled:
+        compile_ahead(session)
+        session.startup.mark("compile")
+    if settings.freeze_gc:
+        gc.collect()
+        gc.freeze()  # what start-up made stays: collecting it again and again costs steps time
+    session.interval = Interval()
+
+
+def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
+    """Take a step, counted from 1, with all that is due after it.
+
+    Returns the exit code where the run ends here before its last step: None where it goes on.
+    """
+    config = session.config
+    session.profiler.begin(step)
+    rate = learning_rate(config.optim, step, config.steps)
+    session.optimizer.set_rate(rate)
+    with session.interval.spending("data"):
+        batch = next(session.loader)
+    first = step == session.start.step + 1
+    loss, grad_norm = first_step(session, batch) if first else train_step(session, batch)
+    session.interval.count_step()
+    if first:
+        _finish_startup(session, loss)
+    if step in (1, config.steps) or step % config.logging.freq == 0:
+        finite = _record(session, step, loss, grad_norm, rate)
+        if not finite:
+            stop.close()
+            session.finish("completed", outcome="diverged")
+            return 0
+    kinds = checkpoint.due(config.checkpoint, step, config.steps)
+    if _evaluation_due(config, step):
+        _evaluate(session, step)
+    stopping = step < config.steps and stop.agreed()
+    if stopping and config.checkpoint is not None:
+        kinds = kinds or ["dump"]
+    if kinds:
+        _save(session, step, kinds)
+    return _stop_here(session, stop, step, kinds) if stopping else None
+
+
+def _stop_here(session: Session, stop: StopSignal, step: int, kinds: list[str]) -> int:
+    stop.close()
+    session.finish("preempted")
+    if session.world.is_main:
+        print(f"{session.folder}: asked to stop at step {step}; {_saved(kinds)}", flush=True)
+    return EXIT_PREEMPTED
 
 
 def _saved(kinds: list[str]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from trainer import train
+from trainer import run
 from trainer.config import load_run_config
 from trainer.data import BatchLoader
 from trainer.metrics import Startup
@@ -38,13 +38,13 @@ def note_samples() -> None:
 
 if __name__ == "__main__":
     # One group for all runs: torchrun's store still holds the keys of a group that was left.
-    train.process_group = lambda *_: contextlib.nullcontext(lambda: None)
+    run.process_group = lambda *_: contextlib.nullcontext(lambda: None)
     with process_group(get_world(), timeout_s=60) as wait_for_others:
         wait_for_others()
         note_samples()
         for arguments in json.loads(Path(sys.argv[1]).read_text()):
             READ.clear()
             config = load_run_config(arguments)
-            assert train.run(config, Startup()) == 0
+            assert run.run(config, Startup()) == 0
             file = Path(config.dump_dir, f"samples-{get_world().rank}.json")
             file.write_text(json.dumps(READ))

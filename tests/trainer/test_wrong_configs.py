@@ -131,11 +131,11 @@ def apply(values: dict[str, Any], mistake: tuple[str, tuple[str, ...], Any]) -> 
 @pytest.fixture(scope="module")
 def no_training() -> Any:
     """In place of what trains: a module that says that it was reached."""
-    fake = types.ModuleType("trainer.train")
+    fake = types.ModuleType("trainer.run")
     fake.run = lambda *_: 99  # type: ignore[attr-defined]
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "trainer.train", fake)
+        patch.setitem(sys.modules, "trainer.run", fake)
         yield
     signal.signal(signal.SIGTERM, handler)
 
