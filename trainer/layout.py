@@ -8,6 +8,7 @@ under each of them.
 """
 
 import contextlib
+import warnings
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -71,13 +72,16 @@ def spread(
         return model
     ids = [world.local_rank] if world.device.type == "cuda" else None
     # Weights are the same by the way they are drawn or loaded; buffers never change.
-    wrapped = DistributedDataParallel(
-        model,
-        device_ids=ids,
-        gradient_as_bucket_view=True,
-        init_sync=False,
-        broadcast_buffers=False,
-    )
+    with warnings.catch_warnings():
+        # torch 2.13 has a new name for broadcast_buffers, which older versions do not know.
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+        wrapped = DistributedDataParallel(
+            model,
+            device_ids=ids,
+            gradient_as_bucket_view=True,
+            init_sync=False,
+            broadcast_buffers=False,
+        )
     if config.reduce_dtype == "bf16":
         from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
