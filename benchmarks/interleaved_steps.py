@@ -24,12 +24,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.plain_llama import PlainLlama
 from trainer import host
-from trainer.compiling import compile_blocks
-from trainer.config import BYTE_VOCABULARY, ModelConfig, OptimConfig, RunConfig, load_yaml
-from trainer.kernels import agree_on, use
-from trainer.optim import AdamW
+from trainer.config import BYTE_VOCABULARY, ModelConfig, RunConfig, load_yaml
 from trainer.parallel import get_world
-from trainer.session import build_model
+from trainer.step import compute_step
+from trainer.trial import open_trial
 
 TINY = {"dim": 16, "n_layers": 8, "n_heads": 1, "multiple_of": 16}
 WARM_UP = 5
@@ -98,6 +96,7 @@ def ours(shape: ModelConfig, window: Tensor, compiled: bool) -> Step:
         dump_dir="unused",
         steps=1,
         model=shape,
+        optim={"lr": 1e-3},
         distributed={"model_dtype": "fp32"},
         data={
             "root_dir": "unused",
@@ -106,19 +105,11 @@ def ours(shape: ModelConfig, window: Tensor, compiled: bool) -> Step:
             "seq_len": window.shape[1] - 1,
         },
     )
-    world = get_world()
-    model = build_model(config, world)
-    use(agree_on(config, world), model)
-    if compiled:
-        compile_blocks(model, limit=8)
-    optimizer = AdamW(model, OptimConfig(lr=1e-3))
+    trial = open_trial(config, get_world(), compiled)
 
     def step() -> Tensor:
-        optimizer.zero_grad()
-        loss = model(window[:, :-1], window[:, 1:])
-        loss.backward()
-        optimizer.step(optimizer.grad_norm())
-        return loss.detach()
+        loss, _ = compute_step(trial, window[None])
+        return loss
 
     return step
 

@@ -29,11 +29,10 @@ SAVE_S = 30
 
 CACHES = {
     "TMPDIR": "tmp",
-    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
-    "TRITON_CACHE_DIR": "triton",
     "HF_HOME": "huggingface",
 }
-"""Variables that name a folder for temporary files or a cache, and its name below `scratch`."""
+"""Variables that name a folder for temporary files or a cache, and its name below `scratch`. That
+of compiled code is `distributed.compile_cache`, which the runs of all nodes share."""
 
 
 def refusal(name: str, cluster: ClusterConfig, gpus: int) -> str | None:
@@ -190,18 +189,25 @@ def launch_line(cluster: ClusterConfig, gpus: int) -> str:
 
 def evaluation_line(cluster: ClusterConfig, evaluate: EvaluateConfig) -> str:
     """Return the shell command of an evaluation; the model and the output come after it."""
-    lines = [] if cluster.slurm is None else [OUTSIDE_SLURM]
-    lines += [*_environment(cluster)]
     command = f"lm_eval --model hf --tasks {','.join(evaluate.tasks)}"
     if evaluate.limit is not None:
         command += f" --limit {evaluate.limit:g}"
-    return "; ".join([*lines, command])
+    return _on_one_gpu(cluster, command)
 
 
 def autotune_line(cluster: ClusterConfig) -> str:
     """Return the shell command that chooses settings for a run; its config comes after it."""
+    return _on_one_gpu(cluster, "python -m trainer.autotune")
+
+
+def warm_up_line(cluster: ClusterConfig) -> str:
+    """Return the shell command that compiles for runs to come; its config comes after it."""
+    return _on_one_gpu(cluster, "python -m trainer.warm_up")
+
+
+def _on_one_gpu(cluster: ClusterConfig, command: str) -> str:
     lines = [] if cluster.slurm is None else [OUTSIDE_SLURM]
-    return "; ".join([*lines, *_environment(cluster), "python -m trainer.autotune"])
+    return "; ".join([*lines, *_environment(cluster), command])
 
 
 def _environment(cluster: ClusterConfig) -> list[str]:

@@ -17,7 +17,9 @@ from study.launch import (
     launch_line,
     slurm_resources,
     threads,
+    warm_up_line,
 )
+from study.warm_up import FOLDER, folder_of, warm_up_run
 from trainer.config import ConfigError, load_yaml, merge
 from trainer.text_files import list_text_files
 
@@ -76,6 +78,9 @@ class TrainingRequest:
         self._grid = grid
         self._forecast: Any = None
 
+    def _cell(self, wildcards: Any) -> Cell:
+        return self._grid.at(wildcards)
+
     def _gpus(self, cell: Cell) -> int:
         return cell.gpus
 
@@ -83,7 +88,7 @@ class TrainingRequest:
         """Return a resource as a function that Snakemake calls."""
 
         def value(wildcards: Any, attempt: int) -> Any:
-            cell = self._grid.at(wildcards)
+            cell = self._cell(wildcards)
             needs = self._needs(cell)
             resources = slurm_resources(cell.place, self._gpus(cell), attempt, needs)
             return resources.get(name, UNSET.get(name))
@@ -104,12 +109,12 @@ class TrainingRequest:
 
     def threads(self, wildcards: Any) -> int:
         """Return the job's threads."""
-        cell = self._grid.at(wildcards)
+        cell = self._cell(wildcards)
         return threads(cell.place, self._gpus(cell))
 
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the trainer."""
-        cell = self._grid.at(wildcards)
+        cell = self._cell(wildcards)
         return launch_line(cell.place, cell.gpus)
 
 
@@ -121,7 +126,7 @@ class EvaluationRequest(TrainingRequest):
 
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the evaluation."""
-        return evaluation_line(self._grid.at(wildcards).place, self._grid.study.evaluate)
+        return evaluation_line(self._cell(wildcards).place, self._grid.study.evaluate)
 
 
 class AutotuneRequest(EvaluationRequest):
@@ -129,7 +134,33 @@ class AutotuneRequest(EvaluationRequest):
 
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the search."""
-        return autotune_line(self._grid.at(wildcards).place)
+        return autotune_line(self._cell(wildcards).place)
+
+
+class WarmUpRequest(EvaluationRequest):
+    """What the rule `warm_up` asks of the machine: one GPU of the cluster it compiles for."""
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__(grid)
+        self._folders = {cell.folder: folder_of(cell) for cell in grid.measured}
+        cells = {self._folders[cell.folder]: cell for cell in reversed(grid.measured)}
+        self._of_folder = {folder: cell for folder, cell in cells.items() if folder is not None}
+
+    def _cell(self, wildcards: Any) -> Cell:
+        return self._of_folder[FOLDER.format(cluster=wildcards.cluster, shape=wildcards.shape)]
+
+    def before(self, wildcards: Any) -> list[str]:
+        """Return the files that a cell's training waits for."""
+        folder = self._folders.get(self._grid.at(wildcards).folder)
+        return [] if folder is None else [f"{self._grid.study.folder}/{folder}/compiled"]
+
+    def settings(self, wildcards: Any) -> str:
+        """Return the text of the run.yaml that is compiled."""
+        return warm_up_run(self._cell(wildcards)).to_yaml()
+
+    def launch(self, wildcards: Any) -> str:
+        """Return the line that starts the compilation."""
+        return warm_up_line(self._cell(wildcards).place)
 
 
 def exports(grid: Grid) -> list[str]:

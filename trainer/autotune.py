@@ -15,15 +15,12 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainer import host, kernels
-from trainer.compiling import compile_blocks, use_cache
 from trainer.config import ConfigError, RunConfig, load_run_config, merge, validate
-from trainer.optim import AdamW
-from trainer.parallel import World, get_world, resolve, set_arithmetic, set_threads
-from trainer.session import build_model
+from trainer.parallel import World
 from trainer.step import compute_step
+from trainer.trial import Trial, open_trial, prepare
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -78,16 +75,6 @@ class Timing:
     """Median time of a step, s."""
     first_s: float
     """Time of the first step, with the compilation in it, s."""
-
-
-@dataclass
-class Trial:
-    """What trains in a trial."""
-
-    config: RunConfig
-    world: World
-    trained: nn.Module
-    optimizer: AdamW
 
 
 Measure = Callable[[Setting], Timing | None]
@@ -178,16 +165,11 @@ class Clock:
 
     def _open(self, setting: Setting) -> tuple[Trial, Tensor]:
         values = merge(self._config.model_dump(), setting.overrides())
-        config, world = validate(RunConfig, values, "autotune"), self._world
-        torch.manual_seed(0)
-        model = build_model(config, world)
-        kernels.use(kernels.agree_on(config, world), model)
-        kernels.use_float8(model, resolve(config.distributed, world.device), world.device)
-        if setting.compiled:
-            compile_blocks(model, config.distributed.compile_cache_size_limit)
+        config = validate(RunConfig, values, "autotune")
+        trial = open_trial(config, self._world, setting.compiled)
         shape = (setting.passes, setting.batch_size, config.data.seq_len + 1)
-        tokens = torch.randint(config.data.tokenizer.vocab_size, shape, device=world.device)
-        return Trial(config, world, model, AdamW(model, config.optim)), tokens
+        tokens = torch.randint(config.data.tokenizer.vocab_size, shape, device=self._world.device)
+        return trial, tokens
 
     def _seconds(self, trial: Trial, tokens: Tensor) -> Iterator[float]:
         for _ in range(1 + WARM_UP + STEPS):
@@ -211,16 +193,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def tune(config: RunConfig) -> dict[str, Any]:
     """Return the overrides that suit a run best. Raises ConfigError where none fits."""
-    if config.distributed.fsdp_type == "full_shard" or config.distributed.tp_size > 1:
-        problem = "distributed: weights are spread over processes; expected no_shard and tp_size: 1"
-        raise ConfigError("autotune", [problem])
-    world = get_world()
-    kernels.check(config, world.device)
-    set_threads(config.distributed, world)
-    set_arithmetic(config.distributed)
-    use_cache(config.distributed.compile_cache)
-    if world.device.type == "cpu":
-        host.keep_freed_memory()
+    world = prepare(config, "autotune")
     can_compile = config.distributed.compile is not False
     sequences = config.data.batch_size * config.grad_acc_steps
     best = search(sequences, config.steps, can_compile, Clock(config, world))

@@ -111,13 +111,12 @@ def find_fitting_batch(session: Session, batch: Tensor) -> int | None:
     return None
 
 
-def compile_ahead(session: Session) -> None:
+def compile_ahead(session: Training) -> None:
     """Compile forward and backward pass on a batch of zeros: the first step finds them there."""
     config, device = session.config, session.world.device
     shape = (1, config.data.batch_size, config.data.seq_len + 1)
     compute_gradients(session, torch.zeros(shape, dtype=torch.int64, device=device))
     session.optimizer.zero_grad()
-    session.startup.mark("compile")
 
 
 def capture_later(session: Session) -> None:

@@ -119,14 +119,15 @@ def test_scratch_takes_temporary_files_and_caches(tmp_path: Path) -> None:
     place = SPHINX.model_copy(update={"scratch": f"{tmp_path}/$USER"})
     lines = launch_line(place, 1).partition("; torchrun")[0]
     done = subprocess.run(
-        ["bash", "-c", f'{lines}; echo "$TMPDIR $TORCHINDUCTOR_CACHE_DIR"'],
+        ["bash", "-c", f'{lines}; echo "$TMPDIR $HF_HOME"'],
         env={"SLURM_JOB_ID": "7", "USER": "ada", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout == f"{tmp_path}/ada/tmp {tmp_path}/ada/torchinductor\n"
+    assert done.stdout == f"{tmp_path}/ada/tmp {tmp_path}/ada/huggingface\n"
     assert (tmp_path / "ada" / "tmp").is_dir()
+    assert "INDUCTOR" not in lines  # runs on all nodes share compiled code
 
 
 def test_two_jobs_on_a_node_meet_at_two_ports() -> None:

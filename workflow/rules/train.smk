@@ -1,6 +1,7 @@
 """Training: one run for each measured cell of the grid.
 
 Reads   the grid, <results>/data/<source>.json and the shards that it names
+Reads   code that a warm-up has compiled
 Writes  run.yaml, the complete settings of the run
 Writes  metrics.jsonl, run.json, checkpoints/: the trainer's, kept when a job fails, to go on from
 Writes  completed: the run has ended, for the tables
@@ -34,6 +35,8 @@ rule train:
         data=lambda wildcards: collect(
             "<results>/data/{source}.json", source=GRID.at(wildcards).run.data.sources
         ),
+        # Compiled code lasts: a warm-up that is done again does not make a run start again.
+        compiled=lambda wildcards: ancient(WARM_UP.before(wildcards)),
     output:
         touch("<results>/<run>/completed"),
     log:

@@ -1,0 +1,78 @@
+"""Compiled code that runs share: which of them, and the job that compiles it before they start.
+
+Runs of one shape on one kind of GPU compile the same code. On a Slurm partition they start
+together, each with all its GPUs waiting for its own compilation; a job on one GPU does it for all.
+On a machine without Slurm they take turns, and the first does it for the others.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from study.grid import Cell
+from study.workload import workload
+from trainer.config import RunConfig, merge, validate
+
+FOLDER = "warm_up/{cluster}/{shape}"
+"""Folder of a warm-up below its study's."""
+
+LEAVES_CODE_AS_IT_IS = {"timeout_s", "compile", "compile_cache", "dp_replicate", "reduce_dtype"}
+"""Settings of `distributed` that say nothing about the code of a block."""
+
+Shape = tuple[str, str]
+"""Cluster and name of what is compiled there."""
+
+
+def shape_of(cell: Cell) -> Shape | None:
+    """Return what a cell compiles, or None where nothing is compiled for it beforehand.
+
+    That of weights spread over processes can be compiled by as many processes alone.
+    """
+    settings = cell.run.distributed
+    spread = cell.gpus > 1 and (settings.fsdp_type == "full_shard" or settings.tp_size > 1)
+    if cell.place.slurm is None or spread or not workload(cell).compiled:
+        return None
+    canonical = json.dumps(_what_is_compiled(cell.run), sort_keys=True)
+    return cell.cluster, f"{cell.model}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
+
+
+def folder_of(cell: Cell) -> str | None:
+    """Return the folder of a cell's warm-up below its study's, or None."""
+    shape = shape_of(cell)
+    return None if shape is None else FOLDER.format(cluster=shape[0], shape=shape[1])
+
+
+def warm_up_run(cell: Cell) -> RunConfig:
+    """Return the settings that a cell's code is compiled with, the same for all of its shape."""
+    folder = folder_of(cell)
+    unused = {"root_dir": "unused", "sources": {"unused": 1.0}}
+    values = merge(
+        _what_is_compiled(cell.run),
+        {
+            "dump_dir": folder,
+            "name": folder,
+            "steps": 1,
+            "data": unused,
+            "distributed": {
+                "compile": True,
+                "compile_cache": cell.run.distributed.compile_cache,
+                "fsdp_type": "no_shard",
+            },
+            "checkpoint": None,
+            "eval": None,
+        },
+    )
+    return validate(RunConfig, values, f"warm-up of {cell.name}")
+
+
+def _what_is_compiled(run: RunConfig) -> dict[str, Any]:
+    of_data = {"batch_size", "seq_len", "tokenizer", "document_mask", "add_bos"}
+    return run.model_dump(
+        mode="json",
+        exclude_defaults=True,
+        include={
+            "model": True,
+            "data": of_data,
+            "distributed": set(type(run.distributed).model_fields) - LEAVES_CODE_AS_IT_IS,
+        },
+    )

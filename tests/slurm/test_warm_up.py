@@ -1,0 +1,33 @@
+"""Cells of one shape wait for one job that compiles for them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster.api import Cluster
+from tests.slurm.studies import SlurmStudy, partition
+
+pytestmark = pytest.mark.slurm
+
+
+def test_two_cells_find_what_one_job_has_compiled(cluster: Cluster, tmp_path: Path) -> None:
+    study = SlurmStudy(cluster, tmp_path, "warm-up")
+    study.study["run"]["distributed"]["compile"] = True
+    study.study["run"]["steps"] = 4
+    study.study["clusters"]["sphinx"] = partition("sphinx")
+    study.study["grid"] = [{"cluster": "sphinx", "model": "one", "gpus": [1, 2]}]
+    output = study.run()
+    assert study.returncode == 0, output
+    (flag,) = study.results.glob("warm_up/sphinx/one-*/compiled")
+    log = flag.with_name("warm_up.log").read_text()
+    assert "compiled in" in log
+    runs = [json.loads(path.read_text()) for path in study.results.rglob("runs/**/run.json")]
+    assert sorted(run["gpus"] for run in runs) == [1, 2]
+    assert all(run["compiled"] for run in runs)
+    code = [path for path in tmp_path.glob("results/compile_cache/**/*") if path.is_file()]
+    assert code
+    assert max(path.stat().st_mtime for path in code) <= flag.stat().st_mtime
+    # A flag that is newer than the runs does not make them run again.
+    flag.touch()
+    assert "Nothing to be done" in study.run("-n")
