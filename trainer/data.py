@@ -68,8 +68,9 @@ class SampleOrder:
         self._table = sorted_table[shuffle]
         self._shares = shares
         self._earlier = np.empty(TABLE, np.int64)  # entries of the same source before this one
-        for source, share in enumerate(shares):
-            self._earlier[self._table == source] = np.arange(share)
+        self._entries = [np.flatnonzero(self._table == source) for source in range(len(shares))]
+        for entries in self._entries:
+            self._earlier[entries] = np.arange(len(entries))
 
     def locate(self, index: ArrayLike) -> Samples:
         """Return where the samples of global indices (an array) stand; O(1) for each."""
@@ -84,8 +85,9 @@ class SampleOrder:
 
     def epoch(self, index: int) -> float:
         """Return the passes that the first `index` samples make over the source repeated most."""
-        turns = np.bincount(self._table[: index % TABLE], minlength=len(self.sources))
-        return float(((index // TABLE * self._shares + turns) / self.windows).max())
+        whole, rest = divmod(index, TABLE)
+        turns = np.array([entries.searchsorted(rest) for entries in self._entries])
+        return float(((whole * self._shares + turns) / self.windows).max())
 
 
 def count_windows(tokens: int, seq_len: int) -> int:

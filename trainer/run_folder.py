@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import subprocess
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,10 @@ RUN_FILES = (
     *("tensorboard", "profiling"),
 )
 """What a run leaves behind and the next one would mix with its own."""
+
+LAG_S = 1.0
+"""Seconds that run.json may lag behind the records: to replace a file takes a millisecond, on a
+network file system more."""
 
 Action = Literal["start", "resume", "done"]
 
@@ -114,9 +119,16 @@ class RunFile:
         """When the run's first attempt started."""
         return self.facts["attempts"][0]["start"]
 
+    def note(self, **changes: Any) -> None:
+        """Take over changes that the file may lag behind with, by `LAG_S`."""
+        self.facts.update(changes)
+        if time.monotonic() - self._written >= LAG_S:
+            self.write()
+
     def write(self, **changes: Any) -> None:
         """Take over changes and write the file."""
         self.facts.update(changes)
+        self._written = time.monotonic()
         write_atomically(self._path, json.dumps(self.facts, indent=1) + "\n")
 
     def end(self, status: str, wall_s: float, **changes: Any) -> None:

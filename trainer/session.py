@@ -13,6 +13,7 @@ from trainer.compiling import should_compile
 from trainer.config import RunConfig
 from trainer.data import BatchLoader
 from trainer.feed import preparation
+from trainer.flops import flops_per_token
 from trainer.graph import StepGraph
 from trainer.layout import is_sharded, spread
 from trainer.linear import pays
@@ -54,6 +55,8 @@ class Session:
     """What was chosen, see trainer.kernels."""
     compiled: bool
     """Blocks are compiled."""
+    flops_per_token: float
+    """Of the model at the run's length, forward and backward."""
     graph: StepGraph | None = None
     """The step as a CUDA graph."""
     metrics: RecordFile | None = None
@@ -177,6 +180,9 @@ def open_session(
         profiler=Profiler(config.profiling, folder, world, start.step),
         kernels=chosen,
         compiled=compiled,
+        flops_per_token=flops_per_token(
+            config.model, config.data.tokenizer.vocab_size, config.data.seq_len
+        ),
     )
     facts = _facts(session)
     if world.is_main:

@@ -12,7 +12,6 @@ from trainer.checkpoint import Position
 from trainer.config import RunConfig
 from trainer.data import validation_windows
 from trainer.evaluate import bits_per_byte, validation_loss
-from trainer.flops import flops_per_token
 from trainer.metrics import Interval
 from trainer.optim import learning_rate
 from trainer.parallel import StopSignal, World, mean_over_ranks
@@ -114,7 +113,6 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor, rate: 
     if session.metrics is not None and session.account is not None:
         tokens = config.tokens_per_step(world.size)
         tokens_per_s = tokens / times["time/step_s"]
-        flops = flops_per_token(config.model, config.data.tokenizer.vocab_size, config.data.seq_len)
         session.metrics.write(
             {
                 "global_step": step,
@@ -126,13 +124,13 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor, rate: 
                 "memory/max_reserved_gib": _device_memory_gib(world),
                 "speed/wps": tokens_per_s / world.size,
                 "speed/tokens_per_s": tokens_per_s,
-                "speed/tflops_per_gpu": tokens_per_s / world.size * flops / 1e12,
+                "speed/tflops_per_gpu": tokens_per_s / world.size * session.flops_per_token / 1e12,
                 "time/elapsed_s": session.elapsed_s,
                 **times,
                 "attempt": session.account.attempt["attempt"],
             }
         )
-        session.account.write(
+        session.account.note(
             steps_done=step,
             loss_final=value if math.isfinite(value) else None,
             peak_memory_gib=_peak_memory_gib(world),

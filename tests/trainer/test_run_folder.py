@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from trainer import run_folder
 from trainer.config import RunConfig
-from trainer.run_folder import Lock, RunFile, choose_action, set_aside
+from trainer.run_folder import Lock, RunFile, choose_action, read_facts, set_aside
 
 CONTENT = {"text": "abc"}
 
@@ -96,3 +97,19 @@ def test_a_killed_attempt_is_told_as_failed(tmp_path: Path) -> None:
     assert [attempt["status"] for attempt in account["attempts"]] == ["failed", "completed"]
     assert [attempt["attempt"] for attempt in account["attempts"]] == [1, 2]
     assert (account["status"], account["outcome"]) == ("completed", "trained")
+
+
+def test_notes_are_written_when_the_file_lags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(run_folder.time, "monotonic", lambda: now)
+    account = RunFile(tmp_path, {"fingerprint": "f", "gpus": 1, "hosts": []}, [])
+    account.note(steps_done=1)
+    assert "steps_done" not in (read_facts(tmp_path) or {})
+    now += run_folder.LAG_S
+    account.note(steps_done=2)
+    assert (read_facts(tmp_path) or {})["steps_done"] == 2
+    account.note(steps_done=3)
+    account.end("completed", 1.0)
+    assert (read_facts(tmp_path) or {})["steps_done"] == 3
