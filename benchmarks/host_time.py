@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from benchmarks.plain_llama import PlainLlama
 from trainer import host, train
 from trainer.config import BYTE_VOCABULARY, ModelConfig, RunConfig
 from trainer.metrics import Startup
-from trainer.parallel import StopSignal, World, agree, get_world, process_group
+from trainer.parallel import StopSignal, World, agree, get_world, mean_over_ranks, process_group
 from trainer.session import open_session
 from trainer.shards import open_shards
 from trainer.step import train_step
@@ -80,7 +81,7 @@ def shared_text(folder: str, world: World) -> str:
 def ours(
     folder: Path, options: argparse.Namespace, world: World
 ) -> Iterator[tuple[Callable[[], None], list[float]]]:
-    """Yield what takes a step of our loop, and the seconds that each was inside of `train_step`."""
+    """Yield what takes a step of our loop, and the seconds of each in model, optimizer, sums."""
     config = RunConfig.model_validate(
         {
             "dump_dir": str(folder / "out"),
@@ -105,16 +106,25 @@ def ours(
     agree(0, world)
     shards = open_shards(config.data)
     session = open_session(config, Startup(), world, Path(config.dump_dir), shards, "start")
-    stop, steps, inside = StopSignal(world), iter(range(1, config.steps + 1)), []
+    stop, steps = StopSignal(world), iter(range(1, config.steps + 1))
+    inside: list[float] = []
 
-    def timed_step(*arguments: object) -> object:
-        start = time.perf_counter()
-        try:
-            return train_step(*arguments)  # type: ignore[arg-type]
-        finally:
-            inside.append(time.perf_counter() - start)
+    def timed(function: Callable[..., Any], starts_step: bool) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                spent = time.perf_counter() - start
+                if starts_step:
+                    inside.append(spent)
+                else:
+                    inside[-1] += spent
 
-    train.train_step = train.first_step = timed_step  # type: ignore[assignment]
+        return call
+
+    train.train_step = train.first_step = timed(train_step, starts_step=True)
+    train.mean_over_ranks = timed(mean_over_ranks, starts_step=False)
     train.begin(session)
     silence = contextlib.redirect_stdout(folder.joinpath(f"log.{world.rank}").open("w"))
     try:
@@ -170,7 +180,7 @@ def plain(folder: Path, options: argparse.Namespace, world: World) -> Callable[[
 def measure(
     contenders: dict[str, Callable[[], None]], inside: list[float], turns: int
 ) -> dict[str, list[float]]:
-    """Return the seconds of each step of each contender, and of ours outside of `train_step`."""
+    """Return the seconds of each step of each contender, and of ours outside of `inside`."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(WARM_UP + turns):
         if turn == WARM_UP:

@@ -1,0 +1,72 @@
+"""Operations that a training step launches, counted: ours beside those of plain PyTorch.
+
+    python benchmarks/operations.py [--shape tiny]
+
+Each operation that reaches the device counts once, on the CPU, eager; views, which launch nothing,
+do not. Products of matrices are counted by themselves too. Of numbers read off the device, which
+would make the host wait, there are `reads`.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.interleaved_steps import TINY, Step, ours, plain, transformers_llama
+from trainer.config import BYTE_VOCABULARY, ModelConfig, load_yaml
+
+LENGTH = 16
+LAUNCH_NOTHING = ("_unsafe_view", "_record_function_enter_new", "_record_function_exit")
+
+
+class Launched(TorchDispatchMode):
+    """Counts what is launched, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        returns = func._schema.returns
+        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+        if not is_view and func.overloadpacket.__name__ not in LAUNCH_NOTHING:
+            self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count(step: Step) -> Counter[str]:
+    """Return what a step launches once optimizers have their state."""
+    step()
+    with Launched() as launched:
+        step()
+    return launched.counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Operations of a step")
+    parser.add_argument("--shape", default="tiny", help="a name of config/models.yaml, or tiny")
+    options = parser.parse_args()
+    shape = TINY if options.shape == "tiny" else load_yaml("config/models.yaml")[options.shape]
+    model = ModelConfig.model_validate(shape)
+    window = torch.randint(BYTE_VOCABULARY, (1, LENGTH + 1))
+    contenders = {"ours": ours, "plain PyTorch": plain, "transformers": transformers_llama}
+    print(f"{options.shape}, {model.n_layers} layers, torch {torch.__version__}")
+    print(f"{'':16} {'operations':>10} {'products':>10} {'reads':>6}")
+    for name, build in contenders.items():
+        counts = count(build(model, window, False))
+        print(
+            f"{name:16} {counts.total():10} {counts['mm'] + counts['addmm'] + counts['bmm']:10} "
+            f"{counts['_local_scalar_dense']:6}"
+        )
+
+
+if __name__ == "__main__":
+    main()
