@@ -134,7 +134,7 @@ def workload(cell: Cell) -> Workload:
         shard=shard,
         tensor_parallel=run.distributed.tp_size,
         recompute=run.distributed.recompute,
-        compiled=on_gpu if compiled == "auto" else compiled,
+        compiled=on_gpu if compiled == "auto" else bool(compiled),
         value_bytes=2 if half else 4,
         variant=cell.variant,
     )

@@ -13,17 +13,10 @@ import torch
 from torch import nn
 
 from trainer.config import RunConfig
-from trainer.flops import count_parameters
-from trainer.parallel import World
+from trainer.parallel import World, is_sharded
 
-Cache = Literal["cold", "warm"]
-
-PAYS_AFTER: dict[Cache, float] = {"cold": 900.0, "warm": 80.0}
-"""Steps after which compiling had paid for itself on two CPU cores, with and without a filled
-cache, for a model of `REFERENCE_WORK`."""
-
-REFERENCE_WORK = 1e6 * 2048
-"""Parameters x tokens of such a step; a larger one is taken to gain more seconds in proportion."""
+When = Literal["never", "first", "later"]
+"""When a run's blocks are compiled: before the first step, or while it trains."""
 
 VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """Where torch and Triton keep compiled code; what a user has set stands."""
@@ -38,23 +31,18 @@ def use_cache(folder: str | None) -> None:
         os.environ.setdefault(variable, str(path / name))
 
 
-def is_warm() -> bool:
-    """Say whether the cache of compiled code holds any."""
-    path = os.environ.get(VARIABLES[0])
-    return path is not None and Path(path, "fxgraph").is_dir()
-
-
-def should_compile(config: RunConfig, world: World) -> bool:
-    """Say whether a run's blocks are compiled: what the config says, and on `auto` what pays."""
-    wanted = config.distributed.compile
-    if wanted != "auto":
-        return wanted
-    if world.device.type != "cpu":
-        return True
-    params = count_parameters(config.model, config.data.tokenizer.vocab_size).total
-    work = params * config.data.batch_size * config.data.seq_len * config.grad_acc_steps
-    needed = PAYS_AFTER["warm" if is_warm() else "cold"] * REFERENCE_WORK / work
-    return config.steps > needed
+def when_to_compile(config: RunConfig, world: World) -> When:
+    """Return when a run's blocks are compiled: what the config says, and on `auto` what pays."""
+    settings = config.distributed
+    wanted = settings.compile
+    if wanted == "auto" and world.device.type != "cpu":
+        return "first"
+    if wanted == "auto":
+        # Blocks that are spread over processes are compiled before that.
+        return "never" if is_sharded(settings, world) else "later"
+    if wanted == "later":
+        return "later"
+    return "first" if wanted else "never"
 
 
 def compile_blocks(model: nn.Module, limit: int) -> None:

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.compiling import compile_blocks
 from trainer.config import ConfigError, DistributedConfig, RunConfig
 from trainer.model import Transformer
-from trainer.parallel import World
+from trainer.parallel import World, is_sharded
 
 # FSDP2 and tensor parallelism, trainer.layout_sharded, are imported where they are used.
 
@@ -38,16 +38,13 @@ def check_layout(config: RunConfig, gpus: int) -> None:
         )
     if tp > 1 and model.weight_tying:
         problems.append("model.weight_tying: not offered with distributed.tp_size > 1")
+    spread_weights = config.distributed.fsdp_type == "full_shard" or tp > 1
+    if config.distributed.compile == "later" and (spread_weights or config.distributed.cuda_graphs):
+        problems.append("distributed.compile = later: not offered with full_shard, tp_size, graphs")
     if config.distributed.cuda_graphs and gpus > 1:
         problems.append(f"distributed.cuda_graphs: offered on one GPU, not on {gpus}")
     if problems:
         raise ConfigError("run", problems)
-
-
-def is_sharded(config: DistributedConfig, world: World) -> bool:
-    """Say whether weights are spread over processes."""
-    # DDP does not know tensors that are split; FSDP2 with one shard for each copy does the same.
-    return world.size > 1 and (config.fsdp_type == "full_shard" or world.tp_size > 1)
 
 
 def spread(

@@ -64,7 +64,9 @@ class Interval:
 
     def __init__(self) -> None:
         self._spent = {"data": 0.0, "checkpoint": 0.0, "eval": 0.0}
-        self._start, self._steps = time.perf_counter(), 0
+        self._start = time.perf_counter()
+        self.steps = 0
+        """Steps since the last record."""
 
     @contextmanager
     def spending(self, kind: str) -> Iterator[None]:
@@ -77,7 +79,7 @@ class Interval:
 
     def count_step(self) -> None:
         """Count a step of the interval."""
-        self._steps += 1
+        self.steps += 1
 
     def read(self) -> dict[str, float | int]:
         """Return the interval's `time/` keys, and begin the next one.
@@ -89,8 +91,8 @@ class Interval:
         spent = self._spent
         training_s = now - self._start - spent["checkpoint"] - spent["eval"]
         record: dict[str, float | int] = {
-            "time/step_s": training_s / self._steps,
-            "time/interval_steps": self._steps,
+            "time/step_s": training_s / self.steps,
+            "time/interval_steps": self.steps,
             **{f"time/{kind}_s": seconds for kind, seconds in spent.items()},
         }
         self.__init__()  # type: ignore[misc]

@@ -143,6 +143,12 @@ def precision(config: DistributedConfig, device: torch.device) -> contextlib.Abs
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def is_sharded(config: DistributedConfig, world: World) -> bool:
+    """Say whether weights are spread over processes."""
+    # DDP does not know tensors that are split; FSDP2 with one shard for each copy does the same.
+    return world.size > 1 and (config.fsdp_type == "full_shard" or world.tp_size > 1)
+
+
 def mean_over_ranks(value: Tensor, world: World) -> Tensor:
     """Return the mean of a scalar over all processes, on its device and without waiting for it."""
     if world.size == 1:
@@ -222,6 +228,8 @@ def _address(name: str) -> str:
 class StopSignal:
     """SIGTERM and SIGUSR1 ask the run to save and leave; all ranks must leave at the same step.
 
+    In the same way all ranks learn that rank 0 has something ready for them, see `ready`.
+
     Every now and then all ranks contribute their flag to a sum over the CPU group, which travels
     while the next step computes and is read one step later, so the GPU never waits for it. The next
     sum is due `EVERY_S` later, in steps as long as those of rank 0 were, so that short steps do not
@@ -236,6 +244,10 @@ class StopSignal:
         import signal
 
         self._world, self._flag = world, 0
+        self.ready = False
+        """Rank 0 sets it, once."""
+        self.all_know = False
+        """All ranks have heard of it, at the same step."""
         self._pending: tuple[dist.Work, Tensor] | None = None
         self._pause = self._steps = 0  # from one sum to the next, and since the last one
         self._since = time.perf_counter()
@@ -248,6 +260,7 @@ class StopSignal:
     def agreed(self) -> bool:
         """Say whether any rank had been asked to stop; call it once in every step."""
         if self._world.size == 1:
+            self.all_know = self.ready
             return bool(self._flag)
         self._steps += 1
         stop = False
@@ -255,8 +268,8 @@ class StopSignal:
             work, total = self._pending
             self._pending = None
             work.wait()
-            flags, self._pause = total.tolist()
-            stop = flags > 0
+            flags, ready, self._pause = total.tolist()
+            stop, self.all_know = flags > 0, ready > 0
         if self._steps >= self._pause:
             self._contribute()
         return stop
@@ -267,7 +280,7 @@ class StopSignal:
         if self._world.is_main:
             step_s = (now - self._since) / self._steps
             pause = min(self.MOST_STEPS, max(1, round(self.EVERY_S / step_s)))
-        total = torch.tensor([self._flag, pause], dtype=torch.int32)
+        total = torch.tensor([self._flag, int(self.ready), pause], dtype=torch.int32)
         work = dist.all_reduce(total, op=dist.ReduceOp.SUM, async_op=True)
         assert work is not None
         self._pending = (work, total)

@@ -9,22 +9,23 @@ from torch import nn
 
 from trainer import checkpoint, host, kernels, run_folder
 from trainer.checkpoint import Position
-from trainer.compiling import should_compile
+from trainer.compile_later import CompileLater
+from trainer.compiling import when_to_compile
 from trainer.config import RunConfig
 from trainer.data import BatchLoader
 from trainer.feed import preparation
 from trainer.flops import flops_per_token
 from trainer.graph import StepGraph
-from trainer.layout import is_sharded, spread
+from trainer.layout import spread
 from trainer.linear import pays
 from trainer.metrics import Interval, RecordFile, Startup
 from trainer.model import DocumentBorder, Transformer
 from trainer.optim import AdamW
 from trainer.parallel import (
     World,
-    agree,
     cores_per_rank,
     gather_places,
+    is_sharded,
     resolve,
     resolve_dtype,
 )
@@ -57,6 +58,8 @@ class Session:
     """Blocks are compiled."""
     flops_per_token: float
     """Of the model at the run's length, forward and backward."""
+    later: CompileLater | None = None
+    """What compiles while the run trains."""
     graph: StepGraph | None = None
     """The step as a CUDA graph."""
     metrics: RecordFile | None = None
@@ -83,7 +86,7 @@ class Session:
     def close(self) -> None:
         """Stop reading and close the files."""
         self.loader.close()
-        for file in (self.metrics, self.evaluations, self.trackers, self.profiler):
+        for file in (self.later, self.metrics, self.evaluations, self.trackers, self.profiler):
             if file is not None:
                 file.close()
 
@@ -144,8 +147,8 @@ def open_session(
     kernels.use(chosen, model)
     settings = resolve(config.distributed, world.device)
     kernels.use_float8(model, settings, world.device)
-    compiled = bool(agree(int(should_compile(config, world)), world))
-    trained = spread(model, settings, world, compiled)
+    when = when_to_compile(config, world)
+    trained = spread(model, settings, world, compiled=when == "first")
     optimizer = AdamW(model, config.optim)
     start = Position(0, 0.0, config.trajectory(world.size))
     if action == "resume":
@@ -179,7 +182,7 @@ def open_session(
         saver=checkpoint.Saver(checkpoint.folder_of(config, folder), config.checkpoint, world),
         profiler=Profiler(config.profiling, folder, world, start.step),
         kernels=chosen,
-        compiled=compiled,
+        compiled=when == "first",
         flops_per_token=flops_per_token(
             config.model, config.data.tokenizer.vocab_size, config.data.seq_len
         ),
@@ -188,6 +191,7 @@ def open_session(
     if world.is_main:
         _open_files(session, facts)
         _warn(session, facts["cores_per_rank"])
+        session.later = CompileLater(config, folder) if when == "later" else None
     return session
 
 
@@ -282,6 +286,7 @@ def _open_files(session: Session, facts: dict[str, Any]) -> None:
         facts |= {key: previous.get(key) for key in ("loss_final", "loss_validation")}
     session.account = run_folder.RunFile(folder, facts, previous.get("attempts", []))
     session.account.attempt["first_step"] = step + 1
+    session.account.attempt["compiled_from"] = step + 1 if session.compiled else None
     session.trackers = Trackers(session.config, step, session.account.began)
     send = session.trackers.write
     session.metrics = RecordFile(folder / "metrics.jsonl", step, send)

@@ -9,9 +9,9 @@ from trainer.config import RunConfig
 from trainer.failure import DoesNotFit
 from trainer.feed import to_device
 from trainer.graph import StepGraph
-from trainer.layout import is_sharded, synchronised
+from trainer.layout import synchronised
 from trainer.optim import AdamW
-from trainer.parallel import World, precision
+from trainer.parallel import World, is_sharded, precision
 from trainer.session import Session
 
 

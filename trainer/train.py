@@ -3,12 +3,14 @@
 import gc
 import math
 import resource
+import time
 
 import torch
 from torch import Tensor
 
 from trainer import checkpoint
 from trainer.checkpoint import Position
+from trainer.compiling import compile_blocks
 from trainer.config import RunConfig
 from trainer.data import validation_windows
 from trainer.evaluate import bits_per_byte, validation_loss
@@ -58,8 +60,7 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
     """
     config = session.config
     session.profiler.begin(step)
-    rate = learning_rate(config.optim, step, config.steps)
-    session.optimizer.set_rate(rate)
+    session.optimizer.set_rate(learning_rate(config.optim, step, config.steps))
     with session.interval.spending("data"):
         batch = next(session.loader)
     first = step == session.start.step + 1
@@ -68,7 +69,7 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
     if first:
         _finish_startup(session, loss)
     if step in (1, config.steps) or step % config.logging.freq == 0:
-        finite = _record(session, step, loss, grad_norm, rate)
+        finite = _record(session, step, loss, grad_norm)
         if not finite:
             stop.close()
             session.finish("completed", outcome="diverged")
@@ -76,12 +77,33 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
     kinds = checkpoint.due(config.checkpoint, step, config.steps)
     if _evaluation_due(config, step):
         _evaluate(session, step)
+    stop.ready = session.later is not None and session.later.is_ready()
     stopping = step < config.steps and stop.agreed()
     if stopping and config.checkpoint is not None:
         kinds = kinds or ["dump"]
     if kinds:
         _save(session, step, kinds)
-    return _stop_here(session, stop, step, kinds) if stopping else None
+    if stopping:
+        return _stop_here(session, stop, step, kinds)
+    if stop.all_know and not session.compiled:
+        _take_over(session, step, loss, grad_norm)
+    return None
+
+
+def _take_over(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> None:
+    """Go on with compiled blocks after a step; what it takes belongs to no interval."""
+    if session.interval.steps:
+        _record(session, step, loss, grad_norm)
+    start = time.perf_counter()
+    compile_blocks(session.model, session.config.distributed.compile_cache_size_limit)
+    compile_ahead(session)
+    session.compiled = True
+    seconds = time.perf_counter() - start
+    if session.account is not None:
+        session.account.attempt.update(compiled_from=step + 1, standstill_s=seconds)
+        session.account.write(compiled=True)
+        print(f"compiled, after a standstill of {seconds:.1f} s", flush=True)
+    session.interval = Interval()
 
 
 def _stop_here(session: Session, stop: StopSignal, step: int, kinds: list[str]) -> int:
@@ -100,16 +122,19 @@ def _finish_startup(session: Session, loss: Tensor) -> None:
     loss.item()  # waits for the device
     session.startup.mark("first_step")
     session.startup.finish()
+    if session.later is not None and session.config.distributed.compile == "later":
+        session.later.start()
     if session.account is not None:
         session.account.attempt["startup"] = session.startup.split
         session.account.write()
 
 
-def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor, rate: float) -> bool:
+def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> bool:
     """Write a record and the progress line; say whether the loss is finite, on every rank."""
     config, world = session.config, session.world
     value, norm = mean_over_ranks(loss, world).item(), grad_norm.item()
     times = session.interval.read()
+    rate = learning_rate(config.optim, step, config.steps)
     if session.metrics is not None and session.account is not None:
         tokens = config.tokens_per_step(world.size)
         tokens_per_s = tokens / times["time/step_s"]
@@ -136,6 +161,8 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor, rate: 
             peak_memory_gib=_peak_memory_gib(world),
         )
         left_s = (config.steps - step) * times["time/step_s"]
+        if session.later is not None and step > session.start.step + 1:
+            session.later.consider(left_s)
         print(
             f"step {step:>6}/{config.steps}  loss {value:.4f}  lr {rate:.2e}  "
             f"grad norm {norm:.2f}  {tokens_per_s:,.0f} tokens/s  "

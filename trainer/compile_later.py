@@ -1,0 +1,74 @@
+"""Compiling while the run trains on: a process of its own compiles, then the run takes that over.
+
+Loading torch.compile and compiling take seconds on a CPU and up to a minute on a GPU, in which the
+run would stand still before its first step. The step of the switch depends on the clock, and with
+it, by the rounding of sums, the losses: a run that must repeat to the last bit says true or false.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+from trainer.config import RunConfig
+
+PAYS_S = 120.0
+"""Seconds of eager training still to come from which on compiling makes up for what it takes: see
+docs/speed.md."""
+
+OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID")
+"""Variables that would make the compiling process a rank of the run."""
+
+NICENESS = 10
+
+
+class CompileLater:
+    """The process that compiles for the main process of a run, which asks it from time to time."""
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        self._config, self._log = config, folder / "compile.log"
+        self._process: subprocess.Popen[str] | None = None
+        self._told = False
+
+    def consider(self, left_s: float) -> None:
+        """Start where the seconds of training that are still to come, `left_s`, are enough."""
+        if self._process is None and left_s >= PAYS_S:
+            self.start()
+
+    def start(self) -> None:
+        """Begin to compile."""
+        # Equal blocks share one compilation: one is enough. Code has the number of threads in it.
+        threads = torch.get_num_threads()
+        arguments = ("config=/dev/stdin", "model={n_layers: 1}", f"distributed.threads={threads}")
+        environment = {key: value for key, value in os.environ.items() if key not in OF_TORCHRUN}
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "trainer.warm_up", *arguments],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
+        assert self._process.stdin is not None
+        with self._process.stdin as pipe:
+            pipe.write(yaml.safe_dump(self._config.model_dump(mode="json")))
+
+    def is_ready(self) -> bool:
+        """Say whether compiled code is there; a process that failed is told of, once."""
+        if self._process is None or self._process.poll() is None:
+            return False
+        if self._process.returncode != 0 and not self._told:
+            print(f"warning: training goes on uncompiled, see {self._log}", flush=True)
+            self._told = True
+        return self._process.returncode == 0
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
