@@ -1,11 +1,15 @@
-"""Our trainer beside transformers' own, whole runs in turns, on whatever device is there.
+"""Our trainer beside others, whole runs in turns, on whatever device is there.
 
-    make bench      # python benchmarks/side_by_side.py [--shape nano] [--steps 400] [--repeats 3]
+    make bench      # python benchmarks/side_by_side.py [--shape nano] [--steps 1000] [--repeats 5]
 
-Same shape, batch, arithmetic and text; eager and compiled, with an empty cache of compiled code at
-first and a filled one after it. Speed is the median step of the run's later nine tenths; time to
-the first step counts from the start of the process. MFU = tokens/s x (6 N + 12 L S d) / peak.
-Ratios are of runs of one turn. torchtitan and litgpt are said to be absent where they are.
+transformers' Llama under its own Trainer; litgpt's pretraining where litgpt is installed. Same
+shape, batch, arithmetic and text; eager and compiled, with an empty cache of compiled code at first
+and a filled one after it. `ours, later` compiles while it trains. Speed is the median step of the
+later nine tenths, or of those after compiling on the way; times count from the start of the
+process. MFU = tokens/s x (6 N + 12 L S d) / peak. Ratios are of runs of one turn.
+
+Trainers that log what study/foreign_logs.py reads take turns too, as commands that train the same
+shape and batch: --also torchtitan 'COMMAND' LOG, with lingua, torchtitan or nanogpt.
 """
 
 import argparse
@@ -16,8 +20,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -26,22 +33,32 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from study.corpus import write_python_stdlib  # noqa: E402
+from study.foreign_logs import READERS  # noqa: E402
 from trainer.config import BYTE_VOCABULARY, ModelConfig, load_yaml  # noqa: E402
 from trainer.flops import flops_per_token, utilisation  # noqa: E402
 from trainer.shards import ensure_shards  # noqa: E402
 
 HOW = ("eager", "compiled, cold", "compiled, warm")
-OTHERS = ("torchtitan", "litgpt")
-TRANSFORMERS = ROOT / "benchmarks" / "contenders" / "transformers_trainer.py"
+CONTENDERS = ROOT / "benchmarks" / "contenders"
+SCRIPTS = {
+    "transformers": CONTENDERS / "transformers_trainer.py",
+    "litgpt": CONTENDERS / "litgpt_pretrain.py",
+}
+"""Package -> what trains with it."""
+REFERENCE = "transformers"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run was measured at."""
+    """What a run was measured at; None where its log does not tell."""
 
-    first_step_s: float
-    step_s: float
-    peak_memory_gib: float
+    step_s: float | None
+    first_step_s: float | None = None
+    last_step_s: float | None = None
+    peak_memory_gib: float | None = None
+
+
+Results = dict[tuple[str, str], list[Result]]
 
 
 def main() -> None:
@@ -49,10 +66,10 @@ def main() -> None:
     shape = load_yaml(str(ROOT / "config/models.yaml"))[options.shape]
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), options, shape)
-        results: dict[tuple[str, str], list[Result]] = {}
+        results: Results = {}
         for turn in range(options.repeats):
             for how in options.only or HOW:
-                for name, run in (("ours", bench.ours), ("transformers", bench.transformers)):
+                for name, run in bench.contenders(how).items():
                     results.setdefault((name, how), []).append(run(how, turn))
                     print(f"turn {turn + 1}: {name}, {how}", file=sys.stderr, flush=True)
     show(options, shape, results)
@@ -63,11 +80,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shape", default="nano", help="a name of config/models.yaml")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seq-len", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--only", choices=HOW, nargs="+", help="less than all of these")
     parser.add_argument("--peak-tflops", type=float, help="of one device, for the MFU")
+    parser.add_argument(
+        "--also",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("FORMAT", "COMMAND", "LOG"),
+        help=f"another trainer ({', '.join(READERS)}), its shell command, the log that it writes",
+    )
     return parser.parse_args()
 
 
@@ -79,18 +104,33 @@ class Bench:
         write_python_stdlib(folder / "data" / "python")
         self.shards = ensure_shards(folder / "data", "python", folder / "shards")
 
-    def environment(self, name: str, how: str, turn: int) -> dict[str, str]:
+    def environment(self, name: str, turn: int) -> dict[str, str]:
         cache = self.folder / f"cache-{name}-{turn}"
         variables = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TRITON_CACHE_DIR": f"{cache}/triton"}
         return {**os.environ, **variables, "PYTHONPATH": str(ROOT)}
 
-    def ours(self, how: str, turn: int) -> Result:
-        options, out = self.options, self.folder / f"ours-{how}-{turn}"
+    def contenders(self, how: str) -> dict[str, Callable[[str, int], Result]]:
+        """Return who runs in a turn, in order."""
+        found: dict[str, Callable[[str, int], Result]] = {
+            "ours": partial(self.ours, how != "eager")
+        }
+        if how != "eager":
+            found["ours, later"] = partial(self.ours, "later")
+        for name in SCRIPTS:
+            if importlib.util.find_spec(name) is not None:
+                found[name] = partial(self.script, name)
+        for kind, command, log in self.options.also:
+            found[kind] = partial(self.command, kind, command, Path(log))
+        return found
+
+    def ours(self, compiled: bool | str, how: str, turn: int) -> Result:
+        options, name = self.options, f"ours-{compiled}"
+        out = self.folder / f"{name}-{how}-{turn}"
         values = {
             "dump_dir": str(out),
             "steps": options.steps,
             "optim": {"lr": 1e-3, "scheduler": "linear", "lr_min_ratio": 0.0},
-            "distributed": {"model_dtype": options.dtype, "compile": how != "eager"},
+            "distributed": {"model_dtype": options.dtype, "compile": compiled},
             "model": self.shape,
             "data": {
                 "root_dir": str(self.folder / "data"),
@@ -103,18 +143,21 @@ class Bench:
         }
         config = self.folder / "ours.yaml"
         config.write_text(yaml.safe_dump(values))
-        self._run("ours", how, turn, ["-m", "trainer", f"config={config}"])
+        self._run(name, turn, ["-m", "trainer", f"config={config}"])
         facts = json.loads((out / "run.json").read_text())
         records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        steps = [
-            record["time/step_s"]
-            for record in records
-            if record["global_step"] > options.steps // 10
-        ]
-        startup = facts["attempts"][0]["startup"]["total_s"]
-        return Result(startup, statistics.median(steps), facts["peak_memory_gib"])
+        attempt = facts["attempts"][0]
+        begin = max(attempt["compiled_from"] or 0, options.steps // 10)
+        steps = [record["time/step_s"] for record in records if record["global_step"] > begin]
+        return Result(
+            # Not where the run was over before it was compiled.
+            statistics.median(steps) if steps and facts["compiled"] == bool(compiled) else None,
+            attempt["startup"]["total_s"],
+            records[-1]["time/elapsed_s"],
+            facts["peak_memory_gib"],
+        )
 
-    def transformers(self, how: str, turn: int) -> Result:
+    def script(self, name: str, how: str, turn: int) -> Result:
         options, model = self.options, ModelConfig.model_validate(self.shape)
         settings = {
             "shape": self.shape,
@@ -129,15 +172,25 @@ class Bench:
             "tokens": str(self.shards.folder / "train.bin"),
             "tokens_dtype": self.shards.dtype,
         }
-        file = self.folder / "transformers.json"
+        file = self.folder / f"{name}.json"
         file.write_text(json.dumps(settings))
-        printed = self._run("transformers", how, turn, [str(TRANSFORMERS), str(file)])
+        printed = self._run(name, turn, [str(SCRIPTS[name]), str(file)])
         return Result(**json.loads(printed.splitlines()[-1]))
 
-    def _run(self, name: str, how: str, turn: int, command: list[str]) -> str:
+    def command(self, kind: str, command: str, log: Path, how: str, turn: int) -> Result:
+        """Run another trainer's command; how it compiles is the command's matter."""
+        log.unlink(missing_ok=True)
+        subprocess.run(["bash", "-c", command], check=True, stdout=sys.stderr)
+        tokens = self.options.batch_size * self.options.seq_len
+        run: Any = SimpleNamespace(
+            tokens_per_step=tokens, gpus=1, run=SimpleNamespace(checkpoint=None)
+        )
+        return Result(statistics.median(READERS[kind](log, run)))
+
+    def _run(self, name: str, turn: int, command: list[str]) -> str:
         done = subprocess.run(
             [sys.executable, *command],
-            env=self.environment(name, how, turn),
+            env=self.environment(name, turn),
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -148,44 +201,51 @@ class Bench:
         return done.stdout
 
 
-def show(
-    options: argparse.Namespace,
-    shape: dict[str, Any],
-    results: dict[tuple[str, str], list[Result]],
-) -> None:
+def show(options: argparse.Namespace, shape: dict[str, Any], results: Results) -> None:
     model = ModelConfig.model_validate(shape)
     tokens = options.batch_size * options.seq_len
     flops = flops_per_token(model, BYTE_VOCABULARY, options.seq_len)
     print(
         f"{options.shape}, {options.batch_size} x {options.seq_len} tokens, {options.dtype}, "
-        f"{options.steps} steps, {options.repeats} turns; ratios are ours to theirs"
+        f"{options.steps} steps, {options.repeats} turns; ratios are to {REFERENCE}"
     )
     print(
-        f"{'':14}{'':16}{'tokens/s':>10}{'MFU':>7}{'GiB':>7}{'first step s':>14}"
-        f"{'speed':>22}{'first step':>22}"
+        f"{'':14}{'':16}{'tokens/s':>10}{'MFU':>7}{'GiB':>7}{'first step s':>14}{'all s':>8}"
+        f"{'speed':>22}{'first step':>22}{'all':>22}"
     )
     for (name, how), runs in results.items():
-        speed = tokens / statistics.median(run.step_s for run in runs)
-        mfu = utilisation(speed, flops, options.peak_tflops)
+        step_s = middle(runs, "step_s")
+        speed = None if step_s is None else tokens / step_s
+        mfu = None if speed is None else utilisation(speed, flops, options.peak_tflops)
         line = (
-            f"{name:14}{how:16}{speed:10,.0f}{'' if mfu is None else f'{mfu:.1%}':>7}"
-            f"{statistics.median(run.peak_memory_gib for run in runs):7.2f}"
-            f"{statistics.median(run.first_step_s for run in runs):14.2f}"
+            f"{name:14}{how:16}{'' if speed is None else f'{speed:,.0f}':>10}"
+            f"{'' if mfu is None else f'{mfu:.1%}':>7}"
         )
-        if name != "ours":
-            own = results[("ours", how)]
-            line += spread([b.step_s / a.step_s for a, b in zip(own, runs, strict=True)])
-            line += spread(
-                [a.first_step_s / b.first_step_s for a, b in zip(own, runs, strict=True)]
-            )
-        print(line)
-    for name in OTHERS:
+        for field, width in (("peak_memory_gib", 7), ("first_step_s", 14), ("last_step_s", 8)):
+            value = middle(runs, field)
+            line += f"{'' if value is None else f'{value:.2f}':>{width}}"
+        others = results.get((REFERENCE, how), [])
+        if name != REFERENCE and others:
+            line += spread(others, runs, "step_s")  # a speed: the other way round
+            line += spread(runs, others, "first_step_s") + spread(runs, others, "last_step_s")
+        print(line.rstrip())
+    for name in SCRIPTS:
         if importlib.util.find_spec(name) is None:
             print(f"{name}: not installed")
 
 
-def spread(ratios: list[float]) -> str:
-    text = f"x{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+def middle(runs: list[Result], field: str) -> float | None:
+    values = [getattr(run, field) for run in runs if getattr(run, field) is not None]
+    return statistics.median(values) if values else None
+
+
+def spread(above: list[Result], below: list[Result], field: str) -> str:
+    """Return the ratios of two contenders' turns: the median, the least and the most."""
+    pairs = [(getattr(a, field), getattr(b, field)) for a, b in zip(above, below, strict=True)]
+    ratios = [a / b for a, b in pairs if a is not None and b is not None]
+    text = ""
+    if ratios:
+        text = f"x{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
     return f"{text:>22}"
 
 

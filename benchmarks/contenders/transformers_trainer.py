@@ -8,15 +8,13 @@ measured.
 """
 
 import json
-import os
-import resource
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from clock import Clock
 from torch.utils.data import Dataset
 from transformers import (
     LlamaConfig,
@@ -43,24 +41,14 @@ class Windows(Dataset):
         return {"input_ids": window, "labels": window}
 
 
-class Clock(TrainerCallback):
-    """The end of each step."""
+class Steps(TrainerCallback):
+    """Tells the clock of each step."""
 
-    def __init__(self) -> None:
-        self.first_step_s, self.ends = 0.0, []
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
 
     def on_step_end(self, *_: object, **__: object) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        if not self.ends:
-            self.first_step_s = process_age_s()
-        self.ends.append(time.perf_counter())
-
-
-def process_age_s() -> float:
-    """Return the seconds since this process started (proc(5), field 22 of stat)."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        self.clock.note()
 
 
 def main() -> None:
@@ -98,23 +86,8 @@ def main() -> None:
             disable_tqdm=True,
         )
         windows = Windows(settings["tokens"], settings["tokens_dtype"], length)
-        Trainer(model, arguments, train_dataset=windows, callbacks=[clock]).train()
-    steps = np.diff(clock.ends)
-    print(
-        json.dumps(
-            {
-                "first_step_s": clock.first_step_s,
-                "step_s": float(np.median(steps[len(steps) // 10 :])),
-                "peak_memory_gib": peak_memory_gib(),
-            }
-        )
-    )
-
-
-def peak_memory_gib() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_reserved() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        Trainer(model, arguments, train_dataset=windows, callbacks=[Steps(clock)]).train()
+    print(clock.report())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,118 @@
+"""litgpt's GPT under its own pretraining: one run, its measurements as JSON on the last line.
+
+    python benchmarks/contenders/litgpt_pretrain.py SETTINGS.json
+
+SETTINGS.json is that of transformers_trainer.py. litgpt always compiles; eager is had by
+TORCH_COMPILE_DISABLE=1. Its check of the validation data comes before the first step, as it does
+for its users.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+SETTINGS = json.loads(Path(sys.argv[1]).read_text())
+if not SETTINGS["compile"]:
+    os.environ["TORCH_COMPILE_DISABLE"] = "1"  # before torch is imported
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from clock import Clock  # noqa: E402
+from litgpt.args import EvalArgs, TrainArgs  # noqa: E402
+from litgpt.config import Config  # noqa: E402
+from litgpt.data import DataModule  # noqa: E402
+from litgpt.pretrain import setup  # noqa: E402
+from torch.utils.data import DataLoader, Dataset  # noqa: E402
+
+CLOCK = Clock()
+
+
+class ClockedAdamW(torch.optim.AdamW):
+    """Notes the end of each step, as litgpt has no callbacks."""
+
+    def step(self, *arguments: object, **options: object) -> object:
+        result = super().step(*arguments, **options)
+        CLOCK.note()
+        return result
+
+
+class Windows(Dataset):
+    """Neighbouring windows of token ids."""
+
+    def __init__(self) -> None:
+        self.tokens = np.memmap(SETTINGS["tokens"], SETTINGS["tokens_dtype"], "r")
+
+    def __len__(self) -> int:
+        return (len(self.tokens) - 1) // SETTINGS["seq_len"]
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        start = index * SETTINGS["seq_len"]
+        window = self.tokens[start : start + SETTINGS["seq_len"] + 1]
+        return torch.from_numpy(window.astype(np.int64))
+
+
+class Tokens(DataModule):
+    """The same text for training and for the check of the validation data."""
+
+    def connect(self, **_: object) -> None:
+        pass
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(Windows(), SETTINGS["batch_size"], shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(Windows(), SETTINGS["batch_size"], drop_last=True)
+
+
+def main() -> None:
+    shape, length = SETTINGS["shape"], SETTINGS["seq_len"]
+    config = Config(
+        name="bench",
+        block_size=length,
+        vocab_size=SETTINGS["vocab_size"],
+        padded_vocab_size=SETTINGS["vocab_size"],
+        n_layer=shape["n_layers"],
+        n_head=shape["n_heads"],
+        n_query_groups=shape["n_heads"],
+        n_embd=shape["dim"],
+        intermediate_size=SETTINGS["ffn_hidden"],
+        rotary_percentage=1.0,
+        parallel_residual=False,
+        bias=False,
+        norm_class_name="RMSNorm",
+        mlp_class_name="LLaMAMLP",
+    )
+    batch = SETTINGS["batch_size"]
+    with tempfile.TemporaryDirectory() as folder:
+        setup(
+            "bench",
+            model_config=config,
+            out_dir=Path(folder),
+            precision="bf16-mixed" if SETTINGS["dtype"] == "bf16" else "32-true",
+            data=Tokens(),
+            train=TrainArgs(
+                save_interval=None,
+                log_interval=10,
+                global_batch_size=batch,
+                micro_batch_size=batch,
+                lr_warmup_steps=1,
+                max_tokens=SETTINGS["steps"] * batch * length,
+                max_seq_length=length,
+                max_norm=1.0,
+                tie_embeddings=False,
+            ),
+            eval=EvalArgs(interval=SETTINGS["steps"] + 1, max_iters=2, initial_validation=False),
+            optimizer={
+                "class_path": "__main__.ClockedAdamW",
+                "init_args": {"lr": SETTINGS["lr"], "betas": [0.9, 0.95], "weight_decay": 0.1},
+            },
+            devices=1,
+            logger_name="csv",
+        )
+    print(CLOCK.report())
+
+
+if __name__ == "__main__":
+    main()
