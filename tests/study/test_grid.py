@@ -200,6 +200,23 @@ def test_the_study_of_one_h200_is_the_ladder_at_the_guides_batch() -> None:
     assert (compiled["eager"], compiled["compile"]) == (False, True)
 
 
+def test_each_switch_of_the_trainer_is_a_variant() -> None:
+    """What is the other way than by default; those that need several GPUs are not among them."""
+    grid = Grid(load_study_file("config/studies/switches.yaml"))
+    assert len({(cell.cluster, cell.model, cell.gpus) for cell in grid}) == 1
+    base = next(cell for cell in grid if cell.variant == "base")
+    named = set()
+    for cell in grid:
+        for key in ("distributed", "optim", "data"):
+            default, value = (getattr(c.run, key).model_dump() for c in (base, cell))
+            named |= {name for name in default if default[name] != value[name]}
+    assert named == {
+        *("compile", "cuda_graphs", "fused_projections", "attention", "loss_chunk", "fused"),
+        *("float8_recipe", "model_dtype", "matmul_allow_tf32", "activation_checkpointing"),
+        *("freeze_gc", "load_async"),
+    }
+
+
 def test_the_default_study_has_what_it_promises() -> None:
     grid = Grid(load_study_file("config/config.yaml"))
     assert len({cell.model for cell in grid.measured}) >= 3

@@ -1,0 +1,117 @@
+"""From how long a run on compiling pays, where it is done while the run trains.
+
+    python benchmarks/compile_pays.py [--shape nano mini] [--turns 3]
+
+Runs of the trainer with all cores, in turns: one eager, one with `compile: later` and an empty
+cache. Of the second: the seconds until another process had compiled, in which steps are slower, and
+the standstill while the run takes that over. It pays where what is left to train takes eager longer
+than
+
+    (standstill + compiling x (1 - eager / slower)) / (1 - compiled / eager)
+
+with the times of a step. Medians, with the least and the most.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from study.corpus import write_python_stdlib  # noqa: E402
+from trainer import host  # noqa: E402
+from trainer.config import load_yaml  # noqa: E402
+
+EAGER_S, LATER_S = 10.0, 40.0
+"""Seconds of a run's training, about."""
+
+Times = dict[str, float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="When compiling pays")
+    parser.add_argument("--shape", nargs="+", default=["nano", "mini"])
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--seq-len", type=int, default=256)
+    options = parser.parse_args()
+    print(f"{host.processor_name()}, {host.count_cores()} cores, {options.turns} turns")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_python_stdlib(folder / "data" / "python")
+        for shape in options.shape:
+            step_s = run(folder, options, shape, "false", 30)["compiled"]
+            found = [turn(folder, options, shape, step_s) for _ in range(options.turns)]
+            print(f"{shape}, {options.batch_size} x {options.seq_len}:")
+            for key in found[0]:
+                values = sorted(item[key] for item in found)
+                middle = statistics.median(values)
+                print(f"  {key:34} {middle:8.3f} ({values[0]:.3f} to {values[-1]:.3f})")
+
+
+def turn(folder: Path, options: argparse.Namespace, shape: str, step_s: float) -> Times:
+    eager = run(folder, options, shape, "false", round(EAGER_S / step_s))["compiled"]
+    later = run(folder, options, shape, "later", round(LATER_S / step_s))
+    lost_s = later["standstill"] + later["compiling"] * (1 - eager / later["slower"])
+    return {
+        "eager step, ms": 1e3 * eager,
+        "step while compiling, ms": 1e3 * later["slower"],
+        "compiled step, ms": 1e3 * later["compiled"],
+        "compiling, s": later["compiling"],
+        "standstill, s": later["standstill"],
+        "pays after, s of eager training": lost_s / (1 - later["compiled"] / eager),
+    }
+
+
+def run(folder: Path, options: argparse.Namespace, shape: str, compiled: str, steps: int) -> Times:
+    """Return times of a run, s: of its steps, and of compiling where it did."""
+    out = Path(tempfile.mkdtemp(dir=folder))
+    settings: dict[str, Any] = {
+        "dump_dir": str(out),
+        "steps": steps,
+        "optim": {"lr": 1e-3},
+        "model": load_yaml(str(ROOT / "config/models.yaml"))[shape],
+        "distributed": {
+            "model_dtype": "fp32",
+            "compile": compiled == "later" and "later",
+            "compile_cache": f"{out}/cache",
+        },
+        "data": {
+            "root_dir": f"{folder}/data",
+            "shards_dir": f"{folder}/shards",
+            "sources": {"python": 1.0},
+            "batch_size": options.batch_size,
+            "seq_len": options.seq_len,
+        },
+        "checkpoint": None,
+        "eval": None,
+    }
+    config = out / "settings.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    command = [sys.executable, "-m", "trainer", f"config={config}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (attempt,) = json.loads((out / "run.json").read_text())["attempts"]
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][1:]
+    switch = attempt["compiled_from"]
+    if switch is None:
+        return {"compiled": statistics.median(record["time/step_s"] for record in records)}
+    before = [record for record in records if record["global_step"] < switch]
+    after = [record for record in records if record["global_step"] >= switch]
+    return {
+        "compiled": statistics.median(record["time/step_s"] for record in after),
+        "slower": statistics.median(record["time/step_s"] for record in before),
+        "compiling": before[-1]["time/elapsed_s"] - attempt["startup"]["total_s"],
+        "standstill": attempt["standstill_s"],
+    }
+
+
+if __name__ == "__main__":
+    main()

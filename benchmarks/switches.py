@@ -1,0 +1,198 @@
+"""What each switch of a run's settings brings on this machine, one at a time.
+
+    python benchmarks/switches.py [--only optim.fused]
+
+A step as the settings have it by default and one with the switch the other way take turns in one
+process; of each turn the ratio is taken, and its median and 10th and 90th percentile are printed:
+x1.20 means that the step takes 1.20 times as long without what the default has. What belongs to a
+whole process (freed memory, garbage, the thread that reads) is measured by runs of the trainer in
+turns. Switches that only a GPU knows are named at the end.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.interleaved_steps import TINY, Step  # noqa: E402
+from study.corpus import write_python_stdlib  # noqa: E402
+from trainer import host  # noqa: E402
+from trainer.config import RunConfig, load_yaml, merge, nest  # noqa: E402
+from trainer.parallel import get_world  # noqa: E402
+from trainer.step import compute_step  # noqa: E402
+from trainer.trial import open_trial  # noqa: E402
+
+WARM_UP = 4
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A setting, as it is by default and the other way, and where the difference shows."""
+
+    key: str
+    default: Any
+    other: Any
+    shape: str = "nano"
+    batch: tuple[int, int] = (8, 256)
+    besides: tuple[tuple[str, Any], ...] = ()
+    turns: int = 40
+
+
+LARGE_VOCABULARY = (("data.tokenizer", {"name": "bytes", "n_words": 32768}),)
+IN_TURNS = (
+    Switch("distributed.cpu_products", "auto", "mkl"),
+    Switch("distributed.cpu_products", "auto", "mkl", "mini"),
+    Switch("distributed.fused_projections", True, False, "tiny", (1, 16), turns=400),
+    Switch("distributed.fused_projections", False, True, "mini"),
+    Switch("optim.fused", True, False, "tiny", (1, 16), turns=400),
+    Switch("optim.fused", True, False),
+    Switch("distributed.loss_chunk", 4096, 0, batch=(32, 256), besides=LARGE_VOCABULARY, turns=8),
+    Switch("distributed.compile", True, False, "tiny", (1, 16), turns=400),
+    Switch("distributed.compile", True, False),
+    Switch("distributed.compile", True, False, "mini"),
+    Switch("distributed.activation_checkpointing", "none", "selective"),
+    Switch("distributed.activation_checkpointing", "none", "full"),
+    Switch("distributed.model_dtype", "fp32", "bf16"),
+    Switch("distributed.model_dtype", "fp32", "bf16", "mini"),
+)
+OF_A_PROCESS = (
+    Switch("distributed.attention", "auto", "math"),
+    Switch("distributed.keep_memory", True, False),
+    Switch("distributed.keep_memory", True, False, "mini", (8, 256)),
+    Switch("distributed.freeze_gc", True, False, "tiny", (1, 16), turns=400),
+    Switch("data.load_async", True, False, "tiny", (1, 16), turns=400),
+)
+GPU_ONLY = ("cuda_graphs", "float8_recipe", "matmul_allow_tf32", "reduce_dtype (several GPUs)")
+PROCESS_STEPS = {"tiny": 1500, "nano": 200, "mini": 60}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What each switch brings")
+    parser.add_argument("--runs", type=int, default=5, help="turns of whole runs")
+    parser.add_argument("--only", help="keys that hold this")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    host.keep_freed_memory()
+    print(f"{host.processor_name()}, 1 thread, torch {torch.__version__}")
+    print("| setting | default | the other way | shape, batch | a step takes, the other way |")
+    print("|---|---|---|---|---|")
+    for switch in IN_TURNS:
+        if options.only is None or options.only in switch.key:
+            report(switch, in_turns(switch))
+    with tempfile.TemporaryDirectory() as folder:
+        write_python_stdlib(Path(folder, "data", "python"))
+        for switch in OF_A_PROCESS:
+            if options.only is None or options.only in switch.key:
+                report(switch, of_runs(switch, Path(folder), options.runs))
+    print(f"\nOn a GPU alone: {', '.join(GPU_ONLY)}.")
+
+
+def report(switch: Switch, ratios: list[float]) -> None:
+    low, high = np.quantile(ratios, (0.1, 0.9))
+    batch = " x ".join(str(size) for size in switch.batch)
+    besides = "".join(f", {key}: {value}" for key, value in switch.besides)
+    print(
+        f"| `{switch.key}` | {switch.default} | {switch.other} | {switch.shape}, {batch}{besides} "
+        f"| x{statistics.median(ratios):.2f} ({low:.2f} to {high:.2f}) |",
+        flush=True,
+    )
+
+
+def values_of(switch: Switch, value: Any) -> dict[str, Any]:
+    """Return the settings of a run with a switch at a value."""
+    models = {"tiny": TINY, **load_yaml(str(ROOT / "config/models.yaml"))}
+    values: dict[str, Any] = {
+        "dump_dir": "unused",
+        "steps": 1,
+        "optim": {"lr": 1e-3},
+        "model": models[switch.shape],
+        "distributed": {"compile": False, "model_dtype": "fp32"},
+        "data": {
+            "root_dir": "unused",
+            "sources": {"python": 1.0},
+            "batch_size": switch.batch[0],
+            "seq_len": switch.batch[1],
+        },
+        "checkpoint": None,
+        "eval": None,
+    }
+    for key, setting in (*switch.besides, (switch.key, value)):
+        values = merge(values, nest(key, setting))
+    return values
+
+
+def in_turns(switch: Switch) -> list[float]:
+    """Return the ratios of the step's time, the other way to the default."""
+    steps = [step_with(switch, value) for value in (switch.default, switch.other)]
+    for step in steps:
+        for _ in range(WARM_UP):
+            step()
+    gc.collect()
+    gc.freeze()
+    ratios = []
+    for _ in range(switch.turns):
+        default_s, other_s = (seconds(step) for step in steps)
+        ratios.append(other_s / default_s)
+    gc.unfreeze()
+    return ratios
+
+
+def seconds(step: Step) -> float:
+    start = time.perf_counter()
+    step().item()
+    return time.perf_counter() - start
+
+
+def step_with(switch: Switch, value: Any) -> Step:
+    config, world = RunConfig.model_validate(values_of(switch, value)), get_world()
+    trial = open_trial(config, world, compiled=config.distributed.compile is True)
+    shape = (1, config.data.batch_size, config.data.seq_len + 1)
+    tokens = torch.randint(config.data.tokenizer.vocab_size, shape, device=world.device)
+    return lambda: compute_step(trial, tokens)[0]
+
+
+def of_runs(switch: Switch, folder: Path, runs: int) -> list[float]:
+    """Return the ratios of the step's time of runs of the trainer, which take turns."""
+    ratios = []
+    for _ in range(runs):
+        default_s, other_s = (
+            run_with(switch, value, folder) for value in (switch.default, switch.other)
+        )
+        ratios.append(other_s / default_s)
+    return ratios
+
+
+def run_with(switch: Switch, value: Any, folder: Path) -> float:
+    """Return the mean time of a step of a run, s: what happens now and then counts too."""
+    out = Path(tempfile.mkdtemp(dir=folder))
+    own = {
+        "dump_dir": str(out),
+        "steps": PROCESS_STEPS[switch.shape],
+        "data": {"root_dir": f"{folder}/data", "shards_dir": f"{folder}/shards"},
+    }
+    config = out / "settings.yaml"
+    config.write_text(yaml.safe_dump(merge(values_of(switch, value), own)))
+    command = [sys.executable, "-m", "trainer", f"config={config}", "distributed.threads=1"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines][2:]
+    steps = sum(record["time/interval_steps"] for record in records)
+    return sum(r["time/step_s"] * r["time/interval_steps"] for r in records) / steps
+
+
+if __name__ == "__main__":
+    main()
