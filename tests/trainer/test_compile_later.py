@@ -1,7 +1,10 @@
 """Compiling while the run trains: the switch, on one process and on two, and where it fails."""
 
-import subprocess
-import sys
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,19 +13,39 @@ from trainer.compile_later import PAYS_S, CompileLater
 from trainer.config import load_run_config
 from trainer.run_folder import read_facts
 
-SHORT = ("eval=null", "checkpoint=null", "logging={freq: 50}")
+ENDLESS = ("eval=null", "checkpoint=null", "logging={freq: 50}", "steps=1000000")
+
+
+def train_until(runs: Runs, folder: Path, words: str, *settings: str, **options: Any) -> list[str]:
+    """Train until a line with these words is printed and ten more; return all lines.
+
+    How long another process compiles depends on what else the machine does.
+    """
+    started = (f"dump_dir={folder}", "distributed.compile=later", *ENDLESS, *settings)
+    process = runs.start(*started, **options)
+    lines, left = [], None
+    deadline = time.monotonic() + 240
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        if time.monotonic() > deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+        if left is None and words in line:
+            left = 10
+        elif left is not None:
+            left -= 1
+            if left == 0:
+                os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait() != 0
+    return lines
 
 
 def test_the_run_goes_on_with_what_another_process_has_compiled(runs: Runs) -> None:
     cache = f"distributed.compile_cache={runs.folder / 'compiled'}"
-    warm_up = [sys.executable, "-m", "trainer.warm_up", f"config={runs.config}", cache]
-    subprocess.run(warm_up, env=runs.environment(), check=True, capture_output=True)
-    later = ("distributed.compile=later", cache, *SHORT)
-    for processes, last in ((1, 5000), (2, 3000)):  # steps that take twice as long as compiling
+    for processes in (1, 2):
         folder = runs.out(str(processes))
-        settings = (f"dump_dir={folder}", f"steps={last}", *later)
-        printed = runs.run(*settings, processes=processes).stdout
-        assert "compiled, after a standstill" in printed
+        lines = train_until(runs, folder, "compiled, after", cache, processes=processes)
+        assert sum("compiled, after a standstill of" in line for line in lines) == 1, lines
         facts = read_facts(folder) or {}
         (attempt,) = facts["attempts"]
         assert facts["compiled"]
@@ -31,20 +54,17 @@ def test_the_run_goes_on_with_what_another_process_has_compiled(runs: Runs) -> N
         steps = [record["global_step"] for record in read_records(folder)]
         assert attempt["compiled_from"] - 1 in steps
         assert steps == sorted(set(steps))
-        assert steps[-1] == last
+        assert steps[-1] > attempt["compiled_from"]
         # It goes on from where it was: a model with other weights would begin at 5 or 6 again.
-        curve = [loss for step, loss in losses(folder) if step >= 1000]
-        assert max(curve) - min(curve) < 0.5
+        curve = [loss for step, loss in losses(folder) if step >= 500]
+        assert max(curve) < 4
 
 
 def test_a_run_trains_on_where_compiling_fails(runs: Runs) -> None:
     cache = f"distributed.compile_cache={runs.folder / 'compiled'}"
-    settings = ("distributed.compile=later", cache, "steps=4000", *SHORT)
-    printed = runs.run(*settings, CXX="/bin/false").stdout
-    assert printed.count("warning: training goes on uncompiled, see ") == 1
-    facts = read_facts(runs.out()) or {}
-    assert facts["status"] == "completed"
-    assert not facts["compiled"]
+    lines = train_until(runs, runs.out(), "uncompiled", cache, CXX="/bin/false")
+    assert sum("warning: training goes on uncompiled, see " in line for line in lines) == 1
+    assert not (read_facts(runs.out()) or {})["compiled"]
     assert "Traceback" in (runs.out() / "compile.log").read_text()
 
 
