@@ -1,8 +1,8 @@
 """From how long a run on compiling pays, where it is done while the run trains.
 
-    python benchmarks/compile_pays.py [--shape nano mini] [--turns 3]
+    python benchmarks/compile_pays.py [--shape nano mini] [--turns 3] [--threads 1]
 
-Runs of the trainer with all cores, in turns: one eager, one with `compile: later` and an empty
+Runs of the trainer, in turns: one eager, one with `compile: later` and an empty
 cache. Of the second: the seconds until another process had compiled, in which steps are slower, and
 the standstill while the run takes that over. It pays where what is left to train takes eager longer
 than
@@ -40,10 +40,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="When compiling pays")
     parser.add_argument("--shape", nargs="+", default=["nano", "mini"])
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="of the run; all cores where it is not given")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seq-len", type=int, default=256)
     options = parser.parse_args()
-    print(f"{host.processor_name()}, {host.count_cores()} cores, {options.turns} turns")
+    print(
+        f"{host.processor_name()}, {host.count_cores()} cores, {options.threads or 'as many'} threads, "
+        f"{options.turns} turns"
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_python_stdlib(folder / "data" / "python")
@@ -83,6 +87,7 @@ def run(folder: Path, options: argparse.Namespace, shape: str, compiled: str, st
             "model_dtype": "fp32",
             "compile": compiled == "later" and "later",
             "compile_cache": f"{out}/cache",
+            "threads": options.threads,
         },
         "data": {
             "root_dir": f"{folder}/data",

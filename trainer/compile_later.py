@@ -13,35 +13,40 @@ from pathlib import Path
 import torch
 import yaml
 
+from trainer import host
 from trainer.config import RunConfig
+from trainer.parallel import World
 
-PAYS_S = 120.0
+PAYS_S = 150.0
 """Seconds of eager training still to come from which on compiling makes up for what it takes: see
 docs/speed.md."""
 
 OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID")
 """Variables that would make the compiling process a rank of the run."""
 
-NICENESS = 10
-
 
 class CompileLater:
     """The process that compiles for the main process of a run, which asks it from time to time."""
 
-    def __init__(self, config: RunConfig, folder: Path) -> None:
-        self._config, self._log = config, folder / "compile.log"
+    def __init__(self, config: RunConfig, world: World, folder: Path) -> None:
+        self._config, self._world, self._log = config, world, folder / "compile.log"
         self._process: subprocess.Popen[str] | None = None
-        self._told = False
+        self._threads = torch.get_num_threads()
+        self._over = False
 
     def consider(self, left_s: float) -> None:
-        """Start where the seconds of training that are still to come, `left_s`, are enough."""
-        if self._process is None and left_s >= PAYS_S:
+        """Start where there is a core, and the seconds of training still to come are enough."""
+        has_room = self._threads > 1 or host.count_cores() > self._world.local_size
+        if self._process is None and has_room and left_s >= PAYS_S:
             self.start()
 
     def start(self) -> None:
-        """Begin to compile."""
+        """Begin to compile, on a core that training leaves free where it has several."""
+        if self._world.device.type == "cpu" and self._threads > 1:
+            # Threads that wait for one whose core is taken make a step four times as long.
+            torch.set_num_threads(self._threads - 1)
         # Equal blocks share one compilation: one is enough. Code has the number of threads in it.
-        threads = torch.get_num_threads()
+        threads = self._threads
         arguments = ("config=/dev/stdin", "model={n_layers: 1}", f"distributed.threads={threads}")
         environment = {key: value for key, value in os.environ.items() if key not in OF_TORCHRUN}
         with self._log.open("w") as log:
@@ -53,7 +58,6 @@ class CompileLater:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-        os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
         assert self._process.stdin is not None
         with self._process.stdin as pipe:
             pipe.write(yaml.safe_dump(self._config.model_dump(mode="json")))
@@ -62,13 +66,20 @@ class CompileLater:
         """Say whether compiled code is there; a process that failed is told of, once."""
         if self._process is None or self._process.poll() is None:
             return False
-        if self._process.returncode != 0 and not self._told:
-            print(f"warning: training goes on uncompiled, see {self._log}", flush=True)
-            self._told = True
+        if not self._over:
+            self._over = True
+            self._take_threads_back()
+            if self._process.returncode != 0:
+                print(f"warning: training goes on uncompiled, see {self._log}", flush=True)
         return self._process.returncode == 0
+
+    def _take_threads_back(self) -> None:
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
 
     def close(self) -> None:
         """End the process."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
+        self._take_threads_back()

@@ -191,7 +191,7 @@ def open_session(
     if world.is_main:
         _open_files(session, facts)
         _warn(session, facts["cores_per_rank"])
-        session.later = CompileLater(config, folder) if when == "later" else None
+        session.later = CompileLater(config, world, folder) if when == "later" else None
     return session
 
 

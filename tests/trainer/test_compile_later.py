@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.trainer.conftest import Runs, losses, read_records
+from trainer import host
 from trainer.compile_later import PAYS_S, CompileLater
 from trainer.config import load_run_config
+from trainer.parallel import get_world
 from trainer.run_folder import read_facts
 
 ENDLESS = ("eval=null", "checkpoint=null", "logging={freq: 50}", "steps=1000000")
@@ -25,18 +28,19 @@ def train_until(runs: Runs, folder: Path, words: str, *settings: str, **options:
     process = runs.start(*started, **options)
     lines, left = [], None
     deadline = time.monotonic() + 240
-    assert process.stdout is not None
-    for line in process.stdout:
-        lines.append(line)
-        if time.monotonic() > deadline:
-            os.killpg(process.pid, signal.SIGKILL)
-        if left is None and words in line:
-            left = 10
-        elif left is not None:
-            left -= 1
-            if left == 0:
-                os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait() != 0
+    with process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if time.monotonic() > deadline:
+                os.killpg(process.pid, signal.SIGKILL)
+            if left is None and words in line:
+                left = 10
+            elif left is not None:
+                left -= 1
+                if left == 0:
+                    os.killpg(process.pid, signal.SIGTERM)
+    assert process.returncode != 0
     return lines
 
 
@@ -68,8 +72,10 @@ def test_a_run_trains_on_where_compiling_fails(runs: Runs) -> None:
     assert "Traceback" in (runs.out() / "compile.log").read_text()
 
 
-def test_a_short_run_is_left_alone(runs: Runs) -> None:
-    later = CompileLater(load_run_config([f"config={runs.config}"]), runs.folder)
+def test_a_short_run_is_left_alone(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "count_cores", lambda: 2)
+    config = load_run_config([f"config={runs.config}"])
+    later = CompileLater(config, get_world(), runs.folder)
     later.consider(PAYS_S - 1)
     assert not later.is_ready()
     assert not (runs.folder / "compile.log").exists()
@@ -77,6 +83,27 @@ def test_a_short_run_is_left_alone(runs: Runs) -> None:
     assert (runs.folder / "compile.log").exists()
     later.close()
     assert not later.is_ready()
+
+
+def test_training_leaves_a_core_to_the_compiler(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it cannot, a run that was not asked to compile does not."""
+    config, before = load_run_config([f"config={runs.config}"]), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        later = CompileLater(config, get_world(), runs.folder)
+        later.consider(PAYS_S)
+        assert torch.get_num_threads() == 1
+        later.close()
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        monkeypatch.setattr(host, "count_cores", lambda: 1)
+        alone = CompileLater(config, get_world(), runs.folder / "alone")
+        alone.consider(PAYS_S)  # would fail for want of the folder
+        assert not alone.is_ready()
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("layout", ["fsdp_type=full_shard", "tp_size=2", "cuda_graphs=true"])
