@@ -45,8 +45,8 @@ def main() -> None:
     parser.add_argument("--seq-len", type=int, default=256)
     options = parser.parse_args()
     print(
-        f"{host.processor_name()}, {host.count_cores()} cores, {options.threads or 'as many'} threads, "
-        f"{options.turns} turns"
+        f"{host.processor_name()}, {host.count_cores()} cores, "
+        f"{options.threads or 'as many'} threads, {options.turns} turns"
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
