@@ -72,6 +72,15 @@ class Cell:
         return count_parameters(self.run.model, self.run.data.tokenizer.vocab_size).total
 
     @property
+    def compiled(self) -> bool:
+        """Whether the run's blocks are compiled, as far as it can be told beforehand.
+
+        On `auto` the trainer decides where it runs; it compiles on GPUs, whose peak is stated.
+        """
+        wanted = self.run.distributed.compile
+        return self.place.peak_tflops is not None if wanted == "auto" else bool(wanted)
+
+    @property
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step."""
         return self.run.tokens_per_step(self.gpus)

@@ -10,7 +10,6 @@ import json
 from typing import Any
 
 from study.grid import Cell
-from study.workload import workload
 from trainer.config import RunConfig, merge, validate
 
 FOLDER = "warm_up/{cluster}/{shape}"
@@ -30,7 +29,7 @@ def shape_of(cell: Cell) -> Shape | None:
     """
     settings = cell.run.distributed
     spread = cell.gpus > 1 and (settings.fsdp_type == "full_shard" or settings.tp_size > 1)
-    if cell.place.slurm is None or spread or not workload(cell).compiled:
+    if cell.place.slurm is None or spread or not cell.compiled:
         return None
     canonical = json.dumps(_what_is_compiled(cell.run), sort_keys=True)
     return cell.cluster, f"{cell.model}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"

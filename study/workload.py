@@ -117,7 +117,7 @@ def workload(cell: Cell) -> Workload:
     _, shard = run.distributed.data_parallel(cell.gpus)
     # The trainer decides on `auto` where it runs; a peak is stated of GPUs.
     on_gpu = cell.place.peak_tflops is not None
-    compiled, dtype = run.distributed.compile, run.distributed.model_dtype
+    dtype = run.distributed.model_dtype
     half = on_gpu if dtype == "auto" else dtype == "bf16"
     return Workload(
         params=count.total,
@@ -134,7 +134,7 @@ def workload(cell: Cell) -> Workload:
         shard=shard,
         tensor_parallel=run.distributed.tp_size,
         recompute=run.distributed.recompute,
-        compiled=on_gpu if compiled == "auto" else bool(compiled),
+        compiled=cell.compiled,
         value_bytes=2 if half else 4,
         variant=cell.variant,
     )

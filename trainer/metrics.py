@@ -68,14 +68,18 @@ class Interval:
         self.steps = 0
         """Steps since the last record."""
 
+    def charge(self, kind: str, since: float) -> None:
+        """Charge the time since a reading of the clock to `data`, `checkpoint` or `eval`."""
+        self._spent[kind] += time.perf_counter() - since
+
     @contextmanager
     def spending(self, kind: str) -> Iterator[None]:
-        """Charge the time of a block to `data`, `checkpoint` or `eval`."""
+        """Charge the time of a block."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self._spent[kind] += time.perf_counter() - start
+            self.charge(kind, start)
 
     def count_step(self) -> None:
         """Count a step of the interval."""

@@ -61,8 +61,9 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
     config = session.config
     session.profiler.begin(step)
     session.optimizer.set_rate(learning_rate(config.optim, step, config.steps))
-    with session.interval.spending("data"):
-        batch = next(session.loader)
+    asked = time.perf_counter()
+    batch = next(session.loader)
+    session.interval.charge("data", asked)
     first = step == session.start.step + 1
     loss, grad_norm = first_step(session, batch) if first else train_step(session, batch)
     session.interval.count_step()
