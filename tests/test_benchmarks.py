@@ -1,12 +1,16 @@
 """The benchmarks run: on the smallest shape, for a turn or two."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
-from benchmarks.interleaved_steps import plain
+from benchmarks.interleaved_steps import TINY, ours, plain
+from benchmarks.operations import count
 from trainer.config import BYTE_VOCABULARY, ModelConfig
 
 ROOT = Path(__file__).parents[1]
@@ -30,12 +34,39 @@ def test_the_plain_contender_learns() -> None:
     assert losses[-1] < losses[0] - 0.3
 
 
-def test_trainers_side_by_side() -> None:
+def test_trainers_side_by_side(tmp_path: Path) -> None:
+    """Ours, transformers, and one that is known by its log alone: 2 x 32 tokens at 640 tokens/s."""
+    log = tmp_path / "titan.log"
+    lines = [f"step: {step}  loss: 7.1  memory: 1.0GiB  tps: 640  mfu: 1%" for step in (1, 2, 3)]
     command = [sys.executable, "benchmarks/side_by_side.py", "--steps", "20", "--repeats", "1"]
     command += ["--batch-size", "2", "--seq-len", "32", "--peak-tflops", "1", "--only", "eager"]
+    command += ["--also", "torchtitan", f"printf '%s\\n' {shlex.join(lines)} > {log}", str(log)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[2:4]] == ["ours", "transformers"]
+    assert [line.split()[0] for line in lines[2:5]] == ["ours", "transformers", "torchtitan"]
     assert "%" in lines[2]
-    assert lines[3].count(" x") == 2
+    assert lines[2].count(" x") == 3
+    assert " 640 " in lines[4]
+    assert lines[4].count(" x") == 1
+
+
+def test_operations_are_fewer_than_of_plain_pytorch() -> None:
+    shape = ModelConfig.model_validate(TINY)
+    window = torch.randint(BYTE_VOCABULARY, (1, 17))
+    own, others = (count(build(shape, window, False)) for build in (ours, plain))
+    assert own.total() < 0.85 * others.total()
+    assert own["mm"] == 8 * 12 + 3  # 4 products a layer, twice as many backward; the output's 3
+    assert own["_local_scalar_dense"] == 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_host_time_of_the_loop(processes: int) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc_per_node={processes}", "benchmarks/host_time.py", "--turns", "40"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{processes} process(es), eager, 40 turns" in done.stdout
+    share = re.search(r"communication: ([\d.]+)%", done.stdout)
+    assert share is not None
+    assert 0 < float(share[1]) < 50

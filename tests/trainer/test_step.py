@@ -1,13 +1,12 @@
 """What a step costs the CPU beside its arithmetic."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.operations import Launched
 from tests.trainer.conftest import Runs, losses, read_records
 from trainer.config import ModelConfig, OptimConfig, load_run_config
 from trainer.failure import DoesNotFit, describe
@@ -18,20 +17,6 @@ from trainer.parallel import get_world
 from trainer.session import Session, open_session
 from trainer.shards import open_shards
 from trainer.step import compile_ahead, first_step, train_step
-
-
-class Operations(TorchDispatchMode):
-    """Counts what is launched, by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        self.counts[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def open_run(runs: Runs, *settings: str) -> Session:
@@ -47,7 +32,7 @@ def test_a_step_waits_for_nothing(runs: Runs, passes: int) -> None:
     """A host synchronisation is a number read off the device: none until a step is recorded."""
     session = open_run(runs, f"grad_acc_steps={passes}")
     try:
-        with Operations() as operations:
+        with Launched() as operations:
             loss, norm = train_step(session, next(session.loader))
         assert operations.counts["_fused_adamw_"] == 2
         assert operations.counts["_local_scalar_dense"] == 0
@@ -68,7 +53,7 @@ def test_fewer_operations_than_one_matrix_at_a_time() -> None:
         model = Transformer(config, 258, 16, fused=fused)
         model.init_weights(0)
         optimizer = AdamW(model, OptimConfig())
-        with Operations() as operations:
+        with Launched() as operations:
             model(tokens[:, :-1], tokens[:, 1:]).backward()
             optimizer.step(optimizer.grad_norm())
         counts[fused] = operations.counts
