@@ -237,8 +237,8 @@ class StopSignal:
     """
 
     EVERY_S = 0.2
-    MOST_STEPS = 32
-    """Steps from one sum to the next at most: the steps to come may take longer."""
+    MOST_STEPS = 8
+    """Steps from one sum to the next at most: those to come may take longer, or be the last."""
 
     def __init__(self, world: World) -> None:
         import signal
