@@ -18,27 +18,18 @@ FOLDER = "warm_up/{cluster}/{shape}"
 LEAVES_CODE_AS_IT_IS = {"timeout_s", "compile", "compile_cache", "dp_replicate", "reduce_dtype"}
 """Settings of `distributed` that say nothing about the code of a block."""
 
-Shape = tuple[str, str]
-"""Cluster and name of what is compiled there."""
 
+def folder_of(cell: Cell) -> str | None:
+    """Return the folder of a cell's warm-up below its study's; None where it has none.
 
-def shape_of(cell: Cell) -> Shape | None:
-    """Return what a cell compiles, or None where nothing is compiled for it beforehand.
-
-    That of weights spread over processes can be compiled by as many processes alone.
+    The code of weights spread over processes can be compiled by as many processes alone.
     """
-    settings = cell.run.distributed
-    spread = cell.gpus > 1 and (settings.fsdp_type == "full_shard" or settings.tp_size > 1)
+    spread = cell.gpus > 1 and cell.run.distributed.spreads_weights
     if cell.place.slurm is None or spread or not cell.compiled:
         return None
     canonical = json.dumps(_what_is_compiled(cell.run), sort_keys=True)
-    return cell.cluster, f"{cell.model}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
-
-
-def folder_of(cell: Cell) -> str | None:
-    """Return the folder of a cell's warm-up below its study's, or None."""
-    shape = shape_of(cell)
-    return None if shape is None else FOLDER.format(cluster=shape[0], shape=shape[1])
+    digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
+    return FOLDER.format(cluster=cell.cluster, shape=f"{cell.model}-{digest}")
 
 
 def warm_up_run(cell: Cell) -> RunConfig:

@@ -142,16 +142,15 @@ class WarmUpRequest(EvaluationRequest):
 
     def __init__(self, grid: Grid) -> None:
         super().__init__(grid)
-        self._folders = {cell.folder: folder_of(cell) for cell in grid.measured}
-        cells = {self._folders[cell.folder]: cell for cell in reversed(grid.measured)}
-        self._of_folder = {folder: cell for folder, cell in cells.items() if folder is not None}
+        # Of cells that share a folder any would do; people expect the first.
+        self._cells = {folder_of(cell): cell for cell in reversed(grid.measured)}
 
     def _cell(self, wildcards: Any) -> Cell:
-        return self._of_folder[FOLDER.format(cluster=wildcards.cluster, shape=wildcards.shape)]
+        return self._cells[FOLDER.format(cluster=wildcards.cluster, shape=wildcards.shape)]
 
     def before(self, wildcards: Any) -> list[str]:
         """Return the files that a cell's training waits for."""
-        folder = self._folders.get(self._grid.at(wildcards).folder)
+        folder = folder_of(self._grid.at(wildcards))
         return [] if folder is None else [f"{self._grid.study.folder}/{folder}/compiled"]
 
     def settings(self, wildcards: Any) -> str:

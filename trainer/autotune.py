@@ -17,10 +17,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from trainer.config import ConfigError, RunConfig, load_run_config, merge, validate
+from trainer.config import ConfigError, RunConfig, merge, validate
 from trainer.parallel import World
 from trainer.step import compute_step
-from trainer.trial import Trial, open_trial, prepare
+from trainer.trial import Trial, open_trial, prepare, run_command
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -181,14 +181,7 @@ class Clock:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return the exit code."""
-    try:
-        config = load_run_config(arguments)
-        overrides = tune(config)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(yaml.safe_dump(overrides, sort_keys=False), end="")
-    return 0
+    return run_command(arguments, lambda config: yaml.safe_dump(tune(config), sort_keys=False))
 
 
 def tune(config: RunConfig) -> dict[str, Any]:

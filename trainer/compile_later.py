@@ -46,8 +46,8 @@ class CompileLater:
             # Threads that wait for one whose core is taken make a step four times as long.
             torch.set_num_threads(self._threads - 1)
         # Equal blocks share one compilation: one is enough. Code has the number of threads in it.
-        threads = self._threads
-        arguments = ("config=/dev/stdin", "model={n_layers: 1}", f"distributed.threads={threads}")
+        threads = f"distributed.threads={self._threads}"
+        arguments = ("config=/dev/stdin", "model={n_layers: 1}", threads)
         environment = {key: value for key, value in os.environ.items() if key not in OF_TORCHRUN}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(

@@ -33,16 +33,13 @@ def use_cache(folder: str | None) -> None:
 
 def when_to_compile(config: RunConfig, world: World) -> When:
     """Return when a run's blocks are compiled: what the config says, and on `auto` what pays."""
-    settings = config.distributed
-    wanted = settings.compile
-    if wanted == "auto" and world.device.type != "cpu":
+    wanted = config.distributed.compile
+    if wanted != "auto":
+        return "later" if wanted == "later" else "first" if wanted else "never"
+    if world.device.type != "cpu":
         return "first"
-    if wanted == "auto":
-        # Blocks that are spread over processes are compiled before that.
-        return "never" if is_sharded(settings, world) else "later"
-    if wanted == "later":
-        return "later"
-    return "first" if wanted else "never"
+    # Blocks that are spread over processes are compiled before that.
+    return "never" if is_sharded(config.distributed, world) else "later"
 
 
 def compile_blocks(model: nn.Module, limit: int) -> None:

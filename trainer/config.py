@@ -280,6 +280,11 @@ class DistributedConfig(Settings):
             else self.activation_checkpointing
         )
 
+    @property
+    def spreads_weights(self) -> bool:
+        """Whether several processes share one copy of the weights."""
+        return self.fsdp_type == "full_shard" or self.tp_size > 1
+
     def data_parallel(self, gpus: int) -> tuple[int, int]:
         """Return (copies of the model, processes that share each) on `gpus` processes.
 

@@ -146,7 +146,7 @@ def precision(config: DistributedConfig, device: torch.device) -> contextlib.Abs
 def is_sharded(config: DistributedConfig, world: World) -> bool:
     """Say whether weights are spread over processes."""
     # DDP does not know tensors that are split; FSDP2 with one shard for each copy does the same.
-    return world.size > 1 and (config.fsdp_type == "full_shard" or world.tp_size > 1)
+    return world.size > 1 and config.spreads_weights
 
 
 def mean_over_ranks(value: Tensor, world: World) -> Tensor:
@@ -245,7 +245,7 @@ class StopSignal:
 
         self._world, self._flag = world, 0
         self.ready = False
-        """Rank 0 sets it, once."""
+        """Rank 0 has something: it says so from then on."""
         self.all_know = False
         """All ranks have heard of it, at the same step."""
         self._pending: tuple[dist.Work, Tensor] | None = None

@@ -5,8 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer import failure, host, kernels, run_folder
-from trainer.compiling import use_cache
+from trainer import failure, run_folder
 from trainer.config import RunConfig
 from trainer.layout import check_layout
 from trainer.metrics import Startup
@@ -17,10 +16,8 @@ from trainer.parallel import (
     barrier,
     get_world,
     process_group,
-    set_arithmetic,
-    set_threads,
 )
-from trainer.session import build_model, content_keys, open_session
+from trainer.session import build_model, content_keys, open_session, set_up_process
 from trainer.shards import open_shards
 from trainer.trackers import check_trackers
 from trainer.train import train
@@ -36,12 +33,7 @@ def run(config: RunConfig, startup: Startup) -> int:
     check_trackers(config)
     world = get_world(config.distributed.tp_size)
     check_layout(config, world.size)
-    kernels.check(config, world.device)
-    set_threads(config.distributed, world)
-    if config.distributed.keep_memory and world.device.type == "cpu":
-        host.keep_freed_memory()
-    set_arithmetic(config.distributed)
-    use_cache(config.distributed.compile_cache)
+    set_up_process(config, world)
     folder = Path(config.dump_dir)
     with (
         failure.reported(config, world),

@@ -10,7 +10,7 @@ from torch import nn
 from trainer import checkpoint, host, kernels, run_folder
 from trainer.checkpoint import Position
 from trainer.compile_later import CompileLater
-from trainer.compiling import when_to_compile
+from trainer.compiling import use_cache, when_to_compile
 from trainer.config import RunConfig
 from trainer.data import BatchLoader
 from trainer.feed import preparation
@@ -28,6 +28,8 @@ from trainer.parallel import (
     is_sharded,
     resolve,
     resolve_dtype,
+    set_arithmetic,
+    set_threads,
 )
 from trainer.profiler import Profiler
 from trainer.shards import Shards
@@ -94,6 +96,17 @@ class Session:
 def content_keys(shards: dict[str, Shards]) -> dict[str, str]:
     """Return source -> key of its content: a changed text makes another run."""
     return {source: shard.key for source, shard in shards.items()}
+
+
+def set_up_process(config: RunConfig, world: World) -> None:
+    """Set what torch and the system keep for the whole process. Raises ConfigError."""
+    settings = config.distributed
+    kernels.check(config, world.device)
+    set_threads(settings, world)
+    if settings.keep_memory and world.device.type == "cpu":
+        host.keep_freed_memory()
+    set_arithmetic(settings)
+    use_cache(settings.compile_cache)
 
 
 def build_model(config: RunConfig, world: World) -> Transformer:

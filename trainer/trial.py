@@ -1,16 +1,18 @@
 """What takes training steps without data and files: to time them, or to compile them for others."""
 
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from trainer import host, kernels
-from trainer.compiling import compile_blocks, use_cache
-from trainer.config import ConfigError, RunConfig
+from trainer import kernels
+from trainer.compiling import compile_blocks
+from trainer.config import ConfigError, RunConfig, load_run_config
 from trainer.optim import AdamW
-from trainer.parallel import World, get_world, resolve, set_arithmetic, set_threads
-from trainer.session import build_model
+from trainer.parallel import World, get_world, resolve
+from trainer.session import build_model, set_up_process
 
 
 @dataclass
@@ -28,16 +30,11 @@ def prepare(config: RunConfig, purpose: str) -> World:
 
     Raises ConfigError, of `purpose`, where the run's weights are spread over processes.
     """
-    if config.distributed.fsdp_type == "full_shard" or config.distributed.tp_size > 1:
+    if config.distributed.spreads_weights:
         problem = "distributed: weights are spread over processes; expected no_shard and tp_size: 1"
         raise ConfigError(purpose, [problem])
     world = get_world()
-    kernels.check(config, world.device)
-    set_threads(config.distributed, world)
-    set_arithmetic(config.distributed)
-    use_cache(config.distributed.compile_cache)
-    if world.device.type == "cpu":
-        host.keep_freed_memory()
+    set_up_process(config, world)
     return world
 
 
@@ -50,3 +47,14 @@ def open_trial(config: RunConfig, world: World, compiled: bool) -> Trial:
     if compiled:
         compile_blocks(model, config.distributed.compile_cache_size_limit)
     return Trial(config, world, model, AdamW(model, config.optim))
+
+
+def run_command(arguments: Sequence[str], act: Callable[[RunConfig], str]) -> int:
+    """Print what `act` says of the run that a command line names; return the exit code."""
+    try:
+        text = act(load_run_config(arguments))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(text, end="")
+    return 0

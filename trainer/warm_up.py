@@ -9,30 +9,23 @@ import sys
 import time
 from collections.abc import Sequence
 
-from trainer.config import ConfigError, RunConfig, load_run_config
+from trainer.config import RunConfig
 from trainer.step import compile_ahead
-from trainer.trial import open_trial, prepare
+from trainer.trial import open_trial, prepare, run_command
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return the exit code."""
-    try:
-        config = load_run_config(arguments)
-        seconds = warm_up(config)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"{config.name}: compiled in {seconds:.1f} s")
-    return 0
+    return run_command(arguments, warm_up)
 
 
-def warm_up(config: RunConfig) -> float:
-    """Compile the blocks of a run; return the seconds that it took."""
+def warm_up(config: RunConfig) -> str:
+    """Compile the blocks of a run; return a line that says how long it took."""
     world = prepare(config, "warm-up")
     trial = open_trial(config, world, compiled=True)
     start = time.perf_counter()
     compile_ahead(trial)
-    return time.perf_counter() - start
+    return f"{config.name}: compiled in {time.perf_counter() - start:.1f} s\n"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,15 @@ def test_a_diverged_run_is_a_result(make_grid: MakeGrid) -> None:
     assert "diverged" in to_markdown(table)
 
 
+def write_attempts(cell: Cell, intervals: Sequence[tuple[int, int, int, float]]) -> None:
+    """Write records of (last step, steps, attempt, seconds a step)."""
+    records = [
+        make_record(cell, step, steps, step_s, 10.0, 1.0) | {"attempt": attempt}
+        for step, steps, attempt, step_s in intervals
+    ]
+    write_lines(Path(cell.folder, "metrics.jsonl"), records)
+
+
 def test_each_attempts_first_interval_and_earlier_settings_are_left_out(
     make_grid: MakeGrid,
 ) -> None:
@@ -148,11 +158,7 @@ def test_each_attempts_first_interval_and_earlier_settings_are_left_out(
     now = cell.run.fingerprint(cell.gpus)
     times = [(1, 1, 1, 9.0), (10, 9, 1, 1.0), (20, 10, 2, 9.0), (25, 5, 2, 2.0)]
     times += [(30, 5, 3, 9.0), (35, 5, 3, 3.0), (40, 5, 3, 4.0)]
-    records = [
-        make_record(cell, step, steps, step_s, 10.0, 1.0) | {"attempt": attempt}
-        for step, steps, attempt, step_s in times
-    ]
-    write_lines(Path(cell.folder, "metrics.jsonl"), records)
+    write_attempts(cell, times)
     path = Path(cell.folder, "run.json")
     summary = json.loads(path.read_text())
     first = summary["attempts"][0]
@@ -175,11 +181,7 @@ def test_eager_steps_are_left_out_where_the_run_was_compiled_on_the_way(
     write_run(cell)
     times = [(1, 1, 1, 9.0), (10, 9, 1, 4.0)]  # killed before it was compiled
     times += [(20, 10, 2, 9.0), (27, 7, 2, 3.0), (30, 3, 2, 2.0), (40, 10, 2, 1.0)]
-    records = [
-        make_record(cell, step, steps, step_s, 10.0, 1.0) | {"attempt": attempt}
-        for step, steps, attempt, step_s in times
-    ]
-    write_lines(Path(cell.folder, "metrics.jsonl"), records)
+    write_attempts(cell, times)
     path = Path(cell.folder, "run.json")
     summary = json.loads(path.read_text())
     (first,) = summary["attempts"]

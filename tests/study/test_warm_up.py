@@ -6,7 +6,7 @@ import pytest
 
 from study.config import load_study
 from study.grid import Cell, Grid
-from study.warm_up import folder_of, shape_of, warm_up_run
+from study.warm_up import folder_of, warm_up_run
 from trainer.config import RunConfig, parse_yaml
 
 STUDY = """
@@ -68,7 +68,7 @@ def test_cells_that_compile_the_same_share_a_folder(cells: dict[str, Cell]) -> N
     ],
 )
 def test_nothing_is_compiled_beforehand(cells: dict[str, Cell], name: str) -> None:
-    assert shape_of(cells[name]) is None
+    assert folder_of(cells[name]) is None
 
 
 def test_the_settings_are_the_same_for_all_that_share_them(cells: dict[str, Cell]) -> None:
