@@ -13,22 +13,16 @@ with the times of a step. Medians, with the least and the most.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import yaml
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from study.corpus import write_python_stdlib  # noqa: E402
-from trainer import host  # noqa: E402
-from trainer.config import load_yaml  # noqa: E402
+from benchmarks.trainer_runs import settings, shape_of, train, write_text
+from trainer import host
+from trainer.config import merge
 
 EAGER_S, LATER_S = 10.0, 40.0
 """Seconds of a run's training, about."""
@@ -50,9 +44,9 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_python_stdlib(folder / "data" / "python")
+        write_text(folder)
         for shape in options.shape:
-            step_s = run(folder, options, shape, "false", 30)["compiled"]
+            step_s = run(folder, options, shape, False, 30)["compiled"]
             found = [turn(folder, options, shape, step_s) for _ in range(options.turns)]
             print(f"{shape}, {options.batch_size} x {options.seq_len}:")
             for key in found[0]:
@@ -62,7 +56,7 @@ def main() -> None:
 
 
 def turn(folder: Path, options: argparse.Namespace, shape: str, step_s: float) -> Times:
-    eager = run(folder, options, shape, "false", round(EAGER_S / step_s))["compiled"]
+    eager = run(folder, options, shape, False, round(EAGER_S / step_s))["compiled"]
     later = run(folder, options, shape, "later", round(LATER_S / step_s))
     lost_s = later["standstill"] + later["compiling"] * (1 - eager / later["slower"])
     return {
@@ -75,36 +69,16 @@ def turn(folder: Path, options: argparse.Namespace, shape: str, step_s: float) -
     }
 
 
-def run(folder: Path, options: argparse.Namespace, shape: str, compiled: str, steps: int) -> Times:
+def run(
+    folder: Path, options: argparse.Namespace, shape: str, compiled: bool | str, steps: int
+) -> Times:
     """Return times of a run, s: of its steps, and of compiling where it did."""
-    out = Path(tempfile.mkdtemp(dir=folder))
-    settings: dict[str, Any] = {
-        "dump_dir": str(out),
-        "steps": steps,
-        "optim": {"lr": 1e-3},
-        "model": load_yaml(str(ROOT / "config/models.yaml"))[shape],
-        "distributed": {
-            "model_dtype": "fp32",
-            "compile": compiled == "later" and "later",
-            "compile_cache": f"{out}/cache",
-            "threads": options.threads,
-        },
-        "data": {
-            "root_dir": f"{folder}/data",
-            "shards_dir": f"{folder}/shards",
-            "sources": {"python": 1.0},
-            "batch_size": options.batch_size,
-            "seq_len": options.seq_len,
-        },
-        "checkpoint": None,
-        "eval": None,
-    }
-    config = out / "settings.yaml"
-    config.write_text(yaml.safe_dump(settings))
-    command = [sys.executable, "-m", "trainer", f"config={config}"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (attempt,) = json.loads((out / "run.json").read_text())["attempts"]
-    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][1:]
+    batch = options.batch_size, options.seq_len
+    values = settings(folder, shape_of(shape), batch, steps)
+    own = {"compile": compiled, "threads": options.threads}
+    own["compile_cache"] = tempfile.mkdtemp(prefix="cache-", dir=folder)
+    facts, (_, *records) = train(merge(values, {"distributed": own}))
+    (attempt,) = facts["attempts"]
     switch = attempt["compiled_from"]
     if switch is None:
         return {"compiled": statistics.median(record["time/step_s"] for record in records)}

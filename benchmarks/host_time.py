@@ -12,7 +12,6 @@ percentile, and the share of our step that is outside of model, optimizer and co
 
 import argparse
 import contextlib
-import gc
 import json
 import statistics
 import sys
@@ -29,8 +28,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.interleaved_steps import TINY
+from benchmarks.interleaved_steps import WARM_UP, measure, ratio_text
 from benchmarks.plain_llama import PlainLlama
+from benchmarks.trainer_runs import SOURCE, TINY, settings, write_text
 from trainer import host, train
 from trainer.config import BYTE_VOCABULARY, ModelConfig, RunConfig
 from trainer.metrics import Startup
@@ -41,7 +41,6 @@ from trainer.step import train_step
 
 BATCH, LENGTH = 1, 16
 LOG_EVERY = 10
-WARM_UP = 20
 
 
 def main() -> None:
@@ -56,21 +55,17 @@ def main() -> None:
         wait()
         folder = Path(shared_text(own, world))
         with ours(folder, options, world) as (step, inside):
-            contenders = {"ours": step, "plain PyTorch": plain(folder, options, world)}
-            seconds = measure(contenders, inside, options.turns)
+            other = plain(folder, options, world)
+            seconds = measure({"ours": step, "plain PyTorch": other}, options.turns)
         if world.is_main:
-            show(options, world, seconds)
+            show(options, world, seconds, inside[-options.turns :])
         agree(0, world)  # rank 0's folder is used by all
 
 
 def shared_text(folder: str, world: World) -> str:
     """Return rank 0's folder, where it has written a text."""
     if world.is_main:
-        source = Path(folder, "data", "text")
-        source.mkdir(parents=True)
-        line = json.dumps({"text": "To be, or not to be, that is the question. " * 100}) + "\n"
-        for name in ("chunk.00", "val"):
-            Path(source, f"text.{name}.jsonl").write_text(line * 100)
+        write_text(Path(folder))
     box = [folder]
     if world.size > 1:
         torch.distributed.broadcast_object_list(box, src=0)
@@ -83,22 +78,14 @@ def ours(
 ) -> Iterator[tuple[Callable[[], None], list[float]]]:
     """Yield what takes a step of our loop, and the seconds of each in model, optimizer, sums."""
     config = RunConfig.model_validate(
-        {
-            "dump_dir": str(folder / "out"),
-            "steps": options.turns + WARM_UP,
-            "model": TINY,
-            "optim": {"lr": 1e-3},
-            "distributed": {"model_dtype": "fp32", "compile": options.compile},
-            "data": {
-                "root_dir": str(folder / "data"),
-                "sources": {"text": 1.0},
-                "batch_size": BATCH,
-                "seq_len": LENGTH,
-            },
-            "logging": {"freq": LOG_EVERY},
-            "checkpoint": None,
-            "eval": None,
-        }
+        settings(
+            folder,
+            TINY,
+            (BATCH, LENGTH),
+            options.turns + WARM_UP,
+            distributed={"compile": options.compile},
+            logging={"freq": LOG_EVERY},
+        )
     )
     if world.is_main:
         Path(config.dump_dir).mkdir()
@@ -141,7 +128,8 @@ def _check(code: int | None) -> None:
 
 def plain(folder: Path, options: argparse.Namespace, world: World) -> Callable[[], None]:
     """Return what takes a step of a loop as people write it."""
-    tokens = np.frombuffer((folder / "data/text/text.chunk.00.jsonl").read_bytes(), np.uint8)
+    text = next((folder / "data" / SOURCE).glob("*.chunk.*"))
+    tokens = np.frombuffer(text.read_bytes(), np.uint8)
     draw = np.random.default_rng(world.rank)
     torch.manual_seed(0)
     shape = ModelConfig.model_validate(TINY)
@@ -177,25 +165,9 @@ def plain(folder: Path, options: argparse.Namespace, world: World) -> Callable[[
     return step
 
 
-def measure(
-    contenders: dict[str, Callable[[], None]], inside: list[float], turns: int
-) -> dict[str, list[float]]:
-    """Return the seconds of each step of each contender, and of ours outside of `inside`."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(WARM_UP + turns):
-        if turn == WARM_UP:
-            gc.collect()
-            gc.freeze()
-        for name, step in contenders.items():
-            start = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - start)
-    kept = {name: values[WARM_UP:] for name, values in seconds.items()}
-    of_ours = zip(kept["ours"], inside[WARM_UP:], strict=True)
-    return kept | {"outside": [whole - within for whole, within in of_ours]}
-
-
-def show(options: argparse.Namespace, world: World, seconds: dict[str, list[float]]) -> None:
+def show(
+    options: argparse.Namespace, world: World, seconds: dict[str, list[float]], inside: list[float]
+) -> None:
     print(
         f"8 layers of width 16, {world.size} process(es), "
         f"{'compiled' if options.compile else 'eager'}, {options.turns} turns, "
@@ -203,13 +175,13 @@ def show(options: argparse.Namespace, world: World, seconds: dict[str, list[floa
     )
     pairs = zip(seconds["ours"], seconds["plain PyTorch"], strict=True)
     ratios = [own / other for own, other in pairs]
-    low, high = np.quantile(ratios, (0.1, 0.9))
     for name in ("ours", "plain PyTorch"):
         print(f"{name:16} {1e3 * statistics.median(seconds[name]):8.3f} ms a step")
-    print(f"ours takes x{statistics.median(ratios):.2f} ({low:.2f} to {high:.2f}) of plain PyTorch")
+    print(f"ours takes {ratio_text(ratios)} of plain PyTorch")
+    outside = [whole - within for whole, within in zip(seconds["ours"], inside, strict=True)]
     # Sums: what is due every tenth step counts for its part.
-    share = sum(seconds["outside"]) / sum(seconds["ours"])
-    typical = statistics.median(seconds["outside"]) / statistics.median(seconds["ours"])
+    share = sum(outside) / sum(seconds["ours"])
+    typical = statistics.median(outside) / statistics.median(seconds["ours"])
     print(f"outside of model, optimizer, communication: {share:.1%} (median step {typical:.1%})")
 
 

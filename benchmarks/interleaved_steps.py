@@ -23,13 +23,13 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.plain_llama import PlainLlama
+from benchmarks.trainer_runs import shape_of
 from trainer import host
-from trainer.config import BYTE_VOCABULARY, ModelConfig, RunConfig, load_yaml
+from trainer.config import BYTE_VOCABULARY, ModelConfig, RunConfig
 from trainer.parallel import get_world
 from trainer.step import compute_step
 from trainer.trial import open_trial
 
-TINY = {"dim": 16, "n_layers": 8, "n_heads": 1, "multiple_of": 16}
 WARM_UP = 5
 
 Step = Callable[[], Tensor]
@@ -46,8 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     host.keep_freed_memory()
-    shape = TINY if options.shape == "tiny" else load_yaml("config/models.yaml")[options.shape]
-    model = ModelConfig.model_validate(shape)
+    model = ModelConfig.model_validate(shape_of(options.shape))
     window = torch.randint(BYTE_VOCABULARY, (options.batch_size, options.seq_len + 1))
     steps = {
         "ours": ours(model, window, options.compile),
@@ -57,7 +56,7 @@ def main() -> None:
     show(options, measure(steps, options.turns))
 
 
-def measure(steps: dict[str, Step], turns: int) -> dict[str, list[float]]:
+def measure(steps: dict[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
     """Return the seconds of each step of each contender, which take turns."""
     for step in steps.values():
         for _ in range(WARM_UP):
@@ -83,12 +82,14 @@ def show(options: argparse.Namespace, seconds: dict[str, list[float]]) -> None:
     print(f"{'':16} {'tokens/s':>10} {'ms a step':>10}   ours is faster by (10% to 90%)")
     for name, values in seconds.items():
         ratios = [other / own for other, own in zip(values, seconds["ours"], strict=True)]
-        low, high = np.quantile(ratios, (0.1, 0.9))
         middle = statistics.median(values)
-        print(
-            f"{name:16} {tokens / middle:10,.0f} {1e3 * middle:10.2f}   "
-            f"x{statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})"
-        )
+        print(f"{name:16} {tokens / middle:10,.0f} {1e3 * middle:10.2f}   {ratio_text(ratios)}")
+
+
+def ratio_text(ratios: list[float]) -> str:
+    """Return the median, and the 10th and 90th percentile."""
+    low, middle, high = np.quantile(ratios, (0.1, 0.5, 0.9))
+    return f"x{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def ours(shape: ModelConfig, window: Tensor, compiled: bool) -> Step:

@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.interleaved_steps import TINY, Step, ours, plain, transformers_llama
-from trainer.config import BYTE_VOCABULARY, ModelConfig, load_yaml
+from benchmarks.interleaved_steps import Step, ours, plain, transformers_llama
+from benchmarks.trainer_runs import shape_of
+from trainer.config import BYTE_VOCABULARY, ModelConfig
 
 LENGTH = 16
 LAUNCH_NOTHING = ("_unsafe_view", "_record_function_enter_new", "_record_function_exit")
@@ -54,8 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Operations of a step")
     parser.add_argument("--shape", default="tiny", help="a name of config/models.yaml, or tiny")
     options = parser.parse_args()
-    shape = TINY if options.shape == "tiny" else load_yaml("config/models.yaml")[options.shape]
-    model = ModelConfig.model_validate(shape)
+    model = ModelConfig.model_validate(shape_of(options.shape))
     window = torch.randint(BYTE_VOCABULARY, (1, LENGTH + 1))
     contenders = {"ours": ours, "plain PyTorch": plain, "transformers": transformers_llama}
     print(f"{options.shape}, {model.n_layers} layers, torch {torch.__version__}")

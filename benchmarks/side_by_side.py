@@ -27,14 +27,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import yaml
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from study.corpus import write_python_stdlib  # noqa: E402
+from benchmarks.trainer_runs import (  # noqa: E402
+    SOURCE,
+    settings,
+    shape_of,
+    train,
+    write_text,
+)
 from study.foreign_logs import READERS  # noqa: E402
-from trainer.config import BYTE_VOCABULARY, ModelConfig, load_yaml  # noqa: E402
+from trainer.config import BYTE_VOCABULARY, ModelConfig  # noqa: E402
 from trainer.flops import flops_per_token, utilisation  # noqa: E402
 from trainer.shards import ensure_shards  # noqa: E402
 
@@ -63,7 +67,7 @@ Results = dict[tuple[str, str], list[Result]]
 
 def main() -> None:
     options = parse_arguments()
-    shape = load_yaml(str(ROOT / "config/models.yaml"))[options.shape]
+    shape = shape_of(options.shape)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), options, shape)
         results: Results = {}
@@ -101,8 +105,8 @@ class Bench:
 
     def __init__(self, folder: Path, options: argparse.Namespace, shape: dict[str, Any]) -> None:
         self.folder, self.options, self.shape = folder, options, shape
-        write_python_stdlib(folder / "data" / "python")
-        self.shards = ensure_shards(folder / "data", "python", folder / "shards")
+        write_text(folder)
+        self.shards = ensure_shards(folder / "data", SOURCE, folder / "shards")
 
     def environment(self, name: str, turn: int) -> dict[str, str]:
         cache = self.folder / f"cache-{name}-{turn}"
@@ -123,29 +127,17 @@ class Bench:
             found[kind] = partial(self.command, kind, command, Path(log))
         return found
 
-    def ours(self, compiled: bool | str, how: str, turn: int) -> Result:
+    def ours(self, compiled: bool | str, _: str, turn: int) -> Result:
         options, name = self.options, f"ours-{compiled}"
-        out = self.folder / f"{name}-{how}-{turn}"
-        values = {
-            "dump_dir": str(out),
-            "steps": options.steps,
-            "optim": {"lr": 1e-3, "scheduler": "linear", "lr_min_ratio": 0.0},
-            "distributed": {"model_dtype": options.dtype, "compile": compiled},
-            "model": self.shape,
-            "data": {
-                "root_dir": str(self.folder / "data"),
-                "sources": {"python": 1.0},
-                "shards_dir": str(self.folder / "shards"),
-                "batch_size": options.batch_size,
-                "seq_len": options.seq_len,
-            },
-            "checkpoint": None,
-        }
-        config = self.folder / "ours.yaml"
-        config.write_text(yaml.safe_dump(values))
-        self._run(name, turn, ["-m", "trainer", f"config={config}"])
-        facts = json.loads((out / "run.json").read_text())
-        records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        values = settings(
+            self.folder,
+            self.shape,
+            (options.batch_size, options.seq_len),
+            options.steps,
+            optim={"scheduler": "linear", "lr_min_ratio": 0.0},
+            distributed={"model_dtype": options.dtype, "compile": compiled},
+        )
+        facts, records = train(values, self.environment(name, turn))
         attempt = facts["attempts"][0]
         begin = max(attempt["compiled_from"] or 0, options.steps // 10)
         steps = [record["time/step_s"] for record in records if record["global_step"] > begin]
@@ -159,7 +151,7 @@ class Bench:
 
     def script(self, name: str, how: str, turn: int) -> Result:
         options, model = self.options, ModelConfig.model_validate(self.shape)
-        settings = {
+        given = {
             "shape": self.shape,
             "ffn_hidden": model.ffn_hidden,
             "vocab_size": BYTE_VOCABULARY,
@@ -173,7 +165,7 @@ class Bench:
             "tokens_dtype": self.shards.dtype,
         }
         file = self.folder / f"{name}.json"
-        file.write_text(json.dumps(settings))
+        file.write_text(json.dumps(given))
         printed = self._run(name, turn, [str(SCRIPTS[name]), str(file)])
         return Result(**json.loads(printed.splitlines()[-1]))
 

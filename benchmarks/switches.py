@@ -11,32 +11,24 @@ turns. Switches that only a GPU knows are named at the end.
 
 import argparse
 import gc
-import json
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.interleaved_steps import TINY, Step  # noqa: E402
-from study.corpus import write_python_stdlib  # noqa: E402
-from trainer import host  # noqa: E402
-from trainer.config import RunConfig, load_yaml, merge, nest  # noqa: E402
-from trainer.parallel import get_world  # noqa: E402
-from trainer.step import compute_step  # noqa: E402
-from trainer.trial import open_trial  # noqa: E402
-
-WARM_UP = 4
+from benchmarks.interleaved_steps import measure, ratio_text
+from benchmarks.trainer_runs import settings, shape_of, train, write_text
+from trainer import host
+from trainer.config import RunConfig, merge, nest
+from trainer.parallel import get_world
+from trainer.step import compute_step
+from trainer.trial import open_trial
 
 
 @dataclass(frozen=True)
@@ -90,79 +82,54 @@ def main() -> None:
     print(f"{host.processor_name()}, 1 thread, torch {torch.__version__}")
     print("| setting | default | the other way | shape, batch | a step takes, the other way |")
     print("|---|---|---|---|---|")
-    for switch in IN_TURNS:
-        if options.only is None or options.only in switch.key:
-            report(switch, in_turns(switch))
-    with tempfile.TemporaryDirectory() as folder:
-        write_python_stdlib(Path(folder, "data", "python"))
-        for switch in OF_A_PROCESS:
-            if options.only is None or options.only in switch.key:
-                report(switch, of_runs(switch, Path(folder), options.runs))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_text(folder)
+        for switch in (*IN_TURNS, *OF_A_PROCESS):
+            if options.only is not None and options.only not in switch.key:
+                continue
+            in_one = switch in IN_TURNS
+            ratios = in_turns(switch, folder) if in_one else of_runs(switch, folder, options.runs)
+            report(switch, ratios)
     print(f"\nOn a GPU alone: {', '.join(GPU_ONLY)}.")
 
 
 def report(switch: Switch, ratios: list[float]) -> None:
-    low, high = np.quantile(ratios, (0.1, 0.9))
     batch = " x ".join(str(size) for size in switch.batch)
     besides = "".join(f", {key}: {value}" for key, value in switch.besides)
     print(
         f"| `{switch.key}` | {switch.default} | {switch.other} | {switch.shape}, {batch}{besides} "
-        f"| x{statistics.median(ratios):.2f} ({low:.2f} to {high:.2f}) |",
+        f"| {ratio_text(ratios)} |",
         flush=True,
     )
 
 
-def values_of(switch: Switch, value: Any) -> dict[str, Any]:
+def values_of(switch: Switch, value: Any, folder: Path) -> dict[str, Any]:
     """Return the settings of a run with a switch at a value."""
-    models = {"tiny": TINY, **load_yaml(str(ROOT / "config/models.yaml"))}
-    values: dict[str, Any] = {
-        "dump_dir": "unused",
-        "steps": 1,
-        "optim": {"lr": 1e-3},
-        "model": models[switch.shape],
-        "distributed": {"compile": False, "model_dtype": "fp32"},
-        "data": {
-            "root_dir": "unused",
-            "sources": {"python": 1.0},
-            "batch_size": switch.batch[0],
-            "seq_len": switch.batch[1],
-        },
-        "checkpoint": None,
-        "eval": None,
-    }
+    steps = PROCESS_STEPS[switch.shape]
+    values = settings(folder, shape_of(switch.shape), switch.batch, steps)
     for key, setting in (*switch.besides, (switch.key, value)):
         values = merge(values, nest(key, setting))
     return values
 
 
-def in_turns(switch: Switch) -> list[float]:
+def in_turns(switch: Switch, folder: Path) -> list[float]:
     """Return the ratios of the step's time, the other way to the default."""
-    steps = [step_with(switch, value) for value in (switch.default, switch.other)]
-    for step in steps:
-        for _ in range(WARM_UP):
-            step()
-    gc.collect()
-    gc.freeze()
-    ratios = []
-    for _ in range(switch.turns):
-        default_s, other_s = (seconds(step) for step in steps)
-        ratios.append(other_s / default_s)
+    values = {"default": switch.default, "other": switch.other}
+    seconds = measure(
+        {name: step_with(switch, value, folder) for name, value in values.items()}, switch.turns
+    )
     gc.unfreeze()
-    return ratios
+    pairs = zip(seconds["other"], seconds["default"], strict=True)
+    return [other_s / default_s for other_s, default_s in pairs]
 
 
-def seconds(step: Step) -> float:
-    start = time.perf_counter()
-    step().item()
-    return time.perf_counter() - start
-
-
-def step_with(switch: Switch, value: Any) -> Step:
-    config, world = RunConfig.model_validate(values_of(switch, value)), get_world()
+def step_with(switch: Switch, value: Any, folder: Path) -> Callable[[], float]:
+    config, world = RunConfig.model_validate(values_of(switch, value, folder)), get_world()
     trial = open_trial(config, world, compiled=config.distributed.compile is True)
     shape = (1, config.data.batch_size, config.data.seq_len + 1)
     tokens = torch.randint(config.data.tokenizer.vocab_size, shape, device=world.device)
-    return lambda: compute_step(trial, tokens)[0]
+    return lambda: compute_step(trial, tokens)[0].item()
 
 
 def of_runs(switch: Switch, folder: Path, runs: int) -> list[float]:
@@ -178,20 +145,11 @@ def of_runs(switch: Switch, folder: Path, runs: int) -> list[float]:
 
 def run_with(switch: Switch, value: Any, folder: Path) -> float:
     """Return the mean time of a step of a run, s: what happens now and then counts too."""
-    out = Path(tempfile.mkdtemp(dir=folder))
-    own = {
-        "dump_dir": str(out),
-        "steps": PROCESS_STEPS[switch.shape],
-        "data": {"root_dir": f"{folder}/data", "shards_dir": f"{folder}/shards"},
-    }
-    config = out / "settings.yaml"
-    config.write_text(yaml.safe_dump(merge(values_of(switch, value), own)))
-    command = [sys.executable, "-m", "trainer", f"config={config}", "distributed.threads=1"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    lines = (out / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines][2:]
-    steps = sum(record["time/interval_steps"] for record in records)
-    return sum(r["time/step_s"] * r["time/interval_steps"] for r in records) / steps
+    one_thread = {"distributed": {"threads": 1}}
+    _, records = train(merge(values_of(switch, value, folder), one_thread))
+    steady = records[2:]
+    steps = sum(record["time/interval_steps"] for record in steady)
+    return sum(r["time/step_s"] * r["time/interval_steps"] for r in steady) / steps
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.interleaved_steps import TINY, ours, plain
+from benchmarks.interleaved_steps import ours, plain
 from benchmarks.operations import count
+from benchmarks.trainer_runs import TINY
 from trainer.config import BYTE_VOCABULARY, ModelConfig
 
 ROOT = Path(__file__).parents[1]

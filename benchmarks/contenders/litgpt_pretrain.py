@@ -17,14 +17,14 @@ SETTINGS = json.loads(Path(sys.argv[1]).read_text())
 if not SETTINGS["compile"]:
     os.environ["TORCH_COMPILE_DISABLE"] = "1"  # before torch is imported
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from clock import Clock  # noqa: E402
 from litgpt.args import EvalArgs, TrainArgs  # noqa: E402
 from litgpt.config import Config  # noqa: E402
 from litgpt.data import DataModule  # noqa: E402
 from litgpt.pretrain import setup  # noqa: E402
-from torch.utils.data import DataLoader, Dataset  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402
+from windows import Windows  # noqa: E402
 
 CLOCK = Clock()
 
@@ -38,32 +38,21 @@ class ClockedAdamW(torch.optim.AdamW):
         return result
 
 
-class Windows(Dataset):
-    """Neighbouring windows of token ids."""
-
-    def __init__(self) -> None:
-        self.tokens = np.memmap(SETTINGS["tokens"], SETTINGS["tokens_dtype"], "r")
-
-    def __len__(self) -> int:
-        return (len(self.tokens) - 1) // SETTINGS["seq_len"]
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        start = index * SETTINGS["seq_len"]
-        window = self.tokens[start : start + SETTINGS["seq_len"] + 1]
-        return torch.from_numpy(window.astype(np.int64))
-
-
 class Tokens(DataModule):
     """The same text for training and for the check of the validation data."""
 
     def connect(self, **_: object) -> None:
         pass
 
+    def _loader(self, shuffle: bool) -> DataLoader:
+        windows = Windows(*(SETTINGS[key] for key in ("tokens", "tokens_dtype", "seq_len")))
+        return DataLoader(windows, SETTINGS["batch_size"], shuffle=shuffle, drop_last=True)
+
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(Windows(), SETTINGS["batch_size"], shuffle=True, drop_last=True)
+        return self._loader(shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(Windows(), SETTINGS["batch_size"], drop_last=True)
+        return self._loader(shuffle=False)
 
 
 def main() -> None:

@@ -12,10 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from clock import Clock
-from torch.utils.data import Dataset
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -23,20 +21,14 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from windows import Windows
 
 
-class Windows(Dataset):
-    """Neighbouring windows of token ids; the Trainer shuffles them."""
-
-    def __init__(self, path: str, dtype: str, seq_len: int) -> None:
-        self.tokens, self.seq_len = np.memmap(path, dtype, "r"), seq_len
-
-    def __len__(self) -> int:
-        return (len(self.tokens) - 1) // self.seq_len
+class Labelled(Windows):
+    """Windows as the Trainer wants them."""
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        start = index * self.seq_len
-        window = torch.from_numpy(self.tokens[start : start + self.seq_len + 1].astype(np.int64))
+        window = super().__getitem__(index)
         # Its labels are shifted inside the model: one token more makes as many predictions.
         return {"input_ids": window, "labels": window}
 
@@ -85,7 +77,7 @@ def main() -> None:
             report_to="none",
             disable_tqdm=True,
         )
-        windows = Windows(settings["tokens"], settings["tokens_dtype"], length)
+        windows = Labelled(settings["tokens"], settings["tokens_dtype"], length)
         Trainer(model, arguments, train_dataset=windows, callbacks=[Steps(clock)]).train()
     print(clock.report())
 

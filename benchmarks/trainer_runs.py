@@ -1,0 +1,77 @@
+"""Runs of the trainer for benchmarks: their settings, how they are started, what they wrote."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from study.corpus import write_python_stdlib
+from trainer.config import load_yaml, merge
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = "python"
+TINY = {"dim": 16, "n_layers": 8, "n_heads": 1, "multiple_of": 16}
+"""A shape with next to no arithmetic: its step is the time of the host."""
+
+
+def shape_of(name: str) -> dict[str, Any]:
+    """Return a shape of config/models.yaml, or `tiny`."""
+    shapes: dict[str, Any] = {"tiny": TINY, **load_yaml(str(ROOT / "config/models.yaml"))}
+    return shapes[name]
+
+
+def write_text(folder: Path) -> None:
+    """Write the text that `settings` reads."""
+    write_python_stdlib(folder / "data" / SOURCE)
+
+
+def settings(
+    folder: Path, shape: dict[str, Any], batch: tuple[int, int], steps: int, **changes: Any
+) -> dict[str, Any]:
+    """Return a run's settings: on the text of a folder, `batch` = (sequences, tokens of each).
+
+    Float32, eager, nothing saved or evaluated; `changes` are merged in.
+    """
+    values = {
+        "dump_dir": str(folder / "out"),
+        "steps": steps,
+        "optim": {"lr": 1e-3},
+        "model": shape,
+        "distributed": {"model_dtype": "fp32", "compile": False},
+        "data": {
+            "root_dir": str(folder / "data"),
+            "shards_dir": str(folder / "shards"),
+            "sources": {SOURCE: 1.0},
+            "batch_size": batch[0],
+            "seq_len": batch[1],
+        },
+        "checkpoint": None,
+        "eval": None,
+    }
+    return merge(values, changes)
+
+
+def train(
+    values: dict[str, Any], environment: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Run the trainer to its end, in a folder of its own; return its run.json and its records."""
+    out = Path(tempfile.mkdtemp(prefix="run-", dir=Path(values["dump_dir"]).parent))
+    config = out / "settings.yaml"
+    config.write_text(yaml.safe_dump({**values, "dump_dir": str(out)}))
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", f"config={config}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"the trainer failed:\n{done.stdout}{done.stderr}")
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return json.loads((out / "run.json").read_text()), [json.loads(line) for line in lines]
