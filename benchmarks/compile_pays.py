@@ -2,17 +2,19 @@
 
     python benchmarks/compile_pays.py [--shape nano mini] [--turns 3] [--threads 1]
 
-Runs of the trainer, in turns: one eager, one with `compile: later` and an empty
-cache. Of the second: the seconds until another process had compiled, in which steps are slower, and
-the standstill while the run takes that over. It pays where what is left to train takes eager longer
+Runs of the trainer, in turns: one eager, one with `compile: later` and an empty cache. Of the
+second: the seconds until another process had compiled, in which steps are slower, and the
+standstill while the run takes that over. It pays where what is left to train takes eager longer
 than
 
     (standstill + compiling x (1 - eager / slower)) / (1 - compiled / eager)
 
-with the times of a step. Medians, with the least and the most.
+with the times of a step; never (inf) where compiled steps were no faster, as in some turns of a
+machine whose speed changes. Medians, with the least and the most.
 """
 
 import argparse
+import math
 import statistics
 import sys
 import tempfile
@@ -59,13 +61,14 @@ def turn(folder: Path, options: argparse.Namespace, shape: str, step_s: float) -
     eager = run(folder, options, shape, False, round(EAGER_S / step_s))["compiled"]
     later = run(folder, options, shape, "later", round(LATER_S / step_s))
     lost_s = later["standstill"] + later["compiling"] * (1 - eager / later["slower"])
+    gain = 1 - later["compiled"] / eager
     return {
         "eager step, ms": 1e3 * eager,
         "step while compiling, ms": 1e3 * later["slower"],
         "compiled step, ms": 1e3 * later["compiled"],
         "compiling, s": later["compiling"],
         "standstill, s": later["standstill"],
-        "pays after, s of eager training": lost_s / (1 - later["compiled"] / eager),
+        "pays after, s of eager training": lost_s / gain if gain > 0 else math.inf,
     }
 
 
