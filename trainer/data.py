@@ -68,9 +68,11 @@ class SampleOrder:
         self._table = sorted_table[shuffle]
         self._shares = shares
         self._earlier = np.empty(TABLE, np.int64)  # entries of the same source before this one
-        self._entries = [np.flatnonzero(self._table == source) for source in range(len(shares))]
-        for entries in self._entries:
-            self._earlier[entries] = np.arange(len(entries))
+        entries = [np.flatnonzero(self._table == source) for source in range(len(shares))]
+        for places in entries:
+            self._earlier[places] = np.arange(len(places))
+        # Of each source, for `epoch`; numbers of Python, as numpy's take longer one by one.
+        self._sources = list(zip(entries, shares.tolist(), self.windows.tolist(), strict=True))
 
     def locate(self, index: ArrayLike) -> Samples:
         """Return where the samples of global indices (an array) stand; O(1) for each."""
@@ -86,8 +88,10 @@ class SampleOrder:
     def epoch(self, index: int) -> float:
         """Return the passes that the first `index` samples make over the source repeated most."""
         whole, rest = divmod(index, TABLE)
-        turns = np.array([entries.searchsorted(rest) for entries in self._entries])
-        return float(((whole * self._shares + turns) / self.windows).max())
+        return max(
+            (whole * share + int(entries.searchsorted(rest))) / windows
+            for entries, share, windows in self._sources
+        )
 
 
 def count_windows(tokens: int, seq_len: int) -> int:

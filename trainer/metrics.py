@@ -34,7 +34,11 @@ class RecordFile:
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a record; numbers that are not finite become null, as JSON knows none."""
-        self._file.write(json.dumps({key: _finite(value) for key, value in record.items()}) + "\n")
+        try:
+            line = json.dumps(record, allow_nan=False)
+        except ValueError:
+            line = json.dumps({key: _finite(value) for key, value in record.items()})
+        self._file.write(line + "\n")
         self._file.flush()
         if self._send is not None:
             self._send(record)
