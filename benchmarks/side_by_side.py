@@ -2,14 +2,15 @@
 
     make bench      # python benchmarks/side_by_side.py [--shape nano] [--steps 1000] [--repeats 5]
 
-transformers' Llama under its own Trainer; litgpt's pretraining where litgpt is installed. Same
-shape, batch, arithmetic and text; eager and compiled, with an empty cache of compiled code at first
-and a filled one after it. `ours, later` compiles while it trains. Speed is the median step of the
-later nine tenths, or of those after compiling on the way; times count from the start of the
-process. MFU = tokens/s x (6 N + 12 L S d) / peak. Ratios are of runs of one turn.
+transformers' Llama under its own Trainer; litgpt's pretraining and, on a GPU, torchtitan's Trainer
+where they are installed. Same shape, batch, arithmetic and text; eager and compiled, with an empty
+cache of compiled code at first and a filled one after it. `ours, later` compiles while it trains.
+Speed is the median step of the later nine tenths, or of those after compiling on the way; times
+count from the start of the process. MFU = tokens/s x (6 N + 12 L S d) / peak. Ratios are of runs of
+one turn.
 
 Trainers that log what study/foreign_logs.py reads take turns too, as commands that train the same
-shape and batch: --also torchtitan 'COMMAND' LOG, with lingua, torchtitan or nanogpt.
+shape and batch: --also lingua 'COMMAND' LOG, with lingua, torchtitan or nanogpt.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -47,8 +50,10 @@ CONTENDERS = ROOT / "benchmarks" / "contenders"
 SCRIPTS = {
     "transformers": CONTENDERS / "transformers_trainer.py",
     "litgpt": CONTENDERS / "litgpt_pretrain.py",
+    "torchtitan": CONTENDERS / "torchtitan_trainer.py",
 }
 """Package -> what trains with it."""
+GPU_ONLY = ("torchtitan",)
 REFERENCE = "transformers"
 
 
@@ -121,7 +126,7 @@ class Bench:
         if how != "eager":
             found["ours, later"] = partial(self.ours, "later")
         for name in SCRIPTS:
-            if importlib.util.find_spec(name) is not None:
+            if missing(name) is None:
                 found[name] = partial(self.script, name)
         for kind, command, log in self.options.also:
             found[kind] = partial(self.command, kind, command, Path(log))
@@ -222,8 +227,17 @@ def show(options: argparse.Namespace, shape: dict[str, Any], results: Results) -
             line += spread(runs, others, "first_step_s") + spread(runs, others, "last_step_s")
         print(line.rstrip())
     for name in SCRIPTS:
-        if importlib.util.find_spec(name) is None:
-            print(f"{name}: not installed")
+        if (reason := missing(name)) is not None:
+            print(f"{name}: {reason}")
+
+
+def missing(name: str) -> str | None:
+    """Return why a trainer cannot run here; None where it can."""
+    if importlib.util.find_spec(name) is None:
+        return "not installed"
+    if name in GPU_ONLY and not torch.cuda.is_available():
+        return "trains on GPUs alone"
+    return None
 
 
 def middle(runs: list[Result], field: str) -> float | None:
