@@ -164,8 +164,14 @@ class Block(nn.Module):
         if self.recompute == "none" or not self.training:
             return self._compute(x_BTD, cos_T1E, sin_T1E, mask)
         contexts = _keep_products if self.recompute == "selective" else noop_context_fn
-        arguments = (x_BTD, cos_T1E, sin_T1E, mask)
-        return checkpoint(self._compute, *arguments, use_reentrant=False, context_fn=contexts)
+        # Nothing in a block is drawn, and a CUDA graph must not read the generator's state.
+        return checkpoint(
+            self._compute,
+            *(x_BTD, cos_T1E, sin_T1E, mask),
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=contexts,
+        )
 
     def _compute(
         self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Tensor | None

@@ -204,8 +204,17 @@ def open_session(
     if world.is_main:
         _open_files(session, facts)
         _warn(session, facts["cores_per_rank"])
-        session.later = CompileLater(config, world, folder) if when == "later" else None
+        if when == "later":
+            session.later = CompileLater(_with_attention(config, chosen), world, folder)
     return session
+
+
+def _with_attention(config: RunConfig, chosen: dict[str, str]) -> RunConfig:
+    """Return the settings with the kernel of attention that was chosen: nobody measures it anew."""
+    if chosen["attention"] == "torch":
+        return config
+    settings = config.distributed.model_copy(update={"attention": chosen["attention"]})
+    return config.model_copy(update={"distributed": settings})
 
 
 def _warn(session: Session, cores: float) -> None:
