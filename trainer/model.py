@@ -14,11 +14,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import (
-    checkpoint,
-    create_selective_checkpoint_contexts,
-    noop_context_fn,
-)
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from trainer.config import ModelConfig
 from trainer.linear import ONEDNN_LINEAR, FusedLinear, Linear, join_parts, parts_of
@@ -163,15 +159,11 @@ class Block(nn.Module):
         """Return (B, T, D)."""
         if self.recompute == "none" or not self.training:
             return self._compute(x_BTD, cos_T1E, sin_T1E, mask)
-        contexts = _keep_products if self.recompute == "selective" else noop_context_fn
         # Nothing in a block is drawn, and a CUDA graph must not read the generator's state.
-        return checkpoint(
-            self._compute,
-            *(x_BTD, cos_T1E, sin_T1E, mask),
-            use_reentrant=False,
-            preserve_rng_state=False,
-            context_fn=contexts,
-        )
+        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+        if self.recompute == "selective":  # torch.compile wants the function by its own name
+            options["context_fn"] = _keep_products
+        return checkpoint(self._compute, x_BTD, cos_T1E, sin_T1E, mask, **options)
 
     def _compute(
         self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Tensor | None
