@@ -14,7 +14,7 @@ help:
 	@echo "make study   train the default study on this machine, print its tables"
 	@echo "make test    lint, types and tests"
 	@echo "make lint    lint and types alone"
-	@echo "make test-long    the trainer's tests that CI has no time for: 90 kills, compiled layouts"
+	@echo "make test-long    the trainer killed 90 times, which CI has no time for"
 	@echo "make bench     our trainer beside transformers', whole runs in turns"
 	@echo "make published      run config/studies/h200.yaml in parts, publish its tables and plots"
 	@echo "make wheels, setup-offline    the environment for a machine with torch and no network"

@@ -30,7 +30,7 @@ def validation_loss(
         counts = start < len(windows)
         start = start if counts else 0
         batch = torch.from_numpy(windows[start : start + size].astype(np.int64)).to(world.device)
-        with uncompiled(model), precision(config.distributed, world.device):
+        with uncompiled(), precision(config.distributed, world.device):
             loss = model(batch[:, :-1], batch[:, 1:])
         tokens = batch[:, 1:].numel() * counts
         totals += torch.tensor([loss.item() * tokens, tokens], dtype=torch.float64)

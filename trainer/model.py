@@ -161,9 +161,19 @@ class Block(nn.Module):
             return self._compute(x_BTD, cos_T1E, sin_T1E, mask)
         # Nothing in a block is drawn, and a CUDA graph must not read the generator's state.
         options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-        if self.recompute == "selective":  # torch.compile wants the function by its own name
+        if self.recompute == "selective":
             options["context_fn"] = _keep_products
         return checkpoint(self._compute, x_BTD, cos_T1E, sin_T1E, mask, **options)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the block in place; one that is computed again as a whole, from inside.
+
+        torch 2.13 fails to compile such a recomputation of a tensor-parallel block.
+        """
+        if self.recompute == "full":
+            self._compute = torch.compile(self._compute, *args, **kwargs)  # type: ignore[method-assign]
+        else:
+            super().compile(*args, **kwargs)
 
     def _compute(
         self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Tensor | None

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainer.conftest import ROOT, Runs, long, losses
+from tests.trainer.conftest import ROOT, Runs, losses
 from trainer.compiling import compile_blocks
 from trainer.config import ConfigError, ModelConfig, RunConfig
 from trainer.data import positions
@@ -146,9 +146,7 @@ def test_losses_do_not_depend_on_the_layout(runs: Runs) -> None:
     _go_on_under_another_layout(runs)
 
 
-@long
 def test_losses_do_not_depend_on_compiling(runs: Runs) -> None:
-    """A minute of compiling: `make test-long`."""
     torchrun(runs, 1, [arguments(runs, "one", 1, [])])
     compiled = ["distributed.compile=true", f"distributed.compile_cache={runs.folder / 'cache'}"]
     for processes, layouts in COMPILED.items():
