@@ -86,6 +86,11 @@ def spread(
     return wrapped
 
 
+def has_buckets(model: nn.Module) -> bool:
+    """Say whether gradients are summed in buckets, which are laid out anew after the first pass."""
+    return isinstance(model, DistributedDataParallel)
+
+
 def synchronised(model: nn.Module, last_micro_step: bool) -> contextlib.AbstractContextManager:
     """Return the context of a micro step: gradients are reduced in the last one only."""
     if isinstance(model, DistributedDataParallel):

@@ -1,10 +1,12 @@
 """One optimizer step: forward, backward, clip, update. Nothing here waits for the device."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from trainer.compiling import uncompiled
 from trainer.config import RunConfig
 from trainer.failure import DoesNotFit
 from trainer.feed import to_device
@@ -13,6 +15,8 @@ from trainer.layout import synchronised
 from trainer.optim import AdamW
 from trainer.parallel import World, is_sharded, precision
 from trainer.session import Session
+
+Result = TypeVar("Result")
 
 
 class Training(Protocol):
@@ -49,13 +53,27 @@ def train_step(session: Session, batch: Tensor) -> tuple[Tensor, Tensor]:
 
 def first_step(session: Session, batch: Tensor) -> tuple[Tensor, Tensor]:
     """Take the first step of an attempt; raise DoesNotFit where memory runs out in it."""
+    return _telling_what_fits(session, lambda: train_step(session, batch))
+
+
+def rehearse(session: Session) -> None:
+    """Do the passes of a step and forget them: the first step finds all as later ones do.
+
+    Code is compiled. DDP has laid out what it sums in the order in which gradients come, as it does
+    after the first step of a run: a sum of three processes or more, and with it the losses of a run
+    that goes on, depends on that layout. Raises DoesNotFit where memory runs out.
+    """
+    _telling_what_fits(session, lambda: compile_ahead(session))
+
+
+def _telling_what_fits(session: Session, work: Callable[[], Result]) -> Result:
     try:
-        return train_step(session, batch)
+        return work()
     except torch.OutOfMemoryError as error:
         cause = error
     # Outside of the handler, whose traceback would hold the memory of the step.
     cause.__traceback__ = None
-    raise DoesNotFit(cause, find_fitting_batch(session, batch))
+    raise DoesNotFit(cause, find_fitting_batch(session))
 
 
 def compute_step(session: Training, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,23 +106,24 @@ def _backward(session: Training, tokens: Tensor, passes: int) -> Tensor:
     return loss.detach()
 
 
-def find_fitting_batch(session: Session, batch: Tensor) -> int | None:
+def find_fitting_batch(session: Session) -> int | None:
     """Return the most sequences of a batch, a divisor of their number, that fit into memory.
 
     Called when all of them did not. None where not even one does, or where weights are spread over
     processes, which would have to try together. Tries forward and backward pass; talks to no one.
     """
-    if is_sharded(session.config.distributed, session.world):
+    config, world = session.config, session.world
+    if is_sharded(config.distributed, world):
         return None
-    total = batch.shape[1]
+    total = config.data.batch_size
     for size in (n for n in range(total // 2, 0, -1) if total % n == 0):
         session.optimizer.zero_grad()
-        if session.world.device.type == "cuda":
+        if world.device.type == "cuda":
             torch.cuda.empty_cache()  # what the attempt before left in pieces
-        tokens = to_device(batch, session.world.device)[:1, :size]
         try:
-            with synchronised(session.trained, last_micro_step=False):
-                _backward(session, tokens[0], passes=1)
+            # Compiled, each size would take as long as the first step.
+            with uncompiled(), synchronised(session.trained, last_micro_step=False):
+                _backward(session, _zeros(session, size), passes=1)
         except torch.OutOfMemoryError:
             continue
         return size
@@ -113,10 +132,14 @@ def find_fitting_batch(session: Session, batch: Tensor) -> int | None:
 
 def compile_ahead(session: Training) -> None:
     """Compile forward and backward pass on a batch of zeros: the first step finds them there."""
-    config, device = session.config, session.world.device
-    shape = (1, config.data.batch_size, config.data.seq_len + 1)
-    compute_gradients(session, torch.zeros(shape, dtype=torch.int64, device=device))
+    compute_gradients(session, _zeros(session, session.config.data.batch_size)[None])
     session.optimizer.zero_grad()
+
+
+def _zeros(session: Training, sequences: int) -> Tensor:
+    """Return token ids of a micro-batch, (B, T + 1): what a pass takes does not depend on them."""
+    shape = (sequences, session.config.data.seq_len + 1)
+    return torch.zeros(shape, dtype=torch.int64, device=session.world.device)
 
 
 def capture_later(session: Session) -> None:

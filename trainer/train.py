@@ -14,11 +14,12 @@ from trainer.compiling import compile_blocks
 from trainer.config import RunConfig
 from trainer.data import validation_windows
 from trainer.evaluate import bits_per_byte, validation_loss
+from trainer.layout import has_buckets
 from trainer.metrics import Interval
 from trainer.optim import learning_rate
 from trainer.parallel import StopSignal, World, mean_over_ranks
 from trainer.session import Session
-from trainer.step import capture_later, compile_ahead, first_step, train_step
+from trainer.step import capture_later, compile_ahead, first_step, rehearse, train_step
 
 EXIT_PREEMPTED = 75
 """Exit code of a run that was asked to stop, has saved, and can go on (EX_TEMPFAIL)."""
@@ -44,9 +45,9 @@ def begin(session: Session) -> None:
     settings = session.config.distributed
     if settings.cuda_graphs and session.world.device.type == "cuda":
         capture_later(session)
-    if session.compiled:
-        compile_ahead(session)
-        session.startup.mark("compile")
+    if session.compiled or (session.start.step > 0 and has_buckets(session.trained)):
+        rehearse(session)
+        session.startup.mark("compile" if session.compiled else "rehearsal")
     if settings.freeze_gc:
         gc.collect()
         gc.freeze()  # what start-up made stays: collecting it again and again costs steps time

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.trainer.conftest import ROOT, Runs, losses
+from trainer.checkpoint import load_weights
 from trainer.compiling import compile_blocks
 from trainer.config import ConfigError, ModelConfig, RunConfig
 from trainer.data import positions
@@ -131,7 +132,7 @@ def assert_same_run(runs: Runs, name: str, processes: int, settings: list[str]) 
 
 
 def test_losses_do_not_depend_on_the_layout(runs: Runs) -> None:
-    """20 steps at one global batch; then each goes on from another one's checkpoint."""
+    """20 steps at one global batch; then some go on, from checkpoints of their own or others."""
     torchrun(runs, 1, [arguments(runs, "one", 1, [])])
     for processes, layouts in LAYOUTS.items():
         lines = [
@@ -143,6 +144,7 @@ def test_losses_do_not_depend_on_the_layout(runs: Runs) -> None:
             assert_same_run(runs, f"{name}{processes}", processes, settings)
         layout = json.loads((runs.out(f"{name}{processes}") / "run.json").read_text())["layout"]
         assert layout["dp_replicate"] * layout["dp_shard"] * layout["tp_size"] == processes
+    _go_on_under_the_same_layout(runs)
     _go_on_under_another_layout(runs)
 
 
@@ -158,6 +160,19 @@ def test_losses_do_not_depend_on_compiling(runs: Runs) -> None:
         for name, settings in layouts.items():
             assert_same_run(runs, f"{name}{processes}", processes, settings)
             assert json.loads((runs.out(f"{name}{processes}") / "run.json").read_text())["compiled"]
+
+
+def _go_on_under_the_same_layout(runs: Runs) -> None:
+    """To the bit: sums of four processes are taken in the order in which they were."""
+    names = ("ddp", "hsdp", "ddp-tp")
+    folders = [runs.out(f"{name}4") / "checkpoints" for name in names]
+    expected = [load_weights(folder, 20) for folder in folders]
+    for folder in folders:
+        _back_to_step_10(folder.parent)
+    torchrun(runs, 4, [arguments(runs, f"{name}4", 4, LAYOUTS[4][name]) for name in names])
+    for folder, weights in zip(folders, expected, strict=True):
+        found = load_weights(folder, 20)
+        assert all(torch.equal(found[key], weight) for key, weight in weights.items()), folder
 
 
 def _go_on_under_another_layout(runs: Runs) -> None:

@@ -16,7 +16,7 @@ from trainer.optim import AdamW
 from trainer.parallel import get_world
 from trainer.session import Session, open_session
 from trainer.shards import open_shards
-from trainer.step import compile_ahead, first_step, train_step
+from trainer.step import first_step, rehearse, train_step
 
 
 def open_run(runs: Runs, *settings: str) -> Session:
@@ -101,11 +101,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def test_compiling_ahead_leaves_no_trace(runs: Runs) -> None:
+def test_a_rehearsal_leaves_no_trace(runs: Runs) -> None:
     session = open_run(runs)
     try:
         before = {name: value.clone() for name, value in session.model.state_dict().items()}
-        compile_ahead(session)
+        rehearse(session)
         after = session.model.state_dict()
         assert all(torch.equal(after[name], value) for name, value in before.items())
         assert all(parameter.grad is None for parameter in session.model.parameters())
@@ -148,9 +148,10 @@ def test_float8_stays_near_bf16(runs: Runs, recipe: str) -> None:
     assert narrow != wide
 
 
+@pytest.mark.parametrize("rehearsed", [False, True])
 @pytest.mark.parametrize(("most", "fits"), [(4, 4), (3, 2), (1, 1), (0, None)])
 def test_the_largest_batch_that_fits_is_named(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch, most: int, fits: int | None
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, most: int, fits: int | None, rehearsed: bool
 ) -> None:
     """A model that is out of memory above so many sequences, and a batch of 8."""
     session = open_run(runs, "data.batch_size=8")
@@ -164,7 +165,7 @@ def test_the_largest_batch_that_fits_is_named(
     monkeypatch.setattr(Transformer, "forward", limited)
     try:
         with pytest.raises(DoesNotFit) as caught:
-            first_step(session, next(session.loader))
+            rehearse(session) if rehearsed else first_step(session, next(session.loader))
         assert caught.value.fits == fits
         message = describe(caught.value, session.config, session.world)["message"]
         if fits is None:
