@@ -208,7 +208,7 @@ def show(options: argparse.Namespace, shape: dict[str, Any], results: Results) -
     )
     print(
         f"{'':14}{'':16}{'tokens/s':>10}{'MFU':>7}{'GiB':>7}{'first step s':>14}{'all s':>8}"
-        f"{'speed':>22}{'first step':>22}{'all':>22}"
+        f"{'speed':>25}{'first step':>25}{'all':>25}"
     )
     for (name, how), runs in results.items():
         step_s = middle(runs, "step_s")
@@ -252,7 +252,7 @@ def spread(above: list[Result], below: list[Result], field: str) -> str:
     text = ""
     if ratios:
         text = f"x{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    return f"{text:>22}"
+    return f"{text:>25}"
 
 
 if __name__ == "__main__":
