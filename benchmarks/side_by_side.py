@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.trainer_runs import (  # noqa: E402
     SOURCE,
+    run_python,
     settings,
     shape_of,
     train,
@@ -171,7 +172,8 @@ class Bench:
         }
         file = self.folder / f"{name}.json"
         file.write_text(json.dumps(given))
-        printed = self._run(name, turn, [str(SCRIPTS[name]), str(file)])
+        script = [str(SCRIPTS[name]), str(file)]
+        printed = run_python(name, script, self.environment(name, turn))
         return Result(**json.loads(printed.splitlines()[-1]))
 
     def command(self, kind: str, command: str, log: Path, how: str, turn: int) -> Result:
@@ -183,19 +185,6 @@ class Bench:
             tokens_per_step=tokens, gpus=1, run=SimpleNamespace(checkpoint=None)
         )
         return Result(statistics.median(READERS[kind](log, run)))
-
-    def _run(self, name: str, turn: int, command: list[str]) -> str:
-        done = subprocess.run(
-            [sys.executable, *command],
-            env=self.environment(name, turn),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            sys.exit(f"{name} failed:\n{done.stdout}{done.stderr}")
-        return done.stdout
 
 
 def show(options: argparse.Namespace, shape: dict[str, Any], results: Results) -> None:

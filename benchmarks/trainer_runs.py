@@ -63,8 +63,18 @@ def train(
     out = Path(tempfile.mkdtemp(prefix="run-", dir=Path(values["dump_dir"]).parent))
     config = out / "settings.yaml"
     config.write_text(yaml.safe_dump({**values, "dump_dir": str(out)}))
+    run_python("the trainer", ["-m", "trainer", f"config={config}"], environment)
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return json.loads((out / "run.json").read_text()), [json.loads(line) for line in lines]
+
+
+def run_python(name: str, arguments: list[str], environment: Mapping[str, str] | None) -> str:
+    """Run Python in the repository's root; return what it printed. Where it failed, say so and end.
+
+    `name` is what is run, for the message.
+    """
     done = subprocess.run(
-        [sys.executable, "-m", "trainer", f"config={config}"],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -72,6 +82,5 @@ def train(
         check=False,
     )
     if done.returncode:
-        sys.exit(f"the trainer failed:\n{done.stdout}{done.stderr}")
-    lines = (out / "metrics.jsonl").read_text().splitlines()
-    return json.loads((out / "run.json").read_text()), [json.loads(line) for line in lines]
+        sys.exit(f"{name} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
