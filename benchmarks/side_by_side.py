@@ -4,10 +4,9 @@
 
 transformers' Llama under its own Trainer; litgpt's pretraining and, on a GPU, torchtitan's Trainer
 where they are installed. Same shape, batch, arithmetic and text; eager and compiled, with an empty
-cache of compiled code at first and a filled one after it. `ours, later` compiles while it trains.
-Speed is the median step of the later nine tenths, or of those after compiling on the way; times
-count from the start of the process. MFU = tokens/s x (6 N + 12 L S d) / peak. Ratios are of runs of
-one turn.
+cache of compiled code at first and a filled one after it. Speed is the median step of the later
+nine tenths; times count from the start of the process. MFU = tokens/s x (6 N + 12 L S d) / peak.
+Ratios are of runs of one turn.
 
 Trainers that log what study/foreign_logs.py reads take turns too, as commands that train the same
 shape and batch: --also lingua 'COMMAND' LOG, with lingua, torchtitan or nanogpt.
@@ -124,8 +123,6 @@ class Bench:
         found: dict[str, Callable[[str, int], Result]] = {
             "ours": partial(self.ours, how != "eager")
         }
-        if how != "eager":
-            found["ours, later"] = partial(self.ours, "later")
         for name in SCRIPTS:
             if missing(name) is None:
                 found[name] = partial(self.script, name)
@@ -133,8 +130,8 @@ class Bench:
             found[kind] = partial(self.command, kind, command, Path(log))
         return found
 
-    def ours(self, compiled: bool | str, _: str, turn: int) -> Result:
-        options, name = self.options, f"ours-{compiled}"
+    def ours(self, compiled: bool, _: str, turn: int) -> Result:
+        options = self.options
         values = settings(
             self.folder,
             self.shape,
@@ -143,14 +140,12 @@ class Bench:
             optim={"scheduler": "linear", "lr_min_ratio": 0.0},
             distributed={"model_dtype": options.dtype, "compile": compiled},
         )
-        facts, records = train(values, self.environment(name, turn))
-        attempt = facts["attempts"][0]
-        begin = max(attempt["compiled_from"] or 0, options.steps // 10)
+        facts, records = train(values, self.environment("ours", turn))
+        begin = options.steps // 10
         steps = [record["time/step_s"] for record in records if record["global_step"] > begin]
         return Result(
-            # Not where the run was over before it was compiled.
-            statistics.median(steps) if steps and facts["compiled"] == bool(compiled) else None,
-            attempt["startup"]["total_s"],
+            statistics.median(steps),
+            facts["attempts"][0]["startup"]["total_s"],
             records[-1]["time/elapsed_s"],
             facts["peak_memory_gib"],
         )

@@ -47,8 +47,6 @@ class Attempt(_Facts):
     """Fingerprint of its settings."""
     startup: Startup = Startup()
     """Where its start went."""
-    compiled_from: PositiveInt | None = None
-    """First step with compiled blocks; None: all were eager."""
 
 
 class Versions(_Facts):

@@ -1,12 +1,10 @@
 """The throughput table: one row for each run, from its folder and its cell alone.
 
 Steady state: the first interval of every attempt is left out (start-up, compile), and so are
-attempts made with other settings than the last, and eager steps where blocks were compiled on the
-way. Of the rest, each step counts with its interval's
+attempts made with other settings than the last. Of the rest, each step counts with its interval's
 mean; the median and the 90th percentile over the steps are quoted.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,13 +103,11 @@ def throughput_table(grid: Grid) -> pd.DataFrame:
 
 def steady_records(run: Run) -> list[Record]:
     """Return the intervals in steady state: see the head of this file."""
-    alike = [item for item in run.summary.attempts if item.fingerprint == run.summary.fingerprint]
-    eager = math.inf if any(item.compiled_from for item in alike) else 0
-    counts_from = {item.attempt: item.compiled_from or eager for item in alike}
+    fingerprint = run.summary.fingerprint
+    alike = {item.attempt for item in run.summary.attempts if item.fingerprint == fingerprint}
     steady, seen = [], set()
     for record in run.records:
-        begun = record.attempt in seen
-        if begun and record.step >= counts_from.get(record.attempt, math.inf):
+        if record.attempt in seen and record.attempt in alike:
             steady.append(record)
         seen.add(record.attempt)
     return steady

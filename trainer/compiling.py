@@ -1,4 +1,4 @@
-"""torch.compile: when it pays, what is compiled, and where compiled code is kept.
+"""torch.compile: what is compiled, and where compiled code is kept.
 
 Each block is compiled for static shapes; equal blocks share one compilation, so the first step
 waits for one block and not for all of them.
@@ -8,16 +8,11 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
 
-from trainer.config import RunConfig
-from trainer.parallel import World, is_sharded
-
-When = Literal["never", "first", "later"]
-"""When a run's blocks are compiled: before the first step, or while it trains."""
+from trainer.config import DistributedConfig
 
 VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """Where torch and Triton keep compiled code; what a user has set stands."""
@@ -32,15 +27,9 @@ def use_cache(folder: str | None) -> None:
         os.environ.setdefault(variable, str(path / name))
 
 
-def when_to_compile(config: RunConfig, world: World) -> When:
-    """Return when a run's blocks are compiled: what the config says, and on `auto` what pays."""
-    wanted = config.distributed.compile
-    if wanted != "auto":
-        return "later" if wanted == "later" else "first" if wanted else "never"
-    if world.device.type != "cpu":
-        return "first"
-    # Blocks that are spread over processes are compiled before that.
-    return "never" if is_sharded(config.distributed, world) else "later"
+def is_compiled(config: DistributedConfig, device: torch.device) -> bool:
+    """Say whether a run's blocks are compiled: what the config says, and on `auto` what pays."""
+    return device.type != "cpu" if config.compile == "auto" else config.compile
 
 
 def compile_blocks(model: nn.Module, limit: int) -> None:

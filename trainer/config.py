@@ -197,10 +197,9 @@ class DistributedConfig(Settings):
     bf16 on a GPU and on processors that multiply it, fp32 on others."""
     reduce_dtype: Literal["fp32", "bf16"] = "fp32"
     """What gradients are sent to other processes in, while the backward pass goes on."""
-    compile: bool | Literal["auto", "later"] = "auto"
-    """Compile each block with torch.compile, before the first step. later: another process compiles
-    while the run trains, which takes it over then. auto: true on a GPU; on a CPU later, where the
-    run is long enough to make up for it."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile each block with torch.compile, before the first step. auto: true on a GPU, false on a
+    CPU, where it gains a few percent."""
     compile_cache: str | None = None
     """Folder of compiled code, shared by runs and machines; null: where torch has it."""
     cuda_graphs: bool = False

@@ -38,9 +38,6 @@ def check_layout(config: RunConfig, gpus: int) -> None:
         )
     if tp > 1 and model.weight_tying:
         problems.append("model.weight_tying: not offered with distributed.tp_size > 1")
-    settings = config.distributed
-    if settings.compile == "later" and (settings.spreads_weights or settings.cuda_graphs):
-        problems.append("distributed.compile = later: not offered with full_shard, tp_size, graphs")
     if config.distributed.cuda_graphs and gpus > 1:
         problems.append(f"distributed.cuda_graphs: offered on one GPU, not on {gpus}")
     if problems:

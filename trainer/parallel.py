@@ -228,8 +228,6 @@ def _address(name: str) -> str:
 class StopSignal:
     """SIGTERM and SIGUSR1 ask the run to save and leave; all ranks must leave at the same step.
 
-    In the same way all ranks learn that rank 0 has something ready for them, see `ready`.
-
     Every now and then all ranks contribute their flag to a sum over the CPU group, which travels
     while the next step computes and is read one step later, so the GPU never waits for it. The next
     sum is due `EVERY_S` later, in steps as long as those of rank 0 were, so that short steps do not
@@ -244,10 +242,6 @@ class StopSignal:
         import signal
 
         self._world, self._flag = world, 0
-        self.ready = False
-        """Rank 0 has something: it says so from then on."""
-        self.all_know = False
-        """All ranks have heard of it, at the same step."""
         self._pending: tuple[dist.Work, Tensor] | None = None
         self._pause = self._steps = 0  # from one sum to the next, and since the last one
         self._since = time.perf_counter()
@@ -260,7 +254,6 @@ class StopSignal:
     def agreed(self) -> bool:
         """Say whether any rank had been asked to stop; call it once in every step."""
         if self._world.size == 1:
-            self.all_know = self.ready
             return bool(self._flag)
         self._steps += 1
         stop = False
@@ -268,8 +261,8 @@ class StopSignal:
             work, total = self._pending
             self._pending = None
             work.wait()
-            flags, ready, self._pause = total.tolist()
-            stop, self.all_know = flags > 0, ready > 0
+            flags, self._pause = total.tolist()
+            stop = flags > 0
         if self._steps >= self._pause:
             self._contribute()
         return stop
@@ -280,7 +273,7 @@ class StopSignal:
         if self._world.is_main:
             step_s = (now - self._since) / self._steps
             pause = min(self.MOST_STEPS, max(1, round(self.EVERY_S / step_s)))
-        total = torch.tensor([self._flag, int(self.ready), pause], dtype=torch.int32)
+        total = torch.tensor([self._flag, pause], dtype=torch.int32)
         work = dist.all_reduce(total, op=dist.ReduceOp.SUM, async_op=True)
         assert work is not None
         self._pending = (work, total)

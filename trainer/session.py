@@ -9,8 +9,7 @@ from torch import nn
 
 from trainer import checkpoint, host, kernels, run_folder
 from trainer.checkpoint import Position
-from trainer.compile_later import CompileLater
-from trainer.compiling import use_cache, when_to_compile
+from trainer.compiling import is_compiled, use_cache
 from trainer.config import RunConfig
 from trainer.data import BatchLoader
 from trainer.feed import preparation
@@ -60,8 +59,6 @@ class Session:
     """Blocks are compiled."""
     flops_per_token: float
     """Of the model at the run's length, forward and backward."""
-    later: CompileLater | None = None
-    """What compiles while the run trains."""
     graph: StepGraph | None = None
     """The step as a CUDA graph."""
     metrics: RecordFile | None = None
@@ -88,7 +85,7 @@ class Session:
     def close(self) -> None:
         """Stop reading and close the files."""
         self.loader.close()
-        for file in (self.later, self.metrics, self.evaluations, self.trackers, self.profiler):
+        for file in (self.metrics, self.evaluations, self.trackers, self.profiler):
             if file is not None:
                 file.close()
 
@@ -160,8 +157,8 @@ def open_session(
     kernels.use(chosen, model)
     settings = resolve(config.distributed, world.device)
     kernels.use_float8(model, settings, world.device)
-    when = when_to_compile(config, world)
-    trained = spread(model, settings, world, compiled=when == "first")
+    compiled = is_compiled(config.distributed, world.device)
+    trained = spread(model, settings, world, compiled=compiled)
     optimizer = AdamW(model, config.optim)
     start = Position(0, 0.0, config.trajectory(world.size))
     if action == "resume":
@@ -195,7 +192,7 @@ def open_session(
         saver=checkpoint.Saver(checkpoint.folder_of(config, folder), config.checkpoint, world),
         profiler=Profiler(config.profiling, folder, world, start.step),
         kernels=chosen,
-        compiled=when == "first",
+        compiled=compiled,
         flops_per_token=flops_per_token(
             config.model, config.data.tokenizer.vocab_size, config.data.seq_len
         ),
@@ -204,17 +201,7 @@ def open_session(
     if world.is_main:
         _open_files(session, facts)
         _warn(session, facts["cores_per_rank"])
-        if when == "later":
-            session.later = CompileLater(_with_attention(config, chosen), world, folder)
     return session
-
-
-def _with_attention(config: RunConfig, chosen: dict[str, str]) -> RunConfig:
-    """Return the settings with the kernel of attention that was chosen: nobody measures it anew."""
-    if chosen["attention"] == "torch":
-        return config
-    settings = config.distributed.model_copy(update={"attention": chosen["attention"]})
-    return config.model_copy(update={"distributed": settings})
 
 
 def _warn(session: Session, cores: float) -> None:
@@ -308,7 +295,6 @@ def _open_files(session: Session, facts: dict[str, Any]) -> None:
         facts |= {key: previous.get(key) for key in ("loss_final", "loss_validation")}
     session.account = run_folder.RunFile(folder, facts, previous.get("attempts", []))
     session.account.attempt["first_step"] = step + 1
-    session.account.attempt["compiled_from"] = step + 1 if session.compiled else None
     session.trackers = Trackers(session.config, step, session.account.began)
     send = session.trackers.write
     session.metrics = RecordFile(folder / "metrics.jsonl", step, send)

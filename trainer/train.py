@@ -10,7 +10,6 @@ from torch import Tensor
 
 from trainer import checkpoint
 from trainer.checkpoint import Position
-from trainer.compiling import compile_blocks
 from trainer.config import RunConfig
 from trainer.data import validation_windows
 from trainer.evaluate import bits_per_byte, validation_loss
@@ -19,7 +18,7 @@ from trainer.metrics import Interval
 from trainer.optim import learning_rate
 from trainer.parallel import StopSignal, World, mean_over_ranks
 from trainer.session import Session
-from trainer.step import capture_later, compile_ahead, first_step, rehearse, train_step
+from trainer.step import capture_later, first_step, rehearse, train_step
 
 EXIT_PREEMPTED = 75
 """Exit code of a run that was asked to stop, has saved, and can go on (EX_TEMPFAIL)."""
@@ -79,7 +78,6 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
     kinds = checkpoint.due(config.checkpoint, step, config.steps)
     if _evaluation_due(config, step):
         _evaluate(session, step)
-    stop.ready = session.later is not None and session.later.is_ready()
     stopping = step < config.steps and stop.agreed()
     if stopping and config.checkpoint is not None:
         kinds = kinds or ["dump"]
@@ -87,25 +85,7 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
         _save(session, step, kinds)
     if stopping:
         return _stop_here(session, stop, step, kinds)
-    if stop.all_know and not session.compiled:
-        _take_over(session, step, loss, grad_norm)
     return None
-
-
-def _take_over(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> None:
-    """Go on with compiled blocks after a step; what it takes belongs to no interval."""
-    if session.interval.steps:
-        _record(session, step, loss, grad_norm)
-    start = time.perf_counter()
-    compile_blocks(session.model, session.config.distributed.compile_cache_size_limit)
-    compile_ahead(session)
-    session.compiled = True
-    seconds = time.perf_counter() - start
-    if session.account is not None:
-        session.account.attempt.update(compiled_from=step + 1, standstill_s=seconds)
-        session.account.write(compiled=True)
-        print(f"compiled, after a standstill of {seconds:.1f} s", flush=True)
-    session.interval = Interval()
 
 
 def _stop_here(session: Session, stop: StopSignal, step: int, kinds: list[str]) -> int:
@@ -124,8 +104,6 @@ def _finish_startup(session: Session, loss: Tensor) -> None:
     loss.item()  # waits for the device
     session.startup.mark("first_step")
     session.startup.finish()
-    if session.later is not None and session.config.distributed.compile == "later":
-        session.later.start()
     if session.account is not None:
         session.account.attempt["startup"] = session.startup.split
         session.account.write()
@@ -163,8 +141,6 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> boo
             peak_memory_gib=_peak_memory_gib(world),
         )
         left_s = (config.steps - step) * times["time/step_s"]
-        if session.later is not None and step > session.start.step + 1:
-            session.later.consider(left_s)
         print(
             f"step {step:>6}/{config.steps}  loss {value:.4f}  lr {rate:.2e}  "
             f"grad norm {norm:.2f}  {tokens_per_s:,.0f} tokens/s  "

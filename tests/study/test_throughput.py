@@ -174,24 +174,6 @@ def test_each_attempts_first_interval_and_earlier_settings_are_left_out(
     assert row["attempts"] == 3
 
 
-def test_eager_steps_are_left_out_where_the_run_was_compiled_on_the_way(
-    make_grid: MakeGrid,
-) -> None:
-    cell = make_grid()[0]
-    write_run(cell)
-    times = [(1, 1, 1, 9.0), (10, 9, 1, 4.0)]  # killed before it was compiled
-    times += [(20, 10, 2, 9.0), (27, 7, 2, 3.0), (30, 3, 2, 2.0), (40, 10, 2, 1.0)]
-    write_attempts(cell, times)
-    path = Path(cell.folder, "run.json")
-    summary = json.loads(path.read_text())
-    (first,) = summary["attempts"]
-    for switch, steady_steps in ((28, 13), (None, 9 + 7 + 3 + 10)):
-        second = first | {"attempt": 2, "compiled_from": switch}
-        summary["attempts"] = [first | {"compiled_from": None}, second]
-        path.write_text(json.dumps(summary))
-        assert throughput_table(make_grid()).iloc[0]["steady_steps"] == steady_steps
-
-
 def test_quantiles_count_steps_not_intervals() -> None:
     # 90 steps of 1 s and a last interval of 10 steps of 2 s: the median step takes 1 s.
     records = [record(90, 90, 1.0), record(100, 10, 2.0)]

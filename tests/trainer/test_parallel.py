@@ -85,22 +85,6 @@ def test_all_ranks_leave_at_one_step(
         pytest.fail("a request was not heard")
 
 
-@given(size=st.integers(1, 4), before=st.lists(st.floats(1e-4, 3.0), max_size=80))
-def test_all_ranks_hear_at_one_step_that_something_is_ready(size: int, before: list[float]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        ranks = Ranks(size, patch)
-        for seconds in before:
-            ranks.step(seconds)
-        ranks.signals[0].ready = True
-        for _ in range(StopSignal.MOST_STEPS + 1):
-            assert not any(ranks.step(0.01))
-            know = {stop.all_know for stop in ranks.signals}
-            assert len(know) == 1
-            if know == {True}:
-                return
-        pytest.fail("a rank has not heard of it")
-
-
 @pytest.mark.parametrize(("step_s", "sums"), [(0.001, 320 // 8), (0.05, 320 // 4), (1.0, 320)])
 def test_short_steps_pay_for_few_sums(
     monkeypatch: pytest.MonkeyPatch, step_s: float, sums: int
