@@ -3,12 +3,15 @@
 from study.dispatch import start
 from study.grid import RUN_FOLDER, Grid
 from study.stop_requests import hand_on_stop_requests
-from study.workflow import load_config
+from study.workflow import finished_runs, load_config, mirror_disk
 
 hand_on_stop_requests()
 
 STUDY = load_config(config, workflow.configfiles)
 GRID = Grid(STUDY)
+
+if workflow.is_main_process:
+    mirror_disk(GRID)
 
 
 pathvars:
@@ -21,7 +24,6 @@ localrules:
     all,
     plan,
     study_file,
-    run_config,
     throughput,
     time_estimates,
     document,
@@ -42,6 +44,7 @@ onstart:
 rule all:
     """Everything: the tables, the plots and the report"""
     input:
+        finished_runs(GRID),
         "<results>/throughput.csv",
         "<results>/throughput.md",
         "<results>/time_estimates.csv",

@@ -33,11 +33,13 @@ from benchmarks.plain_llama import PlainLlama
 from benchmarks.trainer_runs import SOURCE, TINY, settings, write_text
 from trainer import host, train
 from trainer.config import BYTE_VOCABULARY, ModelConfig, RunConfig
-from trainer.metrics import Startup
-from trainer.parallel import StopSignal, World, agree, get_world, mean_over_ranks, process_group
+from trainer.learner import decide
 from trainer.session import open_session
 from trainer.shards import open_shards
+from trainer.startup import Startup
 from trainer.step import train_step
+from trainer.stop_signal import StopSignal
+from trainer.world import World, agree, get_world, mean_over_ranks, process_group
 
 BATCH, LENGTH = 1, 16
 LOG_EVERY = 10
@@ -50,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     host.keep_freed_memory()
-    world = get_world()
+    world = get_world("cpu")
     with process_group(world, timeout_s=60) as wait, tempfile.TemporaryDirectory() as own:
         wait()
         folder = Path(shared_text(own, world))
@@ -92,7 +94,7 @@ def ours(
         open_shards(config.data)
     agree(0, world)
     shards = open_shards(config.data)
-    session = open_session(config, Startup(), world, Path(config.dump_dir), shards, "start")
+    session = open_session(config, decide(config, world), Startup(), world, shards, "start")
     stop, steps = StopSignal(world), iter(range(1, config.steps + 1))
     inside: list[float] = []
 

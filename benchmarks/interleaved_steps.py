@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,12 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.plain_llama import PlainLlama
-from benchmarks.trainer_runs import shape_of
+from benchmarks.trainer_runs import device, shape_of
 from trainer import host
 from trainer.config import BYTE_VOCABULARY, ModelConfig, RunConfig
-from trainer.parallel import get_world
+from trainer.learner import build_learner, decide
 from trainer.step import compute_step
-from trainer.trial import open_trial
+from trainer.world import get_world
 
 WARM_UP = 5
 
@@ -95,6 +96,7 @@ def ratio_text(ratios: list[float]) -> str:
 def ours(shape: ModelConfig, window: Tensor, compiled: bool) -> Step:
     config = RunConfig(
         dump_dir="unused",
+        device=device(),
         steps=1,
         model=shape,
         optim={"lr": 1e-3},
@@ -106,10 +108,12 @@ def ours(shape: ModelConfig, window: Tensor, compiled: bool) -> Step:
             "seq_len": window.shape[1] - 1,
         },
     )
-    trial = open_trial(config, get_world(), compiled)
+    world = get_world(config.device)
+    choices = replace(decide(config, world), compiled=compiled)
+    learner = build_learner(config, choices, world)
 
     def step() -> Tensor:
-        loss, _ = compute_step(trial, window[None])
+        loss, _ = compute_step(learner, window[None])
         return loss
 
     return step

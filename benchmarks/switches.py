@@ -26,9 +26,9 @@ from benchmarks.interleaved_steps import measure, ratio_text
 from benchmarks.trainer_runs import settings, shape_of, train, write_text
 from trainer import host
 from trainer.config import RunConfig, merge, nest
-from trainer.parallel import get_world
+from trainer.learner import build_learner, decide
 from trainer.step import compute_step
-from trainer.trial import open_trial
+from trainer.world import get_world
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,12 @@ def in_turns(switch: Switch, folder: Path) -> list[float]:
 
 
 def step_with(switch: Switch, value: Any, folder: Path) -> Callable[[], float]:
-    config, world = RunConfig.model_validate(values_of(switch, value, folder)), get_world()
-    trial = open_trial(config, world, compiled=config.distributed.compile is True)
+    config = RunConfig.model_validate(values_of(switch, value, folder))
+    world = get_world(config.device)
+    learner = build_learner(config, decide(config, world), world)
     shape = (1, config.data.batch_size, config.data.seq_len + 1)
     tokens = torch.randint(config.data.tokenizer.vocab_size, shape, device=world.device)
-    return lambda: compute_step(trial, tokens)[0].item()
+    return lambda: compute_step(learner, tokens)[0].item()
 
 
 def of_runs(switch: Switch, folder: Path, runs: int) -> list[float]:

@@ -25,6 +25,13 @@ def shape_of(name: str) -> dict[str, Any]:
     return shapes[name]
 
 
+def device() -> str:
+    """Return what benchmarks run on: the GPU if there is one."""
+    import torch  # benchmarks that need no device need not load it
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def write_text(folder: Path) -> None:
     """Write the text that `settings` reads."""
     write_python_stdlib(folder / "data" / SOURCE)
@@ -39,6 +46,7 @@ def settings(
     """
     values = {
         "dump_dir": str(folder / "out"),
+        "device": device(),
         "steps": steps,
         "optim": {"lr": 1e-3},
         "model": shape,

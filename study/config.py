@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from study.horizon import check_horizon
-from trainer.config import ConfigError, ModelConfig, Settings, load_yaml
+from trainer.config import ConfigError, Device, ModelConfig, Settings, load_yaml
 from trainer.settings import describe_problem
 
 CORPORA = ("python_stdlib", "fineweb_edu_10bt_shuffled")
@@ -99,10 +99,12 @@ class RatesConfig(Settings):
 class ClusterConfig(Settings):
     """A place where runs go: this machine, or a Slurm partition."""
 
+    device: Device = "cuda"
+    """What a run trains on. On a CPU each process counts as one GPU."""
     gpu_name: str
-    """GPU type for people, such as A100. A CPU process counts as one GPU."""
+    """GPU type, such as A100: words that the GPU's own name holds. On a CPU, a name for people."""
     peak_tflops: PositiveFloat | None = None
-    """Peak dense bf16 TFLOP/s of one GPU; null where it is not known, and MFU stays empty."""
+    """Peak dense bf16 TFLOP/s of one GPU, for MFU and the roofline; null: MFU stays empty."""
     memory_gib: PositiveFloat | None = None
     """Memory of one GPU, GiB; null where it is not known, and no plan is held against it."""
     memory_tb_s: PositiveFloat | None = None
@@ -122,7 +124,7 @@ class ClusterConfig(Settings):
     gpus_per_node: PositiveInt
     """GPUs of one node."""
     cpus_per_gpu: PositiveInt = 1
-    """CPU cores for each GPU's process."""
+    """CPU cores for each GPU's process, and its threads (`distributed.threads`)."""
     setup: tuple[str, ...] = ()
     """Shell lines run before the launch, such as `module load cuda`."""
     scratch: str | None = None

@@ -32,9 +32,13 @@ SETTINGS = {
     "compiled": "compile",
     "tensor_parallel": "tensor parallelism",
     "value_bytes": "arithmetic",
-    "variant": "variant",
 }
 """Settings that were measured, or were not."""
+
+
+FAR = 10
+"""Factor on the measured steps from which a verified speed says little of a whole run: what comes
+seldom (throttling, a slow file system, a neighbour) may not have come yet."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,10 @@ class Estimate:
     """Peak memory of a GPU, predicted where it was not measured, GiB."""
     memory_gib_high: float | None
     """Upper end of its 80% interval, GiB."""
+    by: str = ""
+    """Who measured, if others than the study did; empty otherwise."""
+    measured_steps: int | None = None
+    """Steps that were measured, if `steps` is far more: the speed is verified, not the length."""
 
 
 class Estimator:
@@ -111,24 +119,22 @@ class Estimator:
 
     def _own(self, cell: Cell) -> list[Measurement]:
         """Return what was measured of a cell's own configuration."""
-        work = workload(cell)
         return [
             item
             for item in self.measurements
-            if item.cell.cluster == cell.cluster and workload(item.cell) == work
+            if item.cell.cluster == cell.cluster and item.cell.speed_key == cell.speed_key
         ]
 
     def memory_gib(self, cell: Cell) -> Interval:
         """Return the peak memory of a GPU, GiB: measured where it was."""
-        work = workload(cell)
         measured = [
             item.peak_memory_gib
             for item in self.model(cell).observed
-            if item.work == work and item.peak_memory_gib
+            if item.speed_key == cell.speed_key and item.peak_memory_gib
         ]
         if measured:
             return Interval(measured[0], measured[0], measured[0])
-        return self.model(cell).memory_gib(work)
+        return self.model(cell).memory_gib(workload(cell))
 
     def most_telling(self, cells: Sequence[Cell]) -> Cell | None:
         """Return the cell whose measurement would narrow the estimates of all that are open most.
@@ -171,6 +177,7 @@ class Estimator:
             "wall-clock time of the run" if walls == len(own) else "start-up + steps x step p50"
         )
         by = ", ".join(dict.fromkeys(item.source for item in own if item.source))
+        longest = max(item.cell.run.steps for item in own)
         return self._row(
             cell,
             steps,
@@ -179,7 +186,10 @@ class Estimator:
             startup_s=median(self._measured_startup(cell, item).middle for item in own),
             step=_spread(own),
             basis=VERIFIED,
-            method=f"{method}, by {by}" if by else method,
+            method=method,
+            gpu_name=_gpu_name(cell, own),
+            by=by,
+            measured_steps=longest if steps > FAR * longest else None,
         )
 
     def _measured_startup(self, cell: Cell, item: Measurement) -> Interval:
@@ -193,7 +203,7 @@ class Estimator:
         self, cell: Cell, own: Sequence[Measurement], steps: int, horizon: str
     ) -> Estimate:
         model, work = self.model(cell), workload(cell)
-        basis, reason = find_basis(work, model.works)
+        basis, reason = find_basis(work, model.works, cell.variant)
         if not model.knows_speed:
             missing = f"no measurement on {cell.cluster} yet, and its peak_tflops is not known"
             return self._row(cell, steps, horizon, None, None, None, basis, missing)
@@ -215,6 +225,9 @@ class Estimator:
         step: Interval | None,
         basis: str,
         method: str,
+        gpu_name: str | None = None,
+        by: str = "",
+        measured_steps: int | None = None,
     ) -> Estimate:
         place = cell.place
         hours = None if time is None else time.middle * cell.gpus / 3600
@@ -235,7 +248,7 @@ class Estimator:
             variant=cell.variant,
             startup_s=startup_s,
             step_s=None if step is None else step.middle,
-            gpu_name=place.gpu_name,
+            gpu_name=gpu_name or place.gpu_name,
             step_s_low=None if step is None else step.low,
             step_s_high=None if step is None else step.high,
             horizon=horizon or f"{steps} steps",
@@ -245,7 +258,18 @@ class Estimator:
             energy_kwh=_times(hours, None if place.power_w is None else place.power_w / 1e3),
             memory_gib=memory.middle,
             memory_gib_high=memory.high,
+            by=by,
+            measured_steps=measured_steps,
         )
+
+
+def _gpu_name(cell: Cell, own: Sequence[Measurement]) -> str | None:
+    """Return what the measured runs say they ran on; None if they do not."""
+    names = dict.fromkeys(item.gpu_name for item in own if item.gpu_name)
+    if not names:
+        return None
+    found = ", ".join(name.removeprefix("NVIDIA ") for name in names)
+    return found if cell.place.device == "cuda" else f"{cell.place.gpu_name} ({found})"
 
 
 def _spread(own: Sequence[Measurement]) -> Interval:
@@ -275,8 +299,13 @@ def estimate_table(grid: Grid, measurements: Sequence[Measurement]) -> list[Esti
     ]
 
 
-def find_basis(work: Workload, measured: Sequence[Workload]) -> tuple[str, str]:
-    """Return what an estimate of a configuration rests on, and the words for it."""
+def find_basis(
+    work: Workload, measured: Sequence[Workload], variant: str = "base"
+) -> tuple[str, str]:
+    """Return what an estimate of a configuration rests on, and the words for it.
+
+    `variant` names its settings.
+    """
     if not measured:
         return EXTRAPOLATED, "from the data sheet alone, nothing was measured there"
     beyond = []
@@ -289,6 +318,8 @@ def find_basis(work: Workload, measured: Sequence[Workload]) -> tuple[str, str]:
     for attribute, name in SETTINGS.items():
         if all(getattr(work, attribute) != getattr(other, attribute) for other in measured):
             beyond.append(f"{name} {getattr(work, attribute)} was not measured")
+    if all(work.unseen != other.unseen for other in measured):
+        beyond.append(f"other settings of variant {variant} were not measured")
     count = f"{len(measured)} measured configuration{'s' if len(measured) > 1 else ''}"
     if beyond:
         return EXTRAPOLATED, f"from {count}; {'; '.join(beyond)}"

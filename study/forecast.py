@@ -56,8 +56,8 @@ class Forecast:
     def _mem_gib(self, cell: Cell) -> int:
         """Return the memory of a node, GiB, with a quarter to spare."""
         ranks = min(cell.gpus, cell.place.gpus_per_node)
-        if cell.place.peak_tflops is None and cell.place.memory_gib is None:
-            # Without GPUs the model lives there.
+        if cell.place.device == "cpu":
+            # The model lives there.
             each = self.estimator.memory_gib(cell).high
         else:
             each = PROCESS_GIB + STAGED_BYTES * cell.params / 2**30 / ranks

@@ -4,11 +4,13 @@ import itertools
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from study.config import CORPORA, ClusterConfig, GridEntry, Study
 from study.launch import refusal
+from trainer.choices import is_compiled
 from trainer.config import ConfigError, RunConfig, merge, suggest, validate
 from trainer.flops import count_parameters
 
@@ -25,6 +27,8 @@ MANAGED = {
     "name": "the cell's folder names the run",
     "dump_dir": "the cell's folder is the run's",
     "seed": "seeds are an axis of the grid",
+    "device": "the cluster has it",
+    "gpu_name": "the cluster has it",
     "model": "shapes stand in the models file; a variant may override them",
 }
 """Keys of a run.yaml that `run` may not set, each with the reason."""
@@ -73,12 +77,13 @@ class Cell:
 
     @property
     def compiled(self) -> bool:
-        """Whether the run's blocks are compiled, as far as it can be told beforehand.
+        """Whether the run's blocks are compiled."""
+        return is_compiled(self.run.distributed, self.run.device)
 
-        On `auto` the trainer decides where it runs; it compiles on GPUs, whose peak is stated.
-        """
-        wanted = self.run.distributed.compile
-        return self.place.peak_tflops is not None if wanted == "auto" else bool(wanted)
+    @cached_property
+    def speed_key(self) -> str:
+        """What the run's speed depends on; see `RunConfig.speed_key`."""
+        return self.run.speed_key(self.gpus)
 
     @property
     def tokens_per_step(self) -> int:
@@ -259,10 +264,15 @@ def _build_cell(study: Study, point: _Point, changes: Mapping[str, Any] | None =
     values = merge(
         {
             "data": {"shards_dir": f"{study.results_dir}/shards"},
-            "distributed": {"compile_cache": f"{study.results_dir}/compile_cache"},
+            "distributed": {
+                "compile_cache": f"{study.results_dir}/compile_cache",
+                "threads": study.clusters[point.cluster].cpus_per_gpu,
+            },
         },
         study.run,
         {
+            "device": study.clusters[point.cluster].device,
+            "gpu_name": _gpu_name(study.clusters[point.cluster]),
             "dump_dir": folder,
             "name": folder.removeprefix(f"{study.results_dir}/"),
             "seed": point.seed,
@@ -274,8 +284,14 @@ def _build_cell(study: Study, point: _Point, changes: Mapping[str, Any] | None =
     if point.entry.global_batch_size is not None:
         values = merge(values, _split_batch(point, values))
     run = validate(RunConfig, values, point.where)
+    run.check_processes(point.gpus)
     place = study.clusters[point.cluster]
     return Cell(**point.labels, measure=point.entry.measure, place=place, run=run)
+
+
+def _gpu_name(cluster: ClusterConfig) -> str | None:
+    """Return the words that a run's GPU must have in its name."""
+    return cluster.gpu_name if cluster.device == "cuda" else None
 
 
 def _split_batch(point: _Point, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _gpu_resources(slurm: SlurmConfig, gpus_per_node: int, gpus: int) -> dict[st
     return request | {"slurm_extra": " ".join(flag for flag in flags if flag)}
 
 
-def data_resources(cluster: ClusterConfig) -> dict[str, Any]:
+def data_request(cluster: ClusterConfig) -> dict[str, Any]:
     """Return Snakemake's resources for a job that prepares data: a few CPUs, no GPU."""
     slurm = cluster.slurm
     if slurm is None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study.grid import CELL_NAME, Cell, Grid
+from trainer.choices import Dtype
 from trainer.config import ConfigError
 
 
@@ -28,6 +29,10 @@ class Measurement:
     """The whole run, s."""
     peak_memory_gib: float | None
     """Peak memory of one GPU, or of one process on a CPU, GiB."""
+    gpu_name: str | None = None
+    """GPU, or processor, as the machine named it; None if nobody noted it."""
+    model_dtype: Dtype | None = None
+    """Arithmetic that the run used; None if nobody noted it."""
 
 
 def read_measurements(csv_path: str | Path, grid: Grid) -> list[Measurement]:

@@ -119,23 +119,26 @@ class Observed:
     peak_memory_gib: float | None
     rests: tuple[tuple[dict[str, float], float], ...] = ()
     """What whole runs did beside start-up and steps, and the seconds it took."""
+    speed_key: str = ""
+    """`RunConfig.speed_key` of its runs."""
 
 
 def observe(measurements: Sequence[Measurement]) -> list[Observed]:
     """Return each measured configuration once: seeds are pooled."""
-    pooled: dict[Workload, list[Measurement]] = {}
+    pooled: dict[str, list[Measurement]] = {}
     for item in measurements:
-        pooled.setdefault(workload(item.cell), []).append(item)
+        pooled.setdefault(item.cell.speed_key, []).append(item)
 
     return [
         Observed(
-            work,
+            workload(items[0].cell, items[0].model_dtype),
             median(item.step_s[1] for item in items),
             _middle([_startup_before_step(item) for item in items]),
             _middle([item.peak_memory_gib for item in items]),
             tuple(_rests(items)),
+            items[0].cell.speed_key,
         )
-        for work, items in pooled.items()
+        for items in pooled.values()
     ]
 
 
@@ -251,7 +254,7 @@ def _on_gpus(work: Workload, gpus: int) -> Workload:
 
 def _where(works: Sequence[Workload]) -> tuple[np.ndarray, list[str]]:
     positions = np.array([position(work) for work in works], dtype=float)
-    return positions.reshape(len(works), COORDINATES), [work.variant for work in works]
+    return positions.reshape(len(works), COORDINATES), [work.unseen for work in works]
 
 
 def _startup_points(works: Sequence[Workload]) -> Points:

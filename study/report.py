@@ -14,8 +14,9 @@ from study.calibration import Check
 from study.estimate import Estimate
 from study.forecast import Outcome, readable_ledger
 from study.grid import Grid
-from study.logs import RunSummary, is_stale, read_summary
+from study.logs import is_stale, read_summary
 from study.plan import find_state
+from trainer.records import RunSummary
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -146,7 +146,7 @@ def _row(cell: Cell, run: Run) -> dict[str, Any]:
         **(_speed(cell, p50) if p50 else {}),
         "peak_memory_gib": summary.peak_memory_gib,
         # The first attempt starts as a run without interruption does.
-        "startup_s": summary.attempts[0].startup.total_s,
+        "startup_s": summary.attempts[0].startup_s,
         "wall_s": run.wall_s,
         "loss_first": records[0].loss if records else None,
         "loss_last": records[-1].loss if records else None,

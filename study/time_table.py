@@ -33,7 +33,8 @@ def _parse(row: dict[str, Any]) -> Estimate:
         elif field.type is str:
             values[field.name] = text
         else:
-            values[field.name] = float(text) if text else None
+            number = float if field.type == float | None else int
+            values[field.name] = number(text) if text else None
     return Estimate(**values)
 
 
@@ -86,8 +87,10 @@ def _note(item: Estimate) -> str:
     """Return what an estimate rests on; why it is unsure, where it is; by whom, where by others."""
     if item.basis != VERIFIED:
         return f"{item.basis}, {item.method}"
-    _, by, who = item.method.partition(", by ")
-    return f"{VERIFIED} by {who}" if by else VERIFIED
+    note = f"{VERIFIED} by {item.by}" if item.by else VERIFIED
+    if item.measured_steps is not None:
+        note += f"; speed over {item.measured_steps} steps, length extrapolated"
+    return note
 
 
 def to_markdown(estimates: Sequence[Estimate]) -> str:

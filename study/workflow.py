@@ -1,5 +1,6 @@
 """What the Snakefile and its rules ask of the study. Imported once while Snakemake plans."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,21 +13,30 @@ from study.launch import (
     NOT_KNOWN,
     Needs,
     autotune_line,
-    data_resources,
+    data_request,
     evaluation_line,
     launch_line,
     slurm_resources,
     threads,
     warm_up_line,
 )
+from study.logs import is_up_to_date
 from study.warm_up import FOLDER, folder_of, warm_up_run
 from trainer.config import ConfigError, load_yaml, merge
+from trainer.files import write_atomically
+from trainer.records import SUMMARY
 from trainer.text_files import list_text_files
 
 CODE = sorted(
     str(path) for pattern in ("*.py", "templates/*") for path in Path("study").glob(pattern)
 )
 """The sources that make tables and plots: seconds to redo, so a changed formula refreshes them."""
+
+RESOURCES = (
+    *("slurm_account", "slurm_partition", "mem_mb", "runtime", "cpus_per_task", "qos"),
+    *("constraint", "gres", "nodes", "tasks", "mpi", "slurm_extra"),
+)
+"""What a job may ask Slurm for, in the words of Snakemake and its plugin."""
 
 UNSET = {"mem_mb": 0, "runtime": 0}
 """Snakemake drops a resource that is None, but of these two it insists on a number."""
@@ -44,6 +54,26 @@ def load_config(config: Mapping[str, Any], configfiles: Sequence[Any]) -> Study:
         return load_study(merge(load_yaml(DEFAULT_FILE), config), DEFAULT_FILE)
     except ConfigError as error:
         sys.exit(str(error))
+
+
+def mirror_disk(grid: Grid) -> None:
+    """Let the files that Snakemake goes by say what the runs' own files say.
+
+    Whether a cell is up to date follows from its run.json, not from what Snakemake remembers: in a
+    new clone over old results, too. `completed` is made or removed accordingly, and a study.yaml
+    that is not this study's is written anew, so that the tables are.
+    """
+    for cell in grid.measured:
+        flag, summary = Path(cell.folder, "completed"), Path(cell.folder, SUMMARY)
+        if not is_up_to_date(cell):
+            flag.unlink(missing_ok=True)
+        elif not flag.exists():
+            flag.touch()
+            written = summary.stat().st_mtime
+            os.utime(flag, (written, written))  # tables that are newer than the run stay
+    study = Path(grid.study.folder, "study.yaml")
+    if study.exists() and study.read_text(encoding="utf-8") != grid.study.to_yaml():
+        write_atomically(study, grid.study.to_yaml())
 
 
 def finished_runs(grid: Grid) -> list[str]:
@@ -84,8 +114,15 @@ class TrainingRequest:
     def _gpus(self, cell: Cell) -> int:
         return cell.gpus
 
-    def resource(self, name: str) -> Callable[[Any, int], Any]:
-        """Return a resource as a function that Snakemake calls."""
+    def resources(self) -> dict[str, Callable[[Any, int], Any]]:
+        """Return each resource as a function that Snakemake calls; None is not asked for."""
+        return {name: self._resource(name) for name in RESOURCES}
+
+    def settings(self, wildcards: Any) -> str:
+        """Return the text of the run.yaml that the job reads."""
+        return self._cell(wildcards).run.to_yaml()
+
+    def _resource(self, name: str) -> Callable[[Any, int], Any]:
 
         def value(wildcards: Any, attempt: int) -> Any:
             cell = self._cell(wildcards)
@@ -185,8 +222,12 @@ def evaluations(grid: Grid) -> Callable[[Any], list[str]]:
     return folders
 
 
-def data_resource(grid: Grid, name: str) -> Callable[[Any], Any]:
-    """Return a resource of the jobs that prepare data, on the first Slurm cluster of the grid."""
-    place = next((cell.place for cell in grid if cell.place.slurm is not None), None)
-    resources = {} if place is None else data_resources(place)
-    return lambda wildcards: resources.get(name, UNSET.get(name))
+def data_resources(grid: Grid) -> dict[str, Callable[[Any], Any]]:
+    """Return the resources of jobs that prepare data, on the first Slurm cluster of the grid."""
+    cluster = next((cell.place for cell in grid if cell.place.slurm is not None), None)
+    asked = {} if cluster is None else data_request(cluster)
+
+    def resource(name: str) -> Callable[[Any], Any]:
+        return lambda wildcards: asked.get(name, UNSET.get(name))
+
+    return {name: resource(name) for name in (*asked, *UNSET)}

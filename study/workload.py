@@ -12,6 +12,9 @@ import numpy as np
 
 from study.config import ClusterConfig
 from study.grid import Cell
+from trainer import host
+from trainer.choices import Dtype, model_dtype
+from trainer.config import RunConfig, digest
 from trainer.flops import count_parameters
 
 ADAM_BYTES = 28
@@ -95,8 +98,8 @@ class Workload:
     compiled: bool = False
     value_bytes: int = 2
     """Bytes of an activation."""
-    variant: str = "base"
-    """Settings that the terms do not see go by this name."""
+    unseen: str = ""
+    """Key of the settings that can change the speed and that the terms do not see."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -109,16 +112,40 @@ class Workload:
         return self.batch_size * self.seq_len
 
 
-def workload(cell: Cell) -> Workload:
-    """Return the workload of a cell's step."""
+SEEN = {
+    "data": ("batch_size", "seq_len"),
+    "distributed": ("fsdp_type", "tp_size", "model_dtype", "compile"),
+}
+"""Settings that the terms see, beside the model and what stands at the top."""
+
+
+def unseen_key(run: RunConfig, gpus: int) -> str:
+    """Return a key of the settings of `RunConfig.speed_key` that the terms do not see."""
+    values = run.speed_settings(gpus)
+    for name in ("model", "gpus", "layout", "recompute", "vocab_size", "grad_acc_steps"):
+        del values[name]
+    for group, names in SEEN.items():
+        values[group] = {key: item for key, item in values[group].items() if key not in names}
+    window = run.model.sliding_window
+    return digest({**values, "sliding_window": window})
+
+
+def plan_dtype(cell: Cell) -> Dtype:
+    """Return the arithmetic of a cell that was not run.
+
+    `auto` on a CPU depends on the processor: on this machine it is asked, elsewhere it is not
+    known, and fp32 is the more careful answer.
+    """
+    known = host.has_bf16(host.processor()) if cell.place.slurm is None else None
+    return model_dtype(cell.run.distributed, cell.run.device, known) or "fp32"
+
+
+def workload(cell: Cell, dtype: Dtype | None = None) -> Workload:
+    """Return the workload of a cell's step; `dtype` is what its run has used, if it was run."""
     run = cell.run
     vocab_size = run.data.tokenizer.vocab_size
     count = count_parameters(run.model, vocab_size)
     _, shard = run.distributed.data_parallel(cell.gpus)
-    # The trainer decides on `auto` where it runs; a peak is stated of GPUs.
-    on_gpu = cell.place.peak_tflops is not None
-    dtype = run.distributed.model_dtype
-    half = on_gpu if dtype == "auto" else dtype == "bf16"
     return Workload(
         params=count.total,
         matmul_params=count.without_embedding,
@@ -135,8 +162,8 @@ def workload(cell: Cell) -> Workload:
         tensor_parallel=run.distributed.tp_size,
         recompute=run.distributed.recompute,
         compiled=cell.compiled,
-        value_bytes=2 if half else 4,
-        variant=cell.variant,
+        value_bytes=2 if (dtype or plan_dtype(cell)) == "bf16" else 4,
+        unseen=unseen_key(run, cell.gpus),
     )
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from trainer.metrics import Startup
+from trainer.startup import Startup
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 

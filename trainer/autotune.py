@@ -10,17 +10,19 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 import yaml
 from torch import Tensor
 
+from trainer.choices import Choices
 from trainer.config import ConfigError, RunConfig, merge, validate
-from trainer.parallel import World
+from trainer.learner import Learner, build_learner
 from trainer.step import compute_step
-from trainer.trial import Trial, open_trial, prepare, run_command
+from trainer.tools import run_command, set_up_alone
+from trainer.world import World
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -132,8 +134,10 @@ def _sweep(
 class Clock:
     """Measures settings of a run on this process's device, until the time is up."""
 
-    def __init__(self, config: RunConfig, world: World, budget_s: float = BUDGET_S) -> None:
-        self._config, self._world = config, world
+    def __init__(
+        self, config: RunConfig, choices: Choices, world: World, budget_s: float = BUDGET_S
+    ) -> None:
+        self._config, self._choices, self._world = config, choices, world
         self._end = time.monotonic() + budget_s
 
     def __call__(self, setting: Setting) -> Timing | None:
@@ -159,22 +163,24 @@ class Clock:
         return timing
 
     def _time(self, setting: Setting) -> Timing:
-        trial, tokens = self._open(setting)
-        first_s, *rest = self._seconds(trial, tokens)
+        learner, tokens = self._open(setting)
+        first_s, *rest = self._seconds(learner, tokens)
         return Timing(statistics.median(rest[WARM_UP:]), first_s)
 
-    def _open(self, setting: Setting) -> tuple[Trial, Tensor]:
+    def _open(self, setting: Setting) -> tuple[Learner, Tensor]:
         values = merge(self._config.model_dump(), setting.overrides())
         config = validate(RunConfig, values, "autotune")
-        trial = open_trial(config, self._world, setting.compiled)
+        torch.manual_seed(0)
+        choices = replace(self._choices, compiled=setting.compiled)
+        learner = build_learner(config, choices, self._world)
         shape = (setting.passes, setting.batch_size, config.data.seq_len + 1)
         tokens = torch.randint(config.data.tokenizer.vocab_size, shape, device=self._world.device)
-        return trial, tokens
+        return learner, tokens
 
-    def _seconds(self, trial: Trial, tokens: Tensor) -> Iterator[float]:
+    def _seconds(self, learner: Learner, tokens: Tensor) -> Iterator[float]:
         for _ in range(1 + WARM_UP + STEPS):
             start = time.perf_counter()
-            loss, _ = compute_step(trial, tokens)
+            loss, _ = compute_step(learner, tokens)
             loss.item()  # waits for the device
             yield time.perf_counter() - start
 
@@ -186,10 +192,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def tune(config: RunConfig) -> dict[str, Any]:
     """Return the overrides that suit a run best. Raises ConfigError where none fits."""
-    world = prepare(config, "autotune")
+    world, choices = set_up_alone(config, "autotune")
     can_compile = config.distributed.compile is not False
     sequences = config.data.batch_size * config.grad_acc_steps
-    best = search(sequences, config.steps, can_compile, Clock(config, world))
+    best = search(sequences, config.steps, can_compile, Clock(config, choices, world))
     if best is None:
         problem = "not even one sequence fits; a shorter data.seq_len or a smaller model helps"
         raise ConfigError("autotune", [problem])

@@ -11,7 +11,7 @@ import shutil
 import threading
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer.config import CheckpointConfig, ConfigError, RunConfig
+from trainer.files import make_folder
 from trainer.optim import AdamW
-from trainer.parallel import World, agree
-from trainer.settings import make_folder
+from trainer.world import World, agree
 
 # What reads and writes the tensors, trainer.checkpoint_tensors, is imported where it is needed.
 
@@ -44,6 +44,9 @@ class Position:
     """Seconds of wall-clock time that the run had taken, over all attempts."""
     trajectory: str
     """`RunConfig.trajectory`: what the sequence of losses depends on."""
+    loss_sum: float = 0.0
+    """Sum of the losses since the last record, and over how many steps."""
+    loss_steps: int = 0
 
 
 def folder_of(config: RunConfig, run: Path) -> Path:
@@ -195,7 +198,8 @@ def find_newest(folder: Path, trajectory: str, world: World) -> Position | None:
     if step < 0:
         return None
     facts = _read_state(folder / f"{step:010d}")
-    return Position(facts["step"], facts["elapsed_s"], facts["trajectory"])
+    names = (field.name for field in fields(Position))
+    return Position(**{name: facts[name] for name in names if name in facts})
 
 
 def find_steps(folder: Path, trajectory: str | None = None) -> list[int]:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-
-from trainer.config import DistributedConfig
+from torch.nn import attention
 
 VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """Where torch and Triton keep compiled code; what a user has set stands."""
@@ -27,9 +26,40 @@ def use_cache(folder: str | None) -> None:
         os.environ.setdefault(variable, str(path / name))
 
 
-def is_compiled(config: DistributedConfig, device: torch.device) -> bool:
-    """Say whether a run's blocks are compiled: what the config says, and on `auto` what pays."""
-    return device.type != "cpu" if config.compile == "auto" else config.compile
+def tag_cache(device: torch.device) -> None:
+    """Put into the keys of compiled code what it depends on and torch's own keys leave out.
+
+    These are the kernels of attention that are enabled, one of which is built into the code
+    (pytorch/pytorch#185449), and in code for a CPU its vector instructions, and before torch 2.13
+    the number of threads. Call it when all of them are set, before anything is compiled.
+    """
+    tag = " ".join([os.environ.get("TORCH_COMPILE_CACHE_KEY_TAG", ""), *_beyond_the_graph(device)])
+    if tag == torch.compiler.config.cache_key_tag:
+        return
+    torch.compiler.config.cache_key_tag = tag
+    # Within this process torch looks at the tag no more than at the kernels.
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
+def _beyond_the_graph(device: torch.device) -> list[str]:
+    """Return what code for a device depends on besides its graph, each as name=value."""
+    backends = torch.backends.cuda  # its switches count on a CPU too
+    enabled = {
+        "cudnn": backends.cudnn_sdp_enabled(),
+        "flash": backends.flash_sdp_enabled(),
+        "efficient": backends.mem_efficient_sdp_enabled(),
+        "math": backends.math_sdp_enabled(),
+    }
+    names = [name for name, is_enabled in enabled.items() if is_enabled]
+    # Older versions of torch have one flash attention.
+    current = getattr(attention, "current_flash_attention_impl", None)
+    flash = current() if current is not None else None
+    found = [f"attention={'+'.join(names)}", f"flash={flash or 'FA2'}"]
+    if device.type == "cpu":
+        vectors = torch.backends.cpu.get_cpu_capability()
+        found += [f"vectors={vectors}", f"threads={torch.get_num_threads()}"]
+    return found
 
 
 def compile_blocks(model: nn.Module, limit: int) -> None:

@@ -25,11 +25,13 @@ from trainer.settings import (
 
 BYTE_VOCABULARY = 258  # 256 bytes, BOS 256, EOS 257
 
-LARGE_VOCABULARY = 32_000
-"""Token ids from which the loss is made in chunks: their logits outgrow a layer's activations."""
+ATTENTION_ON_CPU = ("auto", "flash", "math")
+"""Kernels of attention that a CPU has."""
 
-LOSS_CHUNK = 4096
-"""Tokens of such a chunk."""
+ATTENTION_WITH_MASK = ("auto", "cudnn", "efficient", "math")
+"""Kernels of attention that take a mask on a GPU."""
+
+Device = Literal["cuda", "cpu"]
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -224,7 +226,8 @@ class DistributedConfig(Settings):
     keep_memory: bool = True
     """CPU: freed memory stays with the process; to get it anew costs a page fault every 4 KiB."""
     threads: PositiveInt | None = None
-    """CPU threads of each process; null: its share of the machine's cores."""
+    """CPU threads of each process; null: its share of the cores that it may run on. Variables such
+    as OMP_NUM_THREADS count for nothing."""
     compile_cache_size_limit: PositiveInt = 8
     """Compilations of one block before torch.compile gives up."""
     selective_activation_checkpointing: bool = False
@@ -263,12 +266,6 @@ class DistributedConfig(Settings):
         if self.tp_size > 1 and self.loss_chunk not in ("auto", 0):
             raise ValueError(f"loss_chunk = {self.loss_chunk}: not offered with tp_size > 1")
         return self
-
-    def chunk_of_loss(self, vocab_size: int) -> int:
-        """Return the tokens whose logits exist at once; 0 for all."""
-        if self.loss_chunk != "auto":
-            return self.loss_chunk
-        return LOSS_CHUNK if vocab_size >= LARGE_VOCABULARY and self.tp_size == 1 else 0
 
     @property
     def recompute(self) -> Literal["none", "selective", "full"]:
@@ -507,6 +504,10 @@ class RunConfig(Settings):
     """Optimizer steps."""
     seed: int = 42
     """Seed of the initial weights and, unless data.seed is set, of the order of samples."""
+    device: Device = "cuda"
+    """What each process trains on. Where there is no such device the run is refused."""
+    gpu_name: str | None = None
+    """Words that the GPU's name must hold, such as H200; null: any GPU."""
     grad_acc_steps: PositiveInt = 1
     """Forward and backward passes per optimizer step."""
     optim: OptimConfig = OptimConfig()
@@ -541,6 +542,49 @@ class RunConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _attention_is_there(self) -> "RunConfig":
+        wanted = self.distributed.attention
+        if self.device == "cpu" and wanted not in ATTENTION_ON_CPU:
+            raise ValueError(
+                f"distributed.attention = {wanted}: not on a CPU; "
+                f"expected one of {', '.join(ATTENTION_ON_CPU)}"
+            )
+        if self.device == "cuda" and self.is_masked and wanted not in ATTENTION_WITH_MASK:
+            raise ValueError(
+                f"distributed.attention = {wanted}: takes no mask; "
+                f"expected one of {', '.join(ATTENTION_WITH_MASK)}"
+            )
+        return self
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether attention needs a mask beyond the causal one."""
+        return self.data.document_mask or self.model.sliding_window is not None
+
+    def check_processes(self, gpus: int) -> None:
+        """Raise ConfigError if the run cannot be spread over `gpus` processes."""
+        problems = []
+        distributed, model = self.distributed, self.model
+        tp = distributed.tp_size
+        try:
+            distributed.data_parallel(gpus)
+        except ValueError as error:
+            problems.append(str(error))
+        for name, count in (
+            ("model.n_heads", model.n_heads),
+            ("model.n_kv_heads", model.kv_heads),
+            ("data.seq_len", self.data.seq_len),
+        ):
+            if count % tp:
+                problems.append(f"distributed.tp_size = {tp} does not divide {name} = {count}")
+        if tp > 1 and model.weight_tying:
+            problems.append("model.weight_tying: not supported with distributed.tp_size > 1")
+        if distributed.cuda_graphs and gpus > 1:
+            problems.append(f"distributed.cuda_graphs: supported on one GPU, not on {gpus}")
+        if problems:
+            raise ConfigError("run", problems)
+
     def sequences_per_step(self, gpus: int) -> int:
         """Sequences of one optimizer step on `gpus` GPUs: tensor-parallel ones share theirs."""
         return self.data.batch_size * self.grad_acc_steps * gpus // self.distributed.tp_size
@@ -554,9 +598,10 @@ class RunConfig(Settings):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     def fingerprint(self, gpus: int) -> str:
-        """Sixteen hex digits that change with anything a measurement depends on.
+        """Sixteen hex digits that change with anything a run's results depend on.
 
-        Where the run lies and what it is called is left out.
+        Left out: what the run is called, and where its files lie. What the text is stands in
+        run.json as `content`.
         """
         values = self.model_dump(
             mode="json",
@@ -565,12 +610,50 @@ class RunConfig(Settings):
             exclude={
                 "dump_dir": True,
                 "name": True,
+                "gpu_name": True,
+                "data": {"root_dir": True, "shards_dir": True, "tokenizer": {"path"}},
                 "distributed": {"timeout_s", "compile_cache"},
                 "logging": {"wandb", "tensorboard"},
                 "checkpoint": {"path"},
             },
         )
-        return _digest({**values, "gpus": gpus})
+        return digest({**values, "gpus": gpus})
+
+    def speed_key(self, gpus: int) -> str:
+        """Sixteen hex digits that are equal only if two runs have the same speed."""
+        return digest(self.speed_settings(gpus))
+
+    def speed_settings(self, gpus: int) -> dict[str, Any]:
+        """Return every setting that can change the time of a step on the same machines.
+
+        Left out: names and places, how long the run is, what only changes the values of numbers
+        (seed, learning rate, which text), and checkpoints and evaluations, whose time is not a
+        step's.
+        """
+        values = self.model_dump(
+            mode="json",
+            exclude={
+                **dict.fromkeys(("dump_dir", "name", "seed", "steps", "gpu_name", "optim"), True),
+                "model": {"rope_theta", "norm_eps", "init_base_std", "init_std_factor"},
+                "data": {"root_dir", "sources", "shards_dir", "seed", "tokenizer", "add_eos"},
+                "distributed": {
+                    *("timeout_s", "compile_cache", "dp_shard", "dp_replicate"),
+                    *("activation_checkpointing", "selective_activation_checkpointing"),
+                },
+                "checkpoint": True,
+                "eval": True,
+            },
+        )
+        if self.device == "cuda":
+            del values["distributed"]["threads"]  # no operation of a step runs on the CPU
+        return {
+            **values,
+            "gpus": gpus,
+            "layout": self.distributed.data_parallel(gpus),
+            "recompute": self.distributed.recompute,
+            "vocab_size": self.data.tokenizer.vocab_size,
+            "optim": {"fused": self.optim.fused, "clips": self.optim.clip is not None},
+        }
 
     def trajectory(self, gpus: int) -> str:
         """Sixteen hex digits that change with anything the sequence of losses depends on.
@@ -580,14 +663,20 @@ class RunConfig(Settings):
         """
         included = {"steps", "seed", "optim", "model"}
         values = self.model_dump(mode="json", exclude_defaults=True, include=included)
-        elsewhere = {"root_dir", "shards_dir", "batch_size", "prefetch_size", "load_async"}
-        data = self.data.model_dump(mode="json", exclude_defaults=True, exclude=elsewhere)
+        data = self.data.model_dump(
+            mode="json",
+            exclude_defaults=True,
+            exclude={
+                **dict.fromkeys(
+                    ("root_dir", "shards_dir", "batch_size", "prefetch_size", "load_async"), True
+                ),
+                "tokenizer": {"path"},
+            },
+        )
         batch = self.sequences_per_step(gpus)
         dtype = self.distributed.model_dtype
         init = self.checkpoint and self.checkpoint.init_ckpt_path
-        return _digest(
-            {**values, "data": data, "global_batch": batch, "dtype": dtype, "init": init}
-        )
+        return digest({**values, "data": data, "global_batch": batch, "dtype": dtype, "init": init})
 
 
 def load_run_config(arguments: Sequence[str]) -> RunConfig:
@@ -618,7 +707,8 @@ def _parse_value(key: str, text: str) -> Any:
         raise ConfigError("command line", [f"{key}: '{text}' is not a YAML value"]) from None
 
 
-def _digest(values: Any) -> str:
+def digest(values: Any) -> str:
+    """Return sixteen hex digits of values that JSON knows; the order of keys does not matter."""
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

@@ -7,22 +7,27 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from trainer.choices import Dtype
 from trainer.compiling import uncompiled
-from trainer.config import RunConfig
-from trainer.parallel import World, precision, sum_over_ranks
+from trainer.precision import precision
+from trainer.world import World, sum_over_ranks
 
 
 @torch.no_grad()
 def validation_loss(
-    model: nn.Module, windows: NDArray[np.unsignedinteger], config: RunConfig, world: World
+    model: nn.Module,
+    windows: NDArray[np.unsignedinteger],
+    batch_size: int,
+    dtype: Dtype,
+    world: World,
 ) -> tuple[float, int]:
     """Return the mean loss in nats per token over windows (N, T + 1), and the tokens counted.
 
-    Ranks take turns through the batches; their sums are added. All run as many forward passes,
-    since those of a model that is spread over ranks need every rank.
+    Ranks take turns through the batches; their sums are added. All ranks run the same number of
+    forward passes: a sharded model needs every rank in each.
     """
     totals = torch.zeros(2, dtype=torch.float64)
-    size = config.data.batch_size
+    size = batch_size
     turns = -(-len(windows) // (world.data_size * size))
     model.eval()
     for turn in range(turns):
@@ -30,7 +35,7 @@ def validation_loss(
         counts = start < len(windows)
         start = start if counts else 0
         batch = torch.from_numpy(windows[start : start + size].astype(np.int64)).to(world.device)
-        with uncompiled(), precision(config.distributed, world.device):
+        with uncompiled(), precision(dtype, world.device):
             loss = model(batch[:, :-1], batch[:, 1:])
         tokens = batch[:, 1:].numel() * counts
         totals += torch.tensor([loss.item() * tokens, tokens], dtype=torch.float64)

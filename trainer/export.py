@@ -104,8 +104,8 @@ def _refuse(settings: RunConfig, source: str, output: Path) -> None:
 
 def _choose_step(folder: Path, run: Path, wanted: int | None) -> int:
     """Return the step to export: of the run that run.json tells of, where it tells of one."""
-    facts = run_folder.read_facts(run) or {}
-    steps = checkpoint.find_steps(folder, facts.get("trajectory"))
+    summary = run_folder.read_summary(run)
+    steps = checkpoint.find_steps(folder, summary.trajectory if summary else None)
     if wanted is None and steps:
         return steps[0]
     if wanted is not None and wanted in steps:

@@ -6,21 +6,31 @@ whoever starts runs whether starting this one again can help.
 """
 
 import contextlib
-import json
 import os
 import socket
 import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from trainer.config import ConfigError, RunConfig
-from trainer.parallel import World
+from trainer.records import FAILURE, Failure
+from trainer.world import World
 
-FILE = "failure.json"
+
+@contextlib.contextmanager
+def refusals_noted(folder: Path) -> Iterator[None]:
+    """Note a mistake in the settings as a failure that no other attempt mends, and raise it on."""
+    try:
+        yield
+    except ConfigError as error:
+        forget(folder)  # what an earlier attempt died of
+        rank = int(os.environ.get("RANK", 0))
+        refusal = Failure(kind="configuration", rank=rank, retry=False, message=str(error))
+        write_first(folder, refusal)
+        raise
 
 
 @contextlib.contextmanager
@@ -35,16 +45,16 @@ def reported(config: RunConfig, world: World) -> Iterator[None]:
     except ConfigError:
         raise
     except Exception as error:
-        facts = describe(error, config, world)
+        failure = describe(error, config, world)
         sys.stdout.flush()
-        print(f"{facts['message']}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
-        write_first(Path(config.dump_dir), facts)
+        print(f"{failure.message}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+        write_first(Path(config.dump_dir), failure)
         if world.size > 1:
             os._exit(1)
         sys.exit(1)
 
 
-def describe(error: Exception, config: RunConfig, world: World) -> dict[str, Any]:
+def describe(error: Exception, config: RunConfig, world: World) -> Failure:
     """Return what failure.json says: the kind of failure, where, what helps, and whether to retry.
 
     Running out of GPU memory is the same in every attempt; anything else may have been the
@@ -54,8 +64,8 @@ def describe(error: Exception, config: RunConfig, world: World) -> dict[str, Any
     message = f"{where} failed: {type(error).__name__}: {error}"
     if isinstance(error, torch.OutOfMemoryError):
         message = f"{where} is out of GPU memory. {_remedy(config, world, error)}"
-        return {"kind": "gpu_out_of_memory", "rank": world.rank, "retry": False, "message": message}
-    return {"kind": "error", "rank": world.rank, "retry": True, "message": message}
+        return Failure(kind="gpu_out_of_memory", rank=world.rank, retry=False, message=message)
+    return Failure(rank=world.rank, retry=True, message=message)
 
 
 class DoesNotFit(torch.OutOfMemoryError):
@@ -86,12 +96,16 @@ def _remedy(config: RunConfig, world: World, error: Exception) -> str:
     )
 
 
-def write_first(folder: Path, facts: dict[str, Any]) -> None:
-    """Write failure.json unless another process of the run has. A full disk is no news here."""
-    with contextlib.suppress(OSError), (folder / FILE).open("x") as file:
-        file.write(json.dumps(facts) + "\n")
+def write_first(folder: Path, failure: Failure) -> None:
+    """Write failure.json unless another process of the run has.
+
+    A full disk is ignored: the failure itself is already being reported.
+    """
+    with contextlib.suppress(OSError), (folder / FAILURE).open("x") as file:
+        file.write(failure.to_json() + "\n")
 
 
 def forget(folder: Path) -> None:
     """Remove the failure of an earlier attempt."""
-    (folder / FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (folder / FAILURE).unlink(missing_ok=True)

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from trainer.config import ModelConfig
 
+LARGE_MATMUL = 2**22
+"""Multiply-adds of a matmul that takes a CPU longer than its call takes Python."""
+
 
 @dataclass(frozen=True)
 class ParameterCount:
@@ -61,6 +64,11 @@ def flops_per_token(
     # inputs and of weights), hence 6. Attention is two S x S products of width d for each layer.
     attention = (6 if causal else 12) * model.n_layers * seq_len * model.q_dim
     return 6.0 * count_parameters(model, vocab_size).without_embedding + attention
+
+
+def is_large_matmul(rows: int, inner: int, columns: int) -> bool:
+    """Say whether a matmul on a CPU is so large that its work counts, not its call."""
+    return rows * inner * columns >= LARGE_MATMUL
 
 
 def utilisation(

@@ -5,7 +5,6 @@ so that an interruption changes no bit of its losses.
 """
 
 import re
-import statistics
 import time
 from collections.abc import Callable
 
@@ -14,68 +13,52 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn import attention
 
-from trainer import host
+from trainer import attention_timing
+from trainer.choices import Choices
 from trainer.config import ConfigError, DistributedConfig, RunConfig
 from trainer.linear import Linear
-from trainer.parallel import World, agree, precision, resolve_dtype
+from trainer.precision import precision
+from trainer.world import World, agree
 
 CHOICES = ("torch", "cudnn", "fa3", "flash", "efficient", "math")
 """Kernels of attention; `torch` is its own choice."""
 
+UNMASKED = ("cudnn", "flash", "fa3", "efficient")
+"""Kernels of attention to choose from on a GPU. Of equally fast ones the first is used."""
+
 MASKED = ("cudnn", "efficient", "math")
-"""Kernels of attention that take a mask."""
-
-ON_CPU = ("auto", "flash", "math")
-"""Kernels of attention that a CPU has."""
-
-REPEATS = 5
-"""Timings of each kernel; the median counts."""
+"""Kernels of attention that take a mask, in the same order."""
 
 
-def check(config: RunConfig, device: torch.device) -> None:
-    """Raise ConfigError where a run names a kernel that its device or its mask cannot have."""
-    wanted = config.distributed.attention
-    masked = config.data.document_mask or config.model.sliding_window is not None
-    problem = None
-    if device.type == "cpu" and wanted not in ON_CPU:
-        problem = f"not on a CPU; expected one of {', '.join(ON_CPU)}"
-    elif device.type != "cpu" and masked and wanted not in ("auto", *MASKED):
-        problem = f"takes no mask; expected one of auto, {', '.join(MASKED)}"
+def check(config: RunConfig) -> None:
+    """Raise ConfigError if a run names a kernel that this machine has not installed."""
+    problem = _find_fa3_problem() if config.distributed.attention == "fa3" else None
     if problem is not None:
-        raise ConfigError("run", [f"distributed.attention = {wanted}: {problem}"])
+        raise ConfigError("run", [f"distributed.attention = fa3: {problem}"])
 
 
-def agree_on(config: RunConfig, world: World, kept: dict[str, str] | None = None) -> dict[str, str]:
-    """Return the kernels of a run, rank 0's on all ranks; `kept` are those it has used so far."""
-    kept = kept or {}
-    chosen = {"attention": config.distributed.attention, "cpu_products": _products(config, world)}
-    if world.device.type == "cpu" and chosen["attention"] == "auto":
-        chosen["attention"] = "torch"  # its own choice depends on nothing but the shape
-    elif chosen["attention"] == "auto":
-        found = kept.get("attention") or _fastest(config, world)
-        chosen["attention"] = CHOICES[agree(CHOICES.index(found), world)]
-    return chosen
+def choose_attention(
+    config: RunConfig, choices: Choices, world: World, kept: str | None = None
+) -> Choices:
+    """Return the choices with a kernel of attention, rank 0's on all ranks.
+
+    `kept` is the one that the run has used so far. Without it, the fastest is measured.
+    """
+    if choices.attention is not None:
+        return choices
+    found = kept or _fastest(config, choices, world)
+    return choices.with_attention(CHOICES[agree(CHOICES.index(found), world)])
 
 
-def use(kernels: dict[str, str], model: nn.Module) -> None:
+def use(choices: Choices, model: nn.Module) -> None:
     """Make torch and the model use what was chosen."""
-    if kernels["attention"] != "torch":
-        _allow_only(kernels["attention"])
-    fast_cpu = kernels["cpu_products"] == "onednn"
+    assert choices.attention is not None, "chosen by choose_attention"
+    if choices.attention != "torch":
+        _allow_only(choices.attention)
+    fast_cpu = choices.cpu_matmul == "onednn"
     for module in model.modules():
         if isinstance(module, Linear):
             module.fast_cpu = fast_cpu
-
-
-def _products(config: RunConfig, world: World) -> str:
-    wanted = config.distributed.cpu_products
-    if world.device.type != "cpu" or resolve_dtype(config.distributed, world.device) != "fp32":
-        return "torch"
-    if world.tp_size > 1 or not torch.backends.mkldnn.is_available():
-        return "mkl"
-    if wanted == "auto":
-        return "onednn" if host.mkl_is_slow(host.processor()) else "mkl"
-    return wanted
 
 
 def _allow_only(name: str) -> None:
@@ -105,46 +88,45 @@ def _allow_all() -> None:
         attention.restore_flash_attention_impl()
 
 
-def _fastest(config: RunConfig, world: World) -> str:
-    """Return the kernel with the shortest forward and backward pass for this run's shape."""
-    masked = config.data.document_mask or config.model.sliding_window is not None
-    names = MASKED if masked else ("cudnn", "fa3", "flash", "efficient")
-    seconds = {name: _seconds(name, config, world) for name in names}
-    found = {name: value for name, value in seconds.items() if value is not None}
-    return min(found, key=lambda name: found[name]) if found else "torch"
-
-
-def _seconds(name: str, config: RunConfig, world: World) -> float | None:
-    """Return the median seconds of forward and backward; None where the kernel cannot do it."""
+def _find_fa3_problem() -> str | None:
+    """Say why FA3 cannot be used; None if it can."""
     try:
-        _allow_only(name)
-        work = _attention(config, world)
-        for _ in range(3):
-            work()
-        times = []
-        for _ in range(REPEATS):
-            torch.accelerator.synchronize()
-            start = time.perf_counter()
-            work()
-            torch.accelerator.synchronize()
-            times.append(time.perf_counter() - start)
-    # A kernel may be missing, or unfit for the shape or the card; torch has no one error for it.
-    except (RuntimeError, ValueError, ImportError, AttributeError):
-        return None
+        _allow_only("fa3")
+    except attention_timing.UNFIT as error:
+        return f"needs the package flash_attn_3, for GPUs like the H100: {error}"
     finally:
         _allow_all()
-    return statistics.median(times)
+    return None
 
 
-def _attention(config: RunConfig, world: World) -> Callable[[], None]:
+def _fastest(config: RunConfig, choices: Choices, world: World) -> str:
+    """Return the kernel with the shortest forward and backward pass for this run's shape."""
+    try:
+        work = _attention(config, choices, world)
+        names = MASKED if config.is_masked else UNMASKED
+        found = attention_timing.fastest(names, lambda name: _seconds(name, work))
+    except torch.OutOfMemoryError:  # the first step will say which batch fits
+        found = None
+    finally:
+        _allow_all()
+    return found or "torch"
+
+
+def _seconds(name: str, work: Callable[[], None]) -> float:
+    """Return the seconds of a forward and backward pass with one kernel."""
+    _allow_only(name)
+    torch.accelerator.synchronize()
+    start = time.perf_counter()
+    work()
+    torch.accelerator.synchronize()
+    return time.perf_counter() - start
+
+
+def _attention(config: RunConfig, choices: Choices, world: World) -> Callable[[], None]:
     """Return a forward and backward pass of attention in the run's shape, on one layer."""
     model, data = config.model, config.data
     heads, kv_heads = model.n_heads // world.tp_size, model.kv_heads // world.tp_size
-    dtype = (
-        torch.bfloat16
-        if resolve_dtype(config.distributed, world.device) == "bf16"
-        else torch.float32
-    )
+    dtype = torch.bfloat16 if choices.model_dtype == "bf16" else torch.float32
     made = [
         torch.randn(
             (data.batch_size, data.seq_len, count, model.head_dim),
@@ -155,14 +137,14 @@ def _attention(config: RunConfig, world: World) -> Callable[[], None]:
         for count in (heads, kv_heads, kv_heads)
     ]
     mask = None
-    if data.document_mask or model.sliding_window is not None:
+    if config.is_masked:
         mask = torch.ones(
             (data.batch_size, 1, data.seq_len, data.seq_len), dtype=torch.bool, device=world.device
         ).tril()
 
     def work() -> None:
         q, k, v = (tensor.transpose(1, 2) for tensor in made)
-        with precision(config.distributed, world.device):
+        with precision(choices.model_dtype, world.device):
             mixed = F.scaled_dot_product_attention(
                 q, k, v, mask, is_causal=mask is None, enable_gqa=heads != kv_heads
             )

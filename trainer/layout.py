@@ -13,55 +13,33 @@ import warnings
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trainer.choices import Choices, is_sharded
 from trainer.compiling import compile_blocks
-from trainer.config import ConfigError, DistributedConfig, RunConfig
+from trainer.config import DistributedConfig
 from trainer.model import Transformer
-from trainer.parallel import World, is_sharded
+from trainer.world import World
 
 # FSDP2 and tensor parallelism, trainer.layout_sharded, are imported where they are used.
 
 
-def check_layout(config: RunConfig, gpus: int) -> None:
-    """Raise ConfigError where the run does not fit on `gpus` processes."""
-    problems = []
-    try:
-        config.distributed.data_parallel(gpus)
-    except ValueError as error:
-        problems.append(str(error))
-    tp, model = config.distributed.tp_size, config.model
-    for name, count in (("n_heads", model.n_heads), ("n_kv_heads", model.kv_heads)):
-        if count % tp:
-            problems.append(f"distributed.tp_size = {tp} does not divide model.{name} = {count}")
-    if config.data.seq_len % tp:
-        problems.append(
-            f"distributed.tp_size = {tp} does not divide data.seq_len = {config.data.seq_len}"
-        )
-    if tp > 1 and model.weight_tying:
-        problems.append("model.weight_tying: not offered with distributed.tp_size > 1")
-    if config.distributed.cuda_graphs and gpus > 1:
-        problems.append(f"distributed.cuda_graphs: offered on one GPU, not on {gpus}")
-    if problems:
-        raise ConfigError("run", problems)
-
-
-def spread(
-    model: Transformer, config: DistributedConfig, world: World, compiled: bool = False
+def parallelize(
+    model: Transformer, config: DistributedConfig, choices: Choices, world: World
 ) -> nn.Module:
-    """Spread a model, whose weights are the same on all processes, over them; compile its blocks.
+    """Compile a model's blocks and distribute it; its weights are the same on all processes.
 
     Returns the module whose forward pass trains: the model itself, or DDP around it.
     """
     mesh = None
-    if is_sharded(config, world):
+    if is_sharded(config, world.size):
         from trainer.layout_sharded import build_mesh, shard, split_matrices
 
         mesh = build_mesh(config, world)
         if world.tp_size > 1:
             split_matrices(model, mesh["tp"])
-    if compiled:
+    if choices.compiled:
         compile_blocks(model, config.compile_cache_size_limit)
     if mesh is not None:
-        shard(model, config, world, mesh)
+        shard(model, config, choices.model_dtype, world, mesh)
     if mesh is not None or world.size == 1:
         return model
     ids = [world.local_rank] if world.device.type == "cuda" else None

@@ -15,9 +15,10 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from trainer.choices import Dtype
 from trainer.config import DistributedConfig
 from trainer.model import Transformer
-from trainer.parallel import World
+from trainer.world import World
 
 
 def build_mesh(config: DistributedConfig, world: World) -> DeviceMesh:
@@ -29,14 +30,20 @@ def build_mesh(config: DistributedConfig, world: World) -> DeviceMesh:
     )
 
 
-def shard(model: Transformer, config: DistributedConfig, world: World, mesh: DeviceMesh) -> None:
+def shard(
+    model: Transformer,
+    config: DistributedConfig,
+    dtype: Dtype,
+    world: World,
+    mesh: DeviceMesh,
+) -> None:
     """Spread each block's weights, gradients and optimizer over the processes of a copy (FSDP2)."""
     copies, shards = config.data_parallel(world.size)
     if copies * shards == 1:
         return
     dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
     policy = MixedPrecisionPolicy(
-        param_dtype=dtypes[config.model_dtype], reduce_dtype=dtypes[config.reduce_dtype]
+        param_dtype=dtypes[dtype], reduce_dtype=dtypes[config.reduce_dtype]
     )
     across = mesh["copies", "shards"] if copies > 1 else mesh["shards"]
     for layer in model.layers:

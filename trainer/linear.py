@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LARGE_PRODUCT = 2**22
-"""Multiply-adds of a product that takes a CPU longer than its call takes Python."""
+from trainer.flops import is_large_matmul
 
 LIBRARY = torch.library.Library("trainer", "FRAGMENT")
 LIBRARY.define("onednn_linear(Tensor x, Tensor weight) -> Tensor")
@@ -75,14 +74,9 @@ class Linear(nn.Linear):
         return product(x, self.weight, self.fast_cpu)
 
 
-def pays(rows: int, inner: int, columns: int) -> bool:
-    """Say whether a product on a CPU is so large that its work counts, not its call."""
-    return rows * inner * columns >= LARGE_PRODUCT
-
-
 def product(x: Tensor, weight: Tensor, fast_cpu: bool) -> Tensor:
     """Return x W^T, (..., out), of x (..., in) and W (out, in)."""
-    if fast_cpu and pays(x.numel(), 1, weight.shape[0]):
+    if fast_cpu and is_large_matmul(x.numel(), 1, weight.shape[0]):
         return _OneDnnLinear.apply(x, weight)
     return F.linear(x, weight)
 

@@ -29,7 +29,7 @@ from typing import Any
 
 from trainer.config import TokenizerConfig
 from trainer.documents import BLOCK_BYTES, Advance, Piece, cut
-from trainer.metrics import write_atomically
+from trainer.files import write_atomically
 from trainer.packing import Encoding, Part, pack
 from trainer.settings import ConfigError
 from trainer.text_files import PARQUET, Stat, stat_file

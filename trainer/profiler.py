@@ -11,8 +11,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from trainer.config import ProfilingConfig
-from trainer.parallel import World
-from trainer.settings import make_folder
+from trainer.files import make_folder
+from trainer.world import World
 
 MEMORY_EVENTS = 100_000
 """Allocations that a history of memory keeps, the newest ones."""

@@ -1,61 +1,58 @@
-"""One training run, from its config to its end: who trains, from where. The steps: train.py."""
+"""Start, resume or skip one run. The training loop is in train.py."""
 
 import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer import failure, run_folder
+from trainer import failure
+from trainer.choices import Choices
 from trainer.config import RunConfig
-from trainer.layout import check_layout
-from trainer.metrics import Startup
+from trainer.learner import build_model, set_up_process
 from trainer.model import Transformer
-from trainer.parallel import (
-    World,
-    agree,
-    barrier,
-    get_world,
-    process_group,
-)
-from trainer.session import build_model, content_keys, open_session, set_up_process
+from trainer.run_folder import Action, Lock, choose_action, is_completed
+from trainer.session import content_keys, open_session
 from trainer.shards import open_shards
+from trainer.startup import Startup
 from trainer.trackers import check_trackers
 from trainer.train import train
+from trainer.world import World, agree, barrier, get_world, process_group
 
 LOCK_POLL_S = 1.0
 """Seconds between two looks at a folder that another process trains in."""
 
-ACTIONS: tuple[run_folder.Action, ...] = ("start", "resume", "done")
+ACTIONS: tuple[Action, ...] = ("start", "resume", "done")
 
 
 def run(config: RunConfig, startup: Startup) -> int:
-    """Train, or go on with, or find completed the run of a config; return the exit code."""
-    check_trackers(config)
-    world = get_world(config.distributed.tp_size)
-    check_layout(config, world.size)
-    set_up_process(config, world)
+    """Start or resume the run, or report that it is complete; return the exit code."""
     folder = Path(config.dump_dir)
-    with (
-        failure.reported(config, world),
-        process_group(world, config.distributed.timeout_s) as wait_for_others,
-    ):
-        model = None
-        if world.size > 1 and not run_folder.is_completed(folder):
-            model = build_model(config, world)  # meanwhile the processes meet
-            startup.mark("model")
-        wait_for_others()
-        startup.mark("process_group")
-        with _alone(folder, world):
-            return _run(config, startup, world, folder, model)
+    with failure.refusals_noted(folder):
+        check_trackers(config)
+        world = get_world(config.device, config.gpu_name, config.distributed.tp_size)
+        config.check_processes(world.size)
+        choices = set_up_process(config, world)
+        with (
+            failure.reported(config, world),
+            process_group(world, config.distributed.timeout_s) as wait_for_others,
+        ):
+            model = None
+            if world.size > 1 and not is_completed(folder):
+                model = build_model(config, choices, world.device)  # meanwhile the processes meet
+                startup.mark("model")
+            wait_for_others()
+            startup.mark("process_group")
+            with _alone(folder, world):
+                return _run(config, choices, startup, world, model)
 
 
 @contextlib.contextmanager
 def _alone(folder: Path, world: World) -> Iterator[None]:
-    """Hold the run's folder; wait where another process trains there.
+    """Hold the run's folder; wait while another process trains there.
 
     All ranks wait together: a collective that waits for rank 0 alone would time out.
     """
-    lock = run_folder.Lock(folder) if world.is_main else None
+    lock = Lock(folder) if world.is_main else None
     waited = False
     while not agree(int(lock is not None and lock.try_acquire()), world):
         if world.is_main and not waited:
@@ -73,26 +70,31 @@ def _alone(folder: Path, world: World) -> Iterator[None]:
 
 
 def _run(
-    config: RunConfig, startup: Startup, world: World, folder: Path, model: Transformer | None
+    config: RunConfig,
+    choices: Choices,
+    startup: Startup,
+    world: World,
+    model: Transformer | None,
 ) -> int:
+    folder = Path(config.dump_dir)
     if world.is_main:
-        open_shards(config.data)  # made once, by one process, where they do not exist yet
+        open_shards(config.data)  # made once, by one process, if they do not exist yet
     barrier(world)
     shards = open_shards(config.data)
     startup.mark("data")
-    action: run_folder.Action = "done"
+    action: Action = "done"
     if world.is_main:
-        action = run_folder.choose_action(folder, config, world.size, content_keys(shards))
+        action = choose_action(folder, config, world.size, content_keys(shards))
     action = ACTIONS[agree(ACTIONS.index(action), world)]
     if action == "done":
         if world.is_main:
             print(f"{folder}: the run is complete already", flush=True)
         return 0
-    session = open_session(config, startup, world, folder, shards, action, model)
+    session = open_session(config, choices, startup, world, shards, action, model)
     try:
         return train(session)
     except BaseException:
-        session.end("failed")
+        session.journal.end("failed")
         raise
     finally:
         session.close()

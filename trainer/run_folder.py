@@ -1,23 +1,31 @@
-"""The folder of a run: who may write in it, what stands in it, and run.json, its account."""
+"""The folder of a run: who may write in it, what stands in it, and its run.json."""
 
 import datetime
 import fcntl
 import hashlib
-import json
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from trainer.config import RunConfig
-from trainer.metrics import write_atomically
-from trainer.settings import make_folder
-
-RUN_FILES = (
-    *("run.json", "metrics.jsonl", "metrics.eval.jsonl", "checkpoints"),
-    *("tensorboard", "profiling"),
+from trainer.files import make_folder, write_atomically
+from trainer.records import (
+    EVALUATIONS,
+    METRICS,
+    SUMMARY,
+    Attempt,
+    RunSummary,
+    Status,
+    Versions,
 )
+
+CONFIG = "run.yaml"
+"""The complete settings of the run that stands in a folder."""
+
+RUN_FILES = (SUMMARY, METRICS, EVALUATIONS, CONFIG, "checkpoints", "tensorboard", "profiling")
 """What a run leaves behind and the next one would mix with its own."""
 
 LAG_S = 1.0
@@ -49,34 +57,31 @@ class Lock:
 
 
 def choose_action(folder: Path, config: RunConfig, gpus: int, content: dict[str, str]) -> Action:
-    """Say what is to be done in a folder, from the account of the run that stands there.
+    """Return what is to be done in a folder, from the run.json that stands there.
 
-    The same run, completed: nothing. The same losses, not completed: go on. Anything else: start.
+    The same run, completed: nothing. The same losses, not completed: resume. Anything else: start.
     `content` holds the key of each source's text.
     """
-    facts = read_facts(folder)
-    if facts is None or facts.get("content") != content:
+    summary = read_summary(folder)
+    if summary is None or summary.content != content:
         return "start"
-    if facts.get("status") == "completed":
-        return "done" if facts.get("fingerprint") == config.fingerprint(gpus) else "start"
-    return "resume" if facts.get("trajectory") == config.trajectory(gpus) else "start"
+    if summary.status == "completed":
+        return "done" if summary.fingerprint == config.fingerprint(gpus) else "start"
+    return "resume" if summary.trajectory == config.trajectory(gpus) else "start"
 
 
 def is_completed(folder: Path) -> bool:
     """Say whether the run that stands in a folder, whichever it is, has come to its end."""
-    facts = read_facts(folder)
-    return facts is not None and facts.get("status") == "completed"
+    summary = read_summary(folder)
+    return summary is not None and summary.status == "completed"
 
 
-def read_facts(folder: Path) -> dict[str, Any] | None:
-    """Return what run.json says; None where there is none."""
+def read_summary(folder: Path) -> RunSummary | None:
+    """Return what run.json says; None if there is none, or none that can be read."""
     try:
-        facts = json.loads((folder / "run.json").read_text())
-    except FileNotFoundError:
+        return RunSummary.model_validate_json((folder / SUMMARY).read_bytes())
+    except (OSError, ValueError):
         return None
-    except ValueError:
-        return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def set_aside(folder: Path) -> None:
@@ -93,60 +98,63 @@ def set_aside(folder: Path) -> None:
 
 
 class RunFile:
-    """run.json: written when the run starts, replaced atomically as it goes on."""
+    """run.json: written when a run starts, replaced atomically as it goes on."""
 
-    def __init__(self, folder: Path, facts: dict[str, Any], previous: list[Any]) -> None:
-        self._path = folder / "run.json"
-        for attempt in previous:  # an attempt that was killed could not write its end
-            if attempt["status"] == "running":
-                attempt["status"] = "failed"
-        self.attempt = {
-            "attempt": len(previous) + 1,
-            "start": _now(),
-            "end": None,
-            "wall_s": None,
-            "status": "running",
-            "fingerprint": facts["fingerprint"],
-            "gpus": facts["gpus"],
-            "hosts": facts["hosts"],
-        }
-        self.facts = {"status": "running", "outcome": None, **facts}
-        self.facts["attempts"] = [*previous, self.attempt]
+    def __init__(self, folder: Path, summary: RunSummary, previous: Sequence[Attempt]) -> None:
+        """Begin the attempt that `summary` ends with; `previous` are those before it."""
+        self._path = folder / SUMMARY
+        # An attempt that was killed could not write its end.
+        ended = (
+            item.model_copy(update={"status": "failed"}) if item.status == "running" else item
+            for item in previous
+        )
+        attempt = summary.attempts[-1].model_copy(update={"attempt": 1 + len(previous)})
+        self.summary = summary.model_copy(update={"attempts": (*ended, attempt)})
         self.write()
+
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt that is going on."""
+        return self.summary.attempts[-1]
 
     @property
     def began(self) -> str:
         """When the run's first attempt started."""
-        return self.facts["attempts"][0]["start"]
+        return self.summary.attempts[0].start
 
     def note(self, **changes: Any) -> None:
         """Take over changes that the file may lag behind with, by `LAG_S`."""
-        self.facts.update(changes)
+        self.summary = self.summary.model_copy(update=changes)
         if time.monotonic() - self._written >= LAG_S:
             self.write()
 
     def write(self, **changes: Any) -> None:
         """Take over changes and write the file."""
-        self.facts.update(changes)
+        self.summary = self.summary.model_copy(update=changes)
         self._written = time.monotonic()
-        write_atomically(self._path, json.dumps(self.facts, indent=1) + "\n")
+        write_atomically(self._path, self.summary.to_json(indent=1) + "\n")
 
-    def end(self, status: str, wall_s: float, **changes: Any) -> None:
+    def write_attempt(self, **changes: Any) -> None:
+        """Take over changes of the attempt and write the file."""
+        attempt = self.attempt.model_copy(update=changes)
+        self.write(attempts=(*self.summary.attempts[:-1], attempt))
+
+    def end(self, status: Status, wall_s: float, **changes: Any) -> None:
         """Close the attempt."""
-        self.attempt.update(status=status, end=_now(), wall_s=wall_s)
-        self.write(status=status, **changes)
+        self.summary = self.summary.model_copy(update={"status": status, **changes})
+        self.write_attempt(status=status, end=now(), wall_s=wall_s)
 
 
 def describe_software() -> dict[str, Any]:
-    """Return versions, commit and the hash of the trainer's sources."""
+    """Return versions, commit and the hash of the trainer's sources, as fields of run.json."""
     import torch
 
     return {
-        "versions": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "cuda": torch.version.cuda,
-        },
+        "versions": Versions(
+            python=platform.python_version(),
+            torch=str(torch.__version__),
+            cuda=torch.version.cuda,
+        ),
         "commit": _commit(),
         "trainer_version": _source_hash(),
     }
@@ -174,5 +182,6 @@ def _commit() -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time, ISO 8601, UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,93 +1,56 @@
-"""What a training loop works with: model, data, files; opened, and gone on with, in one place."""
+"""The state of one attempt: learner, data and files, created or restored here."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import nn
-
-from trainer import checkpoint, host, kernels, run_folder
+from trainer import checkpoint, host
 from trainer.checkpoint import Position
-from trainer.compiling import is_compiled, use_cache
+from trainer.choices import Choices
 from trainer.config import RunConfig
 from trainer.data import BatchLoader
 from trainer.feed import preparation
 from trainer.flops import flops_per_token
-from trainer.graph import StepGraph
-from trainer.layout import spread
-from trainer.linear import pays
-from trainer.metrics import Interval, RecordFile, Startup
-from trainer.model import DocumentBorder, Transformer
-from trainer.optim import AdamW
-from trainer.parallel import (
-    World,
-    cores_per_rank,
-    gather_places,
-    is_sharded,
-    resolve,
-    resolve_dtype,
-    set_arithmetic,
-    set_threads,
-)
+from trainer.journal import Journal
+from trainer.learner import Learner, build_learner
+from trainer.metrics import LossMean, RecordTimer
+from trainer.model import Transformer
 from trainer.profiler import Profiler
+from trainer.records import Attempt, Layout, RunSummary, UsedChoices
+from trainer.run_folder import Action, describe_software, now, read_summary, set_aside
 from trainer.shards import Shards
-from trainer.tokenizer import build_tokenizer
-from trainer.trackers import Trackers
+from trainer.startup import Startup
+from trainer.world import World, cores_per_rank, device_name, gather_hosts
 
 
 @dataclass
 class Session:
-    """All that the loop works with. Files are the main process's; the others have None there."""
+    """All that the loop works with."""
 
     config: RunConfig
     world: World
-    folder: Path
     startup: Startup
-    model: Transformer
-    trained: nn.Module
-    """The model, wrapped for several processes."""
-    optimizer: AdamW
+    learner: Learner
     shards: dict[str, Shards]
     start: Position
     loader: BatchLoader
     saver: checkpoint.Saver
     profiler: Profiler
-    kernels: dict[str, str]
-    """What was chosen, see trainer.kernels."""
-    compiled: bool
-    """Blocks are compiled."""
+    journal: Journal
     flops_per_token: float
     """Of the model at the run's length, forward and backward."""
-    graph: StepGraph | None = None
-    """The step as a CUDA graph."""
-    metrics: RecordFile | None = None
-    evaluations: RecordFile | None = None
-    trackers: Trackers | None = None
-    account: run_folder.RunFile | None = None
-    interval: Interval = field(default_factory=Interval)
+    losses: LossMean
+    timer: RecordTimer = field(default_factory=RecordTimer)
 
     @property
     def elapsed_s(self) -> float:
         """Wall-clock seconds of the run: this attempt, and earlier ones up to their checkpoint."""
         return self.start.elapsed_s + self.startup.elapsed_s
 
-    def end(self, status: str, **changes: Any) -> None:
-        """Write the end of this attempt to run.json, once."""
-        if self.account is not None and self.account.attempt["status"] == "running":
-            self.account.end(status, self.startup.elapsed_s, **changes)
-
-    def finish(self, status: str, **changes: Any) -> None:
-        """Wait for the checkpoint that is being written, then write the end of this attempt."""
-        self.saver.wait()
-        self.end(status, **changes)
-
     def close(self) -> None:
         """Stop reading and close the files."""
         self.loader.close()
-        for file in (self.metrics, self.evaluations, self.trackers, self.profiler):
-            if file is not None:
-                file.close()
+        self.journal.close()
+        self.profiler.close()
 
 
 def content_keys(shards: dict[str, Shards]) -> dict[str, str]:
@@ -95,122 +58,142 @@ def content_keys(shards: dict[str, Shards]) -> dict[str, str]:
     return {source: shard.key for source, shard in shards.items()}
 
 
-def set_up_process(config: RunConfig, world: World) -> None:
-    """Set what torch and the system keep for the whole process. Raises ConfigError."""
-    settings = config.distributed
-    kernels.check(config, world.device)
-    set_threads(settings, world)
-    if settings.keep_memory and world.device.type == "cpu":
-        host.keep_freed_memory()
-    set_arithmetic(settings)
-    use_cache(settings.compile_cache)
-
-
-def build_model(config: RunConfig, world: World) -> Transformer:
-    """Return the model with its first weights, on this process's device; talks to no other."""
-    settings = config.distributed
-    model = Transformer(
-        config.model,
-        config.data.tokenizer.vocab_size,
-        config.data.seq_len,
-        _border(config),
-        fused=_are_fused(config, world),
-        loss_chunk=settings.chunk_of_loss(config.data.tokenizer.vocab_size),
-    )
-    model.init_weights(config.seed)
-    for layer in model.layers:
-        layer.recompute = settings.recompute  # type: ignore[assignment]
-    return model.to(world.device)
-
-
-def _are_fused(config: RunConfig, world: World) -> bool:
-    """Say whether matrices with one input are one."""
-    settings = config.distributed
-    # What is spread over processes, or turned into float8, is so by the names of its parts.
-    if is_sharded(settings, world) or settings.float8_recipe is not None:
-        return False
-    if settings.fused_projections != "auto":
-        return settings.fused_projections
-    # On a CPU large products gain nothing, and their parts fit its caches better.
-    tokens = config.data.batch_size * config.data.seq_len
-    return world.device.type != "cpu" or not pays(tokens, config.model.dim, 3 * config.model.dim)
-
-
 def open_session(
     config: RunConfig,
+    choices: Choices,
     startup: Startup,
     world: World,
-    folder: Path,
     shards: dict[str, Shards],
-    action: run_folder.Action,
+    action: Action,
     model: Transformer | None = None,
 ) -> Session:
-    """Make what trains, load the checkpoint to go on from, and open the files.
+    """Build the model and optimizer, restore the newest checkpoint, open the output files.
 
-    `model` is that of `build_model`, where it is there already.
+    `model` is that of `build_model`, if it is there already.
     """
+    folder = Path(config.dump_dir)
     if world.is_main and action == "start":
-        run_folder.set_aside(folder)
-    if model is None:
-        model = build_model(config, world)
-    chosen = kernels.agree_on(config, world, _kept_kernels(folder, action))
-    kernels.use(chosen, model)
-    settings = resolve(config.distributed, world.device)
-    kernels.use_float8(model, settings, world.device)
-    compiled = is_compiled(config.distributed, world.device)
-    trained = spread(model, settings, world, compiled=compiled)
-    optimizer = AdamW(model, config.optim)
+        set_aside(folder)
+    kept = _kept_attention(folder, world) if action == "resume" else None
+    learner = build_learner(config, choices, world, model, kept)
+    start = _restore(config, folder, learner, world, action)
+    startup.mark("model")
+    session = Session(
+        config=config,
+        world=world,
+        startup=startup,
+        learner=learner,
+        shards=shards,
+        start=start,
+        loader=_open_loader(config, shards, world, start.step),
+        saver=checkpoint.Saver(checkpoint.folder_of(config, folder), config.checkpoint, world),
+        profiler=Profiler(config.profiling, folder, world, start.step),
+        journal=Journal(config, folder, start.step, startup),
+        losses=LossMean(world.device, start.loss_sum, start.loss_steps),
+        flops_per_token=flops_per_token(
+            config.model, config.data.tokenizer.vocab_size, config.data.seq_len
+        ),
+    )
+    summary = _summarize(session)
+    if world.is_main:
+        session.journal.open(summary)
+        _announce(config, summary)
+    return session
+
+
+def _kept_attention(folder: Path, world: World) -> str | None:
+    """Return the kernel of attention that a resumed run has used, if it is on the same device."""
+    summary = read_summary(folder)
+    same = summary is not None and summary.gpu_name == device_name(world)
+    return summary.choices.attention if summary is not None and same else None
+
+
+def _restore(
+    config: RunConfig, folder: Path, learner: Learner, world: World, action: Action
+) -> Position:
+    """Load the newest checkpoint of this run, or what the settings start from; return its place."""
     start = Position(0, 0.0, config.trajectory(world.size))
     if action == "resume":
-        start = _load_newest(checkpoint.folder_of(config, folder), start, model, optimizer, world)
+        place = checkpoint.folder_of(config, folder)
+        newest = checkpoint.find_newest(place, start.trajectory, world)
+        if newest is not None:
+            checkpoint.load(place, newest.step, learner.model, learner.optimizer)
+            if world.is_main:
+                print(f"{folder}: resuming from step {newest.step}", flush=True)
+            return newest
     init = config.checkpoint and config.checkpoint.init_ckpt_path
-    if start.step == 0 and init:
-        checkpoint.start_from(Path(init), model)
-    startup.mark("model")
-    loader = BatchLoader(
+    if init:
+        checkpoint.start_from(Path(init), learner.model)
+    return start
+
+
+def _open_loader(
+    config: RunConfig, shards: dict[str, Shards], world: World, done: int
+) -> BatchLoader:
+    """Return the reader of the batches after step `done`."""
+    return BatchLoader(
         shards,
         config.data,
         seed=config.seed if config.data.seed is None else config.data.seed,
         grad_acc_steps=config.grad_acc_steps,
         rank=world.data_rank,
         world=world.data_size,
-        start_step=start.step,
+        start_step=done,
         stop_step=config.steps,
         prepare=preparation(world.device),
     )
-    session = Session(
-        config=config,
-        world=world,
-        folder=folder,
-        startup=startup,
-        model=model,
-        trained=trained,
-        optimizer=optimizer,
-        shards=shards,
-        start=start,
-        loader=loader,
-        saver=checkpoint.Saver(checkpoint.folder_of(config, folder), config.checkpoint, world),
-        profiler=Profiler(config.profiling, folder, world, start.step),
-        kernels=chosen,
-        compiled=compiled,
-        flops_per_token=flops_per_token(
-            config.model, config.data.tokenizer.vocab_size, config.data.seq_len
-        ),
+
+
+def _summarize(session: Session) -> RunSummary:
+    """Return what run.json says at the start of an attempt; every rank calls it."""
+    config, world, learner = session.config, session.world, session.learner
+    ranks = gather_hosts(world)
+    hosts = {rank.host: rank.address for rank in ranks}
+    replicas, shards = config.distributed.data_parallel(world.size)
+    fingerprint = config.fingerprint(world.size)
+    attempt = Attempt(
+        attempt=1,  # numbered by the folder, which knows how many there were before
+        start=now(),
+        fingerprint=fingerprint,
+        gpus=world.size,
+        hosts=tuple(hosts),
+        first_step=session.start.step + 1,
     )
-    facts = _facts(session)
-    if world.is_main:
-        _open_files(session, facts)
-        _warn(session, facts["cores_per_rank"])
-    return session
+    return RunSummary(
+        status="running",
+        name=config.name,
+        params=sum(parameter.numel() for parameter in learner.model.parameters()),
+        device=config.device,
+        gpu_name=device_name(world),
+        gpus=world.size,
+        nodes=world.nodes,
+        hosts=tuple(hosts),
+        addresses=tuple(hosts.values()),
+        layout=Layout(dp_replicate=replicas, dp_shard=shards, tp_size=world.tp_size),
+        cores_per_rank=cores_per_rank(ranks),
+        choices=UsedChoices(**asdict(learner.choices)),
+        **describe_software(),
+        fingerprint=fingerprint,
+        trajectory=session.start.trajectory,
+        content=content_keys(session.shards),
+        steps_done=session.start.step,
+        attempts=(attempt,),
+    )
 
 
-def _warn(session: Session, cores: float) -> None:
-    """Say what of the machine makes the run slower than it need be."""
-    config, world = session.config.distributed, session.world
-    ranks = world.local_size
-    problems = [host.find_complaint(world.device.type, round(cores * ranks), ranks)]
+def _announce(config: RunConfig, summary: RunSummary) -> None:
+    """Print what runs where, and what makes it slower than it need be."""
+    gpus = summary.gpus or 1
+    print(
+        f"{config.name}: {summary.params:,} parameters on {gpus} x {summary.gpu_name}, "
+        f"{config.tokens_per_step(gpus):,} tokens per step",
+        flush=True,
+    )
+    ranks = gpus // (summary.nodes or 1)
+    cores = round((summary.cores_per_rank or 1) * ranks)
+    problems = [host.find_complaint(config.device, cores, ranks)]
     slow = not host.has_bf16(host.processor())
-    if world.device.type == "cpu" and config.model_dtype == "bf16" and slow:
+    if config.device == "cpu" and config.distributed.model_dtype == "bf16" and slow:
         problems.append(
             "distributed.model_dtype = bf16: this processor has no bf16 arithmetic, and takes many "
             "times as long as with fp32"
@@ -218,89 +201,3 @@ def _warn(session: Session, cores: float) -> None:
     for problem in problems:
         if problem is not None:
             print(f"warning: {problem}", flush=True)
-
-
-def _kept_kernels(folder: Path, action: run_folder.Action) -> dict[str, str] | None:
-    """Return what a run that goes on has used so far, where it is on such a device again."""
-    facts = run_folder.read_facts(folder) or {}
-    same = action == "resume" and facts.get("gpu_name") == gpu_name()
-    return facts.get("kernels") if same else None
-
-
-def gpu_name() -> str:
-    """Return the name of the GPU; on a machine without, of its processor."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else host.processor_name()
-
-
-def _border(config: RunConfig) -> DocumentBorder | None:
-    if not config.data.document_mask:
-        return None
-    tokenizer = build_tokenizer(config.data.tokenizer)
-    opens = config.data.add_bos
-    return DocumentBorder(tokenizer.bos if opens else tokenizer.eos, opens)
-
-
-def _load_newest(
-    folder: Path, start: Position, model: nn.Module, optimizer: AdamW, world: World
-) -> Position:
-    newest = checkpoint.find_newest(folder, start.trajectory, world)
-    if newest is None:
-        return start
-    checkpoint.load(folder, newest.step, model, optimizer)
-    if world.is_main:
-        print(f"{folder.parent}: going on from step {newest.step}", flush=True)
-    return newest
-
-
-def _facts(session: Session) -> dict[str, Any]:
-    """Return the fixed part of run.json; every rank calls it."""
-    config, world = session.config, session.world
-    places = gather_places(world)
-    hosts = {place.host: place.address for place in places}
-    return {
-        "name": config.name,
-        "params": sum(parameter.numel() for parameter in session.model.parameters()),
-        "layout": _layout(config, world),
-        "gpus": world.size,
-        "nodes": world.nodes,
-        "gpu_name": gpu_name() if world.device.type == "cuda" else host.processor_name(),
-        "hosts": list(hosts),
-        "addresses": list(hosts.values()),
-        "device": world.device.type,
-        "cores_per_rank": cores_per_rank(places),
-        "threads_per_rank": torch.get_num_threads(),
-        "model_dtype": resolve_dtype(config.distributed, world.device),
-        "compiled": session.compiled,
-        "kernels": session.kernels,
-        **run_folder.describe_software(),
-        "fingerprint": config.fingerprint(world.size),
-        "trajectory": config.trajectory(world.size),
-        "content": content_keys(session.shards),
-        "steps_done": session.start.step,
-        "peak_memory_gib": None,
-        "loss_final": None,
-        "loss_validation": None,
-    }
-
-
-def _layout(config: RunConfig, world: World) -> dict[str, Any]:
-    copies, shards = config.distributed.data_parallel(world.size)
-    return {"dp_replicate": copies, "dp_shard": shards, "tp_size": world.tp_size}
-
-
-def _open_files(session: Session, facts: dict[str, Any]) -> None:
-    folder, step = session.folder, session.start.step
-    previous = run_folder.read_facts(folder) or {}
-    if step > 0:  # what earlier attempts found stands until this one finds it anew
-        facts |= {key: previous.get(key) for key in ("loss_final", "loss_validation")}
-    session.account = run_folder.RunFile(folder, facts, previous.get("attempts", []))
-    session.account.attempt["first_step"] = step + 1
-    session.trackers = Trackers(session.config, step, session.account.began)
-    send = session.trackers.write
-    session.metrics = RecordFile(folder / "metrics.jsonl", step, send)
-    session.evaluations = RecordFile(folder / "metrics.eval.jsonl", step, send)
-    print(
-        f"{session.config.name}: {facts['params']:,} parameters on {facts['gpus']} x "
-        f"{facts['gpu_name']}, {session.config.tokens_per_step(facts['gpus']):,} tokens per step",
-        flush=True,
-    )

@@ -5,7 +5,6 @@ reported together, so that a file is mended in one go.
 """
 
 import difflib
-import os
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -145,18 +144,6 @@ def suggest(word: str, known: Sequence[str]) -> str:
     if near:
         return f"did you mean '{near[0]}'?"
     return f"expected one of: {', '.join(known)}" if known else "none is expected here"
-
-
-def make_folder(folder: Path, key: str) -> None:
-    """Make the folder that a key names, to write there. Raises ConfigError where that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        reason = None if os.access(folder, os.W_OK | os.X_OK) else "not permitted"
-    except OSError as error:
-        reason = error.strerror
-    if reason is not None:
-        problem = f"{key}: no folder that can be written: {reason}; expected one, or a free place"
-        raise ConfigError(str(folder), [problem])
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.metrics import write_atomically
+from trainer.files import write_atomically
 from trainer.packing import Part
 from trainer.tokenizer import Tokens
 

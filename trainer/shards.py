@@ -24,10 +24,10 @@ from pydantic import ValidationError
 
 from trainer.config import DataConfig, TokenizerConfig
 from trainer.documents import Piece, digest_files
-from trainer.metrics import write_atomically
+from trainer.files import make_folder, write_atomically
 from trainer.packing import Encoding, Part, Progress, pack
 from trainer.pieces import CHANGED, WorkerError, join_pieces, make_pieces, plan_jobs
-from trainer.settings import ConfigError, make_folder
+from trainer.settings import ConfigError
 from trainer.shard_folder import (
     MAKING,
     Shards,

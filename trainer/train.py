@@ -2,7 +2,6 @@
 
 import gc
 import math
-import resource
 import time
 
 import torch
@@ -13,17 +12,17 @@ from trainer.checkpoint import Position
 from trainer.config import RunConfig
 from trainer.data import validation_windows
 from trainer.evaluate import bits_per_byte, validation_loss
+from trainer.journal import reserved_gib
 from trainer.layout import has_buckets
-from trainer.metrics import Interval
 from trainer.optim import learning_rate
-from trainer.parallel import StopSignal, World, mean_over_ranks
+from trainer.records import Evaluation, Record, finite
 from trainer.session import Session
 from trainer.step import capture_later, first_step, rehearse, train_step
+from trainer.stop_signal import StopSignal
+from trainer.world import mean_over_ranks
 
 EXIT_PREEMPTED = 75
-"""Exit code of a run that was asked to stop, has saved, and can go on (EX_TEMPFAIL)."""
-
-BYTES_PER_GIB = 2**30
+"""Exit code of a run that was asked to stop, has saved, and can be resumed (EX_TEMPFAIL)."""
 
 
 def train(session: Session) -> int:
@@ -35,45 +34,49 @@ def train(session: Session) -> int:
         if code is not None:
             return code
     stop.close()
-    session.finish("completed", outcome="trained")
+    session.saver.wait()
+    session.journal.end("completed", outcome="trained")
     return 0
 
 
 def begin(session: Session) -> None:
     """Make ready for the first step."""
-    settings = session.config.distributed
-    if settings.cuda_graphs and session.world.device.type == "cuda":
-        capture_later(session)
-    if session.compiled or (session.start.step > 0 and has_buckets(session.trained)):
-        rehearse(session)
-        session.startup.mark("compile" if session.compiled else "rehearsal")
+    settings, learner = session.config.distributed, session.learner
+    if settings.cuda_graphs and learner.device.type == "cuda":
+        capture_later(learner, session.config.optim.lr)
+    compiled = learner.choices.compiled
+    if compiled or (session.start.step > 0 and has_buckets(learner.trained)):
+        rehearse(learner)
+        session.startup.mark("compile" if compiled else "rehearsal")
     if settings.freeze_gc:
         gc.collect()
         gc.freeze()  # what start-up made stays: collecting it again and again costs steps time
-    session.interval = Interval()
+    session.timer.restart()
 
 
 def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
     """Take a step, counted from 1, with all that is due after it.
 
-    Returns the exit code where the run ends here before its last step: None where it goes on.
+    Returns the exit code if the run ends here before its last step, or None.
     """
-    config = session.config
+    config, learner = session.config, session.learner
     session.profiler.begin(step)
-    session.optimizer.set_rate(learning_rate(config.optim, step, config.steps))
+    learner.optimizer.set_rate(learning_rate(config.optim, step, config.steps))
     asked = time.perf_counter()
     batch = next(session.loader)
-    session.interval.charge("data", asked)
+    session.timer.charge("data", asked)
     first = step == session.start.step + 1
-    loss, grad_norm = first_step(session, batch) if first else train_step(session, batch)
-    session.interval.count_step()
+    loss, grad_norm = first_step(learner, batch) if first else train_step(learner, batch)
+    session.losses.add(loss)
+    session.timer.steps += 1
     if first:
         _finish_startup(session, loss)
     if step in (1, config.steps) or step % config.logging.freq == 0:
         finite = _record(session, step, loss, grad_norm)
         if not finite:
             stop.close()
-            session.finish("completed", outcome="diverged")
+            session.saver.wait()
+            session.journal.end("completed", outcome="diverged")
             return 0
     kinds = checkpoint.due(config.checkpoint, step, config.steps)
     if _evaluation_due(config, step):
@@ -83,85 +86,60 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
         kinds = kinds or ["dump"]
     if kinds:
         _save(session, step, kinds)
-    if stopping:
-        return _stop_here(session, stop, step, kinds)
-    return None
+    return _stop_here(session, stop, step, kinds) if stopping else None
 
 
 def _stop_here(session: Session, stop: StopSignal, step: int, kinds: list[str]) -> int:
     stop.close()
-    session.finish("preempted")
+    session.saver.wait()
+    session.journal.end("preempted")
     if session.world.is_main:
-        print(f"{session.folder}: asked to stop at step {step}; {_saved(kinds)}", flush=True)
+        saved = "saved, to be resumed" if kinds else "nothing is saved, checkpoints are off"
+        print(f"{session.config.dump_dir}: asked to stop at step {step}; {saved}", flush=True)
     return EXIT_PREEMPTED
-
-
-def _saved(kinds: list[str]) -> str:
-    return "saved, to go on from there" if kinds else "nothing is saved, checkpoints are off"
 
 
 def _finish_startup(session: Session, loss: Tensor) -> None:
     loss.item()  # waits for the device
     session.startup.mark("first_step")
     session.startup.finish()
-    if session.account is not None:
-        session.account.attempt["startup"] = session.startup.split
-        session.account.write()
+    session.journal.started()
 
 
 def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> bool:
-    """Write a record and the progress line; say whether the loss is finite, on every rank."""
+    """Write a record; say whether the loss is finite, on every rank."""
     config, world = session.config, session.world
-    value, norm = mean_over_ranks(loss, world).item(), grad_norm.item()
-    times = session.interval.read()
-    rate = learning_rate(config.optim, step, config.steps)
-    if session.metrics is not None and session.account is not None:
+    both = torch.stack((session.losses.mean(), loss.double()))
+    mean, last = mean_over_ranks(both, world).tolist()
+    session.losses.restart()
+    times = session.timer.read()
+    if world.is_main:
         tokens = config.tokens_per_step(world.size)
-        tokens_per_s = tokens / times["time/step_s"]
-        session.metrics.write(
-            {
-                "global_step": step,
-                "loss/out": value,
-                "optim/lr": rate,
-                "optim/grad_norm": norm,
-                "optim/total_tokens": step * tokens,
-                "data/epoch": session.loader.epoch(step),
-                "memory/max_reserved_gib": _device_memory_gib(world),
-                "speed/wps": tokens_per_s / world.size,
-                "speed/tokens_per_s": tokens_per_s,
-                "speed/tflops_per_gpu": tokens_per_s / world.size * session.flops_per_token / 1e12,
-                "time/elapsed_s": session.elapsed_s,
-                **times,
-                "attempt": session.account.attempt["attempt"],
-            }
+        tokens_per_s = tokens / times["step_s"]
+        per_gpu = tokens_per_s / world.size
+        record = Record(
+            step=step,
+            loss=finite(mean),
+            loss_of_step=finite(_float32(last)),
+            rate=learning_rate(config.optim, step, config.steps),
+            grad_norm=finite(grad_norm.item()),
+            tokens=step * tokens,
+            epoch=session.loader.epoch(step),
+            reserved_gib=reserved_gib(world.device),
+            tokens_per_s_per_gpu=per_gpu,
+            tokens_per_s=tokens_per_s,
+            tflops_per_gpu=per_gpu * session.flops_per_token / 1e12,
+            elapsed_s=session.elapsed_s,
+            **times,
+            attempt=session.journal.attempt,
         )
-        session.account.note(
-            steps_done=step,
-            loss_final=value if math.isfinite(value) else None,
-            peak_memory_gib=_peak_memory_gib(world),
-        )
-        left_s = (config.steps - step) * times["time/step_s"]
-        print(
-            f"step {step:>6}/{config.steps}  loss {value:.4f}  lr {rate:.2e}  "
-            f"grad norm {norm:.2f}  {tokens_per_s:,.0f} tokens/s  "
-            f"left {int(left_s // 60)}:{int(left_s % 60):02d}",
-            flush=True,
-        )
-    return math.isfinite(value)
+        session.journal.record(record)
+    return math.isfinite(mean)
 
 
-def _device_memory_gib(world: World) -> float | None:
-    if world.device.type != "cuda":
-        return None
-    return torch.cuda.max_memory_reserved() / BYTES_PER_GIB
-
-
-def _peak_memory_gib(world: World) -> float:
-    """Return the peak so far: of the device, or on a CPU of the process."""
-    device_gib = _device_memory_gib(world)
-    if device_gib is not None:
-        return device_gib
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+def _float32(value: float) -> float:
+    """Return a value in the precision that a step's loss has."""
+    return torch.tensor(value, dtype=torch.float32).item()
 
 
 def _evaluation_due(config: RunConfig, step: int) -> bool:
@@ -172,33 +150,39 @@ def _evaluation_due(config: RunConfig, step: int) -> bool:
 
 
 def _evaluate(session: Session, step: int) -> None:
-    """Write the validation loss to metrics.eval.jsonl; nothing where no text is held out."""
-    config, world = session.config, session.world
+    """Write the validation loss to metrics.eval.jsonl; nothing if no text is held out."""
+    config, world, learner = session.config, session.world, session.learner
     assert config.eval is not None
     count = config.eval.validation.max_sequences
-    with session.interval.spending("eval"):
+    with session.timer.spending("eval"):
         windows = validation_windows(session.shards, config.data.seq_len, count)
         if len(windows) == 0:
             return
-        loss, tokens = validation_loss(session.model, windows, config, world)
-    if session.evaluations is not None and session.account is not None:
-        held = sum(shard.val_tokens for shard in session.shards.values())
-        text = sum(shard.val_bytes for shard in session.shards.values())
-        session.evaluations.write(
-            {
-                "global_step": step,
-                "eval/loss": loss,
-                "eval/bits_per_byte": bits_per_byte(loss, held / text),
-                "eval/tokens": tokens,
-                "time/elapsed_s": session.elapsed_s,
-                "attempt": session.account.attempt["attempt"],
-            }
+        loss, tokens = validation_loss(
+            learner.model, windows, config.data.batch_size, learner.choices.model_dtype, world
         )
-        session.account.write(loss_validation=loss)
-        print(f"step {step:>6}/{config.steps}  validation loss {loss:.4f}", flush=True)
+    held = sum(shard.val_tokens for shard in session.shards.values())
+    text = sum(shard.val_bytes for shard in session.shards.values())
+    session.journal.evaluated(
+        Evaluation(
+            step=step,
+            loss=finite(loss),
+            bits_per_byte=finite(bits_per_byte(loss, held / text)),
+            tokens=tokens,
+            elapsed_s=session.elapsed_s,
+            attempt=session.journal.attempt,
+        )
+    )
 
 
 def _save(session: Session, step: int, kinds: list[str]) -> None:
-    position = Position(step, session.elapsed_s, session.start.trajectory)
-    with session.interval.spending("checkpoint"):
-        session.saver.save(position, kinds, session.model, session.optimizer)
+    with session.timer.spending("checkpoint"):
+        losses = session.losses
+        position = Position(
+            step,
+            session.elapsed_s,
+            session.start.trajectory,
+            loss_steps=losses.steps,
+            loss_sum=mean_over_ranks(losses.total, session.world).item() if losses.steps else 0.0,
+        )
+        session.saver.save(position, kinds, session.learner.model, session.learner.optimizer)

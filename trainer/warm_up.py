@@ -8,10 +8,12 @@ that sees the folder.
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from trainer.config import RunConfig
+from trainer.learner import build_learner
 from trainer.step import compile_ahead
-from trainer.trial import open_trial, prepare, run_command
+from trainer.tools import run_command, set_up_alone
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,10 +23,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def warm_up(config: RunConfig) -> str:
     """Compile the blocks of a run; return a line that says how long it took."""
-    world = prepare(config, "warm-up")
-    trial = open_trial(config, world, compiled=True)
+    world, choices = set_up_alone(config, "warm-up")
+    learner = build_learner(config, replace(choices, compiled=True), world)
     start = time.perf_counter()
-    compile_ahead(trial)
+    compile_ahead(learner)
     return f"{config.name}: compiled in {time.perf_counter() - start:.1f} s\n"
 
 

@@ -34,6 +34,7 @@ def partition(name: str, fault: str = "", folder: Path | None = None, **slurm: A
     # GPUs of a node: a partition whose runs take one on each node says 1 in `slurm`.
     per_node = slurm.pop("gpus_per_node", 8)
     return {
+        "device": "cpu",
         "gpu_name": "CPU core",
         "gpus_per_node": per_node,
         "setup": setup,

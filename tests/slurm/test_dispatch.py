@@ -79,7 +79,7 @@ def test_sbatch_accepts_every_style_of_a_request(study: SlurmStudy) -> None:
 
 
 def test_a_place_without_slurm_is_told(study: SlurmStudy) -> None:
-    study.add("here", {"gpu_name": "CPU core", "gpus_per_node": 1})
+    study.add("here", {"device": "cpu", "gpu_name": "CPU core", "gpus_per_node": 1})
     output = study.run()
     assert study.returncode == 1
     assert "cluster 'here' has no `slurm:` settings" in output

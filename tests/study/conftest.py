@@ -18,7 +18,7 @@ models:
   tiny: {dim: 64, n_layers: 2, n_heads: 2}
   wide: {dim: 128, n_layers: 2, n_heads: 4}
 clusters:
-  here: {gpu_name: CPU core, gpus_per_node: 4}
+  here: {device: cpu, gpu_name: CPU core, gpus_per_node: 4}
   fast:
     gpu_name: H200
     peak_tflops: 989.5

@@ -147,7 +147,7 @@ def test_two_jobs_on_a_node_meet_at_two_ports() -> None:
 
 
 def test_a_run_on_this_machine_takes_all_of_it() -> None:
-    here = ClusterConfig(gpu_name="CPU core", gpus_per_node=2)
+    here = ClusterConfig(device="cpu", gpu_name="CPU core", gpus_per_node=2)
     assert threads(here, 1) > 1024
     assert slurm_resources(here, 1) == {}
     assert request_line(here, 1) == ""

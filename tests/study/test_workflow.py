@@ -16,7 +16,7 @@ study: test
 models:
   tiny: {dim: 64, n_layers: 2, n_heads: 2}
 clusters:
-  here: {gpu_name: CPU core, gpus_per_node: 4}
+  here: {device: cpu, gpu_name: CPU core, gpus_per_node: 4}
 corpora: []
 run:
   steps: 20

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from trainer.records import Record
+
 ROOT = Path(__file__).parents[2]
 
 OF_TORCH = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
@@ -48,9 +50,10 @@ class Runs:
             (source / f"text.{name}.jsonl").write_text("".join(lines))
         values = {
             "dump_dir": str(folder / "out"),
+            "device": "cpu",
             "steps": 20,
             "optim": {"lr": 3e-3, "warmup": 2},
-            "distributed": {"model_dtype": "fp32"},
+            "distributed": {"model_dtype": "fp32", "threads": 1},
             "model": {"dim": 32, "n_layers": 2, "n_heads": 2, "multiple_of": 32},
             "data": {
                 "root_dir": str(folder / "data"),
@@ -74,9 +77,9 @@ class Runs:
         return [*start, f"config={self.config}", *arguments]
 
     def environment(self, **extra: str) -> dict[str, str]:
-        """Return the environment of a run: one thread, so that sums are done in one order."""
+        """Return the environment of a run."""
         inherited = {name: value for name, value in os.environ.items() if name not in OF_TORCH}
-        return {**inherited, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **extra}
+        return {**inherited, "PYTHONPATH": str(ROOT), **extra}
 
     def start(self, *arguments: str, processes: int = 1, **extra: str) -> subprocess.Popen[str]:
         """Start a run, with more of an environment, and return at once."""
@@ -116,8 +119,14 @@ def read_records(folder: Path, file: str = "metrics.jsonl") -> list[dict[str, An
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
-    """Return (step, loss) of every record."""
-    return [(record["global_step"], record["loss/out"]) for record in read_records(folder)]
+    """Return (step, loss of that step alone) of every record."""
+    return [(record["global_step"], record["loss/step"]) for record in read_records(folder)]
+
+
+def make_record(step: int, **changes: Any) -> Record:
+    """Return a record of one step."""
+    values = {"loss": 1.0, "tokens": 8 * step, "elapsed_s": 1.0, "step_s": 1.0, "attempt": 1}
+    return Record(step=step, interval_steps=1, **(values | changes))
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from trainer import run
 from trainer.config import load_run_config
 from trainer.data import BatchLoader
-from trainer.metrics import Startup
-from trainer.parallel import get_world, process_group
+from trainer.startup import Startup
+from trainer.world import get_world, process_group
 
 READ: list[list[list[tuple[int, int]]]] = []
 """Source and window of the samples of each step and micro-batch."""
@@ -39,12 +39,12 @@ def note_samples() -> None:
 if __name__ == "__main__":
     # One group for all runs: torchrun's store still holds the keys of a group that was left.
     run.process_group = lambda *_: contextlib.nullcontext(lambda: None)
-    with process_group(get_world(), timeout_s=60) as wait_for_others:
+    with process_group(get_world("cpu"), timeout_s=60) as wait_for_others:
         wait_for_others()
         note_samples()
         for arguments in json.loads(Path(sys.argv[1]).read_text()):
             READ.clear()
             config = load_run_config(arguments)
             assert run.run(config, Startup()) == 0
-            file = Path(config.dump_dir, f"samples-{get_world().rank}.json")
+            file = Path(config.dump_dir, f"samples-{get_world('cpu').rank}.json")
             file.write_text(json.dumps(READ))

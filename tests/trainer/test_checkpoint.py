@@ -12,7 +12,7 @@ from trainer.checkpoint_tensors import write_tensors
 from trainer.config import CheckpointConfig, ConfigError, ModelConfig, OptimConfig
 from trainer.model import Transformer
 from trainer.optim import AdamW
-from trainer.parallel import World
+from trainer.world import World
 
 ALONE = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
 BATCH = torch.arange(66).view(2, 33)

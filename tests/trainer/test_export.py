@@ -21,9 +21,9 @@ from trainer.config import ConfigError, OptimConfig, RunConfig, load_run_config
 from trainer.data import validation_windows
 from trainer.model import Transformer
 from trainer.optim import AdamW
-from trainer.parallel import World
 from trainer.shards import open_shards
 from trainer.tokenizer import ByteTokenizer
+from trainer.world import World
 
 ROOT = Path(__file__).parents[2]
 ALONE = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from trainer.config import ConfigError, RunConfig
-from trainer.failure import FILE, forget, reported, write_first
-from trainer.parallel import World
+from trainer.failure import forget, refusals_noted, reported, write_first
+from trainer.records import FAILURE as FILE
+from trainer.records import Failure
+from trainer.world import World
 
 
 def run_config(folder: Path, **data: object) -> RunConfig:
@@ -58,9 +60,9 @@ def test_other_failures_may_be_retried_and_show_their_traceback(tmp_path: Path, 
 
 
 def test_the_first_failure_stands(tmp_path: Path) -> None:
-    write_first(tmp_path, {"rank": 1})
-    write_first(tmp_path, {"rank": 0})
-    assert json.loads((tmp_path / FILE).read_text()) == {"rank": 1}
+    for rank in (1, 0):
+        write_first(tmp_path, Failure(rank=rank, retry=True, message="lost"))
+    assert json.loads((tmp_path / FILE).read_text())["rank"] == 1
     forget(tmp_path)
     assert not (tmp_path / FILE).exists()
 
@@ -69,6 +71,15 @@ def test_a_mistake_in_the_config_is_not_reported_as_a_crash(tmp_path: Path) -> N
     with pytest.raises(ConfigError), reported(run_config(tmp_path), world(0, 1)):
         raise ConfigError("run.yaml", ["steps: missing"])
     assert not (tmp_path / FILE).exists()
+
+
+def test_a_mistake_in_the_config_is_never_retried(tmp_path: Path) -> None:
+    write_first(tmp_path, Failure(retry=True, message="an earlier attempt's"))
+    with pytest.raises(ConfigError), refusals_noted(tmp_path):
+        raise ConfigError("run.yaml", ["steps: missing"])
+    failure = Failure.model_validate_json((tmp_path / FILE).read_bytes())
+    assert (failure.kind, failure.retry) == ("configuration", False)
+    assert "steps: missing" in failure.message
 
 
 def test_a_rank_among_several_ends_at_once(tmp_path: Path) -> None:

@@ -15,9 +15,8 @@ from trainer.checkpoint import load_weights
 from trainer.compiling import compile_blocks
 from trainer.config import ConfigError, ModelConfig, RunConfig
 from trainer.data import positions
-from trainer.layout import check_layout
 from trainer.model import DocumentBorder, Recompute, Transformer, attention_mask
-from trainer.parallel import World
+from trainer.world import World
 
 GLOBAL_BATCH = 64
 TOLERANCE = 2e-5
@@ -247,7 +246,7 @@ def test_a_layout_that_does_not_fit_is_told(settings: dict, gpus: int, expected:
         }
     )
     with pytest.raises(ConfigError, match=expected):
-        check_layout(config, gpus)
+        config.check_processes(gpus)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch.compile's own

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer.config import ConfigError, DistributedConfig, ModelConfig, validate
+from trainer.config import ModelConfig
 from trainer.loss import mean_loss
 from trainer.model import Transformer
 
@@ -40,13 +40,3 @@ def test_a_model_trains_alike_with_chunks(tied: bool) -> None:
         gradients.append([parameter.grad for parameter in model.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-
-
-def test_only_large_vocabularies_are_cut_by_themselves() -> None:
-    config = DistributedConfig()
-    assert config.chunk_of_loss(258) == 0
-    assert config.chunk_of_loss(128_256) == 4096
-    assert DistributedConfig(loss_chunk=0).chunk_of_loss(128_256) == 0
-    assert DistributedConfig(tp_size=2).chunk_of_loss(128_256) == 0
-    with pytest.raises(ConfigError, match="loss_chunk = 8: not offered with tp_size"):
-        validate(DistributedConfig, {"loss_chunk": 8, "tp_size": 2}, "run.yaml")

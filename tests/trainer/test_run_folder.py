@@ -7,7 +7,8 @@ import pytest
 
 from trainer import run_folder
 from trainer.config import RunConfig
-from trainer.run_folder import Lock, RunFile, choose_action, read_facts, set_aside
+from trainer.records import Attempt, RunSummary
+from trainer.run_folder import Lock, RunFile, choose_action, read_summary, set_aside
 
 CONTENT = {"text": "abc"}
 
@@ -22,14 +23,20 @@ def run_config(folder: Path, **changes: object) -> RunConfig:
     return RunConfig.model_validate({**values, **changes})
 
 
+def make_summary(**changes: object) -> RunSummary:
+    attempt = Attempt(attempt=1, start="2026-01-01T00:00:00+00:00", fingerprint="f")
+    values = {"status": "running", "params": 1, "fingerprint": "f", "attempts": (attempt,)}
+    return RunSummary.model_validate({**values, **changes})
+
+
 def write_account(folder: Path, config: RunConfig, status: str, gpus: int = 1) -> None:
-    facts = {
-        "status": status,
-        "fingerprint": config.fingerprint(gpus),
-        "trajectory": config.trajectory(gpus),
-        "content": CONTENT,
-    }
-    (folder / "run.json").write_text(json.dumps(facts))
+    summary = make_summary(
+        status=status,
+        fingerprint=config.fingerprint(gpus),
+        trajectory=config.trajectory(gpus),
+        content=CONTENT,
+    )
+    (folder / "run.json").write_text(summary.to_json())
 
 
 @pytest.mark.parametrize(
@@ -89,10 +96,10 @@ def test_one_process_trains_in_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_killed_attempt_is_told_as_failed(tmp_path: Path) -> None:
-    facts = {"fingerprint": "f", "gpus": 1, "hosts": ["h"]}
-    RunFile(tmp_path, dict(facts), [])  # never ended
-    previous = json.loads((tmp_path / "run.json").read_text())["attempts"]
-    RunFile(tmp_path, dict(facts), previous).end("completed", 1.0, outcome="trained")
+    RunFile(tmp_path, make_summary(), ())  # never ended
+    previous = read_summary(tmp_path)
+    assert previous is not None
+    RunFile(tmp_path, make_summary(), previous.attempts).end("completed", 1.0, outcome="trained")
     account = json.loads((tmp_path / "run.json").read_text())
     assert [attempt["status"] for attempt in account["attempts"]] == ["failed", "completed"]
     assert [attempt["attempt"] for attempt in account["attempts"]] == [1, 2]
@@ -104,12 +111,18 @@ def test_notes_are_written_when_the_file_lags(
 ) -> None:
     now = 100.0
     monkeypatch.setattr(run_folder.time, "monotonic", lambda: now)
-    account = RunFile(tmp_path, {"fingerprint": "f", "gpus": 1, "hosts": []}, [])
-    account.note(steps_done=1)
-    assert "steps_done" not in (read_facts(tmp_path) or {})
+
+    def steps_written() -> int:
+        summary = read_summary(tmp_path)
+        assert summary is not None
+        return summary.steps_done
+
+    file = RunFile(tmp_path, make_summary(), ())
+    file.note(steps_done=1)
+    assert steps_written() == 0
     now += run_folder.LAG_S
-    account.note(steps_done=2)
-    assert (read_facts(tmp_path) or {})["steps_done"] == 2
-    account.note(steps_done=3)
-    account.end("completed", 1.0)
-    assert (read_facts(tmp_path) or {})["steps_done"] == 3
+    file.note(steps_done=2)
+    assert steps_written() == 2
+    file.note(steps_done=3)
+    file.end("completed", 1.0)
+    assert steps_written() == 3

@@ -1,5 +1,6 @@
 """What a step costs the CPU beside its arithmetic."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,22 @@ from benchmarks.operations import Launched
 from tests.trainer.conftest import Runs, losses, read_records
 from trainer.config import ModelConfig, OptimConfig, load_run_config
 from trainer.failure import DoesNotFit, describe
-from trainer.metrics import Startup
+from trainer.learner import set_up_process
 from trainer.model import Transformer
 from trainer.optim import AdamW
-from trainer.parallel import get_world
 from trainer.session import Session, open_session
 from trainer.shards import open_shards
+from trainer.startup import Startup
 from trainer.step import first_step, rehearse, train_step
+from trainer.world import get_world
 
 
 def open_run(runs: Runs, *settings: str) -> Session:
     config = load_run_config([f"config={runs.config}", *settings])
     Path(config.dump_dir).mkdir(parents=True, exist_ok=True)
-    return open_session(
-        config, Startup(), get_world(), Path(config.dump_dir), open_shards(config.data), "start"
-    )
+    world = get_world("cpu")
+    choices = set_up_process(config, world)
+    return open_session(config, choices, Startup(), world, open_shards(config.data), "start")
 
 
 @pytest.mark.parametrize("passes", [1, 2])
@@ -33,7 +35,7 @@ def test_a_step_waits_for_nothing(runs: Runs, passes: int) -> None:
     session = open_run(runs, f"grad_acc_steps={passes}")
     try:
         with Launched() as operations:
-            loss, norm = train_step(session, next(session.loader))
+            loss, norm = train_step(session.learner, next(session.loader))
         assert operations.counts["_fused_adamw_"] == 2
         assert operations.counts["_local_scalar_dense"] == 0
         with operations:
@@ -94,21 +96,18 @@ def test_compiled_blocks_give_the_same_losses(runs: Runs) -> None:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    from trainer.run_folder import read_facts as read
-
-    facts = read(folder)
-    assert facts is not None
+    facts: dict[str, Any] = json.loads((folder / "run.json").read_text())
     return facts
 
 
 def test_a_rehearsal_leaves_no_trace(runs: Runs) -> None:
     session = open_run(runs)
     try:
-        before = {name: value.clone() for name, value in session.model.state_dict().items()}
-        rehearse(session)
-        after = session.model.state_dict()
+        before = {name: value.clone() for name, value in session.learner.model.state_dict().items()}
+        rehearse(session.learner)
+        after = session.learner.model.state_dict()
         assert all(torch.equal(after[name], value) for name, value in before.items())
-        assert all(parameter.grad is None for parameter in session.model.parameters())
+        assert all(parameter.grad is None for parameter in session.learner.model.parameters())
     finally:
         session.close()
 
@@ -116,10 +115,11 @@ def test_a_rehearsal_leaves_no_trace(runs: Runs) -> None:
 def test_the_account_says_what_was_used(runs: Runs) -> None:
     runs.run("steps=2", "eval=null", "distributed={model_dtype: auto}")
     facts = read_facts(runs.out())
-    assert facts["compiled"] is False
-    assert facts["model_dtype"] in ("bf16", "fp32")
+    assert facts["device"] == "cpu"
     assert facts["cores_per_rank"] >= 1
-    assert set(facts["kernels"]) == {"attention", "cpu_products"}
+    assert facts["choices"]["compiled"] is False
+    assert facts["choices"]["model_dtype"] in ("bf16", "fp32")
+    assert None not in facts["choices"].values()
     assert [record["global_step"] for record in read_records(runs.out())] == [1, 2]
 
 
@@ -165,9 +165,10 @@ def test_the_largest_batch_that_fits_is_named(
     monkeypatch.setattr(Transformer, "forward", limited)
     try:
         with pytest.raises(DoesNotFit) as caught:
-            rehearse(session) if rehearsed else first_step(session, next(session.loader))
+            learner, batch = session.learner, next(session.loader)
+            rehearse(learner) if rehearsed else first_step(learner, batch)
         assert caught.value.fits == fits
-        message = describe(caught.value, session.config, session.world)["message"]
+        message = describe(caught.value, session.config, session.world).message
         if fits is None:
             assert "Nor does one sequence" in message
         else:

@@ -20,10 +20,10 @@ from pydantic import BaseModel
 from trainer.__main__ import main
 from trainer.checkpoint import Saver
 from trainer.config import CheckpointConfig, ConfigError, ProfilingConfig, RunConfig
-from trainer.parallel import World
 from trainer.profiler import Profiler
 from trainer.run_folder import Lock
 from trainer.shards import ensure_shards
+from trainer.world import World
 
 GUIDE = Path(__file__).parent / "data" / "guide.yaml"
 

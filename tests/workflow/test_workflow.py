@@ -41,7 +41,7 @@ class Workspace:
                 "two": {"dim": 32, "n_layers": 2, "n_heads": 2, "multiple_of": 32},
                 "big": {"dim": 64, "n_layers": 4, "n_heads": 2, "multiple_of": 32},
             },
-            "clusters": {"here": {"gpu_name": "CPU core", "gpus_per_node": 2}},
+            "clusters": {"here": {"device": "cpu", "gpu_name": "CPU core", "gpus_per_node": 2}},
             "run": {
                 "steps": 12,
                 "optim": {"lr": 3e-3},

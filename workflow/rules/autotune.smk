@@ -17,8 +17,6 @@ rule autotune:
 
 rule autotune_run:
     """Choose micro-batch, recomputation and compilation of one run by timing its steps"""
-    input:
-        "<results>/<run>/run.yaml",
     output:
         "<results>/<run>/autotune.yaml",
     log:
@@ -27,16 +25,11 @@ rule autotune_run:
         "../../environment.yml"
     threads: AUTOTUNE.threads
     resources:
-        slurm_account=AUTOTUNE.resource("slurm_account"),
-        slurm_partition=AUTOTUNE.resource("slurm_partition"),
-        mem_mb=AUTOTUNE.resource("mem_mb"),
-        runtime=AUTOTUNE.resource("runtime"),
-        gres=AUTOTUNE.resource("gres"),
-        cpus_per_task=AUTOTUNE.resource("cpus_per_task"),
-        qos=AUTOTUNE.resource("qos"),
-        constraint=AUTOTUNE.resource("constraint"),
-        slurm_extra=AUTOTUNE.resource("slurm_extra"),
+        **AUTOTUNE.resources(),
     params:
+        settings=AUTOTUNE.settings,
+        config=lambda wildcards: f"{GRID.at(wildcards).folder}/autotune.settings.yaml",
         launch=AUTOTUNE.launch,
     shell:
-        "({params.launch} config={input:q}) > {output:q} 2> {log:q}"
+        "printf '%s' {params.settings:q} > {params.config:q}; "
+        "({params.launch} config={params.config:q}) > {output:q} 2> {log:q}"

@@ -6,7 +6,7 @@ Writes  results/shards: token shards, shared by all studies of this machine
 Writes  <results>/data/<source>.json: which shards a source is, for the training runs
 """
 
-from study.workflow import data_resource, text_files
+from study.workflow import data_resources, text_files
 
 
 rule corpus:
@@ -20,11 +20,7 @@ rule corpus:
     conda:
         "../../environment.yml"
     resources:
-        slurm_account=data_resource(GRID, "slurm_account"),
-        slurm_partition=data_resource(GRID, "slurm_partition"),
-        mem_mb=data_resource(GRID, "mem_mb"),
-        runtime=data_resource(GRID, "runtime"),
-        cpus_per_task=data_resource(GRID, "cpus_per_task"),
+        **data_resources(GRID),
     shell:
         "python -m study corpus --name {wildcards.source} --output $(dirname {output:q})"
         " > {log:q} 2>&1"
@@ -41,11 +37,7 @@ rule tokenize:
     conda:
         "../../environment.yml"
     resources:
-        slurm_account=data_resource(GRID, "slurm_account"),
-        slurm_partition=data_resource(GRID, "slurm_partition"),
-        mem_mb=data_resource(GRID, "mem_mb"),
-        runtime=data_resource(GRID, "runtime"),
-        cpus_per_task=data_resource(GRID, "cpus_per_task"),
+        **data_resources(GRID),
     params:
         root_dir=GRID.data_root,
         shards_dir=lambda wildcards: GRID.sources[wildcards.source].data.shards_dir,

@@ -5,7 +5,7 @@ Writes  export/ in each run's folder: weights, config and tokenizer, for transfo
 Writes  evaluation/ beside it: the results of lm-evaluation-harness
 """
 
-from study.workflow import EvaluationRequest, data_resource, evaluations, exports
+from study.workflow import EvaluationRequest, data_resources, evaluations, exports
 
 EVALUATION = EvaluationRequest(GRID)
 
@@ -33,11 +33,7 @@ rule export_run:
     conda:
         "../../environment.yml"
     resources:
-        slurm_account=data_resource(GRID, "slurm_account"),
-        slurm_partition=data_resource(GRID, "slurm_partition"),
-        mem_mb=data_resource(GRID, "mem_mb"),
-        runtime=data_resource(GRID, "runtime"),
-        cpus_per_task=data_resource(GRID, "cpus_per_task"),
+        **data_resources(GRID),
     params:
         run=subpath(input[0], parent=True),
     shell:
@@ -56,15 +52,7 @@ rule evaluate_run:
         "../../environment.yml"
     threads: EVALUATION.threads
     resources:
-        slurm_account=EVALUATION.resource("slurm_account"),
-        slurm_partition=EVALUATION.resource("slurm_partition"),
-        mem_mb=EVALUATION.resource("mem_mb"),
-        runtime=EVALUATION.resource("runtime"),
-        gres=EVALUATION.resource("gres"),
-        cpus_per_task=EVALUATION.resource("cpus_per_task"),
-        qos=EVALUATION.resource("qos"),
-        constraint=EVALUATION.resource("constraint"),
-        slurm_extra=EVALUATION.resource("slurm_extra"),
+        **EVALUATION.resources(),
     params:
         launch=EVALUATION.launch,
     shell:

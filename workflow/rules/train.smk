@@ -2,9 +2,9 @@
 
 Reads   the grid, <results>/data/<source>.json and the shards that it names
 Reads   code that a warm-up has compiled
-Writes  run.yaml, the complete settings of the run
-Writes  metrics.jsonl, run.json, checkpoints/: the trainer's, kept when a job fails, to go on from
-Writes  completed: the run has ended, for the tables
+Writes  settings.yaml: what the trainer is asked to do
+Writes  run.yaml, run.json, metrics.jsonl, checkpoints/: the trainer's, kept when a job fails
+Writes  completed: run.json says so, with the cell's present settings; for the tables
 """
 
 from pathlib import Path
@@ -14,24 +14,9 @@ from study.workflow import TrainingRequest
 REQUEST = TrainingRequest(GRID)
 
 
-rule run_config:
-    """Write the complete settings of a run"""
-    output:
-        "<results>/<run>/run.yaml",
-    log:
-        "<results>/<run>/run_config.log",
-    conda:
-        "../../environment.yml"
-    params:
-        text=lambda wildcards: GRID.at(wildcards).run.to_yaml(),
-    shell:
-        "printf '%s' {params.text:q} > {output:q} 2> {log:q}"
-
-
 rule train:
     """Train one cell of the grid, going on from its newest checkpoint"""
     input:
-        config="<results>/<run>/run.yaml",
         data=lambda wildcards: collect(
             "<results>/data/{source}.json", source=GRID.at(wildcards).run.data.sources
         ),
@@ -45,21 +30,13 @@ rule train:
         "../../environment.yml"
     threads: REQUEST.threads
     resources:
-        slurm_account=REQUEST.resource("slurm_account"),
-        slurm_partition=REQUEST.resource("slurm_partition"),
-        mem_mb=REQUEST.resource("mem_mb"),
-        runtime=REQUEST.resource("runtime"),
-        gres=REQUEST.resource("gres"),
-        nodes=REQUEST.resource("nodes"),
-        tasks=REQUEST.resource("tasks"),
-        mpi=REQUEST.resource("mpi"),
-        cpus_per_task=REQUEST.resource("cpus_per_task"),
-        qos=REQUEST.resource("qos"),
-        constraint=REQUEST.resource("constraint"),
-        slurm_extra=REQUEST.resource("slurm_extra"),
+        **REQUEST.resources(),
     params:
+        settings=REQUEST.settings,
+        config=lambda wildcards: Path(GRID.at(wildcards).folder, "settings.yaml"),
         launch=REQUEST.launch,
         # Snakemake empties `log` at each start; this one keeps the attempts before.
         record=lambda wildcards: Path(GRID.at(wildcards).folder, "train.log"),
     shell:
-        "{params.launch} config={input.config:q} 2>&1 | tee -i -a {log:q} {params.record:q}"
+        "printf '%s' {params.settings:q} > {params.config:q}; "
+        "{params.launch} config={params.config:q} 2>&1 | tee -i -a {log:q} {params.record:q}"

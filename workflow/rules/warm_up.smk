@@ -23,15 +23,7 @@ rule warm_up:
         "../../environment.yml"
     threads: WARM_UP.threads
     resources:
-        slurm_account=WARM_UP.resource("slurm_account"),
-        slurm_partition=WARM_UP.resource("slurm_partition"),
-        mem_mb=WARM_UP.resource("mem_mb"),
-        runtime=WARM_UP.resource("runtime"),
-        gres=WARM_UP.resource("gres"),
-        cpus_per_task=WARM_UP.resource("cpus_per_task"),
-        qos=WARM_UP.resource("qos"),
-        constraint=WARM_UP.resource("constraint"),
-        slurm_extra=WARM_UP.resource("slurm_extra"),
+        **WARM_UP.resources(),
     params:
         settings=WARM_UP.settings,
         launch=WARM_UP.launch,

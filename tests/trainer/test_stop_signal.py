@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trainer import parallel
-from trainer.parallel import StopSignal, World
+from trainer.stop_signal import StopSignal
+from trainer.world import World
 
 
 class Ranks:

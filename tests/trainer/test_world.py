@@ -1,0 +1,82 @@
+"""What a process trains on: the device of the settings, or a refusal."""
+
+import pytest
+import torch
+
+from tests.trainer.conftest import Runs, read_records
+from trainer.config import ConfigError
+from trainer.world import RankHost, cores_per_rank, get_world, is_gpu
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "matches"),
+    [
+        ("NVIDIA H200", "H200", True),
+        ("NVIDIA H100 80GB HBM3", "H200", False),
+        ("NVIDIA GH200 480GB", "H200", False),
+        ("NVIDIA A100-SXM4-80GB", "A100", True),
+        ("NVIDIA A100-SXM4-80GB", "a100 80gb", True),
+        ("NVIDIA A100-SXM4-40GB", "A100 80GB", False),
+        ("NVIDIA A10", "A100", False),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000", True),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "H100", False),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "H100 MIG 1g.10gb", True),
+        ("AMD Instinct MI250X", "MI250X", True),
+    ],
+)
+def test_names_of_gpus(found: str, wanted: str, matches: bool) -> None:
+    assert is_gpu(found, wanted) == matches
+
+
+def fake_gpus(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(names))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(names))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: names[index])
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+
+
+def test_another_gpu_than_the_clusters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on an H100 was published as H200, with 1.59 of what that reaches."""
+    fake_gpus(monkeypatch, "NVIDIA H100 80GB HBM3")
+    with pytest.raises(ConfigError, match=r"gpu_name = H200: found NVIDIA H100 80GB HBM3"):
+        get_world("cuda", "H200")
+    assert get_world("cuda", "H100").device.type == "cuda"
+    assert get_world("cuda").device.type == "cuda"
+
+
+def test_each_process_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_gpus(monkeypatch, "NVIDIA H200")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="2 processes and 1 GPUs"):
+        get_world("cuda")
+
+
+def test_a_cpu_run_stays_on_the_cpu_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_gpus(monkeypatch, "NVIDIA H200")
+    assert get_world("cpu").device.type == "cpu"
+
+
+def test_without_a_gpu_a_gpu_run_is_refused(runs: Runs) -> None:
+    """It trained on the processor, and the table said H200."""
+    done = runs.run("device=cuda", "gpu_name=H200", check=False)
+    assert done.returncode == 1
+    assert "device = cuda: torch finds no GPU here; expected one, or device: cpu" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not runs.out().joinpath("metrics.jsonl").exists()
+
+
+def test_a_run_uses_the_threads_of_its_settings(runs: Runs) -> None:
+    runs.run("steps=2", "distributed.threads=2", "eval=null", OMP_NUM_THREADS="1")
+    from trainer.run_folder import read_summary
+
+    summary = read_summary(runs.out())
+    assert summary is not None
+    assert summary.choices.threads == 2
+    assert [record["global_step"] for record in read_records(runs.out())] == [1, 2]
+
+
+def test_cores_are_those_of_the_machine_that_has_least() -> None:
+    here = [RankHost("a", "", frozenset(range(8)), 8)] * 2
+    there = [RankHost("b", "", frozenset({core}), 1) for core in range(2)]
+    assert cores_per_rank(here) == 4
+    assert cores_per_rank([*here, *there]) == 1

@@ -1,0 +1,152 @@
+"""What `auto` stands for: decided here and nowhere else, once for a run.
+
+The answers stand in run.json under `choices`. Planning asks the same functions where an answer
+depends on the settings alone; where it depends on the machine it reads run.json. Imports no torch.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from trainer import host
+from trainer.config import Device, DistributedConfig, RunConfig
+from trainer.flops import is_large_matmul
+
+LARGE_VOCABULARY = 32_000
+"""Token ids from which the loss is made in chunks: their logits outgrow a layer's activations."""
+
+LOSS_CHUNK = 4096
+"""Tokens of such a chunk."""
+
+Dtype = Literal["bf16", "fp32"]
+CpuMatmul = Literal["torch", "mkl", "onednn"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What an answer may depend on beside the settings: this process's share of its machine."""
+
+    has_bf16: bool
+    """The processor multiplies bf16."""
+    mkl_is_slow: bool
+    """MKL leaves AVX-512 unused."""
+    has_onednn: bool
+    """torch brings oneDNN."""
+    cores: int
+    """Cores that this machine's ranks share."""
+    ranks: int
+    """Ranks on this machine."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a run uses, with every `auto` decided."""
+
+    model_dtype: Dtype
+    """Arithmetic of the forward and backward pass."""
+    compiled: bool
+    """Blocks are compiled."""
+    fused_projections: bool
+    """Matrices with one input are multiplied as one."""
+    loss_chunk: int
+    """Tokens whose logits exist at once; 0: all."""
+    cpu_matmul: CpuMatmul
+    """Library of fp32 matmuls on a CPU; `torch`: its own choice."""
+    threads: int
+    """CPU threads of a rank."""
+    attention: str | None
+    """Kernel of attention; `torch`: its own choice; None: to be measured on this GPU."""
+
+    def with_attention(self, kernel: str) -> "Choices":
+        """Return the choices with the kernel that was measured, or that the run has used so far."""
+        return replace(self, attention=kernel)
+
+
+def find_machine(ranks: int, has_onednn: bool) -> Machine:
+    """Return what is known of the machine that this process shares with `ranks` ranks."""
+    processor = host.processor()
+    return Machine(
+        has_bf16=host.has_bf16(processor),
+        mkl_is_slow=host.mkl_is_slow(processor),
+        has_onednn=has_onednn,
+        cores=host.count_cores(),
+        ranks=ranks,
+    )
+
+
+def choose(config: RunConfig, gpus: int, machine: Machine) -> Choices:
+    """Return what a run on `gpus` processes uses on such a machine."""
+    settings, vocab_size = config.distributed, config.data.tokenizer.vocab_size
+    dtype = model_dtype(settings, config.device, machine.has_bf16)
+    assert dtype is not None, "the processor is known"
+    return Choices(
+        model_dtype=dtype,
+        compiled=is_compiled(settings, config.device),
+        fused_projections=_fuses_projections(config, gpus),
+        loss_chunk=loss_chunk(settings, vocab_size),
+        cpu_matmul=_cpu_matmul(config, dtype, machine),
+        threads=settings.threads or max(1, machine.cores // machine.ranks),
+        attention=_attention(config),
+    )
+
+
+def model_dtype(
+    settings: DistributedConfig, device: Device, has_bf16: bool | None = None
+) -> Dtype | None:
+    """Return the arithmetic of the forward and backward pass.
+
+    `has_bf16` says whether the processor multiplies bf16. None if the answer depends on that and
+    it is not known.
+    """
+    if settings.model_dtype != "auto":
+        return settings.model_dtype
+    if device == "cuda":
+        return "bf16"
+    return None if has_bf16 is None else "bf16" if has_bf16 else "fp32"
+
+
+def is_compiled(settings: DistributedConfig, device: Device) -> bool:
+    """Say whether blocks are compiled. On a CPU compiling gains a few percent, and is left out."""
+    return device == "cuda" if settings.compile == "auto" else settings.compile
+
+
+def loss_chunk(settings: DistributedConfig, vocab_size: int) -> int:
+    """Return the tokens whose logits exist at once; 0 for all."""
+    if settings.loss_chunk != "auto":
+        return settings.loss_chunk
+    return LOSS_CHUNK if vocab_size >= LARGE_VOCABULARY and settings.tp_size == 1 else 0
+
+
+def is_sharded(settings: DistributedConfig, gpus: int) -> bool:
+    """Say whether weights are sharded over processes; a lone process holds them all."""
+    return gpus > 1 and settings.spreads_weights
+
+
+def _fuses_projections(config: RunConfig, gpus: int) -> bool:
+    settings, dim = config.distributed, config.model.dim
+    # Sharding and float8 select matrices by name, so they need them unfused.
+    if is_sharded(settings, gpus) or settings.float8_recipe is not None:
+        return False
+    if settings.fused_projections != "auto":
+        return settings.fused_projections
+    # On a CPU large matmuls gain nothing, and their parts fit its caches better.
+    tokens = config.data.batch_size * config.data.seq_len
+    return config.device == "cuda" or not is_large_matmul(tokens, dim, 3 * dim)
+
+
+def _cpu_matmul(config: RunConfig, dtype: Dtype, machine: Machine) -> CpuMatmul:
+    wanted = config.distributed.cpu_products
+    if config.device == "cuda" or dtype != "fp32":
+        return "torch"
+    if config.distributed.tp_size > 1 or not machine.has_onednn:
+        return "mkl"
+    if wanted == "auto":
+        return "onednn" if machine.mkl_is_slow else "mkl"
+    return wanted
+
+
+def _attention(config: RunConfig) -> str | None:
+    wanted = config.distributed.attention
+    if wanted != "auto":
+        return wanted
+    # On a CPU torch's own choice depends on nothing but the shape.
+    return "torch" if config.device == "cpu" else None

@@ -1,0 +1,26 @@
+"""Files and folders: replaced as a whole, made where a setting names one. Imports no torch."""
+
+import os
+from pathlib import Path
+
+from trainer.settings import ConfigError
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file as a whole: a reader sees the old content or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    temporary.replace(path)
+
+
+def make_folder(folder: Path, key: str) -> None:
+    """Make the folder that a key names, to write there. Raises ConfigError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(folder, os.W_OK | os.X_OK) else "not permitted"
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        expected = "a writable folder, or a path that does not exist yet"
+        problem = f"{key}: not a writable folder: {reason}; expected {expected}"
+        raise ConfigError(str(folder), [problem])

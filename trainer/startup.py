@@ -1,0 +1,41 @@
+"""The start of a process, up to the end of its first step: where its seconds go. Needs no torch."""
+
+import os
+import time
+from pathlib import Path
+
+
+class Startup:
+    """The way from the start of the process to the end of the first step, split by what it did."""
+
+    def __init__(self) -> None:
+        self.launch_s = _age_s(os.getppid()) if "TORCHELASTIC_RUN_ID" in os.environ else None
+        own_s = _age_s(os.getpid())
+        self.split: dict[str, float | None] = {}
+        if self.launch_s is not None:
+            # torchrun's own start belongs to what a user waits for.
+            self.split["launcher_s"] = self.launch_s - own_s
+        self._begin = time.perf_counter() - (self.launch_s or own_s)
+        self._last = time.perf_counter() - own_s
+
+    def mark(self, name: str) -> None:
+        """Charge the time since the last mark to `name`."""
+        now = time.perf_counter()
+        self.split[f"{name}_s"] = now - self._last
+        self._last = now
+
+    def finish(self) -> None:
+        """Note the total: the first step has ended."""
+        self.split["total_s"] = self.elapsed_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start of the process, or of the torchrun that started it."""
+        return time.perf_counter() - self._begin
+
+
+def _age_s(pid: int) -> float:
+    """Return the seconds since a process started (proc(5), field 22 of stat)."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    ticks = int(stat.rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,215 @@
+"""The processes of one run: who they are, what they train on, and how they talk.
+
+Everything is read from the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK,
+LOCAL_WORLD_SIZE). Nothing of Slurm's is read: inside a job step SLURM_PROCID and SLURM_NTASKS
+describe the step, not the ranks that torchrun started in it.
+"""
+
+import contextlib
+import datetime
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainer import host
+from trainer.config import ConfigError, Device
+
+
+@dataclass(frozen=True)
+class World:
+    """This process and its peers."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+    tp_size: int = 1
+    """Neighbouring processes that share each matrix, and so the same samples."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the run's files."""
+        return self.rank == 0
+
+    @property
+    def data_rank(self) -> int:
+        """Which share of the samples this process reads."""
+        return self.rank // self.tp_size
+
+    @property
+    def data_size(self) -> int:
+        """Number of shares of the samples."""
+        return self.size // self.tp_size
+
+    @property
+    def nodes(self) -> int:
+        """Machines that the processes are on."""
+        return self.size // self.local_size
+
+
+def get_world(device: Device = "cuda", gpu_name: str | None = None, tp_size: int = 1) -> World:
+    """Return this process's rank, from torchrun's variables; alone where there are none.
+
+    Raises ConfigError unless the machine has the device, a GPU for each of its processes, and on a
+    GPU the words of `gpu_name` in its name.
+    """
+    rank, size, local_rank, local_size = (
+        int(os.environ.get(name, default))
+        for name, default in (
+            ("RANK", 0),
+            ("WORLD_SIZE", 1),
+            ("LOCAL_RANK", 0),
+            ("LOCAL_WORLD_SIZE", 1),
+        )
+    )
+    if device == "cuda":
+        problem = find_missing_gpu(local_size, gpu_name)
+        if problem is not None:
+            raise ConfigError(f"run, on {socket.gethostname()}", [problem])
+        torch.cuda.set_device(local_rank)
+    found = torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu")
+    return World(rank, size, local_rank, local_size, found, tp_size)
+
+
+def find_missing_gpu(needed: int, wanted: str | None) -> str | None:
+    """Return what keeps a machine's processes from training on its GPUs; None if nothing does."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        return "device = cuda: torch finds no GPU here; expected one, or device: cpu"
+    if count < needed:
+        return f"device = cuda: {needed} processes and {count} GPUs; expected one for each process"
+    for index in range(needed):
+        found = torch.cuda.get_device_name(index)
+        if wanted is not None and not is_gpu(found, wanted):
+            expected = "a GPU with these words in its name"
+            return f"gpu_name = {wanted}: found {found}; expected {expected}"
+    return None
+
+
+def is_gpu(found: str, wanted: str) -> bool:
+    """Say whether a GPU's name holds the words of another: "GH200" does not hold H200.
+
+    A slice of a GPU (MIG) is another GPU.
+    """
+    words, expected = (re.findall(r"[a-z0-9.]+", name.lower()) for name in (found, wanted))
+    return set(expected) <= set(words) and ("mig" in words) == ("mig" in expected)
+
+
+def device_name(world: World) -> str:
+    """Return the name of what this process trains on: its GPU, or the processor."""
+    if world.device.type == "cuda":
+        return torch.cuda.get_device_name(world.device)
+    return host.processor_name()
+
+
+@contextlib.contextmanager
+def process_group(world: World, timeout_s: float) -> Iterator[Callable[[], None]]:
+    """Hold the process group open; a lone process needs none.
+
+    The processes meet in the background: call what this yields before talking to them. A collective
+    that takes longer than `timeout_s` fails: a rank that hangs ends the run. After a failure the
+    group is left as it is, for leaving it in order waits for all ranks.
+    """
+    if world.size == 1:
+        yield lambda: None
+        return
+    with ThreadPoolExecutor(1, "process_group") as pool:
+        meeting = pool.submit(_meet, world, timeout_s)
+        yield meeting.result
+    dist.destroy_process_group()
+
+
+def _meet(world: World, timeout_s: float) -> None:
+    cuda = world.device.type == "cuda"
+    if cuda:
+        torch.cuda.set_device(world.device)  # each thread has a device of its own
+    dist.init_process_group(
+        # The CPU half carries what must not wait for the GPU: stop requests, host names.
+        "cpu:gloo,cuda:nccl" if cuda else "gloo",
+        timeout=datetime.timedelta(seconds=timeout_s),
+        device_id=world.device if cuda else None,
+    )
+
+
+def mean_over_ranks(value: Tensor, world: World) -> Tensor:
+    """Return the mean of a scalar over all processes, on its device and without waiting for it."""
+    if world.size == 1:
+        return value
+    value = value.clone()
+    dist.all_reduce(value, op=dist.ReduceOp.SUM)
+    return value / world.size
+
+
+def sum_over_ranks(values: Tensor, world: World) -> Tensor:
+    """Return the sum of a tensor over all processes, which have it on the CPU."""
+    if world.size > 1:
+        dist.all_reduce(values, op=dist.ReduceOp.SUM)
+    return values
+
+
+def agree(value: int, world: World) -> int:
+    """Return rank 0's value on every rank: a decision taken once."""
+    if world.size == 1:
+        return value
+    box = torch.tensor([value], dtype=torch.int64)
+    dist.broadcast(box, src=0)
+    return int(box.item())
+
+
+def barrier(world: World) -> None:
+    """Wait for every rank."""
+    agree(0, world)
+    if world.size > 1:
+        dist.all_reduce(torch.zeros(1))
+
+
+@dataclass(frozen=True)
+class RankHost:
+    """The machine of a rank."""
+
+    host: str
+    address: str
+    """What the host's name leads to: over it the machine's ranks are reached."""
+    cores: frozenset[int]
+    """Cores that the rank may run on."""
+    quota: int
+    """Cores' worth of time that it may have."""
+
+
+def gather_hosts(world: World) -> list[RankHost]:
+    """Return every rank's machine, in rank order."""
+    name = socket.gethostname()
+    own = RankHost(name, _address(name), frozenset(os.sched_getaffinity(0)), host.count_cores())
+    if world.size == 1:
+        return [own]
+    ranks = [own] * world.size
+    dist.all_gather_object(ranks, own)
+    return ranks
+
+
+def cores_per_rank(ranks: list[RankHost]) -> float:
+    """Return the cores of a rank on the machine that has least for each of its ranks."""
+    shares = []
+    for name in {rank.host for rank in ranks}:
+        here = [rank for rank in ranks if rank.host == name]
+        cores = len(frozenset().union(*(rank.cores for rank in here)))
+        # Ranks that share their cores share the quota; those with cores of their own do not.
+        shared = here[0].cores == here[-1].cores
+        cores = min(cores, here[0].quota) if shared else cores
+        shares.append(cores / len(here))
+    return min(shares)
+
+
+def _address(name: str) -> str:
+    try:
+        return socket.gethostbyname(name)
+    except OSError:  # a laptop's name may lead nowhere
+        return ""
