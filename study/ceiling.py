@@ -14,7 +14,7 @@ from study.config import RatesConfig
 from study.grid import Cell
 from study.workload import workload
 from trainer.config import ModelConfig
-from trainer.flops import count_parameters
+from trainer.flops import count_parameters, mean_context
 
 VALUE_BYTES = {"bf16": 2, "fp32": 4}
 """Bytes of an activation and of a weight in a product."""
@@ -62,11 +62,18 @@ def step_ceiling(
     seq_len: int,
     rates: RatesConfig,
     passes: int = 1,
+    context: float | None = None,
 ) -> Ceiling:
-    """Return the ceiling of a step of `passes` passes over batch_size x seq_len tokens each."""
+    """Return the ceiling of a step of `passes` passes over batch_size x seq_len tokens each.
+
+    `context` is the mean number of keys that a token attends to. If it is None, documents are not
+    masked; for a run with `data.document_mask` that ceiling is too low.
+    """
+    if context is None:
+        context = mean_context(seq_len, model.sliding_window)
     tokens = batch_size * seq_len * passes
     value, bytes_per_s = VALUE_BYTES[rates.dtype], rates.copy_tb_s * 1e12
-    attention = attention_flops(model, seq_len) * tokens / 1e12
+    attention = attention_flops(model, context) * tokens / 1e12
     backward_s = BACKWARD_ATTENTION * attention / rates.attention_backward_tflops
     return Ceiling(
         tokens=tokens,
@@ -87,14 +94,12 @@ def matmul_flops(model: ModelConfig, vocab_size: int) -> float:
     return 6.0 * (count.without_embedding - norms)
 
 
-def attention_flops(model: ModelConfig, seq_len: int) -> float:
-    """Return the FLOPs of attention forward, for each token: two products with the tokens it sees.
+def attention_flops(model: ModelConfig, context: float) -> float:
+    """Return the FLOPs of attention forward, for each token: two matmuls with `context` keys.
 
-    Under a causal mask these are seq_len / 2 on average; with a window W fewer, W - W^2 / (2S).
+    `context` is the mean number of keys that a token attends to, see trainer.flops.mean_context.
     """
-    window = min(model.sliding_window or seq_len, seq_len)
-    seen = window - window**2 / (2 * seq_len)
-    return 4.0 * model.n_layers * model.q_dim * seen
+    return 4.0 * model.n_layers * model.q_dim * context
 
 
 def pointwise_values(model: ModelConfig) -> int:
@@ -130,8 +135,10 @@ def optimizer_bytes(model: ModelConfig, vocab_size: int, value_bytes: int) -> in
     return count_parameters(model, vocab_size).total * (MASTER_BYTES * (1 + 4 + 3) + copy)
 
 
-def cell_ceiling(cell: Cell) -> Ceiling | None:
+def cell_ceiling(cell: Cell, context: float | None = None) -> Ceiling | None:
     """Return the ceiling of a cell's step.
+
+    `context` is the `attention_context` of its run; None without a run, see `step_ceiling`.
 
     None where the cluster has no rates, where they are of another arithmetic than the run's, and
     on several GPUs, whose communication is not counted.
@@ -148,4 +155,5 @@ def cell_ceiling(cell: Cell) -> Ceiling | None:
         run.data.seq_len,
         rates,
         run.grad_acc_steps,
+        context,
     )

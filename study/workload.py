@@ -15,7 +15,7 @@ from study.grid import Cell
 from trainer import host
 from trainer.choices import Dtype, model_dtype
 from trainer.config import RunConfig, digest
-from trainer.flops import count_parameters
+from trainer.flops import count_parameters, mean_context
 
 ADAM_BYTES = 28
 """Bytes that AdamW moves for each fp32 parameter: reads weight, gradient and both moments, writes
@@ -100,6 +100,8 @@ class Workload:
     """Bytes of an activation."""
     unseen: str = ""
     """Key of the settings that can change the speed and that the terms do not see."""
+    sliding_window: int | None = None
+    """Keys that a token attends to at most; None: all before it."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -126,8 +128,7 @@ def unseen_key(run: RunConfig, gpus: int) -> str:
         del values[name]
     for group, names in SEEN.items():
         values[group] = {key: item for key, item in values[group].items() if key not in names}
-    window = run.model.sliding_window
-    return digest({**values, "sliding_window": window})
+    return digest(values)
 
 
 def plan_dtype(cell: Cell) -> Dtype:
@@ -164,6 +165,7 @@ def workload(cell: Cell, dtype: Dtype | None = None) -> Workload:
         compiled=cell.compiled,
         value_bytes=2 if (dtype or plan_dtype(cell)) == "bf16" else 4,
         unseen=unseen_key(run, cell.gpus),
+        sliding_window=run.model.sliding_window,
     )
 
 
@@ -171,18 +173,20 @@ def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
     """Return the seconds of each part of a step, alone and at the data sheet's rates.
 
     matmul: 6 FLOPs a parameter and token, and 2 more where blocks are computed again. attention:
-    12*L*S*q FLOPs a token, half of it with a causal mask. activations: what a layer keeps is
-    written and read. logits: written and read in fp32, forward and backward. launch: a layer's
-    kernels forward and backward. optimizer: `ADAM_BYTES` a parameter held. link, network: bytes of
-    a ring all-reduce of the gradients (2*(n-1)/n each), or of two gathers of the weights and one
-    scatter of the gradients a pass, over the slowest link crossed. latency: log2(GPUs) hops of
-    each layer's messages.
+    12*L*q FLOPs for each token and key that it attends to, and 4*L*q more where blocks are computed
+    again; the keys are those of `mean_context`, an upper bound with a document mask. activations:
+    what a layer keeps is written and read. logits: written and read in fp32, forward and backward.
+    launch: a layer's kernels forward and backward. optimizer: `ADAM_BYTES` a parameter held. link,
+    network: bytes of a ring all-reduce of the gradients (2*(n-1)/n each), or of two gathers of the
+    weights and one scatter of the gradients a pass, over the slowest link crossed. latency:
+    log2(GPUs) hops of each layer's messages.
     """
     again = {"none": 0.0, "selective": 0.0, "full": 1.0}[work.recompute]
     passes, split = work.grad_acc_steps, work.tensor_parallel
     tokens, layers = work.tokens * passes, work.n_layers
     blocks = work.matmul_params - work.vocab_size * work.dim
-    attention = (6 + 2 * again) * layers * work.seq_len * work.attention_dim
+    context = mean_context(work.seq_len, work.sliding_window)
+    attention = (12 + 4 * again) * layers * work.attention_dim * context
     kept = layers * work.dim * LAYER_TENSORS / 2 * work.value_bytes
     pointwise = 1 + again / 3 if work.recompute != "selective" else 4 / 3
     arithmetic = (6 * work.matmul_params + 2 * again * blocks) * tokens / split / sheet.flops

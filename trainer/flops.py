@@ -51,18 +51,46 @@ def count_parameters(model: ModelConfig, vocab_size: int) -> ParameterCount:
     )
 
 
-def flops_per_token(
-    model: ModelConfig, vocab_size: int, seq_len: int, causal: bool = False
-) -> float:
-    """Floating-point operations of one forward and backward pass, for each token.
+def mean_context(seq_len: int, sliding_window: int | None = None) -> float:
+    """Return the mean number of keys that a token of a sequence attends to under the causal mask.
 
-    6N + 12*L*S*q with N the parameters without the input embedding and q the width of all query
-    heads, d in most shapes (PaLM, appendix B; nanoGPT and torchtitan count so). `causal` halves the
-    attention term: the work that a causal mask needs.
+    S/2 for S = `seq_len`; with a sliding window W < S, W - W^2/(2S). This is the area of the mask
+    divided by S, as the usual formulas count it; its entries are up to half a key a token more. It
+    does not depend on the data: for a run with `data.document_mask` it is an upper bound, and
+    trainer/context.py counts the keys that are left.
     """
-    # A product with a weight costs 2 FLOPs forward; backward costs two forwards (the gradients of
-    # inputs and of weights), hence 6. Attention is two S x S products of width d for each layer.
-    attention = (6 if causal else 12) * model.n_layers * seq_len * model.q_dim
+    window = min(sliding_window or seq_len, seq_len)
+    return window - window**2 / (2 * seq_len)
+
+
+def flops_per_token(
+    model: ModelConfig,
+    vocab_size: int,
+    seq_len: int,
+    *,
+    context: float | None = None,
+    causal: bool = False,
+) -> float:
+    """Return the FLOPs of one forward and backward pass, for each token.
+
+    6N + 24*L*q*c: N parameters without the input embedding, L layers, q = n_heads * head_dim (the
+    width of all query heads), c = `context`, the mean number of keys that a token attends to under
+    the causal mask. If `context` is None, c is `mean_context` of `seq_len`, which is not used
+    otherwise. Without sliding window and document mask c is S/2, and the formula is the
+    6N + 12*L*S*q of PaLM (appendix B), nanoGPT and torchtitan: as if each token attended to as many
+    keys after it as before it. `causal` leaves those out: 6N + 12*L*q*c, the FLOPs that the causal
+    mask needs.
+
+    Grouped-query attention makes N smaller, not the attention term: each query head still attends
+    to c keys. A tied output matrix is a matmul like any other, and counts in N.
+    """
+    if context is None:
+        context = mean_context(seq_len, model.sliding_window)
+    # A matmul with a weight costs 2 FLOPs forward; backward costs two forwards (the gradients of
+    # inputs and of weights), hence 6. Attention is two matmuls of activations, scores and weighted
+    # values, each 2 FLOPs forward for a key and unit of q: 4 forward, 12 with the backward pass.
+    keys = context if causal else 2 * context
+    attention = 12 * model.n_layers * model.q_dim * keys
     return 6.0 * count_parameters(model, vocab_size).without_embedding + attention
 
 

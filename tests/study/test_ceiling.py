@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.ceiling import attention_flops, step_ceiling
+from study.ceiling import step_ceiling
 from study.config import RatesConfig, load_study_file
 from trainer.config import ModelConfig
 from trainer.flops import flops_per_token
@@ -83,7 +83,7 @@ def test_its_products_are_those_that_mfu_counts(causal: bool, backward_tflops: f
         attention_backward_tflops=backward_tflops,
     )
     ceiling = step_ceiling(model, vocab_size, 1, 2048, rates)
-    expected_s = flops_per_token(model, vocab_size, 2048, causal) * 2048 / 1e12
+    expected_s = flops_per_token(model, vocab_size, 2048, causal=causal) * 2048 / 1e12
     assert ceiling.matmul_s + ceiling.attention_s == pytest.approx(expected_s, rel=1e-3)
 
 
@@ -91,9 +91,52 @@ def test_a_window_leaves_attention_what_it_sees() -> None:
     """Counted token by token: the i-th sees min(i, W), with half of itself, as without a window."""
     model = shape(dim=64, n_layers=3, n_heads=2, sliding_window=100)
     seen = sum(min(i, 100) for i in range(1000)) / 1000
-    assert attention_flops(model, 1000) == pytest.approx(4 * 3 * 64 * seen, rel=0.01)
+    found = attention_tera_flops(model, 1000) * 1e12 / 1000
+    assert found == pytest.approx(4 * 3 * 64 * seen, rel=0.01)
     whole = shape(dim=64, n_layers=3, n_heads=2)
-    assert attention_flops(model, 80) == attention_flops(whole, 80)
+    assert attention_tera_flops(model, 80) == attention_tera_flops(whole, 80)
+
+
+def test_documents_leave_attention_what_their_run_counted() -> None:
+    """10 keys a token where S/2 is 500, forward: two matmuls of 2 FLOPs a key and unit of q."""
+    model = shape(dim=64, n_layers=3, n_heads=2, head_dim=16)
+    assert attention_tera_flops(model, 1000, 10.0) == pytest.approx(4 * 3 * 32 * 10 * 1000 / 1e12)
+    assert attention_tera_flops(model, 1000) == attention_tera_flops(model, 1000, 500.0)
+    step = step_ceiling(model, 258, 1, 1000, H200)
+    fewer = step_ceiling(model, 258, 1, 1000, H200, context=10.0)
+    assert step.matmul_s == fewer.matmul_s
+    assert step.pointwise_s == fewer.pointwise_s
+
+
+def attention_tera_flops(model: ModelConfig, seq_len: int, context: float | None = None) -> float:
+    """Return the forward FLOPs of attention over a sequence, 1e12: its seconds at 1 TFLOP/s."""
+    rates = RatesConfig(
+        matmul_tflops=1, copy_tb_s=1, attention_forward_tflops=1, attention_backward_tflops=1e30
+    )
+    return step_ceiling(model, 258, 1, seq_len, rates, context=context).attention_s
+
+
+def test_fewer_key_and_value_heads_and_a_tied_output_by_hand() -> None:
+    """d = 8, one layer, 4 heads of 2, h = 16, V = 10, one sequence of 8, all rates 1 per second."""
+    rates = RatesConfig(
+        matmul_tflops=1e-12,
+        copy_tb_s=1e-12,
+        attention_forward_tflops=1e-12,
+        attention_backward_tflops=1e-12,
+    )
+    values = {"dim": 8, "n_layers": 1, "n_heads": 4, "multiple_of": 16, "ffn_dim_multiplier": 0.5}
+    all_heads = step_ceiling(shape(**values), 10, 1, 8, rates)
+    one_head = step_ceiling(shape(**values, n_kv_heads=1), 10, 1, 8, rates)
+    tied = step_ceiling(shape(**values, weight_tying=True), 10, 1, 8, rates)
+    # wk and wv have 8 * 2 weights each in place of 8 * 8; rotary positions move 6 values a token
+    # fewer, in and out, forward and backward; each query head attends to as many keys.
+    assert all_heads.matmul_s - one_head.matmul_s == 6 * 2 * 48 * 8
+    assert all_heads.pointwise_s - one_head.pointwise_s == 2 * 4 * 6 * 8
+    assert all_heads.optimizer_s - one_head.optimizer_s == 2 * 48 * 34
+    assert all_heads.attention_s == one_head.attention_s
+    # A tied output is the same matmul, and no weights of its own to be updated.
+    assert tied.matmul_s == all_heads.matmul_s
+    assert all_heads.optimizer_s - tied.optimizer_s == 80 * 34
 
 
 def test_one_pass_more_costs_no_optimizer_step() -> None:

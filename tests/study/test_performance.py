@@ -81,6 +81,14 @@ def test_terms_by_hand() -> None:
     assert terms["network"] == 0
 
 
+def test_a_sliding_window_leaves_attention_its_keys() -> None:
+    """256 keys a token but in the first 256, in place of 1,024: 256 - 256^2 / 4096 = 240."""
+    windowed = Workload(**{**SMALL.__dict__, "sliding_window": 256})
+    terms = step_terms(windowed, UNIT)
+    assert terms["attention"] == 12 * 8 * 512 * 240 * 16_384
+    assert terms | {"attention": 0} == step_terms(SMALL, UNIT) | {"attention": 0}
+
+
 def test_memory_by_hand() -> None:
     terms = memory_terms(SMALL)
     assert terms["states"] == 16 * 27_535_872 / 2**30
