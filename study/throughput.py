@@ -143,7 +143,7 @@ def _row(cell: Cell, run: Run) -> dict[str, Any]:
         "steady_steps": sum(record.interval_steps for record in steady),
         "step_ms_p50": _scaled(p50, 1e3),
         "step_ms_p90": _scaled(p90, 1e3),
-        **(_speed(cell, p50) if p50 else {}),
+        **(_speed(cell, p50, summary.attention_context) if p50 else {}),
         "peak_memory_gib": summary.peak_memory_gib,
         # The first attempt starts as a run without interruption does.
         "startup_s": summary.attempts[0].startup_s,
@@ -167,14 +167,20 @@ def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def _speed(cell: Cell, step_s: float) -> dict[str, float | None]:
-    """Return the columns that follow from the time of a step and the cell's shape."""
+def _speed(cell: Cell, step_s: float, context: float | None) -> dict[str, float | None]:
+    """Return the columns that follow from the time of a step, the cell's shape and its context.
+
+    `context` is the mean number of keys that a token attends to, as the run counted it; None if it
+    did not: see `flops_per_token`.
+    """
     tokens_per_s = cell.tokens_per_step / step_s
     per_gpu = tokens_per_s / cell.gpus
     model, data = cell.run.model, cell.run.data
-    ceiling = cell_ceiling(cell)
+    ceiling = cell_ceiling(cell, context)
     flops, causal = (
-        flops_per_token(model, data.tokenizer.vocab_size, data.seq_len, causal=causal)
+        flops_per_token(
+            model, data.tokenizer.vocab_size, data.seq_len, context=context, causal=causal
+        )
         for causal in (False, True)
     )
     return {

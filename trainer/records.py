@@ -206,6 +206,8 @@ class RunSummary(Written):
     """`RunConfig.trajectory` of the run."""
     content: dict[str, str] | None = None
     """Source -> key of its text and tokenizer."""
+    attention_context: PositiveFloat | None = None
+    """Mean number of keys that a token attends to; None if the trainer did not write it yet."""
     steps_done: NonNegativeInt = 0
     """Last step that was recorded."""
     peak_memory_gib: NonNegativeFloat | None = None

@@ -7,13 +7,14 @@ from trainer import checkpoint, host
 from trainer.checkpoint import Position
 from trainer.choices import Choices
 from trainer.config import RunConfig
+from trainer.context import documents_context, first_inputs
 from trainer.data import BatchLoader
 from trainer.feed import preparation
-from trainer.flops import flops_per_token
+from trainer.flops import flops_per_token, mean_context
 from trainer.journal import Journal
 from trainer.learner import Learner, build_learner
 from trainer.metrics import LossMean, RecordTimer
-from trainer.model import Transformer
+from trainer.model import DocumentBorder, Transformer
 from trainer.profiler import Profiler
 from trainer.records import Attempt, Layout, RunSummary, UsedChoices
 from trainer.run_folder import Action, describe_software, now, read_summary, set_aside
@@ -36,8 +37,10 @@ class Session:
     saver: checkpoint.Saver
     profiler: Profiler
     journal: Journal
+    attention_context: float
+    """Mean number of keys that a token attends to."""
     flops_per_token: float
-    """Of the model at the run's length, forward and backward."""
+    """Of the model at that context, forward and backward."""
     losses: LossMean
     timer: RecordTimer = field(default_factory=RecordTimer)
 
@@ -78,6 +81,8 @@ def open_session(
     learner = build_learner(config, choices, world, model, kept)
     start = _restore(config, folder, learner, world, action)
     startup.mark("model")
+    loader = _open_loader(config, shards, world, start.step)
+    context = _attention_context(config, learner.model.border, loader, shards)
     session = Session(
         config=config,
         world=world,
@@ -85,13 +90,14 @@ def open_session(
         learner=learner,
         shards=shards,
         start=start,
-        loader=_open_loader(config, shards, world, start.step),
+        loader=loader,
         saver=checkpoint.Saver(checkpoint.folder_of(config, folder), config.checkpoint, world),
         profiler=Profiler(config.profiling, folder, world, start.step),
         journal=Journal(config, folder, start.step, startup),
         losses=LossMean(world.device, start.loss_sum, start.loss_steps),
+        attention_context=context,
         flops_per_token=flops_per_token(
-            config.model, config.data.tokenizer.vocab_size, config.data.seq_len
+            config.model, config.data.tokenizer.vocab_size, config.data.seq_len, context=context
         ),
     )
     summary = _summarize(session)
@@ -144,6 +150,17 @@ def _open_loader(
     )
 
 
+def _attention_context(
+    config: RunConfig, border: DocumentBorder | None, loader: BatchLoader, shards: dict[str, Shards]
+) -> float:
+    """Return the mean number of keys that a token attends to; of a long run, in its beginning."""
+    window = config.model.sliding_window
+    if border is None:
+        return mean_context(config.data.seq_len, window)
+    inputs = first_inputs(loader.order, shards, config.steps * loader.global_batch)
+    return documents_context(inputs, border.token, border.opens, window)
+
+
 def _summarize(session: Session) -> RunSummary:
     """Return what run.json says at the start of an attempt; every rank calls it."""
     config, world, learner = session.config, session.world, session.learner
@@ -176,6 +193,7 @@ def _summarize(session: Session) -> RunSummary:
         fingerprint=fingerprint,
         trajectory=session.start.trajectory,
         content=content_keys(session.shards),
+        attention_context=session.attention_context,
         steps_done=session.start.step,
         attempts=(attempt,),
     )

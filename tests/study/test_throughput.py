@@ -111,6 +111,29 @@ def test_the_fraction_of_the_ceiling_is_of_one_gpu_with_rates(make_grid: MakeGri
     assert "Of ceiling (%)" not in to_markdown(table.iloc[1:])
 
 
+def test_flops_are_those_of_the_context_that_the_run_wrote(make_grid: MakeGrid) -> None:
+    """27.5M with documents of which a token sees 100 keys; without the entry, S/2 as before."""
+    cluster = {"fast": {"rates": RATES}}
+    grid = make_grid({**GUIDE, "clusters": cluster, "grid": [GUIDE["grid"][0] | {"gpus": 1}]})
+    write_run(grid[0])
+    whole = throughput_table(grid).iloc[0]
+    write_run(grid[0], attention_context=1024.0)
+    assert throughput_table(grid).iloc[0].equals(whole)
+    write_run(grid[0], attention_context=100.0)
+    row = throughput_table(grid).iloc[0]
+    # 6 * 27,403,776 = 164,422,656 of weights; 24 * 8 * 512 and 12 * 8 * 512 a key
+    assert row["mfu"] / whole["mfu"] == pytest.approx((164_422_656 + 98_304 * 100) / 265_085_952)
+    assert row["mfu_causal"] / whole["mfu_causal"] == pytest.approx(
+        (164_422_656 + 49_152 * 100) / 214_754_304
+    )
+    assert row["tflops_per_gpu"] * 1e12 == pytest.approx(
+        row["tokens_per_s_per_gpu"] * (164_422_656 + 98_304 * 100)
+    )
+    # The roofline of fewer FLOPs is a faster step: attention was 35% of it (docs/ceiling.md).
+    share = 1 - 0.349 * (1 - 100 / 1024)
+    assert row["ceiling_fraction"] / whole["ceiling_fraction"] == pytest.approx(share, rel=2e-3)
+
+
 def test_nothing_was_run(make_grid: MakeGrid, tmp_path: Path) -> None:
     table = throughput_table(make_grid())
     assert table.empty
