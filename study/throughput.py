@@ -231,10 +231,31 @@ def other_versions(table: pd.DataFrame) -> list[int]:
     return [i for i, version in enumerate(versions) if pd.notna(version) and version != newest]
 
 
+IMPOSSIBLE = "†"
+"""Marks a fraction above 1 of what the GPU is said to reach."""
+
+OF_THE_GPU = ("mfu", "ceiling_fraction")
+"""Columns that are fractions of what the GPU is said to reach."""
+
+
+def note_on_impossible(table: pd.DataFrame) -> str | None:
+    """Return what `IMPOSSIBLE` stands for in a table; None where nothing is marked."""
+    above = (table[list(OF_THE_GPU)] > 1).any(axis="columns")
+    if not above.any():
+        return None
+    names = ", ".join(dict.fromkeys(table.loc[above, "cluster"]))
+    return (
+        f"{IMPOSSIBLE} above 100%, which no GPU reaches: peak_tflops or rates of {names} in "
+        "clusters.yaml are not those of the GPU that ran. At long sequences MFU alone may exceed "
+        "100%, since it counts attention without the causal mask: see mfu_causal in throughput.csv."
+    )
+
+
 def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows for people; a column without any value is left out.
 
-    A star marks rows that another version of the trainer measured than the newest.
+    A star marks rows that another version of the trainer measured than the newest, a dagger
+    fractions that no GPU can reach.
     """
     columns = [name for name in READABLE if table.empty or table[name].notna().any()]
     # A diverged run has completed, but that is not what a reader asks first.
@@ -246,11 +267,14 @@ def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     ]
     for index in other_versions(table):
         rows[index][columns.index("model")] += "*"
+    for name in set(OF_THE_GPU).intersection(columns):
+        for index in np.flatnonzero(table[name] > 1).tolist():
+            rows[index][columns.index(name)] += IMPOSSIBLE
     return [READABLE[name][0] for name in columns], rows
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """Return the table for people, with a note on rows that another trainer measured."""
+    """Return the table for people, with notes on what it lacks and on what it marks."""
     headings, rows = readable(table)
     if not rows:
         return "No run was measured yet.\n"
@@ -259,6 +283,9 @@ def to_markdown(table: pd.DataFrame) -> str:
     if len(unrated):
         names = ", ".join(dict.fromkeys(unrated))
         text += f"\nnote: no MFU of {names}: clusters.yaml states no peak_tflops there.\n"
+    impossible = note_on_impossible(table)
+    if impossible:
+        text += f"\nnote: {impossible}\n"
     if other_versions(table):
         text += "\nnote: \\* measured with another version of the trainer than the newest run.\n"
     return text
@@ -272,9 +299,10 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 
 def is_numeric(column: Iterable[str]) -> bool:
-    """Say whether all cells of a column are numbers or empty."""
+    """Say whether all cells of a column are numbers, marked ones too, or empty."""
     return all(
-        cell.replace(",", "").replace(".", "", 1).lstrip("-").isdigit() or not cell
+        cell.rstrip(IMPOSSIBLE).replace(",", "").replace(".", "", 1).lstrip("-").isdigit()
+        or not cell
         for cell in column
     )
 

@@ -74,6 +74,19 @@ def test_what_is_missing_is_said(make_grid: MakeGrid, tmp_path: Path) -> None:
     assert "Missing: loss_vs_tokens.svg" in page
 
 
+def test_more_than_the_gpu_can_is_marked_and_explained(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid({"clusters": {"here": {"peak_tflops": 1e-4}}})
+    write_run(grid[0])
+    page = report(grid, tmp_path, figures=False)
+    assert page.count("†") == 2
+    assert (
+        "<p>† above 100%, which no GPU reaches: peak_tflops or rates of here in clusters.yaml"
+        in page
+    )
+    write_run(grid[0], step_s=1e3)
+    assert "†" not in report(grid, tmp_path, figures=False)
+
+
 def test_before_any_run(make_grid: MakeGrid, tmp_path: Path) -> None:
     page = report(make_grid(), tmp_path)
     assert "No run was measured yet." in page

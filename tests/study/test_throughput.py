@@ -12,8 +12,10 @@ from study.grid import Cell
 from study.logs import Record, read_run
 from study.throughput import (
     COLUMNS,
+    is_numeric,
     markdown_table,
     read_table,
+    readable,
     step_quantiles,
     throughput_table,
     to_markdown,
@@ -132,6 +134,40 @@ def test_flops_are_those_of_the_context_that_the_run_wrote(make_grid: MakeGrid) 
     # The roofline of fewer FLOPs is a faster step: attention was 35% of it (docs/ceiling.md).
     share = 1 - 0.349 * (1 - 100 / 1024)
     assert row["ceiling_fraction"] / whole["ceiling_fraction"] == pytest.approx(share, rel=2e-3)
+
+
+def shown(table: pd.DataFrame, heading: str) -> list[str]:
+    """Return a column as people read it."""
+    headings, rows = readable(table)
+    return [row[headings.index(heading)] for row in rows]
+
+
+def test_more_than_the_gpu_can_is_marked_and_explained(make_grid: MakeGrid) -> None:
+    """27.5M needs 265 MFLOPs a token: 4.4 million tokens a second are 118% of 989.5 TFLOP/s."""
+    grid = make_grid({**GUIDE, "grid": [{"cluster": "fast", "model": "small", "gpus": [1, 2]}]})
+    write_run(grid[0], step_s=16_384 / 4.4e6)
+    write_run(grid[1], step_s=2 * 16_384 / 4.4e6)
+    table = throughput_table(grid)
+    assert shown(table, "MFU (%)") == ["117.9†", "58.9"]
+    note = "note: † above 100%, which no GPU reaches: peak_tflops or rates of fast in clusters.yaml"
+    assert note in to_markdown(table)
+    assert "†" not in to_markdown(table.iloc[1:])
+    # A mark does not turn numbers into text: they stay to the right.
+    assert is_numeric(["117.9†", "58.9", ""])
+    assert not is_numeric(["†"])
+
+
+def test_more_than_the_roofline_is_marked_too(make_grid: MakeGrid) -> None:
+    """At a peak twice as high MFU is possible, but the rates allow 2.07 million tokens a second."""
+    changes = {**GUIDE, "clusters": {"fast": {"rates": RATES, "peak_tflops": 2000}}}
+    grid = make_grid({**changes, "grid": [{"cluster": "fast", "model": "small", "gpus": 1}]})
+    write_run(grid[0], step_s=16_384 / 4.4e6)
+    table = throughput_table(grid)
+    assert shown(table, "MFU (%)") == ["58.3"]
+    assert shown(table, "Of ceiling (%)") == ["213.0†"]
+    assert "note: †" in to_markdown(table)
+    write_run(grid[0], step_s=16_384 / 1e6)
+    assert "†" not in to_markdown(throughput_table(grid))
 
 
 def test_nothing_was_run(make_grid: MakeGrid, tmp_path: Path) -> None:
