@@ -1,4 +1,4 @@
-"""torch.compile: what is compiled, and where compiled code is kept.
+"""torch.compile: what is compiled, and where and by which key compiled code is kept.
 
 Each block is compiled for static shapes; equal blocks share one compilation, so the first step
 waits for one block and not for all of them.
@@ -27,22 +27,24 @@ def use_cache(folder: str | None) -> None:
 
 
 def tag_cache(device: torch.device) -> None:
-    """Put into the keys of compiled code what it depends on and torch's own keys leave out.
+    """Add to the keys of compiled code what it depends on and torch's own keys leave out.
 
-    These are the kernels of attention that are enabled, one of which is built into the code
-    (pytorch/pytorch#185449), and in code for a CPU its vector instructions, and before torch 2.13
-    the number of threads. Call it when all of them are set, before anything is compiled.
+    Torch builds one of the enabled attention kernels into the code, but keys it by the graph from
+    before that choice (pytorch/pytorch#185449). Code for a CPU also has the processor's vector
+    instructions built in, and the number of threads, which is in torch's keys from 2.13 on. Call it
+    when all of these are set, before anything is compiled.
     """
-    tag = " ".join([os.environ.get("TORCH_COMPILE_CACHE_KEY_TAG", ""), *_beyond_the_graph(device)])
+    user = os.environ.get("TORCH_COMPILE_CACHE_KEY_TAG", "")
+    tag = " ".join([user, *_dependencies(device)]).strip()
     if tag == torch.compiler.config.cache_key_tag:
         return
     torch.compiler.config.cache_key_tag = tag
-    # Within this process torch looks at the tag no more than at the kernels.
+    # Code that this process has compiled already is found without a key.
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
 
 
-def _beyond_the_graph(device: torch.device) -> list[str]:
+def _dependencies(device: torch.device) -> list[str]:
     """Return what code for a device depends on besides its graph, each as name=value."""
     backends = torch.backends.cuda  # its switches count on a CPU too
     enabled = {
