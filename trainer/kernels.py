@@ -46,6 +46,8 @@ def choose_attention(
     """
     if choices.attention is not None:
         return choices
+    if kept == "fa3" and _find_fa3_problem() is not None:
+        kept = None  # the machine that it was chosen on has the package
     found = kept or _fastest(config, choices, world)
     return choices.with_attention(CHOICES[agree(CHOICES.index(found), world)])
 
@@ -53,7 +55,9 @@ def choose_attention(
 def use(choices: Choices, model: nn.Module) -> None:
     """Make torch and the model use what was chosen."""
     assert choices.attention is not None, "chosen by choose_attention"
-    if choices.attention != "torch":
+    if choices.attention == "torch":
+        _allow_all()
+    else:
         _allow_only(choices.attention)
     fast_cpu = choices.cpu_matmul == "onednn"
     for module in model.modules():
