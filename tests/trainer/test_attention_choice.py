@@ -10,7 +10,7 @@ import torch
 from tests.trainer.conftest import Runs
 from trainer import attention_timing, kernels
 from trainer.attention_timing import MARGIN, choose, fastest
-from trainer.config import load_run_config
+from trainer.config import ConfigError, load_run_config
 from trainer.learner import decide
 from trainer.world import get_world
 
@@ -101,3 +101,13 @@ def test_the_kernels_of_this_cpu(runs: Runs, monkeypatch: pytest.MonkeyPatch) ->
     assert kernels._fastest(config, decide(config, world), world) == "flash"
     assert torch.backends.cuda.math_sdp_enabled()
     assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_fa3_that_is_not_installed_is_one_line(runs: Runs) -> None:
+    settings = ("device=cuda", "distributed.attention=fa3")
+    config = load_run_config([f"config={runs.config}", *settings])
+    with pytest.raises(ConfigError) as caught:
+        kernels.check(config)
+    (problem,) = caught.value.problems
+    assert problem.startswith("distributed.attention = fa3: needs the package flash_attn_3")
+    assert torch.backends.cuda.math_sdp_enabled()
