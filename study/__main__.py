@@ -14,9 +14,9 @@ from trainer.config import ConfigError
 
 def throughput(options: argparse.Namespace) -> None:
     """Write the throughput table, as CSV and Markdown."""
-    from study.throughput import throughput_table, write_table
+    from study.throughput import throughput_rows, write_table
 
-    write_table(throughput_table(_grid(options)), options.output)
+    write_table(throughput_rows(_grid(options)), options.output)
 
 
 def estimate(options: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from study.config import RatesConfig
 from study.grid import Cell
 from study.workload import workload
+from trainer.choices import Dtype
 from trainer.config import ModelConfig
 from trainer.flops import count_parameters, mean_context
 
@@ -135,10 +136,12 @@ def optimizer_bytes(model: ModelConfig, vocab_size: int, value_bytes: int) -> in
     return count_parameters(model, vocab_size).total * (MASTER_BYTES * (1 + 4 + 3) + copy)
 
 
-def cell_ceiling(cell: Cell, context: float | None = None) -> Ceiling | None:
+def cell_ceiling(
+    cell: Cell, context: float | None = None, dtype: Dtype | None = None
+) -> Ceiling | None:
     """Return the ceiling of a cell's step.
 
-    `context` is the `attention_context` of its run; None without a run, see `step_ceiling`.
+    `context` and `dtype` are `attention_context` and `model_dtype` of its run, if it was run.
 
     None where the cluster has no rates, where they are of another arithmetic than the run's, and
     on several GPUs, whose communication is not counted.
@@ -146,7 +149,7 @@ def cell_ceiling(cell: Cell, context: float | None = None) -> Ceiling | None:
     rates, run = cell.place.rates, cell.run
     if rates is None or cell.gpus > 1:
         return None
-    if workload(cell).value_bytes != VALUE_BYTES[rates.dtype]:
+    if workload(cell, dtype).value_bytes != VALUE_BYTES[rates.dtype]:
         return None
     return step_ceiling(
         run.model,

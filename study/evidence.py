@@ -46,7 +46,7 @@ def _of_study(entry: Evidence) -> Iterator[Measurement]:
     settings = Path(entry.file).with_name("study.yaml")
     grid = Grid(validate(Study, load_yaml(str(settings)), str(settings)))
     by = entry.by or f"study {grid.study.study}"
-    for item in read_measurements(entry.file, grid):
+    for item in read_measurements(entry.file, grid, ended=True):
         yield replace(item, source=by)
 
 

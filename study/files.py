@@ -2,19 +2,20 @@
 
 import csv
 import io
-import os
+import types
+import typing
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
+from trainer.files import write_atomically
+
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Replace a file as a whole: a reader sees the old content or the new one."""
+    """Replace a file as a whole, in a folder that is made if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(path)
+    write_atomically(path, content)
 
 
 def to_csv(rows: Sequence[Any], row_type: type[Any]) -> str:
@@ -25,5 +26,29 @@ def to_csv(rows: Sequence[Any], row_type: type[Any]) -> str:
     writer.writeheader()
     for row in rows:
         values = asdict(row)
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()})
+        writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in values.items()})
     return text.getvalue()
+
+
+def parse_row(row_type: Any, line: dict[str, str]) -> Any:
+    """Return a dataclass from a line of CSV: of each field's type, None if the cell is empty.
+
+    Raises KeyError for a missing column without a default, ValueError for a wrong value.
+    """
+    values: dict[str, Any] = {}
+    hints = typing.get_type_hints(row_type)
+    for field in fields(row_type):
+        if field.name not in line and field.default is not MISSING:
+            continue
+        values[field.name] = _parse(line[field.name], hints[field.name])
+    return row_type(**values)
+
+
+def _parse(text: str, hint: Any) -> Any:
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    kinds = typing.get_args(hint) if is_union else (hint,)
+    if text == "" and type(None) in kinds:
+        return None
+    if kinds[0] is bool:
+        return text == "True"
+    return text if typing.get_origin(kinds[0]) is typing.Literal else kinds[0](text)

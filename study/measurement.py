@@ -1,12 +1,11 @@
 """A measured speed: of which cell, by whom, and how it came about; read from throughput.csv."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 from study.grid import CELL_NAME, Cell, Grid
+from study.throughput_row import ThroughputRow, read_rows
 from trainer.choices import Dtype
-from trainer.config import ConfigError
 
 
 @dataclass(frozen=True)
@@ -35,44 +34,39 @@ class Measurement:
     """Arithmetic that the run used; None if nobody noted it."""
 
 
-def read_measurements(csv_path: str | Path, grid: Grid) -> list[Measurement]:
+def read_measurements(csv_path: str | Path, grid: Grid, ended: bool = False) -> list[Measurement]:
     """Return the rows of throughput.csv that have a speed and belong to cells as they are now.
 
-    Raises ConfigError where the file cannot be read, or is no throughput table.
+    `ended`: the table and the grid are of an earlier study and were written together, so that a row
+    belongs to the cell that it names, whatever version of the trainer made its fingerprint.
     """
-    try:
-        with Path(csv_path).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(csv_path), [f"cannot be read: {error}"]) from None
-    cells = {(cell.name, cell.run.fingerprint(cell.gpus)): cell for cell in grid}
+    cells = {cell.name: cell for cell in grid}
     measurements = []
-    for number, row in enumerate(rows, start=2):
-        try:
-            name = CELL_NAME.format(**row)
-            cell = cells.get((name, row["fingerprint"]))
-            if cell is not None and row["step_ms_p50"]:
-                measurements.append(_measurement(cell, row))
-        except (KeyError, TypeError, ValueError) as error:
-            problem = f"line {number}: not a row of a throughput table: {error!r}"
-            raise ConfigError(str(csv_path), [problem]) from None
+    for row in read_rows(csv_path):
+        cell = cells.get(CELL_NAME.format(**vars(row)))
+        if cell is None or row.step_ms_p50 is None:
+            continue
+        if ended or row.fingerprint == cell.run.fingerprint(cell.gpus):
+            measurements.append(_measurement(cell, row))
     return measurements
 
 
-def _measurement(cell: Cell, row: dict[str, str]) -> Measurement:
-    p10, p50, p90 = (float(row[f"step_ms_{name}"]) / 1e3 for name in ("p10", "p50", "p90"))
-
-    def number(name: str) -> float | None:
-        # Tables written before a column was added lack it.
-        return float(row[name]) if row.get(name) else None
-
+def _measurement(cell: Cell, row: ThroughputRow) -> Measurement:
+    middle = row.step_ms_p50
+    assert middle is not None
+    p10, p50, p90 = (
+        (middle if value is None else value) / 1e3
+        for value in (row.step_ms_p10, middle, row.step_ms_p90)
+    )
     return Measurement(
         cell=cell,
         source="",
-        completed=row["status"] == "completed",
-        uninterrupted=row["outcome"] == "trained" and row["attempts"] == "1",
+        completed=row.status == "completed",
+        uninterrupted=row.outcome == "trained" and row.attempts == 1,
         step_s=(p10, p50, p90),
-        startup_s=number("startup_s"),
-        wall_s=number("wall_s"),
-        peak_memory_gib=number("peak_memory_gib"),
+        startup_s=row.startup_s,
+        wall_s=row.wall_s,
+        peak_memory_gib=row.peak_memory_gib,
+        gpu_name=row.gpu_name,
+        model_dtype=row.model_dtype,
     )

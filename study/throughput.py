@@ -5,7 +5,9 @@ attempts made with other settings than the last. Of the rest, each step counts w
 mean; the median and the 90th percentile over the steps are quoted.
 """
 
+import typing
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,54 +18,14 @@ from tabulate import tabulate
 from study.ceiling import cell_ceiling
 from study.files import write_file
 from study.grid import Cell, Grid
-from study.logs import Record, Run, read_runs
-from trainer.config import ConfigError
+from study.logs import Run, read_runs
+from study.throughput_row import ThroughputRow, read_rows, write_rows
 from trainer.flops import flops_per_token, utilisation
-
-COLUMNS = {
-    "cluster": "string",
-    "gpu_name": "string",
-    "model": "string",
-    "params": "Int64",
-    "gpus": "Int64",
-    "nodes": "Int64",
-    "variant": "string",
-    "seed": "Int64",
-    "seq_len": "Int64",
-    "batch_size_per_gpu": "Int64",
-    "grad_acc_steps": "Int64",
-    "tokens_per_step": "Int64",
-    "steps": "Int64",
-    "steady_steps": "Int64",
-    "step_ms_p50": "float64",
-    "step_ms_p90": "float64",
-    "tokens_per_s": "float64",
-    "tokens_per_s_per_gpu": "float64",
-    "tflops_per_gpu": "float64",
-    "mfu": "float64",
-    "mfu_causal": "float64",
-    "scaling_efficiency": "float64",
-    "peak_memory_gib": "float64",
-    "startup_s": "float64",
-    "wall_s": "float64",
-    "loss_first": "float64",
-    "loss_last": "float64",
-    "status": "string",
-    "torch_version": "string",
-    "commit": "string",
-    "val_loss": "float64",
-    "attempts": "Int64",
-    "measured_with": "string",
-    "outcome": "string",
-    "started": "string",
-    "step_ms_p10": "float64",
-    "fingerprint": "string",
-    "ceiling_fraction": "float64",
-}
-"""Columns of throughput.csv, with their types. What is not known is an empty cell, never 0."""
+from trainer.records import Record, RunSummary
 
 READABLE: dict[str, tuple[str, Callable[[Any], str]]] = {
     "cluster": ("Cluster", str),
+    "gpu_name": ("GPU", lambda value: value.removeprefix("NVIDIA ")),
     "model": ("Model", str),
     "params": ("Params (M)", lambda value: f"{value / 1e6:.3g}"),
     "gpus": ("GPUs", str),
@@ -88,17 +50,36 @@ READABLE: dict[str, tuple[str, Callable[[Any], str]]] = {
 """Columns for people: heading with unit, and how a value is rounded."""
 
 
-def throughput_table(grid: Grid) -> pd.DataFrame:
+def throughput_rows(grid: Grid) -> list[ThroughputRow]:
     """Return one row for each cell that was run with its present settings, in the grid's order.
 
-    Columns are those of `COLUMNS`. Raises ConfigError where a run's files are malformed, or where
-    it counted other parameters than the study predicts.
+    Raises ConfigError if a run's files are malformed, or if it counted other parameters than the
+    study predicts.
     """
     runs = read_runs(grid)
     rows = [_row(cell, run) for cell, run in runs]
-    for row, efficiency in zip(rows, _efficiencies(grid, [c for c, _ in runs], rows), strict=True):
-        row["scaling_efficiency"] = efficiency
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    efficiencies = _efficiencies(grid, [c for c, _ in runs], rows)
+    return [
+        replace(row, scaling_efficiency=efficiency)
+        for row, efficiency in zip(rows, efficiencies, strict=True)
+    ]
+
+
+def throughput_table(grid: Grid) -> pd.DataFrame:
+    """Return `throughput_rows` as a data frame."""
+    return to_frame(throughput_rows(grid))
+
+
+def to_frame(rows: Sequence[ThroughputRow]) -> pd.DataFrame:
+    """Return rows as a data frame, a column for each field; what is not known is missing."""
+    hints = typing.get_type_hints(ThroughputRow)
+    kinds = {name: (typing.get_args(hint) or (hint,))[0] for name, hint in hints.items()}
+    dtypes = {name: DTYPES.get(kind, "string") for name, kind in kinds.items()}
+    return pd.DataFrame([vars(row) for row in rows], columns=list(dtypes)).astype(dtypes)
+
+
+DTYPES = {int: "Int64", float: "float64", bool: "boolean"}
+"""Type of a field -> pandas' type that knows missing values; any other is `string`."""
 
 
 def steady_records(run: Run) -> list[Record]:
@@ -125,58 +106,61 @@ def step_quantiles(records: Sequence[Record], quantiles: Sequence[float]) -> lis
     return [float(value) for value in np.quantile(values, quantiles)]
 
 
-def _row(cell: Cell, run: Run) -> dict[str, Any]:
-    """Return a row without its scaling efficiency, which depends on the other rows."""
-    summary, records = run.summary, run.records
+def _row(cell: Cell, run: Run) -> ThroughputRow:
+    """Return a row without the columns of scaling efficiency, which depend on the other rows."""
+    summary, records, choices = run.summary, run.records, run.summary.choices
     steady = steady_records(run)
     p10, p50, p90 = step_quantiles(steady, (0.1, 0.5, 0.9))
-    return {
+    return ThroughputRow(
         **cell.labels,
-        "gpu_name": cell.place.gpu_name,
-        "params": cell.params,
-        "nodes": cell.nodes,
-        "seq_len": cell.run.data.seq_len,
-        "batch_size_per_gpu": cell.run.data.batch_size,
-        "grad_acc_steps": cell.run.grad_acc_steps,
-        "tokens_per_step": cell.tokens_per_step,
-        "steps": cell.run.steps,
-        "steady_steps": sum(record.interval_steps for record in steady),
-        "step_ms_p50": _scaled(p50, 1e3),
-        "step_ms_p90": _scaled(p90, 1e3),
-        **(_speed(cell, p50, summary.attention_context) if p50 else {}),
-        "peak_memory_gib": summary.peak_memory_gib,
+        gpu_name=summary.gpu_name,
+        params=cell.params,
+        nodes=cell.nodes,
+        seq_len=cell.run.data.seq_len,
+        batch_size_per_gpu=cell.run.data.batch_size,
+        grad_acc_steps=cell.run.grad_acc_steps,
+        tokens_per_step=cell.tokens_per_step,
+        steps=cell.run.steps,
+        steady_steps=sum(record.interval_steps for record in steady),
+        step_ms_p50=_scaled(p50, 1e3),
+        step_ms_p90=_scaled(p90, 1e3),
+        step_ms_p10=_scaled(p10, 1e3),
+        **(_speed(cell, p50, summary) if p50 else {}),
+        peak_memory_gib=summary.peak_memory_gib,
         # The first attempt starts as a run without interruption does.
-        "startup_s": summary.attempts[0].startup_s,
-        "wall_s": run.wall_s,
-        "loss_first": records[0].loss if records else None,
-        "loss_last": records[-1].loss if records else None,
-        "status": summary.status,
-        "torch_version": summary.versions.torch,
-        "commit": summary.commit,
-        "val_loss": summary.loss_validation,
-        "attempts": len(summary.attempts),
-        "measured_with": summary.trainer_version,
-        "outcome": summary.outcome,
-        "started": summary.attempts[-1].start,
-        "step_ms_p10": _scaled(p10, 1e3),
-        "fingerprint": summary.fingerprint,
-    }
+        startup_s=summary.attempts[0].startup_s,
+        wall_s=run.wall_s,
+        loss_first=records[0].loss if records else None,
+        loss_last=records[-1].loss if records else None,
+        status=summary.status,
+        torch_version=summary.versions.torch,
+        commit=summary.commit,
+        val_loss=summary.loss_validation,
+        attempts=len(summary.attempts),
+        measured_with=summary.trainer_version,
+        outcome=summary.outcome,
+        started=summary.attempts[-1].start,
+        fingerprint=summary.fingerprint,
+        device=summary.device,
+        threads=choices.threads,
+        model_dtype=choices.model_dtype,
+        compiled=choices.compiled,
+        attention=choices.attention,
+        speed_key=cell.speed_key,
+    )
 
 
 def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def _speed(cell: Cell, step_s: float, context: float | None) -> dict[str, float | None]:
-    """Return the columns that follow from the time of a step, the cell's shape and its context.
-
-    `context` is the mean number of keys that a token attends to, as the run counted it; None if it
-    did not: see `flops_per_token`.
-    """
+def _speed(cell: Cell, step_s: float, summary: RunSummary) -> dict[str, Any]:
+    """Return the columns that follow from the time of a step, the shape and what the run used."""
+    context = summary.attention_context
     tokens_per_s = cell.tokens_per_step / step_s
     per_gpu = tokens_per_s / cell.gpus
     model, data = cell.run.model, cell.run.data
-    ceiling = cell_ceiling(cell, context)
+    ceiling = cell_ceiling(cell, context, summary.choices.model_dtype)
     flops, causal = (
         flops_per_token(
             model, data.tokenizer.vocab_size, data.seq_len, context=context, causal=causal
@@ -194,7 +178,7 @@ def _speed(cell: Cell, step_s: float, context: float | None) -> dict[str, float 
 
 
 def _efficiencies(
-    grid: Grid, cells: Sequence[Cell], rows: Sequence[dict[str, Any]]
+    grid: Grid, cells: Sequence[Cell], rows: Sequence[ThroughputRow]
 ) -> list[float | None]:
     """Return each row's scaling efficiency: its tokens/s/GPU over that of the smallest GPU count.
 
@@ -205,7 +189,7 @@ def _efficiencies(
     """
 
     def speed(index: int) -> float | None:
-        return rows[index].get("tokens_per_s_per_gpu")
+        return rows[index].tokens_per_s_per_gpu
 
     def key(cell: Cell) -> tuple[Any, ...]:
         overrides = grid.study.variants.get(cell.variant, {})
@@ -307,19 +291,12 @@ def is_numeric(column: Iterable[str]) -> bool:
     )
 
 
-def write_table(table: pd.DataFrame, csv_path: Path) -> None:
+def write_table(rows: Sequence[ThroughputRow], csv_path: Path) -> None:
     """Write the table as CSV, and beside it as Markdown for people."""
-    write_file(csv_path, table.to_csv(index=False, float_format="%.7g", lineterminator="\n"))
-    write_file(csv_path.with_suffix(".md"), to_markdown(table))
+    write_rows(rows, csv_path)
+    write_file(csv_path.with_suffix(".md"), to_markdown(to_frame(rows)))
 
 
 def read_table(csv_path: Path) -> pd.DataFrame:
-    """Return a table that `write_table` wrote. Raises ConfigError."""
-    try:
-        table = pd.read_csv(csv_path, dtype={c: t for c, t in COLUMNS.items() if t == "string"})
-        return table[list(COLUMNS)].astype(COLUMNS)
-    except OSError as error:
-        raise ConfigError(str(csv_path), [f"cannot be read: {error.strerror}"]) from None
-    except (ValueError, KeyError) as error:
-        problem = f"not a throughput table: {error}; write it again with `throughput`"
-        raise ConfigError(str(csv_path), [problem]) from None
+    """Return a throughput.csv as a data frame. Raises ConfigError."""
+    return to_frame(read_rows(csv_path))

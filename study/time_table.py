@@ -2,13 +2,12 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
 
 from study.estimate import VERIFIED, Estimate
+from study.files import parse_row
 from trainer.config import ConfigError
 
 
@@ -16,26 +15,12 @@ def read_estimates(csv_path: str | Path) -> list[Estimate]:
     """Return the rows of a time_estimates.csv. Raises ConfigError."""
     try:
         with Path(csv_path).open(encoding="utf-8", newline="") as file:
-            return [_parse(row) for row in csv.DictReader(file)]
+            return [parse_row(Estimate, row) for row in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(csv_path), [f"cannot be read: {error}"]) from None
     except (KeyError, TypeError, ValueError) as error:
         problem = f"not a time-estimate table: {error!r}; write it again with `estimate`"
         raise ConfigError(str(csv_path), [problem]) from None
-
-
-def _parse(row: dict[str, Any]) -> Estimate:
-    values: dict[str, Any] = {}
-    for field in fields(Estimate):
-        text = row[field.name]
-        if field.type is int:
-            values[field.name] = int(text)
-        elif field.type is str:
-            values[field.name] = text
-        else:
-            number = float if field.type == float | None else int
-            values[field.name] = number(text) if text else None
-    return Estimate(**values)
 
 
 def by_horizon(estimates: Sequence[Estimate]) -> dict[str, list[Estimate]]:

@@ -12,8 +12,7 @@ import numpy as np
 
 from study.config import ClusterConfig
 from study.grid import Cell
-from trainer import host
-from trainer.choices import Dtype, model_dtype
+from trainer.choices import Dtype, has_bf16, model_dtype
 from trainer.config import RunConfig, digest
 from trainer.flops import count_parameters, mean_context
 
@@ -134,11 +133,11 @@ def unseen_key(run: RunConfig, gpus: int) -> str:
 def plan_dtype(cell: Cell) -> Dtype:
     """Return the arithmetic of a cell that was not run.
 
-    `auto` on a CPU depends on the processor: on this machine it is asked, elsewhere it is not
+    `auto` on a CPU depends on the processor: this machine's is asked; another machine's is not
     known, and fp32 is the more careful answer.
     """
-    known = host.has_bf16(host.processor()) if cell.place.slurm is None else None
-    return model_dtype(cell.run.distributed, cell.run.device, known) or "fp32"
+    here = cell.place.slurm is None and has_bf16()
+    return model_dtype(cell.run.distributed, cell.run.device, here) or "fp32"
 
 
 def workload(cell: Cell, dtype: Dtype | None = None) -> Workload:

@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STUDY_MAY_IMPORT = {"trainer.config", "trainer.flops", "trainer.settings", "trainer.text_files"}
+STUDY_MAY_IMPORT = {
+    f"trainer.{name}"
+    for name in ("choices", "config", "files", "flops", "records", "settings", "text_files")
+}
+"""What of the trainer needs no torch, and the study may know."""
 
-TORCH_FREE = ["config", "data", "documents", "flops", "packing", "pieces", "settings", "shards"]
+TORCH_FREE = ["choices", "config", "data", "documents", "files", "flops", "packing", "pieces"]
+TORCH_FREE += ["records", "settings", "shards", "startup"]
 TORCH_FREE += ["shard_folder", "text_files", "tokenizer", "tokenizer_files", "vocabulary"]
 TORCH_FREE += ["context"]
 

@@ -63,14 +63,18 @@ class Choices:
 
 def find_machine(ranks: int, has_onednn: bool) -> Machine:
     """Return what is known of the machine that this process shares with `ranks` ranks."""
-    processor = host.processor()
     return Machine(
-        has_bf16=host.has_bf16(processor),
-        mkl_is_slow=host.mkl_is_slow(processor),
+        has_bf16=has_bf16(),
+        mkl_is_slow=host.mkl_is_slow(host.processor()),
         has_onednn=has_onednn,
         cores=host.count_cores(),
         ranks=ranks,
     )
+
+
+def has_bf16() -> bool:
+    """Say whether this machine's processor multiplies bf16."""
+    return host.has_bf16(host.processor())
 
 
 def choose(config: RunConfig, gpus: int, machine: Machine) -> Choices:
@@ -90,18 +94,20 @@ def choose(config: RunConfig, gpus: int, machine: Machine) -> Choices:
 
 
 def model_dtype(
-    settings: DistributedConfig, device: Device, has_bf16: bool | None = None
+    settings: DistributedConfig, device: Device, on_bf16_processor: bool | None = None
 ) -> Dtype | None:
     """Return the arithmetic of the forward and backward pass.
 
-    `has_bf16` says whether the processor multiplies bf16. None if the answer depends on that and
-    it is not known.
+    `on_bf16_processor` says whether the processor multiplies bf16. None if the answer depends on
+    that and it is not known.
     """
     if settings.model_dtype != "auto":
         return settings.model_dtype
     if device == "cuda":
         return "bf16"
-    return None if has_bf16 is None else "bf16" if has_bf16 else "fp32"
+    if on_bf16_processor is None:
+        return None
+    return "bf16" if on_bf16_processor else "fp32"
 
 
 def is_compiled(settings: DistributedConfig, device: Device) -> bool:

@@ -12,7 +12,7 @@ from study.estimate import estimate_table
 from study.evidence import read_evidence
 from study.forecast import known_measurements
 from study.grid import Grid
-from study.throughput import throughput_table, write_table
+from study.throughput import throughput_rows, write_table
 from tests.study.conftest import MakeGrid, write_run
 from trainer.config import ConfigError
 
@@ -144,17 +144,17 @@ def test_an_earlier_study_is_evidence_and_our_own_runs_come_first(make_grid: Mak
     for cell in earlier.measured:
         write_run(cell, step_s=0.2)
     csv_path = Path(earlier.study.folder, "throughput.csv")
-    write_table(throughput_table(earlier), csv_path)
+    write_table(throughput_rows(earlier), csv_path)
     csv_path.with_name("study.yaml").write_text(earlier.study.to_yaml())
     entry = {"file": str(csv_path), "format": "throughput"}
     later = make_grid({"study": "later", "evidence": [entry]})
     assert {item.source for item in known_measurements(later)} == {"study test"}
     rows = estimate_table(later, known_measurements(later))
     assert {(row.basis, row.step_s) for row in rows} == {("Verified", 0.2)}
-    assert all(row.method.endswith(", by study test") for row in rows)
+    assert {row.by for row in rows} == {"study test"}
     write_run(later[0], step_s=0.4)
     own = Path(later.study.folder, "throughput.csv")
-    write_table(throughput_table(later), own)
+    write_table(throughput_rows(later), own)
     rows = estimate_table(later, known_measurements(later, own))
     assert [row.step_s for row in rows] == [0.4, 0.2, 0.2, 0.2]
     assert ", by" not in rows[0].method

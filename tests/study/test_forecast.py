@@ -14,7 +14,7 @@ from study.forecast import (
 )
 from study.grid import Grid
 from study.launch import slurm_resources
-from study.throughput import throughput_table, write_table
+from study.throughput import throughput_rows, write_table
 from tests.study.conftest import MakeGrid, write_run
 from trainer.config import ConfigError
 
@@ -22,7 +22,7 @@ PAIR = {"grid": [{"cluster": "fast", "model": "tiny", "gpus": [1, 2]}]}
 
 
 def measured(grid: Grid) -> Grid:
-    write_table(throughput_table(grid), Path(grid.study.folder, "throughput.csv"))
+    write_table(throughput_rows(grid), Path(grid.study.folder, "throughput.csv"))
     return grid
 
 

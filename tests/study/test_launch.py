@@ -174,7 +174,7 @@ def test_a_search_of_settings_asks_for_one_gpu() -> None:
     grid = Grid(load_study_file("config/studies/lingua.yaml"))
     request = AutotuneRequest(grid)
     wildcards = SimpleNamespace(**{key: str(value) for key, value in grid[1].labels.items()})
-    assert request.resource("slurm_extra")(wildcards, 1) == f"--gpus-per-task=1 {BESIDES}"
+    assert request.resources()["slurm_extra"](wildcards, 1) == f"--gpus-per-task=1 {BESIDES}"
     line = request.launch(wildcards)
     assert line.endswith("; python -m trainer.autotune")
     assert "SLURM_JOB_ID:?" in line
@@ -185,7 +185,7 @@ def test_an_evaluation_asks_for_one_gpu_and_names_its_tasks() -> None:
     request = EvaluationRequest(grid)
     wildcards = SimpleNamespace(**{key: str(value) for key, value in grid[1].labels.items()})
     assert grid[1].gpus == 8
-    assert request.resource("slurm_extra")(wildcards, 1) == f"--gpus-per-task=1 {BESIDES}"
+    assert request.resources()["slurm_extra"](wildcards, 1) == f"--gpus-per-task=1 {BESIDES}"
     line = evaluation_line(MISO, EvaluateConfig(tasks=("a", "b"), limit=0.5))
     assert line.endswith("; lm_eval --model hf --tasks a,b --limit 0.5")
     assert "SLURM_JOB_ID:?" in line

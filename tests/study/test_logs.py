@@ -32,7 +32,7 @@ def test_a_run_is_read_whole(cell: Cell) -> None:
     assert run is not None
     assert [record.step for record in run.records] == [1, 10, 20, 30, 40]
     assert [item.loss for item in run.evaluations] == [3.0, 2.5]
-    assert run.summary.attempts[0].startup.total_s == 4.0
+    assert run.summary.attempts[0].startup_s == 4.0
 
 
 def test_no_folder_is_no_run(tmp_path: Path) -> None:

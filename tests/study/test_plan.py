@@ -5,7 +5,7 @@ import pytest
 from study.forecast import Forecast
 from study.grid import Grid
 from study.plan import PlanRow, format_plan, plan_table
-from study.throughput import throughput_table, write_table
+from study.throughput import throughput_rows, write_table
 from tests.study.conftest import MakeGrid, write_run
 
 SIX = {
@@ -20,7 +20,7 @@ SIX = {
 
 def plan(grid: Grid) -> tuple[list[PlanRow], str]:
     """Return the plan's rows, and its text, with all that was measured so far."""
-    write_table(throughput_table(grid), Path(grid.study.folder, "throughput.csv"))
+    write_table(throughput_rows(grid), Path(grid.study.folder, "throughput.csv"))
     forecast = Forecast(grid)
     rows = plan_table(grid, forecast)
     return rows, format_plan(grid, rows, forecast)

@@ -9,13 +9,13 @@ from study.logs import read_runs
 from study.measurement import read_measurements
 from study.plots import plot_loss_curves, plot_scaling
 from study.report import render_report
-from study.throughput import throughput_table, write_table
+from study.throughput import throughput_rows, throughput_table, write_table
 from tests.study.conftest import MakeGrid, write_run
 
 
 def report(grid: Grid, folder: Path, figures: bool = True) -> str:
     table = throughput_table(grid)
-    write_table(table, folder / "throughput.csv")
+    write_table(throughput_rows(grid), folder / "throughput.csv")
     if figures:
         plot_loss_curves(grid, read_runs(grid), folder)
         plot_scaling(grid, table, folder)

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study.grid import Cell
-from study.logs import Record, read_run
+from study.logs import read_run
 from study.throughput import (
-    COLUMNS,
     is_numeric,
     markdown_table,
     read_table,
     readable,
     step_quantiles,
+    throughput_rows,
     throughput_table,
     to_markdown,
     write_table,
 )
+from study.throughput_row import ThroughputRow
 from tests.study.conftest import GUIDE, MakeGrid, make_record, write_lines, write_run
 from trainer.config import ConfigError
 from trainer.flops import utilisation
+from trainer.records import Record
 
 CONTRACT = """cluster, gpu_name, model, params, gpus, nodes, variant, seed, seq_len,
 batch_size_per_gpu, grad_acc_steps, tokens_per_step, steps, steady_steps, step_ms_p50, step_ms_p90,
@@ -45,8 +48,9 @@ def record(step: int, steps: int, step_s: float, attempt: int = 1) -> Record:
 
 def test_the_columns_are_the_contracts_and_then_ours() -> None:
     contract = [name.strip() for name in CONTRACT.split(",")]
-    assert list(COLUMNS)[: len(contract)] == contract
-    assert list(COLUMNS)[len(contract) :][:3] == ["val_loss", "attempts", "measured_with"]
+    columns = [field.name for field in fields(ThroughputRow)]
+    assert columns[: len(contract)] == contract
+    assert columns[len(contract) :][:3] == ["val_loss", "attempts", "measured_with"]
 
 
 def test_the_guides_row(make_grid: MakeGrid) -> None:
@@ -171,10 +175,11 @@ def test_more_than_the_roofline_is_marked_too(make_grid: MakeGrid) -> None:
 
 
 def test_nothing_was_run(make_grid: MakeGrid, tmp_path: Path) -> None:
-    table = throughput_table(make_grid())
-    assert table.empty
-    write_table(table, tmp_path / "throughput.csv")
-    assert (tmp_path / "throughput.csv").read_text() == ",".join(COLUMNS) + "\n"
+    grid = make_grid()
+    assert throughput_table(grid).empty
+    write_table(throughput_rows(grid), tmp_path / "throughput.csv")
+    names = [field.name for field in fields(ThroughputRow)]
+    assert (tmp_path / "throughput.csv").read_text() == ",".join(names) + "\n"
     assert (tmp_path / "throughput.md").read_text() == "No run was measured yet.\n"
     assert read_table(tmp_path / "throughput.csv").empty
 
@@ -314,8 +319,8 @@ def test_the_table_survives_its_file(make_grid: MakeGrid, tmp_path: Path) -> Non
     grid = make_grid({"grid": [{"cluster": ["here", "fast"], "model": "tiny", "gpus": [1, 2]}]})
     for cell in grid:
         write_run(cell)
+    write_table(throughput_rows(grid), tmp_path / "throughput.csv")
     table = throughput_table(grid)
-    write_table(table, tmp_path / "throughput.csv")
     pd.testing.assert_frame_equal(read_table(tmp_path / "throughput.csv"), table, rtol=1e-6)
     assert "MFU (%)" in (tmp_path / "throughput.md").read_text()
 
