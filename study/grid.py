@@ -226,6 +226,7 @@ def _problems_of_point(study: Study, point: _Point, seen: dict[tuple[Any, ...], 
         return [f"{point.where}.gpus: {refused}"]
     try:
         cell = _build_cell(study, point)
+        cell.run.check_processes(cell.gpus)
     except ConfigError as error:
         return [_attribute(study, point, line) for line in error.problems]
     return _missing_data(study, cell)
@@ -255,7 +256,12 @@ def build_cell(
     if problems:
         raise ConfigError(where, problems)
     point = _Point(where, entry, cluster, model, gpus, variant, seed=entry.seed[0])
-    return _build_cell(study, point, changes)
+    cell = _build_cell(study, point, changes)
+    try:
+        cell.run.distributed.data_parallel(gpus)  # what others measured need not run here
+    except ValueError as error:
+        raise ConfigError(where, [str(error)]) from None
+    return cell
 
 
 def _build_cell(study: Study, point: _Point, changes: Mapping[str, Any] | None = None) -> Cell:
@@ -284,7 +290,6 @@ def _build_cell(study: Study, point: _Point, changes: Mapping[str, Any] | None =
     if point.entry.global_batch_size is not None:
         values = merge(values, _split_batch(point, values))
     run = validate(RunConfig, values, point.where)
-    run.check_processes(point.gpus)
     place = study.clusters[point.cluster]
     return Cell(**point.labels, measure=point.entry.measure, place=place, run=run)
 

@@ -21,7 +21,7 @@ def test_settings_are_chosen_for_a_cell_that_was_never_trained(workspace: Worksp
     assert "autotune_run" not in workspace.planned()  # not a part of `all`
     workspace.snakemake("--cores", "1", "autotune")
     (file,) = workspace.results.rglob("autotune.yaml")
-    run = yaml.safe_load(file.with_name("run.yaml").read_text())
+    run = yaml.safe_load(file.with_name("autotune.settings.yaml").read_text())
     chosen = yaml.safe_load(file.read_text())
     sequences = run["data"]["batch_size"] * run["grad_acc_steps"]
     assert chosen["data"]["batch_size"] * chosen["grad_acc_steps"] == sequences

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,7 +154,7 @@ def test_runs_on_one_machine_never_overlap(done: Workspace) -> None:
 def test_each_process_has_its_share_of_the_cores(done: Workspace) -> None:
     """Snakemake gives the job all cores; more threads than cores would spoil the measurement."""
     facts = json.loads((done.run_folder("one") / "run.json").read_text())
-    assert facts["threads_per_rank"] == 1
+    assert facts["choices"]["threads"] == 1
 
 
 def test_a_finished_study_has_nothing_to_do(done: Workspace) -> None:
@@ -165,7 +166,6 @@ def test_a_changed_model_trains_its_cells_alone(changed: Workspace) -> None:
     changed.write()
     planned = changed.planned()
     assert planned["train"] == 1
-    assert planned["run_config"] == 1
     assert "gpus-1/base/seed-42/completed" in changed.snakemake("-n")
     assert "n_layers: 3" in changed.snakemake("-n", "-p")
 
@@ -183,6 +183,69 @@ def test_a_deleted_table_is_made_again_without_training(done: Workspace) -> None
     assert "train" not in done.planned()
     done.snakemake("--cores", "1")
     assert table.read_text() == before
+
+
+@pytest.fixture
+def without_memory() -> Iterator[None]:
+    """Let Snakemake remember nothing, as in a new clone over old results."""
+    memory = ROOT / ".snakemake" / "metadata"
+    aside = memory.with_name("metadata-of-tests")
+    memory.rename(aside)
+    yield
+    shutil.rmtree(memory, ignore_errors=True)
+    aside.rename(memory)
+
+
+@pytest.mark.usefixtures("without_memory")
+def test_the_disk_is_the_memory(changed: Workspace) -> None:
+    """Without .snakemake a changed setting and an added cell gave "Nothing to be done"."""
+    out = changed.snakemake("-n")
+    assert "train" not in changed.planned(), out
+    changed.study["run"]["steps"] = 14
+    changed.write()
+    assert changed.planned()["train"] == 2
+    changed.study["run"]["steps"] = 12
+    changed.write()
+    assert "train" not in changed.planned()  # what ran with these settings is still there
+    changed.study["grid"][0]["gpus"] = [1, 2]
+    changed.write()
+    assert changed.planned()["train"] == 2
+
+
+@pytest.mark.usefixtures("without_memory")
+def test_a_changed_study_makes_its_tables_again(changed: Workspace) -> None:
+    changed.study["estimate"] = {"steps": 77}
+    changed.write()
+    planned = changed.planned()
+    assert "train" not in planned
+    assert planned["time_estimates"] == 1
+
+
+def test_a_deleted_run_is_trained_again(done: Workspace) -> None:
+    """All tables are there; `all` asks for the runs too."""
+    folder = done.run_folder("one")
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    try:
+        assert done.planned()["train"] == 1
+        (aside / "completed").unlink()  # a flag that is missing follows from run.json
+        aside.rename(folder)
+        assert "Nothing to be done" in done.snakemake("-n")
+    finally:
+        if aside.exists():
+            aside.rename(folder)
+
+
+def test_results_that_were_moved_are_up_to_date(done: Workspace, tmp_path: Path) -> None:
+    """Every run was left out, for paths were a part of its identity."""
+    moved = Workspace(tmp_path)
+    moved.study["run"]["data"]["root_dir"] = done.study["run"]["data"]["root_dir"]
+    moved.write()
+    shutil.copytree(done.results.parent, moved.results.parent)
+    assert "train" not in moved.planned("throughput")
+    output = moved.snakemake("--cores", "1", "throughput")
+    assert "settings have changed" not in output
+    assert (moved.results / "throughput.md").read_text().count("completed") == 2
 
 
 def test_a_partial_study_has_its_tables(tmp_path: Path) -> None:
@@ -224,7 +287,7 @@ def test_a_killed_run_keeps_its_files_and_goes_on(tmp_path: Path) -> None:
     steps = [json.loads(record)["global_step"] for record in records]
     assert steps == [1, *range(2, 301, 2)]
     log = (folder / "train.log").read_text()
-    assert f"going on from step {second['first_step'] - 1}" in log
+    assert f"resuming from step {second['first_step'] - 1}" in log
     assert "1/300" in log  # of the first attempt: nothing is overwritten
 
 
@@ -303,7 +366,7 @@ def test_the_reference_study_plans_the_guides_commands() -> None:
     runs = "results/lingua/runs"
     for gpus, folder in ((1, "sphinx/small/gpus-1"), (8, "miso/small/gpus-8")):
         launch = f"torchrun --nproc_per_node={gpus} --standalone -m trainer "
-        assert f"{launch}config={runs}/{folder}/base/seed-42/run.yaml" in done.stdout
+        assert f"{launch}config={runs}/{folder}/base/seed-42/settings.yaml" in done.stdout
     assert re.search(r"^train +2$", done.stdout, re.MULTILINE)
 
 
