@@ -16,12 +16,10 @@ from study.workload import workload
 from trainer.choices import Dtype
 from trainer.config import ModelConfig
 from trainer.flops import count_parameters, mean_context
+from trainer.optimizers import MASTER_BYTES, OPTIMIZERS
 
 VALUE_BYTES = {"bf16": 2, "fp32": 4}
 """Bytes of an activation and of a weight in a product."""
-
-MASTER_BYTES = 4
-"""Bytes of a weight that the optimizer keeps, of its gradient and of each of its moments."""
 
 BACKWARD_ATTENTION = 2.5
 """Backward over forward FLOPs of fused attention: five products for two, as the scores are computed
@@ -126,14 +124,17 @@ def pointwise_values(model: ModelConfig) -> int:
     return (norm + add + embedding) * model.dim + model.n_layers * (rotary + swiglu)
 
 
-def optimizer_bytes(model: ModelConfig, vocab_size: int, value_bytes: int) -> int:
-    """Return the bytes that the end of a step moves: gradient norm and AdamW over all parameters.
+def optimizer_bytes(
+    model: ModelConfig, vocab_size: int, value_bytes: int, optimizer: str = "adamw"
+) -> int:
+    """Return the bytes that the end of a step moves: gradient norm and update of all parameters.
 
-    The norm reads each gradient. AdamW reads weight, gradient and both moments, writes weight and
-    moments, and where products are in less precision, writes the copy of the weight for them.
+    The norm reads each gradient. The update moves the optimizer's `traffic_bytes` and, if matmuls
+    are in less precision, writes the copy of the weight for them.
     """
     copy = value_bytes if value_bytes < MASTER_BYTES else 0
-    return count_parameters(model, vocab_size).total * (MASTER_BYTES * (1 + 4 + 3) + copy)
+    each = MASTER_BYTES + OPTIMIZERS[optimizer].traffic_bytes + copy
+    return count_parameters(model, vocab_size).total * each
 
 
 def cell_ceiling(

@@ -20,6 +20,7 @@ from study.launch import Needs
 from study.logs import read_summary
 from study.measurement import Measurement, read_measurements
 from trainer.config import ConfigError
+from trainer.optimizers import OPTIMIZERS
 
 MARGIN = 1.1
 """Factor on the upper end of a run's time, as its time limit."""
@@ -30,9 +31,9 @@ MARGIN_MIN = 5
 PROCESS_GIB = 6
 """Memory of a node for each rank: Python, PyTorch with CUDA, and the batches in flight."""
 
-STAGED_BYTES = 24
-"""Bytes of a node's memory for each parameter that a rank holds: what it saves, on its way to disk,
-and once more while a file of it is written."""
+STAGED_COPIES = 2
+"""Copies in a node's memory of what a rank saves: on its way to disk, and while a file of it is
+written."""
 
 
 class Forecast:
@@ -60,7 +61,8 @@ class Forecast:
             # The model lives there.
             each = self.estimator.memory_gib(cell).high
         else:
-            each = PROCESS_GIB + STAGED_BYTES * cell.params / 2**30 / ranks
+            saved = OPTIMIZERS[cell.run.optim.name].checkpoint_bytes * cell.params
+            each = PROCESS_GIB + STAGED_COPIES * saved / 2**30 / ranks
         return math.ceil(1.25 * (ranks * each + 2))
 
 

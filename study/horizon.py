@@ -4,6 +4,8 @@ import math
 import re
 from typing import TYPE_CHECKING
 
+from trainer.optimizers import OPTIMIZERS
+
 if TYPE_CHECKING:  # study files are read with check_horizon, and cells are made of study files
     from study.grid import Cell
 
@@ -15,9 +17,6 @@ CHINCHILLA = "chinchilla"
 SIZES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 PATTERN = re.compile(r"^(\d+(?:\.\d+)?) ?([KMBT]?) (steps|tokens)$")
-
-CHECKPOINT_BYTES = 12
-"""Bytes of a parameter in a checkpoint: fp32 weight and both moments of AdamW."""
 
 
 def check_horizon(text: str) -> str:
@@ -74,7 +73,7 @@ def rest_terms(cell: "Cell", steps: int, step_s: float) -> dict[str, float]:
     1 s.
     """
     run = cell.run
-    saved = CHECKPOINT_BYTES * cell.params / 1e9
+    saved = OPTIMIZERS[run.optim.name].checkpoint_bytes * cell.params / 1e9
     sequences = (run.eval.validation.max_sequences if run.eval else None) or 0
     evaluation = sequences * run.data.seq_len / cell.tokens_per_step * step_s / 3
     return {

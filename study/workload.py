@@ -15,10 +15,7 @@ from study.grid import Cell
 from trainer.choices import Dtype, has_bf16, model_dtype
 from trainer.config import RunConfig, digest
 from trainer.flops import count_parameters, mean_context
-
-ADAM_BYTES = 28
-"""Bytes that AdamW moves for each fp32 parameter: reads weight, gradient and both moments, writes
-weight and moments."""
+from trainer.optimizers import OPTIMIZERS
 
 LAYER_TENSORS = 34
 """Activations of a layer, in bytes for each token and unit of width, with half precision.
@@ -99,6 +96,7 @@ class Workload:
     """Bytes of an activation."""
     unseen: str = ""
     """Key of the settings that can change the speed and that the terms do not see."""
+    optimizer: str = "adamw"
     sliding_window: int | None = None
     """Keys that a token attends to at most; None: all before it."""
 
@@ -164,6 +162,7 @@ def workload(cell: Cell, dtype: Dtype | None = None) -> Workload:
         compiled=cell.compiled,
         value_bytes=2 if (dtype or plan_dtype(cell)) == "bf16" else 4,
         unseen=unseen_key(run, cell.gpus),
+        optimizer=run.optim.name,
         sliding_window=run.model.sliding_window,
     )
 
@@ -175,7 +174,7 @@ def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
     12*L*q FLOPs for each token and key that it attends to, and 4*L*q more where blocks are computed
     again; the keys are those of `mean_context`, an upper bound with a document mask. activations:
     what a layer keeps is written and read. logits: written and read in fp32, forward and backward.
-    launch: a layer's kernels forward and backward. optimizer: `ADAM_BYTES` a parameter held. link,
+    launch: a layer's kernels forward and backward. optimizer: its `traffic_bytes` a parameter held. link,
     network: bytes of a ring all-reduce of the gradients (2*(n-1)/n each), or of two gathers of the
     weights and one scatter of the gradients a pass, over the slowest link crossed. latency:
     log2(GPUs) hops of each layer's messages.
@@ -195,7 +194,10 @@ def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
         "activations": 2 * kept * pointwise * tokens / split / sheet.memory_bytes,
         "logits": 4 * 4 * work.vocab_size * tokens / split / sheet.memory_bytes,
         "launch": layers * passes * (1 + again / 3) * (0.4e-3 if work.compiled else 1e-3),
-        "optimizer": ADAM_BYTES * work.params / (work.shard * split) / sheet.memory_bytes,
+        "optimizer": OPTIMIZERS[work.optimizer].traffic_bytes
+        * work.params
+        / (work.shard * split)
+        / sheet.memory_bytes,
         **_traffic(work, sheet, arithmetic),
         "constant": 5e-3,
     }
@@ -249,7 +251,7 @@ def position(work: Workload) -> list[float]:
 def memory_terms(work: Workload) -> dict[str, float]:
     """Return the GiB of each part of a GPU's peak memory.
 
-    states: weights, gradients and both moments of AdamW in fp32, 16 bytes a parameter held.
+    states: weights, gradients and the state of the optimizer.
     activations: `LAYER_TENSORS` a layer (its input alone where blocks are computed again, and one
     block whole). logits: fp32, with their gradient. constant: the process itself.
     """
@@ -262,7 +264,7 @@ def memory_terms(work: Workload) -> dict[str, float]:
         "full": work.n_layers * layer + whole,
     }[work.recompute]
     sizes = {
-        "states": 16 * held,
+        "states": OPTIMIZERS[work.optimizer].memory_bytes * held,
         "activations": blocks,
         "logits": 2 * 4 * work.tokens * work.vocab_size / work.tensor_parallel,
     }

@@ -11,12 +11,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STUDY_MAY_IMPORT = {
     f"trainer.{name}"
-    for name in ("choices", "config", "files", "flops", "records", "settings", "text_files")
+    for name in (
+        *("choices", "config", "files", "flops", "optimizers", "records", "settings"),
+        "text_files",
+    )
 }
 """What of the trainer needs no torch, and the study may know."""
 
 TORCH_FREE = ["choices", "config", "data", "documents", "files", "flops", "packing", "pieces"]
-TORCH_FREE += ["records", "settings", "shards", "startup"]
+TORCH_FREE += ["learning_rate", "optimizers", "records", "settings", "shards", "startup"]
 TORCH_FREE += ["shard_folder", "text_files", "tokenizer", "tokenizer_files", "vocabulary"]
 TORCH_FREE += ["context"]
 

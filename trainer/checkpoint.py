@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from trainer.config import CheckpointConfig, ConfigError, RunConfig
 from trainer.files import make_folder
-from trainer.optim import AdamW
+from trainer.optimizer import Optimizer
 from trainer.world import World, agree
 
 # What reads and writes the tensors, trainer.checkpoint_tensors, is imported where it is needed.
@@ -72,7 +72,7 @@ def save(
     position: Position,
     kinds: list[str],
     model: nn.Module,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     world: World,
 ) -> None:
     """Save after a step and wait for it; every rank calls it."""
@@ -103,7 +103,7 @@ class Saver:
         position: Position,
         kinds: list[str],
         model: nn.Module,
-        optimizer: AdamW,
+        optimizer: Optimizer,
     ) -> None:
         """Copy the state, and write the copy; first wait for the save before."""
         self.wait()
@@ -158,7 +158,7 @@ class Saver:
             dist.all_reduce(torch.zeros(1), group=self._group)
 
 
-def _copy_state(model: nn.Module, optimizer: AdamW) -> dict[str, Any]:
+def _copy_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     """Return model and optimizer as tensors on the CPU that no step changes any more."""
     from trainer.checkpoint_tensors import copy_to_cpu
 
@@ -218,7 +218,7 @@ def load_weights(folder: Path, step: int) -> dict[str, Tensor]:
     return read_weights(folder / f"{step:010d}")
 
 
-def load(folder: Path, step: int, model: nn.Module, optimizer: AdamW) -> None:
+def load(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> None:
     """Load the checkpoint of a step into a model and its optimizer. Raises CheckpointError."""
     from trainer.checkpoint_tensors import read_tensors
 

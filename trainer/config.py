@@ -134,12 +134,14 @@ class ModelConfig(Settings):
 
 
 class OptimConfig(Settings):
-    """AdamW, and the schedule of its learning rate."""
+    """The optimizer, and the schedule of its learning rate."""
 
+    name: Literal["adamw"] = "adamw"
+    """The optimizer; trainer/optimizers.py lists what each one costs."""
     lr: PositiveFloat = 3e-4
     """Peak learning rate."""
     scheduler: Literal["cosine", "linear", "constant", "inv_sqrt", "wsd"] = "cosine"
-    """How the learning rate falls after the warm-up; the formulas stand in trainer/optim.py."""
+    """How the learning rate falls after the warm-up; the formulas are in trainer/learning_rate.py."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps of linear warm-up; `constant` has none."""
     lr_min_ratio: Ratio = 0.1
@@ -652,7 +654,11 @@ class RunConfig(Settings):
             "layout": self.distributed.data_parallel(gpus),
             "recompute": self.distributed.recompute,
             "vocab_size": self.data.tokenizer.vocab_size,
-            "optim": {"fused": self.optim.fused, "clips": self.optim.clip is not None},
+            "optim": {
+                "name": self.optim.name,
+                "fused": self.optim.fused,
+                "clips": self.optim.clip is not None,
+            },
         }
 
     def trajectory(self, gpus: int) -> str:

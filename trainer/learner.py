@@ -16,7 +16,7 @@ from trainer.config import RunConfig
 from trainer.graph import StepGraph
 from trainer.layout import parallelize
 from trainer.model import DocumentBorder, Transformer
-from trainer.optim import AdamW
+from trainer.optimizer import Optimizer, build_optimizer
 from trainer.precision import set_arithmetic
 from trainer.tokenizer import build_tokenizer
 from trainer.world import World
@@ -32,7 +32,7 @@ class Learner:
     model: Transformer
     trained: nn.Module
     """The model, wrapped for several processes: its forward pass trains."""
-    optimizer: AdamW
+    optimizer: Optimizer
     is_sharded: bool
     """Weights are sharded over processes."""
     batch_shape: tuple[int, int]
@@ -107,7 +107,7 @@ def build_learner(
         device=world.device,
         model=model,
         trained=parallelize(model, config.distributed, choices, world),
-        optimizer=AdamW(model, config.optim),
+        optimizer=build_optimizer(model, config.optim),
         is_sharded=is_sharded(config.distributed, world.size),
         batch_shape=(config.data.batch_size, config.data.seq_len),
     )

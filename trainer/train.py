@@ -14,7 +14,7 @@ from trainer.data import validation_windows
 from trainer.evaluate import bits_per_byte, validation_loss
 from trainer.journal import reserved_gib
 from trainer.layout import has_buckets
-from trainer.optim import learning_rate
+from trainer.learning_rate import learning_rate
 from trainer.records import Evaluation, Record, finite
 from trainer.session import Session
 from trainer.step import capture_later, first_step, rehearse, train_step

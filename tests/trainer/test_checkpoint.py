@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from trainer import checkpoint
+from trainer.adamw import AdamW
 from trainer.checkpoint import CheckpointError, Position
 from trainer.checkpoint_tensors import write_tensors
 from trainer.config import CheckpointConfig, ConfigError, ModelConfig, OptimConfig
 from trainer.model import Transformer
-from trainer.optim import AdamW
 from trainer.world import World
 
 ALONE = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))

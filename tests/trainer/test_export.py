@@ -16,11 +16,11 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from tests.trainer.conftest import Runs
 from trainer import checkpoint, export
+from trainer.adamw import AdamW
 from trainer.checkpoint import Position
 from trainer.config import ConfigError, OptimConfig, RunConfig, load_run_config
 from trainer.data import validation_windows
 from trainer.model import Transformer
-from trainer.optim import AdamW
 from trainer.shards import open_shards
 from trainer.tokenizer import ByteTokenizer
 from trainer.world import World

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.adamw import AdamW
 from trainer.config import ModelConfig, OptimConfig
+from trainer.learning_rate import learning_rate
 from trainer.model import Transformer
-from trainer.optim import AdamW, learning_rate
 
 GUIDE = OptimConfig(lr=3e-4, warmup=100, lr_min_ratio=0.1)
 

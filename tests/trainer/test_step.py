@@ -9,11 +9,11 @@ import torch
 
 from benchmarks.operations import Launched
 from tests.trainer.conftest import Runs, losses, read_records
+from trainer.adamw import AdamW
 from trainer.config import ModelConfig, OptimConfig, load_run_config
 from trainer.failure import DoesNotFit, describe
 from trainer.learner import set_up_process
 from trainer.model import Transformer
-from trainer.optim import AdamW
 from trainer.session import Session, open_session
 from trainer.shards import open_shards
 from trainer.startup import Startup
