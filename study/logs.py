@@ -75,6 +75,8 @@ class RunSummary(_Facts):
     """GPU, or processor, as the machine names it."""
     hosts: tuple[str, ...] = ()
     """Machines of the last attempt."""
+    machine_cores: PositiveInt | None = None
+    """Cores of the first of them that the run may use, over which its load is counted."""
     versions: Versions = Versions()
     """Software of the last attempt."""
     commit: str | None = None
@@ -119,6 +121,8 @@ class Record(_Facts):
     """Steps of the interval."""
     attempt: PositiveInt
     """The attempt that wrote it."""
+    machine_load: Annotated[NonNegativeFloat | None, Field(alias="machine/load")] = None
+    """Cores' worth of CPU time that other processes took; None if it was not noted."""
 
 
 class Evaluation(_Facts):

@@ -13,6 +13,7 @@ STUDY_MAY_IMPORT = {"trainer.config", "trainer.flops", "trainer.settings", "trai
 
 TORCH_FREE = ["config", "data", "documents", "flops", "packing", "pieces", "settings", "shards"]
 TORCH_FREE += ["shard_folder", "text_files", "tokenizer", "tokenizer_files", "vocabulary"]
+TORCH_FREE += ["machine_load"]
 
 
 def imports(path: Path) -> Iterator[str]:

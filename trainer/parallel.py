@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -192,6 +192,8 @@ class Place:
     """Cores that the rank may run on."""
     quota: int
     """Cores' worth of time that it may have."""
+    pid: int = field(default_factory=os.getpid)
+    """Its process, whose CPU time is the run's own."""
 
 
 def gather_places(world: World) -> list[Place]:

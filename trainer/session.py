@@ -18,10 +18,12 @@ from trainer.flops import flops_per_token
 from trainer.graph import StepGraph
 from trainer.layout import spread
 from trainer.linear import pays
+from trainer.machine_load import MachineLoad
 from trainer.metrics import Interval, RecordFile, Startup
 from trainer.model import DocumentBorder, Transformer
 from trainer.optim import AdamW
 from trainer.parallel import (
+    Place,
     World,
     cores_per_rank,
     gather_places,
@@ -68,6 +70,7 @@ class Session:
     evaluations: RecordFile | None = None
     trackers: Trackers | None = None
     account: run_folder.RunFile | None = None
+    load: MachineLoad | None = None
     interval: Interval = field(default_factory=Interval)
 
     @property
@@ -200,8 +203,11 @@ def open_session(
             config.model, config.data.tokenizer.vocab_size, config.data.seq_len
         ),
     )
-    facts = _facts(session)
+    places = gather_places(world)
+    facts = _facts(session, places)
     if world.is_main:
+        session.load = _machine_load(places)
+        facts["machine_cores"] = session.load.cores
         _open_files(session, facts)
         _warn(session, facts["cores_per_rank"])
         if when == "later":
@@ -265,10 +271,9 @@ def _load_newest(
     return newest
 
 
-def _facts(session: Session) -> dict[str, Any]:
+def _facts(session: Session, places: list[Place]) -> dict[str, Any]:
     """Return the fixed part of run.json; every rank calls it."""
     config, world = session.config, session.world
-    places = gather_places(world)
     hosts = {place.host: place.address for place in places}
     return {
         "name": config.name,
@@ -291,9 +296,17 @@ def _facts(session: Session) -> dict[str, Any]:
         "content": content_keys(session.shards),
         "steps_done": session.start.step,
         "peak_memory_gib": None,
+        "machine_load": None,
         "loss_final": None,
         "loss_validation": None,
     }
+
+
+def _machine_load(places: list[Place]) -> MachineLoad:
+    """Return what counts the load of the main process's machine."""
+    here = [place for place in places if place.host == places[0].host]
+    cores = frozenset[int]().union(*(place.cores for place in here))
+    return MachineLoad([place.pid for place in here], cores)
 
 
 def _layout(config: RunConfig, world: World) -> dict[str, Any]:

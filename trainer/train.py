@@ -137,7 +137,7 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> boo
     value, norm = mean_over_ranks(loss, world).item(), grad_norm.item()
     times = session.interval.read()
     rate = learning_rate(config.optim, step, config.steps)
-    if session.metrics is not None and session.account is not None:
+    if session.metrics is not None and session.account is not None and session.load is not None:
         tokens = config.tokens_per_step(world.size)
         tokens_per_s = tokens / times["time/step_s"]
         session.metrics.write(
@@ -154,6 +154,7 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> boo
                 "speed/tflops_per_gpu": tokens_per_s / world.size * session.flops_per_token / 1e12,
                 "time/elapsed_s": session.elapsed_s,
                 **times,
+                "machine/load": session.load.read(),
                 "attempt": session.account.attempt["attempt"],
             }
         )
@@ -161,6 +162,7 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> boo
             steps_done=step,
             loss_final=value if math.isfinite(value) else None,
             peak_memory_gib=_peak_memory_gib(world),
+            machine_load=session.load.mean,
         )
         left_s = (config.steps - step) * times["time/step_s"]
         if session.later is not None and step > session.start.step + 1:
