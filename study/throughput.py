@@ -16,6 +16,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from study.ceiling import cell_ceiling
+from study.efficiency import scaling_efficiencies
 from study.files import write_file
 from study.grid import Cell, Grid
 from study.logs import Record, Run, read_runs
@@ -61,6 +62,7 @@ COLUMNS = {
     "step_ms_p10": "float64",
     "fingerprint": "string",
     "ceiling_fraction": "float64",
+    "efficiency_reference": "string",
 }
 """Columns of throughput.csv, with their types. What is not known is an empty cell, never 0."""
 
@@ -98,8 +100,10 @@ def throughput_table(grid: Grid) -> pd.DataFrame:
     """
     runs = read_runs(grid)
     rows = [_row(cell, run) for cell, run in runs]
-    for row, efficiency in zip(rows, _efficiencies(grid, [c for c, _ in runs], rows), strict=True):
-        row["scaling_efficiency"] = efficiency
+    speeds = [row.get("tokens_per_s_per_gpu") for row in rows]
+    efficiencies = scaling_efficiencies(grid, [cell for cell, _ in runs], speeds)
+    for row, columns in zip(rows, efficiencies, strict=True):
+        row |= columns
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
@@ -130,7 +134,7 @@ def step_quantiles(records: Sequence[Record], quantiles: Sequence[float]) -> lis
 
 
 def _row(cell: Cell, run: Run) -> dict[str, Any]:
-    """Return a row without its scaling efficiency, which depends on the other rows."""
+    """Return a row without the columns of scaling efficiency, which depend on other rows."""
     summary, records = run.summary, run.records
     steady = steady_records(run)
     p10, p50, p90 = step_quantiles(steady, (0.1, 0.5, 0.9))
@@ -189,35 +193,6 @@ def _speed(cell: Cell, step_s: float) -> dict[str, float | None]:
         "mfu_causal": utilisation(per_gpu, causal, cell.place.peak_tflops),
         "ceiling_fraction": None if ceiling is None else per_gpu / ceiling.tokens_per_s,
     }
-
-
-def _efficiencies(
-    grid: Grid, cells: Sequence[Cell], rows: Sequence[dict[str, Any]]
-) -> list[float | None]:
-    """Return each row's scaling efficiency: its tokens/s/GPU over that of the smallest GPU count.
-
-    Rows are compared that share cluster, model, seed and settings. Two variants share their
-    settings where their overrides are equal: a strong-scaling variant, which overrides nothing and
-    only splits its global batch, scales from the same run as `base`. Of several at the smallest
-    count, a row's own variant comes first, and then the one that stands first in the grid.
-    """
-
-    def speed(index: int) -> float | None:
-        return rows[index].get("tokens_per_s_per_gpu")
-
-    def key(cell: Cell) -> tuple[Any, ...]:
-        overrides = grid.study.variants.get(cell.variant, {})
-        return cell.cluster, cell.model, cell.seed, overrides
-
-    efficiencies: list[float | None] = []
-    for index, cell in enumerate(cells):
-        alike = [i for i, c in enumerate(cells) if speed(i) is not None and key(c) == key(cell)]
-        first = min(
-            alike, key=lambda i: (cells[i].gpus, cells[i].variant != cell.variant), default=None
-        )
-        own, reference = speed(index), None if first is None else speed(first)
-        efficiencies.append(None if own is None or reference is None else own / reference)
-    return efficiencies
 
 
 def other_versions(table: pd.DataFrame) -> list[int]:
