@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from study.flags import describe_load, describe_spread
 from study.grid import Cell, Grid
 from study.horizon import horizon_steps
 from study.measurement import Measurement
@@ -82,6 +83,8 @@ class Estimate:
     """Peak memory of a GPU, predicted where it was not measured, GiB."""
     memory_gib_high: float | None
     """Upper end of its 80% interval, GiB."""
+    doubt: str = ""
+    """What speaks against the measurement that `seconds` rests on; empty if nothing does."""
 
 
 class Estimator:
@@ -180,6 +183,7 @@ class Estimator:
             step=_spread(own),
             basis=VERIFIED,
             method=f"{method}, by {by}" if by else method,
+            doubt=_doubt(own),
         )
 
     def _measured_startup(self, cell: Cell, item: Measurement) -> Interval:
@@ -215,6 +219,7 @@ class Estimator:
         step: Interval | None,
         basis: str,
         method: str,
+        doubt: str = "",
     ) -> Estimate:
         place = cell.place
         hours = None if time is None else time.middle * cell.gpus / 3600
@@ -245,6 +250,7 @@ class Estimator:
             energy_kwh=_times(hours, None if place.power_w is None else place.power_w / 1e3),
             memory_gib=memory.middle,
             memory_gib_high=memory.high,
+            doubt=doubt,
         )
 
 
@@ -252,6 +258,18 @@ def _spread(own: Sequence[Measurement]) -> Interval:
     """Return the measured time of a step, s: the median over seeds, from lowest to highest."""
     low, middle, high = zip(*(item.step_s for item in own), strict=True)
     return Interval(min(low), median(middle), max(high))
+
+
+def _doubt(own: Sequence[Measurement]) -> str:
+    """Return what speaks against a cell's measurements: of its seeds, the worst."""
+    spread = max((p90 - p10) / p50 for p10, p50, p90 in (item.step_s for item in own))
+    loads = [
+        (item.machine_load / item.machine_cores, item.machine_load, item.machine_cores)
+        for item in own
+        if item.machine_load is not None and item.machine_cores
+    ]
+    _, load, cores = max(loads, default=(None, None, None))
+    return ", ".join(filter(None, [describe_load(load, cores), describe_spread(spread)]))
 
 
 def _times(hours: float | None, rate: float | None) -> float | None:

@@ -28,6 +28,10 @@ class Measurement:
     """The whole run, s."""
     peak_memory_gib: float | None
     """Peak memory of one GPU, or of one process on a CPU, GiB."""
+    machine_load: float | None = None
+    """Cores that other processes took meanwhile."""
+    machine_cores: float | None = None
+    """Cores that the run might use."""
 
 
 def read_measurements(csv_path: str | Path, grid: Grid) -> list[Measurement]:
@@ -70,4 +74,6 @@ def _measurement(cell: Cell, row: dict[str, str]) -> Measurement:
         startup_s=number("startup_s"),
         wall_s=number("wall_s"),
         peak_memory_gib=number("peak_memory_gib"),
+        machine_load=number("machine_load"),
+        machine_cores=number("machine_cores"),
     )

@@ -18,6 +18,7 @@ from tabulate import tabulate
 from study.ceiling import cell_ceiling
 from study.efficiency import scaling_efficiencies
 from study.files import write_file
+from study.flags import footnotes
 from study.grid import Cell, Grid
 from study.logs import Record, Run, read_runs
 from trainer.config import ConfigError
@@ -63,6 +64,9 @@ COLUMNS = {
     "fingerprint": "string",
     "ceiling_fraction": "float64",
     "efficiency_reference": "string",
+    "step_spread": "float64",
+    "machine_load": "float64",
+    "machine_cores": "Int64",
 }
 """Columns of throughput.csv, with their types. What is not known is an empty cell, never 0."""
 
@@ -133,6 +137,17 @@ def step_quantiles(records: Sequence[Record], quantiles: Sequence[float]) -> lis
     return [float(value) for value in np.quantile(values, quantiles)]
 
 
+def mean_load(records: Sequence[Record]) -> float | None:
+    """Return the cores that other processes took, a mean over time; None if nobody noted it."""
+    loads = [
+        (record.machine_load, record.interval_steps * record.step_s)
+        for record in records
+        if record.machine_load is not None
+    ]
+    total_s = sum(seconds for _, seconds in loads)
+    return sum(load * seconds for load, seconds in loads) / total_s if total_s else None
+
+
 def _row(cell: Cell, run: Run) -> dict[str, Any]:
     """Return a row without the columns of scaling efficiency, which depend on other rows."""
     summary, records = run.summary, run.records
@@ -168,6 +183,9 @@ def _row(cell: Cell, run: Run) -> dict[str, Any]:
         "started": summary.attempts[-1].start,
         "step_ms_p10": _scaled(p10, 1e3),
         "fingerprint": summary.fingerprint,
+        "step_spread": (p90 - p10) / p50 if p10 and p50 and p90 else None,
+        "machine_load": mean_load(steady),
+        "machine_cores": summary.machine_cores,
     }
 
 
@@ -207,7 +225,8 @@ def other_versions(table: pd.DataFrame) -> list[int]:
 def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows for people; a column without any value is left out.
 
-    A star marks rows that another version of the trainer measured than the newest.
+    A star marks rows that another version of the trainer measured than the newest; numbers lead to
+    `notes`.
     """
     columns = [name for name in READABLE if table.empty or table[name].notna().any()]
     # A diverged run has completed, but that is not what a reader asks first.
@@ -219,11 +238,24 @@ def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     ]
     for index in other_versions(table):
         rows[index][columns.index("model")] += "*"
+    for row, marks in zip(rows, footnotes(_plain(table))[0], strict=True):
+        row[columns.index("model")] += marks
     return [READABLE[name][0] for name in columns], rows
 
 
+def notes(table: pd.DataFrame) -> list[str]:
+    """Return what the numbers of `readable` lead to."""
+    return footnotes(_plain(table))[1]
+
+
+def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows with None for each empty cell."""
+    rows = table.to_dict("records")
+    return [{str(k): None if pd.isna(v) else v for k, v in row.items()} for row in rows]
+
+
 def to_markdown(table: pd.DataFrame) -> str:
-    """Return the table for people, with a note on rows that another trainer measured."""
+    """Return the table for people, with notes on rows that are not to be read by themselves."""
     headings, rows = readable(table)
     if not rows:
         return "No run was measured yet.\n"
@@ -234,7 +266,7 @@ def to_markdown(table: pd.DataFrame) -> str:
         text += f"\nnote: no MFU of {names}: clusters.yaml states no peak_tflops there.\n"
     if other_versions(table):
         text += "\nnote: \\* measured with another version of the trainer than the newest run.\n"
-    return text
+    return text + "".join(f"\nnote: {note}.\n" for note in notes(table))
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ def read_estimates(csv_path: str | Path) -> list[Estimate]:
 def _parse(row: dict[str, Any]) -> Estimate:
     values: dict[str, Any] = {}
     for field in fields(Estimate):
+        if field.name not in row and field.default is not MISSING:
+            continue  # a table written before the column was added
         text = row[field.name]
         if field.type is int:
             values[field.name] = int(text)
@@ -83,11 +85,12 @@ def readable(estimates: Sequence[Estimate]) -> tuple[list[str], list[list[str]]]
 
 
 def _note(item: Estimate) -> str:
-    """Return what an estimate rests on; why it is unsure, where it is; by whom, where by others."""
+    """Return what an estimate rests on; why it is unsure, if it is; by whom, if by others."""
     if item.basis != VERIFIED:
         return f"{item.basis}, {item.method}"
     _, by, who = item.method.partition(", by ")
-    return f"{VERIFIED} by {who}" if by else VERIFIED
+    verified = f"{VERIFIED} by {who}" if by else VERIFIED
+    return f"{verified}, {item.doubt}" if item.doubt else verified
 
 
 def to_markdown(estimates: Sequence[Estimate]) -> str:

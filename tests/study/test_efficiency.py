@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from study.plots import plot_scaling
-from study.throughput import throughput_table
+from study.throughput import throughput_table, to_markdown
 from tests.study.conftest import MakeGrid, write_run
 
 BASE = {"cluster": "here", "model": "tiny"}
@@ -134,6 +134,15 @@ def test_the_reference_is_named(
     make_grid: MakeGrid, speeds: dict[str, float], expected: Rows
 ) -> None:
     assert efficiencies(table_of(make_grid, speeds)) == expected
+
+
+def test_the_markdown_names_a_reference_of_another_seed_or_variant(make_grid: MakeGrid) -> None:
+    speeds = {"gpus-1/base/seed-42": 1000.0, "gpus-2/base/seed-42": 900.0}
+    assert "note" not in to_markdown(table_of(make_grid, speeds)).replace("note: no MFU", "")
+    others = {"gpus-2/base/seed-43": 800.0, "gpus-2/strong/seed-42": 700.0}
+    text = to_markdown(table_of(make_grid, speeds | others))
+    assert text.count("tiny¹ ") == 2
+    assert "note: ¹ scaling efficiency against gpus-1/base/seed-42.\n" in text
 
 
 @pytest.mark.parametrize(
