@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from study.flags import describe_load, describe_spread
 from study.grid import Cell, Grid
 from study.horizon import horizon_steps
 from study.measurement import Measurement
@@ -90,6 +91,8 @@ class Estimate:
     """Who measured, if others than the study did; empty otherwise."""
     measured_steps: int | None = None
     """Steps that were measured, if `steps` is far more: the speed is verified, not the length."""
+    doubt: str = ""
+    """What speaks against the measurement that `seconds` rests on; empty if nothing does."""
 
 
 class Estimator:
@@ -190,6 +193,7 @@ class Estimator:
             gpu_name=_gpu_name(cell, own),
             by=by,
             measured_steps=longest if steps > FAR * longest else None,
+            doubt=_doubt(own),
         )
 
     def _measured_startup(self, cell: Cell, item: Measurement) -> Interval:
@@ -228,6 +232,7 @@ class Estimator:
         gpu_name: str | None = None,
         by: str = "",
         measured_steps: int | None = None,
+        doubt: str = "",
     ) -> Estimate:
         place = cell.place
         hours = None if time is None else time.middle * cell.gpus / 3600
@@ -260,6 +265,7 @@ class Estimator:
             memory_gib_high=memory.high,
             by=by,
             measured_steps=measured_steps,
+            doubt=doubt,
         )
 
 
@@ -276,6 +282,18 @@ def _spread(own: Sequence[Measurement]) -> Interval:
     """Return the measured time of a step, s: the median over seeds, from lowest to highest."""
     low, middle, high = zip(*(item.step_s for item in own), strict=True)
     return Interval(min(low), median(middle), max(high))
+
+
+def _doubt(own: Sequence[Measurement]) -> str:
+    """Return what speaks against a cell's measurements: of its seeds, the worst."""
+    spread = max((p90 - p10) / p50 for p10, p50, p90 in (item.step_s for item in own))
+    loads = [
+        (item.machine_load / item.machine_cores, item.machine_load, item.machine_cores)
+        for item in own
+        if item.machine_load is not None and item.machine_cores
+    ]
+    _, load, cores = max(loads, default=(None, None, None))
+    return ", ".join(filter(None, [describe_load(load, cores), describe_spread(spread)]))
 
 
 def _times(hours: float | None, rate: float | None) -> float | None:

@@ -24,6 +24,9 @@ have handlers of their own: the shell itself and the `tee` that writes what they
 TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 """What torchrun hands on to its ranks: by default not SIGUSR1."""
 
+ALONE = "python -m study.machine_lock "
+"""What a command starts with that nothing else may run beside on this machine, see that module."""
+
 SAVE_S = 30
 """Seconds that torchrun gives the ranks after a stop request, unless the cluster has `warn_s`."""
 
@@ -170,7 +173,8 @@ def launch_line(cluster: ClusterConfig, gpus: int) -> str:
     lines += [OUTLIVE_STOP, *_environment(cluster)]
     torchrun = f"torchrun --nproc_per_node={per_node}"
     if nodes == 1:
-        return "; ".join([*lines, f"{torchrun} --standalone -m trainer"])
+        alone = ALONE if cluster.slurm is None else ""
+        return "; ".join([*lines, f"{alone}{torchrun} --standalone -m trainer"])
     # The port differs between jobs, so that two jobs of one user on one node do not collide.
     lines += ["export RENDEZVOUS=$(hostname):$((20000 + SLURM_JOB_ID % 10000))"]
     rendezvous = (
@@ -206,8 +210,9 @@ def warm_up_line(cluster: ClusterConfig) -> str:
 
 
 def _on_one_gpu(cluster: ClusterConfig, command: str) -> str:
-    lines = [] if cluster.slurm is None else [OUTSIDE_SLURM]
-    return "; ".join([*lines, *_environment(cluster), command])
+    if cluster.slurm is None:
+        return "; ".join([*_environment(cluster), f"{ALONE}{command}"])
+    return "; ".join([OUTSIDE_SLURM, *_environment(cluster), command])
 
 
 def _environment(cluster: ClusterConfig) -> list[str]:

@@ -32,6 +32,10 @@ class Measurement:
     """GPU, or processor, as the machine named it; None if nobody noted it."""
     model_dtype: Dtype | None = None
     """Arithmetic that the run used; None if nobody noted it."""
+    machine_load: float | None = None
+    """Cores that other processes took meanwhile."""
+    machine_cores: float | None = None
+    """Cores that the run might use."""
 
 
 def read_measurements(csv_path: str | Path, grid: Grid, ended: bool = False) -> list[Measurement]:
@@ -69,4 +73,6 @@ def _measurement(cell: Cell, row: ThroughputRow) -> Measurement:
         peak_memory_gib=row.peak_memory_gib,
         gpu_name=row.gpu_name,
         model_dtype=row.model_dtype,
+        machine_load=row.machine_load,
+        machine_cores=row.machine_cores,
     )

@@ -56,10 +56,18 @@ IDEAL = "#888888"
 """Colour of linear scaling."""
 
 SCALING_FIGURES = {
-    "throughput": ("tokens_per_s", "Throughput (tokens/s)"),
-    "scaling_efficiency": ("scaling_efficiency", "Scaling efficiency (tokens/s/GPU, relative)"),
+    "throughput": (
+        "tokens_per_s",
+        "Throughput (tokens/s)",
+        "No run has been measured yet.",
+    ),
+    "scaling_efficiency": (
+        "scaling_efficiency",
+        "Scaling efficiency (tokens/s/GPU, relative)",
+        "No run has another one to be compared with yet.",
+    ),
 }
-"""Figure -> column of the throughput table, and the label of its axis."""
+"""Figure -> column of the throughput table, label of its axis, what to say if it is empty."""
 
 LEGEND_LINE = 0.215
 """Height of a line of the legend, inch."""
@@ -135,11 +143,15 @@ def plot_scaling(grid: Grid, table: pd.DataFrame, folder: Path) -> list[Path]:
     each .svg and .png.
     """
     style = Style.of(grid)
-    measured = table[table["tokens_per_s"].notna()]
     paths = []
     with mpl.rc_context(SETTINGS):
-        for name, (column, label) in SCALING_FIGURES.items():
-            paths += save(_draw_scaling(grid, style, measured, column, label), folder / name)
+        for name, (column, label, nothing) in SCALING_FIGURES.items():
+            known = table[table[column].notna()]
+            if known.empty:
+                figure = _empty_figure(nothing)
+            else:
+                figure = _draw_scaling(grid, style, known, column, label)
+            paths += save(figure, folder / name)
     return paths
 
 
@@ -218,8 +230,6 @@ def _draw_loss(ax: Axes, style: Style, cell: Cell, run: Run, get_x: GetX, line: 
 
 def _draw_scaling(grid: Grid, style: Style, table: pd.DataFrame, column: str, label: str) -> Figure:
     """Draw a column of the throughput table against GPU count, a panel for each cluster."""
-    if table.empty:
-        return _empty_figure("No run has been measured yet.")
     cells = {tuple(cell.labels.values()): cell for cell in grid}
     clusters = list(table["cluster"].unique())
     figure, axes = _make_panels(len(clusters), label, "GPU count", False)

@@ -86,7 +86,7 @@ def render_report(
         ledger=Table(*readable_ledger(ledger)),
         throughput=Table(*throughput.readable(table)),
         other_versions=bool(throughput.other_versions(table)),
-        impossible=throughput.note_on_impossible(table),
+        notes=throughput.notes(table),
         figures=[_read_figure(figures, name) for name in FIGURES if _path(figures, name).exists()],
         absent=[f"{name}.svg" for name in FIGURES if not _path(figures, name).exists()],
         missing=missing,

@@ -16,7 +16,9 @@ import pandas as pd
 from tabulate import tabulate
 
 from study.ceiling import cell_ceiling
+from study.efficiency import scaling_efficiencies
 from study.files import write_file
+from study.flags import footnotes
 from study.grid import Cell, Grid
 from study.logs import Run, read_runs
 from study.throughput_row import ThroughputRow, read_rows, write_rows
@@ -58,11 +60,9 @@ def throughput_rows(grid: Grid) -> list[ThroughputRow]:
     """
     runs = read_runs(grid)
     rows = [_row(cell, run) for cell, run in runs]
-    efficiencies = _efficiencies(grid, [c for c, _ in runs], rows)
-    return [
-        replace(row, scaling_efficiency=efficiency)
-        for row, efficiency in zip(rows, efficiencies, strict=True)
-    ]
+    speeds = [row.tokens_per_s_per_gpu for row in rows]
+    efficiencies = scaling_efficiencies(grid, [cell for cell, _ in runs], speeds)
+    return [replace(row, **columns) for row, columns in zip(rows, efficiencies, strict=True)]
 
 
 def throughput_table(grid: Grid) -> pd.DataFrame:
@@ -106,6 +106,17 @@ def step_quantiles(records: Sequence[Record], quantiles: Sequence[float]) -> lis
     return [float(value) for value in np.quantile(values, quantiles)]
 
 
+def mean_load(records: Sequence[Record]) -> float | None:
+    """Return the cores that other processes took, a mean over time; None if nobody noted it."""
+    loads = [
+        (record.machine_load, record.interval_steps * record.step_s)
+        for record in records
+        if record.machine_load is not None
+    ]
+    total_s = sum(seconds for _, seconds in loads)
+    return sum(load * seconds for load, seconds in loads) / total_s if total_s else None
+
+
 def _row(cell: Cell, run: Run) -> ThroughputRow:
     """Return a row without the columns of scaling efficiency, which depend on the other rows."""
     summary, records, choices = run.summary, run.records, run.summary.choices
@@ -141,6 +152,9 @@ def _row(cell: Cell, run: Run) -> ThroughputRow:
         outcome=summary.outcome,
         started=summary.attempts[-1].start,
         fingerprint=summary.fingerprint,
+        step_spread=(p90 - p10) / p50 if p10 and p50 and p90 else None,
+        machine_load=mean_load(steady),
+        machine_cores=summary.machine_cores,
         device=summary.device,
         threads=choices.threads,
         model_dtype=choices.model_dtype,
@@ -177,35 +191,6 @@ def _speed(cell: Cell, step_s: float, summary: RunSummary) -> dict[str, Any]:
     }
 
 
-def _efficiencies(
-    grid: Grid, cells: Sequence[Cell], rows: Sequence[ThroughputRow]
-) -> list[float | None]:
-    """Return each row's scaling efficiency: its tokens/s/GPU over that of the smallest GPU count.
-
-    Rows are compared that share cluster, model, seed and settings. Two variants share their
-    settings where their overrides are equal: a strong-scaling variant, which overrides nothing and
-    only splits its global batch, scales from the same run as `base`. Of several at the smallest
-    count, a row's own variant comes first, and then the one that stands first in the grid.
-    """
-
-    def speed(index: int) -> float | None:
-        return rows[index].tokens_per_s_per_gpu
-
-    def key(cell: Cell) -> tuple[Any, ...]:
-        overrides = grid.study.variants.get(cell.variant, {})
-        return cell.cluster, cell.model, cell.seed, overrides
-
-    efficiencies: list[float | None] = []
-    for index, cell in enumerate(cells):
-        alike = [i for i, c in enumerate(cells) if speed(i) is not None and key(c) == key(cell)]
-        first = min(
-            alike, key=lambda i: (cells[i].gpus, cells[i].variant != cell.variant), default=None
-        )
-        own, reference = speed(index), None if first is None else speed(first)
-        efficiencies.append(None if own is None or reference is None else own / reference)
-    return efficiencies
-
-
 def other_versions(table: pd.DataFrame) -> list[int]:
     """Return the positions of rows that another trainer measured than the run started last."""
     if table.empty:
@@ -239,7 +224,7 @@ def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows for people; a column without any value is left out.
 
     A star marks rows that another version of the trainer measured than the newest, a dagger
-    fractions that no GPU can reach.
+    fractions that no GPU can reach; numbers lead to `notes`.
     """
     columns = [name for name in READABLE if table.empty or table[name].notna().any()]
     # A diverged run has completed, but that is not what a reader asks first.
@@ -254,7 +239,21 @@ def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     for name in set(OF_THE_GPU).intersection(columns):
         for index in np.flatnonzero(table[name] > 1).tolist():
             rows[index][columns.index(name)] += IMPOSSIBLE
+    for row, marks in zip(rows, footnotes(_plain(table))[0], strict=True):
+        row[columns.index("model")] += marks
     return [READABLE[name][0] for name in columns], rows
+
+
+def notes(table: pd.DataFrame) -> list[str]:
+    """Return what the marks of `readable` lead to."""
+    impossible = note_on_impossible(table)
+    return [*([impossible] if impossible else []), *footnotes(_plain(table))[1]]
+
+
+def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows with None for each empty cell."""
+    rows = table.to_dict("records")
+    return [{str(k): None if pd.isna(v) else v for k, v in row.items()} for row in rows]
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -267,12 +266,9 @@ def to_markdown(table: pd.DataFrame) -> str:
     if len(unrated):
         names = ", ".join(dict.fromkeys(unrated))
         text += f"\nnote: no MFU of {names}: clusters.yaml states no peak_tflops there.\n"
-    impossible = note_on_impossible(table)
-    if impossible:
-        text += f"\nnote: {impossible}\n"
     if other_versions(table):
         text += "\nnote: \\* measured with another version of the trainer than the newest run.\n"
-    return text
+    return text + "".join(f"\nnote: {note}.\n" for note in notes(table))
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

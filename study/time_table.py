@@ -69,13 +69,13 @@ def readable(estimates: Sequence[Estimate]) -> tuple[list[str], list[list[str]]]
 
 
 def _note(item: Estimate) -> str:
-    """Return what an estimate rests on; why it is unsure, where it is; by whom, where by others."""
+    """Return what an estimate rests on; why it is unsure, if it is; by whom, if by others."""
     if item.basis != VERIFIED:
         return f"{item.basis}, {item.method}"
     note = f"{VERIFIED} by {item.by}" if item.by else VERIFIED
     if item.measured_steps is not None:
         note += f"; speed over {item.measured_steps} steps, length extrapolated"
-    return note
+    return f"{note}, {item.doubt}" if item.doubt else note
 
 
 def to_markdown(estimates: Sequence[Estimate]) -> str:

@@ -174,9 +174,9 @@ def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
     12*L*q FLOPs for each token and key that it attends to, and 4*L*q more where blocks are computed
     again; the keys are those of `mean_context`, an upper bound with a document mask. activations:
     what a layer keeps is written and read. logits: written and read in fp32, forward and backward.
-    launch: a layer's kernels forward and backward. optimizer: its `traffic_bytes` a parameter held. link,
-    network: bytes of a ring all-reduce of the gradients (2*(n-1)/n each), or of two gathers of the
-    weights and one scatter of the gradients a pass, over the slowest link crossed. latency:
+    launch: a layer's kernels forward and backward. optimizer: its `traffic_bytes` a parameter held.
+    link, network: bytes of a ring all-reduce of the gradients (2*(n-1)/n each), or of two gathers
+    of the weights and one scatter of the gradients a pass, over the slowest link crossed. latency:
     log2(GPUs) hops of each layer's messages.
     """
     again = {"none": 0.0, "selective": 0.0, "full": 1.0}[work.recompute]

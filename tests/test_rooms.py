@@ -22,6 +22,7 @@ TORCH_FREE = ["choices", "config", "data", "documents", "files", "flops", "packi
 TORCH_FREE += ["learning_rate", "optimizers", "records", "settings", "shards", "startup"]
 TORCH_FREE += ["shard_folder", "text_files", "tokenizer", "tokenizer_files", "vocabulary"]
 TORCH_FREE += ["context"]
+TORCH_FREE += ["machine_load"]
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -141,7 +141,7 @@ class OptimConfig(Settings):
     lr: PositiveFloat = 3e-4
     """Peak learning rate."""
     scheduler: Literal["cosine", "linear", "constant", "inv_sqrt", "wsd"] = "cosine"
-    """How the learning rate falls after the warm-up; the formulas are in trainer/learning_rate.py."""
+    """How the learning rate falls after the warm-up; formulas: trainer/learning_rate.py."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps of linear warm-up; `constant` has none."""
     lr_min_ratio: Ratio = 0.1

@@ -52,14 +52,15 @@ class Journal:
         if self._file is not None:
             self._file.write_attempt(startup=self._startup.split)
 
-    def record(self, record: Record) -> None:
-        """Write a record, and a line on the terminal."""
+    def record(self, record: Record, machine_load: float | None = None) -> None:
+        """Write a record, and a line on the terminal; `machine_load` is the mean so far."""
         if self._file is None:
             return
         self._records.write(record)
         self._file.note(
             steps_done=record.step,
             loss_final=record.loss,
+            machine_load=machine_load,
             peak_memory_gib=_peak_memory_gib(record.reserved_gib),
         )
         steps = self._config.steps

@@ -1,4 +1,4 @@
-"""What an optimizer is to the rest of the trainer, and how the one that the settings name is built."""
+"""The interface of an optimizer, and how the one that the settings name is built."""
 
 import importlib
 from collections.abc import Sequence

@@ -80,6 +80,8 @@ class Record(Written):
     """Saving, as far as training waited for it, s."""
     eval_s: Annotated[NonNegativeFloat, Field(alias="time/eval_s")] = 0.0
     """Evaluating, s."""
+    machine_load: Annotated[NonNegativeFloat | None, Field(alias="machine/load")] = None
+    """Cores' worth of CPU time that other processes took; None if it is not known."""
     attempt: PositiveInt
     """The attempt that wrote it."""
 
@@ -192,6 +194,10 @@ class RunSummary(Written):
     """How the model was spread over the processes."""
     cores_per_rank: PositiveFloat | None = None
     """CPU cores of a process, on the machine that has least."""
+    machine_cores: PositiveInt | None = None
+    """Cores of the first machine that the run may use, over which its load is counted."""
+    machine_load: NonNegativeFloat | None = None
+    """Cores' worth of CPU time that other processes took there, mean over the attempt."""
     choices: UsedChoices = UsedChoices()
     """What `auto` stood for."""
     versions: Versions = Versions()

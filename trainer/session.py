@@ -13,6 +13,7 @@ from trainer.feed import preparation
 from trainer.flops import flops_per_token, mean_context
 from trainer.journal import Journal
 from trainer.learner import Learner, build_learner
+from trainer.machine_load import MachineLoad
 from trainer.metrics import LossMean, RecordTimer
 from trainer.model import DocumentBorder, Transformer
 from trainer.profiler import Profiler
@@ -20,7 +21,7 @@ from trainer.records import Attempt, Layout, RunSummary, UsedChoices
 from trainer.run_folder import Action, describe_software, now, read_summary, set_aside
 from trainer.shards import Shards
 from trainer.startup import Startup
-from trainer.world import World, cores_per_rank, device_name, gather_hosts
+from trainer.world import RankHost, World, cores_per_rank, device_name, gather_hosts
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Session:
     flops_per_token: float
     """Of the model at that context, forward and backward."""
     losses: LossMean
+    load: MachineLoad = field(init=False)
     timer: RecordTimer = field(default_factory=RecordTimer)
 
     @property
@@ -165,6 +167,7 @@ def _summarize(session: Session) -> RunSummary:
     """Return what run.json says at the start of an attempt; every rank calls it."""
     config, world, learner = session.config, session.world, session.learner
     ranks = gather_hosts(world)
+    session.load = _machine_load(ranks)
     hosts = {rank.host: rank.address for rank in ranks}
     replicas, shards = config.distributed.data_parallel(world.size)
     fingerprint = config.fingerprint(world.size)
@@ -188,6 +191,7 @@ def _summarize(session: Session) -> RunSummary:
         addresses=tuple(hosts.values()),
         layout=Layout(dp_replicate=replicas, dp_shard=shards, tp_size=world.tp_size),
         cores_per_rank=cores_per_rank(ranks),
+        machine_cores=session.load.cores,
         choices=UsedChoices(**asdict(learner.choices)),
         **describe_software(),
         fingerprint=fingerprint,
@@ -197,6 +201,13 @@ def _summarize(session: Session) -> RunSummary:
         steps_done=session.start.step,
         attempts=(attempt,),
     )
+
+
+def _machine_load(ranks: list[RankHost]) -> MachineLoad:
+    """Return what counts the load of the main process's machine."""
+    here = [rank for rank in ranks if rank.host == ranks[0].host]
+    cores = frozenset[int]().union(*(rank.cores for rank in here))
+    return MachineLoad([rank.pid for rank in here], cores)
 
 
 def _announce(config: RunConfig, summary: RunSummary) -> None:

@@ -131,9 +131,10 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> boo
             tflops_per_gpu=per_gpu * session.flops_per_token / 1e12,
             elapsed_s=session.elapsed_s,
             **times,
+            machine_load=session.load.read(),
             attempt=session.journal.attempt,
         )
-        session.journal.record(record)
+        session.journal.record(record, session.load.mean)
     return math.isfinite(mean)
 
 

@@ -12,7 +12,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -182,6 +182,8 @@ class RankHost:
     """Cores that the rank may run on."""
     quota: int
     """Cores' worth of time that it may have."""
+    pid: int = field(default_factory=os.getpid)
+    """Its process, whose CPU time is the run's own."""
 
 
 def gather_hosts(world: World) -> list[RankHost]:

@@ -7,6 +7,7 @@ import pytest
 from study.config import ClusterConfig, EvaluateConfig, load_study_file
 from study.grid import Grid
 from study.launch import (
+    autotune_line,
     evaluation_line,
     launch_line,
     refusal,
@@ -151,6 +152,10 @@ def test_a_run_on_this_machine_takes_all_of_it() -> None:
     assert threads(here, 1) > 1024
     assert slurm_resources(here, 1) == {}
     assert request_line(here, 1) == ""
+    for line in (launch_line(here, 1), autotune_line(here)):
+        assert line.rpartition("; ")[2].startswith("python -m study.machine_lock ")
+    for line in (launch_line(MISO, 8), launch_line(MISO, 16), autotune_line(MISO)):
+        assert "machine_lock" not in line  # Slurm gives each job GPUs and cores of its own
 
 
 def test_a_partitions_run_does_not_start_outside_slurm() -> None:
