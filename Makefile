@@ -6,14 +6,16 @@ BIN := $(VENV)/bin
 # Everything runs inside the environment, also what Snakemake starts.
 export PATH := $(abspath $(BIN)):$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
+PIP_OPTIONS ?=
 
-.PHONY: help setup wheels setup-offline study published test test-long slurm-up slurm-down
-.PHONY: test-slurm bench lint lock schemas clean
+.PHONY: help setup wheels setup-offline study published test test-newest test-checkpoints test-long
+.PHONY: slurm-up slurm-down test-slurm bench lint lock schemas clean
 
 help:
 	@echo "make study   train the default study on this machine, print its tables"
 	@echo "make test    lint, types and tests"
 	@echo "make lint    lint and types alone"
+	@echo "make test-newest    checkpoints, exports and resumed runs, on the newest supported Python at hand"
 	@echo "make test-long    the trainer killed 90 times, which CI has no time for"
 	@echo "make bench     our trainer beside transformers', whole runs in turns"
 	@echo "make published      run config/studies/h200.yaml in parts, publish its tables and plots"
@@ -23,9 +25,9 @@ help:
 setup: $(VENV)/installed
 
 $(VENV)/installed: requirements.lock
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	@$(PYTHON) python_versions.py check
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -r requirements.lock
 	touch $@
 
 # For a machine that has torch and no network: `make wheels` here, copy the folder, there
@@ -45,6 +47,7 @@ wheels:
 	done
 
 setup-offline:
+	@$(PYTHON) python_versions.py check
 	@test -e wheels/requirements.lock || { echo "wheels: no packages there; copy the folder that 'make wheels' fills where there is a network"; exit 1; }
 	rm -rf $(VENV)
 	$(PYTHON) -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None and "$(PYTHON) has no torch; name one that has: make setup-offline PYTHON=...")'
@@ -83,6 +86,22 @@ test: lint
 	python -m pytest --numprocesses 2 --ignore tests/slurm --ignore tests/workflow
 	python -m pytest tests/workflow
 
+# What another version of Python can break: checkpoints, exports and runs that go on. Tested on the
+# newest supported one at hand, in an environment of its own from the same lock.
+CHECKPOINT_TESTS := $(patsubst %,tests/trainer/test_%.py,checkpoint export kills train)
+
+test-newest: setup
+	@newest=$$(python python_versions.py newest); \
+	if test -z "$$newest"; then \
+		echo "No supported Python newer than $$(python --version) is at hand: nothing to test."; \
+	else \
+		$(MAKE) test-checkpoints PYTHON="$$newest" VENV=".venv-$${newest##*/python}" PIP_OPTIONS=--no-compile; \
+	fi
+
+test-checkpoints: setup
+	python --version
+	python -m pytest --numprocesses 2 $(CHECKPOINT_TESTS)
+
 test-long: setup
 	python -m pytest -m long tests/trainer
 
@@ -110,4 +129,4 @@ schemas: setup
 	python -m study schemas --output workflow/schemas
 
 clean:
-	rm -rf $(VENV) .snakemake .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-3.* .snakemake .pytest_cache .mypy_cache .ruff_cache

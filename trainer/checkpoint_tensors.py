@@ -9,7 +9,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -18,7 +18,18 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed._state_dict_utils import _offload_state_dict_to_cpu
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.serialization import _get_layout
 from torch.utils._pytree import tree_map
 
 from trainer.checkpoint import CheckpointError
@@ -97,27 +108,38 @@ class _SafeReader(dcp.FileSystemReader):
         return metadata
 
 
-class _MetadataUnpickler(pickle.Unpickler):
-    # Whole names only: of a module, pickle would follow what it imports, to "os.system".
-    NAMES = frozenset(
-        {
-            *(
-                ("torch.distributed.checkpoint.metadata", name)
-                for name in (
-                    *("BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex"),
-                    *("StorageMeta", "TensorProperties", "TensorStorageMetadata"),
-                    "_MEM_FORMAT_ENCODING",
-                )
-            ),
-            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-            ("torch", "Size"),
-            ("torch.serialization", "_get_layout"),
-            ("pathlib", "PosixPath"),
-        }
+# The types and functions that torch pickles into an index, under the names that they have there.
+_PARTS: dict[tuple[str, str], Any] = {
+    (part.__module__, part.__qualname__): part
+    for part in (
+        *(Metadata, MetadataIndex, TensorStorageMetadata, TensorProperties),
+        *(BytesStorageMetadata, ChunkStorageMetadata, StorageMeta, _MEM_FORMAT_ENCODING),
+        *(_StorageInfo, torch.Size, _get_layout),
     )
+}
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Builds an index from its known parts, whichever Python wrote it; imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
-        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if (module, name) in self.NAMES or dtype:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"the index names {module}.{name}, which is not a part of one")
+        part = _PARTS.get((module, name)) or _find_dtype(module, name) or _find_path(module, name)
+        if part is None:
+            raise pickle.UnpicklingError(
+                f"the index names {module}.{name}, which is not a part of one"
+            )
+        return part
+
+
+def _find_dtype(module: str, name: str) -> torch.dtype | None:
+    found = vars(torch).get(name) if module == "torch" else None
+    return found if isinstance(found, torch.dtype) else None
+
+
+def _find_path(module: str, name: str) -> type[PurePosixPath] | None:
+    """Return a plain type for the folder that an index says it was written to.
+
+    Python 3.13 pickles a path from pathlib._local, the others from pathlib.
+    """
+    of_pathlib = module == "pathlib" or module.startswith("pathlib.")
+    return PurePosixPath if of_pathlib and name in ("PosixPath", "WindowsPath") else None

@@ -177,6 +177,39 @@ def test_keep_is_honoured_for_each_kind(
     assert steps_in(tmp_path) == left
 
 
+def index_of_another_python(index: Path, paths: str) -> bytes:
+    """Return an index as it is written by a Python whose paths are pickled from module `paths`."""
+    metadata = pickle.loads(index.read_bytes())
+    # Protocol 2 names a class in plain text, at any length.
+    written, name = pickle.dumps(metadata, protocol=2), b"c%b\nPosixPath\n"
+    here = name % type(index).__module__.encode()
+    assert written.count(here) == 1
+    return written.replace(here, name % paths.encode())
+
+
+@pytest.mark.parametrize("paths", ["pathlib", "pathlib._local", "pathlib._moved_again"])
+def test_an_index_is_read_whatever_python_wrote_it(tmp_path: Path, paths: str) -> None:
+    """3.11, 3.12 and 3.14 pickle a path from pathlib, 3.13 from pathlib._local."""
+    run, other = Run(), Run(seed=1)
+    run.steps(2)
+    run.save(tmp_path, 2, "dump")
+    index = tmp_path / "0000000002" / ".metadata"
+    index.write_bytes(index_of_another_python(index, paths))
+    checkpoint.load(tmp_path, 2, other.model, other.optimizer)
+    assert other.steps(3) == run.steps(3)
+
+
+@pytest.mark.parametrize(
+    "named", ["pathlib\nos.mkdir", "pathlib._local\nos", "pathlib_\nPosixPath", "torch\nload"]
+)
+def test_an_index_names_nothing_but_its_parts(tmp_path: Path, named: str) -> None:
+    run = Run()
+    run.save(tmp_path, 1, "dump")
+    (tmp_path / "0000000001" / ".metadata").write_bytes(f"c{named}\n.".encode())
+    with pytest.raises(CheckpointError, match="which is not a part of one"):
+        checkpoint.load(tmp_path, 1, run.model, run.optimizer)
+
+
 class Attack:
     """What makes a folder when it is unpickled."""
 
