@@ -7,7 +7,7 @@ from study.workflow import load_config
 
 hand_on_stop_requests()
 
-STUDY = load_config(config, workflow.configfiles)
+STUDY = load_config(workflow.configfiles, workflow.config_settings.config_args)
 GRID = Grid(STUDY)
 
 

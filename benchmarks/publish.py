@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from study.config import Study, load_study_file  # noqa: E402
 from study.grid import Grid  # noqa: E402
 from study.logs import RunSummary, read_runs  # noqa: E402
-from trainer.settings import ConfigError  # noqa: E402
+from trainer.problems import ConfigError  # noqa: E402
 
 TABLES = (
     "study.yaml",

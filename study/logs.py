@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from study.grid import Cell, Grid
-from trainer.settings import ConfigError, Settings, validate
+from trainer.problems import ConfigError
+from trainer.settings import Settings, validate
 
 Status = Literal["running", "completed", "preempted", "failed"]
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import yaml
 from torch import Tensor
 
 from trainer.config import ConfigError, RunConfig, merge, validate
 from trainer.parallel import World
 from trainer.step import compute_step
 from trainer.trial import Trial, open_trial, prepare, run_command
+from trainer.yaml_files import dump_yaml
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -181,7 +181,7 @@ class Clock:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return the exit code."""
-    return run_command(arguments, lambda config: yaml.safe_dump(tune(config), sort_keys=False))
+    return run_command(arguments, lambda config: dump_yaml(tune(config)))
 
 
 def tune(config: RunConfig) -> dict[str, Any]:

@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import torch
-import yaml
 
 from trainer import host
 from trainer.config import RunConfig
 from trainer.parallel import World
+from trainer.yaml_files import dump_yaml
 
 PAYS_S = 300.0
 """Seconds of eager training still to come from which on `auto` compiles: twice what made up for the
@@ -60,7 +60,7 @@ class CompileLater:
             )
         assert self._process.stdin is not None
         with self._process.stdin as pipe:
-            pipe.write(yaml.safe_dump(self._config.model_dump(mode="json")))
+            pipe.write(dump_yaml(self._config.model_dump(mode="json")))
 
     def is_ready(self) -> bool:
         """Say whether compiled code is there; a process that failed is told of, once."""
