@@ -7,7 +7,7 @@ from study.workflow import finished_runs, load_config, mirror_disk
 
 hand_on_stop_requests()
 
-STUDY = load_config(config, workflow.configfiles)
+STUDY = load_config(workflow.configfiles, workflow.config_settings.config_args)
 GRID = Grid(STUDY)
 
 if workflow.is_main_process:

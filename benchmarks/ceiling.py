@@ -20,16 +20,10 @@ from tabulate import tabulate  # noqa: E402
 
 from study.ceiling import Ceiling, step_ceiling  # noqa: E402
 from study.config import ClusterConfig, RatesConfig  # noqa: E402
-from trainer.config import BYTE_VOCABULARY, ModelConfig  # noqa: E402
+from trainer.config import BYTE_VOCABULARY, ConfigError, ModelConfig  # noqa: E402
 from trainer.flops import count_parameters  # noqa: E402
-from trainer.settings import (  # noqa: E402
-    ConfigError,
-    SettingsT,
-    load_yaml,
-    parse_yaml,
-    suggest,
-    validate,
-)
+from trainer.settings import SettingsT, suggest, validate  # noqa: E402
+from trainer.yaml_files import load_yaml, parse_yaml  # noqa: E402
 
 PARTS = ("matmul", "attention", "pointwise", "loss", "optimizer")
 HEADINGS = ["Cluster", "GPU", "Model", "Params (M)", "Step (ms)", "Tokens/s"]

@@ -23,8 +23,8 @@ sys.path.insert(0, str(ROOT))
 from study.config import Study, load_study_file  # noqa: E402
 from study.grid import Grid  # noqa: E402
 from study.logs import read_runs  # noqa: E402
+from trainer.problems import ConfigError  # noqa: E402
 from trainer.records import RunSummary  # noqa: E402
-from trainer.settings import ConfigError  # noqa: E402
 
 TABLES = (
     "study.yaml",

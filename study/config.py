@@ -5,10 +5,9 @@ of all three files together. `Study` is complete by itself: written out with `to
 it expands to the same grid anywhere.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -21,8 +20,11 @@ from pydantic import (
 )
 
 from study.horizon import check_horizon
-from trainer.config import ConfigError, Device, ModelConfig, Settings, load_yaml
-from trainer.settings import describe_problem
+from trainer.config import Device, ModelConfig, Settings
+from trainer.layers import Layer, Merged
+from trainer.problems import ConfigError, Problem, combine
+from trainer.settings import IsNumber, problems_of
+from trainer.yaml_files import dump_yaml, load_document
 
 CORPORA = ("python_stdlib", "fineweb_edu_10bt_shuffled")
 """Sources that the workflow can make (the first) or download (the second) by itself."""
@@ -44,8 +46,9 @@ def _as_names(value: Any) -> Any:
 
 
 Names = Annotated[list[Name], BeforeValidator(_as_names), Field(min_length=1)]
-GpuCounts = Annotated[list[PositiveInt], BeforeValidator(_as_list), Field(min_length=1)]
-Seeds = Annotated[list[int], BeforeValidator(_as_list), Field(min_length=1)]
+GpuCount = Annotated[PositiveInt, IsNumber]
+GpuCounts = Annotated[list[GpuCount], BeforeValidator(_as_list), Field(min_length=1)]
+Seeds = Annotated[list[Annotated[int, IsNumber]], BeforeValidator(_as_list), Field(min_length=1)]
 
 
 class SlurmConfig(Settings):
@@ -245,36 +248,31 @@ class Study(Settings):
 
     def to_yaml(self) -> str:
         """The study with its ladder and clusters written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return dump_yaml(self.model_dump(mode="json"))
 
 
-TABLES: dict[str, tuple[str, type[Settings]]] = {
-    "models": ("config/models.yaml", ModelConfig),
-    "clusters": ("config/clusters.yaml", ClusterConfig),
-}
-"""Keys that may name a file: the default file, and what each of its entries is."""
+TABLES = {"models": "config/models.yaml", "clusters": "config/clusters.yaml"}
+"""Keys that may name a file -> the file if they are left out."""
 
 
-def load_study(config: Mapping[str, Any], source: str = DEFAULT_FILE) -> Study:
-    """Return the study in `config`, the content of the file `source`.
+def load_study(config: Mapping[str, Any] | Merged, source: str = DEFAULT_FILE) -> Study:
+    """Return the study in `config`, which is all of the file `source` or merged from several.
 
     `models` and `clusters` may be mappings or paths of files that hold them. Raises ConfigError.
     """
     from study.grid import find_problems  # the grid's checks need a study to look at
 
-    data, errors, known = dict(config), [], {}
-    for key, (default, cls) in TABLES.items():
-        table = data.get(key, default)
-        if isinstance(table, str):
-            data[key], known[key], problems = _load_table(table, cls)
-            errors += [ConfigError(table, problems)] if problems else []
-        else:
-            known[key] = list(table) if isinstance(table, Mapping) else []
-    problems, study = _validate(data)
+    settings = config if isinstance(config, Merged) else Merged([Layer(config, source=source)])
+    settings, unreadable = _lay_tables(settings)
+    problems, study = _validate({**settings.values, **{key: {} for key in unreadable}})
     if study is not None:
-        problems += find_problems(study, known)
+        readable = [key for key in TABLES if key not in unreadable]
+        problems += find_problems(study, {key: list(settings.values[key]) for key in readable})
+    errors = list(unreadable.values())
     if problems:
-        errors.insert(0, ConfigError(source, problems))
+        traced = dict.fromkeys(settings.trace(problem) for problem in problems)
+        by_file = sorted(traced, key=lambda problem: settings.sources.index(problem.source))
+        errors.insert(0, ConfigError(source, by_file))
     if errors or study is None:
         raise combine(errors)
     return study
@@ -282,56 +280,40 @@ def load_study(config: Mapping[str, Any], source: str = DEFAULT_FILE) -> Study:
 
 def load_study_file(path: str) -> Study:
     """Return the study in a file. Raises ConfigError."""
-    return load_study(load_yaml(path), path)
+    return load_study(Merged([Layer.of(load_document(path))]), path)
 
 
-def combine(errors: Sequence[ConfigError]) -> ConfigError:
-    """Return one error that says what all of `errors` say."""
-    if len(errors) == 1:
-        return errors[0]
-    combined = ConfigError(errors[0].source, [line for error in errors for line in error.problems])
-    combined.args = ("\n".join(str(error) for error in errors),)
-    return combined
+def _lay_tables(settings: Merged) -> tuple[Merged, dict[str, ConfigError]]:
+    """Return settings with the files merged in that `TABLES` keys name, and the errors of those
+    that cannot be read."""
+    unreadable = {}
+    for key, default in TABLES.items():
+        path = settings.values.get(key, default)
+        if isinstance(path, str):
+            try:
+                settings = settings.over(Layer.of(load_document(path), at=(key,)))
+            except ConfigError as error:
+                unreadable[key] = error
+    return settings, unreadable
 
 
-def _load_table(path: str, cls: type[Settings]) -> tuple[dict[str, Any], list[str], list[str]]:
-    """Return the sound entries of a file of named settings, all its names, and its problems."""
-    try:
-        table = load_yaml(path)
-    except ConfigError as error:
-        return {}, [], list(error.problems)
-    sound, problems = {}, []
-    for name, entry in table.items():
-        try:
-            sound[name] = cls.model_validate(entry)
-        except ValidationError as error:
-            for item in error.errors():
-                line = describe_problem(cls, item)
-                problems.append(
-                    f"{name}{'.' if item['loc'] else ': '}{line.removeprefix('file: ')}"
-                )
-    return sound, list(table), problems
+def _validate(values: dict[str, Any]) -> tuple[list[Problem], Study | None]:
+    """Return the problems with single keys, and the study without the entries that have any.
 
-
-def _validate(data: dict[str, Any]) -> tuple[list[str], Study | None]:
-    """Return the problems of the keys, and the study that is left without the entries they are in.
-
-    So the problems of the grid are reported together with those of the keys.
+    So the problems of the grid can be reported together with them.
     """
     try:
-        return [], Study.model_validate(data)
+        return [], Study.model_validate(values)
     except ValidationError as error:
-        items = error.errors()
-    problems = [describe_problem(Study, item) for item in items]
-    locs = [item["loc"] for item in items]
-    if any(loc[0] == "grid" for loc in locs):
+        problems = problems_of(Study, values, error)
+    paths = [problem.path for problem in problems]
+    if any(path[0] == "grid" for path in paths):
         return problems, None  # entries are named by their index, which would shift
-    rest = {key: value for key, value in data.items() if (key,) not in locs}
-    for key, name in {(str(loc[0]), loc[1]) for loc in locs if len(loc) > 1}:
-        if isinstance(rest[key], Mapping):
-            rest[key] = {other: item for other, item in rest[key].items() if other != name}
-        else:
+    rest = {key: value for key, value in values.items() if (key,) not in paths}
+    for key, name in {(str(path[0]), path[1]) for path in paths if len(path) > 1}:
+        if not isinstance(rest[key], Mapping):
             return problems, None
+        rest[key] = {other: item for other, item in rest[key].items() if other != name}
     try:
         return problems, Study.model_validate(rest)
     except ValidationError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from study.config import CORPORA
-from trainer.settings import ConfigError
+from trainer.problems import ConfigError
 
 PYTHON_STDLIB, FINEWEB_EDU = CORPORA
 

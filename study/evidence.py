@@ -11,6 +11,7 @@ from study.foreign_logs import READERS, percentiles
 from study.grid import Cell, Grid, build_cell
 from study.measurement import Measurement, read_measurements
 from trainer.config import ConfigError, load_yaml, merge, nest, validate
+from trainer.problems import Problem
 
 SETTINGS = {
     "batch_size_per_gpu": "data.batch_size",
@@ -31,13 +32,12 @@ def read_evidence(study: Study) -> list[Measurement]:
     """Return what a study names as evidence. Raises ConfigError where a file is malformed."""
     measurements: list[Measurement] = []
     for index, entry in enumerate(study.evidence):
-        where = f"evidence[{index}]"
         if entry.format == "throughput":
             measurements += _of_study(entry)
         elif entry.format == "csv":
             measurements += _of_csv(study, entry)
         else:
-            measurements.append(_of_log(study, entry, where))
+            measurements.append(_of_log(study, entry, index))
     return measurements
 
 
@@ -67,7 +67,7 @@ def _of_csv(study: Study, entry: Evidence) -> Iterator[Measurement]:
         try:
             yield _of_row(study, entry, row)
         except ConfigError as error:
-            problems = [f"line {number}: {problem}" for problem in error.problems]
+            problems = [replace(problem, line=number) for problem in error.problems]
             raise ConfigError(entry.file, problems) from None
 
 
@@ -78,7 +78,7 @@ def _of_row(study: Study, entry: Evidence, row: Mapping[str, Any]) -> Measuremen
             changes = merge(changes, nest(key, int(_number(row, column))))
     for name in ("cluster", "model", "gpus"):
         if not row.get(name):
-            raise ConfigError(entry.file, [f"{name}: empty; expected a value"])
+            raise ConfigError(entry.file, [Problem((name,), "empty; expected a value")])
     cell = build_cell(
         study,
         entry.file,
@@ -105,7 +105,8 @@ def _step_s(cell: Cell, row: Mapping[str, Any]) -> float:
     given = [name for name in SPEEDS if row.get(name)]
     if len(given) != 1:
         found = " and ".join(given) or "none"
-        raise ConfigError("csv", [f"speed: found {found}; expected one of {', '.join(SPEEDS)}"])
+        problem = Problem(("speed",), f"found {found}; expected one of {', '.join(SPEEDS)}")
+        raise ConfigError("csv", [problem])
     value = _number(row, given[0])
     if given[0] == "step_ms":
         return value / 1e3
@@ -118,7 +119,8 @@ def _number(row: Mapping[str, Any], name: str) -> float:
     except (TypeError, ValueError):
         value = 0.0
     if not 0 < value < float("inf"):
-        raise ConfigError("csv", [f"{name}: '{row[name]}'; expected a number above 0"])
+        problem = Problem((name,), f"'{row[name]}'; expected a number above 0")
+        raise ConfigError("csv", [problem])
     return value
 
 
@@ -126,15 +128,16 @@ def _optional(row: Mapping[str, Any], name: str) -> float | None:
     return _number(row, name) if row.get(name) else None
 
 
-def _of_log(study: Study, entry: Evidence, where: str) -> Measurement:
+def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
     missing = [name for name in ("cluster", "model", "gpus") if getattr(entry, name) is None]
     if missing:
-        problem = f"{where}.{missing[0]}: missing; a log of one run needs cluster, model and gpus"
+        message = "missing; a log of one run needs cluster, model and gpus"
+        problem = Problem(("evidence", index, missing[0]), message)
         raise ConfigError(f"study {study.study}", [problem])
     assert entry.cluster and entry.model and entry.gpus
     cell = build_cell(
         study,
-        where,
+        f"evidence[{index}]",
         cluster=entry.cluster,
         model=entry.model,
         gpus=entry.gpus,
@@ -143,8 +146,8 @@ def _of_log(study: Study, entry: Evidence, where: str) -> Measurement:
     )
     steps = READERS[entry.format](Path(entry.file), cell)
     if not steps:
-        problem = f"no speed of a steady step; expected a log of {entry.format} with two or more"
-        raise ConfigError(entry.file, [problem])
+        message = f"no speed of a steady step; expected a log of {entry.format} with two or more"
+        raise ConfigError(entry.file, [message])
     return Measurement(
         cell=cell,
         source=entry.by or Path(entry.file).stem,

@@ -11,8 +11,10 @@ from typing import Any
 from study.config import CORPORA, ClusterConfig, GridEntry, Study
 from study.launch import refusal
 from trainer.choices import is_compiled
-from trainer.config import ConfigError, RunConfig, merge, suggest, validate
+from trainer.config import ConfigError, RunConfig, suggest, validate
 from trainer.flops import count_parameters
+from trainer.layers import Layer, Merged
+from trainer.problems import KeyPath, Problem, RuleError, format_path
 
 AXES = ("cluster", "model", "gpus", "variant", "seed")
 """The axes of a grid, in the order in which they are varied."""
@@ -96,7 +98,9 @@ class Grid(Sequence[Cell]):
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self._cells = [_build_cell(study, point) for point in _points(study)]
+        self._cells = [
+            _build_cell(study, point, format_path(point.where)) for point in _points(study)
+        ]
         self._by_labels = {tuple(str(v) for v in cell.labels.values()): cell for cell in self}
 
     def __len__(self) -> int:
@@ -146,30 +150,33 @@ class Grid(Sequence[Cell]):
         return " ".join(options)
 
 
-def find_problems(study: Study, known: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return what is wrong with the grid of a study whose keys are sound, a line for each problem.
+def find_problems(study: Study, known: Mapping[str, Sequence[str]]) -> list[Problem]:
+    """Return what is wrong with the grid of a study whose keys are sound.
 
-    `known` holds the names that stand in the models and clusters files, sound or not.
+    `known` holds the names in the models and clusters files, sound or not; a file that cannot be
+    read is not in it.
     """
     problems = [
-        f"run.{key}: not to be set here; {reason}"
+        Problem(("run", key), f"not to be set here; {reason}")
         for key, reason in MANAGED.items()
         if key in study.run
     ]
     if "base" in study.variants:
-        problems.append("variants.base: the name is taken; 'base' is the run without overrides")
+        taken = "the name is taken; 'base' is the run without overrides"
+        problems.append(Problem(("variants", "base"), taken))
     for variant, overrides in study.variants.items():
-        if _holds(overrides, ("data", "root_dir")):
-            problems.append(
-                f"variants.{variant}.data.root_dir: all runs of a study share one folder"
-            )
+        data = overrides.get("data")
+        if isinstance(data, Mapping) and "root_dir" in data:
+            path = ("variants", variant, "data", "root_dir")
+            problems.append(Problem(path, "all runs of a study share one folder"))
     for corpus in study.corpora:
         if corpus not in CORPORA:
-            problems.append(f"corpora: unknown corpus '{corpus}'; {suggest(corpus, CORPORA)}")
+            message = f"unknown corpus '{corpus}'; {suggest(corpus, CORPORA)}"
+            problems.append(Problem(("corpora",), message))
     names = {**known, "variants": ["base", *study.variants]}
     for index, entry in enumerate(study.grid):
-        problems += _unknown_names(f"grid[{index}]", entry, names)
-    seen: dict[tuple[Any, ...], str] = {}
+        problems += _unknown_names(("grid", index), entry, names)
+    seen: dict[tuple[Any, ...], KeyPath] = {}
     for point in _points(study):
         problems += _problems_of_point(study, point, seen)
     return list(dict.fromkeys(problems))
@@ -179,7 +186,7 @@ def find_problems(study: Study, known: Mapping[str, Sequence[str]]) -> list[str]
 class _Point:
     """One combination of an entry's axes, before it is known to make sense."""
 
-    where: str
+    where: KeyPath
     entry: GridEntry
     cluster: str
     model: str
@@ -195,27 +202,30 @@ class _Point:
 def _points(study: Study) -> Iterator[_Point]:
     for index, entry in enumerate(study.grid):
         for values in itertools.product(*(getattr(entry, axis) for axis in AXES)):
-            yield _Point(f"grid[{index}]", entry, *values)
+            yield _Point(("grid", index), entry, *values)
 
 
 def _unknown_names(
-    where: str, entry: GridEntry, known: Mapping[str, Sequence[str]]
-) -> Iterator[str]:
+    where: KeyPath, entry: GridEntry, known: Mapping[str, Sequence[str]]
+) -> Iterator[Problem]:
     axes = (("cluster", "clusters"), ("model", "models"), ("variant", "variants"))
     for axis, table in axes:
         for name in getattr(entry, axis):
-            if name not in known[table]:
-                yield f"{where}.{axis}: unknown {axis} '{name}'; {suggest(name, known[table])}"
+            if table in known and name not in known[table]:
+                message = f"unknown {axis} '{name}'; {suggest(name, known[table])}"
+                yield Problem((*where, axis), message)
 
 
-def _problems_of_point(study: Study, point: _Point, seen: dict[tuple[Any, ...], str]) -> list[str]:
+def _problems_of_point(
+    study: Study, point: _Point, seen: dict[tuple[Any, ...], KeyPath]
+) -> list[Problem]:
     labels = tuple(point.labels.values())
     if labels in seen:
-        name = "/".join(map(str, labels))
-        return [
-            f"{point.where}: the cell {name} stands in {seen[labels]} already; "
-            "drop it, or give it a variant of its own"
-        ]
+        name, first = "/".join(map(str, labels)), format_path(seen[labels])
+        message = (
+            f"the cell {name} stands in {first} already; drop it, or give it a variant of its own"
+        )
+        return [Problem(point.where, message)]
     seen[labels] = point.where
     if point.cluster not in study.clusters or point.model not in study.models:
         return []
@@ -223,13 +233,14 @@ def _problems_of_point(study: Study, point: _Point, seen: dict[tuple[Any, ...], 
         return []
     refused = refusal(point.cluster, study.clusters[point.cluster], point.gpus)
     if refused:
-        return [f"{point.where}.gpus: {refused}"]
+        return [Problem((*point.where, "gpus"), refused)]
     try:
-        cell = _build_cell(study, point)
-        cell.run.check_processes(cell.gpus)
+        settings = _merge_settings(study, point)
+        run = validate(RunConfig, settings, format_path(point.where))
     except ConfigError as error:
-        return [_attribute(study, point, line) for line in error.problems]
-    return _missing_data(study, cell)
+        return list(error.problems)
+    found = [*run.find_problems(point.gpus), *_missing_data(study, run)]
+    return [settings.trace(problem) for problem in found]
 
 
 def build_cell(
@@ -252,95 +263,95 @@ def build_cell(
         "models": list(study.models),
         "variants": ["base", *study.variants],
     }
-    problems = [line.partition(".")[2] for line in _unknown_names("_", entry, names)]
+    problems = list(_unknown_names((), entry, names))
     if problems:
         raise ConfigError(where, problems)
-    point = _Point(where, entry, cluster, model, gpus, variant, seed=entry.seed[0])
-    cell = _build_cell(study, point, changes)
+    point = _Point((), entry, cluster, model, gpus, variant, seed=entry.seed[0])
+    cell = _build_cell(study, point, where, changes)
     try:
         cell.run.distributed.data_parallel(gpus)  # what others measured need not run here
-    except ValueError as error:
-        raise ConfigError(where, [str(error)]) from None
+    except RuleError as error:
+        raise ConfigError(where, [error.problem()]) from None
     return cell
 
 
-def _build_cell(study: Study, point: _Point, changes: Mapping[str, Any] | None = None) -> Cell:
-    """Return the cell at a point; raise ConfigError if its run config is not sound."""
-    folder = f"{study.folder}/{RUN_FOLDER.format(**point.labels)}"
-    values = merge(
-        {
-            "data": {"shards_dir": f"{study.results_dir}/shards"},
-            "distributed": {
-                "compile_cache": f"{study.results_dir}/compile_cache",
-                "threads": study.clusters[point.cluster].cpus_per_gpu,
-            },
-        },
-        study.run,
-        {
-            "device": study.clusters[point.cluster].device,
-            "gpu_name": _gpu_name(study.clusters[point.cluster]),
-            "dump_dir": folder,
-            "name": folder.removeprefix(f"{study.results_dir}/"),
-            "seed": point.seed,
-            "model": study.models[point.model].model_dump(),
-        },
-        study.variants.get(point.variant, {}),
-    )
-    values = merge(values, changes or {})
-    if point.entry.global_batch_size is not None:
-        values = merge(values, _split_batch(point, values))
-    run = validate(RunConfig, values, point.where)
+def _build_cell(
+    study: Study, point: _Point, source: str, changes: Mapping[str, Any] | None = None
+) -> Cell:
+    """Return the cell at a point; raise ConfigError, of `source`, if its settings are not sound."""
+    settings = _merge_settings(study, point, changes)
+    run = validate(RunConfig, settings, source)
     place = study.clusters[point.cluster]
     return Cell(**point.labels, measure=point.entry.measure, place=place, run=run)
 
 
-def _gpu_name(cluster: ClusterConfig) -> str | None:
-    """Return the words that a run's GPU must have in its name."""
-    return cluster.gpu_name if cluster.device == "cuda" else None
+def _merge_settings(
+    study: Study, point: _Point, changes: Mapping[str, Any] | None = None
+) -> Merged:
+    """Return the settings of the run at a point, with the key in the study that each came from.
+
+    Raises ConfigError where the global batch cannot be split.
+    """
+    folder = f"{study.folder}/{RUN_FOLDER.format(**point.labels)}"
+    cluster = study.clusters[point.cluster]
+    cell = {
+        "device": cluster.device,
+        "gpu_name": cluster.gpu_name if cluster.device == "cuda" else None,
+        "dump_dir": folder,
+        "name": folder.removeprefix(f"{study.results_dir}/"),
+        "seed": point.seed,
+    }
+    shared = {
+        "data": {"shards_dir": f"{study.results_dir}/shards"},
+        "distributed": {
+            "compile_cache": f"{study.results_dir}/compile_cache",
+            "threads": cluster.cpus_per_gpu,
+        },
+    }
+    shape = study.models[point.model].model_dump(exclude_unset=True)
+    run = {key: value for key, value in study.run.items() if key not in MANAGED}
+    variant = study.variants.get(point.variant, {})
+    # If keys contradict each other, the one from the latest layer is blamed.
+    layers = [
+        Layer(shared, prefix=("run",)),
+        Layer(shape, at=("model",), prefix=("models", point.model)),
+        Layer(run, prefix=("run",)),
+        Layer(cell, prefix=point.where),
+        Layer(variant, prefix=("variants", point.variant)),
+        Layer(changes or {}),
+    ]
+    settings = Merged(layers)
+    if point.entry.global_batch_size is None:
+        return settings
+    key = (*point.where, "global_batch_size")
+    return settings.over(Layer(_split_batch(point, settings, key), prefix=key, derived=True))
 
 
-def _split_batch(point: _Point, values: Mapping[str, Any]) -> dict[str, Any]:
+def _split_batch(point: _Point, settings: Merged, key: KeyPath) -> dict[str, Any]:
     """Return batch and accumulation that make the entry's global batch on the point's GPUs."""
     total = point.entry.global_batch_size
     assert total is not None
     if total % point.gpus:
-        problem = f"global_batch_size: {total} sequences cannot be split over {point.gpus} GPUs"
-        raise ConfigError(point.where, [problem])
+        message = f"{total} sequences cannot be split over {point.gpus} GPUs"
+        raise ConfigError(format_path(point.where), [Problem(key, message)])
     share = total // point.gpus
-    largest = values.get("data", {}).get("batch_size", share)
+    data = settings.values["data"]
+    largest: Any = data.get("batch_size", share) if isinstance(data, Mapping) else None
+    if type(largest) not in (int, float) or largest < 1:
+        return {}  # the run's settings are not sound
     fits = [n for n in range(1, share + 1) if share % n == 0 and n <= largest]
     return {"data": {"batch_size": fits[-1]}, "grad_acc_steps": share // fits[-1]}
 
 
-def _attribute(study: Study, point: _Point, line: str) -> str:
-    """Return a problem of a cell's run config under the key of the study file that brought it."""
-    path, _, message = line.partition(": ")
-    if path == "global_batch_size":
-        return f"{point.where}.{line}"
-    keys = path.split(".")
-    if _holds(study.variants.get(point.variant, {}), keys):
-        return f"variants.{point.variant}.{line}"
-    if keys[0] == "model":
-        return f"models.{point.model}{line.removeprefix('model')}"
-    if message:
-        return f"run.{line}"
-    return f"run: {line}"
-
-
-def _holds(mapping: Any, keys: Sequence[str]) -> bool:
-    for key in keys:
-        if not isinstance(mapping, Mapping) or key not in mapping:
-            return False
-        mapping = mapping[key]
-    return True
-
-
-def _missing_data(study: Study, cell: Cell) -> list[str]:
+def _missing_data(study: Study, run: RunConfig) -> list[Problem]:
     """Name the data folders that neither exist nor are made by the workflow."""
-    root = cell.run.data.root_dir
+    root = run.data.root_dir
     return [
-        f"run.data.sources.{source}: the folder {root}/{source} does not exist; expected "
-        f"*.chunk.*.jsonl files there, or '{source}' among corpora"
-        for source in cell.run.data.sources
+        Problem(
+            ("data", "sources", source),
+            f"the folder {root}/{source} does not exist; expected *.chunk.*.jsonl files there, or "
+            f"'{source}' among corpora",
+        )
+        for source in run.data.sources
         if source not in study.corpora and not Path(root, source).is_dir()
     ]

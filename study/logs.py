@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from study.grid import Cell, Grid
+from trainer.problems import ConfigError
 from trainer.records import (
     EVALUATIONS,
     FAILURE,
@@ -22,7 +23,7 @@ from trainer.records import (
     Record,
     RunSummary,
 )
-from trainer.settings import ConfigError, validate
+from trainer.settings import validate
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from study.launch import (
 )
 from study.logs import is_up_to_date
 from study.warm_up import FOLDER, folder_of, warm_up_run
-from trainer.config import ConfigError, load_yaml, merge
 from trainer.files import write_atomically
+from trainer.layers import Layer, Merged, merge
+from trainer.problems import ConfigError, combine
 from trainer.records import SUMMARY
 from trainer.text_files import list_text_files
+from trainer.yaml_files import load_document, parse_assignment
 
 CODE = sorted(
     str(path) for pattern in ("*.py", "templates/*") for path in Path("study").glob(pattern)
@@ -42,16 +44,17 @@ UNSET = {"mem_mb": 0, "runtime": 0}
 """Snakemake drops a resource that is None, but of these two it insists on a number."""
 
 
-def load_config(config: Mapping[str, Any], configfiles: Sequence[Any]) -> Study:
-    """Return the study of Snakemake's config; the default study where no file was given.
+def load_config(configfiles: Sequence[Path], assignments: Sequence[str]) -> Study:
+    """Return the study of Snakemake's --configfile and --config; without files, the default study.
 
-    A mistake ends the program with its description and exit code 1.
+    Snakemake has parsed both already, but as YAML 1.1, with duplicate keys and without line
+    numbers; so they are read again. A mistake ends the program with a message and exit code 1.
     """
     try:
-        if configfiles:
-            return load_study(config, ", ".join(str(path) for path in configfiles))
-        # Not by Snakemake's `configfile:`: its complaint about bad YAML names no file and no line.
-        return load_study(merge(load_yaml(DEFAULT_FILE), config), DEFAULT_FILE)
+        layers = _read_layers([_shorten(path) for path in configfiles] or [DEFAULT_FILE])
+        given = merge({}, *({key: value} for key, value in map(parse_assignment, assignments)))
+        layers.append(Layer(given, source="command line"))
+        return load_study(Merged(layers), str(layers[0].source))
     except ConfigError as error:
         sys.exit(str(error))
 
@@ -74,6 +77,23 @@ def mirror_disk(grid: Grid) -> None:
     study = Path(grid.study.folder, "study.yaml")
     if study.exists() and study.read_text(encoding="utf-8") != grid.study.to_yaml():
         write_atomically(study, grid.study.to_yaml())
+
+
+def _read_layers(files: Sequence[str]) -> list[Layer]:
+    layers, errors = [], []
+    for file in files:
+        try:
+            layers.append(Layer.of(load_document(file)))
+        except ConfigError as error:
+            errors.append(error)
+    if errors:
+        raise combine(errors)
+    return layers
+
+
+def _shorten(path: Path) -> str:
+    """Return a path as the user probably wrote it: Snakemake makes it absolute."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def finished_runs(grid: Grid) -> list[str]:

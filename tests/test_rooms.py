@@ -12,17 +12,16 @@ ROOT = Path(__file__).parents[1]
 STUDY_MAY_IMPORT = {
     f"trainer.{name}"
     for name in (
-        *("choices", "config", "files", "flops", "optimizers", "records", "settings"),
-        "text_files",
+        *("choices", "config", "files", "flops", "layers", "optimizers", "problems", "records"),
+        *("settings", "text_files", "yaml_files"),
     )
 }
 """What of the trainer needs no torch, and the study may know."""
 
-TORCH_FREE = ["choices", "config", "data", "documents", "files", "flops", "packing", "pieces"]
-TORCH_FREE += ["learning_rate", "optimizers", "records", "settings", "shards", "startup"]
-TORCH_FREE += ["shard_folder", "text_files", "tokenizer", "tokenizer_files", "vocabulary"]
-TORCH_FREE += ["context"]
-TORCH_FREE += ["machine_load"]
+TORCH_FREE = ["choices", "config", "context", "data", "documents", "files", "flops", "kinds"]
+TORCH_FREE += ["layers", "learning_rate", "machine_load", "optimizers", "packing", "pieces"]
+TORCH_FREE += ["problems", "records", "settings", "shards", "shard_folder", "startup", "text_files"]
+TORCH_FREE += ["tokenizer", "tokenizer_files", "vocabulary", "yaml_files"]
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -61,7 +60,7 @@ def test_the_study_knows_little_of_the_trainer(path: Path) -> None:
 def test_planning_loads_neither_torch_nor_matplotlib_nor_pandas() -> None:
     program = (
         "import sys; from study.workflow import load_config, Grid, CODE; "
-        "Grid(load_config({}, [])); "
+        "Grid(load_config([], [])); "
         "print([m for m in ('torch', 'matplotlib', 'pandas', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run(

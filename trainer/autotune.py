@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-import yaml
 from torch import Tensor
 
 from trainer.choices import Choices
@@ -23,6 +22,7 @@ from trainer.learner import Learner, build_learner
 from trainer.step import compute_step
 from trainer.tools import run_command, set_up_alone
 from trainer.world import World
+from trainer.yaml_files import dump_yaml
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -187,7 +187,7 @@ class Clock:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return the exit code."""
-    return run_command(arguments, lambda config: yaml.safe_dump(tune(config), sort_keys=False))
+    return run_command(arguments, lambda config: dump_yaml(tune(config)))
 
 
 def tune(config: RunConfig) -> dict[str, Any]:

@@ -8,19 +8,18 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from trainer.settings import (
-    ConfigError,
-    Settings,
+from trainer.layers import Layer, Merged, merge, nest
+from trainer.problems import ConfigError, Problem, RuleError
+from trainer.settings import IsNumber, Settings, suggest, validate
+from trainer.yaml_files import (
+    Document,
+    dump_yaml,
+    load_document,
     load_yaml,
-    merge,
-    nest,
+    parse_assignment,
     parse_yaml,
-    refuse_bool,
-    suggest,
-    validate,
 )
 
 BYTE_VOCABULARY = 258  # 256 bytes, BOS 256, EOS 257
@@ -35,7 +34,7 @@ Device = Literal["cuda", "cpu"]
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
-Weight = Annotated[PositiveFloat, BeforeValidator(refuse_bool)]
+Weight = Annotated[PositiveFloat, IsNumber]
 Text = Annotated[str, Field(min_length=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 
@@ -94,10 +93,9 @@ class ModelConfig(Settings):
             if other in values or not _are_positive_integers(dim, count):
                 continue
             if dim % count:
-                raise ValueError(
-                    f"{given} = {count} does not divide dim = {dim}; "
-                    f"try {_nearest_divisor(dim, count)}"
-                )
+                message = f"= {count} does not divide dim = {dim}"
+                hint = f"try {_nearest_divisor(dim, count)}"
+                raise RuleError([given, "dim"], f"{message}; {hint}")
             values[other] = dim // count
         if "n_heads" not in values and "head_dim" not in values:
             values["head_dim"] = 2  # that n_heads is missing is complaint enough
@@ -106,12 +104,12 @@ class ModelConfig(Settings):
     @model_validator(mode="after")
     def _heads_fit(self) -> "ModelConfig":
         if self.head_dim % 2:
-            raise ValueError(f"head_dim = {self.head_dim} is odd; rotary embedding needs pairs")
+            message = f"= {self.head_dim} is odd; rotary embedding needs pairs"
+            raise RuleError(["head_dim", "n_heads", "dim"], message)
         if self.n_heads % self.kv_heads:
-            raise ValueError(
-                f"n_kv_heads = {self.kv_heads} does not divide n_heads = {self.n_heads}; "
-                f"try {_nearest_divisor(self.n_heads, self.kv_heads)}"
-            )
+            message = f"= {self.kv_heads} does not divide n_heads = {self.n_heads}"
+            hint = f"try {_nearest_divisor(self.n_heads, self.kv_heads)}"
+            raise RuleError(["n_kv_heads", "n_heads"], f"{message}; {hint}")
         return self
 
     @property
@@ -172,14 +170,15 @@ class OptimConfig(Settings):
     @model_validator(mode="after")
     def _schedule_is_whole(self) -> "OptimConfig":
         if self.scheduler == "inv_sqrt" and self.warmup == 0:
-            raise ValueError("scheduler: inv_sqrt falls as warmup / step; warmup must be 1 or more")
+            message = "= 0, but scheduler inv_sqrt falls as warmup / step; expected 1 or more"
+            raise RuleError(["warmup", "scheduler"], message)
         if self.scheduler == "wsd" and self.decay_fraction >= self.cycle_length:
-            raise ValueError(
-                f"decay_fraction = {self.decay_fraction} must be less than "
-                f"cycle_length = {self.cycle_length}"
-            )
+            message = f"= {self.decay_fraction} must be less than cycle_length"
+            keys = ["decay_fraction", "cycle_length", "scheduler"]
+            raise RuleError(keys, f"{message} = {self.cycle_length}")
         if self.scheduler == "wsd" and self.lr_min_ratio == 0:
-            raise ValueError("scheduler: wsd divides by lr_min_ratio; it must be more than 0")
+            message = "= 0, but scheduler wsd divides by it; expected more than 0"
+            raise RuleError(["lr_min_ratio", "scheduler"], message)
         return self
 
 
@@ -253,20 +252,21 @@ class DistributedConfig(Settings):
     @model_validator(mode="after")
     def _layout_is_whole(self) -> "DistributedConfig":
         if self.fsdp_type == "no_shard" and (self.dp_shard or 1) > 1:
-            raise ValueError(f"dp_shard = {self.dp_shard} needs fsdp_type: full_shard")
+            message = f"= {self.dp_shard} needs fsdp_type: full_shard"
+            raise RuleError(["dp_shard", "fsdp_type"], message)
         if self.selective_activation_checkpointing and self.activation_checkpointing == "full":
-            raise ValueError(
-                "selective_activation_checkpointing: true contradicts activation_checkpointing: "
-                "full; leave one of them out"
-            )
+            message = "= true contradicts activation_checkpointing: full; leave one of them out"
+            keys = ["selective_activation_checkpointing", "activation_checkpointing"]
+            raise RuleError(keys, message)
         return self
 
     @model_validator(mode="after")
     def _switches_agree(self) -> "DistributedConfig":
         if self.float8_recipe is not None and self.tp_size > 1:
-            raise ValueError("float8_recipe: not offered with tp_size > 1")
+            raise RuleError(["float8_recipe", "tp_size"], "not supported with tp_size > 1")
         if self.tp_size > 1 and self.loss_chunk not in ("auto", 0):
-            raise ValueError(f"loss_chunk = {self.loss_chunk}: not offered with tp_size > 1")
+            message = f"= {self.loss_chunk}: not supported with tp_size > 1"
+            raise RuleError(["loss_chunk", "tp_size"], message)
         return self
 
     @property
@@ -286,12 +286,11 @@ class DistributedConfig(Settings):
     def data_parallel(self, gpus: int) -> tuple[int, int]:
         """Return (copies of the model, processes that share each) on `gpus` processes.
 
-        Raises ValueError where the layout does not fill them.
+        Raises RuleError, relative to the run, if the layout does not fill them.
         """
         if gpus % self.tp_size:
-            raise ValueError(
-                f"distributed.tp_size = {self.tp_size} does not divide {gpus} processes"
-            )
+            message = f"= {self.tp_size} does not divide {gpus} processes"
+            raise RuleError(["distributed.tp_size"], message)
         left = gpus // self.tp_size
         if self.fsdp_type == "no_shard":
             shard = 1
@@ -299,10 +298,11 @@ class DistributedConfig(Settings):
             shard = self.dp_shard or left // (self.dp_replicate or 1)
         copies = self.dp_replicate or left // max(1, shard)
         if copies * shard != left:
-            raise ValueError(
-                f"distributed: {copies} copies x {shard} shards x tp_size {self.tp_size} are not "
-                f"{gpus} processes; leave out dp_replicate, or dp_shard"
+            message = (
+                f"{copies} copies x {shard} shards x tp_size {self.tp_size} are not {gpus} "
+                "processes; leave out dp_replicate, or dp_shard"
             )
+            raise RuleError(["distributed"], message)
         return copies, shard
 
 
@@ -325,7 +325,7 @@ class TokenizerConfig(Settings):
     def _file_is_named(self) -> "TokenizerConfig":
         if (self.path is None) != (self.name == "bytes"):
             wants = "has no file; leave it out" if self.name == "bytes" else "needs its file"
-            raise ValueError(f"path: tokenizer '{self.name}' {wants}")
+            raise RuleError(["path", "name"], f"tokenizer '{self.name}' {wants}")
         return self
 
     @property
@@ -375,7 +375,8 @@ class DataConfig(Settings):
     @model_validator(mode="after")
     def _borders_are_marked(self) -> "DataConfig":
         if self.document_mask and not (self.add_bos or self.add_eos):
-            raise ValueError("document_mask: true needs add_bos or add_eos, which mark the borders")
+            message = "= true needs add_bos or add_eos, which mark the borders"
+            raise RuleError(["document_mask", "add_bos", "add_eos"], message)
         return self
 
 
@@ -539,24 +540,20 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _schedule_fits(self) -> "RunConfig":
         if self.optim.warmup > self.steps:
-            raise ValueError(
-                f"optim.warmup = {self.optim.warmup} is more than steps = {self.steps}"
-            )
+            message = f"= {self.optim.warmup} is more than steps = {self.steps}"
+            raise RuleError(["optim.warmup", "steps"], message)
         return self
 
     @model_validator(mode="after")
     def _attention_is_there(self) -> "RunConfig":
-        wanted = self.distributed.attention
+        wanted, key = self.distributed.attention, "distributed.attention"
         if self.device == "cpu" and wanted not in ATTENTION_ON_CPU:
-            raise ValueError(
-                f"distributed.attention = {wanted}: not on a CPU; "
-                f"expected one of {', '.join(ATTENTION_ON_CPU)}"
-            )
+            expected = f"expected one of {', '.join(ATTENTION_ON_CPU)}"
+            raise RuleError([key, "device"], f"= {wanted}: not on a CPU; {expected}")
         if self.device == "cuda" and self.is_masked and wanted not in ATTENTION_WITH_MASK:
-            raise ValueError(
-                f"distributed.attention = {wanted}: takes no mask; "
-                f"expected one of {', '.join(ATTENTION_WITH_MASK)}"
-            )
+            expected = f"expected one of {', '.join(ATTENTION_WITH_MASK)}"
+            keys = [key, "data.document_mask", "model.sliding_window"]
+            raise RuleError(keys, f"= {wanted}: takes no mask; {expected}")
         return self
 
     @property
@@ -564,26 +561,34 @@ class RunConfig(Settings):
         """Whether attention needs a mask beyond the causal one."""
         return self.data.document_mask or self.model.sliding_window is not None
 
-    def check_processes(self, gpus: int) -> None:
-        """Raise ConfigError if the run cannot be spread over `gpus` processes."""
-        problems = []
+    def find_problems(self, gpus: int) -> list[Problem]:
+        """Return what keeps the run from being spread over `gpus` processes."""
         distributed, model = self.distributed, self.model
-        tp = distributed.tp_size
+        rules = []
         try:
             distributed.data_parallel(gpus)
-        except ValueError as error:
-            problems.append(str(error))
+        except RuleError as error:
+            rules.append(error)
+        tp = distributed.tp_size
         for name, count in (
             ("model.n_heads", model.n_heads),
             ("model.n_kv_heads", model.kv_heads),
             ("data.seq_len", self.data.seq_len),
         ):
-            if count % tp:
-                problems.append(f"distributed.tp_size = {tp} does not divide {name} = {count}")
+            if count % tp and (name != "model.n_kv_heads" or model.kv_heads != model.n_heads):
+                message = f"= {tp} does not divide {name} = {count}"
+                rules.append(RuleError(["distributed.tp_size", name], message))
         if tp > 1 and model.weight_tying:
-            problems.append("model.weight_tying: not supported with distributed.tp_size > 1")
+            keys = ["model.weight_tying", "distributed.tp_size"]
+            rules.append(RuleError(keys, "not supported with distributed.tp_size > 1"))
         if distributed.cuda_graphs and gpus > 1:
-            problems.append(f"distributed.cuda_graphs: supported on one GPU, not on {gpus}")
+            message = f"supported on one GPU, not on {gpus}"
+            rules.append(RuleError(["distributed.cuda_graphs"], message))
+        return [rule.problem() for rule in rules]
+
+    def check_processes(self, gpus: int) -> None:
+        """Raise ConfigError if the run cannot be spread over `gpus` processes."""
+        problems = self.find_problems(gpus)
         if problems:
             raise ConfigError("run", problems)
 
@@ -597,7 +602,7 @@ class RunConfig(Settings):
 
     def to_yaml(self) -> str:
         """The text of run.yaml, every key written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return dump_yaml(self.model_dump(mode="json"))
 
     def fingerprint(self, gpus: int) -> str:
         """Sixteen hex digits that change with anything a run's results depend on.
@@ -690,27 +695,17 @@ def load_run_config(arguments: Sequence[str]) -> RunConfig:
 
     Later values win over earlier ones, and over the file. Values are read as YAML.
     """
-    values: dict[str, Any] = {}
-    source = "command line"
-    for argument in arguments:
-        key, sign, text = argument.partition("=")
-        if not sign or not key:
-            raise ConfigError("command line", [f"{argument}: expected key=value"])
-        if key == "config":
-            source = text
-            values = merge(load_yaml(text), values)
-        else:
-            values = merge(values, nest(key, _parse_value(key, text)))
     if not arguments:
         raise ConfigError("command line", ["expected config=FILE and any number of key=value"])
-    return validate(RunConfig, values, source)
-
-
-def _parse_value(key: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError("command line", [f"{key}: '{text}' is not a YAML value"]) from None
+    given: dict[str, Any] = {}
+    files: list[Document] = []
+    for argument in arguments:
+        if argument.startswith("config="):
+            files.append(load_document(argument.removeprefix("config=")))
+        else:
+            given = merge(given, nest(*parse_assignment(argument)))
+    layers = [*map(Layer.of, reversed(files)), Layer(given, source="command line")]
+    return validate(RunConfig, Merged(layers), files[-1].source if files else "command line")
 
 
 def digest(values: Any) -> str:

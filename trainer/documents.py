@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from trainer.settings import ConfigError
+from trainer.problems import ConfigError
 from trainer.text_files import PARQUET, unreadable
 
 TEXT_KEYS = ("text", "content")

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from trainer.settings import ConfigError
+from trainer.problems import ConfigError, Problem
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -22,5 +22,5 @@ def make_folder(folder: Path, key: str) -> None:
         reason = error.strerror
     if reason is not None:
         expected = "a writable folder, or a path that does not exist yet"
-        problem = f"{key}: not a writable folder: {reason}; expected {expected}"
-        raise ConfigError(str(folder), [problem])
+        message = f"not a writable folder: {reason}; expected {expected}"
+        raise ConfigError(str(folder), [Problem(tuple(key.split(".")), message)])

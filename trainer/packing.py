@@ -16,7 +16,7 @@ import numpy as np
 
 from trainer.config import TokenizerConfig
 from trainer.documents import BLOCK_BYTES, Advance, Piece, read_documents
-from trainer.settings import ConfigError
+from trainer.problems import ConfigError
 from trainer.tokenizer import Tokenizer, build_tokenizer
 
 LAYOUT = 1

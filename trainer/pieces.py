@@ -31,7 +31,7 @@ from trainer.config import TokenizerConfig
 from trainer.documents import BLOCK_BYTES, Advance, Piece, cut
 from trainer.files import write_atomically
 from trainer.packing import Encoding, Part, pack
-from trainer.settings import ConfigError
+from trainer.problems import ConfigError
 from trainer.text_files import PARQUET, Stat, stat_file
 
 PIECE_BYTES = 2**25
@@ -234,7 +234,7 @@ def main(asked: str) -> None:
                 Job(piece, job["bytes"], job["stat"], Path(job["target"])), encoding, report.advance
             )
         except ConfigError as error:
-            report.send(source=error.source, problems=error.problems)
+            report.send(source=error.source, problems=[str(problem) for problem in error.problems])
             continue
         report.flush()
         report.send(done=True)

@@ -20,14 +20,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from trainer.config import DataConfig, TokenizerConfig
 from trainer.documents import Piece, digest_files
 from trainer.files import make_folder, write_atomically
 from trainer.packing import Encoding, Part, Progress, pack
 from trainer.pieces import CHANGED, WorkerError, join_pieces, make_pieces, plan_jobs
-from trainer.settings import ConfigError
+from trainer.problems import ConfigError
+from trainer.settings import validate
 from trainer.shard_folder import (
     MAKING,
     Shards,
@@ -232,11 +231,7 @@ def _tokenizer_config(given: argparse.Namespace) -> TokenizerConfig:
         "bos": given.bos,
         "eos": given.eos,
     }
-    try:
-        return TokenizerConfig.model_validate(values)
-    except ValidationError as error:
-        problems = [problem["msg"].removeprefix("Value error, ") for problem in error.errors()]
-        raise ConfigError("command line", problems) from None
+    return validate(TokenizerConfig, values, "command line")
 
 
 if __name__ == "__main__":

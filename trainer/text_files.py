@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.settings import ConfigError
+from trainer.problems import ConfigError
 
 LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 PARQUET = ".parquet"

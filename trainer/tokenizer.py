@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import BYTE_VOCABULARY, TokenizerConfig
-from trainer.settings import ConfigError
+from trainer.problems import ConfigError
 
 Tokens = NDArray[np.unsignedinteger]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import TokenizerConfig
-from trainer.settings import ConfigError
+from trainer.problems import ConfigError
 from trainer.tokenizer import Tokenizer, Tokens
 from trainer.vocabulary import TIKTOKEN_SPECIALS
 

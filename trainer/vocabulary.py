@@ -7,7 +7,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from trainer.settings import ConfigError
+from trainer.problems import ConfigError
 
 TIKTOKEN_SPECIALS = 256
 """Special tokens that follow the ranks, as in Llama 3 and lingua."""

@@ -239,7 +239,7 @@ def test_measured_rates_are_those_of_known_work(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_rates_of_this_machine_are_rates_of_a_cluster() -> None:
     from study.config import ClusterConfig
-    from trainer.settings import parse_yaml
+    from trainer.yaml_files import parse_yaml
 
     text = command("--measure").stdout
     rates = ClusterConfig.model_validate(

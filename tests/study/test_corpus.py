@@ -17,7 +17,7 @@ import pytest
 import study.corpus
 from study.config import CORPORA
 from study.corpus import CORPUS_WRITERS, CorpusFiles, spread, write_python_stdlib
-from trainer.settings import ConfigError
+from trainer.problems import ConfigError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FOLDER = "sample/10BT"

@@ -36,7 +36,7 @@ def study() -> dict[str, Any]:
 def problems(data: dict[str, Any]) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load_study(data, "study.yaml")
-    return list(caught.value.problems)
+    return [str(problem) for problem in caught.value.problems]
 
 
 def test_cells_are_the_product_of_the_axes(study: dict[str, Any]) -> None:
@@ -80,6 +80,21 @@ def test_strong_scaling_keeps_the_global_batch(total: int, gpus: int, batch: int
     assert cell.run.data.batch_size <= batch
 
 
+def test_a_batch_size_with_an_exponent_is_split_too(study: dict[str, Any]) -> None:
+    study["run"]["data"]["batch_size"] = parse_yaml("size: 1e1", "study.yaml")["size"]
+    study["grid"] = [{"cluster": "here", "model": "tiny", "gpus": 2, "global_batch_size": 32}]
+    (cell,) = Grid(load_study(study))
+    assert (cell.run.data.batch_size, cell.run.grad_acc_steps) == (8, 2)
+
+
+@pytest.mark.parametrize("data", ["{batch_size: [8]}", "{batch_size: 0}", "5", "null"])
+def test_a_batch_that_is_not_sound_is_told_not_split(study: dict[str, Any], data: str) -> None:
+    study["variants"]["v"] = parse_yaml(f"data: {data}", "study.yaml")
+    entry = {"cluster": "here", "model": "tiny", "gpus": 2, "global_batch_size": 32, "variant": "v"}
+    study["grid"] = [entry]
+    assert problems(study)[0].startswith("variants.v.data")
+
+
 def test_a_study_written_out_expands_to_the_same_grid(study: dict[str, Any]) -> None:
     first = load_study(study)
     again = load_study(parse_yaml(first.to_yaml(), "again.yaml"))
@@ -112,7 +127,7 @@ def test_every_mistake_of_the_grid_is_told(study: dict[str, Any]) -> None:
         "run.seed: not to be set here; seeds are an axis of the grid",
         "grid[1].model: unknown model 'tinny'; did you mean 'tiny'?",
         "grid[5].cluster: unknown cluster 'there'; did you mean 'here'?",
-        "run: optim.warmup = 21 is more than steps = 20",
+        "run.optim.warmup = 21 is more than steps = 20",
         "grid[2]: the cell here/tiny/1/base/42 stands in grid[0] already; drop it, or give it a "
         "variant of its own",
         "grid[3].gpus: 5 GPUs are more than cluster 'here' gives one run (4)",
@@ -151,8 +166,10 @@ def test_problems_of_other_files_are_told_under_their_names(
     with pytest.raises(ConfigError) as caught:
         load_study(study, "study.yaml")
     text = str(caught.value)
-    assert f"{ladder}: 4 problems\n  tiny: n_heads = 7 does not divide dim = 64; try 8" in text
-    assert "  wide.n_layer: unknown key; did you mean 'n_layers'?" in text
+    assert (
+        f"{ladder}: 4 problems\n  line 1: tiny.n_heads = 7 does not divide dim = 64; try 8" in text
+    )
+    assert "  line 2: wide.n_layer: unknown key; did you mean 'n_layers'?" in text
     assert "study.yaml: 1 problem\n  gird: unknown key; did you mean 'grid'?" in text
 
 

@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from study.corpus import _to_line
 from trainer.documents import Piece, cut, digest_files, read_documents
-from trainer.settings import ConfigError
+from trainer.problems import ConfigError
 from trainer.shards import ensure_shards
 from trainer.text_files import find_text_files, list_text_files
 

@@ -15,7 +15,7 @@ from tests.trainer.test_shards import packed, write_source
 from trainer import pieces, shards
 from trainer.config import TokenizerConfig
 from trainer.packing import Encoding
-from trainer.settings import ConfigError
+from trainer.problems import ConfigError
 from trainer.shards import ensure_shards
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.config import DataConfig
-from trainer.settings import ConfigError
+from trainer.problems import ConfigError
 from trainer.shards import Shards, ensure_shards, main, open_shards
 
 TEXTS = ["one", "", "zwei: ä", "three\nlines\n", "x" * 3000, "last"]

@@ -20,7 +20,7 @@ from tokenizers.trainers import BpeTrainer
 
 from tests.trainer.test_shards import write_source
 from trainer.config import TokenizerConfig
-from trainer.settings import ConfigError
+from trainer.problems import ConfigError
 from trainer.shards import ensure_shards, main
 from trainer.tokenizer import Tokenizer, build_tokenizer
 

@@ -142,8 +142,9 @@ def test_a_missing_library_is_told_before_the_run(
     check_trackers(configure(tmp_path, {}))
     with pytest.raises(ConfigError) as caught:
         check_trackers(config)
-    assert caught.value.problems[0].startswith("logging.wandb: needs `pip install wandb`")
-    assert caught.value.problems[1].startswith("logging.tensorboard: needs `pip install tensor")
+    first, second = map(str, caught.value.problems)
+    assert first.startswith("logging.wandb: needs `pip install wandb`")
+    assert second.startswith("logging.tensorboard: needs `pip install tensor")
 
 
 def test_a_run_without_login_goes_on(runs: Runs) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import re
 import signal
 import sys
 import types
@@ -28,12 +29,13 @@ from trainer.world import World
 GUIDE = Path(__file__).parent / "data" / "guide.yaml"
 
 HUGE = (2**63, -(2**70), 10**30)
-NO_NUMBER = (True, False, "many", "", [], {}, [1], {"a": 1}, math.nan, math.inf, -math.inf)
+NO_NUMBER = (True, False, "many", "", "5", "1_000", [], {}, [1], {"a": 1})
+NO_NUMBER += (math.nan, math.inf, -math.inf)
 WRONG = {
     int: (*NO_NUMBER, 1.5, "1.5", *HUGE),
     float: NO_NUMBER,
     str: (True, 7, 1.5, [], {}, ["a"]),
-    bool: ("maybe", 2, -1, 1.5, [], {}, math.nan),
+    bool: ("maybe", "yes", "off", "true", 1, 0, 2, -1, 1.5, [], {}, math.nan),
 }
 
 
@@ -172,7 +174,7 @@ def test_every_wrong_config_is_refused_with_its_keys(
     for path in paths:
         dotted = ".".join(path)
         ways = tuple(f"  {dotted}{mark}" for mark in ":.[ ")
-        assert any(line.startswith(ways) for line in lines), errors
+        assert any(re.sub(r"line \d+: ", "", line).startswith(ways) for line in lines), errors
 
 
 @pytest.mark.parametrize(
@@ -185,15 +187,21 @@ def test_every_wrong_config_is_refused_with_its_keys(
         ),
         (
             {"model": {"dim": 6, "n_layers": 1, "n_heads": 2}},
-            "model.head_dim = 3 is odd",
+            "model.n_heads: head_dim = 3 is odd",
         ),
         ({"optim": {"warmup": 501}}, "optim.warmup = 501 is more than steps = 500"),
-        ({"optim": {"scheduler": "inv_sqrt"}}, "optim.scheduler: inv_sqrt falls as"),
+        (
+            {"optim": {"scheduler": "inv_sqrt"}},
+            "optim.scheduler: warmup = 0, but scheduler inv_sqrt falls as",
+        ),
         (
             {"optim": {"scheduler": "wsd", "decay_fraction": 0.5, "cycle_length": 0.4}},
             "optim.decay_fraction = 0.5 must be less",
         ),
-        ({"optim": {"scheduler": "wsd", "lr_min_ratio": 0}}, "optim.scheduler: wsd divides by"),
+        (
+            {"optim": {"scheduler": "wsd", "lr_min_ratio": 0}},
+            "optim.lr_min_ratio = 0, but scheduler wsd divides by",
+        ),
         ({"distributed": {"dp_shard": 2}}, "distributed.dp_shard = 2 needs fsdp_type"),
         (
             {
@@ -202,7 +210,7 @@ def test_every_wrong_config_is_refused_with_its_keys(
                     "activation_checkpointing": "full",
                 }
             },
-            "distributed.selective_activation_checkpointing: true contradicts",
+            "distributed.selective_activation_checkpointing = true contradicts",
         ),
         ({"eval": {"validation": {"max_sequences": -1}}}, "eval.validation.max_sequences: found"),
     ],
@@ -212,7 +220,7 @@ def test_keys_that_contradict_each_other_are_named(
 ) -> None:
     code, errors = command(tmp_path / "run.yaml", yaml.safe_load(GUIDE.read_text()) | changes)
     assert code == 1
-    assert errors.splitlines()[1].startswith(f"  {told}"), errors
+    assert re.match(rf"  line \d+: {re.escape(told)}", errors.splitlines()[1]), errors
 
 
 def test_a_folder_that_cannot_be_made_is_named_with_its_key(tmp_path: Path) -> None:

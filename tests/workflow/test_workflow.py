@@ -341,6 +341,44 @@ def test_a_mistake_ends_planning_with_one_message(
     assert 'File "' not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        (
+            "partial: false\npartial: true\n",
+            r"line \d+: partial: duplicate key; first given on line",
+        ),
+        ("partial: yes\n", r"line \d+: partial: found 'yes'; expected true or false"),
+        ("budget: {gpu_hours: 1_0}\n", r"line \d+: budget\.gpu_hours: found '1_0'; "),
+        (
+            "variants: {v: {steps: 3e0, optim: {warmup: 0o5}}}\n",
+            r"line \d+: variants\.v\.optim\.warm",
+        ),
+    ],
+)
+def test_both_commands_read_a_file_alike(tmp_path: Path, extra: str, told: str) -> None:
+    """Snakemake reads the file too, as YAML 1.1, and lets duplicate keys pass."""
+    workspace = Workspace(tmp_path)
+    workspace.study["grid"][0]["variant"] = ["base", "v"] if "variants" in extra else "base"
+    workspace.write()
+    workspace.file.write_text(workspace.file.read_text() + extra)
+    planned = subprocess.run(
+        [sys.executable, "-m", "study", "plan", "--study", str(workspace.file)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert re.fullmatch(rf"{workspace.file}: 1 problem\n  {told}.*\n", planned.stderr)
+    assert workspace.snakemake("-n", check=False).endswith(planned.stderr)
+
+
+def test_the_command_line_is_laid_over_the_file_and_named_in_problems(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    planned = workspace.snakemake("-n", "-p", "--config", "run={steps: 1e1}")
+    assert "steps: 10\n" in planned
+    wrong = workspace.snakemake("-n", "--config", "run={optim: {warmup: 13}}", check=False)
+    told = "command line: 1 problem\n  run.optim.warmup = 13 is more than steps = 12\n"
+    assert wrong.endswith(told)
+
+
 def test_a_missing_data_folder_ends_planning(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     workspace.study["run"]["data"]["root_dir"] = str(tmp_path / "nowhere")

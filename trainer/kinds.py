@@ -1,0 +1,110 @@
+"""The kinds of value that a setting accepts. By default pydantic reads true as 1, 'yes' as true."""
+
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union
+
+SCALARS = frozenset((bool, int, float, str))
+
+TYPES: dict[type, set[type]] = {bool: {bool}, int: {int, float}, float: {int, float}, str: {str}}
+"""Annotation -> types of the values that it accepts. Whether a float is whole, pydantic checks."""
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """The kinds of value that one setting accepts."""
+
+    types: frozenset[type]
+    """Scalar types."""
+    words: tuple[Any, ...]
+    """Values of its `Literal`s."""
+    only_scalars: bool
+    """False if it accepts other kinds too, such as lists, which pydantic checks."""
+    names: tuple[str, ...]
+    """Names of the kinds, for messages."""
+
+    @classmethod
+    def of(cls, annotation: Any) -> "Kinds":
+        """Return the kinds that an annotation accepts."""
+        parts = list(_alternatives(annotation))
+        only_scalars = all(_types(part) or part is NoneType or _words(part) for part in parts)
+        types = frozenset(kind for part in parts for kind in _types(part))
+        words = tuple(word for part in parts for word in _words(part))
+        names = tuple(dict.fromkeys(name for part in parts for name in _names(part)))
+        return cls(types, words, only_scalars, names)
+
+    def check(self, value: Any) -> Any:
+        """Return the value; raise ValueError if it is a scalar of another kind."""
+        kind = type(value)
+        if kind not in SCALARS:
+            return value
+        if kind in self.types or (kind is str and value in self.words):
+            # A larger one would fail later, where torch or numpy needs it in a machine word.
+            if kind is int and not -(2**63) <= value < 2**63:
+                raise ValueError(f"found {value}; expected a number of 64 bits")
+            return value
+        if self.only_scalars or kind is bool:
+            raise ValueError(self._describe(value))
+        return value
+
+    def _describe(self, value: Any) -> str:
+        found = str(value).lower() if isinstance(value, bool) else repr(value)
+        *names, last = self.names
+        expected = f"{', '.join(names)} or {last}" if names else last
+        hint = _hint(value) if float in self.types and isinstance(value, str) else ""
+        return f"found {found}; expected {expected}{hint}"
+
+
+def check_number(value: Any) -> Any:
+    """Return the value; raise ValueError if it is a boolean or a string."""
+    return NUMBER.check(value)
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    origin = typing.get_origin(annotation)
+    if origin in (Union, UnionType):
+        for argument in typing.get_args(annotation):
+            yield from _alternatives(argument)
+    elif origin is Annotated:
+        yield from _alternatives(typing.get_args(annotation)[0])
+    else:
+        yield annotation
+
+
+def _types(kind: Any) -> Iterable[type]:
+    if kind is Any:
+        return SCALARS
+    return TYPES.get(kind, ()) if isinstance(kind, type) else ()
+
+
+def _words(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+
+def _names(kind: Any) -> Iterator[str]:
+    if kind is bool:
+        yield from ("true", "false")
+    elif kind in (int, float):
+        yield "a number"
+    elif kind is str:
+        yield "a string"
+    elif _words(kind):
+        yield from map(repr, _words(kind))
+    elif typing.get_origin(kind) in (list, tuple):
+        yield "a list"
+    elif kind is not NoneType:
+        yield "a mapping"
+
+
+def _hint(text: str) -> str:
+    """Return how to rewrite a string that was meant as a number."""
+    try:
+        float(text)
+    except ValueError:
+        return ""
+    return ", written without underscores" if "_" in text else ", written without quotes"
+
+
+NUMBER = Kinds.of(float)

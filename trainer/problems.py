@@ -1,0 +1,107 @@
+"""Problems with what a user wrote, as values: the key, the message, the file and the line."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+
+KeyPath = tuple[str | int, ...]
+"""The keys and list indices that lead to a setting."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with the settings.
+
+    It is printed as `key: message`. If the message begins with "= ", the key is its subject:
+    `n_heads = 7 does not divide dim = 64`.
+    """
+
+    path: KeyPath
+    """The key that is blamed; empty if the problem is not with a key."""
+    message: str
+    """What was found, and what was expected."""
+    others: tuple[KeyPath, ...] = field(default=(), compare=False)
+    """Other keys that the broken rule involves, which may be the ones to change."""
+    source: str | None = None
+    """Name of the file in which the key is written, or "command line"; None if unknown."""
+    line: int | None = None
+    """Line number in that file."""
+
+    def __str__(self) -> str:
+        line = "" if self.line is None else f"line {self.line}: "
+        return line + _join(format_path(self.path), self.message)
+
+    def blame(self, path: KeyPath) -> "Problem":
+        """Return the problem with another of the involved keys blamed for it."""
+        pairs = zip(self.path, path, strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        message = _join(format_path(self.path[shared:]), self.message)
+        return replace(self, path=path, message=message, others=())
+
+
+class RuleError(ValueError):
+    """Settings that break a rule together. Validators of settings classes raise it."""
+
+    def __init__(self, keys: Sequence[str], message: str) -> None:
+        """`keys`: what the rule involves, dotted and relative to the class. The first is the
+        subject of the message, see `Problem`."""
+        self.keys = tuple(tuple(key.split(".")) for key in keys)
+        self.message = message
+        super().__init__(str(self.problem()))
+
+    def problem(self, at: KeyPath = ()) -> Problem:
+        """Return the problem for settings whose own key is `at`."""
+        first, *others = ((*at, *key) for key in self.keys)
+        return Problem(first, self.message, tuple(others))
+
+
+class ConfigError(ValueError):
+    """What is wrong with a file or a command line that the user wrote.
+
+    Commands print it without a traceback and exit with code 1.
+    """
+
+    def __init__(self, source: str, problems: Sequence[Problem | str]) -> None:
+        """`source`: the file of problems that name none. A string is a problem without a key."""
+        self.source = source
+        self.problems = tuple(
+            problem if isinstance(problem, Problem) else Problem((), problem)
+            for problem in problems
+        )
+        super().__init__("\n".join(_describe(source, self.problems)))
+
+
+def combine(errors: Sequence[ConfigError]) -> ConfigError:
+    """Return one error with the problems of all of `errors`."""
+    problems = [
+        replace(problem, source=problem.source or error.source)
+        for error in errors
+        for problem in error.problems
+    ]
+    return ConfigError(errors[0].source, problems)
+
+
+def format_path(path: Sequence[str | int]) -> str:
+    """Return `grid[0].model` for `("grid", 0, "model")`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _join(key: str, message: str) -> str:
+    if not key:
+        return message
+    return f"{key} {message}" if message.startswith("= ") else f"{key}: {message}"
+
+
+def _describe(source: str, problems: Sequence[Problem]) -> list[str]:
+    """Return the lines of the message: problems grouped by file, and sorted by line number."""
+    groups: dict[str, list[Problem]] = {}
+    for problem in sorted(problems, key=lambda problem: (problem.source or source) != source):
+        groups.setdefault(problem.source or source, []).append(problem)
+    lines = []
+    for name, group in groups.items():
+        lines.append(f"{name}: {len(group)} problem" + ("" if len(group) == 1 else "s"))
+        lines += [f"  {problem}" for problem in sorted(group, key=lambda item: item.line or 0)]
+    return lines

@@ -1,0 +1,206 @@
+"""The one reader and writer of YAML: study files, tables, run.yaml, values on a command line.
+
+Plain scalars are read by the core schema of YAML 1.2: `1e18` and `3e-4` are numbers, `010` is 10,
+`0o17` is 15, and `yes`, `on`, `1:30` and `1_000` are strings. PyYAML alone implements YAML 1.1.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from trainer.problems import ConfigError, KeyPath, Problem
+
+TAG = "tag:yaml.org,2002:"
+
+CORE_SCHEMA = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", [*"-+0123456789"]),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        [*"-+.0123456789"],
+    ),
+    "merge": (r"<<", ["<"]),  # not in YAML 1.2, but widely used
+}
+"""Tag -> the pattern of its plain scalars, and the characters with which they can begin."""
+
+LONGEST_NUMBER = 1000
+"""Digits of a number; Python's own limit is 4300."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A YAML mapping, with the line numbers of its keys."""
+
+    values: dict[str, Any]
+    source: str
+    """The file's name."""
+    root: yaml.Node = field(repr=False)
+    """The syntax tree."""
+
+    def line(self, path: KeyPath) -> int | None:
+        """Return the line of a key; for a missing one, of the innermost group it would be in."""
+        node, line = self.root, None
+        for part in path:
+            found = _find_child(node, part)
+            if found is None:
+                break
+            node, line = found
+        return line
+
+
+def load_document(path: str | Path) -> Document:
+    """Read a YAML mapping. Raises ConfigError, see `parse_document`."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(str(path), [f"cannot be read: {reason}"]) from None
+    return parse_document(text, str(path))
+
+
+def parse_document(text: str, source: str) -> Document:
+    """Parse a YAML mapping; `source` names the text in errors.
+
+    Raises ConfigError for bad syntax, for duplicate keys, and for anything but a mapping.
+    """
+    root, values = _parse(text, source)
+    if not isinstance(values, dict):
+        found = "nothing" if values is None else "a list" if isinstance(values, list) else values
+        raise ConfigError(source, [f"expected a mapping of keys, found {found}"])
+    assert root is not None
+    return Document(values, source, root)
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Return the values of `load_document`."""
+    return load_document(path).values
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """Return the values of `parse_document`."""
+    return parse_document(text, source).values
+
+
+def parse_assignment(argument: str, source: str = "command line") -> tuple[str, Any]:
+    """Return key and value of `key=value`, the value read as YAML. Raises ConfigError."""
+    key, sign, text = argument.partition("=")
+    if not sign or not key:
+        raise ConfigError(source, [f"{argument}: expected key=value"])
+    try:
+        return key, _parse(text, source)[1]
+    except ConfigError:
+        raise ConfigError(source, [Problem((key,), f"'{text}' is not a YAML value")]) from None
+
+
+def dump_yaml(values: Any) -> str:
+    """Return YAML text that reads back as the same values, also in readers of YAML 1.1."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
+
+
+class _Loader(yaml.SafeLoader):
+    """Has the tags of the core schema only."""
+
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012  (as PyYAML declares it)
+    yaml_constructors: ClassVar[dict[Any, Any]] = {}
+
+    def construct_core(self, node: yaml.ScalarNode) -> Any:
+        """Return a boolean or a number. With an explicit tag, the text may be anything."""
+        kind, text = node.tag.removeprefix(TAG), str(node.value)
+        if len(text) > LONGEST_NUMBER or not re.fullmatch(CORE_SCHEMA[kind][0], text):
+            found = text if len(text) <= LONGEST_NUMBER else f"{text[:20]}..."
+            raise yaml.MarkedYAMLError(
+                problem=f"'{found}' is not of type {kind}", problem_mark=node.start_mark
+            )
+        if kind == "int":
+            return int(text, 0 if text.startswith(("0o", "0x")) else 10)
+        return self.construct_yaml_bool(node) if kind == "bool" else self.construct_yaml_float(node)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes strings that YAML 1.1 or 1.2 would read as another type."""
+
+
+for _kind, (_pattern, _first) in CORE_SCHEMA.items():
+    for _class in (_Loader, _Dumper):
+        _regexp = re.compile(rf"(?:{_pattern})\Z")
+        _class.add_implicit_resolver(TAG + _kind, _regexp, _first)
+for _kind in ("bool", "int", "float"):
+    _Loader.add_constructor(TAG + _kind, _Loader.construct_core)
+for _tag in (f"{TAG}null", f"{TAG}str", f"{TAG}seq", f"{TAG}map", None):
+    _construct: Any = yaml.SafeLoader.yaml_constructors[_tag]
+    _Loader.add_constructor(_tag, _construct)  # None: any other tag, which is an error
+
+
+def _parse(text: str, source: str) -> tuple[yaml.Node | None, Any]:
+    """Return the syntax tree and the value of a text; (None, None) if it is empty."""
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None, None
+        problems = list(_check_structure(loader, root, (), {}))
+        if problems:
+            raise ConfigError(source, problems)
+        return root, loader.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        raise ConfigError(source, [f"{where}: not valid YAML: {error.problem}"]) from None
+    except yaml.reader.ReaderError as error:
+        message = f"not valid YAML: found the character U+{error.character:04X}"
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(source, [Problem((), message, line=line)]) from None
+
+
+def _check_structure(
+    loader: _Loader, node: yaml.Node, path: KeyPath, done: dict[int, bool]
+) -> Iterator[Problem]:
+    """Yield duplicate keys, which PyYAML accepts, and aliases of a group inside itself.
+
+    `done`: id of each group visited so far -> whether the visit is over; aliases lead back to them.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return
+    if id(node) in done:
+        if not done[id(node)]:
+            yield Problem(path, "an alias of the mapping or list that it is in")
+        return
+    done[id(node)] = False
+    lines: dict[Any, int] = {}
+    for key, line, value in _children(loader, node):
+        part = key if type(key) in (str, int) else str(key)
+        if key in lines:
+            first = "" if lines[key] == line else f"; first given on line {lines[key]}"
+            yield Problem((*path, part), f"duplicate key{first}", line=line)
+        lines.setdefault(key, line)
+        yield from _check_structure(loader, value, (*path, part), done)
+    done[id(node)] = True
+
+
+def _children(loader: _Loader, node: yaml.Node) -> Iterator[tuple[Any, int, yaml.Node]]:
+    """Yield key or index, line number and node of everything in a group."""
+    if isinstance(node, yaml.SequenceNode):
+        yield from ((i, item.start_mark.line + 1, item) for i, item in enumerate(node.value))
+        return
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if isinstance(key, yaml.ScalarNode) and key.tag != f"{TAG}merge":
+            yield loader.construct_object(key), line, value
+
+
+def _find_child(node: yaml.Node, part: str | int) -> tuple[yaml.Node, int] | None:
+    """Return the node at a key or an index, and its line number."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in reversed(node.value):  # entries from a merge key come first
+            if isinstance(key, yaml.ScalarNode) and key.value == str(part):
+                return value, key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode) and part in range(len(node.value)):
+        item = node.value[int(part)]
+        return item, item.start_mark.line + 1
+    return None
