@@ -3,8 +3,8 @@
     python benchmarks/estimates_here.py [--steps 60]
 
 Measures a grid of models on 1 and 2 processes through Snakemake, without one model size and
-without some process counts; predicts these, runs them, and prints the ledger: prediction, interval,
-and what was measured. A process is one CPU core; nothing else should run beside it.
+without some process counts; predicts these, runs them, and prints the backtest: prediction,
+interval, and what was measured. A process is one CPU core; nothing else should run beside it.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def run_grid(study: dict[str, Any], grid: list[dict[str, Any]], folder: Path) ->
     """Run what is missing of a grid."""
     file = folder / "study.yaml"
     file.write_text(yaml.safe_dump({**study, "grid": grid}))
-    target = f"{folder}/estimates/ledger.csv"
+    target = f"{folder}/estimates/backtest.csv"
     command = [sys.executable, "-m", "snakemake", "--cores", "all", "--quiet", "all"]
     subprocess.run([*command, "--configfile", str(file), "--", target], check=True, cwd=ROOT)
 
@@ -56,7 +56,7 @@ def main() -> None:
         study = make_study(folder, options.steps)
         run_grid(study, KNOWN, folder)
         run_grid(study, [*KNOWN, *LEFT_OUT], folder)
-        with (folder / "estimates" / "ledger.csv").open() as file:
+        with (folder / "estimates" / "backtest.csv").open() as file:
             rows = list(csv.DictReader(file))
     headings = f"{'ms a step':>10}{'interval':>18}{'measured':>10}{'error':>8}"
     print(f"{'predicted before it ran':38}{headings}")

@@ -20,8 +20,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from study.config import Study, load_study_file  # noqa: E402
+from study.config import Study  # noqa: E402
 from study.grid import Grid  # noqa: E402
+from study.load import load_study_file  # noqa: E402
 from study.logs import read_runs  # noqa: E402
 from trainer.problems import ConfigError  # noqa: E402
 from trainer.records import RunSummary  # noqa: E402

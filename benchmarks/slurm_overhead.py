@@ -26,9 +26,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from study.config import load_study
 from study.grid import Grid
 from study.launch import launch_line, request_line
+from study.load import load_study
 from tests.slurm.cluster.api import Cluster
 from tests.slurm.studies import ROOT, SlurmStudy, partition, wait_until
 

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from study.config import load_study_file
 from study.grid import Grid
+from study.load import load_study_file
 from trainer.config import ConfigError
 
 # Each command imports what it needs itself: the plan need not wait for matplotlib.
@@ -20,11 +20,12 @@ def throughput(options: argparse.Namespace) -> None:
 
 
 def estimate(options: argparse.Namespace) -> None:
-    """Write the time-estimate table, as CSV and Markdown; its check and its ledger beside it."""
+    """Write the time-estimate table, as CSV and Markdown; its check and its backtest beside it."""
+    from study.backtest import ScoredPrediction, score_predictions
     from study.calibration import Check, estimate_checks
     from study.estimate import Estimate, estimate_table
+    from study.evidence import known_measurements
     from study.files import to_csv, write_file
-    from study.forecast import Outcome, known_measurements, score_predictions
     from study.time_table import to_markdown
 
     grid, output = _grid(options), options.output
@@ -34,8 +35,8 @@ def estimate(options: argparse.Namespace) -> None:
     write_file(output.with_suffix(".md"), to_markdown(estimates))
     checks = estimate_checks(measurements)
     write_file(output.with_name("estimate_check.csv"), to_csv(checks, Check))
-    ledger = score_predictions(grid.study, measurements)
-    write_file(output.with_name("ledger.csv"), to_csv(ledger, Outcome))
+    backtest = score_predictions(grid.study, measurements)
+    write_file(output.with_name("backtest.csv"), to_csv(backtest, ScoredPrediction))
 
 
 def document(options: argparse.Namespace) -> None:
@@ -111,9 +112,10 @@ def scaling_law(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Write the report, one HTML page."""
+    from study.backtest import score_predictions
     from study.calibration import estimate_checks
+    from study.evidence import known_measurements
     from study.files import write_file
-    from study.forecast import known_measurements, score_predictions
     from study.report import render_report
     from study.throughput import read_table
     from study.time_table import read_estimates

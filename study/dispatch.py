@@ -26,8 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from study.grid import Cell, Grid
-from study.launch import NOT_KNOWN, Needs, request_line
+from study.launch import (
+    request_line,
+)
 from study.logs import read_failure
+from study.needs import NOT_KNOWN, Needs
 from trainer.config import ConfigError
 
 TRAINING_RULE = "train"
@@ -60,7 +63,9 @@ def start(workflow: Any, grid: Grid) -> None:
     waiting = [cell for cell in grid if cell.name in names]
     if waiting:
         # Only here, as it brings numpy: every job on Slurm reads the Snakefile too.
-        from study.forecast import Forecast, check_budget, record_predictions
+        from study.backtest import record_predictions
+        from study.budget import check_budget
+        from study.forecast import Forecast
 
         forecast = Forecast(grid)
         problems = find_refusals(waiting, forecast.needs) if on_slurm else []

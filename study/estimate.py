@@ -311,7 +311,7 @@ def estimate_table(grid: Grid, measurements: Sequence[Measurement]) -> list[Esti
     estimator, settings = Estimator(measurements), grid.study.estimate
     horizons = dict.fromkeys([f"{settings.steps} steps", *settings.horizons])
     return [
-        estimator.estimate(cell, horizon_steps(horizon, cell), horizon)
+        estimator.estimate(cell, horizon_steps(horizon, cell.params, cell.tokens_per_step), horizon)
         for horizon in horizons
         for cell in cells.values()
     ]

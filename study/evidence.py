@@ -158,3 +158,13 @@ def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
         wall_s=None,
         peak_memory_gib=None,
     )
+
+
+def known_measurements(grid: Grid, csv_path: Path | None = None) -> list[Measurement]:
+    """Return a study's own measurements, of its throughput.csv, and those it names as evidence.
+
+    Raises ConfigError where a file is malformed. Without a throughput.csv none are its own.
+    """
+    path = csv_path or Path(grid.study.folder, "throughput.csv")
+    own = read_measurements(path, grid) if path.exists() or csv_path else []
+    return [*own, *read_evidence(grid.study)] if grid.study.evidence else own

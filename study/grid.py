@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from study.config import CORPORA, ClusterConfig, GridEntry, Study
-from study.launch import refusal
 from trainer.choices import is_compiled
 from trainer.config import ConfigError, RunConfig, suggest, validate
 from trainer.flops import count_parameters
@@ -203,6 +202,18 @@ def _points(study: Study) -> Iterator[_Point]:
     for index, entry in enumerate(study.grid):
         for values in itertools.product(*(getattr(entry, axis) for axis in AXES)):
             yield _Point(("grid", index), entry, *values)
+
+
+def refusal(name: str, cluster: ClusterConfig, gpus: int) -> str | None:
+    """Say why a cluster cannot hold a run on `gpus` GPUs, or None where it can."""
+    per_node = cluster.gpus_per_node
+    nodes = cluster.slurm.max_nodes if cluster.slurm else 1
+    if gpus > per_node * nodes:
+        held = f"{nodes} x {per_node}" if nodes > 1 else str(per_node)
+        return f"{gpus} GPUs are more than cluster '{name}' gives one run ({held})"
+    if gpus > per_node and gpus % per_node:
+        return f"{gpus} GPUs do not fill nodes of {per_node} on cluster '{name}'"
+    return None
 
 
 def _unknown_names(

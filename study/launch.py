@@ -3,10 +3,10 @@
 Pure functions of the settings: what `plan` shows is what is asked for.
 """
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from study.config import ClusterConfig, EvaluateConfig, SlurmConfig
+from study.needs import NOT_KNOWN, Needs
 
 WHOLE_MACHINE = 2**16
 """Threads of a rule that nothing may run beside: Snakemake cuts it to the cores it was given."""
@@ -38,18 +38,6 @@ CACHES = {
 of compiled code is `distributed.compile_cache`, which the runs of all nodes share."""
 
 
-def refusal(name: str, cluster: ClusterConfig, gpus: int) -> str | None:
-    """Say why a cluster cannot hold a run on `gpus` GPUs, or None where it can."""
-    per_node = cluster.gpus_per_node
-    nodes = cluster.slurm.max_nodes if cluster.slurm else 1
-    if gpus > per_node * nodes:
-        held = f"{nodes} x {per_node}" if nodes > 1 else str(per_node)
-        return f"{gpus} GPUs are more than cluster '{name}' gives one run ({held})"
-    if gpus > per_node and gpus % per_node:
-        return f"{gpus} GPUs do not fill nodes of {per_node} on cluster '{name}'"
-    return None
-
-
 def threads(cluster: ClusterConfig, gpus: int) -> int:
     """Return a training job's threads.
 
@@ -60,19 +48,6 @@ def threads(cluster: ClusterConfig, gpus: int) -> int:
         return WHOLE_MACHINE
     return cluster.cpus_per_gpu * min(gpus, cluster.gpus_per_node)
 
-
-@dataclass(frozen=True)
-class Needs:
-    """What a run is predicted to need of a node, for what the cluster's settings leave to it."""
-
-    mem_gib: int
-    """Memory of the node, GiB."""
-    runtime_min: int | None
-    """Time, minutes; None where it is not known."""
-
-
-NOT_KNOWN = Needs(mem_gib=32, runtime_min=None)
-"""Asked for where nothing was predicted."""
 
 FIRST_RUNTIME_MIN = 60
 """Time limit of a run of which nothing is known, where the cluster has no max_runtime_min."""

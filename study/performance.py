@@ -14,8 +14,8 @@ import numpy as np
 
 from study.config import ClusterConfig
 from study.grid import Cell
-from study.horizon import rest_terms
 from study.measurement import Measurement
+from study.overhead import rest_terms
 from study.regression import Z80, Hyper, Points, Prior, Regression
 from study.workload import (
     COORDINATES,
@@ -69,7 +69,7 @@ REST_PRIORS = {
     "slow steps": Prior(1.0, 3.0),
     "end": Prior(2.0, 2.0),
 }
-"""For the terms of `study.horizon.rest_terms`, in their order."""
+"""For the terms of `study.overhead.rest_terms`, in their order."""
 
 NO_DATA_SHEET = 30.0
 """How far, as a factor, a cluster without peak_tflops may be from the nominal rates."""

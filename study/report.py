@@ -10,9 +10,9 @@ import jinja2
 import pandas as pd
 
 from study import calibration, throughput, time_table
+from study.backtest import ScoredPrediction, readable_backtest
 from study.calibration import Check
 from study.estimate import Estimate
-from study.forecast import Outcome, readable_ledger
 from study.grid import Grid
 from study.logs import is_stale, read_summary
 from study.plan import find_state
@@ -57,7 +57,7 @@ def render_report(
     table: pd.DataFrame,
     estimates: Sequence[Estimate],
     checks: Sequence[Check],
-    ledger: Sequence[Outcome],
+    backtest: Sequence[ScoredPrediction],
     figures: Path,
 ) -> str:
     """Return the page for the tables and a folder of figures.
@@ -83,7 +83,7 @@ def render_report(
             Table(*time_table.readable(rows)) for rows in time_table.by_horizon(estimates).values()
         ],
         checks=Table(*calibration.readable(checks)),
-        ledger=Table(*readable_ledger(ledger)),
+        backtest=Table(*readable_backtest(backtest)),
         throughput=Table(*throughput.readable(table)),
         other_versions=bool(throughput.other_versions(table)),
         notes=throughput.notes(table),

@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from study.config import DEFAULT_FILE, Study, load_study
+from study.config import DEFAULT_FILE, Study
 from study.evaluation import find_problem
 from study.grid import Cell, Grid
 from study.launch import (
-    NOT_KNOWN,
-    Needs,
     autotune_line,
     data_request,
     evaluation_line,
@@ -20,7 +18,9 @@ from study.launch import (
     threads,
     warm_up_line,
 )
+from study.load import load_study
 from study.logs import is_up_to_date
+from study.needs import NOT_KNOWN, Needs
 from study.warm_up import FOLDER, folder_of, warm_up_run
 from trainer.files import write_atomically
 from trainer.layers import Layer, Merged, merge

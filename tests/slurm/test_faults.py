@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from study.config import load_study_file
 from study.grid import Grid
+from study.load import load_study_file
 from study.throughput import throughput_table
 from tests.slurm.cluster.api import Cluster
 from tests.slurm.studies import STEPS, SlurmStudy, partition, wait_until

@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from study.config import load_study_file
 from study.grid import Cell, Grid
+from study.load import load_study_file
 from tests.slurm.cluster.api import Cluster
 from tests.slurm.studies import ROOT
 

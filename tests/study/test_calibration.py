@@ -2,7 +2,7 @@ import pytest
 
 from study.calibration import check_cluster, estimate_checks, readable
 from study.config import ClusterConfig
-from study.forecast import known_measurements
+from study.evidence import known_measurements
 from study.performance import Observed
 from tests.study.conftest import MakeGrid, write_run
 from tests.study.test_forecast import measured

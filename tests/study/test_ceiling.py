@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study.ceiling import step_ceiling
-from study.config import RatesConfig, load_study_file
+from study.config import RatesConfig
+from study.load import load_study_file
 from trainer.config import ModelConfig
 from trainer.flops import flops_per_token
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from study.config import load_study
 from study.dispatch import NO_CONTROLLER, Attachment
 from study.grid import Grid
+from study.load import load_study
 
 RETRIES = 2
 

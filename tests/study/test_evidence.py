@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from study.estimate import estimate_table
-from study.evidence import read_evidence
-from study.forecast import known_measurements
+from study.evidence import known_measurements, read_evidence
 from study.grid import Grid
 from study.throughput import throughput_rows, write_table
 from tests.study.conftest import MakeGrid, write_run

@@ -5,13 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from study.forecast import (
-    Forecast,
-    check_budget,
-    known_measurements,
-    record_predictions,
-    score_predictions,
-)
+from study.backtest import record_predictions, score_predictions
+from study.budget import check_budget
+from study.evidence import known_measurements
+from study.forecast import Forecast
 from study.grid import Grid
 from study.launch import slurm_resources
 from study.throughput import throughput_rows, write_table

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.config import load_study, load_study_file
 from study.grid import Grid
+from study.load import load_study, load_study_file
 from trainer.config import ConfigError, load_yaml, parse_yaml, validate
 
 STUDY = """

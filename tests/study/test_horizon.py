@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from study.horizon import check_horizon, count_evaluations, count_saves, horizon_steps
+from study.horizon import check_horizon, horizon_steps
+from study.overhead import count_evaluations, count_saves
 from tests.study.conftest import MakeGrid
 
 
@@ -20,7 +21,8 @@ from tests.study.conftest import MakeGrid
     ],
 )
 def test_steps_of_a_horizon(make_grid: MakeGrid, horizon: str, steps: int) -> None:
-    assert horizon_steps(horizon, make_grid()[0]) == steps
+    cell = make_grid()[0]
+    assert horizon_steps(horizon, cell.params, cell.tokens_per_step) == steps
 
 
 @pytest.mark.parametrize("text", ["500", "10 b tokens", "steps", "-1 steps", "1e3 steps", "10B"])

@@ -4,17 +4,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from study.config import ClusterConfig, EvaluateConfig, load_study_file
-from study.grid import Grid
+from study.config import ClusterConfig, EvaluateConfig
+from study.grid import Grid, refusal
 from study.launch import (
     autotune_line,
     evaluation_line,
     launch_line,
-    refusal,
     request_line,
     slurm_resources,
     threads,
 )
+from study.load import load_study_file
 from study.workflow import AutotuneRequest, EvaluationRequest
 
 LINGUA = Grid(load_study_file("config/studies/lingua.yaml"))

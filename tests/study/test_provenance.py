@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from study.config import load_study_file
+from study.load import load_study_file
 from study.workflow import load_config
 from trainer.config import ConfigError
 

@@ -1,9 +1,9 @@
 import html.parser
 from pathlib import Path
 
+from study.backtest import score_predictions
 from study.calibration import estimate_checks
 from study.estimate import estimate_table
-from study.forecast import score_predictions
 from study.grid import Grid
 from study.logs import read_runs
 from study.measurement import read_measurements

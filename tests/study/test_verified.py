@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.config import load_study
 from study.estimate import Estimate, estimate_table
-from study.forecast import known_measurements
+from study.evidence import known_measurements
 from study.grid import Grid
+from study.load import load_study
 from study.measurement import read_measurements
 from study.throughput import throughput_rows, write_table
 from study.time_table import to_markdown

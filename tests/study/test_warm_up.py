@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from study.config import load_study
 from study.grid import Cell, Grid
+from study.load import load_study
 from study.warm_up import folder_of, warm_up_run
 from trainer.config import RunConfig, parse_yaml
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from study.config import load_study
 from study.grid import Grid
+from study.load import load_study
 from study.workflow import text_files
 from trainer.config import parse_yaml
 

@@ -8,9 +8,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from study.config import load_study_file
 from study.corpus import write_python_stdlib
 from study.grid import Grid
+from study.load import load_study_file
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,7 +4,7 @@ Reads   <results>/study.yaml, and metrics.jsonl and run.json in the runs' folder
 Writes  throughput.csv, .md: one row for each run
 Writes  time_estimates.csv, .md: one row for each cell, measured or not
 Writes  estimate_check.csv: how right estimates of the measured cells would have been
-Writes  ledger.csv: what was predicted before the runs, and what they measured
+Writes  backtest.csv: what was predicted before the runs, and what they measured
 Writes  the time table in the user's own Markdown file, where the target is asked for
 """
 
@@ -65,7 +65,7 @@ rule time_estimates:
         csv="<results>/time_estimates.csv",
         md="<results>/time_estimates.md",
         check="<results>/estimate_check.csv",
-        ledger="<results>/ledger.csv",
+        backtest="<results>/backtest.csv",
     log:
         "<results>/logs/time_estimates.log",
     conda:

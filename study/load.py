@@ -1,0 +1,82 @@
+"""Studies read from files: with the ladder and the clusters that they name, and checked as a whole.
+
+All problems of all files are reported together.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from study.config import DEFAULT_FILE, Study
+from study.grid import find_problems
+from trainer.layers import Layer, Merged
+from trainer.problems import ConfigError, Problem, combine
+from trainer.settings import problems_of
+from trainer.yaml_files import load_document
+
+TABLES = {"models": "config/models.yaml", "clusters": "config/clusters.yaml"}
+"""Keys that may name a file -> the file if they are left out."""
+
+
+def load_study(config: Mapping[str, Any] | Merged, source: str = DEFAULT_FILE) -> Study:
+    """Return the study in `config`, which is all of the file `source` or merged from several.
+
+    `models` and `clusters` may be mappings or paths of files that hold them. Raises ConfigError.
+    """
+    settings = config if isinstance(config, Merged) else Merged([Layer(config, source=source)])
+    settings, unreadable = _lay_tables(settings)
+    problems, study = _validate({**settings.values, **{key: {} for key in unreadable}})
+    if study is not None:
+        readable = [key for key in TABLES if key not in unreadable]
+        problems += find_problems(study, {key: list(settings.values[key]) for key in readable})
+    errors = list(unreadable.values())
+    if problems:
+        traced = dict.fromkeys(settings.trace(problem) for problem in problems)
+        by_file = sorted(traced, key=lambda problem: settings.sources.index(problem.source))
+        errors.insert(0, ConfigError(source, by_file))
+    if errors or study is None:
+        raise combine(errors)
+    return study
+
+
+def load_study_file(path: str) -> Study:
+    """Return the study in a file. Raises ConfigError."""
+    return load_study(Merged([Layer.of(load_document(path))]), path)
+
+
+def _lay_tables(settings: Merged) -> tuple[Merged, dict[str, ConfigError]]:
+    """Return settings with the files merged in that `TABLES` keys name, and the errors of those
+    that cannot be read."""
+    unreadable = {}
+    for key, default in TABLES.items():
+        path = settings.values.get(key, default)
+        if isinstance(path, str):
+            try:
+                settings = settings.over(Layer.of(load_document(path), at=(key,)))
+            except ConfigError as error:
+                unreadable[key] = error
+    return settings, unreadable
+
+
+def _validate(values: dict[str, Any]) -> tuple[list[Problem], Study | None]:
+    """Return the problems with single keys, and the study without the entries that have any.
+
+    So the problems of the grid can be reported together with them.
+    """
+    try:
+        return [], Study.model_validate(values)
+    except ValidationError as error:
+        problems = problems_of(Study, values, error)
+    paths = [problem.path for problem in problems]
+    if any(path[0] == "grid" for path in paths):
+        return problems, None  # entries are named by their index, which would shift
+    rest = {key: value for key, value in values.items() if (key,) not in paths}
+    for key, name in {(str(path[0]), path[1]) for path in paths if len(path) > 1}:
+        if not isinstance(rest[key], Mapping):
+            return problems, None
+        rest[key] = {other: item for other, item in rest[key].items() if other != name}
+    try:
+        return problems, Study.model_validate(rest)
+    except ValidationError:
+        return problems, None
