@@ -53,7 +53,7 @@ rule all:
 
 
 include: "workflow/rules/data.smk"
-include: "workflow/rules/warm_up.smk"
+include: "workflow/rules/precompile.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/plots.smk"

@@ -1,8 +1,8 @@
-"""The four rates that a ceiling rests on, measured on the device at hand; imports torch.
+"""The four rates that a roofline rests on, measured on the device at hand; imports torch.
 
-    python benchmarks/ceiling.py --measure
+    python benchmarks/roofline.py --measure
 
-Each rate is the best of several repeats: a ceiling asks what the kernels reach, not what they
+Each rate is the best of several repeats: a roofline asks what the kernels reach, not what they
 reach on average on a shared machine.
 """
 

@@ -107,10 +107,10 @@ def bare(study: SlurmStudy) -> float:
     config.write_text(cell.run.model_copy(update={"dump_dir": str(folder)}).to_yaml())
     log = study.folder / "bare.log"
     log.unlink(missing_ok=True)
-    command = f"{launch_line(cell.place, cell.gpus)} config={config}"
+    command = f"{launch_line(cell.cluster_config, cell.gpus)} config={config}"
     called = time.time()
     job = study.cluster.sbatch(
-        *request_line(cell.place, cell.gpus).split(),
+        *request_line(cell.cluster_config, cell.gpus).split(),
         *(f"--chdir={ROOT}", f"--output={log}"),
         command=f"bash -c '{command.replace(chr(39), chr(34))}'",
     )

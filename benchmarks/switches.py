@@ -46,8 +46,8 @@ class Switch:
 
 LARGE_VOCABULARY = (("data.tokenizer", {"name": "bytes", "n_words": 32768}),)
 IN_TURNS = (
-    Switch("distributed.cpu_products", "auto", "mkl"),
-    Switch("distributed.cpu_products", "auto", "mkl", "mini"),
+    Switch("distributed.cpu_matmul", "auto", "mkl"),
+    Switch("distributed.cpu_matmul", "auto", "mkl", "mini"),
     Switch("distributed.fused_projections", True, False, "tiny", (1, 16), turns=400),
     Switch("distributed.fused_projections", False, True, "mini"),
     Switch("optim.fused", True, False, "tiny", (1, 16), turns=400),

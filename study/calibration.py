@@ -39,19 +39,19 @@ def estimate_checks(measurements: Sequence[Measurement]) -> list[Check]:
     rows: list[Check] = []
     for cluster in clusters:
         here = [item for item in measurements if item.cell.cluster == cluster]
-        rows += check_cluster(cluster, here[0].cell.place, observe(here))
+        rows += check_cluster(cluster, here[0].cell.cluster_config, observe(here))
     return rows
 
 
 def check_cluster(
-    cluster: str, place: ClusterConfig, observed: Sequence[Observed]
+    cluster: str, cluster_config: ClusterConfig, observed: Sequence[Observed]
 ) -> Iterator[Check]:
     """Yield the three checks of a cluster's measured configurations."""
     for name, parts in _parts(observed).items():
         ratios, inside, below = [], 0, 0
         for part in parts:
             left = [item for index, item in enumerate(observed) if index not in part]
-            model = Performance(place, left)
+            model = Performance(cluster_config, left)
             for index in part:
                 item = observed[index]
                 predicted = model.step(item.work)

@@ -80,10 +80,10 @@ class SlurmConfig(Settings):
 
 
 class RatesConfig(Settings):
-    """What one GPU reaches in each kind of work, as `benchmarks/ceiling.py --measure` prints it."""
+    """What one GPU reaches in each kind of work, as `benchmarks/roofline.py --measure` prints it."""
 
     dtype: Literal["bf16", "fp32"] = "bf16"
-    """Arithmetic that they were measured in; runs in another one have no ceiling."""
+    """Arithmetic that they were measured in; runs in another one have no roofline."""
     matmul_tflops: PositiveFloat
     """Large products of matrices, TFLOP/s."""
     copy_tb_s: PositiveFloat
@@ -108,7 +108,7 @@ class ClusterConfig(Settings):
     memory_tb_s: PositiveFloat | None = None
     """Bandwidth of its memory, TB/s; null: from the peak, at 250 FLOP a byte."""
     rates: RatesConfig | None = None
-    """What its kernels reach, for the ceiling of a step; null where nobody measured it."""
+    """What its kernels reach, for the roofline of a step; null where nobody measured it."""
     link_gb_s: PositiveFloat | None = None
     """Bandwidth of one GPU to the others of its node, GB/s; null: a tenth of its memory's."""
     network_gb_s: PositiveFloat | None = None

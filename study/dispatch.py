@@ -100,13 +100,13 @@ def find_refusals(
     """
     problems: dict[str, str] = {}
     for cell in cells:
-        request = request_line(cell.place, cell.gpus, needs(cell))
+        request = request_line(cell.cluster_config, cell.gpus, needs(cell))
         if request in problems:
             continue
         if not request:
             problem = "has no `slurm:` settings; its runs are started without --executor slurm"
         else:
-            problem = _refused_by_sbatch(request, cell.place.slurm.partition)  # type: ignore[union-attr]
+            problem = _refused_by_sbatch(request, cell.cluster_config.slurm.partition)  # type: ignore[union-attr]
         problems[request] = problem and f"cluster '{cell.cluster}' {problem}"
     return [problem for problem in problems.values() if problem]
 

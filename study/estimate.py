@@ -107,7 +107,7 @@ class Estimator:
         """Return the performance model of a cell's cluster."""
         if cell.cluster not in self._models:
             here = [item for item in self.measurements if item.cell.cluster == cell.cluster]
-            self._models[cell.cluster] = Performance(cell.place, observe(here))
+            self._models[cell.cluster] = Performance(cell.cluster_config, observe(here))
         return self._models[cell.cluster]
 
     def estimate(self, cell: Cell, steps: int, horizon: str = "") -> Estimate:
@@ -234,7 +234,7 @@ class Estimator:
         measured_steps: int | None = None,
         doubt: str = "",
     ) -> Estimate:
-        place = cell.place
+        cluster_config = cell.cluster_config
         hours = None if time is None else time.middle * cell.gpus / 3600
         memory = self.memory_gib(cell)
         return Estimate(
@@ -253,14 +253,16 @@ class Estimator:
             variant=cell.variant,
             startup_s=startup_s,
             step_s=None if step is None else step.middle,
-            gpu_name=gpu_name or place.gpu_name,
+            gpu_name=gpu_name or cluster_config.gpu_name,
             step_s_low=None if step is None else step.low,
             step_s_high=None if step is None else step.high,
             horizon=horizon or f"{steps} steps",
             tokens=steps * cell.tokens_per_step,
-            cost=_times(hours, place.price_per_gpu_hour),
-            currency=place.currency,
-            energy_kwh=_times(hours, None if place.power_w is None else place.power_w / 1e3),
+            cost=_times(hours, cluster_config.price_per_gpu_hour),
+            currency=cluster_config.currency,
+            energy_kwh=_times(
+                hours, None if cluster_config.power_w is None else cluster_config.power_w / 1e3
+            ),
             memory_gib=memory.middle,
             memory_gib_high=memory.high,
             by=by,
@@ -275,7 +277,11 @@ def _gpu_name(cell: Cell, own: Sequence[Measurement]) -> str | None:
     if not names:
         return None
     found = ", ".join(name.removeprefix("NVIDIA ") for name in names)
-    return found if cell.place.device == "cuda" else f"{cell.place.gpu_name} ({found})"
+    return (
+        found
+        if cell.cluster_config.device == "cuda"
+        else f"{cell.cluster_config.gpu_name} ({found})"
+    )
 
 
 def _spread(own: Sequence[Measurement]) -> Interval:

@@ -21,6 +21,8 @@ def find_problem(grid: Grid) -> ConfigError | None:
             f"expected one of: {', '.join(LOADED)}"
         )
     # A cluster's setup may bring it along.
-    if shutil.which("lm_eval") is None and not any(cell.place.setup for cell in grid.measured):
+    if shutil.which("lm_eval") is None and not any(
+        cell.cluster_config.setup for cell in grid.measured
+    ):
         problems.append("lm_eval: not on the PATH; `pip install lm_eval[hf]` brings it")
     return ConfigError(f"evaluate, of study '{grid.study.study}'", problems) if problems else None

@@ -42,8 +42,8 @@ class Forecast:
 
     def _mem_gib(self, cell: Cell) -> int:
         """Return the memory of a node, GiB, with a quarter to spare."""
-        ranks = min(cell.gpus, cell.place.gpus_per_node)
-        if cell.place.device == "cpu":
+        ranks = min(cell.gpus, cell.cluster_config.gpus_per_node)
+        if cell.cluster_config.device == "cpu":
             # The model lives there.
             each = self.estimator.memory_gib(cell).high
         else:

@@ -46,7 +46,7 @@ class Cell:
     seed: int
     measure: bool
     """False: the cell is estimated and never run."""
-    place: ClusterConfig
+    cluster_config: ClusterConfig
     """The cluster's settings."""
     run: RunConfig
     """The complete settings of the run."""
@@ -69,7 +69,7 @@ class Cell:
     @property
     def nodes(self) -> int:
         """Nodes that the run needs."""
-        return -(-self.gpus // self.place.gpus_per_node)
+        return -(-self.gpus // self.cluster_config.gpus_per_node)
 
     @property
     def params(self) -> int:
@@ -292,8 +292,8 @@ def _build_cell(
     """Return the cell at a point; raise ConfigError, of `source`, if its settings are not sound."""
     settings = _merge_settings(study, point, changes)
     run = validate(RunConfig, settings, source)
-    place = study.clusters[point.cluster]
-    return Cell(**point.labels, measure=point.entry.measure, place=place, run=run)
+    cluster_config = study.clusters[point.cluster]
+    return Cell(**point.labels, measure=point.entry.measure, cluster_config=cluster_config, run=run)
 
 
 def _merge_settings(

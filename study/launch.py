@@ -179,9 +179,9 @@ def autotune_line(cluster: ClusterConfig) -> str:
     return _on_one_gpu(cluster, "python -m trainer.autotune")
 
 
-def warm_up_line(cluster: ClusterConfig) -> str:
+def precompile_line(cluster: ClusterConfig) -> str:
     """Return the shell command that compiles for runs to come; its config comes after it."""
-    return _on_one_gpu(cluster, "python -m trainer.warm_up")
+    return _on_one_gpu(cluster, "python -m trainer.precompile")
 
 
 def _on_one_gpu(cluster: ClusterConfig, command: str) -> str:

@@ -156,7 +156,7 @@ class Performance:
 
     def __init__(
         self,
-        place: ClusterConfig,
+        cluster_config: ClusterConfig,
         observed: Sequence[Observed],
         hyper: Hyper | None = None,
     ) -> None:
@@ -164,8 +164,8 @@ class Performance:
 
         `hyper` holds the sizes of the step time's Gaussian process; None chooses them.
         """
-        self.place, self.observed = place, list(observed)
-        self._sheet = data_sheet(place)
+        self.cluster_config, self.observed = cluster_config, list(observed)
+        self._sheet = data_sheet(cluster_config)
         self.knows_speed = self._sheet.known or bool(observed)
         self.steps = Regression(
             list(STEP_PRIORS.values()),

@@ -52,7 +52,11 @@ def plan_table(grid: Grid, forecast: Forecast) -> list[PlanRow]:
     for cell in grid:
         state, detail = find_state(cell)
         estimate = forecast.estimate(cell)
-        request = request_line(cell.place, cell.gpus, forecast.needs(cell)) if cell.measure else ""
+        request = (
+            request_line(cell.cluster_config, cell.gpus, forecast.needs(cell))
+            if cell.measure
+            else ""
+        )
         rows.append(PlanRow(cell, state, detail, estimate, request, find_warning(cell, estimate)))
     return rows
 
@@ -60,11 +64,15 @@ def plan_table(grid: Grid, forecast: Forecast) -> list[PlanRow]:
 def find_warning(cell: Cell, estimate: Estimate) -> str:
     """Return what speaks against a run: memory or time that it will probably not have."""
     warnings = []
-    limit, memory, high = cell.place.memory_gib, estimate.memory_gib, estimate.memory_gib_high
+    limit, memory, high = (
+        cell.cluster_config.memory_gib,
+        estimate.memory_gib,
+        estimate.memory_gib_high,
+    )
     if limit is not None and memory is not None and high is not None and high > limit:
         verdict = "does not fit" if memory > limit else "may not fit"
         warnings.append(f"{verdict}: {memory:.3g} GiB (up to {high:.3g}) of {limit:g} a GPU")
-    limit_min = cell.place.slurm.runtime_min if cell.place.slurm else "auto"
+    limit_min = cell.cluster_config.slurm.runtime_min if cell.cluster_config.slurm else "auto"
     if limit_min != "auto" and (estimate.seconds_high or 0) > 60 * limit_min:
         warnings.append(f"may take longer than its limit of {limit_min} min")
     return "; ".join(warnings)
@@ -130,7 +138,7 @@ def format_budget(budget: BudgetConfig, rows: Sequence[PlanRow]) -> list[str]:
         if not row.runs or high is None:
             continue
         own_hours = high * row.cell.gpus / 3600
-        own_cost = own_hours * (row.cell.place.price_per_gpu_hour or 0.0)
+        own_cost = own_hours * (row.cell.cluster_config.price_per_gpu_hour or 0.0)
         within = hours + own_hours <= (budget.gpu_hours or float("inf"))
         if within and cost + own_cost <= (budget.cost or float("inf")):
             fit.append(row.cell.name)

@@ -200,7 +200,9 @@ def _loss_panels(curves: list[Curve], by_gpus: bool) -> dict[str, list[Curve]]:
     panels: dict[str, list[Curve]] = {}
     for cell, run in sorted(curves, key=lambda curve: curve[0].gpus if by_gpus else 0):
         count = f"{cell.gpus}x " if by_gpus else ""
-        panels.setdefault(f"{cell.cluster} ({count}{cell.place.gpu_name})", []).append((cell, run))
+        panels.setdefault(f"{cell.cluster} ({count}{cell.cluster_config.gpu_name})", []).append(
+            (cell, run)
+        )
     return panels
 
 
@@ -248,7 +250,7 @@ def _draw_scaling(grid: Grid, style: Style, table: pd.DataFrame, column: str, la
         if column == "scaling_efficiency":
             ax.axhline(1, color=IDEAL, linestyle=":", linewidth=1.4, zorder=1)
         _gpu_ticks(ax, counts)
-        ax.set_title(f"{cluster} ({cell.place.gpu_name})")
+        ax.set_title(f"{cluster} ({cell.cluster_config.gpu_name})")
     if column == "tokens_per_s":
         axes[0].set_yscale("log")
         _log_ticks(axes[0].yaxis)

@@ -91,12 +91,12 @@ def render_report(
         absent=[f"{name}.svg" for name in FIGURES if not _path(figures, name).exists()],
         missing=missing,
         estimate_only=estimate_only,
-        peaks=[(name, place.gpu_name, place.peak_tflops) for name, place in _places(grid)],
+        peaks=[(name, config.gpu_name, config.peak_tflops) for name, config in _clusters(grid)],
     )
 
 
-def _places(grid: Grid) -> list[tuple[str, Any]]:
-    return list({cell.cluster: cell.place for cell in grid}.items())
+def _clusters(grid: Grid) -> list[tuple[str, Any]]:
+    return list({cell.cluster: cell.cluster_config for cell in grid}.items())
 
 
 def _facts(grid: Grid) -> list[tuple[str, str]]:

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from study.ceiling import cell_ceiling
 from study.efficiency import scaling_efficiencies
 from study.files import write_file
 from study.flags import footnotes
 from study.grid import Cell, Grid
 from study.logs import Run, read_runs
+from study.roofline import cell_roofline
 from study.throughput_row import ThroughputRow, read_rows, write_rows
 from trainer.flops import flops_per_token, utilisation
 from trainer.records import Record, RunSummary
@@ -40,7 +40,7 @@ READABLE: dict[str, tuple[str, Callable[[Any], str]]] = {
     "tokens_per_s_per_gpu": ("Tokens/s/GPU", "{:,.0f}".format),
     "tflops_per_gpu": ("TFLOP/s/GPU", "{:.3g}".format),
     "mfu": ("MFU (%)", lambda value: f"{100 * value:.1f}"),
-    "ceiling_fraction": ("Of ceiling (%)", lambda value: f"{100 * value:.1f}"),
+    "roofline_fraction": ("Of roofline (%)", lambda value: f"{100 * value:.1f}"),
     "scaling_efficiency": ("Scaling eff. (%)", lambda value: f"{100 * value:.1f}"),
     "peak_memory_gib": ("Memory (GiB)", "{:.3g}".format),
     "startup_s": ("Start-up (s)", "{:.3g}".format),
@@ -174,7 +174,7 @@ def _speed(cell: Cell, step_s: float, summary: RunSummary) -> dict[str, Any]:
     tokens_per_s = cell.tokens_per_step / step_s
     per_gpu = tokens_per_s / cell.gpus
     model, data = cell.run.model, cell.run.data
-    ceiling = cell_ceiling(cell, context, summary.choices.model_dtype)
+    roofline = cell_roofline(cell, context, summary.choices.model_dtype)
     flops, causal = (
         flops_per_token(
             model, data.tokenizer.vocab_size, data.seq_len, context=context, causal=causal
@@ -185,9 +185,9 @@ def _speed(cell: Cell, step_s: float, summary: RunSummary) -> dict[str, Any]:
         "tokens_per_s": tokens_per_s,
         "tokens_per_s_per_gpu": per_gpu,
         "tflops_per_gpu": per_gpu * flops / 1e12,
-        "mfu": utilisation(per_gpu, flops, cell.place.peak_tflops),
-        "mfu_causal": utilisation(per_gpu, causal, cell.place.peak_tflops),
-        "ceiling_fraction": None if ceiling is None else per_gpu / ceiling.tokens_per_s,
+        "mfu": utilisation(per_gpu, flops, cell.cluster_config.peak_tflops),
+        "mfu_causal": utilisation(per_gpu, causal, cell.cluster_config.peak_tflops),
+        "roofline_fraction": None if roofline is None else per_gpu / roofline.tokens_per_s,
     }
 
 
@@ -203,7 +203,7 @@ def other_versions(table: pd.DataFrame) -> list[int]:
 IMPOSSIBLE = "†"
 """Marks a fraction above 1 of what the GPU is said to reach."""
 
-OF_THE_GPU = ("mfu", "ceiling_fraction")
+OF_THE_GPU = ("mfu", "roofline_fraction")
 """Columns that are fractions of what the GPU is said to reach."""
 
 

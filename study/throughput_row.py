@@ -70,7 +70,7 @@ class ThroughputRow:
     """10th percentile, ms."""
     fingerprint: str
     """`RunConfig.fingerprint` of the run."""
-    ceiling_fraction: float | None = None
+    roofline_fraction: float | None = None
     """Speed over that of the roofline."""
     efficiency_reference: str | None = None
     """The run that `scaling_efficiency` compares with."""

@@ -14,14 +14,14 @@ from study.launch import (
     data_request,
     evaluation_line,
     launch_line,
+    precompile_line,
     slurm_resources,
     threads,
-    warm_up_line,
 )
 from study.load import load_study
 from study.logs import is_up_to_date
 from study.needs import NOT_KNOWN, Needs
-from study.warm_up import FOLDER, folder_of, warm_up_run
+from study.precompile import FOLDER, folder_of, precompile_run
 from trainer.files import write_atomically
 from trainer.layers import Layer, Merged, merge
 from trainer.problems import ConfigError, combine
@@ -147,14 +147,14 @@ class TrainingRequest:
         def value(wildcards: Any, attempt: int) -> Any:
             cell = self._cell(wildcards)
             needs = self._needs(cell)
-            resources = slurm_resources(cell.place, self._gpus(cell), attempt, needs)
+            resources = slurm_resources(cell.cluster_config, self._gpus(cell), attempt, needs)
             return resources.get(name, UNSET.get(name))
 
         return value
 
     def _needs(self, cell: Cell) -> Needs:
         """Return what a cell is predicted to need, where its cluster asks for that."""
-        slurm = cell.place.slurm
+        slurm = cell.cluster_config.slurm
         if slurm is None or "auto" not in (slurm.runtime_min, slurm.mem_gib):
             return NOT_KNOWN
         from study.forecast import Forecast  # numpy, which no other cluster has to wait for
@@ -167,12 +167,12 @@ class TrainingRequest:
     def threads(self, wildcards: Any) -> int:
         """Return the job's threads."""
         cell = self._cell(wildcards)
-        return threads(cell.place, self._gpus(cell))
+        return threads(cell.cluster_config, self._gpus(cell))
 
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the trainer."""
         cell = self._cell(wildcards)
-        return launch_line(cell.place, cell.gpus)
+        return launch_line(cell.cluster_config, cell.gpus)
 
 
 class EvaluationRequest(TrainingRequest):
@@ -183,7 +183,7 @@ class EvaluationRequest(TrainingRequest):
 
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the evaluation."""
-        return evaluation_line(self._cell(wildcards).place, self._grid.study.evaluate)
+        return evaluation_line(self._cell(wildcards).cluster_config, self._grid.study.evaluate)
 
 
 class AutotuneRequest(EvaluationRequest):
@@ -191,11 +191,11 @@ class AutotuneRequest(EvaluationRequest):
 
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the search."""
-        return autotune_line(self._cell(wildcards).place)
+        return autotune_line(self._cell(wildcards).cluster_config)
 
 
-class WarmUpRequest(EvaluationRequest):
-    """What the rule `warm_up` asks of the machine: one GPU of the cluster it compiles for."""
+class PrecompileRequest(EvaluationRequest):
+    """What the rule `precompile` asks of the machine: one GPU of the cluster it compiles for."""
 
     def __init__(self, grid: Grid) -> None:
         super().__init__(grid)
@@ -212,11 +212,11 @@ class WarmUpRequest(EvaluationRequest):
 
     def settings(self, wildcards: Any) -> str:
         """Return the text of the run.yaml that is compiled."""
-        return warm_up_run(self._cell(wildcards)).to_yaml()
+        return precompile_run(self._cell(wildcards)).to_yaml()
 
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the compilation."""
-        return warm_up_line(self._cell(wildcards).place)
+        return precompile_line(self._cell(wildcards).cluster_config)
 
 
 def exports(grid: Grid) -> list[str]:
@@ -244,7 +244,9 @@ def evaluations(grid: Grid) -> Callable[[Any], list[str]]:
 
 def data_resources(grid: Grid) -> dict[str, Callable[[Any], Any]]:
     """Return the resources of jobs that prepare data, on the first Slurm cluster of the grid."""
-    cluster = next((cell.place for cell in grid if cell.place.slurm is not None), None)
+    cluster = next(
+        (cell.cluster_config for cell in grid if cell.cluster_config.slurm is not None), None
+    )
     asked = {} if cluster is None else data_request(cluster)
 
     def resource(name: str) -> Callable[[Any], Any]:

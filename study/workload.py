@@ -53,15 +53,17 @@ class DataSheet:
     """The peak is the data sheet's, not nominal."""
 
 
-def data_sheet(place: ClusterConfig) -> DataSheet:
+def data_sheet(cluster_config: ClusterConfig) -> DataSheet:
     """Return the rates of a cluster's GPU; what its settings leave out follows from the rest."""
-    known = place.peak_tflops is not None
-    flops = (place.peak_tflops or NOMINAL["peak_tflops"]) * 1e12
+    known = cluster_config.peak_tflops is not None
+    flops = (cluster_config.peak_tflops or NOMINAL["peak_tflops"]) * 1e12
     memory = flops * BYTES_PER_FLOP if known else NOMINAL["memory_tb_s"] * 1e12
-    memory = place.memory_tb_s * 1e12 if place.memory_tb_s else memory
+    memory = cluster_config.memory_tb_s * 1e12 if cluster_config.memory_tb_s else memory
     link = memory * LINK_SHARE if known else NOMINAL["link_gb_s"] * 1e9
-    link = place.link_gb_s * 1e9 if place.link_gb_s else link
-    network = place.network_gb_s * 1e9 if place.network_gb_s else link * NETWORK_SHARE
+    link = cluster_config.link_gb_s * 1e9 if cluster_config.link_gb_s else link
+    network = (
+        cluster_config.network_gb_s * 1e9 if cluster_config.network_gb_s else link * NETWORK_SHARE
+    )
     return DataSheet(flops, memory, link, network, known)
 
 
@@ -134,7 +136,7 @@ def plan_dtype(cell: Cell) -> Dtype:
     `auto` on a CPU depends on the processor: this machine's is asked; another machine's is not
     known, and fp32 is the more careful answer.
     """
-    here = cell.place.slurm is None and has_bf16()
+    here = cell.cluster_config.slurm is None and has_bf16()
     return model_dtype(cell.run.distributed, cell.run.device, here) or "fp32"
 
 
@@ -155,7 +157,7 @@ def workload(cell: Cell, dtype: Dtype | None = None) -> Workload:
         batch_size=run.data.batch_size,
         grad_acc_steps=run.grad_acc_steps,
         gpus=cell.gpus,
-        gpus_per_node=cell.place.gpus_per_node,
+        gpus_per_node=cell.cluster_config.gpus_per_node,
         shard=shard,
         tensor_parallel=run.distributed.tp_size,
         recompute=run.distributed.recompute,

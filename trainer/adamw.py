@@ -105,7 +105,7 @@ class _Group:
     def step(self, rate: float | Tensor, config: OptimConfig, scale: Tensor | None) -> None:
         # Looked up in each step: FSDP2 may move its shards at the first forward pass.
         weights = [local(p) for p in self.parameters]
-        gradients = [local(spread_like(p.grad, p)) for p in self.parameters if p.grad is not None]
+        gradients = [local(shard_like(p.grad, p)) for p in self.parameters if p.grad is not None]
         assert len(gradients) == len(self.parameters), "a weight has no gradient"
         if not config.fused:
             if scale is not None:
@@ -155,7 +155,7 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def spread_like(gradient: Tensor, weight: Tensor) -> Tensor:
+def shard_like(gradient: Tensor, weight: Tensor) -> Tensor:
     """Return a gradient as its weight is spread: of a copied weight each process may have a share.
 
     Sequence parallelism leaves such sums undone.

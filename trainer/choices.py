@@ -124,7 +124,7 @@ def loss_chunk(settings: DistributedConfig, vocab_size: int) -> int:
 
 def is_sharded(settings: DistributedConfig, gpus: int) -> bool:
     """Say whether weights are sharded over processes; a lone process holds them all."""
-    return gpus > 1 and settings.spreads_weights
+    return gpus > 1 and settings.shards_weights
 
 
 def _fuses_projections(config: RunConfig, gpus: int) -> bool:
@@ -140,7 +140,7 @@ def _fuses_projections(config: RunConfig, gpus: int) -> bool:
 
 
 def _cpu_matmul(config: RunConfig, dtype: Dtype, machine: Machine) -> CpuMatmul:
-    wanted = config.distributed.cpu_products
+    wanted = config.distributed.cpu_matmul
     if config.device == "cuda" or dtype != "fp32":
         return "torch"
     if config.distributed.tp_size > 1 or not machine.has_onednn:

@@ -213,8 +213,8 @@ class DistributedConfig(Settings):
     attention: Literal["auto", "flash", "fa3", "cudnn", "efficient", "math"] = "auto"
     """Kernel of attention; auto: on a GPU the fastest, measured once at the start. fa3 needs the
     package flash_attn_3."""
-    cpu_products: Literal["auto", "mkl", "onednn"] = "auto"
-    """Library of fp32 products on a CPU; auto: oneDNN where MKL leaves AVX-512 unused."""
+    cpu_matmul: Literal["auto", "mkl", "onednn"] = "auto"
+    """Library of fp32 matmuls on a CPU; auto: oneDNN if MKL leaves AVX-512 unused."""
     loss_chunk: NonNegativeInt | Literal["auto"] = "auto"
     """Tokens whose logits exist at once; 0: all; auto: 4096 for vocabularies of 32K and more."""
     float8_recipe: Literal["tensorwise", "rowwise", "rowwise_with_gw_hp"] | None = None
@@ -249,6 +249,15 @@ class DistributedConfig(Settings):
         "spawn_method": "no process is started by multiprocessing; torchrun starts the ranks",
     }
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_former_names(cls, values: Any) -> Any:
+        """Read `cpu_products`, as earlier files have it, as `cpu_matmul`."""
+        if not isinstance(values, Mapping) or "cpu_products" not in values:
+            return values
+        former = {"cpu_products": "cpu_matmul"}
+        return {former.get(key, key): value for key, value in values.items()}
+
     @model_validator(mode="after")
     def _layout_is_whole(self) -> "DistributedConfig":
         if self.fsdp_type == "no_shard" and (self.dp_shard or 1) > 1:
@@ -279,7 +288,7 @@ class DistributedConfig(Settings):
         )
 
     @property
-    def spreads_weights(self) -> bool:
+    def shards_weights(self) -> bool:
         """Whether several processes share one copy of the weights."""
         return self.fsdp_type == "full_shard" or self.tp_size > 1
 

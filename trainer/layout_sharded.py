@@ -22,11 +22,12 @@ from trainer.world import World
 
 
 def build_mesh(config: DistributedConfig, world: World) -> DeviceMesh:
-    """Return the processes as a mesh: copies of the model x shards of each x tensor-parallel."""
-    copies, shards = config.data_parallel(world.size)
-    names = ("copies", "shards", "tp")
+    """Return the processes as a mesh with the axes dp_replicate, dp_shard and tp."""
+    dp_replicate, dp_shard = config.data_parallel(world.size)
     return init_device_mesh(
-        world.device.type, (copies, shards, world.tp_size), mesh_dim_names=names
+        world.device.type,
+        (dp_replicate, dp_shard, world.tp_size),
+        mesh_dim_names=("dp_replicate", "dp_shard", "tp"),
     )
 
 
@@ -37,15 +38,15 @@ def shard(
     world: World,
     mesh: DeviceMesh,
 ) -> None:
-    """Spread each block's weights, gradients and optimizer over the processes of a copy (FSDP2)."""
-    copies, shards = config.data_parallel(world.size)
-    if copies * shards == 1:
+    """Shard each block's weights, gradients and optimizer state over dp_shard (FSDP2)."""
+    dp_replicate, dp_shard = config.data_parallel(world.size)
+    if dp_replicate * dp_shard == 1:
         return
     dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
     policy = MixedPrecisionPolicy(
         param_dtype=dtypes[dtype], reduce_dtype=dtypes[config.reduce_dtype]
     )
-    across = mesh["copies", "shards"] if copies > 1 else mesh["shards"]
+    across = mesh["dp_replicate", "dp_shard"] if dp_replicate > 1 else mesh["dp_shard"]
     for layer in model.layers:
         fully_shard(layer, mesh=across, mp_policy=policy)
     fully_shard(model, mesh=across, mp_policy=policy)

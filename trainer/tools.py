@@ -1,4 +1,4 @@
-"""What the commands beside training share: autotune and warm_up, each on one process."""
+"""What the commands beside training share: autotune and precompile, each on one process."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ def set_up_alone(config: RunConfig, purpose: str) -> tuple[World, Choices]:
 
     Raises ConfigError, of `purpose`, if the run's weights are sharded over processes.
     """
-    if config.distributed.spreads_weights:
+    if config.distributed.shards_weights:
         problem = "distributed: needs unsharded weights (fsdp_type: no_shard, tp_size: 1)"
         raise ConfigError(purpose, [problem])
     world = get_world(config.device, config.gpu_name)

@@ -93,7 +93,7 @@ def test_a_request_for_nodes_that_are_down_may_wait(study: SlurmStudy) -> None:
     try:
         # sbatch itself takes it, and the job waits; its test alone says otherwise.
         assert find_refusals([cell]) == []
-        request = request_line(cell.place, cell.gpus).split()
+        request = request_line(cell.cluster_config, cell.gpus).split()
         assert cluster.state(cluster.sbatch(*request, command="true")) == "PENDING"
     finally:
         cluster.run("scontrol", "update", "NodeName=sphinx3", "State=RESUME")

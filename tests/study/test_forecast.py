@@ -97,10 +97,12 @@ def test_the_time_limit_is_the_upper_end_and_a_margin(make_grid: MakeGrid) -> No
     needs = forecast.needs(cell)
     assert needs.runtime_min is not None
     assert high * 1.1 / 60 + 5 <= needs.runtime_min < high * 1.1 / 60 + 6
-    asked = [slurm_resources(cell.place, 2, attempt, needs)["runtime"] for attempt in (1, 2, 3)]
+    asked = [
+        slurm_resources(cell.cluster_config, 2, attempt, needs)["runtime"] for attempt in (1, 2, 3)
+    ]
     assert asked == [needs.runtime_min, 2 * needs.runtime_min, 70]
     # two ranks with 6 GiB each and 2 for the node, a quarter more; the model is nothing
-    assert slurm_resources(cell.place, 2, 1, needs)["mem_mb"] == 18 * 1024
+    assert slurm_resources(cell.cluster_config, 2, 1, needs)["mem_mb"] == 18 * 1024
 
 
 def test_where_nothing_is_known_the_partitions_limit_is_asked_for(make_grid: MakeGrid) -> None:
@@ -108,11 +110,11 @@ def test_where_nothing_is_known_the_partitions_limit_is_asked_for(make_grid: Mak
     grid = make_grid({**PAIR, "clusters": unknown})
     needs = Forecast(grid).needs(grid[1])
     assert needs.runtime_min is None
-    assert slurm_resources(grid[1].place, 2, 1, needs)["runtime"] == 70
+    assert slurm_resources(grid[1].cluster_config, 2, 1, needs)["runtime"] == 70
 
 
 def test_a_fixed_request_is_asked_for_as_it_stands(make_grid: MakeGrid) -> None:
     grid = make_grid(PAIR)
     write_run(grid[0], step_s=900.0)
     needs = Forecast(measured(grid)).needs(grid[1])
-    assert slurm_resources(grid[1].place, 2, 1, needs)["runtime"] == 30
+    assert slurm_resources(grid[1].cluster_config, 2, 1, needs)["runtime"] == 30

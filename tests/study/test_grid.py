@@ -181,7 +181,7 @@ def test_the_reference_study_is_the_guides_table() -> None:
             cell.model,
             cell.params,
             cell.gpus,
-            cell.place.gpu_name,
+            cell.cluster_config.gpu_name,
             cell.tokens_per_step,
             cell.measure,
         )
@@ -210,7 +210,7 @@ def test_the_study_of_one_h200_is_the_ladder_at_the_guides_batch() -> None:
         run = cell.run
         assert (cell.gpus, cell.tokens_per_step, run.steps) == (1, 8 * 2048, 500)
         assert (run.distributed.model_dtype, run.data.tokenizer.name) == ("bf16", "bytes")
-        assert cell.place.slurm is None
+        assert cell.cluster_config.slurm is None
         assert cell.measure
         assert run.checkpoint is not None  # else a run that is stopped would begin anew
     compiled = {cell.variant: cell.run.distributed.compile for cell in grid}

@@ -18,7 +18,7 @@ from study.load import load_study_file
 from study.workflow import AutotuneRequest, EvaluationRequest
 
 LINGUA = Grid(load_study_file("config/studies/lingua.yaml"))
-SPHINX, MISO = LINGUA[0].place, LINGUA[1].place
+SPHINX, MISO = LINGUA[0].cluster_config, LINGUA[1].cluster_config
 
 # What the guide's commands do not say and every request does: a requeued job goes on in its log,
 # and a run is told a minute before its time limit.

@@ -95,7 +95,7 @@ RATES = {
 
 
 def test_the_fraction_of_the_ceiling_is_of_one_gpu_with_rates(make_grid: MakeGrid) -> None:
-    """27.5M on one H200 at half of 2.0M tokens/s; 8 GPUs talk, which the ceiling leaves out."""
+    """27.5M on one H200 at half of 2.0M tokens/s; 8 GPUs talk, which the roofline leaves out."""
     grid = make_grid(
         {
             **GUIDE,
@@ -111,10 +111,10 @@ def test_the_fraction_of_the_ceiling_is_of_one_gpu_with_rates(make_grid: MakeGri
     for cell in grid:
         write_run(cell, step_s=0.016)
     table = throughput_table(grid)
-    assert table["ceiling_fraction"].iloc[0] == pytest.approx(0.5, rel=0.02)
-    assert table["ceiling_fraction"].iloc[1:].isna().all()
-    assert "Of ceiling (%)" in to_markdown(table)
-    assert "Of ceiling (%)" not in to_markdown(table.iloc[1:])
+    assert table["roofline_fraction"].iloc[0] == pytest.approx(0.5, rel=0.02)
+    assert table["roofline_fraction"].iloc[1:].isna().all()
+    assert "Of roofline (%)" in to_markdown(table)
+    assert "Of roofline (%)" not in to_markdown(table.iloc[1:])
 
 
 def test_flops_are_those_of_the_context_that_the_run_wrote(make_grid: MakeGrid) -> None:
@@ -135,9 +135,9 @@ def test_flops_are_those_of_the_context_that_the_run_wrote(make_grid: MakeGrid) 
     assert row["tflops_per_gpu"] * 1e12 == pytest.approx(
         row["tokens_per_s_per_gpu"] * (164_422_656 + 98_304 * 100)
     )
-    # The roofline of fewer FLOPs is a faster step: attention was 35% of it (docs/ceiling.md).
+    # The roofline of fewer FLOPs is a faster step: attention was 35% of it (docs/roofline.md).
     share = 1 - 0.349 * (1 - 100 / 1024)
-    assert row["ceiling_fraction"] / whole["ceiling_fraction"] == pytest.approx(share, rel=2e-3)
+    assert row["roofline_fraction"] / whole["roofline_fraction"] == pytest.approx(share, rel=2e-3)
 
 
 def shown(table: pd.DataFrame, heading: str) -> list[str]:
@@ -168,7 +168,7 @@ def test_more_than_the_roofline_is_marked_too(make_grid: MakeGrid) -> None:
     write_run(grid[0], step_s=16_384 / 4.4e6)
     table = throughput_table(grid)
     assert shown(table, "MFU (%)") == ["58.3"]
-    assert shown(table, "Of ceiling (%)") == ["213.0†"]
+    assert shown(table, "Of roofline (%)") == ["213.0†"]
     assert "note: †" in to_markdown(table)
     write_run(grid[0], step_s=16_384 / 1e6)
     assert "†" not in to_markdown(throughput_table(grid))

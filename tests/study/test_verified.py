@@ -41,7 +41,7 @@ OTHER_SPEED = {
     "distributed.reduce_dtype": "bf16",
     "distributed.fsdp_type": "full_shard",
     "distributed.attention": "math",
-    "distributed.cpu_products": "mkl",
+    "distributed.cpu_matmul": "mkl",
     "distributed.fused_projections": False,
     "distributed.compile": False,
     "distributed.cuda_graphs": True,

@@ -53,7 +53,7 @@ def test_what_is_stated_counts() -> None:
         "compile": True,
         "fused_projections": False,
         "loss_chunk": 8,
-        "cpu_products": "mkl",
+        "cpu_matmul": "mkl",
         "threads": 3,
         "attention": "math",
     }

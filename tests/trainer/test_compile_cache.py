@@ -12,13 +12,14 @@ from torch import nn
 
 from tests.trainer.conftest import Runs
 from trainer import kernels
+from trainer.choices import Choices
 from trainer.compiling import tag_cache
 
 FLASH = "aten::_scaled_dot_product_flash_attention_for_cpu"
 BATCHED_PRODUCT = "aten::bmm"
 """What attention by plain products of matrices, `math`, calls; the rest of a block does not."""
 
-COMPILED = ("distributed={compile: true, cpu_products: mkl}", "model.n_layers=1")
+COMPILED = ("distributed={compile: true, cpu_matmul: mkl}", "model.n_layers=1")
 TRACED = ("profiling={run: true, profile_warmup: 1, profile_steps: 1}", "steps=3")
 
 
@@ -56,6 +57,9 @@ def test_runs_that_share_a_cache_each_have_their_own_kernel(runs: Runs) -> None:
     assert found == {"math": {BATCHED_PRODUCT}, "flash": {FLASH}}
 
 
+CHOICES = Choices("fp32", True, False, 0, "mkl", 1, attention=None)
+
+
 class SelfAttention(nn.Module):
     def forward(self, x_BHTE: torch.Tensor) -> torch.Tensor:
         return F.scaled_dot_product_attention(x_BHTE, x_BHTE, x_BHTE, is_causal=True)
@@ -66,7 +70,7 @@ def test_one_process_that_tries_several_kernels_runs_each() -> None:
     x_BHTE = torch.randn(2, 2, 16, 8)
     found = []
     for kernel in ("math", "flash", "math"):
-        kernels.use({"attention": kernel, "cpu_products": "mkl"}, nn.Module())
+        kernels.use(CHOICES.with_attention(kernel), nn.Module())
         tag("cpu")
         model = torch.compile(SelfAttention(), backend="aot_eager", dynamic=False)
         model(x_BHTE)

@@ -65,8 +65,8 @@ def test_fewer_operations_than_one_matrix_at_a_time() -> None:
 
 
 SWITCHES = {
-    "plain": ("fused_projections=false", "cpu_products=mkl", "attention=math", "compile=false"),
-    "fused": ("fused_projections=true", "cpu_products=onednn", "compile=false"),
+    "plain": ("fused_projections=false", "cpu_matmul=mkl", "attention=math", "compile=false"),
+    "fused": ("fused_projections=true", "cpu_matmul=onednn", "compile=false"),
     "chunked": ("loss_chunk=32", "keep_memory=false", "freeze_gc=false", "compile=false"),
 }
 

@@ -1,7 +1,7 @@
 """Training: one run for each measured cell of the grid.
 
 Reads   the grid, <results>/data/<source>.json and the shards that it names
-Reads   code that a warm-up has compiled
+Reads   code that a precompile job has compiled
 Writes  settings.yaml: what the trainer is asked to do
 Writes  run.yaml, run.json, metrics.jsonl, checkpoints/: the trainer's, kept when a job fails
 Writes  completed: run.json says so, with the cell's present settings; for the tables
@@ -20,8 +20,8 @@ rule train:
         data=lambda wildcards: collect(
             "<results>/data/{source}.json", source=GRID.at(wildcards).run.data.sources
         ),
-        # Compiled code lasts: a warm-up that is done again does not make a run start again.
-        compiled=lambda wildcards: ancient(WARM_UP.before(wildcards)),
+        # Compiled code lasts: running that job again starts no run again.
+        compiled=lambda wildcards: ancient(PRECOMPILE.before(wildcards)),
     output:
         touch("<results>/<run>/completed"),
     log:

@@ -1,4 +1,4 @@
-"""The command: python -m trainer.warm_up config=run.yaml key=value ...
+"""The command: python -m trainer.precompile config=run.yaml key=value ...
 
 Compiles what the run would compile, on one process and without data, into the folder of compiled
 code (`distributed.compile_cache`): runs of the same shape and batch find it there, on any machine
@@ -18,12 +18,12 @@ from trainer.tools import run_command, set_up_alone
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return the exit code."""
-    return run_command(arguments, warm_up)
+    return run_command(arguments, precompile)
 
 
-def warm_up(config: RunConfig) -> str:
+def precompile(config: RunConfig) -> str:
     """Compile the blocks of a run; return a line that says how long it took."""
-    world, choices = set_up_alone(config, "warm-up")
+    world, choices = set_up_alone(config, "precompile")
     learner = build_learner(config, replace(choices, compiled=True), world)
     start = time.perf_counter()
     compile_ahead(learner)

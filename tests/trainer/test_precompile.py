@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 from tests.trainer.conftest import Runs
-from trainer.warm_up import main
+from trainer.precompile import main
 
 
 def test_runs_find_all_that_they_compile(runs: Runs) -> None:
     """A folder of compiled code that a run has written nothing to had all of it."""
     cache = runs.folder / "compiled"
     setting = f"distributed.compile_cache={cache}"
-    command = [sys.executable, "-m", "trainer.warm_up", f"config={runs.config}", setting]
+    command = [sys.executable, "-m", "trainer.precompile", f"config={runs.config}", setting]
     done = subprocess.run(command, env=runs.environment(), capture_output=True, text=True)
     assert "compiled in" in done.stdout, done.stderr
     made = files_below(cache)
@@ -26,7 +26,7 @@ def test_runs_find_all_that_they_compile(runs: Runs) -> None:
 
 def test_spread_weights_are_refused(runs: Runs, capsys) -> None:
     assert main([f"config={runs.config}", "distributed.fsdp_type=full_shard"]) == 1
-    assert "warm-up: 1 problem" in capsys.readouterr().err
+    assert "precompile: 1 problem" in capsys.readouterr().err
 
 
 def files_below(folder: Path) -> set[Path]:

@@ -6,7 +6,7 @@ import pytest
 
 from study.grid import Cell, Grid
 from study.load import load_study
-from study.warm_up import folder_of, warm_up_run
+from study.precompile import folder_of, precompile_run
 from trainer.config import RunConfig, parse_yaml
 
 STUDY = """
@@ -53,7 +53,7 @@ def test_cells_that_compile_the_same_share_a_folder(cells: dict[str, Cell]) -> N
     shared |= {folder_of(cells[f"far tiny {gpus} hot 42"]) for gpus in (1, 4)}
     (folder,) = shared
     assert folder is not None
-    assert folder.startswith("warm_up/far/tiny-")
+    assert folder.startswith("precompile/far/tiny-")
     others = [cells[name] for name in ("far wide 1 base 1", "far tiny 1 short 42")]
     others.append(cells["far tiny 1 fp32 42"])
     assert len({folder, *map(folder_of, others)}) == 4
@@ -73,8 +73,8 @@ def test_nothing_is_compiled_beforehand(cells: dict[str, Cell], name: str) -> No
 
 def test_the_settings_are_the_same_for_all_that_share_them(cells: dict[str, Cell]) -> None:
     first, other = cells["far tiny 1 base 1"], cells["far tiny 4 hot 42"]
-    run = warm_up_run(first)
-    assert run == warm_up_run(other)
+    run = precompile_run(first)
+    assert run == precompile_run(other)
     assert run.distributed.compile is True
     assert run.distributed.compile_cache == first.run.distributed.compile_cache
     assert (run.model, run.data.batch_size, run.data.seq_len) == (first.run.model, 8, 64)

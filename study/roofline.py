@@ -1,9 +1,9 @@
-"""The ceiling of a training step: what one GPU's kernels allow, without anything around them.
+"""The roofline of a training step: what one GPU's kernels allow, without anything around them.
 
 A step is taken apart into operations, each at the rate that such an operation reaches alone. What
 happens between products and attention is fused, and moves each of its tensors once. Nothing is
 lost to launches, to the host, to waiting, or to tensors that need not be written. No factor is
-fitted: a measured run is slower than this, and by how much is what the ceiling is for.
+fitted: a measured run is slower than this, and by how much is what the roofline is for.
 
 One GPU, no recomputation: communication is not counted.
 """
@@ -27,7 +27,7 @@ again. Dao 2023, "FlashAttention-2", section 4.1, counts so too."""
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class Roofline:
     """The shortest step of one GPU, s, by where its time goes."""
 
     tokens: int
@@ -54,7 +54,7 @@ class Ceiling:
         return self.tokens / self.step_s
 
 
-def step_ceiling(
+def step_roofline(
     model: ModelConfig,
     vocab_size: int,
     batch_size: int,
@@ -62,11 +62,11 @@ def step_ceiling(
     rates: RatesConfig,
     passes: int = 1,
     context: float | None = None,
-) -> Ceiling:
-    """Return the ceiling of a step of `passes` passes over batch_size x seq_len tokens each.
+) -> Roofline:
+    """Return the roofline of a step of `passes` passes over batch_size x seq_len tokens each.
 
     `context` is the mean number of keys that a token attends to. If it is None, documents are not
-    masked; for a run with `data.document_mask` that ceiling is too low.
+    masked; for a run with `data.document_mask` that roofline is too low.
     """
     if context is None:
         context = mean_context(seq_len, model.sliding_window)
@@ -74,7 +74,7 @@ def step_ceiling(
     value, bytes_per_s = VALUE_BYTES[rates.dtype], rates.copy_tb_s * 1e12
     attention = attention_flops(model, context) * tokens / 1e12
     backward_s = BACKWARD_ATTENTION * attention / rates.attention_backward_tflops
-    return Ceiling(
+    return Roofline(
         tokens=tokens,
         matmul_s=matmul_flops(model, vocab_size) * tokens / (rates.matmul_tflops * 1e12),
         attention_s=attention / rates.attention_forward_tflops + backward_s,
@@ -137,22 +137,22 @@ def optimizer_bytes(
     return count_parameters(model, vocab_size).total * each
 
 
-def cell_ceiling(
+def cell_roofline(
     cell: Cell, context: float | None = None, dtype: Dtype | None = None
-) -> Ceiling | None:
-    """Return the ceiling of a cell's step.
+) -> Roofline | None:
+    """Return the roofline of a cell's step.
 
     `context` and `dtype` are `attention_context` and `model_dtype` of its run, if it was run.
 
     None where the cluster has no rates, where they are of another arithmetic than the run's, and
     on several GPUs, whose communication is not counted.
     """
-    rates, run = cell.place.rates, cell.run
+    rates, run = cell.cluster_config.rates, cell.run
     if rates is None or cell.gpus > 1:
         return None
     if workload(cell, dtype).value_bytes != VALUE_BYTES[rates.dtype]:
         return None
-    return step_ceiling(
+    return step_roofline(
         run.model,
         run.data.tokenizer.vocab_size,
         run.data.batch_size,

@@ -1,11 +1,11 @@
-"""The ceiling of a training step: what one GPU's kernels allow, and where its time goes.
+"""The roofline of a training step: what one GPU's kernels allow, and where its time goes.
 
-    python benchmarks/ceiling.py                            # the ladder, on each GPU with rates
-    python benchmarks/ceiling.py --model 85M --cluster h200 --batch-size 16
-    python benchmarks/ceiling.py --shape "{dim: 2048, n_layers: 16, n_heads: 32}" --vocab-size 32768
-    python benchmarks/ceiling.py --measure                  # the rates of the device at hand
+    python benchmarks/roofline.py                            # the ladder, on each GPU with rates
+    python benchmarks/roofline.py --model 85M --cluster h200 --batch-size 16
+    python benchmarks/roofline.py --shape "{dim: 2048, n_layers: 16, n_heads: 32}" --vocab-size 32768
+    python benchmarks/roofline.py --measure                  # the rates of the device at hand
 
-study/ceiling.py holds the arithmetic; the rates are those of the clusters file. Any file that
+study/roofline.py holds the arithmetic; the rates are those of the clusters file. Any file that
 defines other models or clusters may be named with --models and --clusters.
 """
 
@@ -18,8 +18,8 @@ sys.path.insert(0, str(ROOT))
 
 from tabulate import tabulate  # noqa: E402
 
-from study.ceiling import Ceiling, step_ceiling  # noqa: E402
 from study.config import ClusterConfig, RatesConfig  # noqa: E402
+from study.roofline import Roofline, step_roofline  # noqa: E402
 from trainer.config import BYTE_VOCABULARY, ConfigError, ModelConfig  # noqa: E402
 from trainer.flops import count_parameters  # noqa: E402
 from trainer.settings import SettingsT, suggest, validate  # noqa: E402
@@ -38,7 +38,7 @@ def main() -> int:
 
             print(measure())
         else:
-            print(ceilings(options))
+            print(rooflines(options))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
@@ -71,7 +71,7 @@ def positive(text: str) -> int:
     return value
 
 
-def ceilings(options: argparse.Namespace) -> str:
+def rooflines(options: argparse.Namespace) -> str:
     """Return the table of all shapes and GPUs asked for. Raises ConfigError."""
     if options.shape is not None:
         given = parse_yaml(options.shape, "--shape")
@@ -79,18 +79,31 @@ def ceilings(options: argparse.Namespace) -> str:
     else:
         shapes = entries(options.models, ModelConfig, options.model)
     places = entries(options.clusters, ClusterConfig, options.cluster)
-    rated = {name: place for name, place in places.items() if place.rates is not None}
+    rated = {
+        name: cluster_config
+        for name, cluster_config in places.items()
+        if cluster_config.rates is not None
+    }
     without = [name for name in options.cluster or [] if name not in rated]
     if without or not rated:
         names = without or list(places)
         raise ConfigError(options.clusters, [f"{name}: {NO_RATES}" for name in names])
-    if options.cluster is None:  # clusters of one GPU have one ceiling
-        firsts = {(place.gpu_name, place.rates): name for name, place in reversed(rated.items())}
-        rated = {name: place for name, place in rated.items() if name in firsts.values()}
+    if options.cluster is None:  # clusters of one GPU have one roofline
+        firsts = {
+            (cluster_config.gpu_name, cluster_config.rates): name
+            for name, cluster_config in reversed(rated.items())
+        }
+        rated = {
+            name: cluster_config
+            for name, cluster_config in rated.items()
+            if name in firsts.values()
+        }
     rows = []
-    for name, place in rated.items():
+    for name, cluster_config in rated.items():
         for model, shape in shapes.items():
-            rows.append([name, place.gpu_name, model, *row(shape, place.rates, options)])
+            rows.append(
+                [name, cluster_config.gpu_name, model, *row(shape, cluster_config.rates, options)]
+            )
     batch = f"{options.passes} x " if options.passes > 1 else ""
     head = f"batch {batch}{options.batch_size} x {options.seq_len}, {options.vocab_size} token ids"
     table = tabulate(
@@ -100,7 +113,7 @@ def ceilings(options: argparse.Namespace) -> str:
     return f"One GPU, {head}\n\n{table}"
 
 
-NO_RATES = "states no rates; `python benchmarks/ceiling.py --measure` there prints them"
+NO_RATES = "states no rates; `python benchmarks/roofline.py --measure` there prints them"
 
 
 def entries(path: str, cls: type[SettingsT], names: list[str] | None) -> dict[str, SettingsT]:
@@ -115,23 +128,23 @@ def entries(path: str, cls: type[SettingsT], names: list[str] | None) -> dict[st
 
 
 def row(shape: ModelConfig, rates: RatesConfig, options: argparse.Namespace) -> list[str]:
-    """Return a shape's parameters, ceiling, and the share of each part of its step."""
+    """Return a shape's parameters, roofline, and the share of each part of its step."""
     vocab_size = options.vocab_size
-    ceiling = step_ceiling(
+    roofline = step_roofline(
         shape, vocab_size, options.batch_size, options.seq_len, rates, options.passes
     )
     params = count_parameters(shape, vocab_size).total
     return [
         f"{params / 1e6:.4g}",
-        f"{ceiling.step_s * 1e3:.4g}",
-        f"{ceiling.tokens_per_s:,.0f}",
-        *(f"{100 * share(ceiling, part):.1f}" for part in PARTS),
+        f"{roofline.step_s * 1e3:.4g}",
+        f"{roofline.tokens_per_s:,.0f}",
+        *(f"{100 * share(roofline, part):.1f}" for part in PARTS),
     ]
 
 
-def share(ceiling: Ceiling, part: str) -> float:
+def share(roofline: Roofline, part: str) -> float:
     """Return a part's fraction of the step."""
-    return getattr(ceiling, f"{part}_s") / ceiling.step_s
+    return getattr(roofline, f"{part}_s") / roofline.step_s
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The ceiling against figures worked out elsewhere, by hand, and what must hold anywhere."""
+"""The roofline against figures worked out elsewhere, by hand, and what must hold anywhere."""
 
 import subprocess
 import sys
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.ceiling import step_ceiling
 from study.config import RatesConfig
 from study.load import load_study_file
+from study.roofline import step_roofline
 from trainer.config import ModelConfig
 from trainer.flops import flops_per_token
 
@@ -38,13 +38,13 @@ SHAPES = {
 def test_the_ceilings_that_others_worked_out(name: str, tokens_per_s: float) -> None:
     """An independent per-operation count for one H200 at these rates, batch 8 x 2048, rounded."""
     model, vocab_size = SHAPES[name]
-    ceiling = step_ceiling(model, vocab_size, 8, 2048, H200)
-    assert ceiling.tokens_per_s == pytest.approx(tokens_per_s, rel=0.06)
+    roofline = step_roofline(model, vocab_size, 8, 2048, H200)
+    assert roofline.tokens_per_s == pytest.approx(tokens_per_s, rel=0.06)
 
 
 def test_the_smallest_models_step_takes_8_ms() -> None:
-    ceiling = step_ceiling(*SHAPES["27.5M"], 8, 2048, H200)
-    assert ceiling.step_s == pytest.approx(8.0e-3, rel=0.02)
+    roofline = step_roofline(*SHAPES["27.5M"], 8, 2048, H200)
+    assert roofline.step_s == pytest.approx(8.0e-3, rel=0.02)
 
 
 def test_a_small_step_by_hand() -> None:
@@ -57,17 +57,17 @@ def test_a_small_step_by_hand() -> None:
         attention_forward_tflops=1e-12,
         attention_backward_tflops=1e-12,
     )
-    ceiling = step_ceiling(model, 10, 2, 8, rates)
+    roofline = step_roofline(model, 10, 2, 8, rates)
     # Weights in products: q, k, v, o 4 * 16, FFN 3 * 64, logits 40; 6 FLOPs each and token.
-    assert ceiling.matmul_s == pytest.approx(6 * (64 + 192 + 40) * 16)
+    assert roofline.matmul_s == pytest.approx(6 * (64 + 192 + 40) * 16)
     # Each token sees 4 others on average: 2 products * 2 FLOPs * 4 wide; backward 2.5 times that.
-    assert ceiling.attention_s == pytest.approx(3.5 * 4 * 4 * 4 * 16)
+    assert roofline.attention_s == pytest.approx(3.5 * 4 * 4 * 4 * 16)
     # 3 norms of 5 tensors, 2 sums of 3, the embedding's 3, queries and keys 8, of width 4;
     # SwiGLU 8 of width 16; 2 bytes a value.
-    assert ceiling.pointwise_s == pytest.approx(2 * ((15 + 6 + 3 + 8) * 4 + 8 * 16) * 16)
-    assert ceiling.loss_s == pytest.approx(2 * 10 * 2 * 16)
+    assert roofline.pointwise_s == pytest.approx(2 * ((15 + 6 + 3 + 8) * 4 + 8 * 16) * 16)
+    assert roofline.loss_s == pytest.approx(2 * 10 * 2 * 16)
     # 64 + 192 + 2 * 40 + 3 * 4 parameters: 4 bytes for the norm, 28 for AdamW, 2 for the copy.
-    assert ceiling.optimizer_s == pytest.approx(348 * 34)
+    assert roofline.optimizer_s == pytest.approx(348 * 34)
 
 
 @pytest.mark.parametrize(("causal", "backward_tflops"), [(True, 1.25), (False, 0.5)])
@@ -83,9 +83,9 @@ def test_its_products_are_those_that_mfu_counts(causal: bool, backward_tflops: f
         attention_forward_tflops=1,
         attention_backward_tflops=backward_tflops,
     )
-    ceiling = step_ceiling(model, vocab_size, 1, 2048, rates)
+    roofline = step_roofline(model, vocab_size, 1, 2048, rates)
     expected_s = flops_per_token(model, vocab_size, 2048, causal=causal) * 2048 / 1e12
-    assert ceiling.matmul_s + ceiling.attention_s == pytest.approx(expected_s, rel=1e-3)
+    assert roofline.matmul_s + roofline.attention_s == pytest.approx(expected_s, rel=1e-3)
 
 
 def test_a_window_leaves_attention_what_it_sees() -> None:
@@ -103,8 +103,8 @@ def test_documents_leave_attention_what_their_run_counted() -> None:
     model = shape(dim=64, n_layers=3, n_heads=2, head_dim=16)
     assert attention_tera_flops(model, 1000, 10.0) == pytest.approx(4 * 3 * 32 * 10 * 1000 / 1e12)
     assert attention_tera_flops(model, 1000) == attention_tera_flops(model, 1000, 500.0)
-    step = step_ceiling(model, 258, 1, 1000, H200)
-    fewer = step_ceiling(model, 258, 1, 1000, H200, context=10.0)
+    step = step_roofline(model, 258, 1, 1000, H200)
+    fewer = step_roofline(model, 258, 1, 1000, H200, context=10.0)
     assert step.matmul_s == fewer.matmul_s
     assert step.pointwise_s == fewer.pointwise_s
 
@@ -114,7 +114,7 @@ def attention_tera_flops(model: ModelConfig, seq_len: int, context: float | None
     rates = RatesConfig(
         matmul_tflops=1, copy_tb_s=1, attention_forward_tflops=1, attention_backward_tflops=1e30
     )
-    return step_ceiling(model, 258, 1, seq_len, rates, context=context).attention_s
+    return step_roofline(model, 258, 1, seq_len, rates, context=context).attention_s
 
 
 def test_fewer_key_and_value_heads_and_a_tied_output_by_hand() -> None:
@@ -126,9 +126,9 @@ def test_fewer_key_and_value_heads_and_a_tied_output_by_hand() -> None:
         attention_backward_tflops=1e-12,
     )
     values = {"dim": 8, "n_layers": 1, "n_heads": 4, "multiple_of": 16, "ffn_dim_multiplier": 0.5}
-    all_heads = step_ceiling(shape(**values), 10, 1, 8, rates)
-    one_head = step_ceiling(shape(**values, n_kv_heads=1), 10, 1, 8, rates)
-    tied = step_ceiling(shape(**values, weight_tying=True), 10, 1, 8, rates)
+    all_heads = step_roofline(shape(**values), 10, 1, 8, rates)
+    one_head = step_roofline(shape(**values, n_kv_heads=1), 10, 1, 8, rates)
+    tied = step_roofline(shape(**values, weight_tying=True), 10, 1, 8, rates)
     # wk and wv have 8 * 2 weights each in place of 8 * 8; rotary positions move 6 values a token
     # fewer, in and out, forward and backward; each query head attends to as many keys.
     assert all_heads.matmul_s - one_head.matmul_s == 6 * 2 * 48 * 8
@@ -142,7 +142,7 @@ def test_fewer_key_and_value_heads_and_a_tied_output_by_hand() -> None:
 
 def test_one_pass_more_costs_no_optimizer_step() -> None:
     model, vocab_size = SHAPES["85M"]
-    one, three = (step_ceiling(model, vocab_size, 8, 2048, H200, passes) for passes in (1, 3))
+    one, three = (step_roofline(model, vocab_size, 8, 2048, H200, passes) for passes in (1, 3))
     assert three.optimizer_s == one.optimizer_s
     assert three.step_s - three.optimizer_s == pytest.approx(3 * (one.step_s - one.optimizer_s))
     assert three.tokens_per_s > one.tokens_per_s
@@ -174,7 +174,7 @@ def test_more_work_takes_longer_and_faster_kernels_less(
         model = shape(dim=pick[0], n_layers=pick[1], n_heads=2)
         names = [name for name in RatesConfig.model_fields if name != "dtype"]
         given = dict(zip(names, (factor * rate for rate in rates), strict=True))
-        return step_ceiling(model, *pick[2:], RatesConfig.model_validate(given)).step_s
+        return step_roofline(model, *pick[2:], RatesConfig.model_validate(given)).step_s
 
     assert step_s(1) >= step_s(0) > 0
     assert step_s(0, faster) == pytest.approx(step_s(0) / faster)
@@ -189,7 +189,7 @@ def test_both_h200_of_the_clusters_have_the_measured_rates() -> None:
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "benchmarks/ceiling.py", *arguments],
+        [sys.executable, "benchmarks/roofline.py", *arguments],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -207,7 +207,10 @@ def test_the_script_prints_shapes_of_the_ladder_and_any_other() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--cluster", "sphinx"), "sphinx: states no rates; `python benchmarks/ceiling.py --measu"),
+        (
+            ("--cluster", "sphinx"),
+            "sphinx: states no rates; `python benchmarks/roofline.py --measu",
+        ),
         (("--cluster", "h20"), "clusters.yaml: 1 problem\n  no entry 'h20'; did you mean 'h200'?"),
         (("--shape", "{dim: 64, n_layer: 2}"), "n_layer: unknown key; did you mean 'n_layers'?"),
         (("--models", "nowhere.yaml"), "nowhere.yaml: 1 problem\n  cannot be read: No such file"),

@@ -12,27 +12,27 @@ from typing import Any
 from study.grid import Cell
 from trainer.config import RunConfig, merge, validate
 
-FOLDER = "warm_up/{cluster}/{shape}"
-"""Folder of a warm-up below its study's."""
+FOLDER = "precompile/{cluster}/{shape}"
+"""Folder of a precompilation below its study's."""
 
 LEAVES_CODE_AS_IT_IS = {"timeout_s", "compile", "compile_cache", "dp_replicate", "reduce_dtype"}
 """Settings of `distributed` that say nothing about the code of a block."""
 
 
 def folder_of(cell: Cell) -> str | None:
-    """Return the folder of a cell's warm-up below its study's; None where it has none.
+    """Return the folder of a cell's precompilation below its study's; None where it has none.
 
     The code of weights spread over processes can be compiled by as many processes alone.
     """
-    spread = cell.gpus > 1 and cell.run.distributed.spreads_weights
-    if cell.place.slurm is None or spread or not cell.compiled:
+    spread = cell.gpus > 1 and cell.run.distributed.shards_weights
+    if cell.cluster_config.slurm is None or spread or not cell.compiled:
         return None
     canonical = json.dumps(_what_is_compiled(cell.run), sort_keys=True)
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
     return FOLDER.format(cluster=cell.cluster, shape=f"{cell.model}-{digest}")
 
 
-def warm_up_run(cell: Cell) -> RunConfig:
+def precompile_run(cell: Cell) -> RunConfig:
     """Return the settings that a cell's code is compiled with, the same for all of its shape."""
     folder = folder_of(cell)
     unused = {"root_dir": "unused", "sources": {"unused": 1.0}}
@@ -52,7 +52,7 @@ def warm_up_run(cell: Cell) -> RunConfig:
             "eval": None,
         },
     )
-    return validate(RunConfig, values, f"warm-up of {cell.name}")
+    return validate(RunConfig, values, f"precompilation of {cell.name}")
 
 
 def _what_is_compiled(run: RunConfig) -> dict[str, Any]:

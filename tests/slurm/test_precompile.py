@@ -12,15 +12,15 @@ pytestmark = pytest.mark.slurm
 
 
 def test_two_cells_find_what_one_job_has_compiled(cluster: Cluster, tmp_path: Path) -> None:
-    study = SlurmStudy(cluster, tmp_path, "warm-up")
+    study = SlurmStudy(cluster, tmp_path, "precompile")
     study.study["run"]["distributed"]["compile"] = True
     study.study["run"]["steps"] = 4
     study.study["clusters"]["sphinx"] = partition("sphinx")
     study.study["grid"] = [{"cluster": "sphinx", "model": "one", "gpus": [1, 2]}]
     output = study.run()
     assert study.returncode == 0, output
-    (flag,) = study.results.glob("warm_up/sphinx/one-*/compiled")
-    log = flag.with_name("warm_up.log").read_text()
+    (flag,) = study.results.glob("precompile/sphinx/one-*/compiled")
+    log = flag.with_name("precompile.log").read_text()
     assert "compiled in" in log
     runs = [json.loads(path.read_text()) for path in study.results.rglob("runs/**/run.json")]
     assert sorted(run["gpus"] for run in runs) == [1, 2]

@@ -1,0 +1,32 @@
+"""Precompile: what the cells of one shape compile is compiled once, before any of them starts.
+
+Reads   the grid
+Writes  <results>/compile_cache, in which all runs find compiled code
+Writes  compiled: the cells may start
+
+Only on Slurm partitions: study/precompile.py says why, and which cells wait.
+"""
+
+from study.workflow import PrecompileRequest
+
+PRECOMPILE = PrecompileRequest(GRID)
+
+
+rule precompile:
+    """Compile for all cells of one shape, on one GPU"""
+    output:
+        settings="<results>/precompile/{cluster}/{shape}/run.yaml",
+        compiled=touch("<results>/precompile/{cluster}/{shape}/compiled"),
+    log:
+        "<results>/precompile/{cluster}/{shape}/precompile.log",
+    conda:
+        "../../environment.yml"
+    threads: PRECOMPILE.threads
+    resources:
+        **PRECOMPILE.resources(),
+    params:
+        settings=PRECOMPILE.settings,
+        launch=PRECOMPILE.launch,
+    shell:
+        "printf '%s' {params.settings:q} > {output.settings:q}; "
+        "({params.launch} config={output.settings:q}) > {log:q} 2>&1"
