@@ -1,9 +1,9 @@
 """A scaling study, as a table of contents: what is asked for, and the stages that make it."""
 
-from study.dispatch import start
+from study.jobs.dispatch import start
 from study.grid import RUN_FOLDER, Grid
-from study.stop_requests import hand_on_stop_requests
-from study.workflow import finished_runs, load_config, mirror_disk
+from study.jobs.stop_requests import hand_on_stop_requests
+from study.jobs.workflow import finished_runs, load_config, mirror_disk
 
 hand_on_stop_requests()
 

@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from study.corpus import write_python_stdlib
 from trainer.config import DataConfig
-from trainer.data import BatchLoader
-from trainer.packing import Part
-from trainer.shard_folder import Shards
-from trainer.shards import ensure_shards
+from trainer.tokens.data import BatchLoader
+from trainer.tokens.packing import Part
+from trainer.tokens.shard_folder import Shards
+from trainer.tokens.shards import ensure_shards
 
 TOKENS = 60_000_000
 BATCHES = ((8, 256), (8, 2048))

@@ -31,14 +31,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.interleaved_steps import WARM_UP, measure, ratio_text
 from benchmarks.plain_llama import PlainLlama
 from benchmarks.trainer_runs import SOURCE, TINY, settings, write_text
-from trainer import host, train
+from trainer import host
 from trainer.config import BYTE_VOCABULARY, ModelConfig, RunConfig
-from trainer.learner import decide
-from trainer.session import open_session
-from trainer.shards import open_shards
+from trainer.loop import train
+from trainer.loop.learner import decide
+from trainer.loop.session import open_session
+from trainer.loop.step import train_step
+from trainer.loop.stop_signal import StopSignal
 from trainer.startup import Startup
-from trainer.step import train_step
-from trainer.stop_signal import StopSignal
+from trainer.tokens.shards import open_shards
 from trainer.world import World, agree, get_world, mean_over_ranks, process_group
 
 BATCH, LENGTH = 1, 16

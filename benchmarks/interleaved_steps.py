@@ -27,8 +27,8 @@ from benchmarks.plain_llama import PlainLlama
 from benchmarks.trainer_runs import device, shape_of
 from trainer import host
 from trainer.config import BYTE_VOCABULARY, ModelConfig, RunConfig
-from trainer.learner import build_learner, decide
-from trainer.step import compute_step
+from trainer.loop.learner import build_learner, decide
+from trainer.loop.step import compute_step
 from trainer.world import get_world
 
 WARM_UP = 5

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from study.config import Study  # noqa: E402
 from study.grid import Grid  # noqa: E402
 from study.load import load_study_file  # noqa: E402
-from study.logs import read_runs  # noqa: E402
+from study.measure.logs import read_runs  # noqa: E402
 from trainer.problems import ConfigError  # noqa: E402
 from trainer.records import RunSummary  # noqa: E402
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from study.config import ClusterConfig  # noqa: E402
-from study.performance import Interval, Observed, Performance  # noqa: E402
+from study.estimate.performance import Interval, Observed, Performance  # noqa: E402
 from study.workload import Workload  # noqa: E402
 
 TABLE = ROOT / "tests" / "data" / "mpt_h100.csv"

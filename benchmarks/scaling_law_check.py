@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from study.scaling_law import ScalingLaw, objective  # noqa: E402
-from study.scaling_law_table import fit_runs, read_losses  # noqa: E402
+from study.law.scaling_law import ScalingLaw, objective  # noqa: E402
+from study.law.scaling_law_table import fit_runs, read_losses  # noqa: E402
 
 PUBLISHED = ScalingLaw(E=1.8169, A=482.01, B=2085.43, alpha=0.3478, beta=0.3659)
 

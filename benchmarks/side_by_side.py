@@ -8,7 +8,7 @@ cache of compiled code at first and a filled one after it. Speed is the median s
 nine tenths; times count from the start of the process. MFU = tokens/s x (6 N + 12 L S d) / peak.
 Ratios are of runs of one turn.
 
-Trainers that log what study/foreign_logs.py reads take turns too, as commands that train the same
+Trainers that log what study/measure/foreign_logs.py reads take turns too, as commands that train the same
 shape and batch: --also lingua 'COMMAND' LOG, with lingua, torchtitan or nanogpt.
 """
 
@@ -40,10 +40,10 @@ from benchmarks.trainer_runs import (  # noqa: E402
     train,
     write_text,
 )
-from study.foreign_logs import READERS  # noqa: E402
+from study.measure.foreign_logs import READERS  # noqa: E402
 from trainer.config import BYTE_VOCABULARY, ModelConfig  # noqa: E402
 from trainer.flops import flops_per_token, utilisation  # noqa: E402
-from trainer.shards import ensure_shards  # noqa: E402
+from trainer.tokens.shards import ensure_shards  # noqa: E402
 
 HOW = ("eager", "compiled, cold", "compiled, warm")
 CONTENDERS = ROOT / "benchmarks" / "contenders"

@@ -27,7 +27,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from study.grid import Grid
-from study.launch import launch_line, request_line
+from study.jobs.launch import launch_line, request_line
 from study.load import load_study
 from tests.slurm.cluster.api import Cluster
 from tests.slurm.studies import ROOT, SlurmStudy, partition, wait_until

@@ -26,8 +26,8 @@ from benchmarks.interleaved_steps import measure, ratio_text
 from benchmarks.trainer_runs import settings, shape_of, train, write_text
 from trainer import host
 from trainer.config import RunConfig, merge, nest
-from trainer.learner import build_learner, decide
-from trainer.step import compute_step
+from trainer.loop.learner import build_learner, decide
+from trainer.loop.step import compute_step
 from trainer.world import get_world
 
 

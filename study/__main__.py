@@ -14,19 +14,19 @@ from trainer.config import ConfigError
 
 def throughput(options: argparse.Namespace) -> None:
     """Write the throughput table, as CSV and Markdown."""
-    from study.throughput import throughput_rows, write_table
+    from study.measure.throughput import throughput_rows, write_table
 
     write_table(throughput_rows(_grid(options)), options.output)
 
 
 def estimate(options: argparse.Namespace) -> None:
     """Write the time-estimate table, as CSV and Markdown; its check and its backtest beside it."""
-    from study.backtest import ScoredPrediction, score_predictions
-    from study.calibration import Check, estimate_checks
-    from study.estimate import Estimate, estimate_table
-    from study.evidence import known_measurements
+    from study.estimate.backtest import ScoredPrediction, score_predictions
+    from study.estimate.calibration import Check, estimate_checks
+    from study.estimate.estimate import Estimate, estimate_table
+    from study.estimate.time_table import to_markdown
     from study.files import to_csv, write_file
-    from study.time_table import to_markdown
+    from study.measure.evidence import known_measurements
 
     grid, output = _grid(options), options.output
     measurements = known_measurements(grid, options.throughput)
@@ -41,8 +41,8 @@ def estimate(options: argparse.Namespace) -> None:
 
 def document(options: argparse.Namespace) -> None:
     """Write the time table between the two markers of a Markdown file, or check the one there."""
-    from study.document import check_document, update_document
-    from study.time_table import read_estimates
+    from study.estimate.time_table import read_estimates
+    from study.show.document import check_document, update_document
 
     study = _grid(options).study
     path = options.file or (study.document and Path(study.document))
@@ -60,8 +60,8 @@ def document(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     """Show what is measured, what will run, how long it takes and what it asks for."""
-    from study.forecast import Forecast
-    from study.plan import format_plan, plan_table
+    from study.estimate.forecast import Forecast
+    from study.show.plan import format_plan, plan_table
 
     grid = _grid(options)
     forecast = Forecast(grid)
@@ -70,8 +70,8 @@ def plan(options: argparse.Namespace) -> None:
 
 def plot_losses(options: argparse.Namespace) -> None:
     """Draw loss against tokens and against wall-clock time."""
-    from study.logs import read_runs
-    from study.plots import plot_loss_curves
+    from study.measure.logs import read_runs
+    from study.show.plots import plot_loss_curves
 
     grid = _grid(options)
     plot_loss_curves(grid, read_runs(grid), options.output_dir)
@@ -79,8 +79,8 @@ def plot_losses(options: argparse.Namespace) -> None:
 
 def plot_scaling(options: argparse.Namespace) -> None:
     """Draw throughput and scaling efficiency against GPU count."""
-    from study import plots
-    from study.throughput import read_table
+    from study.measure.throughput import read_table
+    from study.show import plots
 
     plots.plot_scaling(_grid(options), read_table(options.throughput), options.output_dir)
 
@@ -88,8 +88,8 @@ def plot_scaling(options: argparse.Namespace) -> None:
 def scaling_law(options: argparse.Namespace) -> None:
     """Fit a scaling law to the study's losses, or to a table's; write its tables and its figure."""
     from study.files import to_csv, write_file
-    from study.plot_scaling_law import plot_scaling_law
-    from study.scaling_law_table import (
+    from study.law.plot_scaling_law import plot_scaling_law
+    from study.law.scaling_law_table import (
         Coefficient,
         fit_runs,
         read_losses,
@@ -112,13 +112,13 @@ def scaling_law(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Write the report, one HTML page."""
-    from study.backtest import score_predictions
-    from study.calibration import estimate_checks
-    from study.evidence import known_measurements
+    from study.estimate.backtest import score_predictions
+    from study.estimate.calibration import estimate_checks
+    from study.estimate.time_table import read_estimates
     from study.files import write_file
-    from study.report import render_report
-    from study.throughput import read_table
-    from study.time_table import read_estimates
+    from study.measure.evidence import known_measurements
+    from study.measure.throughput import read_table
+    from study.show.report import render_report
 
     grid, table = _grid(options), read_table(options.throughput)
     measurements = known_measurements(grid, options.throughput)

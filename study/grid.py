@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from study.config import CORPORA, ClusterConfig, GridEntry, Study
-from trainer.choices import is_compiled
 from trainer.config import ConfigError, RunConfig, suggest, validate
+from trainer.execution.choices import is_compiled
 from trainer.flops import count_parameters
 from trainer.layers import Layer, Merged
 from trainer.problems import KeyPath, Problem, RuleError, format_path

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from study.config import RatesConfig
 from study.grid import Cell
 from study.workload import workload
-from trainer.choices import Dtype
 from trainer.config import ModelConfig
+from trainer.execution.choices import Dtype
 from trainer.flops import count_parameters, mean_context
-from trainer.optimizers import MASTER_BYTES, OPTIMIZERS
+from trainer.model.optimizers import MASTER_BYTES, OPTIMIZERS
 
 VALUE_BYTES = {"bf16": 2, "fp32": 4}
 """Bytes of an activation and of a weight in a product."""

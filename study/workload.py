@@ -12,10 +12,10 @@ import numpy as np
 
 from study.config import ClusterConfig
 from study.grid import Cell
-from trainer.choices import Dtype, has_bf16, model_dtype
 from trainer.config import RunConfig, digest
+from trainer.execution.choices import Dtype, has_bf16, model_dtype
 from trainer.flops import count_parameters, mean_context
-from trainer.optimizers import OPTIMIZERS
+from trainer.model.optimizers import OPTIMIZERS
 
 LAYER_TENSORS = 34
 """Activations of a layer, in bytes for each token and unit of width, with half precision.

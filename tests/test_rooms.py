@@ -59,7 +59,7 @@ def test_the_study_knows_little_of_the_trainer(path: Path) -> None:
 
 def test_planning_loads_neither_torch_nor_matplotlib_nor_pandas() -> None:
     program = (
-        "import sys; from study.workflow import load_config, Grid, CODE; "
+        "import sys; from study.jobs.workflow import load_config, Grid; "
         "Grid(load_config([], [])); "
         "print([m for m in ('torch', 'matplotlib', 'pandas', 'numpy') if m in sys.modules])"
     )

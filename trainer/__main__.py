@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
 
     try:
         config = load_run_config(arguments)
-        from trainer.run import run  # loads torch: a wrong config is told before that
+        from trainer.loop.run import run  # loads torch: a wrong config is told before that
 
         startup.mark("imports")
         return run(config, startup)

@@ -135,11 +135,11 @@ class OptimConfig(Settings):
     """The optimizer, and the schedule of its learning rate."""
 
     name: Literal["adamw"] = "adamw"
-    """The optimizer; trainer/optimizers.py lists what each one costs."""
+    """The optimizer; trainer/model/optimizers.py lists what each one costs."""
     lr: PositiveFloat = 3e-4
     """Peak learning rate."""
     scheduler: Literal["cosine", "linear", "constant", "inv_sqrt", "wsd"] = "cosine"
-    """How the learning rate falls after the warm-up; formulas: trainer/learning_rate.py."""
+    """How the learning rate falls after the warm-up; formulas: trainer/model/learning_rate.py."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps of linear warm-up; `constant` has none."""
     lr_min_ratio: Ratio = 0.1

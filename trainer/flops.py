@@ -57,7 +57,7 @@ def mean_context(seq_len: int, sliding_window: int | None = None) -> float:
     S/2 for S = `seq_len`; with a sliding window W < S, W - W^2/(2S). This is the area of the mask
     divided by S, as the usual formulas count it; its entries are up to half a key a token more. It
     does not depend on the data: for a run with `data.document_mask` it is an upper bound, and
-    trainer/context.py counts the keys that are left.
+    trainer/tokens/context.py counts the keys that are left.
     """
     window = min(sliding_window or seq_len, seq_len)
     return window - window**2 / (2 * seq_len)

@@ -156,7 +156,7 @@ class Layout(Written):
 
 
 class UsedChoices(Written):
-    """What a run used where its settings say `auto`; see trainer/choices.py."""
+    """What a run used where its settings say `auto`; see trainer/execution/choices.py."""
 
     model_dtype: Literal["bf16", "fp32"] | None = None
     compiled: bool | None = None

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from study.dispatch import find_refusals
 from study.grid import Grid
-from study.launch import request_line
+from study.jobs.dispatch import find_refusals
+from study.jobs.launch import request_line
 from study.load import load_study
 from tests.slurm.cluster.api import Cluster
 from tests.slurm.studies import ROOT, SlurmStudy, partition, wait_until

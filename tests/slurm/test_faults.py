@@ -16,7 +16,7 @@ import pytest
 
 from study.grid import Grid
 from study.load import load_study_file
-from study.throughput import throughput_table
+from study.measure.throughput import throughput_table
 from tests.slurm.cluster.api import Cluster
 from tests.slurm.studies import STEPS, SlurmStudy, partition, wait_until
 

@@ -91,17 +91,19 @@ def loaded_modules(statement: str) -> set[str]:
 
 
 def test_the_snakefile_loads_no_heavy_library() -> None:
-    modules = loaded_modules("import study.dispatch, study.grid, study.workflow")
+    modules = loaded_modules("import study.jobs.dispatch, study.grid, study.jobs.workflow")
     assert modules.isdisjoint({"torch", "matplotlib", "pandas", "numpy"})
 
 
 def test_planning_and_estimating_load_no_torch() -> None:
-    modules = loaded_modules("import study.__main__, study.plan, study.estimate, study.calibration")
+    modules = loaded_modules(
+        "import study.__main__, study.show.plan, study.estimate.estimate, study.estimate.calibration"
+    )
     assert modules.isdisjoint({"torch", "matplotlib", "pandas", "scipy"})
 
 
 def test_tables_and_figures_load_no_torch() -> None:
-    modules = loaded_modules("import study.report, study.plots, study.throughput")
+    modules = loaded_modules("import study.show.report, study.show.plots, study.measure.throughput")
     assert "pandas" in modules
     assert "torch" not in modules
 

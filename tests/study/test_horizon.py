@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
+from study.estimate.overhead import count_evaluations, count_saves
 from study.horizon import check_horizon, horizon_steps
-from study.overhead import count_evaluations, count_saves
 from tests.study.conftest import MakeGrid
 
 

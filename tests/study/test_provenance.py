@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from study.jobs.workflow import load_config
 from study.load import load_study_file
-from study.workflow import load_config
 from trainer.config import ConfigError
 
 MODELS = """\

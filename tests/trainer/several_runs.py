@@ -14,10 +14,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from trainer import run
 from trainer.config import load_run_config
-from trainer.data import BatchLoader
+from trainer.loop import run
 from trainer.startup import Startup
+from trainer.tokens.data import BatchLoader
 from trainer.world import get_world, process_group
 
 READ: list[list[list[tuple[int, int]]]] = []

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.trainer.conftest import Runs, read_records
-from tests.trainer.test_train import account
+from tests.trainer.loop.test_train import account
 from trainer.machine_load import MachineLoad
 
 SPIN = "print(flush=True)\nwhile True: pass"

@@ -67,7 +67,7 @@ def test_without_a_gpu_a_gpu_run_is_refused(runs: Runs) -> None:
 
 def test_a_run_uses_the_threads_of_its_settings(runs: Runs) -> None:
     runs.run("steps=2", "distributed.threads=2", "eval=null", OMP_NUM_THREADS="1")
-    from trainer.run_folder import read_summary
+    from trainer.folder.run_folder import read_summary
 
     summary = read_summary(runs.out())
     assert summary is not None

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from trainer.__main__ import main
-from trainer.checkpoint import Saver
 from trainer.config import CheckpointConfig, ConfigError, ProfilingConfig, RunConfig
-from trainer.profiler import Profiler
-from trainer.run_folder import Lock
-from trainer.shards import ensure_shards
+from trainer.folder.checkpoint import Saver
+from trainer.folder.profiler import Profiler
+from trainer.folder.run_folder import Lock
+from trainer.tokens.shards import ensure_shards
 from trainer.world import World
 
 GUIDE = Path(__file__).parent / "data" / "guide.yaml"
@@ -133,11 +133,11 @@ def apply(values: dict[str, Any], mistake: tuple[str, tuple[str, ...], Any]) -> 
 @pytest.fixture(scope="module")
 def no_training() -> Any:
     """In place of what trains: a module that says that it was reached."""
-    fake = types.ModuleType("trainer.run")
+    fake = types.ModuleType("trainer.loop.run")
     fake.run = lambda *_: 99  # type: ignore[attr-defined]
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "trainer.run", fake)
+        patch.setitem(sys.modules, "trainer.loop.run", fake)
         yield
     signal.signal(signal.SIGTERM, handler)
 

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from study.machine_lock import VARIABLE
+from study.jobs.machine_lock import VARIABLE
 
 
 @pytest.fixture(scope="session", autouse=True)

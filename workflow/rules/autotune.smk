@@ -4,7 +4,7 @@ Reads   the runs' settings
 Writes  autotune.yaml in each run's folder: overrides, for `variants` of the study file
 """
 
-from study.workflow import AutotuneRequest
+from study.jobs.workflow import AutotuneRequest
 
 AUTOTUNE = AutotuneRequest(GRID)
 

@@ -1,12 +1,12 @@
 """Data: text in JSONL or Parquet files, tokenised once.
 
-Reads   the folder run.data.root_dir names: the text files of <source>/, see trainer/text_files.py
+Reads   the folder run.data.root_dir names: the text files of <source>/, see trainer/tokens/text_files.py
 Writes  the corpora that the study names, where they are missing
 Writes  results/shards: token shards, shared by all studies of this machine
 Writes  <results>/data/<source>.json: which shards a source is, for the training runs
 """
 
-from study.workflow import data_resources, text_files
+from study.jobs.workflow import data_resources, text_files
 
 
 rule corpus:
@@ -43,5 +43,5 @@ rule tokenize:
         shards_dir=lambda wildcards: GRID.sources[wildcards.source].data.shards_dir,
         options=lambda wildcards: GRID.tokenizing_options(wildcards.source),
     shell:
-        "python -m trainer.shards --root-dir {params.root_dir:q} --source {wildcards.source:q}"
+        "python -m trainer.tokens.shards --root-dir {params.root_dir:q} --source {wildcards.source:q}"
         " --shards-dir {params.shards_dir:q} {params.options} --output {output:q} > {log:q} 2>&1"

@@ -5,7 +5,7 @@ Writes  export/ in each run's folder: weights, config and tokenizer, for transfo
 Writes  evaluation/ beside it: the results of lm-evaluation-harness
 """
 
-from study.workflow import EvaluationRequest, data_resources, evaluations, exports
+from study.jobs.workflow import EvaluationRequest, data_resources, evaluations, exports
 
 EVALUATION = EvaluationRequest(GRID)
 
@@ -37,7 +37,7 @@ rule export_run:
     params:
         run=subpath(input[0], parent=True),
     shell:
-        "python -m trainer.export --run {params.run:q} --output {output:q} > {log:q} 2>&1"
+        "python -m trainer.commands.export --run {params.run:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule evaluate_run:

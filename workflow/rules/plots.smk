@@ -5,7 +5,7 @@ Writes  figures/loss_vs_tokens, loss_vs_time, throughput, scaling_efficiency: .s
 Writes  scaling_law.csv, .md and figures/scaling_law, where the target is asked for
 """
 
-from study.workflow import CODE, finished_runs
+from study.jobs.workflow import code, finished_runs
 
 
 rule loss_curves:
@@ -13,7 +13,7 @@ rule loss_curves:
     input:
         study="<results>/study.yaml",
         runs=finished_runs(GRID),
-        code=CODE,
+        code=code("measure", "show"),
     output:
         collect(
             "<results>/figures/{figure}.{suffix}",
@@ -36,7 +36,7 @@ rule scaling:
     input:
         study="<results>/study.yaml",
         throughput="<results>/throughput.csv",
-        code=CODE,
+        code=code("measure", "show"),
     output:
         collect(
             "<results>/figures/{figure}.{suffix}",
@@ -59,7 +59,7 @@ rule scaling_law:
     input:
         study="<results>/study.yaml",
         runs=finished_runs(GRID),
-        code=CODE,
+        code=code("measure", "law"),
     output:
         csv="<results>/scaling_law.csv",
         md="<results>/scaling_law.md",

@@ -4,10 +4,10 @@ Reads   the grid
 Writes  <results>/compile_cache, in which all runs find compiled code
 Writes  compiled: the cells may start
 
-Only on Slurm partitions: study/precompile.py says why, and which cells wait.
+Only on Slurm partitions: study/jobs/precompile.py says why, and which cells wait.
 """
 
-from study.workflow import PrecompileRequest
+from study.jobs.workflow import PrecompileRequest
 
 PRECOMPILE = PrecompileRequest(GRID)
 

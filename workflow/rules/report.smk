@@ -6,7 +6,7 @@ Writes  report.html, which needs no other file
 
 from pathlib import Path
 
-from study.workflow import CODE
+from study.jobs.workflow import code
 
 
 rule report:
@@ -16,7 +16,7 @@ rule report:
         throughput="<results>/throughput.csv",
         estimates="<results>/time_estimates.csv",
         figures=rules.loss_curves.output + rules.scaling.output,
-        code=CODE,
+        code=code("measure", "estimate", "show"),
     output:
         "<results>/report.html",
     log:

@@ -8,7 +8,7 @@ Writes  backtest.csv: what was predicted before the runs, and what they measured
 Writes  the time table in the user's own Markdown file, where the target is asked for
 """
 
-from study.workflow import CODE, finished_runs
+from study.jobs.workflow import code, finished_runs
 
 
 rule study_file:
@@ -42,7 +42,7 @@ rule throughput:
     input:
         study="<results>/study.yaml",
         runs=finished_runs(GRID),
-        code=CODE,
+        code=code("measure"),
     output:
         csv="<results>/throughput.csv",
         md="<results>/throughput.md",
@@ -60,7 +60,7 @@ rule time_estimates:
         study="<results>/study.yaml",
         throughput="<results>/throughput.csv",
         evidence=[item.file for item in STUDY.evidence],
-        code=CODE,
+        code=code("measure", "estimate"),
     output:
         csv="<results>/time_estimates.csv",
         md="<results>/time_estimates.md",
@@ -80,7 +80,7 @@ rule document:
     input:
         study="<results>/study.yaml",
         estimates="<results>/time_estimates.csv",
-        code=CODE,
+        code=code("estimate", "show"),
     log:
         "<results>/logs/document.log",
     conda:
@@ -95,7 +95,7 @@ rule document_check:
     input:
         study="<results>/study.yaml",
         estimates="<results>/time_estimates.csv",
-        code=CODE,
+        code=code("estimate", "show"),
     log:
         "<results>/logs/document_check.log",
     conda:

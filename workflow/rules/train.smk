@@ -9,7 +9,7 @@ Writes  completed: run.json says so, with the cell's present settings; for the t
 
 from pathlib import Path
 
-from study.workflow import TrainingRequest
+from study.jobs.workflow import TrainingRequest
 
 REQUEST = TrainingRequest(GRID)
 

@@ -93,10 +93,10 @@ def wrap(module) -> None:
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Finds trainer.train as Python does, and has it wrapped when it is loaded."""
+    """Finds trainer.loop.train as Python does, and has it wrapped when it is loaded."""
 
     def find_spec(self, name, path, target=None):
-        if name != "trainer.train":
+        if name != "trainer.loop.train":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         load = spec.loader.exec_module

@@ -1,0 +1,138 @@
+"""Predictions against measurements: what was estimated before a launch, and what came of it.
+
+Predictions are kept in `predictions.jsonl` of the study's folder when runs are started, and are
+scored when these have been measured.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from study.config import Study
+from study.estimate.forecast import Forecast
+from study.grid import Cell
+from study.measure.logs import read_summary
+from study.measure.measurement import Measurement
+from trainer.problems import ConfigError
+
+
+def _path(study: Study) -> Path:
+    return Path(study.folder, "predictions.jsonl")
+
+
+def record_predictions(cells: Sequence[Cell], forecast: Forecast) -> None:
+    """Append the estimates of cells that are about to run for the first time.
+
+    A run that has begun is not predicted any more, as its own steps may be measured already.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    lines = []
+    for cell in cells:
+        estimate = forecast.estimate(cell)
+        if estimate.seconds is None or read_summary(cell.folder) is not None:
+            continue
+        keys = ("steps", "seconds", "seconds_low", "seconds_high", "step_s", "step_s_low")
+        values = {key: getattr(estimate, key) for key in (*keys, "step_s_high", "basis")}
+        fingerprint = cell.run.fingerprint(cell.gpus)
+        record = {"cell": cell.name, "fingerprint": fingerprint, "predicted": now, **values}
+        lines.append(json.dumps(record) + "\n")
+    if lines:
+        path = _path(forecast.grid.study)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(lines))
+
+
+@dataclass(frozen=True)
+class ScoredPrediction:
+    """A row of backtest.csv: an estimate made before a run, and what the run measured."""
+
+    cell: str
+    predicted: str
+    """When the estimate was made, ISO 8601."""
+    basis: str
+    step_ms: float
+    """Estimated time of a step."""
+    step_ms_low: float
+    step_ms_high: float
+    """Ends of its 80% interval."""
+    step_ms_measured: float
+    error: float
+    """step_ms / step_ms_measured - 1."""
+    inside: bool
+    """The measured time lies in the interval."""
+
+
+def score_predictions(study: Study, measurements: Sequence[Measurement]) -> list[ScoredPrediction]:
+    """Return the last prediction of each run that was measured since.
+
+    Raises ConfigError where predictions.jsonl is malformed; a line torn by a kill is passed over.
+    """
+    measured = {
+        (item.cell.name, item.cell.run.fingerprint(item.cell.gpus)): item
+        for item in measurements
+        if not item.source
+    }
+    last = {(line["cell"], line["fingerprint"]): line for line in _read_predictions(study)}
+    scored = []
+    for key, line in last.items():
+        if key in measured:
+            step_s = measured[key].step_s[1]
+            low, middle, high = (line[name] for name in ("step_s_low", "step_s", "step_s_high"))
+            scored.append(
+                ScoredPrediction(
+                    cell=line["cell"],
+                    predicted=line["predicted"],
+                    basis=line["basis"],
+                    step_ms=1e3 * middle,
+                    step_ms_low=1e3 * low,
+                    step_ms_high=1e3 * high,
+                    step_ms_measured=1e3 * step_s,
+                    error=middle / step_s - 1,
+                    inside=low <= step_s <= high,
+                )
+            )
+    return scored
+
+
+def readable_backtest(scored: Sequence[ScoredPrediction]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows for people."""
+    headings = ["Cell", "Predicted", "Step predicted (ms)", "Interval (ms)", "Measured (ms)"]
+    rows = [
+        [
+            item.cell,
+            item.predicted,
+            f"{item.step_ms:.4g}",
+            f"{item.step_ms_low:.4g} to {item.step_ms_high:.4g}",
+            f"{item.step_ms_measured:.4g}",
+            f"{100 * item.error:+.1f}",
+            "inside" if item.inside else "outside",
+        ]
+        for item in scored
+    ]
+    return [*headings, "Error (%)", "In the interval"], rows
+
+
+def _read_predictions(study: Study) -> list[dict[str, Any]]:
+    path = _path(study)
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            for key in ("step_s", "step_s_low", "step_s_high"):
+                record[key] = float(record[key])
+            for key in ("cell", "fingerprint", "predicted", "basis"):
+                record[key] = str(record[key])
+        except (ValueError, KeyError, TypeError) as error:
+            if line.endswith("\n"):
+                problem = f"line {number}: not a prediction: {error!r}"
+                raise ConfigError(str(path), [problem]) from None
+            continue
+        found.append(record)
+    return found

@@ -1,0 +1,28 @@
+"""Whether a study's budget holds the runs that are about to be launched."""
+
+from collections.abc import Sequence
+
+from study.config import Study
+from study.estimate.forecast import Forecast
+from study.grid import Cell
+from trainer.problems import ConfigError
+
+
+def check_budget(study: Study, cells: Sequence[Cell], forecast: Forecast) -> str | None:
+    """Return why a launch of `cells` is stopped, or None where the study's budget holds it."""
+    budget = study.budget
+    if (budget.gpu_hours is None and budget.cost is None) or study.confirm == study.study:
+        return None
+    estimates = [forecast.estimate(cell) for cell in cells]
+    problems = []
+    for name, limit, values in (
+        ("gpu_hours", budget.gpu_hours, [item.gpu_hours for item in estimates]),
+        ("cost", budget.cost, [item.cost for item in estimates]),
+    ):
+        known = sum(value for value in values if value is not None)
+        if limit is not None and known > limit:
+            problems.append(
+                f"budget.{name}: {len(cells)} cells are estimated at {known:.3g}, the limit is "
+                f"{limit:g}; to launch all the same: --config confirm={study.study}"
+            )
+    return str(ConfigError(f"study {study.study}", problems)) if problems else None

@@ -1,0 +1,108 @@
+"""How right the estimates would have been: each measured cell predicted by others.
+
+One cell left out; all cells of one model size left out; of each model size, those on its largest
+GPU count left out. Each part of a check is predicted by what is left.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from study.config import ClusterConfig
+from study.estimate.performance import Observed, Performance, observe
+from study.measure.measurement import Measurement
+
+
+@dataclass(frozen=True)
+class Check:
+    """A row of estimate_check.csv. Errors are of the step time; empty where nothing is left out."""
+
+    cluster: str
+    left_out: str
+    """one cell, one model size, or largest GPU count."""
+    cells: int
+    """Configurations that were predicted."""
+    median_error: float | None
+    """Median of |predicted / measured - 1|."""
+    largest_error: float | None
+    coverage: float | None
+    """Share of the measured that lie in the 80% interval."""
+    below: float | None
+    """Share that were faster than the interval."""
+    above: float | None
+    """Share that were slower than the interval."""
+
+
+def estimate_checks(measurements: Sequence[Measurement]) -> list[Check]:
+    """Return the checks of each cluster, in the order of the measurements."""
+    clusters = dict.fromkeys(item.cell.cluster for item in measurements)
+    rows: list[Check] = []
+    for cluster in clusters:
+        here = [item for item in measurements if item.cell.cluster == cluster]
+        rows += check_cluster(cluster, here[0].cell.cluster_config, observe(here))
+    return rows
+
+
+def check_cluster(
+    cluster: str, cluster_config: ClusterConfig, observed: Sequence[Observed]
+) -> Iterator[Check]:
+    """Yield the three checks of a cluster's measured configurations."""
+    for name, parts in _parts(observed).items():
+        ratios, inside, below = [], 0, 0
+        for part in parts:
+            left = [item for index, item in enumerate(observed) if index not in part]
+            model = Performance(cluster_config, left)
+            for index in part:
+                item = observed[index]
+                predicted = model.step(item.work)
+                ratios.append(abs(predicted.middle / item.step_s - 1))
+                inside += predicted.low <= item.step_s <= predicted.high
+                below += item.step_s < predicted.low
+        count = len(ratios)
+        yield Check(
+            cluster,
+            name,
+            count,
+            median(ratios) if ratios else None,
+            max(ratios, default=None),
+            inside / count if ratios else None,
+            below / count if ratios else None,
+            (count - inside - below) / count if ratios else None,
+        )
+
+
+def _parts(observed: Sequence[Observed]) -> dict[str, list[set[int]]]:
+    """Return check -> the sets of positions that are left out together.
+
+    A part without which nothing is left is not predicted.
+    """
+    works = [item.work for item in observed]
+    everything = range(len(works))
+    sizes: dict[tuple[int, int], set[int]] = {}
+    for index, work in enumerate(works):
+        sizes.setdefault(work.shape, set()).add(index)
+    largest = []
+    for part in sizes.values():
+        counts = {works[index].gpus for index in part}
+        if len(counts) > 1:
+            largest.append({index for index in part if works[index].gpus == max(counts)})
+    parts = {
+        "one cell": [{index} for index in everything],
+        "one model size": list(sizes.values()),
+        "largest GPU count": largest,
+    }
+    return {name: [p for p in sets if len(p) < len(works)] for name, sets in parts.items()}
+
+
+def readable(checks: Sequence[Check]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows for people; checks that left nothing out are not shown."""
+    headings = ["Cluster", "Left out", "Cells", "Median error (%)", "Largest error (%)"]
+    headings += ["In the interval (%)", "Faster (%)", "Slower (%)"]
+    rows = []
+    for check in checks:
+        shares = [check.median_error, check.largest_error]
+        shares += [check.coverage, check.below, check.above]
+        if check.cells:
+            texts = ["" if share is None else f"{100 * share:.3g}" for share in shares]
+            rows.append([check.cluster, check.left_out, str(check.cells), *texts])
+    return headings, rows

@@ -1,0 +1,50 @@
+"""What a run does beside its start-up and its steps: saves, evaluations, slow steps, its end."""
+
+import math
+
+from study.grid import Cell
+from trainer.model.optimizers import OPTIMIZERS
+
+
+def count_saves(cell: Cell, steps: int) -> int:
+    """Return how often a run saves in `steps` steps: at each period, and at its end."""
+    checkpoint = cell.run.checkpoint
+    if checkpoint is None:
+        return 0
+    periods = [save.every for save in (checkpoint.dump, checkpoint.eval) if save.every]
+    # A step that is due for both saves once.
+    due = sum(steps // period for period in periods)
+    if len(periods) == 2:
+        due -= steps // math.lcm(*periods)
+    ends_with_one = any(steps % period == 0 for period in periods)
+    return due + (0 if ends_with_one else 1)
+
+
+def count_evaluations(cell: Cell, steps: int) -> int:
+    """Return how often a run computes its validation loss in `steps` steps."""
+    run = cell.run
+    if run.eval is None:
+        return 0
+    every = run.checkpoint.eval.every if run.checkpoint else None
+    if not every:
+        return 1
+    return steps // every + (1 if steps % every else 0)
+
+
+def rest_terms(cell: Cell, steps: int, step_s: float) -> dict[str, float]:
+    """Return what a run does beside its start-up and its steps, s at nominal rates.
+
+    saves: at 1 GB/s. evaluations: a third of the time that a step takes for as many tokens, as
+    they go forward only. slow steps: 1% of the steps' time, for the mean above the median. end:
+    1 s.
+    """
+    run = cell.run
+    saved = OPTIMIZERS[run.optim.name].checkpoint_bytes * cell.params / 1e9
+    sequences = (run.eval.validation.max_sequences if run.eval else None) or 0
+    evaluation = sequences * run.data.seq_len / cell.tokens_per_step * step_s / 3
+    return {
+        "saves": count_saves(cell, steps) * saved,
+        "evaluations": count_evaluations(cell, steps) * evaluation,
+        "slow steps": 0.01 * steps * step_s,
+        "end": 1.0,
+    }

@@ -1,0 +1,116 @@
+"""The time table as files: time_estimates.csv, and Markdown for people."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from study.estimate.estimate import VERIFIED, Estimate
+from study.files import parse_row
+from trainer.config import ConfigError
+
+
+def read_estimates(csv_path: str | Path) -> list[Estimate]:
+    """Return the rows of a time_estimates.csv. Raises ConfigError."""
+    try:
+        with Path(csv_path).open(encoding="utf-8", newline="") as file:
+            return [parse_row(Estimate, row) for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(csv_path), [f"cannot be read: {error}"]) from None
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"not a time-estimate table: {error!r}; write it again with `estimate`"
+        raise ConfigError(str(csv_path), [problem]) from None
+
+
+def by_horizon(estimates: Sequence[Estimate]) -> dict[str, list[Estimate]]:
+    """Return horizon -> its rows, in the table's order."""
+    tables: dict[str, list[Estimate]] = {}
+    for item in estimates:
+        tables.setdefault(item.horizon, []).append(item)
+    return tables
+
+
+def readable(estimates: Sequence[Estimate]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows for people, of one horizon: the columns that groups keep by hand.
+
+    GPU-hours, money and energy follow where the horizon is more than the first, or they are known.
+    """
+    name = estimates[0].horizon if estimates else "Run"
+    headings = ["Model Size", "Params", "GPUs", "Tokens/Step", f"{name.title()} Time", "Interval"]
+    optional = {
+        "Tokens": lambda item: format_count(item.tokens, 3),
+        "GPU-hours": lambda item: "" if item.gpu_hours is None else f"{item.gpu_hours:.2g}",
+        "Cost": lambda item: "" if item.cost is None else f"{item.cost:.2f} {item.currency}",
+        "Energy (kWh)": lambda item: "" if item.energy_kwh is None else f"{item.energy_kwh:.2g}",
+    }
+    if not name or name.endswith(" steps"):
+        del optional["Tokens"]
+        if all(item.cost is None and item.energy_kwh is None for item in estimates):
+            del optional["GPU-hours"]
+    shown = {head: [write(item) for item in estimates] for head, write in optional.items()}
+    shown = {head: column for head, column in shown.items() if any(column)}
+    rows = []
+    for index, item in enumerate(estimates):
+        variant = "" if item.variant == "base" else f" ({item.variant})"
+        rows.append(
+            [
+                item.model + variant,
+                format_count(item.params, 3),
+                f"{item.gpus}x {item.gpu_name}",
+                format_count(item.tokens_per_step, 2),
+                "" if item.seconds is None else f"~{format_seconds(item.seconds)}",
+                format_interval(item.seconds_low, item.seconds_high),
+                *(column[index] for column in shown.values()),
+                _note(item),
+            ]
+        )
+    return [*headings, *shown, "Notes"], rows
+
+
+def _note(item: Estimate) -> str:
+    """Return what an estimate rests on; why it is unsure, if it is; by whom, if by others."""
+    if item.basis != VERIFIED:
+        return f"{item.basis}, {item.method}"
+    note = f"{VERIFIED} by {item.by}" if item.by else VERIFIED
+    if item.measured_steps is not None:
+        note += f"; speed over {item.measured_steps} steps, length extrapolated"
+    return f"{note}, {item.doubt}" if item.doubt else note
+
+
+def to_markdown(estimates: Sequence[Estimate]) -> str:
+    """Return the time table for people, one for each horizon."""
+    tables = []
+    for rows in by_horizon(estimates).values():
+        headings, cells = readable(rows)
+        tables.append(tabulate(cells, headings, "pipe", disable_numparse=True) + "\n")
+    return "\n".join(tables)
+
+
+def format_count(number: float, digits: int) -> str:
+    """Return a count with K, M, B or T: 27.5M for 27,535,872; 131K for 131,072."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            # As many digits as asked for, but all that stand before the point.
+            value = number / size
+            return f"{value:.0f}{letter}" if value >= 10**digits else f"{value:.{digits}g}{letter}"
+    return f"{number:.0f}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a time in two digits and the unit that suits it: 2.5 min for 149 s."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= (0.995 if unit != "days" else 2) * size:
+            return f"{_two_digits(seconds / size)} {unit}"
+    return f"{_two_digits(seconds)} s"
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def format_interval(low: float | None, high: float | None) -> str:
+    """Return an interval of times; empty where it is not known."""
+    if low is None or high is None:
+        return ""
+    return f"{format_seconds(low)} to {format_seconds(high)}"

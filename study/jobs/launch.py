@@ -1,0 +1,205 @@
+"""From a cluster and a GPU count to the request for the GPUs and the line that starts the run.
+
+Pure functions of the settings: what `plan` shows is what is asked for.
+"""
+
+from typing import Any, Literal
+
+from study.config import ClusterConfig, EvaluateConfig, SlurmConfig
+from study.estimate.needs import NOT_KNOWN, Needs
+
+WHOLE_MACHINE = 2**16
+"""Threads of a rule that nothing may run beside: Snakemake cuts it to the cores it was given."""
+
+MIB_PER_GIB = 1024
+
+OUTSIDE_SLURM = ': "${SLURM_JOB_ID:?this run belongs to a Slurm partition; add --executor slurm}"'
+"""Shell line that ends a partition's run with a message where it was started without Slurm: a login
+node or a laptop is not what it was meant for."""
+
+OUTLIVE_STOP = "trap '' TERM USR1"
+"""Shell line that keeps a stop request from ending what is around torchrun and the trainer, which
+have handlers of their own: the shell itself and the `tee` that writes what they say."""
+
+TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+"""What torchrun hands on to its ranks: by default not SIGUSR1."""
+
+ALONE = "python -m study.jobs.machine_lock "
+"""What a command starts with that nothing else may run beside on this machine, see that module."""
+
+SAVE_S = 30
+"""Seconds that torchrun gives the ranks after a stop request, unless the cluster has `warn_s`."""
+
+CACHES = {
+    "TMPDIR": "tmp",
+    "HF_HOME": "huggingface",
+}
+"""Variables that name a folder for temporary files or a cache, and its name below `scratch`. That
+of compiled code is `distributed.compile_cache`, which the runs of all nodes share."""
+
+
+def threads(cluster: ClusterConfig, gpus: int) -> int:
+    """Return a training job's threads.
+
+    On this machine, all of it: a second run beside a measured one would spoil the measurement.
+    Under Slurm, the cores of the run's GPUs on one node.
+    """
+    if cluster.slurm is None:
+        return WHOLE_MACHINE
+    return cluster.cpus_per_gpu * min(gpus, cluster.gpus_per_node)
+
+
+FIRST_RUNTIME_MIN = 60
+"""Time limit of a run of which nothing is known, where the cluster has no max_runtime_min."""
+
+
+def slurm_resources(
+    cluster: ClusterConfig, gpus: int, attempt: int = 1, needs: Needs = NOT_KNOWN
+) -> dict[str, Any]:
+    """Return Snakemake's resources for a run's `attempt`, 1, 2, ...; empty for this machine.
+
+    `mem_mb` is MiB, `runtime` minutes, as snakemake-executor-plugin-slurm reads them. A retry asks
+    for more of both: what it failed of may have been their want. `needs` counts where the settings
+    say `auto`.
+    """
+    slurm = cluster.slurm
+    if slurm is None:
+        return {}
+    mem_gib = _allowed(slurm.mem_gib, needs.mem_gib, slurm.max_mem_gib)
+    minutes = needs.runtime_min or slurm.max_runtime_min or FIRST_RUNTIME_MIN
+    runtime_min = _allowed(slurm.runtime_min, minutes, slurm.max_runtime_min)
+    resources: dict[str, Any] = {
+        "slurm_partition": slurm.partition,
+        "mem_mb": _grown(mem_gib, slurm.max_mem_gib, attempt) * MIB_PER_GIB,
+        "runtime": _grown(runtime_min, slurm.max_runtime_min, attempt),
+        "cpus_per_task": threads(cluster, gpus),
+    }
+    optional = {"slurm_account": slurm.account, "qos": slurm.qos, "constraint": slurm.constraint}
+    resources |= {key: value for key, value in optional.items() if value is not None}
+    return resources | _gpu_resources(slurm, cluster.gpus_per_node, gpus)
+
+
+def _allowed(setting: int | Literal["auto"], needed: int, limit: int | None) -> int:
+    """Return what the settings say; where that is auto, what is needed, up to the limit."""
+    if setting != "auto":
+        return setting
+    return needed if limit is None else min(needed, limit)
+
+
+def _grown(amount: int, limit: int | None, attempt: int) -> int:
+    grown = amount * max(1, attempt)
+    return grown if limit is None else min(grown, max(amount, limit))
+
+
+def _gpu_resources(slurm: SlurmConfig, gpus_per_node: int, gpus: int) -> dict[str, Any]:
+    kind = "" if slurm.gpu_type is None else f"{slurm.gpu_type}:"
+    nodes = -(-gpus // gpus_per_node)
+    if nodes > 1:
+        # With `mpi` the plugin does not wrap the shell in srun, so the shell, in the batch step,
+        # can start one launcher on each node.
+        extra = f"--gpus-per-node={kind}{gpus_per_node}"
+        request: dict[str, Any] = {"mpi": "srun", "nodes": nodes, "tasks": nodes}
+    elif slurm.gpu_request == "gres":
+        extra, request = "", {"gres": f"gpu:{kind}{gpus}"}
+    else:
+        # The plugin adds --ntasks=1 where neither gres nor gpu is set.
+        extra, request = f"--{slurm.gpu_request}={kind}{gpus}", {}
+    # A requeued job goes on in the log that it has.
+    flags = [extra, slurm.extra, "--open-mode=append"]
+    flags += [f"--signal=USR1@{slurm.warn_s}"] if slurm.warn_s else []
+    return request | {"slurm_extra": " ".join(flag for flag in flags if flag)}
+
+
+def data_request(cluster: ClusterConfig) -> dict[str, Any]:
+    """Return Snakemake's resources for a job that prepares data: a few CPUs, no GPU."""
+    slurm = cluster.slurm
+    if slurm is None:
+        return {}
+    request: dict[str, Any] = {"slurm_partition": slurm.partition, "mem_mb": 16 * MIB_PER_GIB}
+    request |= {"runtime": 240, "cpus_per_task": 4}
+    return request | ({} if slurm.account is None else {"slurm_account": slurm.account})
+
+
+def request_line(cluster: ClusterConfig, gpus: int, needs: Needs = NOT_KNOWN) -> str:
+    """Return the Slurm request as a person would type it; empty for this machine."""
+    resources = slurm_resources(cluster, gpus, needs=needs)
+    if not resources:
+        return ""
+    hours, minutes = divmod(resources["runtime"], 60)
+    mem_gib = resources["mem_mb"] // MIB_PER_GIB
+    flags = [f"-A {resources['slurm_account']}"] if "slurm_account" in resources else []
+    flags += [f"-p {resources['slurm_partition']}"]
+    flags += [f"--qos={resources['qos']}"] if "qos" in resources else []
+    flags += [f"--constraint={resources['constraint']}"] if "constraint" in resources else []
+    flags += [f"--gres={resources['gres']}"] if "gres" in resources else []
+    flags += [f"--nodes={resources['nodes']}"] if "nodes" in resources else []
+    flags += [resources["slurm_extra"]]
+    flags += [] if "gres" in resources else [f"--ntasks={resources.get('tasks', 1)}"]
+    flags += [f"--cpus-per-task={resources['cpus_per_task']}"]
+    flags += [f"--time={hours:02d}:{minutes:02d}:00", f"--mem={mem_gib}G"]
+    return " ".join(flags)
+
+
+def launch_line(cluster: ClusterConfig, gpus: int) -> str:
+    """Return the shell command that starts the trainer; the trainer's arguments come after it."""
+    per_node = min(gpus, cluster.gpus_per_node)
+    nodes = -(-gpus // cluster.gpus_per_node)
+    lines = [] if cluster.slurm is None else [OUTSIDE_SLURM]
+    lines += [OUTLIVE_STOP, *_environment(cluster)]
+    torchrun = f"torchrun --nproc_per_node={per_node}"
+    if nodes == 1:
+        alone = ALONE if cluster.slurm is None else ""
+        return "; ".join([*lines, f"{alone}{torchrun} --standalone -m trainer"])
+    # The port differs between jobs, so that two jobs of one user on one node do not collide.
+    lines += ["export RENDEZVOUS=$(hostname):$((20000 + SLURM_JOB_ID % 10000))"]
+    rendezvous = (
+        f"--nnodes={nodes} --rdzv_backend=c10d --rdzv_id=$SLURM_JOB_ID --rdzv_endpoint=$RENDEZVOUS"
+    )
+    srun = (
+        f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 "
+        f"--cpus-per-task={threads(cluster, gpus)} --gpus-per-node={per_node} "
+        "--cpu-bind=none --kill-on-bad-exit=1"
+    )
+    # Slurm starts the processes of a step with all signals as they are by default.
+    outlive = OUTLIVE_STOP.replace("''", '""')
+    on_node = f'{outlive}; exec {torchrun} {rendezvous} -m trainer "$@"'
+    return "; ".join([*lines, f"{srun} bash -c '{on_node}' launch"])
+
+
+def evaluation_line(cluster: ClusterConfig, evaluate: EvaluateConfig) -> str:
+    """Return the shell command of an evaluation; the model and the output come after it."""
+    command = f"lm_eval --model hf --tasks {','.join(evaluate.tasks)}"
+    if evaluate.limit is not None:
+        command += f" --limit {evaluate.limit:g}"
+    return _on_one_gpu(cluster, command)
+
+
+def autotune_line(cluster: ClusterConfig) -> str:
+    """Return the shell command that chooses settings for a run; its config comes after it."""
+    return _on_one_gpu(cluster, "python -m trainer.commands.autotune")
+
+
+def precompile_line(cluster: ClusterConfig) -> str:
+    """Return the shell command that compiles for runs to come; its config comes after it."""
+    return _on_one_gpu(cluster, "python -m trainer.commands.precompile")
+
+
+def _on_one_gpu(cluster: ClusterConfig, command: str) -> str:
+    if cluster.slurm is None:
+        return "; ".join([*_environment(cluster), f"{ALONE}{command}"])
+    return "; ".join([OUTSIDE_SLURM, *_environment(cluster), command])
+
+
+def _environment(cluster: ClusterConfig) -> list[str]:
+    """Return the shell lines before the launch."""
+    # Snakemake exports the job's whole thread count to every rank; each gets its share. torch
+    # heeds MKL_NUM_THREADS over OMP_NUM_THREADS.
+    share = cluster.cpus_per_gpu
+    lines = [*cluster.setup, f"export OMP_NUM_THREADS={share} MKL_NUM_THREADS={share}"]
+    if cluster.slurm is not None:
+        save_s = cluster.slurm.warn_s or SAVE_S
+        lines += [f"export PET_SIGNALS_TO_HANDLE={TORCHRUN_SIGNALS} PET_SHUTDOWN_TIMEOUT={save_s}"]
+    if cluster.scratch is not None:
+        folders = [f'{name}="{cluster.scratch}/{below}"' for name, below in CACHES.items()]
+        lines += [f"export {' '.join(folders)}", 'mkdir -p "$TMPDIR"']
+    return lines

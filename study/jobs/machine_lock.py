@@ -1,0 +1,122 @@
+"""One command at a time on a machine: python -m study.jobs.machine_lock COMMAND ...
+
+Measured runs would spoil each other's times. Snakemake keeps those of one invocation apart; this
+keeps apart those of several: two studies in two terminals, two users. A command waits until no
+other that was started like this is at work. Containers that do not share /tmp do not know of each
+other.
+
+The lock is flock(2) on a file that all users share. The command holds it too, by an inherited file
+descriptor: the kernel frees it when the last of both has ended, however they end. Runs that need
+not wait for each other, such as on GPUs of their own (CUDA_VISIBLE_DEVICES), get different files by
+the environment variable SCALING_STUDY_LOCK.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+VARIABLE = "SCALING_STUDY_LOCK"
+
+SHARED = Path("/tmp/scaling-study.lock")
+"""Not below TMPDIR, which differs between users and terminals."""
+
+
+def main(command: Sequence[str]) -> int:
+    """Run a command alone on this machine; return its exit code."""
+    # The shell around may ignore SIGTERM for the command's sake, but waiting is to end by it.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        lock = acquire(_paths(), note=f"process {os.getpid()}: {command[-1]}")
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    # A new process, not an exec: the trainer counts its start-up from the start of its launcher.
+    try:
+        process = subprocess.Popen(command, pass_fds=() if lock is None else (lock,))
+    except OSError as error:
+        print(f"{command[0]}: {error.strerror}", file=sys.stderr)
+        return 127
+    _stand_aside(process)
+    code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+def acquire(paths: Sequence[Path], note: str) -> int | None:
+    """Wait for the lock, the first of `paths` that can be opened; return its file descriptor.
+
+    `note` is what others are told who have to wait. None: no path can be opened.
+    """
+    for path in paths:
+        try:
+            return _acquire(path, note)
+        except OSError as error:
+            message = f"{path}: {error.strerror}; runs that hold this lock are not waited for"
+            print(f"warning: {message}", file=sys.stderr, flush=True)
+    return None
+
+
+def _acquire(path: Path, note: str) -> int:
+    while True:
+        lock = _open(path)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 4096, 0).decode(errors="replace").strip()
+            message = f"another training run uses this machine ({holder}); waiting for it to end"
+            print(message, file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        # Who cleans up /tmp may have removed the file meanwhile: a lock on it would be ours alone.
+        if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, note.encode(), 0)
+            return lock
+        os.close(lock)
+
+
+def _open(path: Path) -> int:
+    """Open the file for all users, whoever made it.
+
+    Linux lets nobody open another user's file in /tmp by a call that might have made it
+    (fs.protected_regular), hence the two calls.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            pass
+        try:
+            lock = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            continue
+        os.fchmod(lock, 0o666)  # whatever this user's umask is
+        return lock
+
+
+def _paths() -> list[Path]:
+    if os.environ.get(VARIABLE):
+        return [Path(os.environ[VARIABLE])]
+    # If another user's file cannot be opened, this user's runs at least wait for each other.
+    return [SHARED, SHARED.with_name(f"scaling-study-{os.getuid()}.lock")]
+
+
+def _stand_aside(process: "subprocess.Popen[bytes]") -> None:
+    """Hand on SIGTERM, and see to it that the command gets each signal once.
+
+    A signal to the whole process group (Ctrl-C) reaches the command by itself, so this process
+    leaves the group.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    with contextlib.suppress(PermissionError):  # it leads a session
+        os.setpgid(0, 0)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m study.jobs.machine_lock COMMAND ...")
+    sys.exit(main(sys.argv[1:]))

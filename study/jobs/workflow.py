@@ -1,0 +1,261 @@
+"""What the Snakefile and its rules ask of the study. Imported once while Snakemake plans."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from study.config import DEFAULT_FILE, Study
+from study.estimate.needs import NOT_KNOWN, Needs
+from study.grid import Cell, Grid
+from study.jobs.evaluation import find_problem
+from study.jobs.launch import (
+    autotune_line,
+    data_request,
+    evaluation_line,
+    launch_line,
+    precompile_line,
+    slurm_resources,
+    threads,
+)
+from study.jobs.precompile import FOLDER, folder_of, precompile_run
+from study.load import load_study
+from study.measure.logs import is_up_to_date
+from trainer.files import write_atomically
+from trainer.layers import Layer, Merged, merge
+from trainer.problems import ConfigError, combine
+from trainer.records import SUMMARY
+from trainer.tokens.text_files import list_text_files
+from trainer.yaml_files import load_document, parse_assignment
+
+RESOURCES = (
+    *("slurm_account", "slurm_partition", "mem_mb", "runtime", "cpus_per_task", "qos"),
+    *("constraint", "gres", "nodes", "tasks", "mpi", "slurm_extra"),
+)
+"""What a job may ask Slurm for, in the words of Snakemake and its plugin."""
+
+UNSET = {"mem_mb": 0, "runtime": 0}
+"""Snakemake drops a resource that is None, but of these two it insists on a number."""
+
+
+def load_config(configfiles: Sequence[Path], assignments: Sequence[str]) -> Study:
+    """Return the study of Snakemake's --configfile and --config; without files, the default study.
+
+    Snakemake has parsed both already, but as YAML 1.1, with duplicate keys and without line
+    numbers; so they are read again. A mistake ends the program with a message and exit code 1.
+    """
+    try:
+        layers = _read_layers([_shorten(path) for path in configfiles] or [DEFAULT_FILE])
+        given = merge({}, *({key: value} for key, value in map(parse_assignment, assignments)))
+        layers.append(Layer(given, source="command line"))
+        return load_study(Merged(layers), str(layers[0].source))
+    except ConfigError as error:
+        sys.exit(str(error))
+
+
+def code(*wings: str) -> list[str]:
+    """Return the sources of a stage: the study's ground floor, and the wings that it is made of.
+
+    Tables and plots take seconds, so a changed formula makes them again.
+    """
+    found = [Path("study").glob("*.py"), *(Path("study", wing).rglob("*.*") for wing in wings)]
+    return sorted(str(path) for paths in found for path in paths if path.suffix in (".py", ".html"))
+
+
+def mirror_disk(grid: Grid) -> None:
+    """Let the files that Snakemake goes by say what the runs' own files say.
+
+    Whether a cell is up to date follows from its run.json, not from what Snakemake remembers: in a
+    new clone over old results, too. `completed` is made or removed accordingly, and a study.yaml
+    that is not this study's is written anew, so that the tables are.
+    """
+    for cell in grid.measured:
+        flag, summary = Path(cell.folder, "completed"), Path(cell.folder, SUMMARY)
+        if not is_up_to_date(cell):
+            flag.unlink(missing_ok=True)
+        elif not flag.exists():
+            flag.touch()
+            written = summary.stat().st_mtime
+            os.utime(flag, (written, written))  # tables that are newer than the run stay
+    study = Path(grid.study.folder, "study.yaml")
+    if study.exists() and study.read_text(encoding="utf-8") != grid.study.to_yaml():
+        write_atomically(study, grid.study.to_yaml())
+
+
+def _read_layers(files: Sequence[str]) -> list[Layer]:
+    layers, errors = [], []
+    for file in files:
+        try:
+            layers.append(Layer.of(load_document(file)))
+        except ConfigError as error:
+            errors.append(error)
+    if errors:
+        raise combine(errors)
+    return layers
+
+
+def _shorten(path: Path) -> str:
+    """Return a path as the user probably wrote it: Snakemake makes it absolute."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def finished_runs(grid: Grid) -> list[str]:
+    """Return the files that the tables wait for.
+
+    Of a partial study these are the metrics that exist, and nothing makes them.
+    """
+    if grid.study.partial:
+        metrics = [f"{cell.folder}/metrics.jsonl" for cell in grid.measured]
+        return [path for path in metrics if Path(path).exists()]
+    return [f"{cell.folder}/completed" for cell in grid.measured]
+
+
+def text_files(grid: Grid, source: str) -> list[str]:
+    """Return the files that a source is tokenised from; of a corpus we make, the one made last.
+
+    What is wrong with them, the job that reads them tells.
+    """
+    root = Path(grid.data_root)
+    tokenizer = grid.sources[source].data.tokenizer.path
+    made_of = [] if tokenizer is None else [tokenizer]
+    if source in grid.study.corpora:
+        return [str(root / source / f"{source}.val.jsonl"), *made_of]
+    files = list_text_files(root, source)
+    return [*(str(path) for path in (*files.chunks, *files.held_out)), *made_of]
+
+
+class TrainingRequest:
+    """What the rule `train` asks of the machine, as functions of its wildcards and the attempt."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._forecast: Any = None
+
+    def _cell(self, wildcards: Any) -> Cell:
+        return self._grid.at(wildcards)
+
+    def _gpus(self, cell: Cell) -> int:
+        return cell.gpus
+
+    def resources(self) -> dict[str, Callable[[Any, int], Any]]:
+        """Return each resource as a function that Snakemake calls; None is not asked for."""
+        return {name: self._resource(name) for name in RESOURCES}
+
+    def settings(self, wildcards: Any) -> str:
+        """Return the text of the run.yaml that the job reads."""
+        return self._cell(wildcards).run.to_yaml()
+
+    def _resource(self, name: str) -> Callable[[Any, int], Any]:
+
+        def value(wildcards: Any, attempt: int) -> Any:
+            cell = self._cell(wildcards)
+            needs = self._needs(cell)
+            resources = slurm_resources(cell.cluster_config, self._gpus(cell), attempt, needs)
+            return resources.get(name, UNSET.get(name))
+
+        return value
+
+    def _needs(self, cell: Cell) -> Needs:
+        """Return what a cell is predicted to need, where its cluster asks for that."""
+        slurm = cell.cluster_config.slurm
+        if slurm is None or "auto" not in (slurm.runtime_min, slurm.mem_gib):
+            return NOT_KNOWN
+        from study.estimate.forecast import (
+            Forecast,  # numpy, which no other cluster has to wait for
+        )
+
+        if self._forecast is None:
+            self._forecast = Forecast(self._grid)
+        needs: Needs = self._forecast.needs(cell)
+        return needs
+
+    def threads(self, wildcards: Any) -> int:
+        """Return the job's threads."""
+        cell = self._cell(wildcards)
+        return threads(cell.cluster_config, self._gpus(cell))
+
+    def launch(self, wildcards: Any) -> str:
+        """Return the line that starts the trainer."""
+        cell = self._cell(wildcards)
+        return launch_line(cell.cluster_config, cell.gpus)
+
+
+class EvaluationRequest(TrainingRequest):
+    """What the rule `evaluate_run` asks of the machine: one GPU of the run's cluster."""
+
+    def _gpus(self, cell: Cell) -> int:
+        return 1
+
+    def launch(self, wildcards: Any) -> str:
+        """Return the line that starts the evaluation."""
+        return evaluation_line(self._cell(wildcards).cluster_config, self._grid.study.evaluate)
+
+
+class AutotuneRequest(EvaluationRequest):
+    """What the rule `autotune_run` asks of the machine: one GPU of the run's cluster."""
+
+    def launch(self, wildcards: Any) -> str:
+        """Return the line that starts the search."""
+        return autotune_line(self._cell(wildcards).cluster_config)
+
+
+class PrecompileRequest(EvaluationRequest):
+    """What the rule `precompile` asks of the machine: one GPU of the cluster it compiles for."""
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__(grid)
+        # Of cells that share a folder any would do; people expect the first.
+        self._cells = {folder_of(cell): cell for cell in reversed(grid.measured)}
+
+    def _cell(self, wildcards: Any) -> Cell:
+        return self._cells[FOLDER.format(cluster=wildcards.cluster, shape=wildcards.shape)]
+
+    def before(self, wildcards: Any) -> list[str]:
+        """Return the files that a cell's training waits for."""
+        folder = folder_of(self._grid.at(wildcards))
+        return [] if folder is None else [f"{self._grid.study.folder}/{folder}/compiled"]
+
+    def settings(self, wildcards: Any) -> str:
+        """Return the text of the run.yaml that is compiled."""
+        return precompile_run(self._cell(wildcards)).to_yaml()
+
+    def launch(self, wildcards: Any) -> str:
+        """Return the line that starts the compilation."""
+        return precompile_line(self._cell(wildcards).cluster_config)
+
+
+def exports(grid: Grid) -> list[str]:
+    """Return the folders of all exports; of a partial study, those of the runs that have ended."""
+    folders = [cell.folder for cell in grid.measured]
+    if grid.study.partial:
+        folders = [folder for folder in folders if Path(folder, "completed").exists()]
+    return [f"{folder}/export" for folder in folders]
+
+
+def evaluations(grid: Grid) -> Callable[[Any], list[str]]:
+    """Return the folders of all evaluations, as an input function.
+
+    Called where the target is asked for, and only there: what it lacks ends the program then.
+    """
+
+    def folders(wildcards: Any) -> list[str]:
+        problem = find_problem(grid)
+        if problem is not None:
+            sys.exit(str(problem))
+        return [str(Path(export).with_name("evaluation")) for export in exports(grid)]
+
+    return folders
+
+
+def data_resources(grid: Grid) -> dict[str, Callable[[Any], Any]]:
+    """Return the resources of jobs that prepare data, on the first Slurm cluster of the grid."""
+    cluster = next(
+        (cell.cluster_config for cell in grid if cell.cluster_config.slurm is not None), None
+    )
+    asked = {} if cluster is None else data_request(cluster)
+
+    def resource(name: str) -> Callable[[Any], Any]:
+        return lambda wildcards: asked.get(name, UNSET.get(name))
+
+    return {name: resource(name) for name in (*asked, *UNSET)}

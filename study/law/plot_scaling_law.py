@@ -1,0 +1,80 @@
+"""The figure of a scaling law: what was trained, and what the law makes of it."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, FuncFormatter
+
+from study.estimate.time_table import format_count
+from study.law.scaling_law_table import Fit
+from study.show.plots import OKABE_ITO, SETTINGS, save
+
+COUNTS = FuncFormatter(lambda value, _: format_count(value, 3))
+
+BEYOND = 100
+"""How far the right panel goes beyond the largest run's compute."""
+
+
+def plot_scaling_law(fit: Fit, folder: Path) -> list[Path]:
+    """Draw loss against tokens, and the compute-optimal size; return the files written.
+
+    In the folder come to stand scaling_law.svg and .png.
+    """
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(10, 4.4))
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2)
+        _draw_losses(left, fit)
+        _draw_optimum(right, fit)
+        return save(figure, folder / "scaling_law")
+
+
+def _draw_losses(ax: Axes, fit: Fit) -> None:
+    """Draw each run, and the law through the runs of a size."""
+    sizes = sorted({run.params for run in fit.runs})
+    few = len(sizes) <= len(OKABE_ITO)
+    shades = mpl.colormaps["viridis"](np.linspace(0, 0.92, len(sizes)))
+    colours = dict(zip(sizes, OKABE_ITO if few else shades, strict=False))
+    tokens = np.array([run.tokens for run in fit.runs])
+    line = np.geomspace(tokens.min(), tokens.max(), 80)
+    for size in sizes:
+        here = [run for run in fit.runs if run.params == size]
+        label = f"{format_count(size, 3)} parameters" if few else None
+        ax.plot(
+            [run.tokens for run in here], [run.loss for run in here], "o",
+            color=colours[size], markersize=4, label=label,
+        )  # fmt: skip
+        if few:
+            ax.plot(line, [fit.law.loss(size, d) for d in line], color=colours[size], linewidth=1.2)
+    label = f"{fit.what.capitalize()} (nats per token)"
+    ax.set(xscale="log", yscale="log", xlabel="Tokens", ylabel=label)
+    ax.set_title("Runs, and the law of each size" if few else "Runs, by size from dark to light")
+    ax.xaxis.set_major_formatter(COUNTS)
+    ax.yaxis.set_major_formatter(FormatStrFormatter("%.3g"))
+    ax.yaxis.set_minor_formatter(FormatStrFormatter("%.3g"))
+    ax.tick_params(axis="y", which="minor", labelsize=8)
+    if few:
+        ax.legend(fontsize=8)
+
+
+def _draw_optimum(ax: Axes, fit: Fit) -> None:
+    """Draw the size of the lowest loss against compute, with 80% of the bootstrap."""
+    flops = np.array([run.flops for run in fit.runs])
+    budgets = np.geomspace(flops.min(), BEYOND * flops.max(), 60)
+    drawn = [[law.optimum(budget)[0] for budget in budgets] for law in fit.resampled]
+    low, high = np.quantile(drawn, (0.1, 0.9), axis=0)
+    colour = OKABE_ITO[0]
+    ax.fill_between(budgets, low, high, color=colour, alpha=0.18, linewidth=0, label="80% interval")
+    best = [fit.law.optimum(budget)[0] for budget in budgets]
+    ax.plot(budgets, best, color=colour, label="compute-optimal")
+    ax.plot(
+        flops, [run.params for run in fit.runs], "o", color="#555555", markersize=3.5, label="runs"
+    )
+    ax.set(xscale="log", yscale="log", xlabel="Training FLOPs, 6 N D", ylabel="Parameters")
+    ax.set_title("Compute-optimal size")
+    ax.yaxis.set_major_formatter(COUNTS)
+    ax.legend(fontsize=8)

@@ -1,0 +1,186 @@
+"""The scaling law as files: where its losses come from, and what is written of it."""
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from tabulate import tabulate
+
+from study.estimate.time_table import format_count
+from study.grid import Grid
+from study.law.scaling_law import (
+    Run,
+    ScalingLaw,
+    bootstrap,
+    find_missing,
+    fit_law,
+    isoflop_profiles,
+)
+from study.measure.logs import read_runs
+from trainer.config import ConfigError
+
+LAST_SHARE = 0.1
+"""Share of the steps whose median training loss stands for the end of a run."""
+
+RESAMPLES = 300
+"""Bootstrap samples."""
+
+COEFFICIENTS = ("E", "A", "B", "alpha", "beta")
+
+BUDGETS = (1, 10, 100, 1000)
+"""Budgets of the table of optima, in multiples of the largest run's."""
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """A row of scaling_law.csv: a coefficient, with its bootstrap."""
+
+    name: str
+    value: float
+    low: float
+    """10th percentile of the bootstrap."""
+    high: float
+    """90th percentile of the bootstrap."""
+    standard_error: float
+    """Standard deviation of the bootstrap."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A law, its bootstrap, and the runs that it is of."""
+
+    runs: Sequence[Run]
+    law: ScalingLaw
+    resampled: Sequence[ScalingLaw]
+    what: str
+    """Which loss it is of."""
+
+    @property
+    def coefficients(self) -> list[Coefficient]:
+        """The coefficients with their intervals."""
+        rows = []
+        for name in COEFFICIENTS:
+            values = [getattr(law, name) for law in self.resampled]
+            low, high = (float(value) for value in np.quantile(values, (0.1, 0.9)))
+            rows.append(
+                Coefficient(name, getattr(self.law, name), low, high, float(np.std(values)))
+            )
+        return rows
+
+    def interval(self, read: Callable[[ScalingLaw], float]) -> tuple[float, float, float]:
+        """Return 10th percentile, value and 90th percentile of anything read off the law."""
+        low, high = np.quantile([read(law) for law in self.resampled], (0.1, 0.9))
+        return float(low), read(self.law), float(high)
+
+
+def fit_runs(source: str, runs: Sequence[Run], what: str) -> Fit:
+    """Return the fit to some runs; raises ConfigError where they cannot determine it."""
+    missing = find_missing(runs)
+    if missing:
+        raise ConfigError(source, [f"no scaling law can be fitted: {line}" for line in missing])
+    law = fit_law(runs)
+    return Fit(runs, law, bootstrap(runs, law, RESAMPLES), what)
+
+
+def study_losses(grid: Grid) -> tuple[list[Run], str]:
+    """Return a study's trained runs, and which loss it is: validation where every run has it.
+
+    Otherwise the median training loss of the last tenth of the steps. Runs that diverged, or have
+    not ended, say nothing about the law.
+    """
+    found, validation = [], True
+    for cell, run in read_runs(grid):
+        losses = [(record.step, record.loss) for record in run.records if record.loss is not None]
+        if run.summary.outcome != "trained" or not losses:
+            continue
+        first = (1 - LAST_SHARE) * losses[-1][0]
+        last = median(loss for step, loss in losses if step >= first)
+        validation = validation and run.summary.loss_validation is not None
+        tokens = cell.tokens_per_step * cell.run.steps
+        found.append((Run(cell.name, cell.params, tokens, last), run.summary.loss_validation))
+    if validation:
+        return [replace(run, loss=loss) for run, loss in found if loss], "validation loss"
+    return [run for run, _ in found], "training loss at the end"
+
+
+def read_losses(path: Path, drop_highest: int = 0) -> list[Run]:
+    """Return the runs of a CSV with the columns params, loss, and tokens or training_flop.
+
+    `drop_highest` leaves out so many rows of the highest loss. Raises ConfigError.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(line for line in file if not line.startswith("#"))
+            rows = [_run(number, row) for number, row in enumerate(reader, start=2)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
+    except ValueError as error:
+        raise ConfigError(str(path), [str(error)]) from None
+    return sorted(rows, key=lambda run: run.loss)[: max(0, len(rows) - drop_highest)]
+
+
+def _run(number: int, row: dict[str, str]) -> Run:
+    columns = "params, loss, and tokens or training_flop"
+    try:
+        params, loss = float(row["params"]), float(row["loss"])
+        flops = row.get("training_flop")
+        tokens = float(flops) / (6 * params) if flops else float(row["tokens"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"row {number}: {error!r}; expected numbers in {columns}") from None
+    if not (params > 0 and loss > 0 and tokens > 0 and np.isfinite([params, loss, tokens]).all()):
+        raise ValueError(f"row {number}: not positive and finite; expected so in {columns}")
+    return Run(f"row {number}", params, tokens, loss)
+
+
+def to_markdown(fit: Fit) -> str:
+    """Return the law, the optima of some budgets, and the IsoFLOP profiles, for people."""
+    law = tabulate(
+        [
+            [row.name, f"{row.value:.4g}", f"{row.low:.4g} to {row.high:.4g}",
+             f"{row.standard_error:.2g}"]
+            for row in fit.coefficients
+        ],
+        ["Coefficient", "Value", "80% interval", "Standard error"],
+        "pipe",
+        disable_numparse=True,
+    )  # fmt: skip
+    parts = [
+        f"L(N, D) = E + A / N^alpha + B / D^beta, {fit.what} of {len(fit.runs)} runs, "
+        "nats per token.",
+        law,
+        "Compute-optimal models:",
+        _optima(fit),
+    ]
+    profiles = isoflop_profiles(fit.runs)
+    if profiles:
+        rows = [
+            [f"{item.flops:.2e}", str(len(item.runs)),
+             "beyond the sizes trained" if item.params is None else format_count(item.params, 3),
+             "" if item.loss is None else f"{item.loss:.3f}"]
+            for item in profiles
+        ]  # fmt: skip
+        headings = ["FLOPs", "Runs", "Best params", "Loss"]
+        parts += ["IsoFLOP profiles:", tabulate(rows, headings, "pipe", disable_numparse=True)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _optima(fit: Fit) -> str:
+    largest = max(run.flops for run in fit.runs)
+    rows = []
+    for factor in BUDGETS:
+        flops = factor * largest
+        values = [
+            fit.interval(lambda law, flops=flops, index=index: law.optimum(flops)[index])  # type: ignore[misc]
+            for index in (0, 1)
+        ]
+        low, middle, high = fit.interval(lambda law, flops=flops: law.loss(*law.optimum(flops)))  # type: ignore[misc]
+        texts = [
+            f"{format_count(value, 3)} ({format_count(least, 3)} to {format_count(most, 3)})"
+            for least, value, most in values
+        ]
+        rows.append([f"{flops:.2e}", *texts, f"{middle:.3f} ({low:.3f} to {high:.3f})"])
+    headings = ["FLOPs", "Params", "Tokens", "Loss"]
+    return tabulate(rows, headings, "pipe", disable_numparse=True)

@@ -1,0 +1,1 @@
+"""What was measured: the runs' files, the throughput table, evidence from elsewhere."""

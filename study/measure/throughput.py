@@ -1,0 +1,298 @@
+"""The throughput table: one row for each run, from its folder and its cell alone.
+
+Steady state: the first interval of every attempt is left out (start-up, compile), and so are
+attempts made with other settings than the last. Of the rest, each step counts with its interval's
+mean; the median and the 90th percentile over the steps are quoted.
+"""
+
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from study.files import write_file
+from study.grid import Cell, Grid
+from study.measure.efficiency import scaling_efficiencies
+from study.measure.flags import footnotes
+from study.measure.logs import Run, read_runs
+from study.measure.throughput_row import ThroughputRow, read_rows, write_rows
+from study.roofline import cell_roofline
+from trainer.flops import flops_per_token, utilisation
+from trainer.records import Record, RunSummary
+
+READABLE: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "cluster": ("Cluster", str),
+    "gpu_name": ("GPU", lambda value: value.removeprefix("NVIDIA ")),
+    "model": ("Model", str),
+    "params": ("Params (M)", lambda value: f"{value / 1e6:.3g}"),
+    "gpus": ("GPUs", str),
+    "variant": ("Variant", str),
+    "seed": ("Seed", str),
+    "tokens_per_step": ("Tokens/step", "{:,}".format),
+    "step_ms_p50": ("Step p50 (ms)", "{:.4g}".format),
+    "step_ms_p90": ("Step p90 (ms)", "{:.4g}".format),
+    "tokens_per_s": ("Tokens/s", "{:,.0f}".format),
+    "tokens_per_s_per_gpu": ("Tokens/s/GPU", "{:,.0f}".format),
+    "tflops_per_gpu": ("TFLOP/s/GPU", "{:.3g}".format),
+    "mfu": ("MFU (%)", lambda value: f"{100 * value:.1f}"),
+    "roofline_fraction": ("Of roofline (%)", lambda value: f"{100 * value:.1f}"),
+    "scaling_efficiency": ("Scaling eff. (%)", lambda value: f"{100 * value:.1f}"),
+    "peak_memory_gib": ("Memory (GiB)", "{:.3g}".format),
+    "startup_s": ("Start-up (s)", "{:.3g}".format),
+    "wall_s": ("Wall (s)", "{:,.0f}".format),
+    "loss_last": ("Loss", "{:.3f}".format),
+    "val_loss": ("Val. loss", "{:.3f}".format),
+    "status": ("Status", str),
+}
+"""Columns for people: heading with unit, and how a value is rounded."""
+
+
+def throughput_rows(grid: Grid) -> list[ThroughputRow]:
+    """Return one row for each cell that was run with its present settings, in the grid's order.
+
+    Raises ConfigError if a run's files are malformed, or if it counted other parameters than the
+    study predicts.
+    """
+    runs = read_runs(grid)
+    rows = [_row(cell, run) for cell, run in runs]
+    speeds = [row.tokens_per_s_per_gpu for row in rows]
+    efficiencies = scaling_efficiencies(grid, [cell for cell, _ in runs], speeds)
+    return [replace(row, **columns) for row, columns in zip(rows, efficiencies, strict=True)]
+
+
+def throughput_table(grid: Grid) -> pd.DataFrame:
+    """Return `throughput_rows` as a data frame."""
+    return to_frame(throughput_rows(grid))
+
+
+def to_frame(rows: Sequence[ThroughputRow]) -> pd.DataFrame:
+    """Return rows as a data frame, a column for each field; what is not known is missing."""
+    hints = typing.get_type_hints(ThroughputRow)
+    kinds = {name: (typing.get_args(hint) or (hint,))[0] for name, hint in hints.items()}
+    dtypes = {name: DTYPES.get(kind, "string") for name, kind in kinds.items()}
+    return pd.DataFrame([vars(row) for row in rows], columns=list(dtypes)).astype(dtypes)
+
+
+DTYPES = {int: "Int64", float: "float64", bool: "boolean"}
+"""Type of a field -> pandas' type that knows missing values; any other is `string`."""
+
+
+def steady_records(run: Run) -> list[Record]:
+    """Return the intervals in steady state: see the head of this file."""
+    fingerprint = run.summary.fingerprint
+    alike = {item.attempt for item in run.summary.attempts if item.fingerprint == fingerprint}
+    steady, seen = [], set()
+    for record in run.records:
+        if record.attempt in seen and record.attempt in alike:
+            steady.append(record)
+        seen.add(record.attempt)
+    return steady
+
+
+def step_quantiles(records: Sequence[Record], quantiles: Sequence[float]) -> list[float | None]:
+    """Return quantiles of the step time, s; None where there is no record.
+
+    Each interval counts once for each of its steps; between two steps the quantile is interpolated.
+    """
+    if not records:
+        return [None for _ in quantiles]
+    steps = [record.interval_steps for record in records]
+    values = np.repeat([record.step_s for record in records], steps)
+    return [float(value) for value in np.quantile(values, quantiles)]
+
+
+def mean_load(records: Sequence[Record]) -> float | None:
+    """Return the cores that other processes took, a mean over time; None if nobody noted it."""
+    loads = [
+        (record.machine_load, record.interval_steps * record.step_s)
+        for record in records
+        if record.machine_load is not None
+    ]
+    total_s = sum(seconds for _, seconds in loads)
+    return sum(load * seconds for load, seconds in loads) / total_s if total_s else None
+
+
+def _row(cell: Cell, run: Run) -> ThroughputRow:
+    """Return a row without the columns of scaling efficiency, which depend on the other rows."""
+    summary, records, choices = run.summary, run.records, run.summary.choices
+    steady = steady_records(run)
+    p10, p50, p90 = step_quantiles(steady, (0.1, 0.5, 0.9))
+    return ThroughputRow(
+        **cell.labels,
+        gpu_name=summary.gpu_name,
+        params=cell.params,
+        nodes=cell.nodes,
+        seq_len=cell.run.data.seq_len,
+        batch_size_per_gpu=cell.run.data.batch_size,
+        grad_acc_steps=cell.run.grad_acc_steps,
+        tokens_per_step=cell.tokens_per_step,
+        steps=cell.run.steps,
+        steady_steps=sum(record.interval_steps for record in steady),
+        step_ms_p50=_scaled(p50, 1e3),
+        step_ms_p90=_scaled(p90, 1e3),
+        step_ms_p10=_scaled(p10, 1e3),
+        **(_speed(cell, p50, summary) if p50 else {}),
+        peak_memory_gib=summary.peak_memory_gib,
+        # The first attempt starts as a run without interruption does.
+        startup_s=summary.attempts[0].startup_s,
+        wall_s=run.wall_s,
+        loss_first=records[0].loss if records else None,
+        loss_last=records[-1].loss if records else None,
+        status=summary.status,
+        torch_version=summary.versions.torch,
+        commit=summary.commit,
+        val_loss=summary.loss_validation,
+        attempts=len(summary.attempts),
+        measured_with=summary.trainer_version,
+        outcome=summary.outcome,
+        started=summary.attempts[-1].start,
+        fingerprint=summary.fingerprint,
+        step_spread=(p90 - p10) / p50 if p10 and p50 and p90 else None,
+        machine_load=mean_load(steady),
+        machine_cores=summary.machine_cores,
+        device=summary.device,
+        threads=choices.threads,
+        model_dtype=choices.model_dtype,
+        compiled=choices.compiled,
+        attention=choices.attention,
+        speed_key=cell.speed_key,
+    )
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _speed(cell: Cell, step_s: float, summary: RunSummary) -> dict[str, Any]:
+    """Return the columns that follow from the time of a step, the shape and what the run used."""
+    context = summary.attention_context
+    tokens_per_s = cell.tokens_per_step / step_s
+    per_gpu = tokens_per_s / cell.gpus
+    model, data = cell.run.model, cell.run.data
+    roofline = cell_roofline(cell, context, summary.choices.model_dtype)
+    flops, causal = (
+        flops_per_token(
+            model, data.tokenizer.vocab_size, data.seq_len, context=context, causal=causal
+        )
+        for causal in (False, True)
+    )
+    return {
+        "tokens_per_s": tokens_per_s,
+        "tokens_per_s_per_gpu": per_gpu,
+        "tflops_per_gpu": per_gpu * flops / 1e12,
+        "mfu": utilisation(per_gpu, flops, cell.cluster_config.peak_tflops),
+        "mfu_causal": utilisation(per_gpu, causal, cell.cluster_config.peak_tflops),
+        "roofline_fraction": None if roofline is None else per_gpu / roofline.tokens_per_s,
+    }
+
+
+def other_versions(table: pd.DataFrame) -> list[int]:
+    """Return the positions of rows that another trainer measured than the run started last."""
+    if table.empty:
+        return []
+    newest = table["measured_with"].iloc[int(np.argmax(table["started"].to_numpy(dtype=str)))]
+    versions = table["measured_with"]
+    return [i for i, version in enumerate(versions) if pd.notna(version) and version != newest]
+
+
+IMPOSSIBLE = "†"
+"""Marks a fraction above 1 of what the GPU is said to reach."""
+
+OF_THE_GPU = ("mfu", "roofline_fraction")
+"""Columns that are fractions of what the GPU is said to reach."""
+
+
+def note_on_impossible(table: pd.DataFrame) -> str | None:
+    """Return what `IMPOSSIBLE` stands for in a table; None where nothing is marked."""
+    above = (table[list(OF_THE_GPU)] > 1).any(axis="columns")
+    if not above.any():
+        return None
+    names = ", ".join(dict.fromkeys(table.loc[above, "cluster"]))
+    return (
+        f"{IMPOSSIBLE} above 100%, which no GPU reaches: peak_tflops or rates of {names} in "
+        "clusters.yaml are not those of the GPU that ran. At long sequences MFU alone may exceed "
+        "100%, since it counts attention without the causal mask: see mfu_causal in throughput.csv."
+    )
+
+
+def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows for people; a column without any value is left out.
+
+    A star marks rows that another version of the trainer measured than the newest, a dagger
+    fractions that no GPU can reach; numbers lead to `notes`.
+    """
+    columns = [name for name in READABLE if table.empty or table[name].notna().any()]
+    # A diverged run has completed, but that is not what a reader asks first.
+    diverged = table["outcome"].eq("diverged").fillna(False)
+    shown = table.assign(status=table["status"].mask(diverged, "diverged"))
+    rows = [
+        [("" if pd.isna(row[name]) else READABLE[name][1](row[name])) for name in columns]
+        for row in shown.to_dict("records")
+    ]
+    for index in other_versions(table):
+        rows[index][columns.index("model")] += "*"
+    for name in set(OF_THE_GPU).intersection(columns):
+        for index in np.flatnonzero(table[name] > 1).tolist():
+            rows[index][columns.index(name)] += IMPOSSIBLE
+    for row, marks in zip(rows, footnotes(_plain(table))[0], strict=True):
+        row[columns.index("model")] += marks
+    return [READABLE[name][0] for name in columns], rows
+
+
+def notes(table: pd.DataFrame) -> list[str]:
+    """Return what the marks of `readable` lead to."""
+    impossible = note_on_impossible(table)
+    return [*([impossible] if impossible else []), *footnotes(_plain(table))[1]]
+
+
+def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows with None for each empty cell."""
+    rows = table.to_dict("records")
+    return [{str(k): None if pd.isna(v) else v for k, v in row.items()} for row in rows]
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """Return the table for people, with notes on what it lacks and on what it marks."""
+    headings, rows = readable(table)
+    if not rows:
+        return "No run was measured yet.\n"
+    text = markdown_table(headings, rows)
+    unrated = table.loc[table["tflops_per_gpu"].notna() & table["mfu"].isna(), "cluster"]
+    if len(unrated):
+        names = ", ".join(dict.fromkeys(unrated))
+        text += f"\nnote: no MFU of {names}: clusters.yaml states no peak_tflops there.\n"
+    if other_versions(table):
+        text += "\nnote: \\* measured with another version of the trainer than the newest run.\n"
+    return text + "".join(f"\nnote: {note}.\n" for note in notes(table))
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return an aligned Markdown table; a column of numbers is aligned to the right."""
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(headings)
+    align = ["right" if is_numeric(column) else "left" for column in columns]
+    return tabulate(rows, headings, "pipe", disable_numparse=True, colalign=align) + "\n"
+
+
+def is_numeric(column: Iterable[str]) -> bool:
+    """Say whether all cells of a column are numbers, marked ones too, or empty."""
+    return all(
+        cell.rstrip(IMPOSSIBLE).replace(",", "").replace(".", "", 1).lstrip("-").isdigit()
+        or not cell
+        for cell in column
+    )
+
+
+def write_table(rows: Sequence[ThroughputRow], csv_path: Path) -> None:
+    """Write the table as CSV, and beside it as Markdown for people."""
+    write_rows(rows, csv_path)
+    write_file(csv_path.with_suffix(".md"), to_markdown(to_frame(rows)))
+
+
+def read_table(csv_path: Path) -> pd.DataFrame:
+    """Return a throughput.csv as a data frame. Raises ConfigError."""
+    return to_frame(read_rows(csv_path))

@@ -1,0 +1,127 @@
+"""A row of throughput.csv: one type, with the one reader and the one writer of the file."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from study.files import parse_row, to_csv, write_file
+from trainer.config import ConfigError
+from trainer.execution.choices import Dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThroughputRow:
+    """What one run measured. What is not known is None, an empty cell in the file, and never 0."""
+
+    cluster: str
+    gpu_name: str | None
+    """GPU, or processor, as run.json names it."""
+    model: str
+    params: int
+    gpus: int
+    nodes: int
+    variant: str
+    seed: int
+    seq_len: int
+    batch_size_per_gpu: int
+    """Sequences of a micro-batch."""
+    grad_acc_steps: int
+    """Micro-batches of a step."""
+    tokens_per_step: int
+    steps: int
+    steady_steps: int
+    """Steps in steady state, over which step times are quoted."""
+    step_ms_p50: float | None = None
+    """Median time of a step, ms."""
+    step_ms_p90: float | None = None
+    """90th percentile, ms."""
+    tokens_per_s: float | None = None
+    """Of all GPUs, at the median step."""
+    tokens_per_s_per_gpu: float | None = None
+    tflops_per_gpu: float | None = None
+    """Model FLOPs of one GPU, TFLOP/s."""
+    mfu: float | None = None
+    """Fraction of the peak, by 6N + 24*L*q*c FLOPs a token; see trainer.flops."""
+    mfu_causal: float | None = None
+    """Fraction of the peak, by 6N + 12*L*q*c FLOPs a token."""
+    scaling_efficiency: float | None = None
+    """tokens/s/GPU over that of `efficiency_reference`."""
+    peak_memory_gib: float | None = None
+    startup_s: float | None = None
+    """From process start to the end of the first step."""
+    wall_s: float | None = None
+    """The whole run, over all attempts."""
+    loss_first: float | None = None
+    """Training loss of the first record, nats per token."""
+    loss_last: float | None = None
+    """Training loss of the last record, mean over its interval."""
+    status: str
+    torch_version: str | None = None
+    commit: str | None = None
+    val_loss: float | None = None
+    attempts: int
+    measured_with: str | None = None
+    """Version of the trainer."""
+    outcome: str | None = None
+    started: str
+    """Start of the last attempt, ISO 8601."""
+    step_ms_p10: float | None = None
+    """10th percentile, ms."""
+    fingerprint: str
+    """`RunConfig.fingerprint` of the run."""
+    roofline_fraction: float | None = None
+    """Speed over that of the roofline."""
+    efficiency_reference: str | None = None
+    """The run that `scaling_efficiency` compares with."""
+    step_spread: float | None = None
+    """(p90 - p10) / p50 of the step time."""
+    machine_load: float | None = None
+    """Cores' worth of CPU time that other processes took in steady state."""
+    machine_cores: int | None = None
+    """Cores that the run might use, over which that is counted."""
+    device: str | None = None
+    """cuda or cpu."""
+    threads: int | None = None
+    """CPU threads of a process."""
+    model_dtype: Dtype | None = None
+    """Arithmetic of the forward and backward pass."""
+    compiled: bool | None = None
+    attention: str | None = None
+    """Kernel of attention."""
+    speed_key: str | None = None
+    """`RunConfig.speed_key` of the run."""
+
+
+AGAIN = "write it again with `throughput`"
+
+
+def read_rows(csv_path: str | Path) -> list[ThroughputRow]:
+    """Return the rows of a throughput.csv; a column that an earlier version lacked is None.
+
+    Raises ConfigError if the file cannot be read, or is not a throughput table.
+    """
+    try:
+        with Path(csv_path).open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            found, lines = reader.fieldnames or [], list(reader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(str(csv_path), [f"cannot be read: {reason}"]) from None
+    missing = [name for name in ("cluster", "model", "fingerprint") if name not in found]
+    if missing:
+        problem = f"not a throughput table: no column '{missing[0]}'; {AGAIN}"
+        raise ConfigError(str(csv_path), [problem])
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        try:
+            rows.append(parse_row(ThroughputRow, line))
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"line {number}: not a row of a throughput table: {error!r}; {AGAIN}"
+            raise ConfigError(str(csv_path), [problem]) from None
+    return rows
+
+
+def write_rows(rows: Sequence[ThroughputRow], csv_path: Path) -> None:
+    """Write a throughput.csv."""
+    write_file(csv_path, to_csv(rows, ThroughputRow))

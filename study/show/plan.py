@@ -1,0 +1,175 @@
+"""The plan: what stands in the grid, what was run already, and what the rest will ask for.
+
+Quick on purpose: it reads run.json of each cell and the measurements, and imports no pandas.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tabulate import tabulate
+
+from study.config import BudgetConfig
+from study.estimate.estimate import VERIFIED, Estimate
+from study.estimate.forecast import Forecast
+from study.estimate.time_table import format_count, format_interval, format_seconds
+from study.grid import Cell, Grid
+from study.jobs.launch import request_line
+from study.measure.logs import is_stale, read_summary
+
+TO_RUN = ("to run", "partly", "failed", "stale")
+"""States of cells that a training run is started for."""
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One cell of the plan."""
+
+    cell: Cell
+    state: str
+    """measured, estimate only, or one of `TO_RUN`."""
+    detail: str
+    """What is behind the state, such as the steps that were done."""
+    estimate: Estimate
+    """Time of the cell's whole run, with its own number of steps."""
+    request: str
+    """Its Slurm request; empty on this machine."""
+    warning: str
+    """What speaks against the run as it stands."""
+
+    @property
+    def runs(self) -> bool:
+        """The cell will be trained."""
+        return self.state in TO_RUN
+
+
+def plan_table(grid: Grid, forecast: Forecast) -> list[PlanRow]:
+    """Return one row for each cell, in the grid's order.
+
+    Raises ConfigError where a run.json is malformed.
+    """
+    rows = []
+    for cell in grid:
+        state, detail = find_state(cell)
+        estimate = forecast.estimate(cell)
+        request = (
+            request_line(cell.cluster_config, cell.gpus, forecast.needs(cell))
+            if cell.measure
+            else ""
+        )
+        rows.append(PlanRow(cell, state, detail, estimate, request, find_warning(cell, estimate)))
+    return rows
+
+
+def find_warning(cell: Cell, estimate: Estimate) -> str:
+    """Return what speaks against a run: memory or time that it will probably not have."""
+    warnings = []
+    limit, memory, high = (
+        cell.cluster_config.memory_gib,
+        estimate.memory_gib,
+        estimate.memory_gib_high,
+    )
+    if limit is not None and memory is not None and high is not None and high > limit:
+        verdict = "does not fit" if memory > limit else "may not fit"
+        warnings.append(f"{verdict}: {memory:.3g} GiB (up to {high:.3g}) of {limit:g} a GPU")
+    limit_min = cell.cluster_config.slurm.runtime_min if cell.cluster_config.slurm else "auto"
+    if limit_min != "auto" and (estimate.seconds_high or 0) > 60 * limit_min:
+        warnings.append(f"may take longer than its limit of {limit_min} min")
+    return "; ".join(warnings)
+
+
+def find_state(cell: Cell) -> tuple[str, str]:
+    """Return where a cell stands, and a detail for people."""
+    if not cell.measure:
+        return "estimate only", ""
+    summary = read_summary(cell.folder)
+    if summary is None:
+        return "to run", ""
+    if is_stale(cell, summary):
+        return "stale", "settings have changed"
+    progress = f"{summary.steps_done} of {cell.run.steps} steps"
+    if summary.status == "completed":
+        return "measured", "" if summary.outcome != "diverged" else f"diverged, {progress}"
+    if summary.status == "failed":
+        return "failed", progress
+    # A run that was killed could not write so: 'running' may be over, and goes on all the same.
+    return "partly", f"{summary.status}, {progress}"
+
+
+def format_plan(grid: Grid, rows: Sequence[PlanRow], forecast: Forecast) -> str:
+    """Return the plan as text for a terminal, with totals at its end."""
+    headings = ["Cell", "Params", "Batch/GPU x accum.", "Tokens/step", "Steps", "State", "Time"]
+    headings += ["Interval", "GPU-hours", "Request"]
+    table = tabulate([_cells(row) for row in rows], headings, "simple", disable_numparse=True)
+    lines = [f"{row.cell.name}: {row.warning}." for row in rows if row.warning]
+    lines += format_budget(grid.study.budget, rows)
+    unmeasured = [row.cell for row in rows if row.estimate.basis != VERIFIED and row.cell.measure]
+    if len(unmeasured) > 1 and (telling := forecast.estimator.most_telling(unmeasured)):
+        lines.append(f"To narrow the open estimates most, measure {telling.name} first.")
+    return "\n".join([table, "", format_totals(rows), *lines]) + "\n"
+
+
+def _cells(row: PlanRow) -> list[str]:
+    cell, estimate = row.cell, row.estimate
+    return [
+        cell.name,
+        format_count(cell.params, 3),
+        f"{cell.run.data.batch_size} x {cell.run.grad_acc_steps}",
+        f"{cell.tokens_per_step:,}",
+        f"{cell.run.steps:,}",
+        f"{row.state} ({row.detail})" if row.detail else row.state,
+        f"~{format_seconds(estimate.seconds)}" if estimate.seconds is not None else "not known",
+        format_interval(estimate.seconds_low, estimate.seconds_high),
+        f"{estimate.gpu_hours:.2g}" if estimate.gpu_hours is not None else "",
+        (row.request or "this machine") if cell.measure else "",
+    ]
+
+
+def format_budget(budget: BudgetConfig, rows: Sequence[PlanRow]) -> list[str]:
+    """Return which of the cells to train fit the budget, taken in the grid's order.
+
+    A cell counts with the upper end of its time, so that the budget holds all that fit.
+    """
+    if budget.gpu_hours is None and budget.cost is None:
+        return []
+    fit, left_out, hours, cost = [], [], 0.0, 0.0
+    for row in rows:
+        high = row.estimate.seconds_high
+        if not row.runs or high is None:
+            continue
+        own_hours = high * row.cell.gpus / 3600
+        own_cost = own_hours * (row.cell.cluster_config.price_per_gpu_hour or 0.0)
+        within = hours + own_hours <= (budget.gpu_hours or float("inf"))
+        if within and cost + own_cost <= (budget.cost or float("inf")):
+            fit.append(row.cell.name)
+            hours, cost = hours + own_hours, cost + own_cost
+        else:
+            left_out.append(row.cell.name)
+    limits = [f"{budget.gpu_hours:g} GPU-hours"] if budget.gpu_hours else []
+    limits += [f"a cost of {budget.cost:g}"] if budget.cost else []
+    lines = [f"Within {' and '.join(limits)}, by the upper ends: {', '.join(fit) or 'no cell'}."]
+    return [*lines, f"Beyond it: {', '.join(left_out)}."] if left_out else lines
+
+
+def format_totals(rows: Sequence[PlanRow]) -> str:
+    """Return the totals: cells by state, cells to run, and what is known of their use.
+
+    A run that goes on from a checkpoint counts whole.
+    """
+    counts = Counter(row.state for row in rows)
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    waiting = [row.estimate for row in rows if row.runs]
+    known = [item for item in waiting if item.gpu_hours is not None]
+    parts = [f"{len(rows)} cells: {states}.", f"{len(waiting)} to train"]
+    if known:
+        parts[1] += f", {sum(item.gpu_hours or 0 for item in known):.2g} GPU-hours"
+        for currency in dict.fromkeys(item.currency for item in known if item.cost is not None):
+            same = [item.cost or 0 for item in known if item.currency == currency]
+            parts[1] += f", {sum(same):.2f} {currency}"
+        if any(item.energy_kwh is not None for item in known):
+            parts[1] += f", {sum(item.energy_kwh or 0 for item in known):.2g} kWh"
+        unknown = len(waiting) - len(known)
+        parts[1] += f" (and {unknown} of them not known)" if unknown else ""
+    elif waiting:
+        parts[1] += ", time not known"
+    return " ".join(parts) + "."

@@ -1,0 +1,393 @@
+"""The figures: loss curves, throughput and scaling efficiency, each as SVG and PNG.
+
+A figure draws finished tables and fits nothing. Colour is the model, by size; line style is the GPU
+count; a marker is the variant. Equal input gives the same bytes.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator, PercentFormatter
+
+from study.estimate.time_table import format_count
+from study.files import write_file
+from study.grid import AXES, Cell, Grid
+from study.measure.logs import Run
+
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+"""Okabe and Ito's colour-blind-safe palette, without its yellow, which is pale on white."""
+
+STYLES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (10, 3)), (0, (1, 3)))
+"""Line styles of GPU counts, from the smallest."""
+
+MARKERS = "osD^vP*X"
+"""Markers of variants; the first is `base`'s."""
+
+MOST_LINES = 8
+"""Lines that one panel of loss curves holds; beyond, every GPU count gets a panel of its own."""
+
+SETTINGS: Any = {
+    "svg.hashsalt": "study",  # ids that do not change from one drawing to the next
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "axes.axisbelow": True,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+
+IDEAL = "#888888"
+"""Colour of linear scaling."""
+
+SCALING_FIGURES = {
+    "throughput": (
+        "tokens_per_s",
+        "Throughput (tokens/s)",
+        "No run has been measured yet.",
+    ),
+    "scaling_efficiency": (
+        "scaling_efficiency",
+        "Scaling efficiency (tokens/s/GPU, relative)",
+        "No run has another one to be compared with yet.",
+    ),
+}
+"""Figure -> column of the throughput table, label of its axis, what to say if it is empty."""
+
+LEGEND_LINE = 0.215
+"""Height of a line of the legend, inch."""
+
+Curve = tuple[Cell, Run]
+GetX = Callable[[Cell, Any], float]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a model, a GPU count and a variant look like, the same in all figures of a study."""
+
+    colours: dict[str, Any]
+    """Model -> colour, from the smallest."""
+    lines: dict[int, Any]
+    """GPU count -> line style, from the smallest."""
+    markers: dict[str, str]
+    """Variant -> marker, `base` first."""
+    sizes: dict[str, int]
+    """Model -> parameters."""
+    thin: frozenset[str]
+    """Names of the cells that repeat another with a further seed."""
+
+    @classmethod
+    def of(cls, grid: Grid) -> "Style":
+        """Return the style of a study's cells."""
+        by_size = sorted(((cell.model, cell.params) for cell in grid), key=lambda item: item[1])
+        sizes = dict(by_size)
+        colours: Sequence[Any] = OKABE_ITO
+        if len(sizes) > len(OKABE_ITO):  # too many to tell apart by hue: dark to light by size
+            colours = list(mpl.colormaps["viridis"](np.linspace(0, 0.92, len(sizes))))
+        gpus = sorted({cell.gpus for cell in grid})
+        variants = dict.fromkeys(["base", *(cell.variant for cell in grid)])
+        first: dict[Any, str] = {}
+        for cell in grid:
+            first.setdefault((cell.cluster, cell.model, cell.gpus, cell.variant), cell.name)
+        return cls(
+            colours=dict(zip(sizes, colours, strict=False)),
+            lines={count: STYLES[i % len(STYLES)] for i, count in enumerate(gpus)},
+            markers={name: MARKERS[i % len(MARKERS)] for i, name in enumerate(variants)},
+            sizes=sizes,
+            thin=frozenset({cell.name for cell in grid} - set(first.values())),
+        )
+
+    def width(self, cell: Cell) -> float:
+        """Return the line width of a cell, points."""
+        return 0.8 if cell.name in self.thin else 1.8
+
+
+def plot_loss_curves(grid: Grid, runs: Sequence[Curve], folder: Path) -> list[Path]:
+    """Draw loss against tokens and against wall-clock time; return the files written.
+
+    `runs` are cells with their runs, as `study.measure.logs.read_runs` returns them. In the folder come to
+    stand loss_vs_tokens and loss_vs_time, each .svg and .png.
+    """
+    style = Style.of(grid)
+    curves = [curve for curve in runs if _finite(curve[1].records)]
+    axes: dict[str, tuple[str, GetX]] = {
+        "loss_vs_tokens": ("Tokens", lambda cell, item: item.step * cell.tokens_per_step),
+        "loss_vs_time": ("Wall-clock time (s)", _elapsed),
+    }
+    paths = []
+    for name, (label, get_x) in axes.items():
+        with mpl.rc_context(SETTINGS):
+            paths += save(_draw_losses(style, curves, label, get_x), folder / name)
+    return paths
+
+
+def plot_scaling(grid: Grid, table: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw throughput and scaling efficiency against GPU count; return the files written.
+
+    `table` is a throughput table. In the folder come to stand throughput and scaling_efficiency,
+    each .svg and .png.
+    """
+    style = Style.of(grid)
+    paths = []
+    with mpl.rc_context(SETTINGS):
+        for name, (column, label, nothing) in SCALING_FIGURES.items():
+            known = table[table[column].notna()]
+            if known.empty:
+                figure = _empty_figure(nothing)
+            else:
+                figure = _draw_scaling(grid, style, known, column, label)
+            paths += save(figure, folder / name)
+    return paths
+
+
+def _elapsed(_: Cell, item: Any) -> float:
+    return np.nan if item.elapsed_s is None else item.elapsed_s
+
+
+def _finite(items: Sequence[Any]) -> list[Any]:
+    return [item for item in items if item.loss is not None]
+
+
+def _draw_losses(style: Style, curves: list[Curve], label: str, get_x: GetX) -> Figure:
+    by_gpus = _split_by_gpus(curves)
+    panels = _loss_panels(curves, by_gpus)
+    if not panels:
+        return _empty_figure("No run has recorded a loss yet.")
+    # Clusters differ so much in speed that on one scale the faster one's curves would be walls.
+    share_x = len({cell.cluster for cell, _ in curves}) == 1
+    figure, axes = _make_panels(len(panels), "Loss (nats per token)", label, share_x)
+    for ax, (title, members) in zip(axes, panels.items(), strict=True):
+        for cell, run in members:
+            # Where the title says the GPU count, dashes would only blur crowded lines.
+            line = "-" if by_gpus else style.lines[cell.gpus]
+            _draw_loss(ax, style, cell, run, get_x, line)
+        ax.set_title(title)
+        ax.set_xscale("log")
+    for ax in axes:
+        _log_ticks(ax.xaxis)
+    extra = []
+    if any(_finite(run.evaluations) for _, run in curves):
+        extra.append(_sample("validation loss", marker="o", mfc="white", mew=1.4))
+    if any(run.summary.outcome == "diverged" for _, run in curves):
+        extra.append(_sample("diverged", marker="x", ms=8, mew=2))
+    _add_legend(figure, style, [cell for cell, _ in curves], extra, lines=True, counts=not by_gpus)
+    return figure
+
+
+def _split_by_gpus(curves: list[Curve]) -> bool:
+    """Say whether a cluster has more lines than one panel holds, seeds aside."""
+    lines = {(cell.cluster, cell.model, cell.gpus, cell.variant) for cell, _ in curves}
+    return max(Counter(cluster for cluster, *_ in lines).values(), default=0) > MOST_LINES
+
+
+def _loss_panels(curves: list[Curve], by_gpus: bool) -> dict[str, list[Curve]]:
+    """Return title -> curves: a panel for each cluster, or for each of its GPU counts."""
+    panels: dict[str, list[Curve]] = {}
+    for cell, run in sorted(curves, key=lambda curve: curve[0].gpus if by_gpus else 0):
+        count = f"{cell.gpus}x " if by_gpus else ""
+        panels.setdefault(f"{cell.cluster} ({count}{cell.cluster_config.gpu_name})", []).append(
+            (cell, run)
+        )
+    return panels
+
+
+def _draw_loss(ax: Axes, style: Style, cell: Cell, run: Run, get_x: GetX, line: Any) -> None:
+    colour = style.colours[cell.model]
+    xs = [get_x(cell, item) for item in run.records]
+    losses = [np.nan if item.loss is None else item.loss for item in run.records]
+    ax.plot(
+        xs,
+        losses,
+        color=colour,
+        linestyle=line,
+        linewidth=style.width(cell),
+        marker="" if cell.variant == "base" else style.markers[cell.variant],
+        markevery=0.12,  # of the diagonal: evenly on a log axis too
+        markersize=4.5,
+    )
+    if run.summary.outcome == "diverged":
+        last = max(i for i, loss in enumerate(losses) if np.isfinite(loss))
+        ax.plot(xs[last], losses[last], "x", color=colour, ms=8, mew=2)
+    points = [(get_x(cell, item), item.loss) for item in _finite(run.evaluations)]
+    if points:
+        x, loss = zip(*points, strict=True)
+        size = 3 + style.width(cell)
+        ax.plot(x, loss, "o", color=colour, mfc="white", ms=size, mew=1.2, zorder=3)
+
+
+def _draw_scaling(grid: Grid, style: Style, table: pd.DataFrame, column: str, label: str) -> Figure:
+    """Draw a column of the throughput table against GPU count, a panel for each cluster."""
+    cells = {tuple(cell.labels.values()): cell for cell in grid}
+    clusters = list(table["cluster"].unique())
+    figure, axes = _make_panels(len(clusters), label, "GPU count", False)
+    shown = []
+    for ax, cluster in zip(axes, clusters, strict=True):
+        here = table[table["cluster"] == cluster]
+        counts = np.array(sorted(here["gpus"].unique()), dtype=float)
+        for _, group in here.groupby(["model", "variant", "seed"], sort=False):
+            series = group.sort_values("gpus")
+            cell = cells[tuple(series.iloc[0][axis] for axis in AXES)]
+            shown.append(cell)
+            _draw_series(ax, style, cell, series, column)
+            if column == "tokens_per_s" and cell.variant == "base" and len(counts) > 1:
+                per_gpu = series[column].iloc[0] / series["gpus"].iloc[0]
+                ax.plot(counts, per_gpu * counts, ":", color=IDEAL, linewidth=1.2, zorder=1)
+        if column == "scaling_efficiency":
+            ax.axhline(1, color=IDEAL, linestyle=":", linewidth=1.4, zorder=1)
+        _gpu_ticks(ax, counts)
+        ax.set_title(f"{cluster} ({cell.cluster_config.gpu_name})")
+    if column == "tokens_per_s":
+        axes[0].set_yscale("log")
+        _log_ticks(axes[0].yaxis)
+    else:
+        # Not from 0, which would hide differences; not tight, which would magnify noise.
+        low = max(0.0, min(0.8, np.floor(10 * table[column].min() - 0.2) / 10))
+        axes[0].set_ylim(low, max(1.05, table[column].max() + 0.03))
+        axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ideal = _sample("linear scaling", color=IDEAL, linestyle=":", linewidth=1.4)
+    _add_legend(figure, style, shown, extra=[ideal], lines=False)
+    return figure
+
+
+def _draw_series(ax: Axes, style: Style, cell: Cell, series: pd.DataFrame, column: str) -> None:
+    hollow = cell.variant != "base"
+    ax.plot(
+        series["gpus"].to_numpy(dtype=float),
+        series[column].to_numpy(dtype=float),
+        color=style.colours[cell.model],
+        marker=style.markers[cell.variant],
+        markerfacecolor="white" if hollow else style.colours[cell.model],
+        markersize=4 if cell.name in style.thin else 6.5,
+        linewidth=style.width(cell),
+    )
+
+
+def _gpu_ticks(ax: Axes, counts: np.ndarray) -> None:
+    """Let the axis show the GPU counts that were measured, and no other number."""
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_locator(FixedLocator(list(counts)))
+    ax.xaxis.set_major_formatter("{x:.0f}")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlim(counts[0] / 1.25, counts[-1] * 1.25)
+
+
+def _log_ticks(axis: Axis) -> None:
+    """Label a log axis with 1, 2 and 5 where it spans little, and with decades where it is long."""
+    low, high = axis.get_view_interval()
+    subs = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_minor_locator(NullLocator())
+
+
+def _make_panels(
+    count: int, y_label: str, x_label: str, share_x: bool
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `count` panels that share their axes, and room for a legend."""
+    columns = count if count <= 3 else 2 if count == 4 else 3
+    rows = -(-count // columns)
+    size = (6.4 + 2.0, 4.6) if count == 1 else (3.5 * columns + 2.0, 3.1 * rows + 0.4)
+    figure = Figure(figsize=size)
+    grid = figure.subplots(rows, columns, sharex=share_x, sharey=True, squeeze=False)
+    axes = list(grid.flat)
+    for ax in axes[count:]:
+        ax.remove()
+    for ax in axes[:count]:
+        ax.tick_params(labelbottom=True)
+    figure.supylabel(y_label, fontsize=10.5)
+    figure.supxlabel(x_label, fontsize=10.5)
+    return figure, axes[:count]
+
+
+def _add_legend(
+    figure: Figure,
+    style: Style,
+    cells: Sequence[Cell],
+    extra: Sequence[Line2D],
+    lines: bool,
+    counts: bool = False,
+) -> None:
+    """Put one legend beside the panels, in sections: what colour, line and marker mean.
+
+    `lines`: base is a line without markers; `counts`: the line's style is the GPU count.
+    """
+    models = {cell.model for cell in cells}
+    sections = {
+        "Model (parameters)": [
+            _sample(f"{name} ({format_count(size, 3)})", color=style.colours[name], linewidth=3)
+            for name, size in style.sizes.items()
+            if name in models
+        ]
+    }
+    if counts:
+        sections["GPU count"] = [
+            _sample(str(count), linestyle=look, linewidth=1.8)
+            for count, look in style.lines.items()
+            if count in {cell.gpus for cell in cells}
+        ]
+    variants = [name for name in style.markers if name in {cell.variant for cell in cells}]
+    if variants != ["base"]:
+        sections["Variant"] = [
+            _sample(
+                name,
+                marker="" if lines and name == "base" else style.markers[name],
+                linestyle="-" if lines else "",
+                mfc=None if lines or name == "base" else "white",
+            )
+            for name in variants
+        ]
+    if any(cell.name in style.thin for cell in cells):
+        thin = _sample(
+            "further seed", linewidth=0.8, linestyle="-", marker="" if lines else "o", ms=4
+        )
+        extra = [thin, *extra]
+    sections["Also"] = list(extra)
+    handles: list[Line2D] = []
+    for title, members in sections.items():
+        gap = [_sample("", linestyle="")] if handles else []
+        handles += [*gap, _sample(title, linestyle=""), *members]
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, max(height, LEGEND_LINE * (len(handles) + 1)))
+    legend = figure.legend(handles=handles, loc="outside right upper", handlelength=2.8)
+    for text in legend.get_texts():
+        if text.get_text() in sections:
+            text.set_fontweight("bold")
+
+
+def _sample(label: str, **look: Any) -> Line2D:
+    """Return a line for the legend; without a line style, a marker stands alone."""
+    look.setdefault("linestyle", "" if "marker" in look else "-")
+    return Line2D([], [], **{"color": "#444444", "label": label, **look})
+
+
+def _empty_figure(message: str) -> Figure:
+    figure = Figure(figsize=(6.4, 2.4))
+    figure.text(0.5, 0.5, message, ha="center", va="center", fontsize=12, color="#666666")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as SVG and as PNG, without the date and the version of matplotlib in them."""
+    FigureCanvasAgg(figure)
+    paths = []
+    for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+        content = io.BytesIO()
+        figure.savefig(content, format=suffix, dpi=150, metadata=metadata)
+        paths.append(path.with_name(f"{path.name}.{suffix}"))
+        write_file(paths[-1], content.getvalue())
+    return paths

@@ -1,0 +1,135 @@
+"""The report: one HTML page with tables, figures and how to read them; it needs no other file."""
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from study.estimate import calibration, time_table
+from study.estimate.backtest import ScoredPrediction, readable_backtest
+from study.estimate.calibration import Check
+from study.estimate.estimate import Estimate
+from study.grid import Grid
+from study.measure import throughput
+from study.measure.logs import is_stale, read_summary
+from study.show.plan import find_state
+from trainer.records import RunSummary
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+FIGURES = {
+    "loss_vs_tokens": "Loss against tokens",
+    "loss_vs_time": "Loss against wall-clock time",
+    "throughput": "Throughput against GPU count",
+    "scaling_efficiency": "Scaling efficiency against GPU count",
+}
+"""Figures of the report: file name without suffix, and caption."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for the page."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    @property
+    def classes(self) -> list[str]:
+        """A CSS class for each column: numbers stand to the right."""
+        columns = zip(*self.rows, strict=True)
+        return ["number" if throughput.is_numeric(column) else "" for column in columns]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure for the page."""
+
+    caption: str
+    uri: str
+    """The picture itself, as a data URI: inline SVGs on one page would share their ids."""
+
+
+def render_report(
+    grid: Grid,
+    table: pd.DataFrame,
+    estimates: Sequence[Estimate],
+    checks: Sequence[Check],
+    backtest: Sequence[ScoredPrediction],
+    figures: Path,
+) -> str:
+    """Return the page for the tables and a folder of figures.
+
+    The same input gives the same page. A figure that is not there is said to be missing.
+    """
+    states = [(cell, *find_state(cell)) for cell in grid.measured]
+    missing = [(cell.name, state, detail) for cell, state, detail in states if state != "measured"]
+    estimate_only = [cell.name for cell in grid if not cell.measure]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("report.html").render(
+        study=grid.study.study,
+        cells=len(grid.measured),
+        measured=len(states) - len(missing),
+        facts=_facts(grid),
+        estimates=[
+            Table(*time_table.readable(rows)) for rows in time_table.by_horizon(estimates).values()
+        ],
+        checks=Table(*calibration.readable(checks)),
+        backtest=Table(*readable_backtest(backtest)),
+        throughput=Table(*throughput.readable(table)),
+        other_versions=bool(throughput.other_versions(table)),
+        notes=throughput.notes(table),
+        figures=[_read_figure(figures, name) for name in FIGURES if _path(figures, name).exists()],
+        absent=[f"{name}.svg" for name in FIGURES if not _path(figures, name).exists()],
+        missing=missing,
+        estimate_only=estimate_only,
+        peaks=[(name, config.gpu_name, config.peak_tflops) for name, config in _clusters(grid)],
+    )
+
+
+def _clusters(grid: Grid) -> list[tuple[str, Any]]:
+    return list({cell.cluster: cell.cluster_config for cell in grid}.items())
+
+
+def _facts(grid: Grid) -> list[tuple[str, str]]:
+    """Return where and with what the runs were made, each different value once."""
+    found = [read_summary(cell.folder) for cell in grid.measured]
+    pairs = zip(grid.measured, found, strict=True)
+    runs = [run for cell, run in pairs if run is not None and not is_stale(cell, run)]
+
+    def versions(run: RunSummary) -> Iterable[str | None]:
+        named = {"Python": run.versions.python, "torch": run.versions.torch}
+        named |= {"CUDA": run.versions.cuda}
+        return [f"{name} {version}" for name, version in named.items() if version]
+
+    values: dict[str, list[Iterable[str | None]]] = {
+        "Hosts": [run.hosts for run in runs],
+        "Processors": [[run.gpu_name] for run in runs],
+        "Software": [versions(run) for run in runs],
+        "Commit": [[run.commit] for run in runs],
+        "Trainer version": [[run.trainer_version] for run in runs],
+    }
+    facts = []
+    for name, lists in values.items():
+        distinct = dict.fromkeys(value for items in lists for value in items if value)
+        facts.append((name, ", ".join(distinct) or "not known"))
+    ends = [run.attempts[-1].end or run.attempts[-1].start for run in runs]
+    return [*facts, ("Last run", max(ends, default="none yet"))]
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.svg"
+
+
+def _read_figure(folder: Path, name: str) -> Figure:
+    content = base64.b64encode(_path(folder, name).read_bytes()).decode()
+    return Figure(FIGURES[name], f"data:image/svg+xml;base64,{content}")

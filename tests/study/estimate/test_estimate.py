@@ -1,0 +1,322 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from study.estimate.estimate import (
+    EXTRAPOLATED,
+    INTERPOLATED,
+    Estimate,
+    Estimator,
+    estimate_table,
+)
+from study.estimate.time_table import (
+    format_count,
+    format_seconds,
+    read_estimates,
+    to_markdown,
+)
+from study.files import to_csv
+from study.grid import Grid
+from study.measure.measurement import Measurement, read_measurements
+from study.measure.throughput import throughput_rows, write_table
+from tests.study.conftest import GUIDE, MakeGrid, write_run
+from trainer.config import ConfigError
+
+STEP_S = 131_072 / 600_000  # 8x H200 at 75K tokens/s each
+
+
+def measure(grid: Grid) -> list[Measurement]:
+    path = Path(grid.study.folder, "throughput.csv")
+    write_table(throughput_rows(grid), path)
+    return read_measurements(path, grid)
+
+
+def estimates(grid: Grid) -> list[Estimate]:
+    return estimate_table(grid, measure(grid))
+
+
+def test_the_guides_verified_row(make_grid: MakeGrid) -> None:
+    """500 x 131,072 / (8 x 75,000) = 109 s, and 40 s of start-up: the guide's ~2.5 min."""
+    grid = make_grid(GUIDE)
+    write_run(grid[0], step_s=STEP_S, startup_s=40.0)
+    (row,) = estimates(grid)
+    assert row.basis == "Verified"
+    assert row.method == "wall-clock time of the run"
+    # the first step is part of the start-up, so that 499 steps follow it
+    assert row.seconds == pytest.approx(40 + 499 * STEP_S)
+    assert row.gpu_hours == pytest.approx((40 + 499 * STEP_S) * 8 / 3600)
+    assert to_markdown([row]).splitlines()[2].split("|")[1:7] == [
+        " small        ",
+        " 27.5M    ",
+        " 8x H200 ",
+        " 131K          ",
+        " ~2.5 min         ",
+        " 2.5 min to 2.5 min ",
+    ]
+
+
+def test_another_number_of_steps_scales_the_steps_and_not_the_start_up(
+    make_grid: MakeGrid,
+) -> None:
+    grid = make_grid({**GUIDE, "estimate": {"steps": 1000}})
+    write_run(grid[0], step_s=STEP_S, startup_s=40.0)
+    (row,) = estimates(grid)
+    # the first step is part of the start-up; the end of the run takes seconds at most
+    assert 40 + 999 * STEP_S < row.seconds < 42 + 999 * STEP_S
+    assert row.method == "start-up + steps x step p50"
+
+
+def test_the_interval_of_a_measured_cell_is_its_spread(make_grid: MakeGrid) -> None:
+    grid = make_grid({"grid": [{"cluster": "here", "model": "tiny", "gpus": 1}],
+                      "run": {"steps": 101}, "estimate": {"steps": 100}})  # fmt: skip
+    # 100 steps in steady state: 20 of 0.08 s, 60 of 0.1 s, 20 of 0.2 s
+    write_run(grid[0], step_s=[0.08, 0.08, *[0.1] * 6, 0.2, 0.2], startup_s=4.0)
+    (row,) = estimates(grid)
+    # its mean, 0.116 s, is what all steps together take
+    assert row.seconds == pytest.approx(4 + 99 * 0.116, rel=0.02)
+    assert row.seconds - row.seconds_low == pytest.approx(99 * 0.02, rel=0.1)
+    assert row.seconds_high - row.seconds == pytest.approx(99 * 0.1, rel=0.1)
+
+
+def test_seeds_are_pooled(make_grid: MakeGrid) -> None:
+    grid = make_grid(
+        {"grid": [{"cluster": "here", "model": "tiny", "gpus": 1, "seed": [1, 2, 3]}],
+         "estimate": {"steps": 100}}
+    )  # fmt: skip
+    for cell, step_s in zip(grid, (0.1, 0.2, 0.9), strict=True):
+        write_run(cell, step_s=step_s, startup_s=10 * step_s)
+    (row,) = estimates(grid)
+    assert row.seconds == pytest.approx(2 + 99 * 0.2, abs=0.5)
+    assert row.seconds_low == pytest.approx(1 + 99 * 0.1, abs=0.5)
+    assert row.seconds_high == pytest.approx(9 + 99 * 0.9, abs=0.5)
+
+
+LADDER: dict[str, Any] = {
+    "models": {f"m{dim}": {"dim": dim, "n_layers": 2, "n_heads": 2} for dim in (64, 96, 128, 512)},
+    "grid": [
+        {"cluster": "here", "model": ["m64", "m96", "m128"], "gpus": 1},
+        {"cluster": "here", "model": "m512", "gpus": 1, "measure": False},
+    ],
+}
+
+
+def test_between_measured_cells_it_interpolates_and_beyond_it_says_why(
+    make_grid: MakeGrid,
+) -> None:
+    grid = make_grid(LADDER)
+    write_run(grid[0], step_s=0.1)
+    write_run(grid[2], step_s=0.2)
+    _, between, _, beyond = estimates(grid)
+    assert between.basis == INTERPOLATED
+    assert between.step_s is not None
+    assert 0.1 < between.step_s < 0.2
+    assert beyond.basis == EXTRAPOLATED
+    measured = f"{grid[0].params:,} to {grid[2].params:,}"
+    assert beyond.method == (
+        f"from 2 measured configurations; {grid[3].params:,} parameters, measured {measured}"
+    )
+    assert _width(beyond) > _width(between)
+
+
+def _width(row: Estimate) -> float:
+    assert row.step_s_high is not None
+    assert row.step_s_low is not None
+    return row.step_s_high / row.step_s_low
+
+
+def test_a_setting_that_was_not_measured_is_named(make_grid: MakeGrid) -> None:
+    grid = make_grid(
+        {
+            "variants": {"fast": {"distributed": {"compile": True}}},
+            "grid": [{"cluster": "here", "model": "tiny", "gpus": 1, "variant": ["base", "fast"]}],
+        }
+    )
+    write_run(grid[0])
+    row = estimates(grid)[1]
+    assert row.basis == EXTRAPOLATED
+    assert "compile True was not measured" in row.method
+
+
+def test_the_time_holds_startup_and_what_every_step_takes(make_grid: MakeGrid) -> None:
+    """An estimated run of no more than its start-up, 500 steps, one save and one evaluation."""
+    grid = make_grid(LADDER)
+    write_run(grid[0], step_s=1.0, startup_s=31.0)
+    write_run(grid[2], step_s=1.0, startup_s=31.0)
+    row = estimates(grid)[1]
+    assert row.step_s == pytest.approx(1.0, rel=0.05)
+    assert row.startup_s == pytest.approx(31.0, rel=0.05)
+    assert row.seconds == pytest.approx(30 + 500, rel=0.06)
+
+
+def test_a_run_that_has_not_ended_is_its_own_best_evidence(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    for cell in grid:
+        write_run(cell, step_s=0.1)
+    write_run(grid[0], step_s=0.3, status="preempted", outcome=None)
+    row = estimates(grid)[0]
+    assert (row.basis, row.method) == (INTERPOLATED, "from the steps of its own runs so far")
+    assert row.step_s == pytest.approx(0.3)
+    assert row.seconds == pytest.approx(4 + 499 * 0.3, rel=0.05)
+
+
+def test_without_measurement_and_data_sheet_nothing_is_made_up(make_grid: MakeGrid) -> None:
+    grid = make_grid({"grid": [{"cluster": ["here", "fast"], "model": "tiny", "gpus": 1}]})
+    here, fast = estimates(grid)
+    assert (here.seconds, here.seconds_low, here.seconds_high, here.gpu_hours) == (None,) * 4
+    assert here.method == "no measurement on here yet, and its peak_tflops is not known"
+    # the H200's data sheet says little, and the row says so
+    assert fast.method == "from the data sheet alone, nothing was measured there"
+    assert _width(fast) > 5
+
+
+def test_others_measurements_verify_in_their_name(make_grid: MakeGrid) -> None:
+    """The guide: 75K tokens/s for each of 8 H200; 500 steps in 2.5 min."""
+    grid = make_grid(GUIDE)
+    guides = Measurement(
+        cell=grid[0],
+        source="the guide",
+        completed=True,
+        uninterrupted=True,
+        step_s=(STEP_S, STEP_S, STEP_S),
+        startup_s=None,
+        wall_s=150.0,
+        peak_memory_gib=None,
+    )
+    (row,) = estimate_table(grid, [guides])
+    assert (row.basis, row.seconds) == ("Verified", 150.0)
+    assert (row.method, row.by) == ("wall-clock time of the run", "the guide")
+    assert "Verified by the guide" in to_markdown([row])
+    # as soon as the study has measured itself, its own time stands
+    write_run(grid[0], step_s=0.1, startup_s=20.0)
+    (row,) = estimate_table(grid, [guides, *measure(grid)])
+    assert row.seconds == pytest.approx(20 + 499 * 0.1)
+    assert row.method == "wall-clock time of the run"
+
+
+def test_horizons_money_and_energy(make_grid: MakeGrid) -> None:
+    grid = make_grid(
+        {
+            **GUIDE,
+            "clusters": {"fast": {"price_per_gpu_hour": 3.0, "power_w": 700.0}},
+            "estimate": {"horizons": ["1B tokens", "chinchilla"]},
+        }
+    )
+    write_run(grid[0], step_s=STEP_S, startup_s=40.0)
+    rows = estimates(grid)
+    assert [row.horizon for row in rows] == ["500 steps", "1B tokens", "chinchilla"]
+    # 10^9 / 131,072 = 7629.4; 20 x 27,535,872 / 131,072 = 4201.6
+    assert [row.steps for row in rows] == [500, 7630, 4202]
+    assert rows[1].gpu_hours == pytest.approx((40 + 7629 * STEP_S) * 8 / 3600, rel=0.01)
+    assert rows[1].cost == pytest.approx(3.0 * rows[1].gpu_hours)
+    assert rows[1].energy_kwh == pytest.approx(0.7 * rows[1].gpu_hours)
+    text = to_markdown(rows)
+    assert "| 1B Tokens Time" in text
+    assert f"{rows[1].cost:.2f} USD" in text
+
+
+def test_a_row_measured_with_other_settings_is_no_evidence(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    write_run(grid[0])
+    measure(grid)
+    changed = make_grid({"run": {"optim": {"lr": 0.5}}})
+    assert read_measurements(f"{grid.study.folder}/throughput.csv", changed) == []
+
+
+def test_the_table_survives_its_file(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid({"grid": [{"cluster": ["here", "fast"], "model": "tiny", "gpus": 1}]})
+    write_run(grid[0])
+    rows = estimates(grid)
+    path = tmp_path / "time_estimates.csv"
+    path.write_text(to_csv(rows, Estimate))
+    assert (
+        path.read_text()
+        .splitlines()[0]
+        .startswith(
+            "cluster,model,params,gpus,tokens_per_step,steps,seconds,seconds_low,seconds_high,"
+            "gpu_hours,basis,method"
+        )
+    )
+    again = read_estimates(path)
+    assert again[0].method == rows[0].method
+    assert again[0].seconds == pytest.approx(rows[0].seconds, rel=1e-5)
+    assert to_csv(again, Estimate) == path.read_text()
+
+
+def test_malformed_tables_are_refused(make_grid: MakeGrid, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_measurements(path, make_grid())
+    path.write_text("cluster,model\nhere,tiny\n")
+    with pytest.raises(ConfigError, match="not a throughput table: no column 'fingerprint'"):
+        read_measurements(path, make_grid())
+    with pytest.raises(ConfigError, match="not a time-estimate table"):
+        read_estimates(path)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    known=st.dictionaries(st.integers(0, 7), st.floats(1e-3, 1e3), min_size=1),
+    steps=st.integers(1, 10_000),
+)
+def test_intervals_hold_the_estimate(known: dict[int, float], steps: int) -> None:
+    grid = _ladder()
+    measurements = [
+        Measurement(
+            cell=grid[index],
+            source="",
+            completed=index % 2 == 0,
+            uninterrupted=False,
+            step_s=(step_s * 0.9, step_s, step_s * 1.3),
+            startup_s=5.0,
+            wall_s=None,
+            peak_memory_gib=None,
+        )
+        for index, step_s in known.items()
+    ]
+    estimator = Estimator(measurements)
+    for cell in grid:
+        row = estimator.estimate(cell, steps)
+        assert row.seconds is not None
+        assert row.seconds_low is not None
+        assert row.seconds_high is not None
+        assert 0 <= row.seconds_low <= row.seconds <= row.seconds_high
+
+
+def _ladder() -> Grid:
+    from study.config import Study
+
+    models: dict[str, Any] = {
+        f"m{n}": {"dim": 64 * n, "n_layers": 2, "n_heads": 2} for n in (1, 2, 4, 8)
+    }
+    return Grid(
+        Study.model_validate(
+            {
+                "study": "ladder",
+                "models": models,
+                "clusters": {"here": {"gpu_name": "X", "gpus_per_node": 4}},
+                "run": {"steps": 10, "data": {"root_dir": "d", "sources": {"s": 1.0}}},
+                "grid": [{"cluster": "here", "model": list(models), "gpus": [1, 4]}],
+            }
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.3, "0.3 s"), (42.4, "42 s"), (59.9, "1 min"), (149.2, "2.5 min"), (840, "14 min"),
+     (3590, "1 h"), (9000, "2.5 h"), (100_000, "28 h"), (864_000, "10 days")],
+)  # fmt: skip
+def test_times_for_people(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "digits", "text"),
+    [(27_535_872, 3, "27.5M"), (131_072, 2, "131K"), (16_384, 2, "16K"), (1_048_576, 2, "1M"),
+     (512, 2, "512"), (206_083_072, 3, "206M"), (1_378_865_152, 3, "1.38B")],
+)  # fmt: skip
+def test_counts_for_people(number: int, digits: int, text: str) -> None:
+    assert format_count(number, digits) == text

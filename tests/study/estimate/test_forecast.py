@@ -1,0 +1,120 @@
+"""What is said before a launch, and how it is scored afterwards."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from study.estimate.backtest import record_predictions, score_predictions
+from study.estimate.budget import check_budget
+from study.estimate.forecast import Forecast
+from study.grid import Grid
+from study.jobs.launch import slurm_resources
+from study.measure.evidence import known_measurements
+from study.measure.throughput import throughput_rows, write_table
+from tests.study.conftest import MakeGrid, write_run
+from trainer.config import ConfigError
+
+PAIR = {"grid": [{"cluster": "fast", "model": "tiny", "gpus": [1, 2]}]}
+
+
+def measured(grid: Grid) -> Grid:
+    write_table(throughput_rows(grid), Path(grid.study.folder, "throughput.csv"))
+    return grid
+
+
+def test_a_prediction_is_scored_when_its_run_has_landed(make_grid: MakeGrid) -> None:
+    grid = make_grid(PAIR)
+    write_run(grid[0], step_s=0.1)
+    forecast = Forecast(measured(grid))
+    record_predictions(list(grid), forecast)
+    # the first has run already: what it measured is no prediction
+    assert score_predictions(grid.study, known_measurements(grid)) == []
+    predicted = forecast.estimate(grid[1])
+    write_run(grid[1], step_s=0.2)
+    (outcome,) = score_predictions(grid.study, known_measurements(measured(grid)))
+    assert outcome.cell == grid[1].name
+    assert outcome.step_ms == pytest.approx(1e3 * (predicted.step_s or 0))
+    assert outcome.step_ms_measured == pytest.approx(200.0)
+    assert outcome.error == pytest.approx((predicted.step_s or 0) / 0.2 - 1)
+    assert outcome.inside == (outcome.step_ms_low <= 200.0 <= outcome.step_ms_high)
+
+
+def test_the_last_word_before_the_run_counts(make_grid: MakeGrid) -> None:
+    grid = make_grid(PAIR)
+    record_predictions([grid[1]], Forecast(grid))
+    write_run(grid[0], step_s=0.1)
+    record_predictions([grid[1]], Forecast(measured(grid)))
+    write_run(grid[1], step_s=0.1)
+    (outcome,) = score_predictions(grid.study, known_measurements(measured(grid)))
+    lines = Path(grid.study.folder, "predictions.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    assert outcome.step_ms == pytest.approx(1e3 * json.loads(lines[1])["step_s"])
+
+
+def test_a_torn_prediction_is_passed_over_and_a_malformed_one_named(make_grid: MakeGrid) -> None:
+    grid = make_grid(PAIR)
+    record_predictions([grid[1]], Forecast(grid))
+    path = Path(grid.study.folder, "predictions.jsonl")
+    whole = path.read_text()
+    path.write_text(whole + '{"cell": "fa')
+    assert score_predictions(grid.study, []) == []
+    path.write_text(whole + '{"cell": "fast"}\n')
+    with pytest.raises(ConfigError, match="line 2: not a prediction"):
+        score_predictions(grid.study, [])
+
+
+def test_a_launch_above_its_budget_is_stopped_unless_confirmed(make_grid: MakeGrid) -> None:
+    """40 steps of 90 s on two GPUs: about two GPU-hours, at 3 an hour about 6."""
+    changes = {**PAIR, "clusters": {"fast": {"price_per_gpu_hour": 3.0}}}
+
+    def problem(budget: dict[str, float], confirm: str | None = None) -> str | None:
+        grid = make_grid({**changes, "budget": budget, "confirm": confirm})
+        write_run(grid[0], step_s=90.0)
+        return check_budget(grid.study, [grid[1]], Forecast(measured(grid)))
+
+    assert problem({}) is None
+    assert problem({"gpu_hours": 3}) is None
+    over = problem({"gpu_hours": 1})
+    assert over is not None
+    assert "budget.gpu_hours: 1 cells are estimated at" in over
+    assert "the limit is 1; to launch all the same: --config confirm=test" in over
+    assert "budget.cost" in (problem({"cost": 4}) or "")
+    assert problem({"gpu_hours": 1}, confirm="test") is None
+    assert problem({"gpu_hours": 1}, confirm="other") is not None
+
+
+AUTO = {"fast": {"slurm": {"runtime_min": "auto", "mem_gib": "auto", "max_runtime_min": 70}}}
+
+
+def test_the_time_limit_is_the_upper_end_and_a_margin(make_grid: MakeGrid) -> None:
+    grid = make_grid({**PAIR, "clusters": AUTO})
+    write_run(grid[0], step_s=30.0, startup_s=40.0)
+    forecast = Forecast(measured(grid))
+    cell = grid[1]
+    high = forecast.estimate(cell).seconds_high
+    assert high is not None
+    needs = forecast.needs(cell)
+    assert needs.runtime_min is not None
+    assert high * 1.1 / 60 + 5 <= needs.runtime_min < high * 1.1 / 60 + 6
+    asked = [
+        slurm_resources(cell.cluster_config, 2, attempt, needs)["runtime"] for attempt in (1, 2, 3)
+    ]
+    assert asked == [needs.runtime_min, 2 * needs.runtime_min, 70]
+    # two ranks with 6 GiB each and 2 for the node, a quarter more; the model is nothing
+    assert slurm_resources(cell.cluster_config, 2, 1, needs)["mem_mb"] == 18 * 1024
+
+
+def test_where_nothing_is_known_the_partitions_limit_is_asked_for(make_grid: MakeGrid) -> None:
+    unknown = {"fast": {**AUTO["fast"], "peak_tflops": None}}
+    grid = make_grid({**PAIR, "clusters": unknown})
+    needs = Forecast(grid).needs(grid[1])
+    assert needs.runtime_min is None
+    assert slurm_resources(grid[1].cluster_config, 2, 1, needs)["runtime"] == 70
+
+
+def test_a_fixed_request_is_asked_for_as_it_stands(make_grid: MakeGrid) -> None:
+    grid = make_grid(PAIR)
+    write_run(grid[0], step_s=900.0)
+    needs = Forecast(measured(grid)).needs(grid[1])
+    assert slurm_resources(grid[1].cluster_config, 2, 1, needs)["runtime"] == 30

@@ -1,0 +1,141 @@
+"""The performance model against published measurements, and against arithmetic by hand."""
+
+import pytest
+
+from benchmarks.published_tables import (
+    Comparison,
+    coverage,
+    folds,
+    median_error,
+    read_table,
+    torchtitan_pairs,
+)
+from study.config import ClusterConfig
+from study.estimate.performance import Interval, Observed, Performance, add
+from study.workload import DataSheet, Workload, memory_terms, step_terms
+
+H200 = ClusterConfig(gpu_name="H200", peak_tflops=989.5, gpus_per_node=8)
+
+SMALL = Workload(
+    params=27_535_872,
+    matmul_params=27_403_776,  # without the look-up of 258 x 512
+    n_layers=8,
+    dim=512,
+    attention_dim=512,
+    vocab_size=258,
+    seq_len=2048,
+    batch_size=8,
+    grad_acc_steps=1,
+    gpus=8,
+    gpus_per_node=8,
+)
+
+UNIT = DataSheet(1.0, 1.0, 1.0, 1.0, known=True)
+
+
+@pytest.fixture(scope="module")
+def mpt() -> Comparison:
+    return Comparison(read_table())
+
+
+@pytest.mark.parametrize(
+    ("left_out", "limit", "rows"),
+    [
+        ("one row", 0.015, 70),
+        ("one model size, inside the range", 0.03, 56),
+        ("one model size, at its edges", 0.06, 14),
+        ("largest GPU count of a series", 0.013, 7),
+    ],
+)
+def test_errors_on_the_published_table(
+    mpt: Comparison, left_out: str, limit: float, rows: int
+) -> None:
+    parts = folds(mpt.rows)[left_out]
+    assert sum(len(part) for part in parts) == rows
+    error = median_error(mpt, parts, mpt.model)
+    assert error is not None
+    assert error < limit
+    for baseline in (mpt.constant, mpt.neighbours, mpt.linear):
+        other = median_error(mpt, parts, baseline)
+        assert other is None or error < other
+    assert 0.7 <= coverage(mpt, parts) <= 0.9
+
+
+def test_four_published_steps_on_many_more_gpus_lie_in_their_intervals() -> None:
+    pairs = torchtitan_pairs()
+    assert len(pairs) == 4
+    for name, published, step in pairs:
+        assert step.low <= published <= step.high, name
+
+
+def test_terms_by_hand() -> None:
+    """27.5M on 8 GPUs: 16,384 tokens a GPU, at one FLOP and one byte a second."""
+    terms = step_terms(SMALL, UNIT)
+    assert terms["matmul"] == 6 * 27_403_776 * 16_384
+    assert terms["attention"] == 6 * 8 * 2048 * 512 * 16_384
+    # 34 bytes a layer, token and unit of width, written and read
+    assert terms["activations"] == 2 * 34 * 8 * 512 * 16_384
+    assert terms["optimizer"] == 28 * 27_535_872
+    # ring all-reduce of fp32 gradients inside the node
+    assert terms["link"] == 2 * 7 / 8 * 4 * 27_535_872
+    assert terms["network"] == 0
+
+
+def test_a_sliding_window_leaves_attention_its_keys() -> None:
+    """256 keys a token but in the first 256, in place of 1,024: 256 - 256^2 / 4096 = 240."""
+    windowed = Workload(**{**SMALL.__dict__, "sliding_window": 256})
+    terms = step_terms(windowed, UNIT)
+    assert terms["attention"] == 12 * 8 * 512 * 240 * 16_384
+    assert terms | {"attention": 0} == step_terms(SMALL, UNIT) | {"attention": 0}
+
+
+def test_memory_by_hand() -> None:
+    terms = memory_terms(SMALL)
+    assert terms["states"] == 16 * 27_535_872 / 2**30
+    assert terms["activations"] == 34 * 8 * 512 * 16_384 / 2**30
+    assert terms["logits"] == 8 * 258 * 16_384 / 2**30
+
+
+def test_a_measured_step_is_followed_and_the_next_size_has_an_interval() -> None:
+    model = Performance(H200, [Observed(SMALL, 0.2, None, None)])
+    own = model.step(SMALL)
+    assert own.middle == pytest.approx(0.2, rel=0.05)
+    twice = Workload(**{**SMALL.__dict__, "params": 2 * SMALL.params, "n_layers": 16,
+                        "matmul_params": 2 * SMALL.matmul_params})  # fmt: skip
+    other = model.step(twice)
+    assert 0.2 < other.low < other.middle < other.high
+    assert other.high / other.low > 1.2
+
+
+def test_beyond_the_largest_gpu_count_the_interval_leans_to_the_slow_side() -> None:
+    """Its low end is the time without any loss from the largest measured count."""
+    works = {n: Workload(**{**SMALL.__dict__, "gpus": n}) for n in (1, 2, 4, 8, 32)}
+    observed = [Observed(works[n], 0.2, None, None) for n in (1, 2, 4, 8)]
+    step = Performance(H200, observed).step(works[32])
+    assert step.low == pytest.approx(0.2)
+    assert step.high / step.middle > step.middle / step.low
+
+
+def test_twenty_percent_lost_on_the_network_are_inside_the_interval() -> None:
+    """Measured inside one node only, asked for four of them."""
+    works = {n: Workload(**{**SMALL.__dict__, "gpus": n}) for n in (1, 2, 4, 8, 32)}
+    observed = [Observed(works[n], 0.1, None, None) for n in (1, 2, 4, 8)]
+    step = Performance(H200, observed).step(works[32])
+    assert step.low <= 0.12 <= step.high
+
+
+def test_startup_does_not_grow_with_the_model() -> None:
+    large = Workload(**{**SMALL.__dict__, "params": 10**9, "dim": 2048, "n_layers": 16})
+    model = Performance(H200, [Observed(SMALL, 0.2, 30.0, None)])
+    assert model.startup(large) == model.startup(SMALL)
+    assert model.startup(SMALL).middle == pytest.approx(30.0, rel=0.1)
+
+
+def test_sums_of_intervals_add_in_squares() -> None:
+    whole = add([Interval(9, 10, 13), Interval(16, 20, 24)])
+    assert (whole.low, whole.middle, whole.high) == (30 - 17**0.5, 30, 35)
+
+
+def test_without_data_sheet_and_measurement_the_speed_is_not_known() -> None:
+    assert not Performance(ClusterConfig(gpu_name="X", gpus_per_node=1), []).knows_speed
+    assert Performance(H200, []).knows_speed

@@ -1,0 +1,98 @@
+"""The regression on synthetic clusters, whose coefficients the tests know."""
+
+import numpy as np
+import pytest
+
+from study.estimate.regression import Points, Prior, Regression
+from study.workload import DataSheet, Workload, position, stack, step_terms
+
+SHEET = DataSheet(1e15, 4e12, 4e11, 5e10, known=True)
+
+PRIORS = [Prior(1.0, 2.7)] * 11
+
+
+def make_work(dim: int, gpus: int, batch_size: int = 8) -> Workload:
+    layers = max(4, dim // 64)
+    params = 12 * layers * dim**2
+    return Workload(
+        params=params,
+        matmul_params=params,
+        n_layers=layers,
+        dim=dim,
+        attention_dim=dim,
+        vocab_size=258,
+        seq_len=2048,
+        batch_size=batch_size,
+        grad_acc_steps=1,
+        gpus=gpus,
+        gpus_per_node=8,
+    )
+
+
+def points(works: list[Workload]) -> Points:
+    terms = stack([step_terms(work, SHEET) for work in works], 11)
+    return Points(terms, np.array([position(work) for work in works]), ["base"] * len(works))
+
+
+GRID = [make_work(dim, gpus) for dim in (256, 512, 768, 1024, 2048) for gpus in (1, 2, 4, 8, 16)]
+
+
+def test_unseen_cells_of_200_random_clusters() -> None:
+    """Known coefficients and 5% noise: errors within 8%, and 80% intervals that hold 70 to 90%."""
+    random = np.random.default_rng(0)
+    everything = points(GRID)
+    errors, inside = [], []
+    for _ in range(200):
+        coefficients = np.exp(random.normal(0.0, 0.7, 11))
+        times = everything.terms @ coefficients * np.exp(random.normal(0.0, 0.05, len(GRID)))
+        order = random.permutation(len(GRID))
+        known, unseen = order[:12], order[12:]
+        fit = Regression(PRIORS, points([GRID[i] for i in known]), times[known], 3.0)
+        mean, sd = fit.predict(points([GRID[i] for i in unseen]))
+        off = np.log(times[unseen]) - mean
+        errors.append(np.median(np.abs(np.expm1(-off))))
+        inside.append(np.mean(np.abs(off) < 1.2816 * sd))
+    assert np.median(errors) < 0.08
+    assert 0.7 < np.mean(inside) < 0.9
+
+
+def test_planted_coefficients_are_found() -> None:
+    """Terms that the grid can tell apart, without noise, and a vague prior."""
+    terms = np.random.default_rng(1).uniform(0.1, 1.0, (40, 3))
+    planted = np.array([0.5, 2.0, 7.0])
+    somewhere = Points(terms, np.arange(40.0)[:, None] * 10, [""] * 40)
+    fit = Regression([Prior(1.0, 10.0)] * 3, somewhere, terms @ planted)
+    assert fit.coefficients == pytest.approx(planted, rel=0.02)
+
+
+def test_without_measurements_the_priors_speak() -> None:
+    """Log-normal with factor 2: a standard deviation of ln 2, where one term is all."""
+    nothing = Points(np.zeros((0, 2)), np.zeros((0, 1)), [])
+    fit = Regression([Prior(3.0, 2.0), Prior(1.0, 2.0)], nothing, np.array([]))
+    mean, sd = fit.predict(Points(np.array([[2.0, 0.0]]), np.zeros((1, 1)), [""]))
+    assert np.exp(mean[0]) == pytest.approx(6.0)
+    assert sd[0] == pytest.approx(np.hypot(np.log(2.0), np.hypot(0.12, 0.03)), rel=1e-6)
+
+
+def test_uncertainty_grows_with_distance() -> None:
+    works = [make_work(dim, 1) for dim in (256, 384, 512, 640)]
+    times = points(works).terms @ np.ones(11)
+    fit = Regression([Prior(1.0, 1.5)] * 11, points(works), times)
+    _, sd = fit.predict(points([make_work(dim, 1) for dim in (448, 1024, 8192)]))
+    assert sd[0] < sd[1] < sd[2]
+
+
+def test_the_most_telling_measurement_is_by_its_effect_on_the_variance() -> None:
+    """What `narrowing` promises is what a fit with the measurement shows."""
+    known, targets = points(GRID[:2]), points(GRID[10:])
+    times = known.terms @ np.ones(11)
+    fit = Regression(PRIORS, known, times)
+    gains = fit.narrowing(targets, targets)
+    before = fit.predict(targets)[1]
+    index = int(np.argmax(gains))
+    both = points([*GRID[:2], GRID[10 + index]])
+    # as predicted, so that the fit stays where it is
+    value = np.exp(fit.predict(points([GRID[10 + index]]))[0])
+    again = Regression(PRIORS, both, np.concatenate([times, value]), hyper=fit.hyper)
+    after = again.predict(targets)[1] / again.scale
+    assert (before**2 - after**2).sum() == pytest.approx(gains[index], rel=0.05)

@@ -1,0 +1,196 @@
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from study.config import ClusterConfig, EvaluateConfig
+from study.grid import Grid, refusal
+from study.jobs.launch import (
+    autotune_line,
+    evaluation_line,
+    launch_line,
+    request_line,
+    slurm_resources,
+    threads,
+)
+from study.jobs.workflow import AutotuneRequest, EvaluationRequest
+from study.load import load_study_file
+
+LINGUA = Grid(load_study_file("config/studies/lingua.yaml"))
+SPHINX, MISO = LINGUA[0].cluster_config, LINGUA[1].cluster_config
+
+# What the guide's commands do not say and every request does: a requeued job goes on in its log,
+# and a run is told a minute before its time limit.
+BESIDES = "--open-mode=append --signal=USR1@60"
+
+
+def with_slurm(cluster: ClusterConfig, **changes: object) -> ClusterConfig:
+    values = cluster.model_dump()
+    return ClusterConfig.model_validate({**values, "slurm": {**values["slurm"], **changes}})
+
+
+def test_the_sphinx_request_is_the_guides() -> None:
+    assert slurm_resources(SPHINX, 1) == {
+        "slurm_account": "nlp",
+        "slurm_partition": "sphinx",
+        "gres": "gpu:1",
+        "mem_mb": 48 * 1024,
+        "runtime": 30,
+        "cpus_per_task": 8,
+        "slurm_extra": BESIDES,
+    }
+    assert request_line(SPHINX, 1) == (
+        f"-A nlp -p sphinx --gres=gpu:1 {BESIDES} --cpus-per-task=8 --time=00:30:00 --mem=48G"
+    )
+
+
+def test_the_miso_request_is_the_guides() -> None:
+    resources = slurm_resources(MISO, 8)
+    assert resources["slurm_extra"] == f"--gpus-per-task=8 {BESIDES}"
+    assert resources["mem_mb"] == 204_800
+    assert "gres" not in resources
+    assert request_line(MISO, 8) == (
+        f"-A miso -p miso --gpus-per-task=8 {BESIDES} --ntasks=1 --cpus-per-task=32 "
+        "--time=00:30:00 --mem=200G"
+    )
+
+
+@pytest.mark.parametrize(("cluster", "gpus"), [(SPHINX, 1), (MISO, 8)])
+def test_one_node_is_launched_as_in_the_guide(cluster: ClusterConfig, gpus: int) -> None:
+    line = launch_line(cluster, gpus)
+    assert line.endswith(f"torchrun --nproc_per_node={gpus} --standalone -m trainer")
+
+
+def test_more_gpus_than_a_nodes_are_several_nodes() -> None:
+    resources = slurm_resources(MISO, 16)
+    assert (resources["nodes"], resources["tasks"], resources["mpi"]) == (2, 2, "srun")
+    assert resources["slurm_extra"] == f"--gpus-per-node=8 {BESIDES}"
+    line = launch_line(MISO, 16)
+    assert "srun --nodes=2 --ntasks=2 --ntasks-per-node=1" in line
+    assert "torchrun --nproc_per_node=8 --nnodes=2 --rdzv_backend=c10d" in line
+
+
+@pytest.mark.parametrize(
+    ("cluster", "gpus", "expected"),
+    [
+        (SPHINX, 9, "9 GPUs are more than cluster 'x' gives one run (8)"),
+        (MISO, 24, "24 GPUs are more than cluster 'x' gives one run (2 x 8)"),
+        (MISO, 12, "12 GPUs do not fill nodes of 8 on cluster 'x'"),
+        (MISO, 16, None),
+    ],
+)
+def test_what_a_cluster_cannot_hold_is_refused(
+    cluster: ClusterConfig, gpus: int, expected: str | None
+) -> None:
+    assert refusal("x", cluster, gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(None, [30, 60, 90]), (45, [30, 45, 45]), (20, [30, 30, 30])]
+)
+def test_a_retry_asks_for_more_time_up_to_the_partitions_limit(
+    limit: int | None, expected: list[int]
+) -> None:
+    limited = with_slurm(SPHINX, max_runtime_min=limit)
+    assert [slurm_resources(limited, 1, n)["runtime"] for n in (1, 2, 3)] == expected
+
+
+def test_a_retry_asks_for_more_memory_up_to_a_nodes() -> None:
+    limited = with_slurm(SPHINX, max_mem_gib=64)
+    assert [slurm_resources(limited, 1, n)["mem_mb"] for n in (1, 2)] == [48 * 1024, 64 * 1024]
+
+
+def test_other_styles_of_a_request() -> None:
+    typed = with_slurm(
+        SPHINX, gpu_type="a100", qos="high", constraint="nvlink", extra="--exclusive"
+    )
+    assert request_line(typed, 2) == (
+        "-A nlp -p sphinx --qos=high --constraint=nvlink --gres=gpu:a100:2 --exclusive "
+        f"{BESIDES} --cpus-per-task=16 --time=00:30:00 --mem=48G"
+    )
+    per_node = with_slurm(MISO, gpu_request="gpus-per-node", account=None, warn_s=0)
+    assert request_line(per_node, 4) == (
+        "-p miso --gpus-per-node=4 --open-mode=append --ntasks=1 --cpus-per-task=16 "
+        "--time=00:30:00 --mem=200G"
+    )
+
+
+def test_scratch_takes_temporary_files_and_caches(tmp_path: Path) -> None:
+    place = SPHINX.model_copy(update={"scratch": f"{tmp_path}/$USER"})
+    lines = launch_line(place, 1).partition("; torchrun")[0]
+    done = subprocess.run(
+        ["bash", "-c", f'{lines}; echo "$TMPDIR $HF_HOME"'],
+        env={"SLURM_JOB_ID": "7", "USER": "ada", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{tmp_path}/ada/tmp {tmp_path}/ada/huggingface\n"
+    assert (tmp_path / "ada" / "tmp").is_dir()
+    assert "INDUCTOR" not in lines  # runs on all nodes share compiled code
+
+
+def test_two_jobs_on_a_node_meet_at_two_ports() -> None:
+    line = launch_line(MISO, 16)
+    assert "--rdzv_endpoint=$RENDEZVOUS" in line
+    (setting,) = (part for part in line.split("; ") if part.startswith("export RENDEZVOUS"))
+    ports = set()
+    for job in ("4711", "4712"):
+        done = subprocess.run(
+            ["bash", "-c", f"{setting}; echo $RENDEZVOUS"],
+            env={"SLURM_JOB_ID": job, "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+        )
+        ports.add(done.stdout.strip().rpartition(":")[2])
+    assert ports == {"24711", "24712"}
+
+
+def test_a_run_on_this_machine_takes_all_of_it() -> None:
+    here = ClusterConfig(device="cpu", gpu_name="CPU core", gpus_per_node=2)
+    assert threads(here, 1) > 1024
+    assert slurm_resources(here, 1) == {}
+    assert request_line(here, 1) == ""
+    for line in (launch_line(here, 1), autotune_line(here)):
+        assert line.rpartition("; ")[2].startswith("python -m study.jobs.machine_lock ")
+    for line in (launch_line(MISO, 8), launch_line(MISO, 16), autotune_line(MISO)):
+        assert "machine_lock" not in line  # Slurm gives each job GPUs and cores of its own
+
+
+def test_a_partitions_run_does_not_start_outside_slurm() -> None:
+    line = launch_line(SPHINX, 1).partition("; export")[0]
+    outside = subprocess.run(
+        ["bash", "-c", f"{line}; echo on"], env={}, capture_output=True, text=True
+    )
+    assert outside.returncode != 0
+    assert "add --executor slurm" in outside.stderr
+    assert "on" not in outside.stdout.split()
+    inside = subprocess.run(
+        ["bash", "-c", f"{line}; echo on"],
+        env={"SLURM_JOB_ID": "7"},
+        capture_output=True,
+        text=True,
+    )
+    assert inside.stdout == "on\n"
+
+
+def test_a_search_of_settings_asks_for_one_gpu() -> None:
+    grid = Grid(load_study_file("config/studies/lingua.yaml"))
+    request = AutotuneRequest(grid)
+    wildcards = SimpleNamespace(**{key: str(value) for key, value in grid[1].labels.items()})
+    assert request.resources()["slurm_extra"](wildcards, 1) == f"--gpus-per-task=1 {BESIDES}"
+    line = request.launch(wildcards)
+    assert line.endswith("; python -m trainer.commands.autotune")
+    assert "SLURM_JOB_ID:?" in line
+
+
+def test_an_evaluation_asks_for_one_gpu_and_names_its_tasks() -> None:
+    grid = Grid(load_study_file("config/studies/lingua.yaml"))
+    request = EvaluationRequest(grid)
+    wildcards = SimpleNamespace(**{key: str(value) for key, value in grid[1].labels.items()})
+    assert grid[1].gpus == 8
+    assert request.resources()["slurm_extra"](wildcards, 1) == f"--gpus-per-task=1 {BESIDES}"
+    line = evaluation_line(MISO, EvaluateConfig(tasks=("a", "b"), limit=0.5))
+    assert line.endswith("; lm_eval --model hf --tasks a,b --limit 0.5")
+    assert "SLURM_JOB_ID:?" in line

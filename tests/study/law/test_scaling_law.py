@@ -1,0 +1,167 @@
+"""The scaling law: planted coefficients, its optimum, and grids that cannot determine it."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from study.__main__ import main
+from study.law.scaling_law import (
+    Run,
+    ScalingLaw,
+    bootstrap,
+    find_missing,
+    fit_law,
+    isoflop_profiles,
+    objective,
+)
+from study.law.scaling_law_table import read_losses, study_losses
+from tests.study.conftest import MakeGrid, write_run
+from trainer.config import ConfigError
+
+PLANTED = ScalingLaw(E=1.7, A=400.0, B=410.0, alpha=0.34, beta=0.28)
+
+
+def planted(noise: float, sizes: int = 6, lengths: int = 5) -> list[Run]:
+    random = np.random.default_rng(0)
+    return [
+        Run(f"{n:.0f}", n, d, PLANTED.loss(n, d) * math.exp(random.normal(0, noise)))
+        for n in np.geomspace(1e7, 3e9, sizes)
+        for d in np.geomspace(2e8, 6e10, lengths)
+    ]
+
+
+def test_planted_coefficients_are_recovered_without_noise() -> None:
+    law = fit_law(planted(0.0))
+    assert pytest.approx(PLANTED.E, rel=1e-3) == law.E
+    assert law.alpha == pytest.approx(PLANTED.alpha, rel=1e-2)
+    assert law.beta == pytest.approx(PLANTED.beta, rel=1e-2)
+    assert pytest.approx(PLANTED.A, rel=0.1) == law.A
+    assert pytest.approx(PLANTED.B, rel=0.1) == law.B
+
+
+def test_planted_coefficients_lie_in_their_intervals_with_noise() -> None:
+    runs = planted(0.005)
+    law = fit_law(runs)
+    assert objective(law, runs) <= objective(PLANTED, runs)
+    laws = bootstrap(runs, law, resamples=60)
+    for name in ("E", "A", "B", "alpha", "beta"):
+        low, high = np.quantile([getattr(item, name) for item in laws], (0.025, 0.975))
+        assert low <= getattr(PLANTED, name) <= high, name
+    assert laws == bootstrap(runs, law, resamples=60)
+
+
+def test_the_optimum_is_the_lowest_loss_of_its_budget() -> None:
+    """Against a search over sizes at 6 N D = 1e21."""
+    params, tokens = PLANTED.optimum(1e21)
+    assert 6 * params * tokens == pytest.approx(1e21)
+    sizes = np.geomspace(1e7, 1e12, 20_001)
+    best = min(sizes, key=lambda n: PLANTED.loss(n, 1e21 / 6 / n))
+    assert params == pytest.approx(best, rel=2e-3)
+
+
+def test_isoflop_profiles_find_the_optimum_of_a_budget() -> None:
+    """Sizes around the optimum of 1e20 FLOPs: the parabola's lowest point is near it."""
+    best, _ = PLANTED.optimum(1e20)
+    sizes = best * np.array([0.5, 0.7, 1.0, 1.4, 2.0])
+    runs = [Run("", n, 1e20 / 6 / n, PLANTED.loss(n, 1e20 / 6 / n)) for n in sizes]
+    (profile,) = isoflop_profiles([*runs, Run("", 1e7, 1e9, 4.0)])
+    assert profile.flops == pytest.approx(1e20)
+    assert profile.params == pytest.approx(best, rel=0.1)
+    too_large = best * 2.0 ** np.arange(2, 7)
+    rising = [Run("", n, 1e20 / 6 / n, PLANTED.loss(n, 1e20 / 6 / n)) for n in too_large]
+    assert isoflop_profiles(rising)[0].params is None
+
+
+def grid(sizes: Sequence[float], lengths: Sequence[float]) -> list[Run]:
+    return [Run(f"m{n:g}", n, d, PLANTED.loss(n, d)) for n in sizes for d in lengths]
+
+
+@pytest.mark.parametrize(
+    ("runs", "text"),
+    [
+        ([], "0 model sizes"),
+        (grid([1e7, 2e7], [1e9, 2e9, 4e9]), "2 model sizes (1e+07 to 2e+07)"),
+        (grid([1e7, 1.1e7, 1.2e7], [1e9, 2e9, 4e9]), "2 times the smallest or more"),
+        # every size at its own number of tokens: N and D cannot be told apart
+        ([Run("m", n, 20 * n, PLANTED.loss(n, 20 * n)) for n in (1e7, 2e7, 4e7, 8e7, 2e8, 4e8)],
+         "no model at 3 numbers of tokens, the most is 1: train one, such as m"),
+        (grid([1e7], [1e9, 2e9, 4e9]) + grid([2e7, 4e7, 8e7], [1e9]), "at one model size only"),
+    ],
+)  # fmt: skip
+def test_what_a_grid_lacks_is_named(runs: list[Run], text: str) -> None:
+    assert text in "\n".join(find_missing(runs))
+
+
+def test_a_whole_grid_lacks_nothing() -> None:
+    assert find_missing(grid([1e7, 2e7, 4e7], [1e9, 2e9, 4e9])) == []
+
+
+def test_losses_of_a_study(make_grid: MakeGrid) -> None:
+    """Validation losses where every run has one; else the median of the last tenth of the steps."""
+    study = make_grid({"run": {"steps": 100, "logging": {"freq": 1}}})
+    write_run(study[0], loss=lambda step: 5 - step / 100)
+    write_run(study[1], status="failed", outcome=None)
+    runs, what = study_losses(study)
+    assert what == "validation loss"
+    assert [(run.name, run.loss, run.tokens) for run in runs] == [(study[0].name, 1.6, 51_200)]
+    write_run(study[2], loss=lambda step: 4 - step / 100, loss_validation=None)
+    runs, what = study_losses(study)
+    assert what == "training loss at the end"
+    assert [run.loss for run in runs] == pytest.approx([4.05, 3.05])
+
+
+def test_a_study_that_cannot_determine_the_law_says_what_is_missing(
+    make_grid: MakeGrid, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = make_grid()
+    for cell in study:
+        write_run(cell)
+    file = tmp_path / "study.yaml"
+    file.write_text(study.study.to_yaml())
+    output = ["--figures", str(tmp_path), "--output", str(tmp_path / "law.csv")]
+    assert main(["scaling-law", "--study", str(file), *output]) == 1
+    said = capsys.readouterr().err
+    assert "no scaling law can be fitted: 2 model sizes" in said
+    assert "with variants of other `steps`" in said
+    assert not (tmp_path / "law.csv").exists()
+
+
+def test_a_table_of_losses_becomes_a_law(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("study.law.scaling_law_table.RESAMPLES", 10)
+    table = tmp_path / "losses.csv"
+    rows = [f"{run.params},{run.flops},{run.loss}" for run in planted(0.005, 4, 4)]
+    table.write_text("\n".join(["params,training_flop,loss", *rows]))
+    output = ["--figures", str(tmp_path), "--output", str(tmp_path / "law.csv")]
+    assert main(["scaling-law", "--losses", str(table), *output]) == 0
+    assert (tmp_path / "law.csv").read_text().splitlines()[
+        0
+    ] == "name,value,low,high,standard_error"
+    assert "Compute-optimal models" in (tmp_path / "law.md").read_text()
+    assert {path.name for path in tmp_path.glob("scaling_law.*")} == {
+        "scaling_law.svg", "scaling_law.png",
+    }  # fmt: skip
+
+
+def test_the_rows_of_the_highest_loss_may_be_left_out(tmp_path: Path) -> None:
+    table = tmp_path / "losses.csv"
+    table.write_text("params,tokens,loss\n1e6,1e8,3\n2e6,1e8,9\n3e6,1e8,2\n")
+    assert [run.loss for run in read_losses(table, drop_highest=1)] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("params,loss\n1e6,3\n", "row 2: KeyError"),
+        ("params,tokens,loss\n1e6,many,3\n", "row 2: ValueError"),
+        ("params,tokens,loss\n1e6,1e8,3\n1e6,1e8,-1\n", "row 3: not positive"),
+        ("params,training_flop,loss\n0,1e8,3\n", "row 2: "),
+    ],
+)
+def test_a_malformed_table_is_refused_with_its_row(tmp_path: Path, text: str, problem: str) -> None:
+    table = tmp_path / "losses.csv"
+    table.write_text(text)
+    with pytest.raises(ConfigError, match=problem):
+        read_losses(table)

@@ -1,0 +1,162 @@
+"""What a scaling efficiency is relative to: the table names it, and says nothing without it."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from study.measure.throughput import throughput_table, to_markdown
+from study.show.plots import plot_scaling
+from tests.study.conftest import MakeGrid, write_run
+
+BASE = {"cluster": "here", "model": "tiny"}
+STUDY = {
+    "variants": {"strong": {}, "hot": {"optim": {"lr": 1e-2}}},
+    "grid": [
+        BASE | {"gpus": [1, 2, 4], "seed": [42, 43, 44]},
+        BASE | {"gpus": [2, 4], "variant": "strong", "global_batch_size": 8},
+        BASE | {"gpus": [1, 2, 4], "variant": "hot", "seed": [42, 43]},
+    ],
+}
+
+Rows = dict[str, tuple[float | None, str | None]]
+
+
+def table_of(make_grid: MakeGrid, speeds: dict[str, float]) -> pd.DataFrame:
+    """Run the cells named, as `gpus-1/base/seed-42`, at these tokens/s/GPU."""
+    grid = make_grid(STUDY)
+    for cell in grid:
+        speed = speeds.get(cell.name.partition("tiny/")[2])
+        if speed is not None:
+            write_run(cell, step_s=cell.tokens_per_step / cell.gpus / speed)
+    return throughput_table(grid)
+
+
+def efficiencies(table: pd.DataFrame) -> Rows:
+    rows = {}
+    for row in table.to_dict("records"):
+        name = f"gpus-{row['gpus']}/{row['variant']}/seed-{row['seed']}"
+        value, reference = row["scaling_efficiency"], row["efficiency_reference"]
+        assert pd.isna(value) == pd.isna(reference)
+        rows[name] = (None, None) if pd.isna(value) else (round(value, 6), reference)
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("speeds", "expected"),
+    [
+        pytest.param(
+            {"gpus-1/base/seed-42": 1000, "gpus-4/base/seed-42": 800, "gpus-4/base/seed-43": 700},
+            {
+                "gpus-1/base/seed-42": (1.0, "gpus-1/base/seed-42"),
+                "gpus-4/base/seed-42": (0.8, "gpus-1/base/seed-42"),
+                "gpus-4/base/seed-43": (0.7, "gpus-1/base/seed-42"),
+            },
+            id="a second seed on many GPUs alone: the base seed",
+        ),
+        pytest.param(
+            {
+                "gpus-1/base/seed-42": 1000,
+                "gpus-2/base/seed-43": 900,
+                "gpus-4/base/seed-43": 600,
+            },
+            {
+                "gpus-1/base/seed-42": (1.0, "gpus-1/base/seed-42"),
+                "gpus-2/base/seed-43": (0.9, "gpus-1/base/seed-42"),
+                "gpus-4/base/seed-43": (0.6, "gpus-1/base/seed-42"),
+            },
+            id="all rows of a second seed have one reference",
+        ),
+        pytest.param(
+            {
+                "gpus-1/base/seed-42": 1000,
+                "gpus-1/base/seed-43": 800,
+                "gpus-2/base/seed-43": 400,
+            },
+            {
+                "gpus-1/base/seed-42": (1.0, "gpus-1/base/seed-42"),
+                "gpus-1/base/seed-43": (1.0, "gpus-1/base/seed-43"),
+                "gpus-2/base/seed-43": (0.5, "gpus-1/base/seed-43"),
+            },
+            id="its own seed before the base seed",
+        ),
+        pytest.param(
+            {"gpus-1/base/seed-43": 1000, "gpus-1/base/seed-44": 500, "gpus-2/base/seed-42": 400},
+            {
+                "gpus-1/base/seed-43": (1.0, "gpus-1/base/seed-43"),
+                "gpus-1/base/seed-44": (1.0, "gpus-1/base/seed-44"),
+                "gpus-2/base/seed-42": (0.4, "gpus-1/base/seed-43"),
+            },
+            id="the base seed was not measured there: the next in the grid",
+        ),
+        pytest.param(
+            {"gpus-1/base/seed-42": 1000, "gpus-4/hot/seed-42": 800, "gpus-4/hot/seed-43": 700},
+            {
+                "gpus-1/base/seed-42": (1.0, "gpus-1/base/seed-42"),
+                "gpus-4/hot/seed-42": (None, None),
+                "gpus-4/hot/seed-43": (None, None),
+            },
+            id="other settings on many GPUs alone: no reference",
+        ),
+        pytest.param(
+            {"gpus-1/base/seed-42": 1000, "gpus-2/hot/seed-42": 800, "gpus-4/hot/seed-42": 400},
+            {
+                "gpus-1/base/seed-42": (1.0, "gpus-1/base/seed-42"),
+                "gpus-2/hot/seed-42": (1.0, "gpus-2/hot/seed-42"),
+                "gpus-4/hot/seed-42": (0.5, "gpus-2/hot/seed-42"),
+            },
+            id="several counts, the smallest above one",
+        ),
+        pytest.param(
+            {"gpus-1/base/seed-42": 1000, "gpus-1/hot/seed-42": 800},
+            {
+                "gpus-1/base/seed-42": (1.0, "gpus-1/base/seed-42"),
+                "gpus-1/hot/seed-42": (1.0, "gpus-1/hot/seed-42"),
+            },
+            id="one GPU is a reference by itself",
+        ),
+        pytest.param(
+            {"gpus-4/base/seed-42": 1000, "gpus-4/base/seed-43": 900},
+            {"gpus-4/base/seed-42": (None, None), "gpus-4/base/seed-43": (None, None)},
+            id="nothing was measured on fewer",
+        ),
+        pytest.param(
+            {"gpus-1/base/seed-42": 1000, "gpus-2/strong/seed-42": 900},
+            {
+                "gpus-1/base/seed-42": (1.0, "gpus-1/base/seed-42"),
+                "gpus-2/strong/seed-42": (0.9, "gpus-1/base/seed-42"),
+            },
+            id="strong scaling overrides nothing",
+        ),
+    ],
+)
+def test_the_reference_is_named(
+    make_grid: MakeGrid, speeds: dict[str, float], expected: Rows
+) -> None:
+    assert efficiencies(table_of(make_grid, speeds)) == expected
+
+
+def test_the_markdown_names_a_reference_of_another_seed_or_variant(make_grid: MakeGrid) -> None:
+    speeds = {"gpus-1/base/seed-42": 1000.0, "gpus-2/base/seed-42": 900.0}
+    assert "note" not in to_markdown(table_of(make_grid, speeds)).replace("note: no MFU", "")
+    others = {"gpus-2/base/seed-43": 800.0, "gpus-2/strong/seed-42": 700.0}
+    text = to_markdown(table_of(make_grid, speeds | others))
+    assert text.count("tiny¹ ") == 2
+    assert "note: ¹ scaling efficiency against gpus-1/base/seed-42.\n" in text
+
+
+@pytest.mark.parametrize(
+    "speeds",
+    [
+        {"gpus-4/base/seed-42": 1000.0},
+        {"gpus-1/base/seed-42": 1000.0, "gpus-4/hot/seed-42": 800.0},
+    ],
+    ids=["none", "some"],
+)
+def test_figures_leave_out_what_has_no_reference(
+    make_grid: MakeGrid, tmp_path: Path, speeds: dict[str, float]
+) -> None:
+    table = table_of(make_grid, speeds)
+    assert table["scaling_efficiency"].isna().any()
+    plot_scaling(make_grid(STUDY), table, tmp_path)
+    assert (tmp_path / "scaling_efficiency.svg").exists()

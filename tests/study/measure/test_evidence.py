@@ -1,0 +1,183 @@
+"""Speeds measured elsewhere: tables, earlier studies, and the logs of other trainers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from study.estimate.estimate import estimate_table
+from study.grid import Grid
+from study.measure.evidence import known_measurements, read_evidence
+from study.measure.throughput import throughput_rows, write_table
+from tests.study.conftest import MakeGrid, write_run
+from trainer.config import ConfigError
+
+ROOT = Path(__file__).parents[3]
+
+# 1,024 tokens a step on 2 GPUs: 8 sequences of 64 tokens on each.
+LOG = {"cluster": "here", "model": "tiny", "gpus": 2}
+
+
+def with_evidence(make_grid: MakeGrid, path: Path, **entry: Any) -> Grid:
+    return make_grid({"evidence": [{"file": str(path), **entry}]})
+
+
+def steps_of(make_grid: MakeGrid, path: Path, **entry: Any) -> tuple[float, float, float]:
+    (found,) = read_evidence(with_evidence(make_grid, path, **{**LOG, **entry}).study)
+    return found.step_s
+
+
+def test_a_table_of_speeds_by_hand(make_grid: MakeGrid, tmp_path: Path) -> None:
+    path = tmp_path / "speeds.csv"
+    path.write_text(
+        "# a comment\n"
+        "cluster,model,gpus,tokens_per_s_per_gpu,tokens_per_s,step_ms,seq_len,by,startup_s\n"
+        "here,tiny,2,512,,,,us,7\n"
+        "here,tiny,2,,1024,,128,,\n"
+        "here,wide,1,,,250,,,\n"
+    )
+    first, second, third = read_evidence(with_evidence(make_grid, path, by="a friend").study)
+    assert first.step_s == (1.0, 1.0, 1.0)
+    assert (first.source, first.startup_s) == ("us", 7)
+    assert second.cell.tokens_per_step == 2048
+    assert second.step_s == (2.0, 2.0, 2.0)
+    assert second.source == "a friend"
+    assert third.step_s == (0.25, 0.25, 0.25)
+    assert third.cell.model == "wide"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("cluster,model,gpus,speed\n", "unknown column 'speed'"),
+        ("cluster,model,gpus,step_ms\nhere,tiny,1,fast\n", "line 2: step_ms: 'fast'"),
+        ("cluster,model,gpus,step_ms\nhere,tiny,1,\n", "line 2: speed: found none"),
+        ("# x\ncluster,model,gpus,step_ms\nhere,tinny,1,5\n", "unknown model 'tinny'"),
+        ("cluster,model,gpus,step_ms\nthere,tiny,1,5\n", "unknown cluster 'there'"),
+        ("cluster,model,gpus,step_ms\nhere,tiny,,5\n", "line 2: gpus: empty"),
+        ("cluster,model,gpus,step_ms,seq_len\nhere,tiny,1,5,-3\n", "seq_len: '-3'"),
+    ],
+)
+def test_a_wrong_table_is_refused(
+    make_grid: MakeGrid, tmp_path: Path, lines: str, message: str
+) -> None:
+    path = tmp_path / "speeds.csv"
+    path.write_text(lines)
+    with pytest.raises(ConfigError) as caught:
+        read_evidence(with_evidence(make_grid, path).study)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def lingua_line(step: int, step_s: float) -> str:
+    return json.dumps({"global_step": step, "speed/wps": 512 / step_s, "loss/out": 3.0}) + "\n"
+
+
+def test_linguas_metrics(make_grid: MakeGrid, tmp_path: Path) -> None:
+    """Steps 30 and 40 are done again after a requeue; the save at 20 is charged to step 30."""
+    path = tmp_path / "metrics.jsonl"
+    first = [(10, 9.0), (20, 1.0), (30, 5.0), (40, 1.0)]
+    again = [(30, 8.0), (40, 2.0), (50, 3.0)]
+    torn = lingua_line(60, 1.0)[:20]
+    path.write_text("".join(lingua_line(*item) for item in first + again) + torn)
+    saves = {"checkpoint": {"dump": {"every": 20}}}
+    # Left: step 20 of the first attempt, 40 of the second; 50 follows the save at 40.
+    low, middle, high = steps_of(make_grid, path, format="lingua", run=saves)
+    assert (low, middle, high) == pytest.approx((1.1, 1.5, 1.9))
+
+
+def test_a_broken_line_of_linguas_is_named(make_grid: MakeGrid, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(lingua_line(10, 1.0) + '{"global_step": 20}\n')
+    with pytest.raises(ConfigError, match=r"line 2: .*speed/wps"):
+        steps_of(make_grid, path, format="lingua")
+
+
+def test_torchtitans_log(make_grid: MakeGrid, tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    line = (
+        "[rank0]:[titan] 2026-01-01 10:00:00,000 - root - INFO - \x1b[31mstep: {:2}  "
+        "\x1b[32mloss: 10.85  \x1b[38;2;180;60;0mgrad_norm: 1.2  \x1b[33mmemory:  1.94GiB(2.04%)  "
+        "\x1b[34mtps: {:,}  \x1b[36mtflops: 1.4  \x1b[35mmfu: 0.16%\x1b[39m\n"
+    )
+    speeds = [(1, 50), (10, 512), (20, 256), (30, 1024)]
+    path.write_text("Training starts\n" + "".join(line.format(*item) for item in speeds))
+    low, middle, high = steps_of(make_grid, path, format="torchtitan")
+    # 1,024 tokens at 2 x 512, 2 x 256 and 2 x 1,024 tokens/s: 1, 2 and 0.5 s.
+    assert (low, middle, high) == pytest.approx((0.6, 1.0, 1.8))
+
+
+def test_nanogpts_log(make_grid: MakeGrid, tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text(
+        "step 0: train loss 10.9, val loss 10.9\n"
+        "iter 0: loss 10.9, time 9000.00ms, mfu -100.00%\n"
+        "iter 10: loss 9.1, time 100.00ms, mfu 12.3%\n"
+        "step 20: train loss 8.0, val loss 8.1\n"
+        "iter 20: loss 8.2, time 4000.00ms, mfu 12.3%\n"
+        "iter 30: loss 8.0, time 300.00ms, mfu 12.3%\n"
+    )
+    low, middle, high = steps_of(make_grid, path, format="nanogpt")
+    assert (low, middle, high) == pytest.approx((0.12, 0.2, 0.28))
+
+
+@pytest.mark.parametrize("kind", ["lingua", "torchtitan", "nanogpt"])
+def test_a_log_without_a_steady_step_is_refused(
+    make_grid: MakeGrid, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("")
+    with pytest.raises(ConfigError, match="no speed of a steady step"):
+        steps_of(make_grid, path, format=kind)
+    with pytest.raises(ConfigError, match="No such file"):
+        steps_of(make_grid, tmp_path / "none", format=kind)
+    with pytest.raises(ConfigError, match=r"evidence\[0\]\.gpus: missing"):
+        steps_of(make_grid, path, format=kind, gpus=None)
+
+
+def test_an_earlier_study_is_evidence_and_our_own_runs_come_first(make_grid: MakeGrid) -> None:
+    earlier = make_grid()
+    for cell in earlier.measured:
+        write_run(cell, step_s=0.2)
+    csv_path = Path(earlier.study.folder, "throughput.csv")
+    write_table(throughput_rows(earlier), csv_path)
+    csv_path.with_name("study.yaml").write_text(earlier.study.to_yaml())
+    entry = {"file": str(csv_path), "format": "throughput"}
+    later = make_grid({"study": "later", "evidence": [entry]})
+    assert {item.source for item in known_measurements(later)} == {"study test"}
+    rows = estimate_table(later, known_measurements(later))
+    assert {(row.basis, row.step_s) for row in rows} == {("Verified", 0.2)}
+    assert {row.by for row in rows} == {"study test"}
+    write_run(later[0], step_s=0.4)
+    own = Path(later.study.folder, "throughput.csv")
+    write_table(throughput_rows(later), own)
+    rows = estimate_table(later, known_measurements(later, own))
+    assert [row.step_s for row in rows] == [0.4, 0.2, 0.2, 0.2]
+    assert ", by" not in rows[0].method
+
+
+def test_the_reference_table_regenerates_without_a_gpu(tmp_path: Path) -> None:
+    """The guide's two rows are Verified by the guide, with its times; the others are estimated."""
+    code = (
+        "import sys; from study.__main__ import main\n"
+        "status = main(sys.argv[1:])\n"
+        "assert 'torch' not in sys.modules\n"
+        "sys.exit(status)"
+    )
+    output = tmp_path / "time_estimates.csv"
+    study = str(ROOT / "config" / "studies" / "lingua.yaml")
+    command = [sys.executable, "-c", code, "estimate", "--study", study, "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|") for line in output.with_suffix(".md").read_text().splitlines()[2:]]
+    found = [(row[1].strip(), row[3].strip(), row[5].strip(), row[7].strip()) for row in rows]
+    assert found[:2] == [
+        ("small", "1x A100", "~1 min", "Verified by the guide"),
+        ("small", "8x H200", "~2.5 min", "Verified by the guide"),
+    ]
+    assert [row[0] for row in found[2:]] == ["40M", "80M", "160M"]
+    assert all(row[3].startswith("Estimated by extrapolation") for row in found[2:])
+    assert all(row[6].strip() for row in rows)

@@ -1,0 +1,137 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from study.grid import Cell
+from study.measure.logs import read_run, read_runs, read_summary
+from tests.study.conftest import MakeGrid, write_run
+from trainer.config import ConfigError
+
+
+@pytest.fixture
+def cell(make_grid: MakeGrid) -> Cell:
+    """A cell whose run has ended: records at steps 1, 10, 20, 30, 40."""
+    cell = make_grid()[0]
+    write_run(cell, evaluations={20: 3.0, 40: 2.5})
+    return cell
+
+
+def metrics(cell: Cell) -> Path:
+    return Path(cell.folder, "metrics.jsonl")
+
+
+def problem(cell: Cell) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read_run(cell.folder)
+    return str(caught.value)
+
+
+def test_a_run_is_read_whole(cell: Cell) -> None:
+    run = read_run(cell.folder)
+    assert run is not None
+    assert [record.step for record in run.records] == [1, 10, 20, 30, 40]
+    assert [item.loss for item in run.evaluations] == [3.0, 2.5]
+    assert run.summary.attempts[0].startup_s == 4.0
+
+
+def test_no_folder_is_no_run(tmp_path: Path) -> None:
+    assert read_run(tmp_path / "nowhere") is None
+    assert read_summary(tmp_path) is None
+
+
+def test_a_run_that_has_written_no_record_yet_is_a_run(cell: Cell) -> None:
+    metrics(cell).unlink()
+    Path(cell.folder, "metrics.eval.jsonl").unlink()
+    run = read_run(cell.folder)
+    assert run is not None
+    assert run.records == ()
+    assert run.evaluations == ()
+
+
+def test_a_file_torn_at_any_byte_reads_as_its_whole_lines(cell: Cell) -> None:
+    content = metrics(cell).read_bytes()
+    for end in range(len(content)):
+        metrics(cell).write_bytes(content[:end])
+        run = read_run(cell.folder)
+        assert run is not None
+        whole = content[: end + 1].count(b"\n")  # a line is whole without its line end too
+        assert len(run.records) == whole
+
+
+def test_a_line_torn_in_the_middle_of_the_file_is_an_error(cell: Cell) -> None:
+    lines = metrics(cell).read_text().splitlines()
+    lines[2] = lines[2][:30]
+    metrics(cell).write_text("\n".join(lines) + "\n")
+    assert problem(cell).startswith(f"{metrics(cell)}, line 3: 1 problem\n  not valid JSON: ")
+
+
+def test_a_wrong_value_is_named_with_file_line_and_key(cell: Cell) -> None:
+    lines = metrics(cell).read_text().splitlines()
+    record = json.loads(lines[1])
+    del record["time/step_s"]
+    record["global_step"] = "ten"
+    lines[1] = json.dumps(record)
+    metrics(cell).write_text("\n".join(lines) + "\n")
+    message = problem(cell)
+    assert f"{metrics(cell)}, line 2: 2 problems" in message
+    assert "global_step: found 'ten'; " in message
+    assert "time/step_s: missing" in message
+
+
+def test_a_step_that_stands_twice_is_an_error(cell: Cell) -> None:
+    content = metrics(cell).read_text()
+    metrics(cell).write_text(content + content.splitlines()[-1] + "\n")
+    assert "line 6: 1 problem\n  global_step: found 40 after 40; expected a later" in problem(cell)
+
+
+@pytest.mark.parametrize("text", ["[1]\n", "7\n"])
+def test_a_line_that_is_no_object_is_an_error(cell: Cell, text: str) -> None:
+    metrics(cell).write_text(text)
+    assert "line 1: 1 problem\n  expected a JSON object, found" in problem(cell)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"status": "sleeping"}'])
+def test_a_malformed_run_json_is_an_error_that_names_it(cell: Cell, text: str) -> None:
+    path = Path(cell.folder, "run.json")
+    path.write_text(text)
+    assert problem(cell).startswith(f"{path}: ")
+
+
+def test_losses_that_are_not_finite_are_missing(cell: Cell) -> None:
+    # null is what our trainer writes; NaN is what other writers write.
+    for word in ("null", "NaN", "-Infinity"):
+        record = json.loads(metrics(cell).read_text().splitlines()[0])
+        text = json.dumps(record | {"loss/out": "?"}).replace('"?"', word)
+        metrics(cell).write_text(text + "\n")
+        run = read_run(cell.folder)
+        assert run is not None
+        assert run.records[0].loss is None
+
+
+def test_wall_time_of_a_killed_run_reaches_to_its_last_record(cell: Cell) -> None:
+    run = read_run(cell.folder)
+    assert run is not None
+    assert run.wall_s == run.summary.attempts[0].wall_s
+    attempt = json.loads(Path(cell.folder, "run.json").read_text())["attempts"][0]
+    write_run(cell, attempts=[attempt | {"wall_s": None}])
+    killed = read_run(cell.folder)
+    assert killed is not None
+    assert killed.wall_s == killed.records[-1].elapsed_s == pytest.approx(4.0 + 39 * 0.1)
+
+
+def test_a_stale_run_is_left_out_and_said_so(
+    make_grid: MakeGrid, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = make_grid()
+    write_run(grid[0])
+    write_run(grid[1], fingerprint="0" * 16)
+    assert [cell.name for cell, _ in read_runs(grid)] == [grid[0].name]
+    assert f"{grid[1].folder}: left out; the settings have changed" in capsys.readouterr().err
+
+
+def test_a_parameter_count_that_was_not_predicted_stops(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    write_run(grid[0], params=123)
+    with pytest.raises(ConfigError, match=r"params: found 123; expected .* for model 'tiny'"):
+        read_runs(grid)

@@ -1,0 +1,355 @@
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from study.grid import Cell
+from study.measure.logs import read_run
+from study.measure.throughput import (
+    is_numeric,
+    markdown_table,
+    read_table,
+    readable,
+    step_quantiles,
+    throughput_rows,
+    throughput_table,
+    to_markdown,
+    write_table,
+)
+from study.measure.throughput_row import ThroughputRow
+from tests.study.conftest import GUIDE, MakeGrid, make_record, write_lines, write_run
+from trainer.config import ConfigError
+from trainer.flops import utilisation
+from trainer.records import Record
+
+CONTRACT = """cluster, gpu_name, model, params, gpus, nodes, variant, seed, seq_len,
+batch_size_per_gpu, grad_acc_steps, tokens_per_step, steps, steady_steps, step_ms_p50, step_ms_p90,
+tokens_per_s, tokens_per_s_per_gpu, tflops_per_gpu, mfu, mfu_causal, scaling_efficiency,
+peak_memory_gib, startup_s, wall_s, loss_first, loss_last, status, torch_version, commit"""
+
+
+def record(step: int, steps: int, step_s: float, attempt: int = 1) -> Record:
+    return Record(
+        step=step,
+        loss=1.0,
+        tokens=step,
+        elapsed_s=1.0,
+        step_s=step_s,
+        interval_steps=steps,
+        attempt=attempt,
+    )
+
+
+def test_the_columns_are_the_contracts_and_then_ours() -> None:
+    contract = [name.strip() for name in CONTRACT.split(",")]
+    columns = [field.name for field in fields(ThroughputRow)]
+    assert columns[: len(contract)] == contract
+    assert columns[len(contract) :][:3] == ["val_loss", "attempts", "measured_with"]
+
+
+def test_the_guides_row(make_grid: MakeGrid) -> None:
+    """8x H200, 27.5M parameters, 75K tokens/s/GPU: worked out by hand from the group's guide."""
+    grid = make_grid(GUIDE)
+    write_run(grid[0], step_s=131_072 / 600_000, startup_s=40.0)
+    row = throughput_table(grid).iloc[0]
+    assert (row["params"], row["tokens_per_step"]) == (27_535_872, 131_072)
+    assert row["steady_steps"] == 499  # all but the first step, whose interval holds the start-up
+    assert row["step_ms_p50"] == pytest.approx(218.453, abs=1e-3)
+    assert row["tokens_per_s_per_gpu"] == pytest.approx(75_000)
+    # 6 * (27,535,872 - 258 * 512) + 12 * 8 * 2048 * 512 = 265,085,952 FLOPs per token
+    assert row["tflops_per_gpu"] == pytest.approx(75_000 * 265_085_952 / 1e12)
+    assert row["mfu"] == pytest.approx(0.0200924, rel=1e-5)
+    # half of the 100,663,296 FLOPs of attention fall away under a causal mask
+    assert row["mfu_causal"] == pytest.approx(75_000 * 214_754_304 / 989.5e12)
+    assert (row["startup_s"], row["wall_s"]) == (40.0, pytest.approx(40 + 499 * 0.218453, rel=1e-5))
+
+
+def test_mfu_is_the_one_that_published_tables_quote() -> None:
+    """MPT-760M on 32 H100, from the benchmarking README of mosaicml/llm-foundry: 37.57%."""
+    params, dim, layers, seq_len, tokens_per_s_per_gpu = 760_470_528, 1536, 24, 2048, 67_971
+    flops = 6 * params + 12 * layers * seq_len * dim
+    assert utilisation(tokens_per_s_per_gpu, flops, 989.5) == pytest.approx(0.3757, abs=5e-5)
+
+
+def test_without_a_known_peak_utilisation_is_empty_and_speed_is_not(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    write_run(grid[0])
+    row = throughput_table(grid).iloc[0]
+    assert pd.isna(row["mfu"])
+    assert pd.isna(row["mfu_causal"])
+    assert row["tokens_per_s"] == pytest.approx(8 * 64 / 0.1)
+
+
+RATES = {
+    "matmul_tflops": 790,
+    "copy_tb_s": 4.3,
+    "attention_forward_tflops": 400,
+    "attention_backward_tflops": 330,
+}
+
+
+def test_the_fraction_of_the_ceiling_is_of_one_gpu_with_rates(make_grid: MakeGrid) -> None:
+    """27.5M on one H200 at half of 2.0M tokens/s; 8 GPUs talk, which the roofline leaves out."""
+    grid = make_grid(
+        {
+            **GUIDE,
+            "clusters": {"fast": {"rates": RATES}},
+            "variants": {"exact": {"distributed": {"model_dtype": "fp32"}}},
+            "grid": [
+                {"cluster": "fast", "model": "small", "gpus": [1, 8]},
+                {"cluster": "fast", "model": "small", "gpus": 1, "variant": "exact"},
+                {"cluster": "here", "model": "small", "gpus": 1},
+            ],
+        }
+    )
+    for cell in grid:
+        write_run(cell, step_s=0.016)
+    table = throughput_table(grid)
+    assert table["roofline_fraction"].iloc[0] == pytest.approx(0.5, rel=0.02)
+    assert table["roofline_fraction"].iloc[1:].isna().all()
+    assert "Of roofline (%)" in to_markdown(table)
+    assert "Of roofline (%)" not in to_markdown(table.iloc[1:])
+
+
+def test_flops_are_those_of_the_context_that_the_run_wrote(make_grid: MakeGrid) -> None:
+    """27.5M with documents of which a token sees 100 keys; without the entry, S/2 as before."""
+    cluster = {"fast": {"rates": RATES}}
+    grid = make_grid({**GUIDE, "clusters": cluster, "grid": [GUIDE["grid"][0] | {"gpus": 1}]})
+    write_run(grid[0])
+    whole = throughput_table(grid).iloc[0]
+    write_run(grid[0], attention_context=1024.0)
+    assert throughput_table(grid).iloc[0].equals(whole)
+    write_run(grid[0], attention_context=100.0)
+    row = throughput_table(grid).iloc[0]
+    # 6 * 27,403,776 = 164,422,656 of weights; 24 * 8 * 512 and 12 * 8 * 512 a key
+    assert row["mfu"] / whole["mfu"] == pytest.approx((164_422_656 + 98_304 * 100) / 265_085_952)
+    assert row["mfu_causal"] / whole["mfu_causal"] == pytest.approx(
+        (164_422_656 + 49_152 * 100) / 214_754_304
+    )
+    assert row["tflops_per_gpu"] * 1e12 == pytest.approx(
+        row["tokens_per_s_per_gpu"] * (164_422_656 + 98_304 * 100)
+    )
+    # The roofline of fewer FLOPs is a faster step: attention was 35% of it (docs/roofline.md).
+    share = 1 - 0.349 * (1 - 100 / 1024)
+    assert row["roofline_fraction"] / whole["roofline_fraction"] == pytest.approx(share, rel=2e-3)
+
+
+def shown(table: pd.DataFrame, heading: str) -> list[str]:
+    """Return a column as people read it."""
+    headings, rows = readable(table)
+    return [row[headings.index(heading)] for row in rows]
+
+
+def test_more_than_the_gpu_can_is_marked_and_explained(make_grid: MakeGrid) -> None:
+    """27.5M needs 265 MFLOPs a token: 4.4 million tokens a second are 118% of 989.5 TFLOP/s."""
+    grid = make_grid({**GUIDE, "grid": [{"cluster": "fast", "model": "small", "gpus": [1, 2]}]})
+    write_run(grid[0], step_s=16_384 / 4.4e6)
+    write_run(grid[1], step_s=2 * 16_384 / 4.4e6)
+    table = throughput_table(grid)
+    assert shown(table, "MFU (%)") == ["117.9†", "58.9"]
+    note = "note: † above 100%, which no GPU reaches: peak_tflops or rates of fast in clusters.yaml"
+    assert note in to_markdown(table)
+    assert "†" not in to_markdown(table.iloc[1:])
+    # A mark does not turn numbers into text: they stay to the right.
+    assert is_numeric(["117.9†", "58.9", ""])
+    assert not is_numeric(["†"])
+
+
+def test_more_than_the_roofline_is_marked_too(make_grid: MakeGrid) -> None:
+    """At a peak twice as high MFU is possible, but the rates allow 2.07 million tokens a second."""
+    changes = {**GUIDE, "clusters": {"fast": {"rates": RATES, "peak_tflops": 2000}}}
+    grid = make_grid({**changes, "grid": [{"cluster": "fast", "model": "small", "gpus": 1}]})
+    write_run(grid[0], step_s=16_384 / 4.4e6)
+    table = throughput_table(grid)
+    assert shown(table, "MFU (%)") == ["58.3"]
+    assert shown(table, "Of roofline (%)") == ["213.0†"]
+    assert "note: †" in to_markdown(table)
+    write_run(grid[0], step_s=16_384 / 1e6)
+    assert "†" not in to_markdown(throughput_table(grid))
+
+
+def test_nothing_was_run(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid()
+    assert throughput_table(grid).empty
+    write_table(throughput_rows(grid), tmp_path / "throughput.csv")
+    names = [field.name for field in fields(ThroughputRow)]
+    assert (tmp_path / "throughput.csv").read_text() == ",".join(names) + "\n"
+    assert (tmp_path / "throughput.md").read_text() == "No run was measured yet.\n"
+    assert read_table(tmp_path / "throughput.csv").empty
+
+
+def test_a_run_that_failed_at_once_has_empty_cells_and_no_zeros(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    write_run(grid[0], status="failed", outcome=None, peak_memory_gib=None, loss_validation=None)
+    Path(grid[0].folder, "metrics.jsonl").unlink()
+    row = throughput_table(grid).iloc[0]
+    assert row["status"] == "failed"
+    assert row["steady_steps"] == 0
+    missing = ["step_ms_p50", "tokens_per_s", "tflops_per_gpu", "scaling_efficiency", "loss_last"]
+    assert row[[*missing, "peak_memory_gib", "val_loss"]].isna().all()
+
+
+def test_a_diverged_run_is_a_result(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    write_run(grid[0], loss=lambda step: 3.0 if step < 30 else None, outcome="diverged")
+    table = throughput_table(grid)
+    assert table["outcome"][0] == "diverged"
+    assert pd.isna(table["loss_last"][0])
+    assert table["tokens_per_s"].notna().all()
+    assert "diverged" in to_markdown(table)
+
+
+def write_attempts(cell: Cell, intervals: Sequence[tuple[int, int, int, float]]) -> None:
+    """Write records of (last step, steps, attempt, seconds a step)."""
+    records = [
+        make_record(cell, step, steps, step_s, 10.0, 1.0) | {"attempt": attempt}
+        for step, steps, attempt, step_s in intervals
+    ]
+    write_lines(Path(cell.folder, "metrics.jsonl"), records)
+
+
+def test_each_attempts_first_interval_and_earlier_settings_are_left_out(
+    make_grid: MakeGrid,
+) -> None:
+    cell = make_grid()[0]
+    write_run(cell)
+    now = cell.run.fingerprint(cell.gpus)
+    times = [(1, 1, 1, 9.0), (10, 9, 1, 1.0), (20, 10, 2, 9.0), (25, 5, 2, 2.0)]
+    times += [(30, 5, 3, 9.0), (35, 5, 3, 3.0), (40, 5, 3, 4.0)]
+    write_attempts(cell, times)
+    path = Path(cell.folder, "run.json")
+    summary = json.loads(path.read_text())
+    first = summary["attempts"][0]
+    summary["attempts"] = [
+        first | {"attempt": number, "fingerprint": fingerprint}
+        for number, fingerprint in ((1, now), (2, "0" * 16), (3, now))
+    ]
+    path.write_text(json.dumps(summary))
+    row = throughput_table(make_grid()).iloc[0]
+    # left: 9 steps of 1 s in the first attempt; 5 of 3 s and 5 of 4 s in the third
+    assert row["steady_steps"] == 19
+    assert row["step_ms_p50"] == pytest.approx(3000)
+    assert row["attempts"] == 3
+
+
+def test_quantiles_count_steps_not_intervals() -> None:
+    # 90 steps of 1 s and a last interval of 10 steps of 2 s: the median step takes 1 s.
+    records = [record(90, 90, 1.0), record(100, 10, 2.0)]
+    assert step_quantiles(records, [0.5]) == [1.0]
+    assert step_quantiles([], [0.5, 0.9]) == [None, None]
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.floats(0.01, 10)), min_size=1, max_size=20))
+def test_quantiles_are_those_of_the_steps(intervals: list[tuple[int, float]]) -> None:
+    records = [record(i + 1, steps, time_s) for i, (steps, time_s) in enumerate(intervals)]
+    steps = [time_s for count, time_s in intervals for _ in range(count)]
+    p10, p50, p90 = step_quantiles(records, [0.1, 0.5, 0.9])
+    assert p50 == pytest.approx(np.median(steps))
+    assert p10 is not None and p50 is not None and p90 is not None
+    assert min(steps) <= p10 <= p50 <= p90 <= max(steps)
+
+
+STRONG = {
+    "variants": {"strong": {}, "hot": {"optim": {"lr": 1e-2}}},
+    "grid": [
+        {"cluster": "here", "model": "tiny", "gpus": [1, 2]},
+        {"cluster": "here", "model": "tiny", "gpus": [2, 4], "variant": "strong",
+         "global_batch_size": 8},
+        {"cluster": "here", "model": "tiny", "gpus": [2, 4], "variant": "hot"},
+    ],
+}  # fmt: skip
+
+
+def efficiencies(make_grid: MakeGrid, speeds: dict[str, float]) -> dict[str, float]:
+    """Run the cells named, at these tokens/s/GPU."""
+    grid = make_grid(STRONG)
+    for cell in grid:
+        speed = speeds.get(short_name(cell))
+        if speed is not None:
+            write_run(cell, step_s=cell.tokens_per_step / cell.gpus / speed)
+    table = throughput_table(grid)
+    names = table["variant"] + "-" + table["gpus"].astype("string")
+    return dict(zip(names, table["scaling_efficiency"].round(6), strict=True))
+
+
+def short_name(cell: Cell) -> str:
+    return f"{cell.variant}-{cell.gpus}"
+
+
+def test_efficiency_is_relative_to_the_smallest_count_with_equal_settings(
+    make_grid: MakeGrid,
+) -> None:
+    speeds = {"base-1": 1000.0, "base-2": 900.0, "strong-2": 800.0, "strong-4": 600.0}
+    speeds |= {"hot-2": 500.0, "hot-4": 250.0}
+    assert efficiencies(make_grid, speeds) == {
+        "base-1": 1.0,
+        "base-2": 0.9,
+        "strong-2": 0.8,  # overrides nothing, so base on one GPU is its reference
+        "strong-4": 0.6,
+        "hot-2": 1.0,  # other settings: base is no reference for it
+        "hot-4": 0.5,
+    }
+
+
+def test_efficiency_without_the_smallest_count(make_grid: MakeGrid) -> None:
+    speeds = {"base-2": 900.0, "strong-2": 800.0, "strong-4": 600.0}
+    assert efficiencies(make_grid, speeds) == {"base-2": 1.0, "strong-2": 1.0, "strong-4": 0.75}
+
+
+def test_rows_of_another_trainer_are_marked(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    write_run(grid[0], trainer_version="old")
+    for cell in grid[1:]:
+        write_run(cell)
+        path = Path(cell.folder, "run.json")
+        path.write_text(path.read_text().replace("2026-01-01T00:00", "2026-02-01T00:00"))
+    text = to_markdown(throughput_table(grid))
+    assert text.count("*") == 2  # the row, and the note
+    assert "tiny*" in text
+    assert "note: \\* measured with another version of the trainer" in text
+
+
+def test_the_table_survives_its_file(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid({"grid": [{"cluster": ["here", "fast"], "model": "tiny", "gpus": [1, 2]}]})
+    for cell in grid:
+        write_run(cell)
+    write_table(throughput_rows(grid), tmp_path / "throughput.csv")
+    table = throughput_table(grid)
+    pd.testing.assert_frame_equal(read_table(tmp_path / "throughput.csv"), table, rtol=1e-6)
+    assert "MFU (%)" in (tmp_path / "throughput.md").read_text()
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n"])
+def test_another_csv_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="not a throughput table"):
+        read_table(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_table(tmp_path / "nowhere.csv")
+
+
+def test_markdown_is_aligned() -> None:
+    text = markdown_table(["Name", "Tokens/s"], [["a", "1,000"], ["bcd", ""]])
+    assert text == (
+        "| Name   |   Tokens/s |\n"
+        "|:-------|-----------:|\n"
+        "| a      |      1,000 |\n"
+        "| bcd    |            |\n"
+    )  # fmt: skip
+
+
+def test_a_run_that_is_going_on_is_a_row(make_grid: MakeGrid) -> None:
+    cell = make_grid()[0]
+    write_run(cell, status="running", outcome=None)
+    with Path(cell.folder, "metrics.jsonl").open("a") as file:
+        file.write('{"global_step": 50, "loss')
+    run = read_run(cell.folder)
+    assert run is not None
+    assert throughput_table(make_grid())["status"].tolist() == ["running"]

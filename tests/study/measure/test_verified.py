@@ -1,0 +1,202 @@
+"""Verified is what ran: with all settings that can change the speed, and no others."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from study.estimate.estimate import Estimate, estimate_table
+from study.estimate.time_table import to_markdown
+from study.grid import Grid
+from study.load import load_study
+from study.measure.evidence import known_measurements
+from study.measure.measurement import read_measurements
+from study.measure.throughput import throughput_rows, write_table
+from tests.study.conftest import MakeGrid, write_run
+from trainer.config import RunConfig, merge, nest
+
+RUN = {
+    "dump_dir": "out",
+    "steps": 500,
+    "model": {"dim": 64, "n_layers": 2, "n_heads": 2},
+    "data": {"root_dir": "data", "sources": {"text": 1.0}},
+}
+
+OTHER_SPEED = {
+    "optim.fused": False,
+    "optim.clip": None,
+    "grad_acc_steps": 2,
+    "device": "cpu",
+    "model.dim": 128,
+    "model.sliding_window": 16,
+    "model.weight_tying": True,
+    "data.batch_size": 4,
+    "data.seq_len": 1024,
+    "data.load_async": False,
+    "data.document_mask": True,
+    "data.tokenizer.n_words": 300,
+    "distributed.model_dtype": "fp32",
+    "distributed.reduce_dtype": "bf16",
+    "distributed.fsdp_type": "full_shard",
+    "distributed.attention": "math",
+    "distributed.cpu_matmul": "mkl",
+    "distributed.fused_projections": False,
+    "distributed.compile": False,
+    "distributed.cuda_graphs": True,
+    "distributed.activation_checkpointing": "full",
+    "distributed.selective_activation_checkpointing": True,
+    "distributed.keep_memory": False,
+    "distributed.loss_chunk": 64,
+    "distributed.matmul_allow_tf32": True,
+    "distributed.allow_bf16_reduced_precision_reduction": False,
+    "distributed.float8_recipe": "rowwise",
+    "distributed.detect_anomaly": True,
+    "distributed.freeze_gc": False,
+    "logging.freq": 1,
+    "profiling.run": True,
+}
+
+SAME_SPEED = {
+    "dump_dir": "elsewhere",
+    "name": "another",
+    "seed": 7,
+    "steps": 1000,
+    "gpu_name": "H200",
+    "optim.lr": 1.0,
+    "optim.warmup": 3,
+    "optim.scheduler": "constant",
+    "model.rope_theta": 5e5,
+    "data.root_dir": "/scratch/data",
+    "data.sources": {"other": 2.0},
+    "data.shards_dir": "/scratch/shards",
+    "data.seed": 3,
+    "distributed.compile_cache": "/scratch/compiled",
+    "distributed.timeout_s": 60.0,
+    "distributed.threads": 3,  # no operation of a step runs on the CPU
+    "checkpoint.dump.every": 10,
+    "eval": {},
+}
+
+
+def run_with(changes: dict[str, Any]) -> RunConfig:
+    values: dict[str, Any] = dict(RUN)
+    for key, value in changes.items():
+        values = merge(values, nest(key, value))
+    return RunConfig.model_validate(values)
+
+
+@pytest.mark.parametrize("key", OTHER_SPEED)
+def test_a_setting_that_can_change_the_speed_makes_another_key(key: str) -> None:
+    changed = run_with({key: OTHER_SPEED[key]})
+    assert changed.speed_key(4) != run_with({}).speed_key(4)
+
+
+@pytest.mark.parametrize("key", SAME_SPEED)
+def test_a_setting_that_cannot_leaves_the_key(key: str) -> None:
+    assert run_with({key: SAME_SPEED[key]}).speed_key(4) == run_with({}).speed_key(4)
+
+
+@given(st.dictionaries(st.sampled_from(list(SAME_SPEED)), st.none(), min_size=1))
+def test_any_of_them_together_leave_the_key(keys: dict[str, None]) -> None:
+    changed = run_with({key: SAME_SPEED[key] for key in keys})
+    assert changed.speed_key(1) == run_with({}).speed_key(1)
+
+
+def test_threads_of_a_cpu_run_change_its_speed() -> None:
+    one, two = (run_with({"device": "cpu", "distributed.threads": n}) for n in (1, 2))
+    assert one.speed_key(1) != two.speed_key(1)
+
+
+def test_a_key_goes_by_the_layout_and_not_by_how_it_is_written() -> None:
+    written = {"distributed.fsdp_type": "full_shard"}
+    explicit = {**written, "distributed.dp_shard": 4, "distributed.dp_replicate": 1}
+    assert run_with(written).speed_key(4) == run_with(explicit).speed_key(4)
+    hybrid = {**written, "distributed.dp_shard": 2, "distributed.dp_replicate": 2}
+    assert run_with(hybrid).speed_key(4) != run_with(explicit).speed_key(4)
+
+
+def estimates(study: dict[str, Any]) -> dict[str, Estimate]:
+    grid = Grid(load_study(study, "study.yaml"))
+    rows = estimate_table(grid, known_measurements(grid))
+    return {f"{row.model}/{row.gpus}": row for row in rows}
+
+
+def test_evidence_verifies_equal_settings_alone(tmp_path: Path) -> None:
+    """A window of 256, and documents under a mask with a CUDA graph, are other speeds."""
+    header = "cluster,model,gpus,batch_size_per_gpu,seq_len,steps,tokens_per_s_per_gpu\n"
+    plain, masked = tmp_path / "plain.csv", tmp_path / "masked.csv"
+    plain.write_text(header + "miso,a,1,4,8192,500,110000\n")
+    masked.write_text(header + "miso,a,8,4,8192,500,60000\n")
+    others = {"data": {"document_mask": True}, "distributed": {"cuda_graphs": True}}
+    rows = estimates(
+        {
+            "study": "win",
+            "models": {
+                "a": {"dim": 1024, "n_layers": 16, "n_heads": 16},
+                "w": {"dim": 1024, "n_layers": 16, "n_heads": 16, "sliding_window": 256},
+            },
+            "corpora": ["python_stdlib"],
+            "results_dir": str(tmp_path),
+            "run": {
+                "steps": 500,
+                "data": {"root_dir": "x", "sources": {"python_stdlib": 1.0}, "batch_size": 4,
+                         "seq_len": 8192},
+            },
+            "grid": [{"cluster": "miso", "model": ["a", "w"], "gpus": [1, 8], "measure": False}],
+            "evidence": [
+                {"file": str(plain), "by": "me"},
+                {"file": str(masked), "by": "documents", "run": others},
+            ],
+        }
+    )  # fmt: skip
+    assert {name for name, row in rows.items() if row.basis == "Verified"} == {"a/1"}
+    assert rows["a/1"].by == "me"
+
+
+def test_an_earlier_table_verifies_equal_settings_alone(make_grid: MakeGrid) -> None:
+    earlier = make_grid()
+    for cell in earlier.measured:
+        write_run(cell)
+    path = Path(earlier.study.folder, "throughput.csv")
+    write_table(throughput_rows(earlier), path)
+    path.with_name("study.yaml").write_text(earlier.study.to_yaml())
+    entry = {"file": str(path), "format": "throughput"}
+    for changes, basis in (
+        ({"optim": {"lr": 1e-2}}, "Verified"),
+        ({"distributed": {"attention": "math"}}, "Estimated"),
+        ({"data": {"document_mask": True}}, "Estimated"),
+        ({"optim": {"fused": False}}, "Estimated"),
+    ):
+        later = make_grid({"study": "later", "evidence": [entry], "run": changes})
+        rows = estimate_table(later, known_measurements(later))
+        assert {row.basis.split()[0] for row in rows} == {basis}, changes
+
+
+def test_a_time_for_far_more_steps_than_were_measured_says_so(make_grid: MakeGrid) -> None:
+    """40 steps were measured: 400 are ten times as many, 10,000 tell of another day."""
+    grid = make_grid({"estimate": {"steps": 400, "horizons": ["10000 steps"]}})
+    write_run(grid[0])
+    path = Path(grid.study.folder, "throughput.csv")
+    write_table(throughput_rows(grid), path)
+    near, *_, far = (
+        row
+        for row in estimate_table(grid, read_measurements(path, grid))
+        if (row.model, row.gpus) == (grid[0].model, 1)
+    )
+    assert (near.basis, near.measured_steps) == ("Verified", None)
+    assert (far.basis, far.measured_steps) == ("Verified", 40)
+    text = to_markdown([near]) + to_markdown([far])
+    assert text.count("speed over 40 steps, length extrapolated") == 1
+
+
+def test_a_verified_row_names_the_gpu_that_ran(make_grid: MakeGrid) -> None:
+    grid = make_grid({"grid": [{"cluster": ["here", "fast"], "model": "tiny", "gpus": 1}]})
+    write_run(grid[0], gpu_name="AMD EPYC")
+    write_run(grid[1], gpu_name="NVIDIA H200")
+    path = Path(grid.study.folder, "throughput.csv")
+    write_table(throughput_rows(grid), path)
+    rows = estimate_table(grid, read_measurements(path, grid))
+    assert [row.gpu_name for row in rows] == ["CPU core (AMD EPYC)", "H200"]
+    assert [row.gpu_name for row in throughput_rows(grid)] == ["AMD EPYC", "NVIDIA H200"]

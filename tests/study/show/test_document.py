@@ -1,0 +1,100 @@
+"""The time table in the user's own file: that, and not a byte beside it."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from study.estimate.estimate import Estimate
+from study.estimate.time_table import to_markdown
+from study.show.document import check_document, markers, update_document, with_table
+from trainer.config import ConfigError
+
+FACTS = {
+    "cluster": "miso",
+    "params": 27_535_872,
+    "tokens_per_step": 131_072,
+    "steps": 500,
+    "seconds": 149.0,
+    "seconds_low": 130.0,
+    "seconds_high": 170.0,
+    "basis": "Verified",
+    "method": "measured",
+    "variant": "base",
+    "gpu_name": "H200",
+    "horizon": "500 steps",
+    "tokens": 65_536_000,
+    "currency": "USD",
+}
+REST = {field.name: None for field in fields(Estimate)}
+ESTIMATES = [Estimate(**{**REST, **FACTS, "model": "nano", "gpus": gpus}) for gpus in (1, 8)]
+BEGIN, END = (marker.decode() for marker in markers("demo"))
+
+
+@given(st.binary(), st.binary(), st.binary(), st.booleans())
+def test_every_byte_outside_the_markers_stays(
+    before: bytes, between: bytes, after: bytes, crlf: bool
+) -> None:
+    newline = b"\r\n" if crlf else b"\n"
+    begin, end = markers("demo")
+    content = before + begin + newline + between + end + after
+    found = with_table(content, Path("guide.md"), "demo", ESTIMATES)
+    assert found.startswith(before + begin + newline)
+    assert found.endswith(newline + end + after)
+    table = found[len(before + begin) : len(found) - len(end + after)]
+    assert table.replace(b"\r\n", b"\n").strip().decode() == to_markdown(ESTIMATES).strip()
+    assert (b"\r\n" in table) == crlf
+    assert with_table(found, Path("guide.md"), "demo", ESTIMATES) == found
+
+
+def test_a_guide_is_written_once_and_checked(tmp_path: Path) -> None:
+    guide, link = tmp_path / "guide.md", tmp_path / "link.md"
+    guide.write_text(f"# Cluster\n\n{BEGIN}\nold\n{END}\nlast line without an end")
+    guide.chmod(0o640)
+    link.symlink_to(guide)
+    with pytest.raises(ConfigError, match="time table of study 'demo' is out of date"):
+        check_document(link, "demo", ESTIMATES)
+    assert update_document(link, "demo", ESTIMATES)
+    check_document(link, "demo", ESTIMATES)
+    text = guide.read_text()
+    assert "| nano" in text
+    assert "old" not in text
+    assert text.endswith("last line without an end")
+    assert link.is_symlink()
+    assert guide.stat().st_mode & 0o777 == 0o640
+    before = guide.stat().st_mtime_ns
+    assert not update_document(link, "demo", ESTIMATES)
+    assert guide.stat().st_mtime_ns == before
+
+
+def test_two_studies_keep_a_table_each() -> None:
+    content = b"\n".join([*markers("demo"), *markers("other")])
+    found = with_table(content, Path("guide.md"), "demo", ESTIMATES)
+    assert found.endswith(b"\n".join(markers("other")))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nothing", f"{BEGIN} stands there 0 times"),
+        (f"{BEGIN}\n", f"{END} stands there 0 times"),
+        (f"{BEGIN}\n{BEGIN}\n{END}\n", f"{BEGIN} stands there 2 times"),
+        (f"\n{END}\n{BEGIN}\n", f"line 2: {END} stands before {BEGIN}"),
+        (f"{markers('x')[0].decode()}\n{END}", f"{BEGIN} stands there 0 times"),
+    ],
+)
+def test_markers_that_are_not_there_once_each(tmp_path: Path, text: str, message: str) -> None:
+    guide = tmp_path / "guide.md"
+    guide.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        update_document(guide, "demo", ESTIMATES)
+    assert message in str(caught.value)
+    assert str(guide) in str(caught.value)
+    assert guide.read_text() == text
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"guide\.md: 1 problem\s+cannot be read: No such file"):
+        update_document(tmp_path / "guide.md", "demo", ESTIMATES)

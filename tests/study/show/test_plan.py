@@ -1,0 +1,122 @@
+from pathlib import Path
+
+import pytest
+
+from study.estimate.forecast import Forecast
+from study.grid import Grid
+from study.measure.throughput import throughput_rows, write_table
+from study.show.plan import PlanRow, format_plan, plan_table
+from tests.study.conftest import MakeGrid, write_run
+
+SIX = {
+    "models": {"deep": {"dim": 64, "n_layers": 4, "n_heads": 2}},
+    "grid": [
+        {"cluster": "here", "model": ["tiny", "wide", "deep"], "gpus": [1, 2]},
+        {"cluster": "fast", "model": "tiny", "gpus": 2},
+        {"cluster": "here", "model": "wide", "gpus": 4, "measure": False},
+    ],
+}
+
+
+def plan(grid: Grid) -> tuple[list[PlanRow], str]:
+    """Return the plan's rows, and its text, with all that was measured so far."""
+    write_table(throughput_rows(grid), Path(grid.study.folder, "throughput.csv"))
+    forecast = Forecast(grid)
+    rows = plan_table(grid, forecast)
+    return rows, format_plan(grid, rows, forecast)
+
+
+def test_before_anything_ran(make_grid: MakeGrid) -> None:
+    grid = make_grid(SIX)
+    forecast = Forecast(grid)
+    rows = plan_table(grid, forecast)
+    assert {row.state for row in rows} == {"to run", "estimate only"}
+    text = format_plan(grid, rows, forecast)
+    assert "not known" in text
+    assert "8 cells: 7 to run, 1 estimate only. 7 to train, " in text
+    assert "GPU-hours (and 6 of them not known)." in text
+
+
+def test_the_states_of_cells(make_grid: MakeGrid) -> None:
+    grid = make_grid(SIX)
+    write_run(grid[0])
+    write_run(grid[1], status="preempted", outcome=None, steps_done=20)
+    write_run(grid[2], status="failed", outcome=None, steps_done=0)
+    write_run(grid[3], fingerprint="0" * 16)
+    write_run(grid[4], outcome="diverged", steps_done=30)
+    states = [(row.state, row.detail) for row in plan(grid)[0]]
+    assert states == [
+        ("measured", ""),
+        ("partly", "preempted, 20 of 40 steps"),
+        ("failed", "0 of 40 steps"),
+        ("stale", "settings have changed"),
+        ("measured", "diverged, 30 of 40 steps"),
+        ("to run", ""),
+        ("to run", ""),
+        ("estimate only", ""),
+    ]
+
+
+def test_times_are_of_the_cells_own_steps_and_totals_of_what_will_run(
+    make_grid: MakeGrid,
+) -> None:
+    grid = make_grid({"grid": [{"cluster": "here", "model": "tiny", "gpus": [1, 2]},
+                               {"cluster": "there", "model": "tiny", "gpus": 1}],
+                      "clusters": {"there": {"gpu_name": "X", "gpus_per_node": 1}}})  # fmt: skip
+    write_run(grid[0], step_s=90.0, startup_s=0.0)
+    (measured, to_run, unknown), text = plan(grid)
+    assert measured.estimate.seconds == pytest.approx(39 * 90)
+    # twice the batch on twice the GPUs takes as long: 40 steps of 90 s, on two GPUs 2 GPU-hours
+    assert to_run.estimate.gpu_hours == pytest.approx(2.0, rel=0.1)
+    assert unknown.estimate.seconds is None
+    hours = f"{to_run.estimate.gpu_hours:.2g}"
+    assert f"2 to train, {hours} GPU-hours (and 1 of them not known)." in text
+
+
+def test_the_request_is_slurms_or_this_machine(make_grid: MakeGrid) -> None:
+    lines = plan(make_grid(SIX))[1].splitlines()
+    (fast,) = [line for line in lines if line.startswith("fast/")]
+    assert "-A nlp -p fast --gres=gpu:2" in fast
+    assert lines[2].endswith("this machine")
+    assert "8 x 1" in lines[2]
+
+
+def test_a_finished_study_has_nothing_to_train(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    for cell in grid:
+        write_run(cell)
+    assert plan(grid)[1].endswith("4 cells: 4 measured. 0 to train.\n")
+
+
+def test_what_a_budget_holds(make_grid: MakeGrid) -> None:
+    """Cells of about an hour: 40 steps of 90 s on 1, 2 and 4 processes; the last is too much."""
+    cells = [{"cluster": "here", "model": ["tiny", "wide"], "gpus": [1, 2, 4]}]
+    grid = make_grid({"grid": cells, "budget": {"gpu_hours": 4}})
+    write_run(grid[0], step_s=90.0)
+    write_run(grid[3], step_s=90.0)
+    text = plan(grid)[1]
+    assert "Within 4 GPU-hours, by the upper ends: here/tiny/gpus-2" in text
+    assert "Beyond it: " in text
+    assert "here/wide/gpus-4/base/seed-42" in text.split("Beyond it: ")[1]
+    assert "To narrow the open estimates most, measure here/" in text
+
+
+def test_a_cell_that_cannot_fit_is_said_so(make_grid: MakeGrid) -> None:
+    """A billion parameters: 16 GB of weights, gradients and moments, of 8 GiB that there are."""
+    grid = make_grid(
+        {
+            "models": {"billion": {"dim": 2048, "n_layers": 20, "n_heads": 16}},
+            "clusters": {"fast": {"memory_gib": 8}},
+            "grid": [{"cluster": "fast", "model": ["tiny", "billion"], "gpus": 1}],
+        }
+    )
+    rows, text = plan(grid)
+    assert rows[0].warning == ""
+    assert rows[1].warning.startswith("does not fit: ")
+    assert "fast/billion/gpus-1/base/seed-42: does not fit" in text
+
+
+def test_a_run_longer_than_its_limit_is_said_so(make_grid: MakeGrid) -> None:
+    grid = make_grid({"grid": [{"cluster": "fast", "model": "tiny", "gpus": [1, 2]}]})
+    write_run(grid[0], step_s=90.0)
+    assert "may take longer than its limit of 30 min" in plan(grid)[0][1].warning

@@ -1,0 +1,102 @@
+import html.parser
+from pathlib import Path
+
+from study.estimate.backtest import score_predictions
+from study.estimate.calibration import estimate_checks
+from study.estimate.estimate import estimate_table
+from study.grid import Grid
+from study.measure.logs import read_runs
+from study.measure.measurement import read_measurements
+from study.measure.throughput import throughput_rows, throughput_table, write_table
+from study.show.plots import plot_loss_curves, plot_scaling
+from study.show.report import render_report
+from tests.study.conftest import MakeGrid, write_run
+
+
+def report(grid: Grid, folder: Path, figures: bool = True) -> str:
+    table = throughput_table(grid)
+    write_table(throughput_rows(grid), folder / "throughput.csv")
+    if figures:
+        plot_loss_curves(grid, read_runs(grid), folder)
+        plot_scaling(grid, table, folder)
+    measurements = read_measurements(folder / "throughput.csv", grid)
+    return render_report(
+        grid,
+        table,
+        estimate_table(grid, measurements),
+        estimate_checks(measurements),
+        score_predictions(grid.study, measurements),
+        folder,
+    )
+
+
+class Links(html.parser.HTMLParser):
+    """Collects what a page loads, and the tags left open."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_loads_nothing(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid()
+    for cell in grid:
+        write_run(cell)
+    page = report(grid, tmp_path)
+    links = Links(page)
+    assert links.open == []
+    assert len(links.sources) == 4
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in links.sources)
+    assert "4 of 4 cells measured" in page
+    assert "torch 2.13.0" in page
+    assert "node-1" in page
+    assert "Nothing: every cell" in page
+    assert page == report(grid, tmp_path)
+
+
+def test_what_is_missing_is_said(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid()
+    write_run(grid[0])
+    write_run(grid[1], status="failed", outcome=None, steps_done=7)
+    page = report(grid, tmp_path, figures=False)
+    assert f"{grid[1].name}: failed (7 of 40 steps)" in page
+    assert f"{grid[2].name}: to run" in page
+    assert "Missing: loss_vs_tokens.svg" in page
+
+
+def test_more_than_the_gpu_can_is_marked_and_explained(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid({"clusters": {"here": {"peak_tflops": 1e-4}}})
+    write_run(grid[0])
+    page = report(grid, tmp_path, figures=False)
+    assert page.count("†") == 2
+    assert (
+        "<p>† above 100%, which no GPU reaches: peak_tflops or rates of here in clusters.yaml"
+        in page
+    )
+    write_run(grid[0], step_s=1e3)
+    assert "†" not in report(grid, tmp_path, figures=False)
+
+
+def test_before_any_run(make_grid: MakeGrid, tmp_path: Path) -> None:
+    page = report(make_grid(), tmp_path)
+    assert "No run was measured yet." in page
+    assert "no measurement on here yet" in page
+
+
+def test_text_is_escaped(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid({"clusters": {"here": {"gpu_name": "<script>alert(1)</script>"}}})
+    write_run(grid[0], hosts=["<b>host</b>"], commit='"&"')
+    page = report(grid, tmp_path)
+    assert "<script>" not in page
+    assert "<b>host" not in page
+    assert "&lt;b&gt;host" in page

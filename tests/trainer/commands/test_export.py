@@ -1,0 +1,295 @@
+"""The truth is transformers: its Llama gives our logits, its tokenizer our ids."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+from tests.trainer.conftest import Runs
+from trainer.commands import export
+from trainer.config import ConfigError, OptimConfig, RunConfig, load_run_config
+from trainer.folder import checkpoint
+from trainer.folder.checkpoint import Position
+from trainer.model.adamw import AdamW
+from trainer.model.model import Transformer
+from trainer.tokens.data import validation_windows
+from trainer.tokens.shards import open_shards
+from trainer.tokens.tokenizer import ByteTokenizer
+from trainer.world import World
+
+ROOT = Path(__file__).parents[3]
+ALONE = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
+SHAPE = {"dim": 32, "n_layers": 2, "n_heads": 4, "multiple_of": 16}
+
+TEXTS = [
+    "Plain ASCII, with  two spaces\n\n\ttab and 'quotes'.",
+    "Grüße aus Köln: äöüß ÄÖÜ",
+    "👩‍🚀🎉 emoji\u200d 한국어 \x00\x7f\r\n",
+    " leading and trailing ",
+    "a text that spells <|bos|> and <|eos|>",
+    "",
+]
+
+
+def make_run(folder: Path, model: dict[str, Any] | None = None, **data: Any) -> Transformer:
+    """Save a model at steps 1 and 2, as a run does; return that of step 2."""
+    config = RunConfig.model_validate(
+        {
+            "dump_dir": str(folder),
+            "name": "a run",
+            "steps": 2,
+            "model": {**SHAPE, **(model or {})},
+            "data": {"root_dir": "data", "sources": {"text": 1.0}, "seq_len": 48, **data},
+        }
+    )
+    folder.mkdir(parents=True)
+    (folder / "run.yaml").write_text(config.to_yaml())
+    made = Transformer(config.model, config.data.tokenizer.vocab_size, config.data.seq_len)
+    for step in (1, 2):
+        made.init_weights(step)
+        generator = torch.Generator().manual_seed(step)
+        with torch.no_grad():
+            for parameter in made.parameters():
+                if parameter.ndim == 1:  # norms of ones would hide one that is lost
+                    parameter.uniform_(0.5, 1.5, generator=generator)
+        optimizer = AdamW(made, config.optim)
+        position = Position(step, 1.0, "trajectory")
+        checkpoint.save(folder / "checkpoints", position, ["dump"], made, optimizer, ALONE)
+    return made
+
+
+SHAPES = pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"n_kv_heads": 2},
+        {"n_kv_heads": 1, "rope_theta": 500000.0, "norm_eps": 1e-3},
+        {"weight_tying": True},
+        {"head_dim": 16, "n_kv_heads": 2},
+    ],
+    ids=["plain", "gqa", "mqa", "tied", "wide heads"],
+)
+
+
+@SHAPES
+def test_a_step_is_that_of_transformers_and_adamw(tmp_path: Path, shape: dict[str, Any]) -> None:
+    """Loss, gradients and AdamW of an independent implementation: the same logits after a step."""
+    ours = make_run(tmp_path / "run", shape)
+    export.export(tmp_path / "run", tmp_path / "export")
+    theirs = LlamaForCausalLM.from_pretrained(tmp_path / "export")
+    tokens = torch.randint(258, (3, 49), generator=torch.Generator().manual_seed(0))
+    # A gradient that is noise would make a step of the full rate; epsilon is above such ones.
+    config = OptimConfig(lr=1e-3, weight_decay=0.1, epsilon=1e-6)
+    optimizer = AdamW(ours, config)
+    loss = ours(tokens[:, :-1], tokens[:, 1:])
+    loss.backward()
+    optimizer.step(optimizer.grad_norm())
+    groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+    for parameter in theirs.parameters():
+        groups[parameter.ndim == 2].append(parameter)
+    their_optimizer = torch.optim.AdamW(
+        [
+            {"params": groups[True], "weight_decay": 0.1},
+            {"params": groups[False], "weight_decay": 0.0},
+        ],
+        lr=1e-3,
+        betas=(0.9, 0.95),
+        eps=1e-6,
+    )
+    their_loss = theirs(tokens, labels=tokens).loss
+    their_loss.backward()
+    torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+    their_optimizer.step()
+    assert loss.item() == pytest.approx(their_loss.item(), abs=1e-5)
+    with torch.no_grad():
+        after = theirs(tokens[:, :-1]).logits
+        torch.testing.assert_close(after, ours(tokens[:, :-1]), atol=1e-4, rtol=0)
+
+
+@SHAPES
+def test_transformers_gives_our_logits(tmp_path: Path, shape: dict[str, Any]) -> None:
+    model = make_run(tmp_path / "run", shape)
+    assert export.export(tmp_path / "run", tmp_path / "export") == 2
+    theirs = LlamaForCausalLM.from_pretrained(tmp_path / "export")
+    assert theirs.dtype == torch.float32
+    tokens = torch.randint(258, (3, 48), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(tokens).logits, model(tokens), atol=1e-4, rtol=0)
+
+
+def test_transformers_gives_our_ids(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    export.export(tmp_path / "run", tmp_path / "export")
+    ours, theirs = ByteTokenizer(), AutoTokenizer.from_pretrained(tmp_path / "export")
+    for text in [*TEXTS, "".join(map(chr, range(0xD800))), (ROOT / "README.md").read_text()]:
+        ids = theirs(text)["input_ids"]
+        assert ids == ours.encode(text).tolist()
+        assert theirs.decode(ids) == text
+        assert theirs.decode([256, *ids, 257], skip_special_tokens=True) == text
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (256, 257)
+    assert len(theirs) == ours.vocab_size
+    assert theirs.model_max_length == 48
+
+
+def test_a_text_can_be_generated(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    export.export(tmp_path / "run", tmp_path / "export")
+    model = LlamaForCausalLM.from_pretrained(tmp_path / "export")
+    assert (model.generation_config.bos_token_id, model.generation_config.eos_token_id) == (
+        256,
+        257,
+    )
+    prompt = torch.tensor([[256, 65, 66]])
+    made = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=4, pad_token_id=257
+    )
+    assert 4 <= made.shape[1] <= 7
+
+
+def test_the_command_exports_the_step_that_is_asked_for(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    command = [sys.executable, "-m", "trainer.commands.export", "--run", str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for step, code in (("1", 0), ("3", 1)):
+        output = tmp_path / f"export-{step}"
+        done = subprocess.run(
+            [*command, "--output", str(output), "--step", step],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert output.exists() == (code == 0)
+    assert "steps: found 1, 2; expected a whole checkpoint of step 3" in done.stderr
+    assert "Step 1 of 2" in (tmp_path / "export-1" / "README.md").read_text()
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    data = next((tmp_path / "run" / "checkpoints" / "0000000002").glob("*.distcp"))
+    os.truncate(data, data.stat().st_size - 1)
+    assert export.export(tmp_path / "run", tmp_path / "export") == 1
+
+
+def test_the_run_of_run_json_is_exported(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text('{"trajectory": "another"}')
+    with pytest.raises(ConfigError, match="steps: found none; expected a whole checkpoint"):
+        export.export(tmp_path / "run", tmp_path / "export")
+
+
+def test_no_code_of_an_index_is_executed(tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    make_run(tmp_path / "run")
+    index = tmp_path / "run" / "checkpoints" / "0000000002" / ".metadata"
+    index.write_bytes(pickle.dumps(Attack()).ljust(index.stat().st_size, b"."))
+    with pytest.raises(checkpoint.CheckpointError, match=r"posix\.mkdir"):
+        export.export(tmp_path / "run", tmp_path / "export")
+    assert not (tmp_path / "executed").exists()
+    assert not (tmp_path / "export").exists()
+
+
+def test_settings_of_another_model_are_told(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    settings = tmp_path / "run" / "run.yaml"
+    settings.write_text(settings.read_text().replace("n_layers: 2", "n_layers: 1"))
+    with pytest.raises(ConfigError) as caught:
+        export.export(tmp_path / "run", tmp_path / "export")
+    assert len(caught.value.problems) == 9
+    assert "layers.1.attention.wk.weight is (32, 32) in the checkpoint; expected none" in str(
+        caught.value
+    )
+
+
+def test_a_window_that_llama_lacks_is_refused(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    settings = tmp_path / "run" / "run.yaml"
+    settings.write_text(settings.read_text().replace("sliding_window: null", "sliding_window: 47"))
+    with pytest.raises(ConfigError, match=r"run\.yaml: .*\n  model\.sliding_window: found 47"):
+        export.export(tmp_path / "run", tmp_path / "export")
+
+
+def test_nothing_is_overwritten_and_nothing_half_done_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="mine: 1 problem\n  exists already"):
+        export.export(tmp_path / "run", tmp_path / "mine")
+
+    def fail(*arguments: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(export, "_card", fail)
+    with pytest.raises(OSError, match="no space"):
+        export.export(tmp_path / "run", tmp_path / "export")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run"]
+
+
+def test_the_tokenizer_of_a_run_goes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another byte tokenizer, in a file of its own: its special tokens have other names and ids."""
+    values = export_of_bytes(tmp_path)
+    for token, text in zip(values["added_tokens"], ("<s>", "</s>"), strict=True):
+        token["content"] = text
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(values))
+    fake = SimpleNamespace(bos=256, eos=257, encode=lambda text: np.array([256]))
+    monkeypatch.setattr(export, "build_tokenizer", lambda config: fake)
+    make_run(tmp_path / "hf", tokenizer={"name": "hf", "path": str(file)})
+    export.export(tmp_path / "hf", tmp_path / "exported")
+    assert (tmp_path / "exported" / "tokenizer.json").read_bytes() == file.read_bytes()
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    assert (theirs.bos_token, theirs.eos_token) == ("<s>", "</s>")
+    assert theirs("<s>ä")["input_ids"] == [256, 0xC3, 0xA4]
+
+
+def export_of_bytes(folder: Path) -> dict[str, Any]:
+    make_run(folder / "bytes")
+    export.export(folder / "bytes", folder / "of-bytes")
+    return json.loads((folder / "of-bytes" / "tokenizer.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["tiktoken", "sp"])
+def test_a_tokenizer_that_transformers_lacks_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    file = tmp_path / "ranks"
+    file.write_bytes(b"\x00ranks")
+    monkeypatch.setattr(export, "build_tokenizer", lambda config: SimpleNamespace(bos=1, eos=2))
+    make_run(tmp_path / "run", tokenizer={"name": name, "path": str(file), "n_words": 300})
+    export.export(tmp_path / "run", tmp_path / "export")
+    assert (tmp_path / "export" / "tokenizer.model").read_bytes() == b"\x00ranks"
+    assert f'name="{name}", path="tokenizer.model"' in (tmp_path / "export/README.md").read_text()
+    assert json.loads((tmp_path / "export/config.json").read_text())["bos_token_id"] == 1
+
+
+def test_transformers_finds_the_validation_loss_of_a_run(runs: Runs) -> None:
+    """From a checkpoint that two processes wrote."""
+    runs.run("steps=4", processes=2)
+    export.export(runs.out(), runs.folder / "export", config=runs.config)
+    model = LlamaForCausalLM.from_pretrained(runs.folder / "export")
+    config = load_run_config([f"config={runs.config}"])
+    windows = validation_windows(open_shards(config.data), config.data.seq_len, 8)
+    tokens = torch.from_numpy(windows.astype(np.int64))
+    with torch.no_grad():
+        logits = model(tokens[:, :-1]).logits.flatten(0, 1)
+    expected = json.loads((runs.out() / "run.json").read_text())["loss_validation"]
+    found = torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten())
+    assert found.item() == pytest.approx(expected, abs=1e-4)

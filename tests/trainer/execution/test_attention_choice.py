@@ -1,0 +1,113 @@
+"""The kernel of attention that `auto` chooses: on a simulated GPU, and among this CPU's kernels."""
+
+import random
+import statistics
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from tests.trainer.conftest import Runs
+from trainer.config import ConfigError, load_run_config
+from trainer.execution import attention_timing, kernels
+from trainer.execution.attention_timing import MARGIN, choose, fastest
+from trainer.loop.learner import decide
+from trainer.world import get_world
+
+KERNELS = {"cudnn": 2.0e-3, "flash": 2.1e-3, "efficient": 3.0e-3}
+"""Seconds of a pass at full clock."""
+
+
+class Gpu:
+    """A GPU that idles at 345 of its 1,980 MHz, as an H200 does, and is up to them within 0.3 s.
+
+    One pass in four is disturbed, and takes a quarter longer on average.
+    """
+
+    def __init__(self, seed: int, kernels: dict[str, float]) -> None:
+        self.kernels, self._draw = kernels, random.Random(seed)
+        self.now, self.passes = 0.0, 0
+        self._full_clock_at = 0.3 * self._draw.uniform(0.5, 1.0)
+
+    def clock(self) -> float:
+        return self.now
+
+    def seconds(self, name: str) -> float:
+        """Do a pass."""
+        if name not in self.kernels:
+            raise RuntimeError("No available kernel. Aborting execution.")
+        clock = min(1.0, 345 / 1980 + (1 - 345 / 1980) * self.now / self._full_clock_at)
+        disturbed = self._draw.random() < 0.25
+        noise = self._draw.expovariate(4) if disturbed else self._draw.uniform(0, 0.01)
+        took = self.kernels[name] / clock * (1 + noise)
+        self.now += took
+        self.passes += 1
+        return took
+
+
+def answers(
+    choice: Callable[[Gpu], str | None], kernels: dict[str, float] = KERNELS
+) -> set[str | None]:
+    """Return all answers that ten processes give, each of which finds an idle GPU."""
+    return {choice(Gpu(seed, kernels)) for seed in range(10)}
+
+
+def in_turns(gpu: Gpu) -> str | None:
+    return fastest(kernels.UNMASKED, gpu.seconds, gpu.clock)
+
+
+def one_after_the_other(gpu: Gpu) -> str:
+    """Three passes to warm up and five that count, kernel by kernel: what one would do first."""
+    timings = {name: [gpu.seconds(name) for _ in range(8)][3:] for name in gpu.kernels}
+    medians = {name: statistics.median(times) for name, times in timings.items()}
+    return min(medians, key=lambda name: medians[name])
+
+
+def test_ten_processes_choose_the_same_kernel() -> None:
+    assert answers(in_turns) == {"cudnn"}
+
+
+def test_a_simpler_choice_differs_from_process_to_process() -> None:
+    """It shows that the GPU above is as treacherous as the real one."""
+    assert len(answers(one_after_the_other)) > 1
+
+
+def test_the_order_decides_between_kernels_that_are_equally_fast() -> None:
+    assert answers(in_turns, {"efficient": 2e-3, "flash": 2e-3}) == {"flash"}
+    assert answers(in_turns, {"efficient": 2e-3, "flash": 2e-3 * (1 + MARGIN / 2)}) == {"flash"}
+    assert answers(in_turns, {"efficient": 2e-3, "flash": 2e-3 * (1 + MARGIN * 2)}) == {"efficient"}
+    assert choose({"a": 1.03, "b": 1.01, "c": 1.0}) == "b"
+
+
+def test_kernels_that_do_not_run_are_left_out() -> None:
+    assert answers(in_turns, {"efficient": 5e-3}) == {"efficient"}
+    assert answers(in_turns, {}) == {None}
+
+
+def test_slow_kernels_have_rounds_enough() -> None:
+    """Passes of a second: one to see whether the kernel runs, one to warm up, five that count."""
+    gpu = Gpu(0, {"cudnn": 1.0, "flash": 1.2})
+    assert in_turns(gpu) == "cudnn"
+    assert gpu.passes == 2 * (1 + 1 + 5)
+
+
+def test_the_kernels_of_this_cpu(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that a CPU has, flash is the faster by far, and afterwards all are allowed again."""
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: None)  # a CPU has no need
+    monkeypatch.setattr(kernels, "UNMASKED", ("math", "flash"))
+    monkeypatch.setattr(attention_timing, "WARM_UP_S", 0.0)
+    config = load_run_config([f"config={runs.config}", "data.seq_len=512"])
+    world = get_world("cpu")
+    assert kernels._fastest(config, decide(config, world), world) == "flash"
+    assert torch.backends.cuda.math_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_fa3_that_is_not_installed_is_one_line(runs: Runs) -> None:
+    settings = ("device=cuda", "distributed.attention=fa3")
+    config = load_run_config([f"config={runs.config}", *settings])
+    with pytest.raises(ConfigError) as caught:
+        kernels.check(config)
+    (problem,) = caught.value.problems
+    assert problem.startswith("distributed.attention = fa3: needs the package flash_attn_3")
+    assert torch.backends.cuda.math_sdp_enabled()

@@ -1,0 +1,302 @@
+"""Every layout trains the same model: losses, samples and checkpoints do not depend on it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.trainer.conftest import ROOT, Runs, losses
+from trainer.config import ConfigError, ModelConfig, RunConfig
+from trainer.execution.compiling import compile_blocks
+from trainer.folder.checkpoint import load_weights
+from trainer.model.model import DocumentBorder, Recompute, Transformer, attention_mask
+from trainer.tokens.data import positions
+from trainer.world import World
+
+GLOBAL_BATCH = 64
+TOLERANCE = 2e-5
+"""Of a loss near 4, in float32: sums are taken in another order."""
+
+FULL = "distributed.fsdp_type=full_shard"
+TP = "distributed.tp_size="
+SHARDS = "distributed.dp_shard="
+KEPT = {
+    "full": ["distributed.activation_checkpointing=full"],
+    "selective": ["distributed.activation_checkpointing=selective"],
+    "accumulated": ["grad_acc_steps=2"],
+}
+LAYOUTS = {
+    1: KEPT,
+    2: {
+        "ddp": [],
+        "fsdp": [FULL],
+        "hsdp": [FULL, f"{SHARDS}1"],
+        "tp": [f"{TP}2"],
+        "ddp-accumulated": KEPT["accumulated"],
+        "fsdp-selective": [FULL, *KEPT["selective"]],
+        "fsdp-accumulated": [FULL, *KEPT["accumulated"]],
+        "tp-selective": [f"{TP}2", *KEPT["selective"]],
+    },
+    4: {
+        "ddp": [],
+        "fsdp": [FULL],
+        "hsdp": [FULL, f"{SHARDS}2"],
+        "tp": [f"{TP}4"],
+        "fsdp-tp": [FULL, f"{TP}2"],
+        "ddp-tp": [f"{TP}2", *KEPT["full"]],
+    },
+    8: {
+        "ddp": [],
+        "fsdp": [FULL],
+        "hsdp": [FULL, f"{SHARDS}4"],
+        "fsdp-tp": [FULL, f"{TP}4"],
+        "ddp-tp": [f"{TP}2"],
+        "hsdp-tp": [FULL, f"{SHARDS}2", f"{TP}2"],
+    },
+}
+COMPILED = {
+    1: {"one": [], "full": KEPT["full"]},
+    2: {name: LAYOUTS[2][name] for name in ("ddp", "fsdp", "tp", "fsdp-selective")},
+    4: {name: LAYOUTS[4][name] for name in ("hsdp", "fsdp-tp", "ddp-tp")},
+}
+
+
+def arguments(runs: Runs, name: str, processes: int, settings: list[str]) -> list[str]:
+    """Return a command line with the same global batch on any number of processes."""
+    shares = processes // tp_size(settings)
+    passes = 2 if "grad_acc_steps=2" in settings else 1
+    return [
+        f"config={runs.config}",
+        f"dump_dir={runs.out(name)}",
+        f"data.batch_size={GLOBAL_BATCH // shares // passes}",
+        "data.seq_len=16",
+        "model={dim: 32, n_layers: 2, n_heads: 8, n_kv_heads: 4, multiple_of: 32}",
+        "checkpoint={dump: {every: 10, keep: -1}}",
+        *settings,
+    ]
+
+
+def tp_size(settings: list[str]) -> int:
+    """Return the tensor-parallel processes that settings ask for."""
+    return max(int(setting.removeprefix(TP)) for setting in [f"{TP}1", *settings] if TP in setting)
+
+
+def samples(folder: Path, processes: int, settings: list[str]) -> list[list[list[int]]]:
+    """Return what the ranks of a run have read: of each step the samples, in their order."""
+    ranks = [json.loads((folder / f"samples-{rank}.json").read_text()) for rank in range(processes)]
+    peers = tp_size(settings)
+    for rank, read in enumerate(ranks):
+        assert read == ranks[rank // peers * peers], "tensor-parallel ranks share their samples"
+    return [
+        [sample for micro in zip(*step, strict=True) for part in micro for sample in part]
+        for step in zip(*ranks[::peers], strict=True)
+    ]
+
+
+def torchrun(runs: Runs, processes: int, lines: list[list[str]]) -> None:
+    file = runs.folder / f"runs-{processes}.json"
+    file.write_text(json.dumps(lines))
+    program = str(ROOT / "tests" / "trainer" / "several_runs.py")
+    start = [sys.executable, program, str(file)]
+    if processes > 1:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        start = [*launcher, f"--nproc_per_node={processes}", program, str(file)]
+    done = subprocess.run(
+        start, env=runs.environment(), capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def assert_same_losses(one: Path, other: Path) -> None:
+    expected, found = losses(one), losses(other)
+    assert [step for step, _ in found] == [step for step, _ in expected]
+    assert [loss for _, loss in found] == pytest.approx(
+        [loss for _, loss in expected], abs=TOLERANCE
+    ), other
+    last = [json.loads((path / "run.json").read_text())["loss_validation"] for path in (one, other)]
+    assert last[1] == pytest.approx(last[0], abs=TOLERANCE)
+
+
+def assert_same_run(runs: Runs, name: str, processes: int, settings: list[str]) -> None:
+    """Compare losses and samples with those of the plain run on one process."""
+    assert_same_losses(runs.out("one"), runs.out(name))
+    expected, found = samples(runs.out("one"), 1, []), samples(runs.out(name), processes, settings)
+    assert [len(step) for step in expected] == [64] * 20
+    assert found == expected, name
+
+
+def test_losses_do_not_depend_on_the_layout(runs: Runs) -> None:
+    """20 steps at one global batch; then some go on, from checkpoints of their own or others."""
+    torchrun(runs, 1, [arguments(runs, "one", 1, [])])
+    for processes, layouts in LAYOUTS.items():
+        lines = [
+            arguments(runs, f"{name}{processes}", processes, settings)
+            for name, settings in layouts.items()
+        ]
+        torchrun(runs, processes, lines)
+        for name, settings in layouts.items():
+            assert_same_run(runs, f"{name}{processes}", processes, settings)
+        layout = json.loads((runs.out(f"{name}{processes}") / "run.json").read_text())["layout"]
+        assert layout["dp_replicate"] * layout["dp_shard"] * layout["tp_size"] == processes
+    _go_on_under_the_same_layout(runs)
+    _go_on_under_another_layout(runs)
+
+
+def test_losses_do_not_depend_on_compiling(runs: Runs) -> None:
+    torchrun(runs, 1, [arguments(runs, "one", 1, [])])
+    compiled = ["distributed.compile=true", f"distributed.compile_cache={runs.folder / 'cache'}"]
+    for processes, layouts in COMPILED.items():
+        lines = [
+            arguments(runs, f"{name}{processes}", processes, [*settings, *compiled])
+            for name, settings in layouts.items()
+        ]
+        torchrun(runs, processes, lines)
+        for name, settings in layouts.items():
+            assert_same_run(runs, f"{name}{processes}", processes, settings)
+            assert json.loads((runs.out(f"{name}{processes}") / "run.json").read_text())["compiled"]
+
+
+def _go_on_under_the_same_layout(runs: Runs) -> None:
+    """To the bit: sums of four processes are taken in the order in which they were."""
+    names = ("ddp", "hsdp", "ddp-tp")
+    folders = [runs.out(f"{name}4") / "checkpoints" for name in names]
+    expected = [load_weights(folder, 20) for folder in folders]
+    for folder in folders:
+        _back_to_step_10(folder.parent)
+    torchrun(runs, 4, [arguments(runs, f"{name}4", 4, LAYOUTS[4][name]) for name in names])
+    for folder, weights in zip(folders, expected, strict=True):
+        found = load_weights(folder, 20)
+        assert all(torch.equal(found[key], weight) for key, weight in weights.items()), folder
+
+
+def _go_on_under_another_layout(runs: Runs) -> None:
+    """Checkpoints of step 10, of 8, 4, 2 and 1 processes, on fewer, more and other ones."""
+    pairs = {
+        "fsdp8": (2, "tp"),
+        "hsdp-tp8": (4, "hsdp"),
+        "fsdp-tp4": (2, "ddp"),
+        "one": (2, "fsdp"),
+    }
+    lines: dict[int, list[list[str]]] = {2: [], 4: []}
+    for source, (processes, layout) in pairs.items():
+        folder = runs.out(source)
+        _back_to_step_10(folder)
+        lines[processes].append(arguments(runs, source, processes, LAYOUTS[processes][layout]))
+    expected = losses(runs.out("ddp2"))
+    for processes, commands in lines.items():
+        torchrun(runs, processes, commands)
+    for source in pairs:
+        facts = json.loads((runs.out(source) / "run.json").read_text())
+        assert facts["attempts"][-1]["first_step"] == 11
+        assert [loss for _, loss in losses(runs.out(source))] == pytest.approx(
+            [loss for _, loss in expected], abs=TOLERANCE
+        ), source
+
+
+def _back_to_step_10(folder: Path) -> None:
+    """Undo the second half of a run: its last checkpoint, and that it was completed."""
+    shutil.rmtree(folder / "checkpoints" / "0000000020")
+    facts = json.loads((folder / "run.json").read_text())
+    facts["status"] = "failed"
+    (folder / "run.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize(
+    ("processes", "tp_size"), [(1, 1), (2, 1), (4, 1), (8, 1), (2, 2), (4, 2), (8, 2), (8, 4)]
+)
+def test_samples_do_not_depend_on_the_layout(processes: int, tp_size: int) -> None:
+    """The first 64 samples of a step are the same; tensor-parallel ranks share theirs."""
+    shares = processes // tp_size
+    found = []
+    for rank in range(processes):
+        world = World(rank, processes, rank, processes, torch.device("cpu"), tp_size)
+        found.append(positions(2, world.data_size, world.data_rank, 64 // shares // 2))
+    distinct = np.concatenate([part.ravel() for part in found[::tp_size]])
+    assert sorted(distinct) == list(range(64))
+    for rank, part in enumerate(found):
+        assert (part == found[rank // tp_size * tp_size]).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "expected"),
+    [
+        ({"tp_size": 3}, 4, "tp_size = 3 does not divide 4 processes"),
+        (
+            {"fsdp_type": "full_shard", "dp_shard": 3},
+            4,
+            "1 copies x 3 shards x tp_size 1 are not 4",
+        ),
+        ({"dp_replicate": 2}, 4, "2 copies x 1 shards x tp_size 1 are not 4 processes"),
+        ({"tp_size": 4}, 4, "tp_size = 4 does not divide model.n_kv_heads = 2"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_told(settings: dict, gpus: int, expected: str) -> None:
+    config = RunConfig.model_validate(
+        {
+            "dump_dir": "x",
+            "steps": 1,
+            "model": {"dim": 32, "n_layers": 1, "n_heads": 4, "n_kv_heads": 2},
+            "data": {"root_dir": "x", "sources": {"text": 1}, "seq_len": 64},
+            "distributed": settings,
+        }
+    )
+    with pytest.raises(ConfigError, match=expected):
+        config.check_processes(gpus)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch.compile's own
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_recomputing_changes_no_gradient(
+    recompute: Recompute, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And reads no generator's state, which a CUDA graph could not capture."""
+    if not compiled:
+        monkeypatch.delattr(torch, "get_rng_state")
+    config = ModelConfig(dim=32, n_layers=2, n_heads=2, multiple_of=32)
+    tokens = torch.randint(0, 258, (2, 17), generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for kind in ("none", recompute):
+        model = Transformer(config, 258, 16)
+        model.init_weights(0)
+        for layer in model.layers:
+            layer.recompute = kind  # type: ignore[assignment]
+        if compiled:
+            compile_blocks(model, limit=8)
+        model(tokens[:, :-1], tokens[:, 1:]).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert one is not None
+        assert other is not None
+        # Compiled code fuses other operations where it computes again.
+        assert torch.allclose(one, other, rtol=1e-5 if compiled else 0, atol=1e-7 * compiled)
+
+
+def test_masks_by_hand() -> None:
+    tokens = torch.tensor([[9, 5, 9, 5]])
+    window = attention_mask(tokens, 2, None)
+    assert window is not None
+    assert window[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    opened = attention_mask(tokens, None, DocumentBorder(9, opens=True))
+    assert opened is not None
+    assert opened[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    closed = attention_mask(tokens, None, DocumentBorder(9, opens=False))
+    assert closed is not None
+    assert closed[0, 0].int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
+    assert attention_mask(tokens, None, None) is None
+
+
+def test_documents_do_not_see_each_other() -> None:
+    """With the mask a document's logits are those that it has alone."""
+    config = ModelConfig(dim=32, n_layers=2, n_heads=2, multiple_of=32)
+    model = Transformer(config, 258, 16, DocumentBorder(256, opens=True))
+    model.init_weights(0)
+    first, second = torch.tensor([[256, 1, 2, 3]]), torch.tensor([[256, 4, 5, 6, 7]])
+    together = model(torch.cat((first, second), dim=1))
+    torch.testing.assert_close(together[:, :4], model(first))
+    torch.testing.assert_close(together[:, 4:], model(second))

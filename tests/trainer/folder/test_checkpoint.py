@@ -1,0 +1,276 @@
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.config import CheckpointConfig, ConfigError, ModelConfig, OptimConfig
+from trainer.folder import checkpoint
+from trainer.folder.checkpoint import CheckpointError, Position
+from trainer.folder.checkpoint_tensors import write_tensors
+from trainer.model.adamw import AdamW
+from trainer.model.model import Transformer
+from trainer.world import World
+
+ALONE = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
+BATCH = torch.arange(66).view(2, 33)
+
+
+class Run:
+    def __init__(self, seed: int = 0) -> None:
+        self.model = Transformer(ModelConfig(dim=32, n_layers=1, n_heads=2), 258, 32)
+        self.model.init_weights(seed)
+        self.optimizer = AdamW(self.model, OptimConfig(lr=1e-2))
+
+    def steps(self, count: int) -> list[float]:
+        losses = []
+        for _ in range(count):
+            self.optimizer.zero_grad()
+            loss = self.model(BATCH[:, :-1], BATCH[:, 1:])
+            loss.backward()
+            self.optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    def save(self, folder: Path, step: int, *kinds: str) -> None:
+        position = Position(step, 1.5 * step, "trajectory")
+        checkpoint.save(folder, position, list(kinds), self.model, self.optimizer, ALONE)
+
+
+def steps_in(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.glob("[0-9]*"))
+
+
+def test_a_loaded_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    run, other = Run(), Run(seed=1)
+    run.steps(3)
+    run.save(tmp_path, 3, "dump")
+    expected = run.steps(3)
+    assert checkpoint.find_newest(tmp_path, "trajectory", ALONE) == Position(3, 4.5, "trajectory")
+    checkpoint.load(tmp_path, 3, other.model, other.optimizer)
+    assert other.steps(3) == expected
+
+
+def test_another_trajectory_is_not_gone_on_from(tmp_path: Path) -> None:
+    Run().save(tmp_path, 3, "dump")
+    assert checkpoint.find_newest(tmp_path, "another", ALONE) is None
+
+
+def test_a_torn_checkpoint_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run()
+    for step in (1, 2, 3):
+        run.save(tmp_path, step, "dump")
+    data = next((tmp_path / "0000000003").glob("*.distcp"))
+    os.truncate(data, data.stat().st_size - 1)
+    (tmp_path / "0000000002" / "state.json").write_text("{")
+    (tmp_path / ".saving-0000000004").mkdir()
+    newest = checkpoint.find_newest(tmp_path, "trajectory", ALONE)
+    assert newest is not None
+    assert newest.step == 1
+    assert capsys.readouterr().out.count("warning") == 2
+
+
+def test_a_changed_checkpoint_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One byte of the tensors, at the same size."""
+    run = Run()
+    for step in (1, 2):
+        run.save(tmp_path, step, "dump")
+    data = next((tmp_path / "0000000002").glob("*.distcp"))
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    newest = checkpoint.find_newest(tmp_path, "trajectory", ALONE)
+    assert newest is not None
+    assert newest.step == 1
+    assert f"{data.name} was changed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"step": 2,', '"step": 9,'),
+        ('"trajectory": "trajectory"', '"trajectory": "trajectorz"'),
+        ('"trajectory"', '"trajectori"'),
+        ('"elapsed_s": 3.0', '"elapsed_s": null'),
+        ('"kinds"', '"kind"'),
+        ('"files"', '"fi1es"'),
+        ("{", "[{"),
+    ],
+)
+def test_a_changed_state_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str
+) -> None:
+    """Valid JSON or not, of the right keys or not: the one before is used, and the user told."""
+    run = Run()
+    for step in (1, 2):
+        run.save(tmp_path, step, "dump")
+    state = tmp_path / "0000000002" / "state.json"
+    text = state.read_text()
+    assert old in text
+    state.write_text(text.replace(old, new, 1) + "]" * (new == "[{"))
+    newest = checkpoint.find_newest(tmp_path, "trajectory", ALONE)
+    assert newest is not None
+    assert newest.step == 1
+    assert "warning: " in capsys.readouterr().out
+
+
+def test_a_save_in_the_background_holds_the_state_of_its_step(tmp_path: Path) -> None:
+    run, other = Run(), Run(seed=1)
+    run.steps(2)
+    saver = checkpoint.Saver(tmp_path, CheckpointConfig(), ALONE)
+    saver.save(Position(2, 1.0, "trajectory"), ["dump"], run.model, run.optimizer)
+    expected = run.steps(3)  # while it is written
+    saver.wait()
+    checkpoint.load(tmp_path, 2, other.model, other.optimizer)
+    assert other.steps(3) == expected
+
+
+def test_a_save_that_fails_in_the_background_is_told_at_the_next_call(tmp_path: Path) -> None:
+    run = Run()
+    folder = tmp_path / "checkpoints"
+    saver = checkpoint.Saver(folder, CheckpointConfig(), ALONE)
+    folder.rmdir()
+    folder.write_text("")
+    saver.save(Position(2, 1.0, "trajectory"), ["dump"], run.model, run.optimizer)
+    with pytest.raises(NotADirectoryError):
+        saver.wait()
+    saver.wait()  # once
+
+
+def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
+    run, other = Run(), Run(seed=1)
+    run.save(tmp_path, 1, "dump")
+    run.save(tmp_path, 4, "dump")
+    run.steps(3)
+    for path, loaded in ((tmp_path, True), (tmp_path / "0000000001", True)):
+        other.model.init_weights(1)
+        checkpoint.start_from(path, other.model)
+        fresh = Run()
+        for name, weight in fresh.model.state_dict().items():
+            assert torch.equal(other.model.state_dict()[name], weight) == loaded
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_no_weights_to_start_from_are_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"checkpoint\.init_ckpt_path: no checkpoint here"):
+        checkpoint.start_from(tmp_path / name, Run().model)
+
+
+@pytest.mark.parametrize(
+    ("dump", "evals", "left"), [(1, 1, [3, 4]), (2, 1, [2, 3, 4]), (-1, 0, [2, 4]), (0, 0, [4])]
+)
+def test_keep_is_honoured_for_each_kind(
+    tmp_path: Path, dump: int, evals: int, left: list[int]
+) -> None:
+    run = Run()
+    for step, kind in ((1, "eval"), (2, "dump"), (3, "eval"), (4, "dump")):
+        run.save(tmp_path, step, kind)
+    config = CheckpointConfig.model_validate({"dump": {"keep": dump}, "eval": {"keep": evals}})
+    checkpoint.prune(tmp_path, config)
+    assert steps_in(tmp_path) == left
+
+
+def index_of_another_python(index: Path, paths: str) -> bytes:
+    """Return an index as it is written by a Python whose paths are pickled from module `paths`."""
+    metadata = pickle.loads(index.read_bytes())
+    # Protocol 2 names a class in plain text, at any length.
+    written, name = pickle.dumps(metadata, protocol=2), b"c%b\nPosixPath\n"
+    here = name % type(index).__module__.encode()
+    assert written.count(here) == 1
+    return written.replace(here, name % paths.encode())
+
+
+@pytest.mark.parametrize("paths", ["pathlib", "pathlib._local", "pathlib._moved_again"])
+def test_an_index_is_read_whatever_python_wrote_it(tmp_path: Path, paths: str) -> None:
+    """3.11, 3.12 and 3.14 pickle a path from pathlib, 3.13 from pathlib._local."""
+    run, other = Run(), Run(seed=1)
+    run.steps(2)
+    run.save(tmp_path, 2, "dump")
+    index = tmp_path / "0000000002" / ".metadata"
+    index.write_bytes(index_of_another_python(index, paths))
+    checkpoint.load(tmp_path, 2, other.model, other.optimizer)
+    assert other.steps(3) == run.steps(3)
+
+
+@pytest.mark.parametrize(
+    "named", ["pathlib\nos.mkdir", "pathlib._local\nos", "pathlib_\nPosixPath", "torch\nload"]
+)
+def test_an_index_names_nothing_but_its_parts(tmp_path: Path, named: str) -> None:
+    run = Run()
+    run.save(tmp_path, 1, "dump")
+    (tmp_path / "0000000001" / ".metadata").write_bytes(f"c{named}\n.".encode())
+    with pytest.raises(CheckpointError, match="which is not a part of one"):
+        checkpoint.load(tmp_path, 1, run.model, run.optimizer)
+
+
+class Attack:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def by_another_name(folder: Path, module: str, name: str) -> bytes:
+    """Return a pickle of protocol 4 that calls what a module knows by a dotted name."""
+    strings = [module, name, str(folder)]
+    module, name, folder_name = (b"\x8c%c%b" % (len(s), s.encode()) for s in strings)
+    return b"\x80\x04" + module + name + b"\x93" + folder_name + b"\x85R."
+
+
+@pytest.mark.parametrize("module", ["filesystem", "metadata"])
+@pytest.mark.parametrize("name", [None, "os.mkdir"])
+def test_an_index_that_names_code_is_not_executed(
+    tmp_path: Path, module: str, name: str | None
+) -> None:
+    target, run = tmp_path / "executed", Run()
+    run.save(tmp_path, 1, "dump")
+    code = pickle.dumps(Attack(target))
+    if name is not None:
+        code = by_another_name(target, f"torch.distributed.checkpoint.{module}", name)
+    (tmp_path / "0000000001" / ".metadata").write_bytes(code)
+    with pytest.raises(CheckpointError, match="mkdir, which is not a part of one"):
+        checkpoint.load(tmp_path, 1, run.model, run.optimizer)
+    assert not target.exists()
+
+
+def test_a_weight_that_the_index_calls_an_object_is_not_unpickled(tmp_path: Path) -> None:
+    """torch reads an object by plain pickle, and the index says what is one."""
+    target, run = tmp_path / "executed", Run()
+    model = {**run.model.state_dict(), "norm.weight": Attack(target)}
+    state = {"model": model, "optimizer": run.optimizer.state_dict()}
+    write_tensors(state, tmp_path / "0000000001", None)
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is no tensor"):
+        checkpoint.load(tmp_path, 1, run.model, run.optimizer)
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is no tensor"):
+        checkpoint.load_weights(tmp_path, 1)
+    assert not target.exists()
+
+
+def test_due_follows_the_settings() -> None:
+    config = CheckpointConfig.model_validate({"dump": {"every": 4}, "eval": {"every": 6}})
+    found = {step: checkpoint.due(config, step, 13) for step in range(1, 14)}
+    assert {step: kinds for step, kinds in found.items() if kinds} == {
+        4: ["dump"],
+        6: ["eval"],
+        8: ["dump"],
+        12: ["dump", "eval"],
+        13: ["dump"],
+    }
+    assert checkpoint.due(None, 4, 4) == []
+
+
+def test_state_says_what_the_checkpoint_is(tmp_path: Path) -> None:
+    Run().save(tmp_path, 5, "dump", "eval")
+    state = json.loads((tmp_path / "0000000005" / "state.json").read_text())
+    assert state["step"] == 5
+    assert state["kinds"] == ["dump", "eval"]

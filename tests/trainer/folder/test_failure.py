@@ -1,0 +1,102 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.config import ConfigError, RunConfig
+from trainer.folder.failure import forget, refusals_noted, reported, write_first
+from trainer.records import FAILURE as FILE
+from trainer.records import Failure
+from trainer.world import World
+
+
+def run_config(folder: Path, **data: object) -> RunConfig:
+    values = {
+        "dump_dir": str(folder),
+        "steps": 10,
+        "grad_acc_steps": 2,
+        "model": {"dim": 64, "n_layers": 1, "n_heads": 1},
+        "data": {"root_dir": "x", "sources": {"text": 1.0}, "batch_size": 8, "seq_len": 64, **data},
+    }
+    return RunConfig.model_validate(values)
+
+
+def world(rank: int, size: int) -> World:
+    return World(rank, size, rank, size, torch.device("cpu"))
+
+
+def fail(folder: Path, error: Exception, **data: object) -> dict[str, object]:
+    with pytest.raises(SystemExit) as ended, reported(run_config(folder, **data), world(0, 1)):
+        raise error
+    assert ended.value.code == 1
+    return json.loads((folder / FILE).read_text())
+
+
+def test_gpu_out_of_memory_names_the_remedy_and_is_not_retried(tmp_path: Path, capsys) -> None:
+    facts = fail(tmp_path, torch.OutOfMemoryError("CUDA out of memory."))
+    assert facts["retry"] is False
+    assert facts["kind"] == "gpu_out_of_memory"
+    # Half of the 8 sequences, twice the 2 passes: 16 sequences a step as before.
+    assert "data.batch_size=4 grad_acc_steps=4" in str(facts["message"])
+    assert "global batch of 16" in str(facts["message"])
+    assert "rank 0 of 1" in capsys.readouterr().err
+
+
+def test_one_sequence_cannot_be_halved(tmp_path: Path) -> None:
+    message = str(fail(tmp_path, torch.OutOfMemoryError(), batch_size=1)["message"])
+    assert "batch_size=0" not in message
+    assert "shorter data.seq_len" in message
+
+
+def test_other_failures_may_be_retried_and_show_their_traceback(tmp_path: Path, capsys) -> None:
+    assert fail(tmp_path, ValueError("a broken link"))["retry"] is True
+    printed = capsys.readouterr().err
+    assert "rank 0 of 1" in printed
+    assert "ValueError: a broken link" in printed
+    assert "Traceback" in printed
+
+
+def test_the_first_failure_stands(tmp_path: Path) -> None:
+    for rank in (1, 0):
+        write_first(tmp_path, Failure(rank=rank, retry=True, message="lost"))
+    assert json.loads((tmp_path / FILE).read_text())["rank"] == 1
+    forget(tmp_path)
+    assert not (tmp_path / FILE).exists()
+
+
+def test_a_mistake_in_the_config_is_not_reported_as_a_crash(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError), reported(run_config(tmp_path), world(0, 1)):
+        raise ConfigError("run.yaml", ["steps: missing"])
+    assert not (tmp_path / FILE).exists()
+
+
+def test_a_mistake_in_the_config_is_never_retried(tmp_path: Path) -> None:
+    write_first(tmp_path, Failure(retry=True, message="an earlier attempt's"))
+    with pytest.raises(ConfigError), refusals_noted(tmp_path):
+        raise ConfigError("run.yaml", ["steps: missing"])
+    failure = Failure.model_validate_json((tmp_path / FILE).read_bytes())
+    assert (failure.kind, failure.retry) == ("configuration", False)
+    assert "steps: missing" in failure.message
+
+
+def test_a_rank_among_several_ends_at_once(tmp_path: Path) -> None:
+    """Also where something of the process would not let the interpreter end."""
+    program = f"""
+import sys, threading, time
+sys.path.insert(0, {str(Path.cwd())!r})
+from pathlib import Path
+from tests.trainer.folder.test_failure import run_config, world
+from trainer.folder.failure import reported
+threading.Thread(target=time.sleep, args=(60,)).start()
+with reported(run_config(Path({str(tmp_path)!r})), world(1, 2)):
+    raise RuntimeError("lost")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30
+    )
+    assert ended.returncode == 1
+    assert "rank 1 of 2" in ended.stderr
+    assert json.loads((tmp_path / FILE).read_text())["rank"] == 1

@@ -1,0 +1,128 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer.config import RunConfig
+from trainer.folder import run_folder
+from trainer.folder.run_folder import Lock, RunFile, choose_action, read_summary, set_aside
+from trainer.records import Attempt, RunSummary
+
+CONTENT = {"text": "abc"}
+
+
+def run_config(folder: Path, **changes: object) -> RunConfig:
+    values = {
+        "dump_dir": str(folder),
+        "steps": 10,
+        "model": {"dim": 64, "n_layers": 2, "n_heads": 2},
+        "data": {"root_dir": "data", "sources": {"text": 1.0}},
+    }
+    return RunConfig.model_validate({**values, **changes})
+
+
+def make_summary(**changes: object) -> RunSummary:
+    attempt = Attempt(attempt=1, start="2026-01-01T00:00:00+00:00", fingerprint="f")
+    values = {"status": "running", "params": 1, "fingerprint": "f", "attempts": (attempt,)}
+    return RunSummary.model_validate({**values, **changes})
+
+
+def write_account(folder: Path, config: RunConfig, status: str, gpus: int = 1) -> None:
+    summary = make_summary(
+        status=status,
+        fingerprint=config.fingerprint(gpus),
+        trajectory=config.trajectory(gpus),
+        content=CONTENT,
+    )
+    (folder / "run.json").write_text(summary.to_json())
+
+
+@pytest.mark.parametrize(
+    ("status", "changes", "expected"),
+    [
+        ("completed", {}, "done"),
+        ("completed", {"distributed": {"compile": True}}, "start"),
+        ("running", {}, "resume"),
+        ("failed", {}, "resume"),
+        ("preempted", {"distributed": {"compile": True}}, "resume"),
+        ("preempted", {"steps": 20}, "start"),
+    ],
+)
+def test_what_stands_in_a_folder_decides(
+    tmp_path: Path, status: str, changes: dict[str, object], expected: str
+) -> None:
+    write_account(tmp_path, run_config(tmp_path), status)
+    assert choose_action(tmp_path, run_config(tmp_path, **changes), 1, CONTENT) == expected
+
+
+def test_an_empty_folder_is_started_in(tmp_path: Path) -> None:
+    assert choose_action(tmp_path, run_config(tmp_path), 1, CONTENT) == "start"
+    (tmp_path / "run.json").write_text("{torn")
+    assert choose_action(tmp_path, run_config(tmp_path), 1, CONTENT) == "start"
+
+
+def test_a_changed_text_makes_another_run(tmp_path: Path) -> None:
+    write_account(tmp_path, run_config(tmp_path), "completed")
+    assert choose_action(tmp_path, run_config(tmp_path), 1, {"text": "changed"}) == "start"
+
+
+def test_nothing_computed_is_lost(tmp_path: Path) -> None:
+    for content in ("first", "second"):
+        (tmp_path / "metrics.jsonl").write_text(content)
+        (tmp_path / "checkpoints").mkdir()
+        set_aside(tmp_path)
+        assert not (tmp_path / "metrics.jsonl").exists()
+    old = sorted(tmp_path.glob("superseded/*/metrics.jsonl"))
+    assert [path.read_text() for path in old] == ["first", "second"]
+
+
+def test_one_process_trains_in_a_folder(tmp_path: Path) -> None:
+    program = (
+        "import sys, pathlib; from trainer.folder.run_folder import Lock\n"
+        "print(Lock(pathlib.Path(sys.argv[1])).try_acquire())"
+    )
+
+    def acquired_by_another() -> str:
+        command = [sys.executable, "-c", program, str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    lock = Lock(tmp_path)
+    assert lock.try_acquire()
+    assert acquired_by_another() == "False"
+    lock.release()
+    assert acquired_by_another() == "True"
+
+
+def test_a_killed_attempt_is_told_as_failed(tmp_path: Path) -> None:
+    RunFile(tmp_path, make_summary(), ())  # never ended
+    previous = read_summary(tmp_path)
+    assert previous is not None
+    RunFile(tmp_path, make_summary(), previous.attempts).end("completed", 1.0, outcome="trained")
+    account = json.loads((tmp_path / "run.json").read_text())
+    assert [attempt["status"] for attempt in account["attempts"]] == ["failed", "completed"]
+    assert [attempt["attempt"] for attempt in account["attempts"]] == [1, 2]
+    assert (account["status"], account["outcome"]) == ("completed", "trained")
+
+
+def test_notes_are_written_when_the_file_lags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(run_folder.time, "monotonic", lambda: now)
+
+    def steps_written() -> int:
+        summary = read_summary(tmp_path)
+        assert summary is not None
+        return summary.steps_done
+
+    file = RunFile(tmp_path, make_summary(), ())
+    file.note(steps_done=1)
+    assert steps_written() == 0
+    now += run_folder.LAG_S
+    file.note(steps_done=2)
+    assert steps_written() == 2
+    file.note(steps_done=3)
+    file.end("completed", 1.0)
+    assert steps_written() == 3

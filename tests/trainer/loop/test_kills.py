@@ -1,0 +1,99 @@
+"""A run that is killed again and again ends with the losses of one that was left alone."""
+
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from tests.trainer.conftest import Runs, long, losses, read_records
+from trainer.folder import checkpoint
+
+SETTINGS = ("steps=800", "checkpoint={dump: {every: 4, keep: 2}, eval: {every: 30}}")
+
+
+def steps_done(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def is_saving(folder: Path) -> bool:
+    return any(folder.glob("checkpoints/.saving-*"))
+
+
+def wait_for_a_moment(process: subprocess.Popen[str], folder: Path, rng: random.Random) -> None:
+    """Wait a few steps more; sometimes for a moment of the start, or of a save."""
+    before, wanted, kind = steps_done(folder), rng.randrange(1, 8), rng.random()
+    if kind < 0.2:
+        end = time.monotonic() + rng.uniform(0.1, 4)
+        wait_until(process, lambda: time.monotonic() > end or steps_done(folder) > before)
+        return
+    wait_until(process, lambda: steps_done(folder) >= before + wanted)
+    if kind < 0.5:
+        wait_until(process, lambda: is_saving(folder))
+        time.sleep(rng.uniform(0, 0.01))
+    else:
+        time.sleep(rng.uniform(0, 0.05))
+
+
+def wait_until(process: subprocess.Popen[str], come: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while process.poll() is None and not come():
+        assert time.monotonic() < deadline, "the run does not go on"
+        time.sleep(0.0005)
+
+
+def kill_one(process: subprocess.Popen[str], rng: random.Random) -> str:
+    """Hit a rank or the launcher, and wait for the end of all; return what was done."""
+    if process.poll() is not None:
+        process.communicate()
+        return "it had ended"
+    ranks = psutil.Process(process.pid).children(recursive=True)
+    victim = rng.choice([*ranks, psutil.Process(process.pid)])
+    number = rng.choice([signal.SIGKILL, signal.SIGTERM])
+    victim.send_signal(number)
+    if number == signal.SIGKILL and victim.pid == process.pid:
+        # The ranks have sessions of their own and outlive the launcher; the machine is to be free.
+        for rank in ranks:
+            rank.kill()
+    process.communicate(timeout=60)
+    psutil.wait_procs(ranks, timeout=40)
+    return f"{number.name} to {'the launcher' if victim.pid == process.pid else 'a rank'}"
+
+
+def evaluations(folder: Path) -> list[tuple[int, float]]:
+    records = read_records(folder, "metrics.eval.jsonl")
+    return [(record["global_step"], record["eval/loss"]) for record in records]
+
+
+@pytest.mark.parametrize(
+    ("processes", "kills"),
+    [(1, 26), (2, 4), *(pytest.param(count, 30, marks=long) for count in (1, 2, 4))],
+)
+def test_killed_and_started_again(runs: Runs, processes: int, kills: int) -> None:
+    whole, out = runs.out("whole"), runs.out()
+    batch = f"data.batch_size={4 // processes}"
+    runs.run(f"dump_dir={whole}", *SETTINGS, batch, processes=processes)
+    rng = random.Random(f"{processes} {kills}")
+    done = []
+    for _ in range(kills):
+        process = runs.start(*SETTINGS, batch, processes=processes)
+        wait_for_a_moment(process, out, rng)
+        saving = is_saving(out)
+        done.append(kill_one(process, rng) + " during a save" * saving)
+    runs.run(*SETTINGS, batch, processes=processes)
+    assert losses(out) == losses(whole), done
+    assert evaluations(out) == evaluations(whole), done
+    weights, expected = (
+        checkpoint.load_weights(path / "checkpoints", 800) for path in (out, whole)
+    )
+    assert all(torch.equal(weights[name], weight) for name, weight in expected.items()), done
+    assert "it had ended" not in done
+    if kills == 30:
+        for way in ("SIGKILL", "SIGTERM", "launcher", *["a rank"] * (processes > 1), "a save"):
+            assert any(way in text for text in done), done

@@ -1,0 +1,178 @@
+"""What a step costs the CPU beside its arithmetic."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.operations import Launched
+from tests.trainer.conftest import Runs, losses, read_records
+from trainer.config import ModelConfig, OptimConfig, load_run_config
+from trainer.folder.failure import DoesNotFit, describe
+from trainer.loop.learner import set_up_process
+from trainer.loop.session import Session, open_session
+from trainer.loop.step import first_step, rehearse, train_step
+from trainer.model.adamw import AdamW
+from trainer.model.model import Transformer
+from trainer.startup import Startup
+from trainer.tokens.shards import open_shards
+from trainer.world import get_world
+
+
+def open_run(runs: Runs, *settings: str) -> Session:
+    config = load_run_config([f"config={runs.config}", *settings])
+    Path(config.dump_dir).mkdir(parents=True, exist_ok=True)
+    world = get_world("cpu")
+    choices = set_up_process(config, world)
+    return open_session(config, choices, Startup(), world, open_shards(config.data), "start")
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_step_waits_for_nothing(runs: Runs, passes: int) -> None:
+    """A host synchronisation is a number read off the device: none until a step is recorded."""
+    session = open_run(runs, f"grad_acc_steps={passes}")
+    try:
+        with Launched() as operations:
+            loss, norm = train_step(session.learner, next(session.loader))
+        assert operations.counts["_fused_adamw_"] == 2
+        assert operations.counts["_local_scalar_dense"] == 0
+        with operations:
+            assert loss.item() > 0
+            assert norm.item() > 0
+        assert operations.counts["_local_scalar_dense"] == 2
+    finally:
+        session.close()
+
+
+def test_fewer_operations_than_one_matrix_at_a_time() -> None:
+    """A layer has 4 products forward for 7, and 8 backward for 14."""
+    tokens = torch.randint(258, (2, 17), generator=torch.Generator().manual_seed(0))
+    counts = {}
+    for fused in (True, False):
+        config = ModelConfig(dim=32, n_layers=3, n_heads=2)
+        model = Transformer(config, 258, 16, fused=fused)
+        model.init_weights(0)
+        optimizer = AdamW(model, OptimConfig())
+        with Launched() as operations:
+            model(tokens[:, :-1], tokens[:, 1:]).backward()
+            optimizer.step(optimizer.grad_norm())
+        counts[fused] = operations.counts
+    assert counts[True]["mm"] == 3 * (4 + 8) + 3
+    assert counts[False]["mm"] == 3 * (7 + 14) + 3
+    assert counts[True].total() < counts[False].total()
+
+
+SWITCHES = {
+    "plain": ("fused_projections=false", "cpu_matmul=mkl", "attention=math", "compile=false"),
+    "fused": ("fused_projections=true", "cpu_matmul=onednn", "compile=false"),
+    "chunked": ("loss_chunk=32", "keep_memory=false", "freeze_gc=false", "compile=false"),
+}
+
+
+def test_switches_change_no_loss(runs: Runs) -> None:
+    """Each way to compute a step gives the losses of the plain one, to the rounding of sums."""
+    found = {}
+    for name, switches in SWITCHES.items():
+        settings = [f"distributed.{switch}" for switch in switches]
+        runs.run(f"dump_dir={runs.out(name)}", *settings)
+        found[name] = [loss for _, loss in losses(runs.out(name))]
+    runs.run(f"dump_dir={runs.out('loops')}", "optim.fused=false")
+    found["loops"] = [loss for _, loss in losses(runs.out("loops"))]
+    for name, values in found.items():
+        assert values == pytest.approx(found["plain"], abs=2e-5), name
+
+
+def test_compiled_blocks_give_the_same_losses(runs: Runs) -> None:
+    settings = ("steps=6", f"distributed.compile_cache={runs.folder / 'compiled'}")
+    runs.run(f"dump_dir={runs.out('eager')}", "distributed.compile=false", *settings)
+    runs.run(f"dump_dir={runs.out('compiled')}", "distributed.compile=true", *settings)
+    eager, compiled = losses(runs.out("eager")), losses(runs.out("compiled"))
+    assert [loss for _, loss in compiled] == pytest.approx([loss for _, loss in eager], abs=1e-4)
+    assert (runs.folder / "compiled" / "inductor").is_dir()
+    startup = read_facts(runs.out("compiled"))["attempts"][0]["startup"]
+    assert startup["compile_s"] > startup["first_step_s"]
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return facts
+
+
+def test_a_rehearsal_leaves_no_trace(runs: Runs) -> None:
+    session = open_run(runs)
+    try:
+        before = {name: value.clone() for name, value in session.learner.model.state_dict().items()}
+        rehearse(session.learner)
+        after = session.learner.model.state_dict()
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+        assert all(parameter.grad is None for parameter in session.learner.model.parameters())
+    finally:
+        session.close()
+
+
+def test_the_account_says_what_was_used(runs: Runs) -> None:
+    runs.run("steps=2", "eval=null", "distributed={model_dtype: auto}")
+    facts = read_facts(runs.out())
+    assert facts["device"] == "cpu"
+    assert facts["cores_per_rank"] >= 1
+    assert facts["choices"]["compiled"] is False
+    assert facts["choices"]["model_dtype"] in ("bf16", "fp32")
+    assert None not in facts["choices"].values()
+    assert [record["global_step"] for record in read_records(runs.out())] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("attention=cudnn", "distributed.attention = cudnn: not on a CPU"),
+        ("attention=flesh", "distributed.attention"),
+    ],
+)
+def test_kernels_that_a_cpu_lacks_are_refused(runs: Runs, setting: str, message: str) -> None:
+    done = runs.run(f"distributed.{setting}", check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("recipe", ["tensorwise", "rowwise"])
+def test_float8_stays_near_bf16(runs: Runs, recipe: str) -> None:
+    """torchao's products run on a CPU too; what float8 rounds off shows, and is small."""
+    settings = ("model.dim=64", "distributed.model_dtype=bf16", "eval=null")
+    runs.run(f"dump_dir={runs.out('bf16')}", *settings)
+    runs.run(f"dump_dir={runs.out('float8')}", f"distributed.float8_recipe={recipe}", *settings)
+    wide, narrow = ([loss for _, loss in losses(runs.out(name))] for name in ("bf16", "float8"))
+    assert narrow == pytest.approx(wide, abs=0.03)
+    assert narrow != wide
+
+
+@pytest.mark.parametrize("rehearsed", [False, True])
+@pytest.mark.parametrize(("most", "fits"), [(4, 4), (3, 2), (1, 1), (0, None)])
+def test_the_largest_batch_that_fits_is_named(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, most: int, fits: int | None, rehearsed: bool
+) -> None:
+    """A model that is out of memory above so many sequences, and a batch of 8."""
+    session = open_run(runs, "data.batch_size=8")
+    forward = Transformer.forward
+
+    def limited(model: Transformer, tokens: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        if len(tokens) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(model, tokens, *rest)
+
+    monkeypatch.setattr(Transformer, "forward", limited)
+    try:
+        with pytest.raises(DoesNotFit) as caught:
+            learner, batch = session.learner, next(session.loader)
+            rehearse(learner) if rehearsed else first_step(learner, batch)
+        assert caught.value.fits == fits
+        message = describe(caught.value, session.config, session.world).message
+        if fits is None:
+            assert "Nor does one sequence" in message
+        else:
+            assert f"data.batch_size={fits} grad_acc_steps={8 // fits}, which keeps" in message
+            assert "global batch of 8" in message
+    finally:
+        session.close()

@@ -1,0 +1,233 @@
+"""Whole runs of the trainer, started as a person starts them."""
+
+import json
+import math
+import signal
+import socket
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.trainer.conftest import Runs, losses, read_records
+from tests.trainer.tokens.test_documents import write_parquet
+from tests.trainer.tokens.test_tokenizer_files import make_hf
+from trainer.loop.train import EXIT_PREEMPTED
+
+
+def account(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+def wait_for_step(folder: Path, step: int, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if (folder / "metrics.jsonl").exists() and any(s >= step for s, _ in losses_so_far(folder)):
+            return
+        time.sleep(0.01)
+    pytest.fail(f"step {step} did not come")
+
+
+def losses_so_far(folder: Path) -> list[tuple[int, float]]:
+    try:
+        return losses(folder)
+    except ValueError:  # a line that is being written
+        return []
+
+
+def test_a_run_writes_what_the_contract_says(runs: Runs) -> None:
+    done = runs.run()
+    records, facts = read_records(runs.out()), account(runs.out())
+    assert [record["global_step"] for record in records] == [1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20]
+    assert records[-1]["optim/total_tokens"] == 20 * 4 * 64
+    assert set(records[0]) >= {
+        "loss/out", "optim/lr", "optim/grad_norm", "memory/max_reserved_gib", "speed/wps",
+        "speed/tokens_per_s", "speed/tflops_per_gpu", "time/elapsed_s", "time/step_s",
+        "time/data_s", "time/checkpoint_s", "time/eval_s", "attempt", "data/epoch",
+    }  # fmt: skip
+    elapsed = [record["time/elapsed_s"] for record in records]
+    assert elapsed == sorted(elapsed)
+    assert facts["status"] == "completed"
+    assert facts["outcome"] == "trained"
+    assert facts["params"] == 2 * (4 * 32**2 + 3 * 32 * 96 + 2 * 32) + 2 * 258 * 32 + 32
+    assert facts["loss_final"] == records[-1]["loss/out"]
+    startup = facts["attempts"][0]["startup"]
+    assert startup["total_s"] == pytest.approx(
+        sum(seconds for name, seconds in startup.items() if name != "total_s"), abs=0.1
+    )
+    _, tokens = size_of(runs, "chunk.00")
+    samples, windows = 20 * 4, (tokens - 1) // 64
+    assert records[-1]["data/epoch"] == samples / windows
+    evaluations = read_records(runs.out(), "metrics.eval.jsonl")
+    assert [record["global_step"] for record in evaluations] == [10, 20]
+    assert evaluations[-1]["eval/loss"] == facts["loss_validation"]
+    text, tokens = size_of(runs, "val")
+    bits = evaluations[-1]["eval/loss"] * tokens / text / math.log(2)
+    assert evaluations[-1]["eval/bits_per_byte"] == pytest.approx(bits)
+    assert "step     20/20  loss " in done.stdout
+    saved = sorted(path.name for path in (runs.out() / "checkpoints").iterdir())
+    assert saved == ["0000000020"]
+
+
+def size_of(runs: Runs, name: str) -> tuple[int, int]:
+    """Return the bytes of the text of a file, and its tokens: BOS and EOS around each document."""
+    lines = (runs.folder / "data" / "text" / f"text.{name}.jsonl").read_text().splitlines()
+    text = sum(len(json.loads(line)["text"].encode()) for line in lines)
+    return text, text + 2 * len(lines)
+
+
+def test_a_run_reads_parquet_by_a_tokenizer_json(runs: Runs) -> None:
+    make_hf(runs.folder / "tokenizer.json")
+    changes = ["steps=4", "data.tokenizer.name=hf"]
+    changes.append(f"data.tokenizer.path={runs.folder / 'tokenizer.json'}")
+    runs.run(*changes)
+    for path in (runs.folder / "data" / "text").glob("*.jsonl"):
+        texts = [json.loads(line)["text"] for line in path.read_text().splitlines()]
+        write_parquet(path.with_suffix(".parquet"), texts)
+        path.unlink()
+    runs.run(*changes, "data.load_async=false", f"dump_dir={runs.out('parquet')}")
+    assert losses(runs.out("parquet")) == losses(runs.out())
+    assert (
+        account(runs.out())["params"] == 2 * (4 * 32**2 + 3 * 32 * 96 + 2 * 32) + 2 * 320 * 32 + 32
+    )
+
+
+def test_a_complete_run_is_not_run_again(runs: Runs) -> None:
+    runs.run("steps=4")
+    before = (runs.out() / "metrics.jsonl").read_text()
+    again = runs.run("steps=4")
+    assert "complete already" in again.stdout
+    assert (runs.out() / "metrics.jsonl").read_text() == before
+    runs.run("steps=6")  # other settings: another run, and the first one is kept
+    assert losses(runs.out())[-1][0] == 6
+    assert (runs.out() / "superseded" / "1" / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_run_asked_to_stop_saves_and_says_so(runs: Runs, number: signal.Signals) -> None:
+    process = runs.start("steps=2000", "checkpoint={}")
+    wait_for_step(runs.out(), 10)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    facts = account(runs.out())
+    assert facts["status"] == "preempted"
+    newest = max(int(path.name) for path in (runs.out() / "checkpoints").iterdir())
+    assert newest >= facts["steps_done"] >= 10
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        signal.SIGUSR1,  # which torchrun does not handle: it dies
+        signal.SIGKILL,
+    ],
+)
+def test_a_signal_to_the_launcher_saves_on_all_ranks(runs: Runs, number: signal.Signals) -> None:
+    process = runs.start("steps=2000", "checkpoint={}", processes=2)
+    wait_for_step(runs.out(), 10)
+    ranks = psutil.Process(process.pid).children()
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    _, alive = psutil.wait_procs(ranks, timeout=30)
+    assert not alive
+    facts = account(runs.out())
+    assert facts["status"] == "preempted"
+    assert max(int(path.name) for path in (runs.out() / "checkpoints").iterdir()) >= 10
+
+
+@pytest.mark.parametrize(("victim", "number"), [(1, signal.SIGTERM), (0, signal.SIGUSR1)])
+def test_a_signal_to_any_rank_ends_all_with_one_exit_code(
+    runs: Runs, victim: int, number: signal.Signals
+) -> None:
+    """Without a launcher, which would show one exit code of its own for all of them."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    ranks = [
+        runs.start(
+            "steps=2000", "checkpoint={}", RANK=rank, LOCAL_RANK=rank, MASTER_PORT=port, **both
+        )
+        for rank in "01"
+    ]
+    wait_for_step(runs.out(), 10)
+    ranks[victim].send_signal(number)
+    output = [rank.communicate(timeout=60)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [EXIT_PREEMPTED, EXIT_PREEMPTED], output
+    assert EXIT_PREEMPTED not in (0, 1, 128 + number)
+    assert account(runs.out())["status"] == "preempted"
+    saved = max(int(path.name) for path in (runs.out() / "checkpoints").iterdir())
+    assert f"asked to stop at step {saved}; saved" in output[0]
+
+
+def test_gpu_count_does_not_change_the_losses(runs: Runs) -> None:
+    """One process, two processes, and accumulation: the same global batch, the same curve."""
+    settings = ("steps=50", "checkpoint=null")
+    runs.run(f"dump_dir={runs.out('one')}", *settings)
+    runs.run(f"dump_dir={runs.out('two')}", "data.batch_size=2", *settings, processes=2)
+    runs.run(f"dump_dir={runs.out('acc')}", "data.batch_size=1", "grad_acc_steps=4", *settings)
+    one = losses(runs.out("one"))
+    assert len(one) == 26
+    for other in ("two", "acc"):
+        for (step, loss), (other_step, other_loss) in zip(
+            one, losses(runs.out(other)), strict=True
+        ):
+            assert step == other_step
+            assert loss == pytest.approx(other_loss, abs=1e-4)
+        found = account(runs.out(other))["loss_validation"]
+        assert found == pytest.approx(account(runs.out("one"))["loss_validation"], abs=1e-4)
+
+
+def test_a_diverged_run_is_a_result(runs: Runs) -> None:
+    runs.run("optim.lr=1e30", "optim.warmup=0", "optim.clip=null")
+    facts = account(runs.out())
+    assert (facts["status"], facts["outcome"]) == ("completed", "diverged")
+    last = read_records(runs.out())[-1]
+    assert last["loss/out"] is None
+    assert last["global_step"] < 20
+
+
+def test_a_wrong_config_is_told_without_a_traceback(runs: Runs) -> None:
+    for arguments, expected in (
+        (("optim.lrr=1",), "optim.lrr: unknown key; did you mean 'lr'?"),
+        (("optim.warmup=21",), "optim.warmup = 21 is more than steps = 20"),
+        (("data.sources={nowhere: 1.0}", "data.root_dir=/nowhere"), "nowhere"),
+        (("data.seq_len=10000000",), "10,000,001"),
+    ):
+        done = runs.run(*arguments, check=False)
+        assert done.returncode == 1
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_bf16_follows_fp32(runs: Runs) -> None:
+    runs.run(f"dump_dir={runs.out('fp32')}", "eval=null")
+    runs.run(f"dump_dir={runs.out('bf16')}", "eval=null", "distributed.model_dtype=bf16")
+    for (_, a), (_, b) in zip(losses(runs.out("fp32")), losses(runs.out("bf16")), strict=True):
+        assert a == pytest.approx(b, rel=0.02)
+    assert losses(runs.out("fp32")) != losses(runs.out("bf16"))
+
+
+def test_slurms_variables_are_not_read(runs: Runs) -> None:
+    hostile = {
+        "SLURM_PROCID": "5", "SLURM_NTASKS": "64", "SLURM_LOCALID": "3",
+        "SLURM_JOB_NODELIST": "no-such-host[1-8]", "SLURM_NODEID": "2",
+    }  # fmt: skip
+    runs.run("steps=2", **hostile)
+    assert account(runs.out())["gpus"] == 1
+
+
+def test_the_environment_is_not_written_down(runs: Runs) -> None:
+    done = runs.run("steps=2", SECRET_TOKEN="hunter2")
+    written = "".join(path.read_text() for path in runs.out().glob("*.json*"))
+    assert "hunter2" not in written + done.stdout + done.stderr
+
+
+def test_a_loss_can_be_learned(runs: Runs) -> None:
+    runs.run("steps=60", "checkpoint=null")
+    curve = losses(runs.out())
+    assert curve[0][1] == pytest.approx(math.log(258) + 0.49, abs=0.3)
+    assert curve[-1][1] < 3.5

@@ -1,0 +1,42 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trainer.config import ModelConfig
+from trainer.model.loss import mean_loss
+from trainer.model.model import Transformer
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 24, 1000])
+def test_chunks_change_neither_loss_nor_gradients(chunk: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 12, 16, generator=generator)
+    weight = torch.randn(50, 16, generator=generator)
+    targets = torch.randint(50, (2, 12), generator=generator)
+    results = []
+    for chunked in (False, True):
+        a, b = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        if chunked:
+            loss = mean_loss(a, b, targets, chunk)
+        else:
+            loss = F.cross_entropy((a @ b.t()).flatten(0, 1), targets.flatten())
+        (3 * loss).backward()
+        results.append((loss.detach(), a.grad, b.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+    with torch.no_grad():
+        torch.testing.assert_close(mean_loss(x, weight, targets, chunk), results[0][0])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_trains_alike_with_chunks(tied: bool) -> None:
+    config = ModelConfig(dim=32, n_layers=1, n_heads=2, weight_tying=tied)
+    tokens = torch.randint(258, (2, 33), generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for chunk in (0, 10):
+        model = Transformer(config, 258, 32, loss_chunk=chunk)
+        model.init_weights(0)
+        model(tokens[:, :-1], tokens[:, 1:]).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

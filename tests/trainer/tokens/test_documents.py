@@ -1,0 +1,238 @@
+"""Text in every format: the same documents, one key however they are split, and bad files named."""
+
+import gzip
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from study.corpus import _to_line
+from trainer.problems import ConfigError
+from trainer.tokens.documents import Piece, cut, digest_files, read_documents
+from trainer.tokens.shards import ensure_shards
+from trainer.tokens.text_files import find_text_files, list_text_files
+
+TEXTS = ["one", "", "zwei: ä\u2028", "three\nlines\n", "x" * 3000, '"quoted" \\', "last"]
+Write = Callable[[Path, Sequence[str]], None]
+
+
+def to_lines(texts: Sequence[str]) -> bytes:
+    return "".join(_to_line({"text": text}) for text in texts).encode()
+
+
+def write_plain(path: Path, texts: Sequence[str]) -> None:
+    path.write_bytes(to_lines(texts))
+
+
+def write_gzip(path: Path, texts: Sequence[str]) -> None:
+    """Two members, as `cat a.gz b.gz` and bgzip leave them."""
+    half = len(texts) // 2
+    path.write_bytes(gzip.compress(to_lines(texts[:half])) + gzip.compress(to_lines(texts[half:])))
+
+
+def write_zstandard(path: Path, texts: Sequence[str]) -> None:
+    """Two frames, and one between them that decoders skip, as pzstd leaves them."""
+    half, compress = len(texts) // 2, zstandard.ZstdCompressor().compress
+    skipped = bytes.fromhex("502a4d18") + (3).to_bytes(4, "little") + b"abc"
+    path.write_bytes(compress(to_lines(texts[:half])) + skipped + compress(to_lines(texts[half:])))
+
+
+def write_parquet(path: Path, texts: Sequence[str]) -> None:
+    columns = {"id": list(range(len(texts))), "text": pyarrow.array(texts, pyarrow.string())}
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=2)
+
+
+FORMATS: dict[str, Write] = {
+    "jsonl": write_plain,
+    "jsonl.gz": write_gzip,
+    "jsonl.zst": write_zstandard,
+    "parquet": write_parquet,
+}
+
+
+def texts_of(paths: Sequence[Path]) -> list[str]:
+    return [text for path in paths for text, _ in read_documents(Piece(path))]
+
+
+def digest_of(paths: Sequence[Path]) -> str:
+    return digest_files(paths, lambda read: None)[-1]
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_every_format_holds_the_same_documents(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "plain").mkdir()
+    name = "000_00000.parquet" if ending == "parquet" else f"src.chunk.00.{ending}"
+    FORMATS[ending](tmp_path / "src" / name, TEXTS)
+    FORMATS[ending](tmp_path / "src" / f"src.val.{ending}", ["held", "out"])
+    write_plain(tmp_path / "plain" / "src.chunk.00.jsonl", TEXTS)
+    write_plain(tmp_path / "plain" / "src.val.jsonl", ["held", "out"])
+    shards = ensure_shards(tmp_path, "src", tmp_path / "shards")
+    plain = ensure_shards(tmp_path, "plain", tmp_path / "shards")
+    assert shards.train.tolist() == plain.train.tolist()
+    assert shards.val.tolist() == plain.val.tolist()
+    assert (shards.training, shards.held_out) == (plain.training, plain.held_out)
+    assert shards.key == plain.key
+
+
+def test_the_keys_of_earlier_shards_are_kept(tmp_path: Path) -> None:
+    """The key was made by the version that knew plain JSONL only."""
+    (tmp_path / "src").mkdir()
+    lines = b'{"text": "a\\u00e4"}\n\n{"content": "b"}'
+    (tmp_path / "src" / "src.chunk.00.jsonl").write_bytes(lines)
+    (tmp_path / "src" / "src.val.jsonl").write_bytes(b'{"text": "v"}\n')
+    assert ensure_shards(tmp_path, "src", tmp_path / "shards").key == "03d7e698b4c17e74"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1), data=st.data()
+)
+def test_no_split_over_files_and_formats_leaves_a_trace(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("split")
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(texts)), max_size=4)))
+    paths = []
+    for index, (start, stop) in enumerate(zip([0, *cuts], [*cuts, len(texts)], strict=True)):
+        ending = data.draw(st.sampled_from(sorted(FORMATS)))
+        paths.append(folder / f"{index}.{ending}")
+        FORMATS[ending](paths[-1], texts[start:stop])
+    write_plain(folder / "whole.jsonl", texts)
+    assert texts_of(paths) == texts
+    assert digest_of(paths) == digest_of([folder / "whole.jsonl"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), max_size=12),
+    size=st.integers(1, 200),
+    blank=st.booleans(),
+    end=st.booleans(),
+)
+def test_pieces_hold_every_document_once(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], size: int, blank: bool, end: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("cut")
+    lines = to_lines(texts).replace(b"\n", b"\n\n" if blank else b"\n")
+    (folder / "a.jsonl").write_bytes(lines if end else lines.rstrip(b"\n"))
+    write_parquet(folder / "a.parquet", texts)
+    for path in sorted(folder.iterdir()):
+        pieces = cut(path, size)
+        assert [text for piece in pieces for text, _ in read_documents(piece)] == texts
+        read = sum(read for piece in pieces for _, read in read_documents(piece))
+        assert read <= path.stat().st_size * 2
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_what_was_read_adds_up_to_the_file(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    FORMATS[ending](path, TEXTS)
+    reads: list[int] = []
+    digest_files([path], reads.append)
+    assert sum(reads) == path.stat().st_size
+    assert sum(read for _, read in read_documents(Piece(path))) == path.stat().st_size
+
+
+def test_files_of_other_tools_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(to_lines(TEXTS))
+    subprocess.run(["gzip", "-k", "a.jsonl"], cwd=tmp_path, check=True)
+    assert texts_of([tmp_path / "a.jsonl.gz"]) == TEXTS
+
+
+@pytest.mark.parametrize("ending", ["jsonl.gz", "jsonl.zst", "parquet"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "nothing of the kind"])
+def test_a_damaged_file_is_named(tmp_path: Path, ending: str, damage: str) -> None:
+    (tmp_path / "src").mkdir()
+    path = tmp_path / "src" / f"src.chunk.00.{ending}"
+    FORMATS[ending](path, [f"{number} {number**7}" for number in range(20_000)])
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(
+        {
+            "cut": whole[:-9],
+            "flipped": whole[:middle]
+            + bytes(b ^ 255 for b in whole[middle:][:64])
+            + whole[middle:][64:],
+            "nothing of the kind": b"plain text " * 9,
+        }[damage]
+    )
+    with pytest.raises(ConfigError) as caught:
+        ensure_shards(tmp_path, "src", tmp_path / "shards")
+    assert str(caught.value).startswith(f"{path}: 1 problem\n  ")
+    assert not list(tmp_path.glob("shards/*"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ({"title": ["a"]}, "found the columns title; expected"),
+        ({"text": [None]}, "row 1: found null under 'text'; expected"),
+        ({"content": ["a", None]}, "row 2: found null under 'content'; expected"),
+        ({"text": [7]}, "row 1: found a number under 'text'; expected"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, columns: dict[str, Any], found: str) -> None:
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match=found):
+        texts_of([tmp_path / "a.parquet"])
+
+
+@settings(max_examples=30, deadline=None)
+@given(size=st.integers(1, 60), bad=st.integers(0, 9))
+def test_a_bad_line_of_a_piece_is_counted_from_the_start_of_the_file(
+    tmp_path_factory: pytest.TempPathFactory, size: int, bad: int
+) -> None:
+    path = tmp_path_factory.mktemp("bad") / "a.jsonl"
+    lines = [json.dumps({"text": "x" * number}) for number in range(10)]
+    lines[bad] = "not JSON"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=f"line {bad + 1}: not valid JSON"):
+        for piece in cut(path, size):
+            list(read_documents(piece))
+
+
+@pytest.mark.parametrize(
+    ("ending", "package"), [("jsonl.zst", "zstandard"), ("parquet", "pyarrow")]
+)
+def test_a_missing_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, package: str
+) -> None:
+    FORMATS[ending](tmp_path / f"a.{ending}", TEXTS)
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    with pytest.raises(ConfigError, match=f"pip install {package}"):
+        texts_of([tmp_path / f"a.{ending}"])
+
+
+def test_which_files_are_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    chunks = ["000_00000.parquet", "a.chunk.0.jsonl", "a.chunk.1.jsonl.gz", "a.chunk.2.jsonl.zst"]
+    held_out = ["a.chunk.9.val.jsonl.gz", "b.val.jsonl.zst", "c.val.parquet"]
+    for name in [*chunks, *held_out, "notes.txt", "other.jsonl", ".a.chunk.0.jsonl.partial"]:
+        (tmp_path / "src" / name).touch()
+    (tmp_path / "src.val.jsonl").touch()  # only where the folder has none
+    files = find_text_files(tmp_path, "src")
+    assert [path.name for path in files.chunks] == chunks
+    assert [path.name for path in files.held_out] == held_out
+    for name in held_out:
+        (tmp_path / "src" / name).unlink()
+    assert find_text_files(tmp_path, "src").held_out == [tmp_path / "src.val.jsonl"]
+    assert list_text_files(tmp_path, "nowhere").chunks == []
+
+
+def test_a_file_beside_its_compressed_copy_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    for name in ("a.chunk.0.jsonl", "a.chunk.0.jsonl.gz"):
+        (tmp_path / "src" / name).touch()
+    with pytest.raises(
+        ConfigError, match=r"found a.chunk.0.jsonl and a.chunk.0.jsonl.gz; expected"
+    ):
+        find_text_files(tmp_path, "src")

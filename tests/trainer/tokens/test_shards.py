@@ -1,0 +1,328 @@
+"""Text files to token shards: what is packed, when it is made again, what bad text leads to."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.config import DataConfig
+from trainer.problems import ConfigError
+from trainer.tokens.shards import Shards, ensure_shards, main, open_shards
+
+TEXTS = ["one", "", "zwei: ä", "three\nlines\n", "x" * 3000, "last"]
+
+
+def write_source(
+    root: Path, files: Sequence[Sequence[str]], held_out: Sequence[str] = (), source: str = "src"
+) -> Path:
+    folder = root / source
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, texts in enumerate(files):
+        write_lines(folder / f"{source}.chunk.{index:02d}.jsonl", texts)
+    if held_out:
+        write_lines(folder / f"{source}.val.jsonl", held_out)
+    return folder
+
+
+def write_lines(path: Path, texts: Sequence[str]) -> None:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+def packed(texts: Sequence[str], bos: bool = True, eos: bool = True) -> list[int]:
+    """The token sequence, written down plainly."""
+    tokens: list[int] = []
+    for text in texts:
+        tokens += [256] * bos + list(text.encode()) + [257] * eos
+    return tokens
+
+
+def made(shards: Shards) -> int:
+    """What changes when the shards are made again."""
+    return (shards.folder / "train.bin").stat().st_ino
+
+
+def complaint(root: Path, source: str = "src") -> str:
+    with pytest.raises(ConfigError) as caught:
+        ensure_shards(root, source, root / "shards")
+    assert not list((root / "shards").glob(".making-*"))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("eos", [True, False])
+def test_documents_are_packed_in_order(tmp_path: Path, bos: bool, eos: bool) -> None:
+    write_source(tmp_path, [TEXTS[:2], TEXTS[2:]], held_out=["held", "out"])
+    shards = ensure_shards(tmp_path, "src", tmp_path / "shards", None, bos, eos)
+    assert shards.train.tolist() == packed(TEXTS, bos, eos)
+    assert shards.val.tolist() == packed(["held", "out"], bos, eos)
+    assert shards.train_bytes == sum(len(text.encode()) for text in TEXTS)
+    assert (shards.val_tokens, shards.val_bytes) == (len(shards.val), 7)
+    assert (shards.folder / "train.bin").read_bytes() == np.array(
+        packed(TEXTS, bos, eos), "<u2"
+    ).tobytes()
+
+
+@settings(max_examples=25, deadline=None)
+@given(texts=st.lists(st.text(max_size=20), min_size=1, max_size=12), data=st.data())
+def test_the_split_over_files_leaves_no_trace(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], data: st.DataObject
+) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(texts)), max_size=4)))
+    borders = [0, *cuts, len(texts)]
+    files = [texts[a:b] for a, b in itertools.pairwise(borders)]
+    whole, split = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("split")
+    write_source(whole, [texts])
+    folder = write_source(split, files)
+    last = max(folder.glob("*.jsonl"), key=lambda path: (path.stat().st_size > 0, path))
+    last.write_bytes(last.read_bytes().rstrip(b"\n"))  # editors leave the last newline out
+    first, second = (ensure_shards(root, "src", root / "shards") for root in (whole, split))
+    assert first.key == second.key
+    assert first.train.tolist() == second.train.tolist()
+
+
+def test_text_may_stand_under_content_and_blank_lines_count_none(tmp_path: Path) -> None:
+    folder = write_source(tmp_path, [[]])
+    lines = ['{"content": "a", "id": 1}', "", "   ", '{"text": "b", "content": "not this"}']
+    (folder / "src.chunk.00.jsonl").write_text("\n".join(lines))
+    shards = ensure_shards(tmp_path, "src", tmp_path / "shards")
+    assert shards.train.tolist() == packed(["a", "b"])
+    assert shards.training.documents == 2
+
+
+def test_held_out_text_may_lie_beside_the_folder(tmp_path: Path) -> None:
+    write_source(tmp_path, [["a"]])
+    write_lines(tmp_path / "src.val.jsonl", ["beside"])
+    assert ensure_shards(tmp_path, "src", tmp_path / "shards").val.tolist() == packed(["beside"])
+
+
+def test_held_out_text_is_never_trained_on(tmp_path: Path) -> None:
+    folder = write_source(tmp_path, [["a"]])
+    write_lines(folder / "src.chunk.00.val.jsonl", ["held"])  # matches both patterns
+    shards = ensure_shards(tmp_path, "src", tmp_path / "shards")
+    assert shards.train.tolist() == packed(["a"])
+    assert shards.val.tolist() == packed(["held"])
+
+
+def test_without_held_out_text_there_is_no_validation(tmp_path: Path) -> None:
+    write_source(tmp_path, [["a"]])
+    shards = ensure_shards(tmp_path, "src", tmp_path / "shards")
+    assert (shards.val_tokens, shards.val.shape) == (0, (0,))
+
+
+def test_made_once(tmp_path: Path) -> None:
+    folder = write_source(tmp_path, [TEXTS], ["v"])
+    first = ensure_shards(tmp_path, "src", tmp_path / "shards")
+    before = made(first)
+    assert made(ensure_shards(tmp_path, "src", tmp_path / "shards")) == before
+    for path in folder.iterdir():
+        os.utime(path, ns=(1, 1))
+    for _ in range(2):  # known by its content, then by its stat
+        again = ensure_shards(tmp_path, "src", tmp_path / "shards")
+        assert (again.key, made(again)) == (first.key, before)
+
+
+def test_found_by_stat_without_reading_the_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_source(tmp_path, [TEXTS])
+    key = ensure_shards(tmp_path, "src", tmp_path / "shards").key
+    monkeypatch.setattr(
+        "trainer.tokens.documents.open_lines", lambda path: pytest.fail(f"opened {path}")
+    )
+    assert ensure_shards(tmp_path, "src", tmp_path / "shards").key == key
+
+
+def test_a_change_of_anything_that_matters_changes_the_key(tmp_path: Path) -> None:
+    folder = write_source(tmp_path, [["abc"]], ["v"])
+    shards_dir = tmp_path / "shards"
+    keys = [ensure_shards(tmp_path, "src", shards_dir).key]
+    keys.append(ensure_shards(tmp_path, "src", shards_dir, add_bos=False).key)
+    keys.append(ensure_shards(tmp_path, "src", shards_dir, add_eos=False).key)
+    write_lines(folder / "src.chunk.00.jsonl", ["abd"])
+    keys.append(ensure_shards(tmp_path, "src", shards_dir).key)
+    write_lines(folder / "src.val.jsonl", ["w"])
+    keys.append(ensure_shards(tmp_path, "src", shards_dir).key)
+    (folder / "src.val.jsonl").unlink()
+    keys.append(ensure_shards(tmp_path, "src", shards_dir).key)
+    assert len(set(keys)) == len(keys)
+    assert {path.name for path in shards_dir.iterdir()} == {f"src-bytes-{key}" for key in keys}
+
+
+@pytest.mark.parametrize("name", ["train.bin", "manifest.json"])
+def test_torn_shards_are_made_again(tmp_path: Path, name: str) -> None:
+    write_source(tmp_path, [TEXTS])
+    torn = ensure_shards(tmp_path, "src", tmp_path / "shards").folder / name
+    torn.write_bytes(torn.read_bytes()[:-2])
+    assert ensure_shards(tmp_path, "src", tmp_path / "shards").train.tolist() == packed(TEXTS)
+    assert [path.name[0] for path in (tmp_path / "shards").iterdir()] == ["s"]
+
+
+def test_what_a_dead_process_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    write_source(tmp_path, [TEXTS])
+    old, fresh = (tmp_path / "shards" / f".making-{name}" for name in ("old", "fresh"))
+    for folder in (old, fresh):
+        folder.mkdir(parents=True)
+        (folder / "train.bin").write_bytes(b"x")
+    for path in (old / "train.bin", old):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    ensure_shards(tmp_path, "src", tmp_path / "shards")
+    assert not old.exists() and fresh.exists()
+
+
+def test_two_processes_at_once_both_end_well(tmp_path: Path) -> None:
+    texts = [f"document {index} " * 500 for index in range(300)]
+    write_source(tmp_path, [texts[:150], texts[150:]])
+    outputs = [tmp_path / f"{index}.json" for index in range(3)]
+    command = [sys.executable, "-m", "trainer.tokens.shards", "--root-dir", str(tmp_path)]
+    command += ["--source", "src", "--shards-dir", str(tmp_path / "shards"), "--output"]
+    running = [subprocess.Popen([*command, str(output)]) for output in outputs]
+    assert [process.wait(60) for process in running] == [0, 0, 0]
+    assert len({output.read_text() for output in outputs}) == 1
+    (folder,) = (tmp_path / "shards").iterdir()
+    assert np.fromfile(folder / "train.bin", "<u2").tolist() == packed(texts)
+
+
+def test_text_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_source(tmp_path, [TEXTS])
+    monkeypatch.setattr(
+        "trainer.tokens.shards._content_key",
+        lambda *_: write_lines(folder / "src.chunk.00.jsonl", ["new"]) or "0" * 16,
+    )
+    assert "the files changed while they were read" in complaint(tmp_path)
+
+
+def test_a_missing_folder_is_named_with_what_is_there(tmp_path: Path) -> None:
+    write_source(tmp_path, [["a"]], source="wiki")
+    message = complaint(tmp_path)
+    assert message.startswith(f"{tmp_path / 'src'}: 1 problem\n  no such folder")
+    assert "wiki" in message and "src.chunk.00.jsonl" in message
+
+
+def test_a_folder_without_chunks_is_told_with_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    assert "found nothing; expected files named like src.chunk.00.jsonl" in complaint(tmp_path)
+    (tmp_path / "src" / "data.jsonl").touch()
+    assert "found data.jsonl; expected" in complaint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (b'{"text": "a"', "not valid JSON: Expecting ',' delimiter at column "),
+        (b"plain text", "not valid JSON: Expecting value at column 1"),
+        (b'{"text": "\xff"}', "not UTF-8 text: invalid start byte"),
+        (b'{"title": "a", "id": 7}', "found the keys 'title', 'id'"),
+        (b"{}", "found the keys none"),
+        (b'{"text": 7}', "found a number under 'text'"),
+        (b'{"content": null}', "found null under 'content'"),
+        (b'["a"]', "found a list"),
+        (b"[" * 100_000, "not readable JSON"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: bytes, found: str) -> None:
+    folder = write_source(tmp_path, [["good"], []])
+    path = folder / "src.chunk.01.jsonl"
+    path.write_bytes(b'{"text": "good"}\n\n' + line + b"\n")
+    message = complaint(tmp_path)
+    assert message.startswith(f"{path}: 1 problem\n  line 3: {found}")
+    assert "expected a JSON object with the document's text, a string, under 'text'" in message
+
+
+def test_a_source_without_documents_is_refused(tmp_path: Path) -> None:
+    write_source(tmp_path, [[]])
+    assert "found no documents to train on; expected at least one" in complaint(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    folder = write_source(tmp_path, [["a"]])
+    (folder / "src.chunk.01.jsonl").symlink_to(folder / "nowhere")
+    assert "src.chunk.01.jsonl: 1 problem\n  cannot be read: No such file" in complaint(tmp_path)
+    (folder / "src.chunk.01.jsonl").unlink()
+    (folder / "src.chunk.01.jsonl").mkdir()
+    assert "cannot be read: Is a directory" in complaint(tmp_path)
+
+
+def test_a_run_needs_one_sequence_of_each_source(tmp_path: Path) -> None:
+    write_source(tmp_path, [["12345678"]], source="a")
+    write_source(tmp_path, [["12"]], source="b")
+
+    def opened(seq_len: int) -> list[str]:
+        data = DataConfig(
+            root_dir=str(tmp_path),
+            sources={"b": 1.0, "a": 1.0},
+            shards_dir=str(tmp_path / "shards"),
+            seq_len=seq_len,
+        )
+        return list(open_shards(data))
+
+    assert opened(3) == ["a", "b"]
+    with pytest.raises(ConfigError, match=r"b: 1 problem\n  found 4 tokens .*seq_len \+ 1 = 5"):
+        opened(4)
+
+
+def test_the_command_writes_the_same_file_for_the_same_text(tmp_path: Path) -> None:
+    folder = write_source(tmp_path, [TEXTS], ["v"])
+    output = tmp_path / "deep" / "src.json"
+    command = ["--root-dir", str(tmp_path), "--source", "src", "--output", str(output)]
+    command += ["--shards-dir", str(tmp_path / "shards"), "--tokenizer", "bytes"]
+    assert main(command) == 0
+    first = output.read_text()
+    os.utime(folder / "src.val.jsonl", ns=(1, 1))
+    assert main(command) == 0
+    assert output.read_text() == first
+    described = json.loads(first)
+    assert described["train_tokens"] == len(packed(TEXTS))
+    assert described["documents"] == len(TEXTS) + 1
+    assert Path(described["folder"], "train.bin").exists()
+    assert main([*command, "--no-add-bos", "--no-add-eos"]) == 0
+    assert json.loads(output.read_text())["train_tokens"] == described["train_bytes"]
+
+
+def test_the_command_tells_a_mistake_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trainer.tokens.shards", "--root-dir", str(tmp_path)]
+    command += ["--source", "src", "--shards-dir", str(tmp_path), "--output", "unused.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{tmp_path / 'src'}: 1 problem\n  no such folder")
+    assert "Traceback" not in done.stderr
+
+
+def test_tokens_lie_on_the_disk_before_they_have_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Synced at their full size in the end, whatever was synced on the way; a failure is told."""
+    write_source(tmp_path, [["x" * 3_000_000, "y" * 3_000_000]])
+    sizes: dict[int, int] = {}
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        stat = os.fstat(descriptor)
+        fsync(descriptor)
+        sizes[stat.st_ino] = stat.st_size
+
+    monkeypatch.setattr(os, "fsync", note)
+    shards = ensure_shards(tmp_path, "src", tmp_path / "shards")
+    stat = (shards.folder / "train.bin").stat()
+    assert sizes[stat.st_ino] == stat.st_size == 2 * shards.train_tokens
+
+    calls = itertools.count()
+
+    def fail_once(descriptor: int) -> None:  # as Linux does: the next call has forgotten it
+        if next(calls) == 0:
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(os, "fsync", fail_once)
+    with pytest.raises(OSError, match="the disk is full"):
+        ensure_shards(tmp_path, "src", tmp_path / "others")
+    assert not list((tmp_path / "others").iterdir())

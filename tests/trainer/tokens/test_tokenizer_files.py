@@ -1,0 +1,265 @@
+"""Tokenizers of a file against their own libraries, on tiny files made here."""
+
+import base64
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sentencepiece
+import tiktoken
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiktoken.load import load_tiktoken_bpe
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+
+from tests.trainer.tokens.test_shards import write_source
+from trainer.config import TokenizerConfig
+from trainer.problems import ConfigError
+from trainer.tokens.shards import ensure_shards, main
+from trainer.tokens.tokenizer import Tokenizer, build_tokenizer
+
+CORPUS = [
+    f"The {word} of number {number}, naïve.\n" for number in range(50) for word in ("a", "sum")
+]
+NAMES = ["hf", "tiktoken", "sp"]
+WORDS = st.lists(
+    st.sampled_from(["The", " sum", " of", " number", "12345", "naïve", "\n", "日本", "<s>"])
+)
+
+
+def make_hf(path: Path, special: tuple[str, ...] = ("<s>", "</s>"), **changes: Any) -> None:
+    tokenizer = tokenizers.Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = ByteLevel.alphabet()
+    trainer = BpeTrainer(
+        vocab_size=320, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    if changes.get("truncate"):
+        tokenizer.enable_truncation(3)
+        tokenizer.enable_padding(length=50)
+    tokenizer.save(str(path))
+
+
+def make_tiktoken(path: Path) -> None:
+    tokens = [bytes([byte]) for byte in range(256)] + [b"Th", b"The", b" n", b" nu", b"12"]
+    lines = [f"{base64.b64encode(token).decode()} {rank}" for rank, token in enumerate(tokens)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def make_sp(path: Path, **options: Any) -> None:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS),
+        model_writer=model,
+        vocab_size=300,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **options,
+    )
+    path.write_bytes(model.getvalue())
+
+
+MAKE = {"hf": make_hf, "tiktoken": make_tiktoken, "sp": make_sp}
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiktoken's own loader caches by path, over the end of the tests."""
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("tokenizers")
+    for name, make in MAKE.items():
+        make(folder / name)
+    return {name: folder / name for name in MAKE}
+
+
+def load(name: str, path: Path, **changes: Any) -> Tokenizer:
+    return build_tokenizer(TokenizerConfig(name=name, path=str(path), **changes))  # type: ignore[arg-type]
+
+
+def directly(name: str, path: Path, text: str) -> list[int]:
+    """The ids, by the library and nothing of ours."""
+    if name == "hf":
+        library = tokenizers.Tokenizer.from_file(str(path))
+        library.encode_special_tokens = True
+        return list(library.encode(text, add_special_tokens=False).ids)
+    if name == "sp":
+        return list(sentencepiece.SentencePieceProcessor(str(path)).encode(text))
+    ranks = load_tiktoken_bpe(str(path))
+    llama = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""  # noqa: E501
+    encoding = tiktoken.Encoding("x", pat_str=llama, mergeable_ranks=ranks, special_tokens={})
+    return list(encoding.encode(text))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=30, deadline=None)
+@given(words=WORDS)
+def test_ids_are_the_librarys(files: dict[str, Path], name: str, words: list[str]) -> None:
+    tokenizer, text = load(name, files[name]), "".join(words)
+    ids = tokenizer.encode(text)
+    assert ids.tolist() == directly(name, files[name], text)
+    assert tokenizer.bos not in ids.tolist()  # though the text spells <s>
+    framed = np.array([tokenizer.bos, *ids.tolist(), tokenizer.eos], np.uint32)
+    if name != "sp":  # which normalises white space
+        assert tokenizer.decode(framed) == text
+    assert tokenizer.decode(framed) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_utf8_cannot_spell_does_not_stop_it(files: dict[str, Path], name: str) -> None:
+    tokenizer = load(name, files[name])
+    assert tokenizer.encode("a\ud800b").tolist() == tokenizer.encode("a?b").tolist()
+
+
+def test_special_ids(files: dict[str, Path]) -> None:
+    llama = load("tiktoken", files["tiktoken"])
+    assert (llama.bos, llama.eos, llama.vocab_size) == (261, 262, 261 + 256)
+    sp = load("sp", files["sp"])
+    assert (sp.bos, sp.eos) == (1, 2)  # SentencePiece's own
+    hf = load("hf", files["hf"])
+    assert (hf.bos, hf.eos) == (0, 1)  # special tokens come first in its training
+
+
+@pytest.mark.parametrize(
+    ("special", "given_names", "expected"),
+    [
+        (("<|begin_of_text|>", "<|end_of_text|>", "<s>", "</s>"), {}, (0, 1)),
+        (("<bos>", "<eos>"), {}, (0, 1)),
+        (("<|endoftext|>",), {}, (0, 0)),
+        (("<pad>", "</s>"), {}, (-1, 1)),
+        (("<x>", "<y>"), {}, (-1, -1)),
+        (("<x>", "<s>", "</s>"), {"eos": "<x>"}, (1, 0)),
+        (("<x>", "<y>"), {"bos": "<y>", "eos": "<x>"}, (1, 0)),
+    ],
+)
+def test_ends_of_a_tokenizer_json(
+    tmp_path: Path, special: tuple[str, ...], given_names: dict[str, str], expected: tuple[int, int]
+) -> None:
+    make_hf(tmp_path / "hf.json", special)
+    tokenizer = load("hf", tmp_path / "hf.json", **given_names)
+    assert (tokenizer.bos, tokenizer.eos) == expected
+
+
+def test_an_unknown_end_is_refused(files: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"found no token '<x>'; data.tokenizer.eos"):
+        load("hf", files["hf"], eos="<x>")
+
+
+def test_a_missing_end_matters_only_where_it_is_added(tmp_path: Path) -> None:
+    write_source(tmp_path, [["The sum", "of"]])
+    make_sp(tmp_path / "sp", bos_id=-1)
+    config = TokenizerConfig(name="sp", path=str(tmp_path / "sp"))
+    with pytest.raises(ConfigError, match=r"found no BOS; expected one, as data.add_bos"):
+        ensure_shards(tmp_path, "src", tmp_path / "shards", config)
+    shards = ensure_shards(tmp_path, "src", tmp_path / "shards", config, add_bos=False)
+    eos = sentencepiece.SentencePieceProcessor(str(tmp_path / "sp")).eos_id()
+    assert (shards.train == eos).sum() == 2
+
+
+def test_a_tokenizer_json_cuts_no_documents(tmp_path: Path) -> None:
+    make_hf(tmp_path / "cuts", truncate=True)
+    make_hf(tmp_path / "plain")
+    text = "The sum of number 12345"
+    assert load("hf", tmp_path / "cuts").encode(text).tolist() == directly(
+        "hf", tmp_path / "plain", text
+    )
+
+
+def test_a_very_long_document_survives(files: dict[str, Path]) -> None:
+    text = "The sum 12 " * 80_000 + "x" * 1000
+    tokenizer = load("tiktoken", files["tiktoken"])
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_fingerprint_changes_with_the_file(
+    tmp_path: Path, files: dict[str, Path], name: str
+) -> None:
+    same = tmp_path / "same"
+    same.write_bytes(files[name].read_bytes())
+    before = load(name, files[name]).fingerprint
+    assert load(name, same).fingerprint == before
+    if name == "hf":
+        assert load(name, same, eos="<s>").fingerprint != before
+    changed = tmp_path / "changed"
+    {
+        "hf": lambda: make_hf(changed, ("<s>", "</s>", "<z>")),
+        "tiktoken": lambda: changed.write_bytes(same.read_bytes() + b"IGE= 261\n"),
+        "sp": lambda: make_sp(changed, bos_id=-1),
+    }[name]()
+    assert load(name, changed).fingerprint != before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_n_words_is_checked(files: dict[str, Path], name: str) -> None:
+    size = load(name, files[name]).vocab_size
+    assert load(name, files[name], n_words=size).vocab_size == size
+    with pytest.raises(ConfigError, match=f"found {size} token ids.*n_words = {size + 1}"):
+        load(name, files[name], n_words=size + 1)
+
+
+def test_n_words_of_bytes_is_checked() -> None:
+    with pytest.raises(ConfigError, match=r"found 258 token ids.*n_words = 300"):
+        build_tokenizer(TokenizerConfig(n_words=300))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("content", [None, b"\x00\xff no tokenizer", b""])
+def test_a_bad_file_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
+    path = tmp_path / f"{name}.file"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"{name}.file: 1 problem\n.*cannot be read"):
+        load(name, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("hf", "tokenizers"), ("tiktoken", "tiktoken"), ("sp", "sentencepiece")]
+)
+def test_a_missing_library_is_named(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=f"pip install {package}"):
+        load(name, files[name], n_words=300)
+
+
+def test_a_large_vocabulary_takes_four_bytes_an_id(tmp_path: Path) -> None:
+    tokens = [bytes([byte]) for byte in range(256)]
+    tokens += [b"%06d" % number for number in range(2**16 - 256)]
+    path = tmp_path / "ranks"
+    path.write_bytes(b"".join(b"%b %d\n" % (base64.b64encode(t), i) for i, t in enumerate(tokens)))
+    write_source(tmp_path, [["a", "bc"]])
+    config = TokenizerConfig(name="tiktoken", path=str(path))
+    shards = ensure_shards(tmp_path, "src", tmp_path / "shards", config)
+    assert shards.dtype == "<u4"
+    assert shards.train.tolist() == [65536, 97, 65537, 65536, 98, 99, 65537]
+    assert np.fromfile(shards.folder / "train.bin", "<u4").tolist() == shards.train.tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_command_takes_them(tmp_path: Path, files: dict[str, Path], name: str) -> None:
+    write_source(tmp_path, [CORPUS])
+    command = ["--root-dir", str(tmp_path), "--source", "src", "--shards-dir", str(tmp_path / "s")]
+    command += ["--output", str(tmp_path / "o.json"), f"--tokenizer={name}"]
+    assert main([*command, f"--tokenizer-path={files[name]}"]) == 0
+    (folder,) = (tmp_path / "s").iterdir()
+    assert folder.name.startswith(f"src-{name}-")
+    tokenizer = load(name, files[name])
+    expected: list[int] = []
+    for text in CORPUS:
+        expected += [tokenizer.bos, *directly(name, files[name], text), tokenizer.eos]
+    assert np.fromfile(folder / "train.bin", "<u2").tolist() == expected
+    assert main(command) == 1  # the path is missing

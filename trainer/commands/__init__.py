@@ -1,0 +1,1 @@
+"""Commands beside training: export, autotune, precompile."""

@@ -1,0 +1,206 @@
+"""The command: python -m trainer.commands.autotune config=run.yaml key=value ... > overrides.yaml
+
+Finds micro-batch, recomputation and compilation that give a run the most tokens per second within
+the memory of one GPU, and prints them as overrides. The global batch stays: fewer sequences in a
+pass are more passes. It times steps on random tokens, on one process; what several processes say
+to each other is not in it, and changes little of what is best.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from trainer.commands.tools import run_command, set_up_alone
+from trainer.config import ConfigError, RunConfig, merge, validate
+from trainer.execution.choices import Choices
+from trainer.loop.learner import Learner, build_learner
+from trainer.loop.step import compute_step
+from trainer.world import World
+from trainer.yaml_files import dump_yaml
+
+Recompute = Literal["none", "selective", "full"]
+
+RECOMPUTING: tuple[Recompute, ...] = ("selective", "full")
+"""What makes room for larger batches, the cheaper first."""
+
+BUDGET_S = 120.0
+"""Seconds after which no more is tried."""
+
+WARM_UP, STEPS = 2, 5
+"""Steps before the timed ones, and timed ones, of which the median counts."""
+
+WORSE = 0.97
+"""A micro-batch below this share of the best speed ends the search among smaller ones."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is tried."""
+
+    batch_size: int
+    """Sequences of a pass."""
+    passes: int
+    """Passes of a step."""
+    recompute: Recompute
+    compiled: bool
+
+    def overrides(self) -> dict[str, Any]:
+        """Return it as settings of a run.yaml."""
+        return {
+            "data": {"batch_size": self.batch_size},
+            "grad_acc_steps": self.passes,
+            "distributed": {
+                "compile": self.compiled,
+                "activation_checkpointing": self.recompute,
+                "selective_activation_checkpointing": False,
+            },
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"batch {self.batch_size} x {self.passes}, recompute {self.recompute}, "
+            f"{'compiled' if self.compiled else 'eager'}"
+        )
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a setting was measured at."""
+
+    step_s: float
+    """Median time of a step, s."""
+    first_s: float
+    """Time of the first step, with the compilation in it, s."""
+
+
+Measure = Callable[[Setting], Timing | None]
+"""Times a setting; None where it does not fit into memory."""
+
+
+def search(sequences: int, steps: int, can_compile: bool, measure: Measure) -> Setting | None:
+    """Return the best setting for `sequences` of each step and a run of `steps`; None if none fits.
+
+    Micro-batches from the largest down, while they get faster; recomputation where it makes room
+    for larger ones; then compilation of the best, if the run is long enough to make up for it.
+    """
+    sizes = [size for size in range(sequences, 0, -1) if sequences % size == 0]
+    found: dict[Setting, Timing] = {}
+    fits = _sweep(sizes, sequences, "none", measure, found)
+    for recompute in RECOMPUTING:
+        # Blocks that are computed again only pay where they make room for a larger batch.
+        larger = [size for size in sizes if size > fits]
+        fits = max(fits, _sweep(larger, sequences, recompute, measure, found))
+    if not found:
+        return None
+    best = min(found, key=lambda setting: found[setting].step_s)
+    if not can_compile:
+        return best
+    compiled = Setting(best.batch_size, best.passes, best.recompute, compiled=True)
+    timing = measure(compiled)
+    if timing is None:
+        return best
+    saved_s = (found[best].step_s - timing.step_s) * steps
+    return compiled if saved_s > timing.first_s - found[best].first_s else best
+
+
+def _sweep(
+    sizes: Sequence[int],
+    sequences: int,
+    recompute: Recompute,
+    measure: Measure,
+    found: dict[Setting, Timing],
+) -> int:
+    """Measure micro-batches, the largest first; return the largest that fits, or 0."""
+    largest, best_s = 0, float("inf")
+    for size in sizes:
+        setting = Setting(size, sequences // size, recompute, compiled=False)
+        timing = measure(setting)
+        if timing is None:
+            continue
+        found[setting] = timing
+        largest = max(largest, size)
+        if timing.step_s > best_s / WORSE:
+            break
+        best_s = min(best_s, timing.step_s)
+    return largest
+
+
+class Clock:
+    """Measures settings of a run on this process's device, until the time is up."""
+
+    def __init__(
+        self, config: RunConfig, choices: Choices, world: World, budget_s: float = BUDGET_S
+    ) -> None:
+        self._config, self._choices, self._world = config, choices, world
+        self._end = time.monotonic() + budget_s
+
+    def __call__(self, setting: Setting) -> Timing | None:
+        """Time a setting, and say so on stderr."""
+        if time.monotonic() > self._end:
+            print(f"{setting}: not tried, the time is up", file=sys.stderr, flush=True)
+            return None
+        try:
+            timing = self._time(setting)
+        except torch.OutOfMemoryError:
+            timing = None
+        if self._world.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if timing is None:
+            print(f"{setting}: does not fit", file=sys.stderr, flush=True)
+            return None
+        tokens = self._config.tokens_per_step(1)
+        print(
+            f"{setting}: {tokens / timing.step_s:,.0f} tokens/s, first step {timing.first_s:.1f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+        return timing
+
+    def _time(self, setting: Setting) -> Timing:
+        learner, tokens = self._open(setting)
+        first_s, *rest = self._seconds(learner, tokens)
+        return Timing(statistics.median(rest[WARM_UP:]), first_s)
+
+    def _open(self, setting: Setting) -> tuple[Learner, Tensor]:
+        values = merge(self._config.model_dump(), setting.overrides())
+        config = validate(RunConfig, values, "autotune")
+        torch.manual_seed(0)
+        choices = replace(self._choices, compiled=setting.compiled)
+        learner = build_learner(config, choices, self._world)
+        shape = (setting.passes, setting.batch_size, config.data.seq_len + 1)
+        tokens = torch.randint(config.data.tokenizer.vocab_size, shape, device=self._world.device)
+        return learner, tokens
+
+    def _seconds(self, learner: Learner, tokens: Tensor) -> Iterator[float]:
+        for _ in range(1 + WARM_UP + STEPS):
+            start = time.perf_counter()
+            loss, _ = compute_step(learner, tokens)
+            loss.item()  # waits for the device
+            yield time.perf_counter() - start
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return the exit code."""
+    return run_command(arguments, lambda config: dump_yaml(tune(config)))
+
+
+def tune(config: RunConfig) -> dict[str, Any]:
+    """Return the overrides that suit a run best. Raises ConfigError where none fits."""
+    world, choices = set_up_alone(config, "autotune")
+    can_compile = config.distributed.compile is not False
+    sequences = config.data.batch_size * config.grad_acc_steps
+    best = search(sequences, config.steps, can_compile, Clock(config, choices, world))
+    if best is None:
+        problem = "not even one sequence fits; a shorter data.seq_len or a smaller model helps"
+        raise ConfigError("autotune", [problem])
+    return best.overrides()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,221 @@
+"""A run as a Hugging Face model: `python -m trainer.commands.export --run FOLDER --output FOLDER`.
+
+The model is transformers' Llama. Our rotary layout is theirs, so that weights change their names
+and nothing else. The folder appears as a whole, by one rename.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from trainer.commands.export_tokenizer import write_tokenizer
+from trainer.config import ConfigError, ModelConfig, RunConfig, load_run_config
+from trainer.folder import checkpoint, run_folder
+from trainer.tokens.tokenizer import Tokenizer, build_tokenizer
+
+WEIGHTS = {
+    "tok_embeddings": "model.embed_tokens",
+    "norm": "model.norm",
+    "output": "lm_head",
+}
+"""Our name of a module -> transformers' name."""
+
+LAYER_WEIGHTS = {
+    "attention.wq": "self_attn.q_proj",
+    "attention.wk": "self_attn.k_proj",
+    "attention.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+"""The same, of the modules of each layer."""
+
+
+def export(run: Path, output: Path, step: int | None = None, config: Path | None = None) -> int:
+    """Write the checkpoint of a step, or the newest one, as a model; return its step."""
+    source = str(config or run / "run.yaml")
+    settings = load_run_config([f"config={source}"])
+    _refuse(settings, source, output)
+    checkpoints = checkpoint.folder_of(settings, run)
+    found = _choose_step(checkpoints, run, step)
+    weights = _rename(checkpoint.load_weights(checkpoints, found), settings, source)
+    tokenizer = build_tokenizer(settings.data.tokenizer)
+    with _whole(output) as folder:
+        _write_weights(folder, weights)
+        _write_json(folder / "config.json", llama_config(settings, tokenizer))
+        _write_json(folder / "generation_config.json", _ends(tokenizer))
+        loading = write_tokenizer(folder, settings.data, tokenizer)
+        (folder / "README.md").write_text(_card(settings, found, loading), encoding="utf-8")
+    return found
+
+
+def llama_config(settings: RunConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the config.json of transformers' Llama."""
+    model = settings.model
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": settings.data.tokenizer.vocab_size,
+        "hidden_size": model.dim,
+        "intermediate_size": model.ffn_hidden,
+        "num_hidden_layers": model.n_layers,
+        "num_attention_heads": model.n_heads,
+        "num_key_value_heads": model.kv_heads,
+        "head_dim": model.head_dim,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rope_theta": model.rope_theta,
+        "rms_norm_eps": model.norm_eps,
+        "max_position_embeddings": settings.data.seq_len,
+        "tie_word_embeddings": model.weight_tying,
+        **_ends(tokenizer),
+        "torch_dtype": "float32",  # that of the master weights
+    }
+
+
+def _ends(tokenizer: Tokenizer) -> dict[str, int]:
+    return {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos}
+
+
+def _refuse(settings: RunConfig, source: str, output: Path) -> None:
+    """Raise ConfigError where the run cannot be exported, or not to this place."""
+    window, length = settings.model.sliding_window, settings.data.seq_len
+    if window is not None and window < length:
+        problem = (
+            f"model.sliding_window: found {window}, which transformers' Llama cannot express; "
+            f"expected null, or data.seq_len = {length} or more"
+        )
+        raise ConfigError(source, [problem])
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(str(output), ["exists already; expected a folder that is to be made"])
+
+
+def _choose_step(folder: Path, run: Path, wanted: int | None) -> int:
+    """Return the step to export: of the run that run.json tells of, where it tells of one."""
+    summary = run_folder.read_summary(run)
+    steps = checkpoint.find_steps(folder, summary.trajectory if summary else None)
+    if wanted is None and steps:
+        return steps[0]
+    if wanted is not None and wanted in steps:
+        return wanted
+    asked = "a whole checkpoint" if wanted is None else f"a whole checkpoint of step {wanted}"
+    found = ", ".join(str(step) for step in sorted(steps)) or "none"
+    raise ConfigError(str(folder), [f"steps: found {found}; expected {asked}"])
+
+
+def _rename(weights: Mapping[str, Tensor], settings: RunConfig, source: str) -> dict[str, Tensor]:
+    """Return the weights under transformers' names; raise ConfigError where shapes differ."""
+    shapes = _shapes(settings.model, settings.data.tokenizer.vocab_size)
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if settings.model.weight_tying:
+        found.pop("output.weight", None)  # the embedding, under another name
+    problems = [
+        f"model: {name} is {found.get(name, 'missing')} in the checkpoint; "
+        f"expected {shapes.get(name, 'none')}"
+        for name in sorted(shapes.keys() | found.keys())
+        if shapes.get(name) != found.get(name)
+    ]
+    if problems:
+        raise ConfigError(source, problems)
+    return {_their_name(name): weights[name].contiguous() for name in shapes}
+
+
+def _shapes(model: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every weight that a model has, under our names."""
+    dim, hidden, kv_dim = model.dim, model.ffn_hidden, model.kv_heads * model.head_dim
+    of_layer: dict[str, tuple[int, ...]] = {
+        "attention.wq": (model.q_dim, dim),
+        "attention.wk": (kv_dim, dim),
+        "attention.wv": (kv_dim, dim),
+        "attention.wo": (dim, model.q_dim),
+        "feed_forward.w1": (hidden, dim),
+        "feed_forward.w2": (dim, hidden),
+        "feed_forward.w3": (hidden, dim),
+        "attention_norm": (dim,),
+        "ffn_norm": (dim,),
+    }
+    shapes: dict[str, tuple[int, ...]] = {"tok_embeddings": (vocab_size, dim), "norm": (dim,)}
+    if not model.weight_tying:
+        shapes["output"] = (vocab_size, dim)
+    for layer in range(model.n_layers):
+        shapes |= {f"layers.{layer}.{name}": shape for name, shape in of_layer.items()}
+    return {f"{name}.weight": shape for name, shape in shapes.items()}
+
+
+def _their_name(name: str) -> str:
+    module = name.removesuffix(".weight")
+    if not module.startswith("layers."):
+        return f"{WEIGHTS[module]}.weight"
+    _, layer, part = module.split(".", 2)
+    return f"model.layers.{layer}.{LAYER_WEIGHTS[part]}.weight"
+
+
+def _write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _card(settings: RunConfig, step: int, loading: str) -> str:
+    """Return the README.md of an export."""
+    bos = "" if settings.data.add_bos else "no "
+    eos = "" if settings.data.add_eos else "no "
+    return (
+        f"# {settings.name}\n\n"
+        f"Step {step} of {settings.steps}, for transformers' `LlamaForCausalLM`, float32. Trained "
+        f"on sequences of {settings.data.seq_len} tokens, with {bos}BOS before and {eos}EOS after "
+        f"each document; the tokenizer itself adds neither.\n\n{loading}\n"
+    )
+
+
+@contextlib.contextmanager
+def _whole(output: Path) -> Iterator[Path]:
+    """Give a temporary folder, and the output its content once the block has ended well."""
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.replace(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.commands.export",
+        description="Write a run as a Hugging Face Llama model.",
+    )
+    parser.add_argument("--run", required=True, type=Path, help="folder of the run")
+    parser.add_argument("--output", required=True, type=Path, help="folder to make")
+    parser.add_argument("--step", type=int, help="step of the checkpoint; the newest by default")
+    parser.add_argument("--config", type=Path, help="the run's settings; by default its run.yaml")
+    given = parser.parse_args(arguments)
+    try:
+        step = export(given.run, given.output, given.step, given.config)
+    except (ConfigError, checkpoint.CheckpointError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{given.output}: step {step} of {given.run}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,115 @@
+"""The tokenizer of an export, in the files that transformers reads."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from trainer.config import DataConfig
+from trainer.tokens.tokenizer import Tokenizer
+
+BOS, EOS = "<|bos|>", "<|eos|>"
+"""What the special tokens of `bytes` are called where every token needs a text."""
+
+FILE_NAMES = {"tiktoken": "tokenizer.model", "sp": "tokenizer.model"}
+
+
+def write_tokenizer(folder: Path, data: DataConfig, tokenizer: Tokenizer) -> str:
+    """Write the files of a run's tokenizer, and return how they are loaded, for people."""
+    name, path = data.tokenizer.name, data.tokenizer.path
+    if path is None:
+        values = byte_tokenizer_json(tokenizer)
+        _write_json(folder / "tokenizer.json", values)
+    elif name == "hf":
+        shutil.copyfile(path, folder / "tokenizer.json")
+        values = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    else:
+        return _copy_foreign(folder, name, path)
+    _write_json(folder / "tokenizer_config.json", _describe(values, tokenizer, data))
+    return "Load model and tokenizer with `AutoModelForCausalLM` and `AutoTokenizer`."
+
+
+def _copy_foreign(folder: Path, name: str, path: str) -> str:
+    file = FILE_NAMES[name]
+    shutil.copyfile(path, folder / file)
+    return (
+        f"`AutoTokenizer` does not load the tokenizer, a file of `{name}`. This project does:\n\n"
+        "```python\nfrom trainer.config import TokenizerConfig\n"
+        "from trainer.tokens.tokenizer import build_tokenizer\n\n"
+        f'tokenizer = build_tokenizer(TokenizerConfig(name="{name}", path="{file}"))\n```'
+    )
+
+
+def byte_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the tokenizer.json of `bytes`: byte-level BPE that merges nothing."""
+    specials = ((tokenizer.bos, BOS), (tokenizer.eos, EOS))
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": False,
+        "use_regex": False,
+    }
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": number, "content": text, **flags, "special": True} for number, text in specials
+        ],
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {character: byte for byte, character in enumerate(byte_characters())},
+            "merges": [],
+        },
+    }
+
+
+def byte_characters() -> list[str]:
+    """Return the character that stands for each byte in byte-level BPE (GPT-2).
+
+    Printable bytes of Latin-1 stand for themselves, the others for U+0100 and on, in their order.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(b if b in printable else 0x100 + others.index(b)) for b in range(256)]
+
+
+def _describe(values: dict[str, Any], tokenizer: Tokenizer, data: DataConfig) -> dict[str, Any]:
+    """Return the tokenizer_config.json that goes with a tokenizer.json."""
+    texts = _texts(values)
+    bos = texts.get(tokenizer.bos)
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": bos,
+        "eos_token": texts.get(tokenizer.eos),
+        "model_max_length": data.seq_len,
+        "clean_up_tokenization_spaces": False,  # it would change the text that is decoded
+        # What a document means that spells a special token: the letters or the token, as ever.
+        "split_special_tokens": bos is not None and tokenizer.bos not in tokenizer.encode(bos),
+    }
+
+
+def _texts(values: dict[str, Any]) -> dict[int, str]:
+    """Return id -> text of the tokens in a tokenizer.json."""
+    vocabulary = values["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        texts = {number: text for text, number in vocabulary.items()}
+    else:  # unigram: pieces with scores
+        texts = {number: piece[0] for number, piece in enumerate(vocabulary)}
+    return texts | {token["id"]: token["content"] for token in values.get("added_tokens", [])}
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,32 @@
+"""What the commands beside training share: autotune and precompile, each on one process."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from trainer.config import ConfigError, RunConfig, load_run_config
+from trainer.execution.choices import Choices
+from trainer.loop.learner import set_up_process
+from trainer.world import World, get_world
+
+
+def run_command(arguments: Sequence[str], act: Callable[[RunConfig], str]) -> int:
+    """Print what `act` says of the run that a command line names; return the exit code."""
+    try:
+        text = act(load_run_config(arguments))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(text, end="")
+    return 0
+
+
+def set_up_alone(config: RunConfig, purpose: str) -> tuple[World, Choices]:
+    """Set threads, arithmetic and caches as a run does; return this process, and what it will use.
+
+    Raises ConfigError, of `purpose`, if the run's weights are sharded over processes.
+    """
+    if config.distributed.shards_weights:
+        problem = "distributed: needs unsharded weights (fsdp_type: no_shard, tp_size: 1)"
+        raise ConfigError(purpose, [problem])
+    world = get_world(config.device, config.gpu_name)
+    return world, set_up_process(config, world)

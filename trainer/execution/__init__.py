@@ -1,0 +1,1 @@
+"""How the model runs: what `auto` stands for, kernels, compilation, parallelism."""

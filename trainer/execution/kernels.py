@@ -1,0 +1,189 @@
+"""Which kernels a run uses: of attention, of fp32 products on a CPU, and float8.
+
+What is chosen by measuring is chosen once: it stands in run.json, and a run that goes on keeps it,
+so that an interruption changes no bit of its losses.
+"""
+
+import re
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn import attention
+
+from trainer.config import ConfigError, DistributedConfig, RunConfig
+from trainer.execution import attention_timing
+from trainer.execution.choices import Choices
+from trainer.execution.precision import precision
+from trainer.model.linear import Linear
+from trainer.world import World, agree
+
+CHOICES = ("torch", "cudnn", "fa3", "flash", "efficient", "math")
+"""Kernels of attention; `torch` is its own choice."""
+
+UNMASKED = ("cudnn", "flash", "fa3", "efficient")
+"""Kernels of attention to choose from on a GPU. Of equally fast ones the first is used."""
+
+MASKED = ("cudnn", "efficient", "math")
+"""Kernels of attention that take a mask, in the same order."""
+
+
+def check(config: RunConfig) -> None:
+    """Raise ConfigError if a run names a kernel that this machine has not installed."""
+    problem = _find_fa3_problem() if config.distributed.attention == "fa3" else None
+    if problem is not None:
+        raise ConfigError("run", [f"distributed.attention = fa3: {problem}"])
+
+
+def choose_attention(
+    config: RunConfig, choices: Choices, world: World, kept: str | None = None
+) -> Choices:
+    """Return the choices with a kernel of attention, rank 0's on all ranks.
+
+    `kept` is the one that the run has used so far. Without it, the fastest is measured.
+    """
+    if choices.attention is not None:
+        return choices
+    if kept == "fa3" and _find_fa3_problem() is not None:
+        kept = None  # the machine that it was chosen on has the package
+    found = kept or _fastest(config, choices, world)
+    return choices.with_attention(CHOICES[agree(CHOICES.index(found), world)])
+
+
+def use(choices: Choices, model: nn.Module) -> None:
+    """Make torch and the model use what was chosen."""
+    assert choices.attention is not None, "chosen by choose_attention"
+    if choices.attention == "torch":
+        _allow_all()
+    else:
+        _allow_only(choices.attention)
+    fast_cpu = choices.cpu_matmul == "onednn"
+    for module in model.modules():
+        if isinstance(module, Linear):
+            module.fast_cpu = fast_cpu
+
+
+def _allow_only(name: str) -> None:
+    """Leave torch one kernel of attention, for the whole process, so that compiled code sees it."""
+    _allow_all()
+    if name == "fa3":
+        attention.activate_flash_attention_impl("FA3")
+    backends = torch.backends.cuda  # its switches count on a CPU too
+    backends.enable_cudnn_sdp(name == "cudnn")
+    backends.enable_flash_sdp(name in ("flash", "fa3"))
+    backends.enable_mem_efficient_sdp(name == "efficient")
+    backends.enable_math_sdp(name == "math")
+
+
+def _allow_all() -> None:
+    backends = torch.backends.cuda
+    for enable in (
+        backends.enable_cudnn_sdp,
+        backends.enable_flash_sdp,
+        backends.enable_mem_efficient_sdp,
+        backends.enable_math_sdp,
+    ):
+        enable(True)
+    # Older versions of torch have one flash attention, and nothing to choose it by.
+    current = getattr(attention, "current_flash_attention_impl", None)
+    if current is not None and current() is not None:
+        attention.restore_flash_attention_impl()
+
+
+def _find_fa3_problem() -> str | None:
+    """Say why FA3 cannot be used; None if it can."""
+    try:
+        _allow_only("fa3")
+    except attention_timing.UNFIT as error:
+        return f"needs the package flash_attn_3, for GPUs like the H100: {error}"
+    finally:
+        _allow_all()
+    return None
+
+
+def _fastest(config: RunConfig, choices: Choices, world: World) -> str:
+    """Return the kernel with the shortest forward and backward pass for this run's shape."""
+    try:
+        work = _attention(config, choices, world)
+        names = MASKED if config.is_masked else UNMASKED
+        found = attention_timing.fastest(names, lambda name: _seconds(name, work))
+    except torch.OutOfMemoryError:  # the first step will say which batch fits
+        found = None
+    finally:
+        _allow_all()
+    return found or "torch"
+
+
+def _seconds(name: str, work: Callable[[], None]) -> float:
+    """Return the seconds of a forward and backward pass with one kernel."""
+    _allow_only(name)
+    torch.accelerator.synchronize()
+    start = time.perf_counter()
+    work()
+    torch.accelerator.synchronize()
+    return time.perf_counter() - start
+
+
+def _attention(config: RunConfig, choices: Choices, world: World) -> Callable[[], None]:
+    """Return a forward and backward pass of attention in the run's shape, on one layer."""
+    model, data = config.model, config.data
+    heads, kv_heads = model.n_heads // world.tp_size, model.kv_heads // world.tp_size
+    dtype = torch.bfloat16 if choices.model_dtype == "bf16" else torch.float32
+    made = [
+        torch.randn(
+            (data.batch_size, data.seq_len, count, model.head_dim),
+            dtype=dtype,
+            device=world.device,
+            requires_grad=True,
+        )
+        for count in (heads, kv_heads, kv_heads)
+    ]
+    mask = None
+    if config.is_masked:
+        mask = torch.ones(
+            (data.batch_size, 1, data.seq_len, data.seq_len), dtype=torch.bool, device=world.device
+        ).tril()
+
+    def work() -> None:
+        q, k, v = (tensor.transpose(1, 2) for tensor in made)
+        with precision(choices.model_dtype, world.device):
+            mixed = F.scaled_dot_product_attention(
+                q, k, v, mask, is_causal=mask is None, enable_gqa=heads != kv_heads
+            )
+        mixed.sum().backward()
+
+    return work
+
+
+def use_float8(model: nn.Module, config: DistributedConfig, device: torch.device) -> None:
+    """Turn the matrices that float8_filter finds into float8 ones. Raises ConfigError."""
+    if config.float8_recipe is None:
+        return
+    try:
+        from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+    except ImportError as error:
+        raise ConfigError(
+            "run", [f"distributed.float8_recipe: needs torchao (pip install torchao): {error}"]
+        ) from None
+    settings = Float8LinearConfig.from_recipe_name(config.float8_recipe)
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        raise ConfigError(
+            "run",
+            [
+                f"distributed.float8_recipe = {config.float8_recipe}: the device has no float8; "
+                "expected a GPU of compute capability 8.9 or newer"
+            ],
+        )
+    chosen = re.compile(config.float8_filter)
+
+    def converts(module: nn.Module, name: str) -> bool:
+        return isinstance(module, nn.Linear) and bool(chosen.search(name)) and _is_whole(module)
+
+    convert_to_float8_training(model, config=settings, module_filter_fn=converts)
+
+
+def _is_whole(module: nn.Linear) -> bool:
+    """Say whether a matrix has sides that float8 products take: multiples of 16."""
+    return module.in_features % 16 == 0 and module.out_features % 16 == 0

@@ -1,0 +1,93 @@
+"""FSDP2 and tensor parallelism: weights that are spread over processes (DTensor).
+
+Imported where a run is spread so, for it loads a second of modules.
+"""
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleInput,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+
+from trainer.config import DistributedConfig
+from trainer.execution.choices import Dtype
+from trainer.model.model import Transformer
+from trainer.world import World
+
+
+def build_mesh(config: DistributedConfig, world: World) -> DeviceMesh:
+    """Return the processes as a mesh with the axes dp_replicate, dp_shard and tp."""
+    dp_replicate, dp_shard = config.data_parallel(world.size)
+    return init_device_mesh(
+        world.device.type,
+        (dp_replicate, dp_shard, world.tp_size),
+        mesh_dim_names=("dp_replicate", "dp_shard", "tp"),
+    )
+
+
+def shard(
+    model: Transformer,
+    config: DistributedConfig,
+    dtype: Dtype,
+    world: World,
+    mesh: DeviceMesh,
+) -> None:
+    """Shard each block's weights, gradients and optimizer state over dp_shard (FSDP2)."""
+    dp_replicate, dp_shard = config.data_parallel(world.size)
+    if dp_replicate * dp_shard == 1:
+        return
+    dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    policy = MixedPrecisionPolicy(
+        param_dtype=dtypes[dtype], reduce_dtype=dtypes[config.reduce_dtype]
+    )
+    across = mesh["dp_replicate", "dp_shard"] if dp_replicate > 1 else mesh["dp_shard"]
+    for layer in model.layers:
+        fully_shard(layer, mesh=across, mp_policy=policy)
+    fully_shard(model, mesh=across, mp_policy=policy)
+
+
+def split_matrices(model: Transformer, mesh: DeviceMesh) -> None:
+    """Split along heads and hidden width; between the matrices each process has some positions."""
+    parallelize_module(
+        model,
+        mesh,
+        {
+            "tok_embeddings": RowwiseParallel(
+                input_layouts=Replicate(), output_layouts=Shard(1), use_local_output=True
+            ),
+            "norm": SequenceParallel(use_local_output=False),
+            "output": ColwiseParallel(input_layouts=Shard(1), output_layouts=Replicate()),
+        },
+    )
+    # Waits for the collective: a compiled block that is given what one still writes, a tensor of
+    # its own class, passes back a gradient of another.
+    model.tok_embeddings.register_forward_hook(lambda module, inputs, output: output.clone())
+    for layer in model.layers:
+        parallelize_module(
+            layer,
+            mesh,
+            {
+                "attention_norm": SequenceParallel(use_local_output=False),
+                "attention": PrepareModuleInput(
+                    input_layouts=(Shard(1), None, None, None),
+                    desired_input_layouts=(Replicate(), None, None, None),
+                ),
+                "attention.wq": ColwiseParallel(),
+                "attention.wk": ColwiseParallel(),
+                "attention.wv": ColwiseParallel(),
+                "attention.wo": RowwiseParallel(output_layouts=Shard(1)),
+                "ffn_norm": SequenceParallel(use_local_output=False),
+                "feed_forward": PrepareModuleInput(
+                    input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),)
+                ),
+                "feed_forward.w1": ColwiseParallel(),
+                "feed_forward.w3": ColwiseParallel(),
+                "feed_forward.w2": RowwiseParallel(output_layouts=Shard(1)),
+            },
+        )

@@ -1,0 +1,23 @@
+"""The arithmetic of a process: number formats of matmuls, and the context of a forward pass."""
+
+import contextlib
+
+import torch
+
+from trainer.config import DistributedConfig
+from trainer.execution.choices import Dtype
+
+
+def set_arithmetic(settings: DistributedConfig) -> None:
+    """Set what torch keeps for the whole process."""
+    matmul = torch.backends.cuda.matmul
+    matmul.allow_tf32 = settings.matmul_allow_tf32
+    matmul.allow_bf16_reduced_precision_reduction = settings.allow_bf16_reduced_precision_reduction
+    torch.autograd.set_detect_anomaly(settings.detect_anomaly)
+
+
+def precision(dtype: Dtype, device: torch.device) -> contextlib.AbstractContextManager:
+    """Return the context of the forward pass: bf16 matmuls over fp32 master weights, or fp32."""
+    if dtype == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -1,0 +1,298 @@
+"""Checkpoints: torch.distributed.checkpoint folders, made visible by one atomic rename.
+
+`checkpoints/<step>/` holds the tensors and state.json: the step, what the losses depend on, and the
+size and check sum of every file, by which a torn or changed one is recognised. A checkpoint loads
+on any number of processes and under any layout.
+"""
+
+import json
+import os
+import shutil
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trainer.config import CheckpointConfig, ConfigError, RunConfig
+from trainer.files import make_folder
+from trainer.model.optimizer import Optimizer
+from trainer.world import World, agree
+
+# What reads and writes the tensors, trainer.folder.checkpoint_tensors, is imported where it is needed.
+
+BLOCK_BYTES = 2**20
+STATE = "state.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a checkpoint stands."""
+
+    step: int
+    """Optimizer steps done."""
+    elapsed_s: float
+    """Seconds of wall-clock time that the run had taken, over all attempts."""
+    trajectory: str
+    """`RunConfig.trajectory`: what the sequence of losses depends on."""
+    loss_sum: float = 0.0
+    """Sum of the losses since the last record, and over how many steps."""
+    loss_steps: int = 0
+
+
+def folder_of(config: RunConfig, run: Path) -> Path:
+    """Return the folder of a run's checkpoints; `run` is the run's own."""
+    path = config.checkpoint and config.checkpoint.path
+    return Path(path) if path else run / "checkpoints"
+
+
+def due(config: CheckpointConfig | None, step: int, steps: int) -> list[str]:
+    """Return the kinds of checkpoint to take after a step: `dump`, `eval`, both or none."""
+    if config is None:
+        return []
+    kinds = [
+        kind
+        for kind, every in (("dump", config.dump.every), ("eval", config.eval.every))
+        if every is not None and step % every == 0
+    ]
+    return kinds or (["dump"] if step == steps else [])
+
+
+def save(
+    folder: Path,
+    position: Position,
+    kinds: list[str],
+    model: nn.Module,
+    optimizer: Optimizer,
+    world: World,
+) -> None:
+    """Save after a step and wait for it; every rank calls it."""
+    saver = Saver(folder, None, world)
+    saver.save(position, kinds, model, optimizer)
+    saver.wait()
+
+
+class Saver:
+    """Saves one checkpoint at a time, in the background unless the config says otherwise.
+
+    Readers see the whole checkpoint or none of it. All ranks call each method. A failure of the
+    background is raised by the next call.
+    """
+
+    def __init__(self, folder: Path, config: CheckpointConfig | None, world: World) -> None:
+        """Raises ConfigError where the folder is one that cannot be written."""
+        self._folder, self._config, self._world = folder, config, world
+        if config is not None and world.is_main:
+            make_folder(folder, "checkpoint.path")
+        # A group of its own: the collectives of training go on meanwhile.
+        self._group = dist.new_group(backend="gloo") if world.size > 1 else None
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def save(
+        self,
+        position: Position,
+        kinds: list[str],
+        model: nn.Module,
+        optimizer: Optimizer,
+    ) -> None:
+        """Copy the state, and write the copy; first wait for the save before."""
+        self.wait()
+        state = _copy_state(model, optimizer)
+        if self._config is None or not self._config.async_save:
+            self._write(state, position, kinds)
+            return
+        self._thread = threading.Thread(
+            target=self._write_or_note, args=(state, position, kinds), name="checkpoint"
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for the save that is under way."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _write_or_note(self, state: dict[str, Any], position: Position, kinds: list[str]) -> None:
+        try:
+            self._write(state, position, kinds)
+        # torch's CheckpointException is no Exception.
+        except BaseException as error:
+            self._failure = error
+
+    def _write(self, state: dict[str, Any], position: Position, kinds: list[str]) -> None:
+        from trainer.folder.checkpoint_tensors import write_tensors
+
+        target = self._folder / f"{position.step:010d}"
+        temporary = self._folder / f".saving-{position.step:010d}"
+        if self._world.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        self._meet()
+        write_tensors(state, temporary, self._group)
+        self._meet()
+        if self._world.is_main:
+            files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
+            facts = {**position.__dict__, "kinds": kinds, "files": files}
+            _write_state(temporary, facts)
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.replace(target)
+            _flush(self._folder)
+            if self._config is not None:
+                prune(self._folder, self._config)
+
+    def _meet(self) -> None:
+        if self._group is not None:
+            dist.all_reduce(torch.zeros(1), group=self._group)
+
+
+def _copy_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """Return model and optimizer as tensors on the CPU that no step changes any more."""
+    from trainer.folder.checkpoint_tensors import copy_to_cpu
+
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    return copy_to_cpu(state, next(model.parameters()).device)
+
+
+def _fingerprint(path: Path) -> dict[str, int]:
+    """Return size and CRC-32 of a file, by which a torn or changed one is recognised."""
+    check = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            check = zlib.crc32(block, check)
+    return {"size": path.stat().st_size, "crc32": check}
+
+
+def prune(folder: Path, config: CheckpointConfig) -> None:
+    """Delete what `keep` of each kind does not ask for; the newest stays in any case."""
+    complete = list(_complete(folder))
+    wanted = {path for path, _ in complete[:1]}
+    for kind, keep in (("dump", config.dump.keep), ("eval", config.eval.keep)):
+        of_kind = [path for path, facts in complete if kind in facts["kinds"]]
+        wanted.update(of_kind if keep < 0 else of_kind[:keep])
+    for path, _ in complete:
+        if path not in wanted:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def find_newest(folder: Path, trajectory: str, world: World) -> Position | None:
+    """Return the newest whole checkpoint of this trajectory; rank 0 looks, all ranks agree."""
+    step = -1
+    if world.is_main:
+        found = _complete(folder)
+        ours = (item for item in found if item[1]["trajectory"] == trajectory)
+        step = next((facts["step"] for path, facts in ours if _is_intact(path, facts)), -1)
+    step = agree(step, world)
+    if step < 0:
+        return None
+    facts = _read_state(folder / f"{step:010d}")
+    names = (field.name for field in fields(Position))
+    return Position(**{name: facts[name] for name in names if name in facts})
+
+
+def find_steps(folder: Path, trajectory: str | None = None) -> list[int]:
+    """Return the steps of the whole checkpoints, newest first; of one trajectory, where named."""
+    return [
+        facts["step"]
+        for _, facts in _complete(folder)
+        if trajectory is None or facts["trajectory"] == trajectory
+    ]
+
+
+def load_weights(folder: Path, step: int) -> dict[str, Tensor]:
+    """Return the model's weights at a step, without model or optimizer. Raises CheckpointError."""
+    from trainer.folder.checkpoint_tensors import read_weights
+
+    return read_weights(folder / f"{step:010d}")
+
+
+def load(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> None:
+    """Load the checkpoint of a step into a model and its optimizer. Raises CheckpointError."""
+    from trainer.folder.checkpoint_tensors import read_tensors
+
+    # State dicts are views: reading into them is loading.
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    read_tensors(folder / f"{step:010d}", state)
+
+
+def start_from(path: Path, model: nn.Module) -> None:
+    """Load the weights of a checkpoint, or of the newest in a folder of some; or ConfigError."""
+    from trainer.folder.checkpoint_tensors import METADATA, read_tensors
+
+    chosen = path if (path / STATE).exists() else next((p for p, _ in _complete(path)), None)
+    key = "checkpoint.init_ckpt_path"
+    if chosen is None:
+        raise ConfigError(
+            str(path), [f"{key}: no checkpoint here; expected {METADATA} and {STATE}"]
+        )
+    try:
+        read_tensors(chosen, {"model": model.state_dict()})
+    except CheckpointError as error:
+        raise ConfigError(str(path), [f"{key}: {error}"]) from None
+
+
+def _complete(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the whole checkpoints and their state.json, newest first; say what is passed over."""
+    for path in sorted(folder.glob("[0-9]*"), reverse=True):
+        try:
+            facts = _read_state(path)
+            expected = {name: known["size"] for name, known in facts["files"].items()}
+            sizes = {name: (path / name).stat().st_size for name in expected}
+        except (OSError, ValueError) as error:
+            print(f"warning: {path}: not a whole checkpoint, passed over: {error}", flush=True)
+            continue
+        if sizes == expected:
+            yield path, facts
+        else:
+            print(f"warning: {path}: files are cut short, passed over", flush=True)
+
+
+def _write_state(path: Path, facts: dict[str, Any]) -> None:
+    """Write state.json, with a check sum of its own, and bring the folder to the disk."""
+    with (path / STATE).open("w") as file:
+        json.dump({**facts, "crc32": _check_sum(facts)}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    _flush(path)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Return what state.json says. Raises OSError, or ValueError where it was changed."""
+    facts = json.loads((path / STATE).read_text())
+    if not isinstance(facts, dict) or facts.pop("crc32", None) != _check_sum(facts):
+        raise ValueError(f"{STATE} was changed")
+    return facts
+
+
+def _check_sum(facts: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+
+
+def _is_intact(path: Path, facts: dict[str, Any]) -> bool:
+    """Say whether the files are what was written, byte by byte."""
+    for name, known in facts["files"].items():
+        if _fingerprint(path / name) != known:
+            print(f"warning: {path}: {name} was changed, passed over", flush=True)
+            return False
+    return True
+
+
+def _flush(folder: Path) -> None:
+    """Make a rename in a folder survive a power loss."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,145 @@
+"""The tensors of a checkpoint, as torch.distributed.checkpoint writes and reads them.
+
+Imported when a checkpoint is written or read, not before: it loads a good second of modules that a
+run's start need not wait for.
+"""
+
+import contextlib
+import io
+import pickle
+import warnings
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed._state_dict_utils import _offload_state_dict_to_cpu
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.serialization import _get_layout
+from torch.utils._pytree import tree_map
+
+from trainer.folder.checkpoint import CheckpointError
+
+METADATA = ".metadata"
+
+
+def copy_to_cpu(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return a state on the CPU that no step changes any more."""
+    if device.type != "cpu":
+        copied: dict[str, Any] = _offload_state_dict_to_cpu(state)
+        return copied
+    return tree_map(lambda item: item.detach().clone() if torch.is_tensor(item) else item, state)
+
+
+def write_tensors(state: dict[str, Any], folder: Path, group: dist.ProcessGroup | None) -> None:
+    """Write a state into a folder; every rank of the group calls it. Raises CheckpointException."""
+    with _alone_on_purpose():
+        dcp.save(state, checkpoint_id=folder, process_group=group, no_dist=group is None)
+
+
+def read_tensors(source: Path, state: dict[str, Any]) -> None:
+    """Fill the tensors of `state`, whatever layout they were saved under.
+
+    Raises CheckpointError.
+    """
+    alone = not dist.is_initialized()
+    try:
+        with _alone_on_purpose():
+            dcp.load(state, storage_reader=_SafeReader(source), no_dist=alone)
+    # torch's own exception is no Exception: it would pass by every other handler.
+    except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as error:
+        raise CheckpointError(f"{source}: cannot be read: {error}") from error
+
+
+def read_weights(source: Path) -> dict[str, Tensor]:
+    """Return a checkpoint's weights, without model or optimizer. Raises CheckpointError."""
+    try:
+        index = _SafeReader(source).read_metadata().state_dict_metadata
+        weights = {
+            key.removeprefix("model."): torch.empty(entry.size, dtype=entry.properties.dtype)
+            for key, entry in index.items()
+            if key.startswith("model.") and isinstance(entry, TensorStorageMetadata)
+        }
+    except (OSError, RuntimeError, ValueError, pickle.PickleError) as error:
+        raise CheckpointError(f"{source}: cannot be read: {error}") from error
+    read_tensors(source, {"model": weights})
+    return weights
+
+
+@contextlib.contextmanager
+def _alone_on_purpose() -> Iterator[None]:
+    """Keep torch from warning that there is no process group: a lone process needs none."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+class _SafeReader(dcp.FileSystemReader):
+    """Reads a checkpoint without executing what a pickle may name.
+
+    torch reads tensors with weights_only, but the index with plain pickle, and so what the index
+    calls an object.
+    """
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        path = Path(self.path) / METADATA
+        metadata = _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
+        if not isinstance(metadata, Metadata):
+            raise pickle.UnpicklingError(f"{METADATA} holds no index")
+        for name, entry in metadata.state_dict_metadata.items():
+            if not isinstance(entry, TensorStorageMetadata):
+                raise pickle.UnpicklingError(f"{name} is no tensor")
+        metadata.storage_meta = getattr(metadata, "storage_meta", None) or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+# The types and functions that torch pickles into an index, under the names that they have there.
+_PARTS: dict[tuple[str, str], Any] = {
+    (part.__module__, part.__qualname__): part
+    for part in (
+        *(Metadata, MetadataIndex, TensorStorageMetadata, TensorProperties),
+        *(BytesStorageMetadata, ChunkStorageMetadata, StorageMeta, _MEM_FORMAT_ENCODING),
+        *(_StorageInfo, torch.Size, _get_layout),
+    )
+}
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Builds an index from its known parts, whichever Python wrote it; imports nothing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        part = _PARTS.get((module, name)) or _find_dtype(module, name) or _find_path(module, name)
+        if part is None:
+            raise pickle.UnpicklingError(
+                f"the index names {module}.{name}, which is not a part of one"
+            )
+        return part
+
+
+def _find_dtype(module: str, name: str) -> torch.dtype | None:
+    found = vars(torch).get(name) if module == "torch" else None
+    return found if isinstance(found, torch.dtype) else None
+
+
+def _find_path(module: str, name: str) -> type[PurePosixPath] | None:
+    """Return a plain type for the folder that an index says it was written to.
+
+    Python 3.13 pickles a path from pathlib._local, the others from pathlib.
+    """
+    of_pathlib = module == "pathlib" or module.startswith("pathlib.")
+    return PurePosixPath if of_pathlib and name in ("PosixPath", "WindowsPath") else None

@@ -1,0 +1,108 @@
+"""What a run writes as it goes on: run.json, its records, and what it says on the terminal.
+
+The main process writes; on the others every call does nothing.
+"""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.config import RunConfig
+from trainer.files import write_atomically
+from trainer.folder.metrics import RecordFile
+from trainer.folder.run_folder import CONFIG, RunFile, read_summary
+from trainer.folder.trackers import Trackers
+from trainer.records import EVALUATIONS, METRICS, Evaluation, Record, RunSummary, Status
+from trainer.startup import Startup
+
+BYTES_PER_GIB = 2**30
+
+
+class Journal:
+    """The files of a run, opened for one attempt."""
+
+    def __init__(self, config: RunConfig, folder: Path, step: int, startup: Startup) -> None:
+        """Prepare to write after `step`, 0 at a run's start."""
+        self._config, self._folder, self._step, self._startup = config, folder, step, startup
+        self._file: RunFile | None = None
+
+    def open(self, summary: RunSummary) -> None:
+        """Open the files; the main process calls it. `summary` has the attempt that begins."""
+        earlier = read_summary(self._folder)
+        if self._step > 0 and earlier is not None:
+            # What earlier attempts found stands until this one finds it anew.
+            kept = ("loss_final", "loss_validation")
+            summary = summary.model_copy(update={key: getattr(earlier, key) for key in kept})
+        write_atomically(self._folder / CONFIG, self._config.to_yaml())
+        self._file = RunFile(self._folder, summary, earlier.attempts if earlier else ())
+        self._trackers = Trackers(self._config, self._step, self._file.began)
+        send = self._trackers.write
+        self._records = RecordFile(self._folder / METRICS, self._step, send)
+        self._evaluations = RecordFile(self._folder / EVALUATIONS, self._step, send)
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt; 1 on the processes that write nothing."""
+        return 1 if self._file is None else self._file.attempt.attempt
+
+    def started(self) -> None:
+        """Note that the first step has ended."""
+        if self._file is not None:
+            self._file.write_attempt(startup=self._startup.split)
+
+    def record(self, record: Record, machine_load: float | None = None) -> None:
+        """Write a record, and a line on the terminal; `machine_load` is the mean so far."""
+        if self._file is None:
+            return
+        self._records.write(record)
+        self._file.note(
+            steps_done=record.step,
+            loss_final=record.loss,
+            machine_load=machine_load,
+            peak_memory_gib=_peak_memory_gib(record.reserved_gib),
+        )
+        steps = self._config.steps
+        left = int((steps - record.step) * record.step_s)
+        print(
+            f"step {record.step:>6}/{steps}  loss {record.loss or float('nan'):.4f}  "
+            f"lr {record.rate:.2e}  grad norm {record.grad_norm or float('nan'):.2f}  "
+            f"{record.tokens_per_s:,.0f} tokens/s  left {left // 60}:{left % 60:02d}",
+            flush=True,
+        )
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Write an evaluation, and a line on the terminal."""
+        if self._file is None:
+            return
+        self._evaluations.write(evaluation)
+        self._file.write(loss_validation=evaluation.loss)
+        step, steps = evaluation.step, self._config.steps
+        loss = evaluation.loss if evaluation.loss is not None else float("nan")
+        print(f"step {step:>6}/{steps}  validation loss {loss:.4f}", flush=True)
+
+    def end(self, status: Status, **changes: Any) -> None:
+        """Write the end of this attempt to run.json, once."""
+        if self._file is not None and self._file.attempt.status == "running":
+            self._file.end(status, self._startup.elapsed_s, **changes)
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._file is not None:
+            for file in (self._records, self._evaluations, self._trackers):
+                file.close()
+
+
+def reserved_gib(device: torch.device) -> float | None:
+    """Return the peak memory that a GPU's allocator has reserved, GiB; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.max_memory_reserved(device) / BYTES_PER_GIB
+
+
+def _peak_memory_gib(of_gpu: float | None) -> float:
+    """Return the peak so far, GiB: of the GPU, or on a CPU of the process."""
+    if of_gpu is not None:
+        return of_gpu
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux

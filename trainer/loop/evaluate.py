@@ -1,0 +1,49 @@
+"""Validation loss over held-out text: the same windows on every GPU count."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from trainer.execution.choices import Dtype
+from trainer.execution.compiling import uncompiled
+from trainer.execution.precision import precision
+from trainer.world import World, sum_over_ranks
+
+
+@torch.no_grad()
+def validation_loss(
+    model: nn.Module,
+    windows: NDArray[np.unsignedinteger],
+    batch_size: int,
+    dtype: Dtype,
+    world: World,
+) -> tuple[float, int]:
+    """Return the mean loss in nats per token over windows (N, T + 1), and the tokens counted.
+
+    Ranks take turns through the batches; their sums are added. All ranks run the same number of
+    forward passes: a sharded model needs every rank in each.
+    """
+    totals = torch.zeros(2, dtype=torch.float64)
+    size = batch_size
+    turns = -(-len(windows) // (world.data_size * size))
+    model.eval()
+    for turn in range(turns):
+        start = (turn * world.data_size + world.data_rank) * size
+        counts = start < len(windows)
+        start = start if counts else 0
+        batch = torch.from_numpy(windows[start : start + size].astype(np.int64)).to(world.device)
+        with uncompiled(), precision(dtype, world.device):
+            loss = model(batch[:, :-1], batch[:, 1:])
+        tokens = batch[:, 1:].numel() * counts
+        totals += torch.tensor([loss.item() * tokens, tokens], dtype=torch.float64)
+    model.train()
+    loss_sum, tokens_sum = sum_over_ranks(totals, world).tolist()
+    return loss_sum / tokens_sum, int(tokens_sum) // world.tp_size
+
+
+def bits_per_byte(loss: float, tokens_per_byte: float) -> float:
+    """Return a loss in nats per token as bits per byte of text, which compares tokenizers."""
+    return loss / math.log(2) * tokens_per_byte

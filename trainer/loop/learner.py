@@ -1,0 +1,114 @@
+"""A model that learns: what takes training steps, without data and without files.
+
+A run has one (session.py), and so have the searches for its fastest settings (autotune.py) and the
+compilation ahead of it (precompile.py).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from trainer import host
+from trainer.config import RunConfig
+from trainer.execution import kernels
+from trainer.execution.choices import Choices, choose, find_machine, is_sharded
+from trainer.execution.compiling import tag_cache, use_cache
+from trainer.execution.graph import StepGraph
+from trainer.execution.layout import parallelize
+from trainer.execution.precision import set_arithmetic
+from trainer.model.model import DocumentBorder, Transformer
+from trainer.model.optimizer import Optimizer, build_optimizer
+from trainer.tokens.tokenizer import build_tokenizer
+from trainer.world import World
+
+
+@dataclass
+class Learner:
+    """A model in training on this process's device."""
+
+    choices: Choices
+    """What it uses where the settings say `auto`."""
+    device: torch.device
+    model: Transformer
+    trained: nn.Module
+    """The model, wrapped for several processes: its forward pass trains."""
+    optimizer: Optimizer
+    is_sharded: bool
+    """Weights are sharded over processes."""
+    batch_shape: tuple[int, int]
+    """Sequences of a micro-batch, and tokens of each."""
+    graph: StepGraph | None = None
+    """The step as a CUDA graph."""
+
+
+def set_up_process(config: RunConfig, world: World) -> Choices:
+    """Set what torch and the system keep for the whole process; return what the run will use."""
+    settings = config.distributed
+    kernels.check(config)
+    choices = decide(config, world)
+    torch.set_num_threads(choices.threads)
+    if settings.keep_memory and config.device == "cpu":
+        host.keep_freed_memory()
+    set_arithmetic(settings)
+    use_cache(settings.compile_cache)
+    return choices
+
+
+def decide(config: RunConfig, world: World) -> Choices:
+    """Return what a run uses on this process's machine."""
+    machine = find_machine(world.local_size, torch.backends.mkldnn.is_available())
+    return choose(config, world.size, machine)
+
+
+def build_model(config: RunConfig, choices: Choices, device: torch.device) -> Transformer:
+    """Return the model with its first weights, on the device; talks to no other process."""
+    model = Transformer(
+        config.model,
+        config.data.tokenizer.vocab_size,
+        config.data.seq_len,
+        _border(config),
+        fused=choices.fused_projections,
+        loss_chunk=choices.loss_chunk,
+    )
+    model.init_weights(config.seed)
+    for layer in model.layers:
+        layer.recompute = config.distributed.recompute  # type: ignore[assignment]
+    return model.to(device)
+
+
+def _border(config: RunConfig) -> DocumentBorder | None:
+    if not config.data.document_mask:
+        return None
+    tokenizer = build_tokenizer(config.data.tokenizer)
+    opens = config.data.add_bos
+    return DocumentBorder(tokenizer.bos if opens else tokenizer.eos, opens)
+
+
+def build_learner(
+    config: RunConfig,
+    choices: Choices,
+    world: World,
+    model: Transformer | None = None,
+    kept_attention: str | None = None,
+) -> Learner:
+    """Return a model with first weights and its optimizer, ready for several processes.
+
+    `model` is that of `build_model`, if it is there already; `kept_attention` the kernel that the
+    run has used so far.
+    """
+    if model is None:
+        model = build_model(config, choices, world.device)
+    choices = kernels.choose_attention(config, choices, world, kept_attention)
+    kernels.use(choices, model)
+    tag_cache(world.device)
+    kernels.use_float8(model, config.distributed, world.device)
+    return Learner(
+        choices=choices,
+        device=world.device,
+        model=model,
+        trained=parallelize(model, config.distributed, choices, world),
+        optimizer=build_optimizer(model, config.optim),
+        is_sharded=is_sharded(config.distributed, world.size),
+        batch_shape=(config.data.batch_size, config.data.seq_len),
+    )

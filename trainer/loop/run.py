@@ -1,0 +1,100 @@
+"""Start, resume or skip one run. The training loop is in train.py."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer.config import RunConfig
+from trainer.execution.choices import Choices
+from trainer.folder import failure
+from trainer.folder.run_folder import Action, Lock, choose_action, is_completed
+from trainer.folder.trackers import check_trackers
+from trainer.loop.learner import build_model, set_up_process
+from trainer.loop.session import content_keys, open_session
+from trainer.loop.train import train
+from trainer.model.model import Transformer
+from trainer.startup import Startup
+from trainer.tokens.shards import open_shards
+from trainer.world import World, agree, barrier, get_world, process_group
+
+LOCK_POLL_S = 1.0
+"""Seconds between two looks at a folder that another process trains in."""
+
+ACTIONS: tuple[Action, ...] = ("start", "resume", "done")
+
+
+def run(config: RunConfig, startup: Startup) -> int:
+    """Start or resume the run, or report that it is complete; return the exit code."""
+    folder = Path(config.dump_dir)
+    with failure.refusals_noted(folder):
+        check_trackers(config)
+        world = get_world(config.device, config.gpu_name, config.distributed.tp_size)
+        config.check_processes(world.size)
+        choices = set_up_process(config, world)
+        with (
+            failure.reported(config, world),
+            process_group(world, config.distributed.timeout_s) as wait_for_others,
+        ):
+            model = None
+            if world.size > 1 and not is_completed(folder):
+                model = build_model(config, choices, world.device)  # meanwhile the processes meet
+                startup.mark("model")
+            wait_for_others()
+            startup.mark("process_group")
+            with _alone(folder, world):
+                return _run(config, choices, startup, world, model)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, world: World) -> Iterator[None]:
+    """Hold the run's folder; wait while another process trains there.
+
+    All ranks wait together: a collective that waits for rank 0 alone would time out.
+    """
+    lock = Lock(folder) if world.is_main else None
+    waited = False
+    while not agree(int(lock is not None and lock.try_acquire()), world):
+        if world.is_main and not waited:
+            print(f"{folder}: another process trains here; waiting for it", flush=True)
+        waited = True
+        time.sleep(LOCK_POLL_S)
+    try:
+        if world.is_main:
+            failure.forget(folder)
+        barrier(world)
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _run(
+    config: RunConfig,
+    choices: Choices,
+    startup: Startup,
+    world: World,
+    model: Transformer | None,
+) -> int:
+    folder = Path(config.dump_dir)
+    if world.is_main:
+        open_shards(config.data)  # made once, by one process, if they do not exist yet
+    barrier(world)
+    shards = open_shards(config.data)
+    startup.mark("data")
+    action: Action = "done"
+    if world.is_main:
+        action = choose_action(folder, config, world.size, content_keys(shards))
+    action = ACTIONS[agree(ACTIONS.index(action), world)]
+    if action == "done":
+        if world.is_main:
+            print(f"{folder}: the run is complete already", flush=True)
+        return 0
+    session = open_session(config, choices, startup, world, shards, action, model)
+    try:
+        return train(session)
+    except BaseException:
+        session.journal.end("failed")
+        raise
+    finally:
+        session.close()

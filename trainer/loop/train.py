@@ -1,0 +1,189 @@
+"""The loop over the steps of a run: train, record, evaluate, save, stop. See `take_step`."""
+
+import gc
+import math
+import time
+
+import torch
+from torch import Tensor
+
+from trainer.config import RunConfig
+from trainer.execution.layout import has_buckets
+from trainer.folder import checkpoint
+from trainer.folder.checkpoint import Position
+from trainer.folder.journal import reserved_gib
+from trainer.loop.evaluate import bits_per_byte, validation_loss
+from trainer.loop.session import Session
+from trainer.loop.step import capture_later, first_step, rehearse, train_step
+from trainer.loop.stop_signal import StopSignal
+from trainer.model.learning_rate import learning_rate
+from trainer.records import Evaluation, Record, finite
+from trainer.tokens.data import validation_windows
+from trainer.world import mean_over_ranks
+
+EXIT_PREEMPTED = 75
+"""Exit code of a run that was asked to stop, has saved, and can be resumed (EX_TEMPFAIL)."""
+
+
+def train(session: Session) -> int:
+    """Run the steps that are left; return the exit code."""
+    stop = StopSignal(session.world)
+    begin(session)
+    for step in range(session.start.step + 1, session.config.steps + 1):
+        code = take_step(session, stop, step)
+        if code is not None:
+            return code
+    stop.close()
+    session.saver.wait()
+    session.journal.end("completed", outcome="trained")
+    return 0
+
+
+def begin(session: Session) -> None:
+    """Make ready for the first step."""
+    settings, learner = session.config.distributed, session.learner
+    if settings.cuda_graphs and learner.device.type == "cuda":
+        capture_later(learner, session.config.optim.lr)
+    compiled = learner.choices.compiled
+    if compiled or (session.start.step > 0 and has_buckets(learner.trained)):
+        rehearse(learner)
+        session.startup.mark("compile" if compiled else "rehearsal")
+    if settings.freeze_gc:
+        gc.collect()
+        gc.freeze()  # what start-up made stays: collecting it again and again costs steps time
+    session.timer.restart()
+
+
+def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
+    """Take a step, counted from 1, with all that is due after it.
+
+    Returns the exit code if the run ends here before its last step, or None.
+    """
+    config, learner = session.config, session.learner
+    session.profiler.begin(step)
+    learner.optimizer.set_rate(learning_rate(config.optim, step, config.steps))
+    asked = time.perf_counter()
+    batch = next(session.loader)
+    session.timer.charge("data", asked)
+    first = step == session.start.step + 1
+    loss, grad_norm = first_step(learner, batch) if first else train_step(learner, batch)
+    session.losses.add(loss)
+    session.timer.steps += 1
+    if first:
+        _finish_startup(session, loss)
+    if step in (1, config.steps) or step % config.logging.freq == 0:
+        finite = _record(session, step, loss, grad_norm)
+        if not finite:
+            stop.close()
+            session.saver.wait()
+            session.journal.end("completed", outcome="diverged")
+            return 0
+    kinds = checkpoint.due(config.checkpoint, step, config.steps)
+    if _evaluation_due(config, step):
+        _evaluate(session, step)
+    stopping = step < config.steps and stop.agreed()
+    if stopping and config.checkpoint is not None:
+        kinds = kinds or ["dump"]
+    if kinds:
+        _save(session, step, kinds)
+    return _stop_here(session, stop, step, kinds) if stopping else None
+
+
+def _stop_here(session: Session, stop: StopSignal, step: int, kinds: list[str]) -> int:
+    stop.close()
+    session.saver.wait()
+    session.journal.end("preempted")
+    if session.world.is_main:
+        saved = "saved, to be resumed" if kinds else "nothing is saved, checkpoints are off"
+        print(f"{session.config.dump_dir}: asked to stop at step {step}; {saved}", flush=True)
+    return EXIT_PREEMPTED
+
+
+def _finish_startup(session: Session, loss: Tensor) -> None:
+    loss.item()  # waits for the device
+    session.startup.mark("first_step")
+    session.startup.finish()
+    session.journal.started()
+
+
+def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> bool:
+    """Write a record; say whether the loss is finite, on every rank."""
+    config, world = session.config, session.world
+    both = torch.stack((session.losses.mean(), loss.double()))
+    mean, last = mean_over_ranks(both, world).tolist()
+    session.losses.restart()
+    times = session.timer.read()
+    if world.is_main:
+        tokens = config.tokens_per_step(world.size)
+        tokens_per_s = tokens / times["step_s"]
+        per_gpu = tokens_per_s / world.size
+        record = Record(
+            step=step,
+            loss=finite(mean),
+            loss_of_step=finite(_float32(last)),
+            rate=learning_rate(config.optim, step, config.steps),
+            grad_norm=finite(grad_norm.item()),
+            tokens=step * tokens,
+            epoch=session.loader.epoch(step),
+            reserved_gib=reserved_gib(world.device),
+            tokens_per_s_per_gpu=per_gpu,
+            tokens_per_s=tokens_per_s,
+            tflops_per_gpu=per_gpu * session.flops_per_token / 1e12,
+            elapsed_s=session.elapsed_s,
+            **times,
+            machine_load=session.load.read(),
+            attempt=session.journal.attempt,
+        )
+        session.journal.record(record, session.load.mean)
+    return math.isfinite(mean)
+
+
+def _float32(value: float) -> float:
+    """Return a value in the precision that a step's loss has."""
+    return torch.tensor(value, dtype=torch.float32).item()
+
+
+def _evaluation_due(config: RunConfig, step: int) -> bool:
+    if config.eval is None:
+        return False
+    every = None if config.checkpoint is None else config.checkpoint.eval.every
+    return step == config.steps or (every is not None and step % every == 0)
+
+
+def _evaluate(session: Session, step: int) -> None:
+    """Write the validation loss to metrics.eval.jsonl; nothing if no text is held out."""
+    config, world, learner = session.config, session.world, session.learner
+    assert config.eval is not None
+    count = config.eval.validation.max_sequences
+    with session.timer.spending("eval"):
+        windows = validation_windows(session.shards, config.data.seq_len, count)
+        if len(windows) == 0:
+            return
+        loss, tokens = validation_loss(
+            learner.model, windows, config.data.batch_size, learner.choices.model_dtype, world
+        )
+    held = sum(shard.val_tokens for shard in session.shards.values())
+    text = sum(shard.val_bytes for shard in session.shards.values())
+    session.journal.evaluated(
+        Evaluation(
+            step=step,
+            loss=finite(loss),
+            bits_per_byte=finite(bits_per_byte(loss, held / text)),
+            tokens=tokens,
+            elapsed_s=session.elapsed_s,
+            attempt=session.journal.attempt,
+        )
+    )
+
+
+def _save(session: Session, step: int, kinds: list[str]) -> None:
+    with session.timer.spending("checkpoint"):
+        losses = session.losses
+        position = Position(
+            step,
+            session.elapsed_s,
+            session.start.trajectory,
+            loss_steps=losses.steps,
+            loss_sum=mean_over_ranks(losses.total, session.world).item() if losses.steps else 0.0,
+        )
+        session.saver.save(position, kinds, session.learner.model, session.learner.optimizer)

@@ -1,0 +1,1 @@
+"""The model and what trains it: layers, loss, optimizers, learning rate."""

@@ -1,0 +1,171 @@
+"""AdamW with parameter groups, by torch's fused kernel."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.config import OptimConfig
+from trainer.model.linear import parts_of
+
+CLIP_EPSILON = 1e-6
+"""Added to the norm that gradients are clipped by, as in torch.nn.utils.clip_grad_norm_."""
+
+
+class AdamW:
+    """AdamW (Loshchilov and Hutter 2019) by torch's fused kernel: matrices decay, norms do not.
+
+    The arithmetic is that of torch.optim.AdamW(fused=True), to the bit where nothing is clipped.
+    That class loads torch.compile's machinery at start-up, a second or more, and walks its groups
+    in Python at each step. Weights may be spread over processes (DTensor): each updates its own.
+    """
+
+    def __init__(self, model: nn.Module, config: OptimConfig) -> None:
+        self._config = config
+        self.rate: float | Tensor = config.lr
+        """Learning rate of the next step; a tensor where a CUDA graph reads it."""
+        self._parts = parts_of(model)
+        named = dict(model.named_parameters())
+        device = next(iter(named.values())).device
+        self.step_count = torch.zeros((), device=device)
+        self._moments = {
+            name: (torch.zeros_like(weight), torch.zeros_like(weight))
+            for name, weight in named.items()
+        }
+        self.parameters: list[Tensor] = []
+        """Matrices, then vectors."""
+        self._groups: list[_Group] = []
+        for decay, members in (
+            (config.weight_decay, [name for name, p in named.items() if p.ndim >= 2]),
+            (0.0, [name for name, p in named.items() if p.ndim < 2]),
+        ):
+            if members:
+                group = _Group(decay, members, named, self._moments, self.step_count)
+                self._groups.append(group)
+                self.parameters += group.parameters
+
+    def set_rate(self, value: float) -> None:
+        """Set the learning rate of the next steps."""
+        if isinstance(self.rate, Tensor):
+            self.rate.fill_(value)
+        else:
+            self.rate = value
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def grad_norm(self) -> Tensor:
+        """Return the norm of all gradients together, a scalar on the device."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norms = torch._foreach_norm(gradients)
+        return full(torch.linalg.vector_norm(torch.stack(list(norms))))
+
+    @torch.no_grad()
+    def step(self, norm: Tensor | None = None) -> None:
+        """Take a step; with the norm of the gradients they are clipped on the way."""
+        config, scale = self._config, None
+        if config.clip is not None and norm is not None:
+            # The kernel divides by it: the gradients are not written once more for that.
+            scale = ((norm + CLIP_EPSILON) / config.clip).clamp(min=1.0)
+        self.step_count += 1
+        for group in self._groups:
+            group.step(self.rate, config, scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the moments under the names of the weights: views that loading may fill."""
+        state = {}
+        for name, (parameter, rows) in self._parts.items():
+            first, second = self._moments[parameter]
+            if rows != slice(None):
+                first, second = first[rows], second[rows]
+            state[name] = {"step": self.step_count, "exp_avg": first, "exp_avg_sq": second}
+        return {"state": state}
+
+
+class _Group:
+    """Parameters with one weight decay, and what the kernel wants of each."""
+
+    def __init__(
+        self,
+        decay: float,
+        names: Sequence[str],
+        named: dict[str, nn.Parameter],
+        moments: dict[str, tuple[Tensor, Tensor]],
+        step_count: Tensor,
+    ) -> None:
+        self.parameters = [named[name] for name in names]
+        self._decay = decay
+        self._first = [local(moments[name][0]) for name in names]
+        self._second = [local(moments[name][1]) for name in names]
+        self._steps = [step_count] * len(names)
+
+    def step(self, rate: float | Tensor, config: OptimConfig, scale: Tensor | None) -> None:
+        # Looked up in each step: FSDP2 may move its shards at the first forward pass.
+        weights = [local(p) for p in self.parameters]
+        gradients = [local(shard_like(p.grad, p)) for p in self.parameters if p.grad is not None]
+        assert len(gradients) == len(self.parameters), "a weight has no gradient"
+        if not config.fused:
+            if scale is not None:
+                torch._foreach_div_(gradients, scale)
+            state = zip(weights, gradients, self._first, self._second, strict=True)
+            for tensors in state:
+                _plain_adamw(*tensors, self._steps[0], rate, config, self._decay)
+            return
+        torch._fused_adamw_(
+            weights,
+            gradients,
+            self._first,
+            self._second,
+            [],
+            self._steps,
+            lr=rate,
+            beta1=config.beta1,
+            beta2=config.beta2,
+            weight_decay=self._decay,
+            eps=config.epsilon,
+            amsgrad=False,
+            maximize=False,
+            grad_scale=scale,
+        )
+
+
+def _plain_adamw(
+    weight: Tensor,
+    gradient: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    step_count: Tensor,
+    rate: float | Tensor,
+    config: OptimConfig,
+    decay: float,
+) -> None:
+    """Do what the fused kernel does to a weight, an operation after the other."""
+    weight.mul_(1 - rate * decay)
+    mean.lerp_(gradient, 1 - config.beta1)
+    square.mul_(config.beta2).addcmul_(gradient, gradient, value=1 - config.beta2)
+    root = (square / (1 - config.beta2**step_count)).sqrt()
+    weight.sub_(rate / (1 - config.beta1**step_count) * mean / (root + config.epsilon))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this process's share of a tensor that is spread over processes; any other as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def shard_like(gradient: Tensor, weight: Tensor) -> Tensor:
+    """Return a gradient as its weight is spread: of a copied weight each process may have a share.
+
+    Sequence parallelism leaves such sums undone.
+    """
+    placements = getattr(weight, "placements", None)
+    if placements is None:
+        return gradient
+    return gradient.redistribute(placements=placements)  # type: ignore[attr-defined]
+
+
+def full(tensor: Tensor) -> Tensor:
+    """Return the whole of a tensor that is spread over processes; any other as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -1,0 +1,286 @@
+"""The model: a pre-norm decoder, as in the Llama family.
+
+Token embedding -> L x [attention, SwiGLU] -> RMSNorm -> output matrix of its own. RoPE, no biases,
+no dropout, optional grouped-query attention. Names in a state dict follow lingua's; matrices with
+one input are a product of one, see `FusedLinear`.
+
+Shapes: B sequences, T tokens, D width, H query heads, K key and value heads, E width of a head,
+F hidden width of the FFN, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+from trainer.config import ModelConfig
+from trainer.model.linear import ONEDNN_LINEAR, FusedLinear, Linear, join_parts, parts_of
+from trainer.model.loss import mean_loss
+
+Recompute = Literal["none", "selective", "full"]
+"""What the backward pass of a block computes again instead of keeping it."""
+
+TRUNCATION_SIGMAS = 3.0
+
+
+def rotary_table(seq_len: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Return cos and sin of the rotary angles, each (T, 1, E), float32; sin of a low half negated.
+
+    RoFormer (Su et al. 2021), in the half-split layout that transformers' Llama uses.
+    """
+    frequencies_E2 = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angles_TE2 = torch.outer(torch.arange(seq_len, dtype=torch.float32), frequencies_E2)
+    cos_TE2, sin_TE2 = angles_TE2.cos(), angles_TE2.sin()
+    cos_TE = torch.cat((cos_TE2, cos_TE2), dim=-1)
+    sin_TE = torch.cat((-sin_TE2, sin_TE2), dim=-1)
+    return cos_TE[:, None], sin_TE[:, None]
+
+
+def rotate(x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:
+    """Rotate each pair (i, i + E/2) of a head by its position's angle, in float32."""
+    # Rolled by half a head, each element meets its partner.
+    partner_BTHE = x_BTHE.roll(x_BTHE.shape[-1] // 2, -1)
+    return torch.addcmul(x_BTHE * cos_T1E, partner_BTHE, sin_T1E).to(x_BTHE.dtype)
+
+
+@dataclass(frozen=True)
+class DocumentBorder:
+    """How the border between two packed documents is known in a sequence of token ids."""
+
+    token: int
+    """BOS or EOS."""
+    opens: bool
+    """The token is its document's first (BOS), not its last (EOS)."""
+
+
+def attention_mask(
+    tokens_BT: Tensor, sliding_window: int | None, border: DocumentBorder | None
+) -> Tensor | None:
+    """Return which tokens (columns) each token (rows) sees, bool, broadcastable to (B, 1, T, T).
+
+    None stands for all tokens up to itself, for which the kernels need no mask.
+    """
+    if sliding_window is None and border is None:
+        return None
+    place_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+    back_TT = place_T[:, None] - place_T[None, :]
+    seen = back_TT >= 0
+    if sliding_window is not None:
+        seen = seen & (back_TT < sliding_window)
+    if border is None:
+        return seen[None, None]
+    at_border_BT = tokens_BT == border.token
+    document_BT = at_border_BT.cumsum(dim=1)
+    if not border.opens:  # the token itself still belongs to the document that it closes
+        document_BT = document_BT - at_border_BT.long()
+    same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
+    return (seen & same_BTT)[:, None]
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions."""
+
+    def __init__(self, config: ModelConfig, fused: bool) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.heads, self.kv_heads = config.n_heads, config.kv_heads
+        kv_dim = config.kv_heads * config.head_dim
+        rows = {"wq": config.q_dim, "wk": kv_dim, "wv": kv_dim}
+        self.wqkv = FusedLinear(config.dim, rows) if fused else None
+        if not fused:
+            self.wq, self.wk, self.wv = (Linear(config.dim, count) for count in rows.values())
+        self.register_load_state_dict_pre_hook(join_parts)
+        self.wo = Linear(config.q_dim, config.dim)
+
+    def forward(
+        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Return (B, T, D). Under tensor parallelism this process has some of the heads."""
+        batch, length, _ = x_BTD.shape
+        split = (batch, length, -1, self.head_dim)
+        if self.wqkv is not None:
+            qkv_BTXE = self.wqkv(x_BTD).view(split)
+            qk_BTXE, v_BTKE = qkv_BTXE.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+            qk_BTXE = rotate(qk_BTXE, cos_T1E, sin_T1E)
+            q_BTHE, k_BTKE = qk_BTXE.split((self.heads, self.kv_heads), dim=2)
+        else:
+            q_BTHE = rotate(self.wq(x_BTD).view(split), cos_T1E, sin_T1E)
+            k_BTKE = rotate(self.wk(x_BTD).view(split), cos_T1E, sin_T1E)
+            v_BTKE = self.wv(x_BTD).view(split)
+        mixed_BHTE = F.scaled_dot_product_attention(
+            q_BTHE.transpose(1, 2),
+            k_BTKE.transpose(1, 2),
+            v_BTKE.transpose(1, 2),
+            mask,
+            is_causal=mask is None,
+            enable_gqa=self.kv_heads != self.heads,
+        )
+        return self.wo(mixed_BHTE.transpose(1, 2).reshape(batch, length, -1))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020): w2(silu(w1 x) * w3 x)."""
+
+    def __init__(self, config: ModelConfig, fused: bool) -> None:
+        super().__init__()
+        rows = {"w1": config.ffn_hidden, "w3": config.ffn_hidden}
+        self.w13 = FusedLinear(config.dim, rows) if fused else None
+        if not fused:
+            self.w1, self.w3 = (Linear(config.dim, count) for count in rows.values())
+        self.register_load_state_dict_pre_hook(join_parts)
+        self.w2 = Linear(config.ffn_hidden, config.dim)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Return (B, T, D)."""
+        if self.w13 is not None:
+            gate_BTF, up_BTF = self.w13(x_BTD).chunk(2, dim=-1)
+        else:
+            gate_BTF, up_BTF = self.w1(x_BTD), self.w3(x_BTD)
+        return self.w2(F.silu(gate_BTF) * up_BTF)
+
+
+class Block(nn.Module):
+    """One layer: attention and FFN, each added to the residual stream behind its own norm."""
+
+    def __init__(self, config: ModelConfig, fused: bool) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.attention = Attention(config, fused)
+        self.ffn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.feed_forward = FeedForward(config, fused)
+        self.recompute: Recompute = "none"
+
+    def forward(
+        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Return (B, T, D)."""
+        if self.recompute == "none" or not self.training:
+            return self._compute(x_BTD, cos_T1E, sin_T1E, mask)
+        # Nothing in a block is drawn, and a CUDA graph must not read the generator's state.
+        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+        if self.recompute == "selective":
+            options["context_fn"] = _keep_products
+        return checkpoint(self._compute, x_BTD, cos_T1E, sin_T1E, mask, **options)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the block in place; one that is computed again as a whole, from inside.
+
+        torch 2.13 fails to compile such a recomputation of a tensor-parallel block.
+        """
+        if self.recompute == "full":
+            self._compute = torch.compile(self._compute, *args, **kwargs)  # type: ignore[method-assign]
+        else:
+            super().compile(*args, **kwargs)
+
+    def _compute(
+        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_T1E, sin_T1E, mask)
+        return x_BTD + self.feed_forward(self.ffn_norm(x_BTD))
+
+
+def _keep_products() -> Any:
+    """Keep the results that cost most for their size: products of matrices, and attention."""
+    kept = [
+        torch.ops.aten.mm.default,
+        ONEDNN_LINEAR,
+        torch.ops.aten._scaled_dot_product_efficient_attention.default,
+        torch.ops.aten._scaled_dot_product_flash_attention.default,
+        torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    ]
+    return create_selective_checkpoint_contexts(kept)
+
+
+class Transformer(nn.Module):
+    """The decoder. Weights are those of `init_weights`, on whatever device it is built on."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocab_size: int,
+        max_seq_len: int,
+        border: DocumentBorder | None = None,
+        *,
+        fused: bool = True,
+        loss_chunk: int = 0,
+    ) -> None:
+        """With a `border` a token sees its own document only.
+
+        `fused`: matrices with one input are one. `loss_chunk`: see `mean_loss`.
+        """
+        super().__init__()
+        self.config = config
+        self.border = border
+        self.loss_chunk = loss_chunk
+        table_VD = torch.empty(vocab_size, config.dim)  # drawn by init_weights
+        self.tok_embeddings = nn.Embedding.from_pretrained(table_VD, freeze=False)
+        self.layers = nn.ModuleList(Block(config, fused) for _ in range(config.n_layers))
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.output = None if config.weight_tying else Linear(config.dim, vocab_size)
+        cos_T1E, sin_T1E = rotary_table(max_seq_len, config.head_dim, config.rope_theta)
+        self.register_buffer("cos_T1E", cos_T1E, persistent=False)
+        self.register_buffer("sin_T1E", sin_T1E, persistent=False)
+
+    def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None) -> Tensor:
+        """Return the logits (B, T, V), or with targets the mean loss in nats, a scalar, float32."""
+        x_BTD = self.tok_embeddings(tokens_BT)
+        length = tokens_BT.shape[1]
+        cos_T1E, sin_T1E = self.cos_T1E[:length], self.sin_T1E[:length]  # type: ignore[index]
+        mask = attention_mask(tokens_BT, self.config.sliding_window, self.border)
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, cos_T1E, sin_T1E, mask)
+        x_BTD = self.norm(x_BTD)
+        if targets_BT is not None and self.loss_chunk:
+            return mean_loss(x_BTD, self._output_weight, targets_BT, self.loss_chunk)
+        if self.output is None:
+            logits_BTV = F.linear(x_BTD, self.tok_embeddings.weight)
+        else:
+            logits_BTV = self.output(x_BTD)
+        if targets_BT is None:
+            return logits_BTV
+        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
+
+    @property
+    def _output_weight(self) -> Tensor:
+        return self.tok_embeddings.weight if self.output is None else self.output.weight
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Draw all weights: truncated normal at 3 sigma, as `_sigma` says; norms are 1.
+
+        The draw runs on the CPU in a fixed order, so that a seed means the same weights everywhere.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        parameters = dict(self.named_parameters())
+        for name, (parameter, rows) in parts_of(self).items():
+            weight = parameters[parameter][rows]
+            if weight.ndim == 1:
+                weight.fill_(1.0)
+                continue
+            sigma = self._sigma(name)
+            drawn = torch.empty(weight.shape)
+            edge = TRUNCATION_SIGMAS * sigma
+            nn.init.trunc_normal_(drawn, 0.0, sigma, -edge, edge, generator=generator)
+            weight.copy_(drawn)
+
+    def _sigma(self, name: str) -> float:
+        """Return a matrix's standard deviation: d^-0.5, and h^-0.5 of w2, or as the config says."""
+        config = self.config
+        if not name.startswith("layers."):
+            return config.dim**-0.5
+        hidden = name.endswith("feed_forward.w2.weight")
+        sigma = config.init_base_std or (config.ffn_hidden if hidden else config.dim) ** -0.5
+        if not name.endswith(("w2.weight", "wo.weight")):
+            return sigma
+        depth = int(name.split(".")[1])
+        factor = {
+            "disabled": 1.0,
+            "global_depth": (2 * (config.n_layers + 1)) ** 0.5,
+            "current_depth": (2 * (depth + 1)) ** 0.5,
+            "dim_ratio": config.dim / 4096,
+        }[config.init_std_factor]
+        return sigma / factor

@@ -1,0 +1,171 @@
+"""Documents to a file of token ids. Imports no torch."""
+
+import dataclasses
+import io
+import os
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.config import TokenizerConfig
+from trainer.problems import ConfigError
+from trainer.tokens.documents import BLOCK_BYTES, Advance, Piece, read_documents
+from trainer.tokens.tokenizer import Tokenizer, build_tokenizer
+
+LAYOUT = 1
+"""Part of every key: raise it when the content of a shard folder comes to mean something else."""
+SYNC_BYTES = 2**21
+"""Written bytes that a thread brings to the disk in one go."""
+PROGRESS_S = 5.0
+"""Seconds between progress lines; a corpus that takes less prints none."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One half of a source, training or held out, or less of it, as token ids in a file."""
+
+    documents: int
+    tokens: int
+    """Token ids, BOS and EOS included."""
+    bytes: int
+    """UTF-8 bytes of the documents' text, for bits per byte."""
+
+    def __add__(self, other: "Part") -> "Part":
+        both = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Part(*(one + two for one, two in both))
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """All that decides about the tokens of a given text."""
+
+    config: TokenizerConfig
+    add_bos: bool = True
+    add_eos: bool = True
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises ConfigError: also where it has no BOS or EOS and is to add one."""
+        tokenizer = build_tokenizer(self.config)
+        wanted = (("bos", self.add_bos, tokenizer.bos), ("eos", self.add_eos, tokenizer.eos))
+        problems = [
+            f"found no {name.upper()}; expected one, as data.add_{name} is true: set "
+            f"data.tokenizer.{name} (hf) or data.add_{name}: false"
+            for name, added, number in wanted
+            if added and number < 0
+        ]
+        if problems:
+            raise ConfigError(str(self.config.path), problems)
+        return tokenizer
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest type that holds every id."""
+        return np.dtype("<u2" if self.tokenizer.vocab_size <= 2**16 else "<u4")
+
+    def describe(self) -> dict[str, Any]:
+        """Return the part of a key that is not text."""
+        return {
+            "layout": LAYOUT,
+            "tokenizer": self.tokenizer.fingerprint,
+            "add_bos": self.add_bos,
+            "add_eos": self.add_eos,
+        }
+
+    def frame(self) -> tuple[bytes, bytes]:
+        """Return the bytes that stand before and after the tokens of each document."""
+        ids = (self.tokenizer.bos, self.add_bos), (self.tokenizer.eos, self.add_eos)
+        before, after = (np.array([number] * added, self.dtype).tobytes() for number, added in ids)
+        return before, after
+
+
+class _SyncedFile(io.FileIO):
+    """A file that lies on the disk when it is closed, and gets there while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w")
+        self._thread = ThreadPoolExecutor(1)
+        self._synced: Future[None] | None = None
+        self._waiting_bytes = 0
+
+    def write(self, data: Any) -> int:
+        """Write, and have what is there brought to the disk now and then."""
+        written = super().write(data)
+        self._waiting_bytes += written
+        if self._waiting_bytes >= SYNC_BYTES and self._is_idle():
+            self._waiting_bytes = 0
+            self._synced = self._thread.submit(os.fsync, self.fileno())
+        return written
+
+    def _is_idle(self) -> bool:
+        """Say whether no sync is under way. Raises OSError where the last one failed."""
+        if self._synced is None or not self._synced.done():
+            return self._synced is None
+        self._synced.result()
+        return True
+
+    def close(self) -> None:
+        """Bring the rest to the disk. Raises OSError."""
+        if self.closed:
+            return
+        try:
+            if self._synced is not None:
+                self._synced.result()
+            os.fsync(self.fileno())
+        finally:
+            self._thread.shutdown()
+            super().close()
+
+
+def pack(pieces: Iterable[Piece], target: Path, encoding: Encoding, advance: Advance) -> Part:
+    """Write the documents of pieces to one file of token ids. Raises ConfigError."""
+    documents = tokens = text_bytes = 0
+    (before, after), dtype, encode = encoding.frame(), encoding.dtype, encoding.tokenizer.encode
+    with io.BufferedWriter(_SyncedFile(target), BLOCK_BYTES) as file:
+        for piece in pieces:
+            for text, read in read_documents(piece):
+                ids = encode(text)
+                file.write(before)
+                file.write(ids.astype(dtype, copy=False).data)
+                file.write(after)
+                documents += 1
+                tokens += len(ids)
+                text_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+                advance(read)
+    tokens += documents * (len(before) + len(after)) // dtype.itemsize
+    return Part(documents, tokens, text_bytes)
+
+
+class Progress:
+    """Prints now and then how far the work on a source is. Several threads may share it."""
+
+    def __init__(self, source: str, done: str, total_bytes: int) -> None:
+        """`done` says what happens to the bytes: tokenised."""
+        self._source, self._done, self._total_bytes = source, done, total_bytes
+        self._done_bytes = 0
+        self._start_s = self._printed_s = time.monotonic()
+        self._lock = threading.Lock()
+
+    def advance(self, read: int) -> None:
+        """Count bytes of the text files that were read."""
+        with self._lock:
+            self._done_bytes += read
+            now_s = time.monotonic()
+            if now_s - self._printed_s < PROGRESS_S:
+                return
+            self._printed_s = now_s
+            rate = max(1, self._done_bytes) / (now_s - self._start_s)
+            left_s = max(0.0, (self._total_bytes - self._done_bytes) / rate)
+            print(
+                f"{self._source}: {self._done_bytes / 1e6:,.0f} of {self._total_bytes / 1e6:,.0f} "
+                f"MB {self._done}, {rate / 1e6:,.1f} MB/s, left {int(left_s // 60)}:"
+                f"{int(left_s % 60):02d}",
+                flush=True,
+            )

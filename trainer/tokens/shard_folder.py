@@ -1,0 +1,142 @@
+"""The folder of a source's shards: written aside, published by one rename, read by its manifest.
+
+Imports no torch.
+"""
+
+import contextlib
+import json
+import shutil
+import time
+import uuid
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.files import write_atomically
+from trainer.tokens.packing import Part
+from trainer.tokens.tokenizer import Tokens
+
+MAKING = ".making-"
+"""Start of the name of a folder that is not finished."""
+ABANDONED_S = 24 * 3600.0
+"""An unfinished folder in which nothing was written for so long belongs to a process that died."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The tokens of one source on disk."""
+
+    folder: Path
+    key: str
+    """Sixteen hex digits of content, tokenizer, add_bos and add_eos."""
+    dtype: str
+    """Type of a token id: <u2, or <u4 for vocabularies beyond 65,536."""
+    training: Part
+    held_out: Part
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens to train on."""
+        return self.training.tokens
+
+    @property
+    def val_tokens(self) -> int:
+        """Tokens held out; 0 where the source has no validation file."""
+        return self.held_out.tokens
+
+    @property
+    def train_bytes(self) -> int:
+        """Bytes of the text to train on."""
+        return self.training.bytes
+
+    @property
+    def val_bytes(self) -> int:
+        """Bytes of the held-out text."""
+        return self.held_out.bytes
+
+    @cached_property
+    def train(self) -> Tokens:
+        """The training tokens, (train_tokens,), memory-mapped."""
+        return self._map("train.bin", self.train_tokens)
+
+    @cached_property
+    def val(self) -> Tokens:
+        """The held-out tokens, (val_tokens,), memory-mapped."""
+        return self._map("val.bin", self.val_tokens)
+
+    def _map(self, name: str, tokens: int) -> Tokens:
+        if tokens == 0:  # an empty file cannot be mapped
+            return np.empty(0, self.dtype)
+        return np.memmap(self.folder / name, self.dtype, "r", shape=(tokens,))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the command writes: the same for the same text, whenever it was made."""
+        return {
+            "folder": str(self.folder),
+            "key": self.key,
+            "documents": self.training.documents + self.held_out.documents,
+            "train_documents": self.training.documents,
+            "val_documents": self.held_out.documents,
+            "train_tokens": self.train_tokens,
+            "val_tokens": self.val_tokens,
+            "train_bytes": self.train_bytes,
+            "val_bytes": self.val_bytes,
+        }
+
+
+def publish(making: Path, shards: Shards) -> Shards:
+    """Give a finished folder its name; where another process was first, return what it made."""
+    while True:
+        try:
+            making.rename(shards.folder)
+            return shards
+        except OSError:
+            if not shards.folder.exists():
+                raise
+        found = read_manifest(shards.folder)
+        if found:
+            return found[0]
+        # Torn: files were lost or cut after they were made. Out of the way with it.
+        torn = unused(shards.folder)
+        with contextlib.suppress(FileNotFoundError):
+            shards.folder.rename(torn)
+        shutil.rmtree(torn, ignore_errors=True)
+
+
+def read_manifest(folder: Path) -> tuple[Shards, dict[str, Any]] | None:
+    """Return shards and manifest of a folder; None where there are none, or not as described."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        parts = [Part(**manifest[name]) for name in ("train", "val")]
+        shards = Shards(folder, manifest["key"], manifest["dtype"], *parts)
+        width = np.dtype(shards.dtype).itemsize
+        for name, part in zip(("train.bin", "val.bin"), parts, strict=True):
+            if (folder / name).stat().st_size != part.tokens * width:
+                return None
+        if not {"encoding", "stat"} <= manifest.keys():
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return shards, manifest
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest of a folder, as a whole."""
+    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def remove_abandoned(shards_dir: Path, wanted: Path) -> None:
+    """Remove what processes that were killed have left half made, but for one folder."""
+    for folder in set(shards_dir.glob(f"{MAKING}*")) - {wanted}:
+        with contextlib.suppress(OSError):
+            newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+            if time.time() - newest > ABANDONED_S:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def unused(folder: Path) -> Path:
+    """Return a path beside a folder that no other process uses, and no reader looks at."""
+    return folder.with_name(f"{MAKING}{folder.name}-{uuid.uuid4().hex}")

@@ -1,0 +1,239 @@
+"""Text files to memory-mapped token shards, once for each content and tokenizer. Imports no torch.
+
+Reads   the text files of <root_dir>/<source>, see trainer/tokens/text_files.py and trainer/tokens/documents.py
+Writes  <shards_dir>/<source>-<tokenizer>-<key>/: train.bin, val.bin (little-endian token ids) and
+        manifest.json, for the trainer
+
+Documents follow each other in the sorted order of file names, then of lines, as BOS + tokens + EOS.
+So neither the token sequence nor the key depends on how the documents are split over files.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.config import DataConfig, TokenizerConfig
+from trainer.files import make_folder, write_atomically
+from trainer.problems import ConfigError
+from trainer.settings import validate
+from trainer.tokens.documents import Piece, digest_files
+from trainer.tokens.packing import Encoding, Part, Progress, pack
+from trainer.tokens.pieces import CHANGED, WorkerError, join_pieces, make_pieces, plan_jobs
+from trainer.tokens.shard_folder import (
+    MAKING,
+    Shards,
+    publish,
+    read_manifest,
+    remove_abandoned,
+    unused,
+    write_manifest,
+)
+from trainer.tokens.text_files import Stat, TextFiles, find_text_files
+
+IN_PIECES_BYTES = 2**26
+"""Text of this size is tokenised in pieces: below, to start workers takes longer than they save."""
+
+Digests = dict[str, list[str]]
+"""For train and val the digest of no file, of the first, of the first two and so on."""
+
+
+def open_shards(data: DataConfig) -> dict[str, Shards]:
+    """Return the shards of every source of a run, making those that are missing.
+
+    Raises ConfigError for text that cannot be used, or that is shorter than one sequence.
+    """
+    shards = {
+        source: ensure_shards(
+            data.root_dir, source, data.shards_dir, data.tokenizer, data.add_bos, data.add_eos
+        )
+        for source in sorted(data.sources)
+    }
+    for source, shard in shards.items():
+        if shard.train_tokens < data.seq_len + 1:
+            raise ConfigError(
+                str(Path(data.root_dir, source)),
+                [
+                    f"found {shard.train_tokens:,} tokens to train on; expected at least "
+                    f"data.seq_len + 1 = {data.seq_len + 1:,}"
+                ],
+            )
+    return shards
+
+
+def ensure_shards(
+    root_dir: str | Path,
+    source: str,
+    shards_dir: str | Path,
+    tokenizer: TokenizerConfig | None = None,
+    add_bos: bool = True,
+    add_eos: bool = True,
+    workers: int | None = None,
+) -> Shards:
+    """Return the shards of a source: found by its files' stat, else by their content, else made.
+
+    Much text is tokenised by `workers` processes; None: one for each core that this process may
+    use. Safe in several processes at once: each ends with a complete folder. Raises ConfigError.
+    """
+    encoding = Encoding(tokenizer or TokenizerConfig(), add_bos, add_eos)
+    files = find_text_files(Path(root_dir), source)
+    stat = files.stat()
+    prefix = f"{re.sub(r'[^A-Za-z0-9._-]', '_', source)}-{encoding.tokenizer.name}"
+    for folder in sorted(Path(shards_dir).glob(f"{prefix}-*")):
+        found = read_manifest(folder)
+        if found and found[1]["encoding"] == encoding.describe() and found[1]["stat"] == stat:
+            return found[0]
+    digests = _digest_halves(files, stat)
+    key = _content_key(digests, encoding)
+    folder = Path(shards_dir) / f"{prefix}-{key}"
+    found = read_manifest(folder)
+    if found:
+        with contextlib.suppress(OSError):  # of a folder shared read-only, the text is hashed anew
+            write_manifest(folder, found[1] | {"stat": stat})
+        return found[0]
+    workers = workers or len(os.sched_getaffinity(0))
+    return _make(folder, digests, files, stat, encoding, workers)
+
+
+def _digest_halves(files: TextFiles, stat: Stat) -> Digests:
+    progress = Progress(files.source, "read", sum(size for _, size, _ in stat))
+    halves = {"train": files.chunks, "val": files.held_out}
+    return {name: digest_files(paths, progress.advance) for name, paths in halves.items()}
+
+
+def _content_key(digests: Digests, encoding: Encoding) -> str:
+    parts = {name: half[-1] for name, half in digests.items()}
+    canonical = json.dumps({**encoding.describe(), **parts}, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _make(
+    folder: Path, digests: Digests, files: TextFiles, stat: Stat, encoding: Encoding, workers: int
+) -> Shards:
+    """Tokenise into a temporary folder and make it visible by one rename."""
+    make_folder(folder.parent, "data.shards_dir")
+    pieces = folder.with_name(f"{MAKING}{folder.name}-pieces")
+    remove_abandoned(folder.parent, pieces)
+    making = unused(folder)
+    making.mkdir()
+    try:
+        training, held_out = _pack_halves(making, pieces, digests, files, stat, encoding, workers)
+        problem = None
+        if training.documents == 0:
+            problem = "found no documents to train on; expected at least one"
+        elif files.stat() != stat:
+            problem = CHANGED
+        if problem:
+            raise ConfigError(str(files.chunks[0].parent), [problem])
+        shards = Shards(folder, folder.name[-16:], encoding.dtype.str, training, held_out)
+        manifest = {"key": shards.key, "dtype": shards.dtype, "encoding": encoding.describe()}
+        for name, part in (("train", training), ("val", held_out)):
+            manifest[name] = dataclasses.asdict(part)
+        write_manifest(making, {**manifest, "stat": stat})
+        shards = publish(making, shards)
+    except (FileNotFoundError, WorkerError):
+        # Who is done first removes the pieces, of which we may have wanted some.
+        found = read_manifest(folder)
+        if not found:
+            raise
+        shards = found[0]
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    shutil.rmtree(pieces, ignore_errors=True)
+    return shards
+
+
+def _pack_halves(
+    making: Path,
+    folder: Path,
+    digests: Digests,
+    files: TextFiles,
+    stat: Stat,
+    encoding: Encoding,
+    workers: int,
+) -> list[Part]:
+    """Write train.bin and val.bin: of much text by way of pieces in a folder that is kept."""
+    halves = {"train": files.chunks, "val": files.held_out}
+    total = sum(size for _, size, _ in stat)
+    if total < IN_PIECES_BYTES:
+        advance = Progress(files.source, "tokenised", total).advance
+        return [
+            pack(map(Piece, paths), making / f"{name}.bin", encoding, advance)
+            for name, paths in halves.items()
+        ]
+    width = encoding.dtype.itemsize
+    stats = {"train": stat[: len(files.chunks)], "val": stat[len(files.chunks) :]}
+    jobs = {
+        name: plan_jobs(paths, stats[name], digests[name], folder) for name, paths in halves.items()
+    }
+    every = [*jobs["train"], *jobs["val"]]
+    missing = [job for job in every if job.result(width) is None]
+    if len(missing) < len(every):
+        done = f"{len(every) - len(missing):,} of {len(every):,} pieces"
+        print(f"{files.source}: {done} are there from a run that was interrupted", flush=True)
+    progress = Progress(files.source, "tokenised", sum(job.bytes for job in missing))
+    make_pieces(missing, encoding, workers, progress.advance)
+    return [join_pieces(jobs[name], making / f"{name}.bin", width) for name in halves]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.tokens.shards",
+        description="Tokenise a source into token shards, once.",
+    )
+    parser.add_argument("--root-dir", required=True, help="folder that holds the source's folder")
+    parser.add_argument("--source", required=True, help="name of the source's folder")
+    parser.add_argument("--shards-dir", required=True, help="folder of the token shards")
+    parser.add_argument("--output", required=True, type=Path, help="JSON file: where they are")
+    parser.add_argument("--tokenizer", choices=["bytes", "hf", "tiktoken", "sp"], default="bytes")
+    parser.add_argument("--tokenizer-path", help="the tokenizer's file; bytes has none")
+    parser.add_argument("--n-words", type=int, help="number of token ids, to be checked")
+    parser.add_argument("--bos", help="hf: the token before a document")
+    parser.add_argument("--eos", help="hf: the token after a document")
+    parser.add_argument("--no-add-bos", action="store_true", help="no BOS before documents")
+    parser.add_argument("--no-add-eos", action="store_true", help="no EOS after documents")
+    parser.add_argument("--workers", type=int, help="processes; without it one for each core")
+    given = parser.parse_args(arguments)
+    try:
+        shards = ensure_shards(
+            given.root_dir,
+            given.source,
+            given.shards_dir,
+            _tokenizer_config(given),
+            not given.no_add_bos,
+            not given.no_add_eos,
+            given.workers,
+        )
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(given.output, json.dumps(shards.describe(), indent=1) + "\n")
+    print(
+        f"{given.source}: {shards.train_tokens:,} tokens to train on, "
+        f"{shards.val_tokens:,} held out, in {shards.folder}"
+    )
+    return 0
+
+
+def _tokenizer_config(given: argparse.Namespace) -> TokenizerConfig:
+    values = {
+        "name": given.tokenizer,
+        "path": given.tokenizer_path,
+        "n_words": given.n_words,
+        "bos": given.bos,
+        "eos": given.eos,
+    }
+    return validate(TokenizerConfig, values, "command line")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

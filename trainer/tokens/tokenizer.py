@@ -1,0 +1,82 @@
+"""How text becomes token ids. Imports no torch."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.config import BYTE_VOCABULARY, TokenizerConfig
+from trainer.problems import ConfigError
+
+Tokens = NDArray[np.unsignedinteger]
+
+
+class Tokenizer(Protocol):
+    """What shards and export need of a tokenizer."""
+
+    name: str
+    """Its name in a config and in the names of shard folders."""
+    vocab_size: int
+    """Number of token ids, V, the special ones included."""
+    bos: int
+    """Id that opens a document; -1 where the tokenizer has none."""
+    eos: int
+    """Id that closes a document; -1 where the tokenizer has none."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that changes with anything that changes the ids."""
+        ...
+
+    def encode(self, text: str) -> Tokens:
+        """Return the ids of a text, (tokens,), without BOS and EOS."""
+        ...
+
+    def decode(self, tokens: Tokens) -> str:
+        """Return the text of ids (tokens,); BOS and EOS are left out."""
+        ...
+
+
+class ByteTokenizer:
+    """The UTF-8 bytes of a text are its ids; BOS 256, EOS 257."""
+
+    name = "bytes"
+    vocab_size = BYTE_VOCABULARY
+    bos = 256
+    eos = 257
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that changes with anything that changes the ids."""
+        return f"bytes bos={self.bos} eos={self.eos}"
+
+    def encode(self, text: str) -> NDArray[np.uint16]:
+        """Return the bytes of a text, (bytes,).
+
+        A lone surrogate, which JSON can spell but UTF-8 cannot, becomes a question mark.
+        """
+        return np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.uint16)
+
+    def decode(self, tokens: Tokens) -> str:
+        """Return the text of ids (tokens,); BOS and EOS are left out.
+
+        Bytes that are not UTF-8, as at a window's border, become U+FFFD.
+        """
+        return tokens[tokens < self.bos].astype(np.uint8).tobytes().decode("utf-8", "replace")
+
+
+def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
+    """Make the tokenizer that a config names.
+
+    Raises ConfigError where its file or its library is not there, or V is not what the config says.
+    """
+    tokenizer: Tokenizer = ByteTokenizer()
+    if config.path is not None:
+        from trainer.tokens.tokenizer_files import load_tokenizer  # bytes need none of it
+
+        tokenizer = load_tokenizer(config)
+    if tokenizer.vocab_size != config.vocab_size:
+        found = f"found {tokenizer.vocab_size:,} token ids, special ones included"
+        expected = f"expected data.tokenizer.n_words = {config.vocab_size:,}"
+        raise ConfigError(config.path or config.name, [f"{found}; {expected}"])
+    return tokenizer

@@ -1,0 +1,169 @@
+"""Tokenizers of a file, each by the library that the file is made for. Imports no torch.
+
+Text is text: what looks like a special token in a document is encoded as its letters. A lone
+surrogate, which JSON can spell but UTF-8 cannot, becomes a question mark.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.config import TokenizerConfig
+from trainer.problems import ConfigError
+from trainer.tokens.tokenizer import Tokenizer, Tokens
+from trainer.vocabulary import TIKTOKEN_SPECIALS
+
+USUAL = (
+    ("<|begin_of_text|>", "<|end_of_text|>"),
+    ("<s>", "</s>"),
+    ("<bos>", "<eos>"),
+    ("<|endoftext|>", "<|endoftext|>"),
+)
+"""BOS and EOS of well-known tokenizer.json files: the first pair of which a file has one."""
+
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Llama 3, and so lingua, splits a text before its bytes are merged."""
+TIKTOKEN_CHARS = 400_000
+"""Characters encoded in one go, as in lingua: of more the library runs out of stack."""
+
+INSTALL = {"hf": "tokenizers", "tiktoken": "tiktoken", "sp": "sentencepiece"}
+
+
+class FileTokenizer:
+    """What the three have in common."""
+
+    def __init__(self, name: str, path: Path, vocab_size: int, bos: int, eos: int) -> None:
+        self.name, self.vocab_size, self.bos, self.eos = name, vocab_size, bos, eos
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.fingerprint = f"{name} sha256={digest} bos={bos} eos={eos}"
+
+    def encode(self, text: str) -> NDArray[np.uint32]:
+        """Return the ids of a text, (tokens,), without BOS and EOS."""
+        if not text.isascii():
+            text = text.encode("utf-8", "replace").decode("utf-8")
+        return np.array(self._encode(text), np.uint32)
+
+    def decode(self, tokens: Tokens) -> str:
+        """Return the text of ids (tokens,); BOS and EOS are left out."""
+        return self._decode(tokens[(tokens != self.bos) & (tokens != self.eos)].tolist())
+
+    def _encode(self, text: str) -> Sequence[int]:
+        raise NotImplementedError
+
+    def _decode(self, ids: list[int]) -> str:
+        raise NotImplementedError
+
+
+class HfTokenizer(FileTokenizer):
+    """A tokenizer.json, as the Hugging Face hub has it."""
+
+    def __init__(self, config: TokenizerConfig, path: Path) -> None:
+        from tokenizers import Tokenizer as Library
+
+        self._library = Library.from_file(str(path))
+        self._library.encode_special_tokens = True  # as letters
+        self._library.no_truncation()  # a file may ask for it, and documents would lose their ends
+        self._library.no_padding()
+        vocabulary = self._library.get_vocab(with_added_tokens=True)
+        added = self._library.get_added_tokens_decoder().values()
+        special = {token.content for token in added if token.special}  # Gemma has the tag <s> too
+        usual = next((pair for pair in USUAL if special & set(pair)), ("", ""))
+        ends = []
+        for key, given, fallback in zip(
+            ("bos", "eos"), (config.bos, config.eos), usual, strict=True
+        ):
+            if given is not None and given not in vocabulary:
+                problem = f"found no token '{given}'; data.tokenizer.{key} names one that it has"
+                raise ConfigError(str(path), [problem])
+            known = given if given is not None else fallback if fallback in special else ""
+            ends.append(vocabulary.get(known, -1))
+        super().__init__("hf", path, max(vocabulary.values()) + 1, *ends)
+
+    def _encode(self, text: str) -> Sequence[int]:
+        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._library.decode(ids, skip_special_tokens=True))
+
+
+class TiktokenTokenizer(FileTokenizer):
+    """A file of base64 tokens and their ranks, with the special tokens of Llama 3 after them."""
+
+    def __init__(self, config: TokenizerConfig, path: Path) -> None:
+        import tiktoken
+
+        # Not by the library's loader: it caches by path, and knows nothing of a new file there.
+        lines = [line.split() for line in path.read_bytes().splitlines() if line.strip()]
+        ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
+        if sorted(ranks.values()) != list(range(len(lines))):
+            raise ValueError(f"found {len(lines):,} lines; expected the ranks 0, 1, 2 and so on")
+        count = len(ranks)
+        special = {"<|begin_of_text|>": count, "<|end_of_text|>": count + 1}
+        for number in range(len(special), TIKTOKEN_SPECIALS):
+            special[f"<|reserved_special_token_{number}|>"] = count + number
+        self._library = tiktoken.Encoding(
+            path.stem, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special
+        )
+        self._ranks = count
+        super().__init__("tiktoken", path, count + TIKTOKEN_SPECIALS, count, count + 1)
+
+    def _encode(self, text: str) -> Sequence[int]:
+        ids: list[int] = []
+        for start in range(0, len(text), TIKTOKEN_CHARS):
+            ids += self._library.encode_ordinary(text[start : start + TIKTOKEN_CHARS])
+        return ids
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._library.decode([number for number in ids if number < self._ranks]))
+
+
+class SentencePieceTokenizer(FileTokenizer):
+    """A SentencePiece model, as Llama 2 and T5 have it."""
+
+    def __init__(self, config: TokenizerConfig, path: Path) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self._library = SentencePieceProcessor(model_file=str(path))
+        ends = self._library.bos_id(), self._library.eos_id()  # -1 where it has none
+        super().__init__("sp", path, self._library.vocab_size(), *ends)
+
+    def _encode(self, text: str) -> Sequence[int]:
+        ids: list[int] = self._library.encode(text)
+        return ids
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._library.decode(ids))
+
+
+KINDS: dict[str, Any] = {
+    "hf": HfTokenizer,
+    "tiktoken": TiktokenTokenizer,
+    "sp": SentencePieceTokenizer,
+}
+
+
+def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
+    """Read the tokenizer's file that a config names. Raises ConfigError."""
+    path = Path(str(config.path))
+    try:
+        path.read_bytes()
+        tokenizer: Tokenizer = KINDS[config.name](config, path)
+    except ImportError:
+        needs = f"tokenizer '{config.name}' needs: pip install {INSTALL[config.name]}"
+        raise ConfigError(str(path), [needs]) from None
+    except ConfigError:
+        raise
+    except Exception as error:  # the libraries raise bare Exceptions for a damaged file
+        reason = getattr(error, "strerror", None) or error
+        problem = f"cannot be read as the file of a tokenizer '{config.name}': {reason}"
+        raise ConfigError(str(path), [problem]) from None
+    return tokenizer
