@@ -1,9 +1,9 @@
 """The roofline of a training step: what one GPU's kernels allow, and where its time goes.
 
-    python benchmarks/roofline.py                            # the ladder, on each GPU with rates
-    python benchmarks/roofline.py --model 85M --cluster h200 --batch-size 16
-    python benchmarks/roofline.py --shape "{dim: 2048, n_layers: 16, n_heads: 32}" --vocab-size 32768
-    python benchmarks/roofline.py --measure                  # the rates of the device at hand
+    python -m benchmarks.roofline                            # the ladder, on each GPU with rates
+    python -m benchmarks.roofline --model 85M --cluster h200 --batch-size 16
+    python -m benchmarks.roofline --shape "{dim: 2048, n_layers: 16, n_heads: 32}" --vocab-size 32768
+    python -m benchmarks.roofline --measure                  # the rates of the device at hand
 
 study/roofline.py holds the arithmetic; the rates are those of the clusters file. Any file that
 defines other models or clusters may be named with --models and --clusters.
@@ -79,31 +79,20 @@ def rooflines(options: argparse.Namespace) -> str:
     else:
         shapes = entries(options.models, ModelConfig, options.model)
     places = entries(options.clusters, ClusterConfig, options.cluster)
-    rated = {
-        name: cluster_config
-        for name, cluster_config in places.items()
-        if cluster_config.rates is not None
-    }
+    rated = {name: cluster for name, cluster in places.items() if cluster.rates is not None}
     without = [name for name in options.cluster or [] if name not in rated]
     if without or not rated:
         names = without or list(places)
         raise ConfigError(options.clusters, [f"{name}: {NO_RATES}" for name in names])
     if options.cluster is None:  # clusters of one GPU have one roofline
         firsts = {
-            (cluster_config.gpu_name, cluster_config.rates): name
-            for name, cluster_config in reversed(rated.items())
+            (cluster.gpu_name, cluster.rates): name for name, cluster in reversed(rated.items())
         }
-        rated = {
-            name: cluster_config
-            for name, cluster_config in rated.items()
-            if name in firsts.values()
-        }
+        rated = {name: cluster for name, cluster in rated.items() if name in firsts.values()}
     rows = []
-    for name, cluster_config in rated.items():
+    for name, cluster in rated.items():
         for model, shape in shapes.items():
-            rows.append(
-                [name, cluster_config.gpu_name, model, *row(shape, cluster_config.rates, options)]
-            )
+            rows.append([name, cluster.gpu_name, model, *row(shape, cluster.rates, options)])
     batch = f"{options.passes} x " if options.passes > 1 else ""
     head = f"batch {batch}{options.batch_size} x {options.seq_len}, {options.vocab_size} token ids"
     table = tabulate(
@@ -113,7 +102,7 @@ def rooflines(options: argparse.Namespace) -> str:
     return f"One GPU, {head}\n\n{table}"
 
 
-NO_RATES = "states no rates; `python benchmarks/roofline.py --measure` there prints them"
+NO_RATES = "states no rates; `python -m benchmarks.roofline --measure` there prints them"
 
 
 def entries(path: str, cls: type[SettingsT], names: list[str] | None) -> dict[str, SettingsT]:

@@ -8,8 +8,8 @@ cache of compiled code at first and a filled one after it. Speed is the median s
 nine tenths; times count from the start of the process. MFU = tokens/s x (6 N + 12 L S d) / peak.
 Ratios are of runs of one turn.
 
-Trainers that log what study/measure/foreign_logs.py reads take turns too, as commands that train the same
-shape and batch: --also lingua 'COMMAND' LOG, with lingua, torchtitan or nanogpt.
+Trainers whose logs study/measure/foreign_logs.py reads take turns too, as commands that train the
+same shape and batch: --also lingua 'COMMAND' LOG, with lingua, torchtitan or nanogpt.
 """
 
 import argparse

@@ -80,7 +80,7 @@ class SlurmConfig(Settings):
 
 
 class RatesConfig(Settings):
-    """What one GPU reaches in each kind of work, as `benchmarks/roofline.py --measure` prints it."""
+    """What one GPU reaches in each kind of work, as `benchmarks.roofline --measure` prints it."""
 
     dtype: Literal["bf16", "fp32"] = "bf16"
     """Arithmetic that they were measured in; runs in another one have no roofline."""

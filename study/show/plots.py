@@ -120,8 +120,8 @@ class Style:
 def plot_loss_curves(grid: Grid, runs: Sequence[Curve], folder: Path) -> list[Path]:
     """Draw loss against tokens and against wall-clock time; return the files written.
 
-    `runs` are cells with their runs, as `study.measure.logs.read_runs` returns them. In the folder come to
-    stand loss_vs_tokens and loss_vs_time, each .svg and .png.
+    `runs` are cells with their runs, as `study.measure.logs.read_runs` returns them. Writes
+    loss_vs_tokens and loss_vs_time to the folder, each as .svg and .png.
     """
     style = Style.of(grid)
     curves = [curve for curve in runs if _finite(curve[1].records)]

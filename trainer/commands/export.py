@@ -19,7 +19,9 @@ from torch import Tensor
 from trainer.commands.export_tokenizer import write_tokenizer
 from trainer.config import ConfigError, ModelConfig, RunConfig, load_run_config
 from trainer.folder import checkpoint, run_folder
-from trainer.tokens.tokenizer import Tokenizer, build_tokenizer
+from trainer.folder.checkpoint_state import CheckpointError, find_steps
+from trainer.tokens.build_tokenizer import build_tokenizer
+from trainer.tokens.tokenizer import Tokenizer
 
 WEIGHTS = {
     "tok_embeddings": "model.embed_tokens",
@@ -105,7 +107,7 @@ def _refuse(settings: RunConfig, source: str, output: Path) -> None:
 def _choose_step(folder: Path, run: Path, wanted: int | None) -> int:
     """Return the step to export: of the run that run.json tells of, where it tells of one."""
     summary = run_folder.read_summary(run)
-    steps = checkpoint.find_steps(folder, summary.trajectory if summary else None)
+    steps = find_steps(folder, summary.trajectory if summary else None)
     if wanted is None and steps:
         return steps[0]
     if wanted is not None and wanted in steps:
@@ -210,7 +212,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     try:
         step = export(given.run, given.output, given.step, given.config)
-    except (ConfigError, checkpoint.CheckpointError) as error:
+    except (ConfigError, CheckpointError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"{given.output}: step {step} of {given.run}")

@@ -35,7 +35,7 @@ def _copy_foreign(folder: Path, name: str, path: str) -> str:
     return (
         f"`AutoTokenizer` does not load the tokenizer, a file of `{name}`. This project does:\n\n"
         "```python\nfrom trainer.config import TokenizerConfig\n"
-        "from trainer.tokens.tokenizer import build_tokenizer\n\n"
+        "from trainer.tokens.build_tokenizer import build_tokenizer\n\n"
         f'tokenizer = build_tokenizer(TokenizerConfig(name="{name}", path="{file}"))\n```'
     )
 

@@ -5,13 +5,9 @@ size and check sum of every file, by which a torn or changed one is recognised. 
 on any number of processes and under any layout.
 """
 
-import json
-import os
 import shutil
 import threading
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +17,21 @@ from torch import Tensor, nn
 
 from trainer.config import CheckpointConfig, ConfigError, RunConfig
 from trainer.files import make_folder
+from trainer.folder.checkpoint_state import (
+    STATE,
+    CheckpointError,
+    Position,
+    complete,
+    fingerprint_of,
+    flush,
+    is_intact,
+    read_state,
+    write_state,
+)
 from trainer.model.optimizer import Optimizer
 from trainer.world import World, agree
 
-# What reads and writes the tensors, trainer.folder.checkpoint_tensors, is imported where it is needed.
-
-BLOCK_BYTES = 2**20
-STATE = "state.json"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read."""
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a checkpoint stands."""
-
-    step: int
-    """Optimizer steps done."""
-    elapsed_s: float
-    """Seconds of wall-clock time that the run had taken, over all attempts."""
-    trajectory: str
-    """`RunConfig.trajectory`: what the sequence of losses depends on."""
-    loss_sum: float = 0.0
-    """Sum of the losses since the last record, and over how many steps."""
-    loss_steps: int = 0
+# trainer.folder.checkpoint_tensors, which reads and writes the tensors, is imported on use.
 
 
 def folder_of(config: RunConfig, run: Path) -> Path:
@@ -144,12 +129,12 @@ class Saver:
         write_tensors(state, temporary, self._group)
         self._meet()
         if self._world.is_main:
-            files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
+            files = {path.name: fingerprint_of(path) for path in sorted(temporary.iterdir())}
             facts = {**position.__dict__, "kinds": kinds, "files": files}
-            _write_state(temporary, facts)
+            write_state(temporary, facts)
             shutil.rmtree(target, ignore_errors=True)
             temporary.replace(target)
-            _flush(self._folder)
+            flush(self._folder)
             if self._config is not None:
                 prune(self._folder, self._config)
 
@@ -166,23 +151,14 @@ def _copy_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     return copy_to_cpu(state, next(model.parameters()).device)
 
 
-def _fingerprint(path: Path) -> dict[str, int]:
-    """Return size and CRC-32 of a file, by which a torn or changed one is recognised."""
-    check = 0
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            check = zlib.crc32(block, check)
-    return {"size": path.stat().st_size, "crc32": check}
-
-
 def prune(folder: Path, config: CheckpointConfig) -> None:
     """Delete what `keep` of each kind does not ask for; the newest stays in any case."""
-    complete = list(_complete(folder))
-    wanted = {path for path, _ in complete[:1]}
+    found = list(complete(folder))
+    wanted = {path for path, _ in found[:1]}
     for kind, keep in (("dump", config.dump.keep), ("eval", config.eval.keep)):
-        of_kind = [path for path, facts in complete if kind in facts["kinds"]]
+        of_kind = [path for path, facts in found if kind in facts["kinds"]]
         wanted.update(of_kind if keep < 0 else of_kind[:keep])
-    for path, _ in complete:
+    for path, _ in found:
         if path not in wanted:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -191,24 +167,15 @@ def find_newest(folder: Path, trajectory: str, world: World) -> Position | None:
     """Return the newest whole checkpoint of this trajectory; rank 0 looks, all ranks agree."""
     step = -1
     if world.is_main:
-        found = _complete(folder)
+        found = complete(folder)
         ours = (item for item in found if item[1]["trajectory"] == trajectory)
-        step = next((facts["step"] for path, facts in ours if _is_intact(path, facts)), -1)
+        step = next((facts["step"] for path, facts in ours if is_intact(path, facts)), -1)
     step = agree(step, world)
     if step < 0:
         return None
-    facts = _read_state(folder / f"{step:010d}")
+    facts = read_state(folder / f"{step:010d}")
     names = (field.name for field in fields(Position))
     return Position(**{name: facts[name] for name in names if name in facts})
-
-
-def find_steps(folder: Path, trajectory: str | None = None) -> list[int]:
-    """Return the steps of the whole checkpoints, newest first; of one trajectory, where named."""
-    return [
-        facts["step"]
-        for _, facts in _complete(folder)
-        if trajectory is None or facts["trajectory"] == trajectory
-    ]
 
 
 def load_weights(folder: Path, step: int) -> dict[str, Tensor]:
@@ -231,7 +198,7 @@ def start_from(path: Path, model: nn.Module) -> None:
     """Load the weights of a checkpoint, or of the newest in a folder of some; or ConfigError."""
     from trainer.folder.checkpoint_tensors import METADATA, read_tensors
 
-    chosen = path if (path / STATE).exists() else next((p for p, _ in _complete(path)), None)
+    chosen = path if (path / STATE).exists() else next((p for p, _ in complete(path)), None)
     key = "checkpoint.init_ckpt_path"
     if chosen is None:
         raise ConfigError(
@@ -241,58 +208,3 @@ def start_from(path: Path, model: nn.Module) -> None:
         read_tensors(chosen, {"model": model.state_dict()})
     except CheckpointError as error:
         raise ConfigError(str(path), [f"{key}: {error}"]) from None
-
-
-def _complete(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the whole checkpoints and their state.json, newest first; say what is passed over."""
-    for path in sorted(folder.glob("[0-9]*"), reverse=True):
-        try:
-            facts = _read_state(path)
-            expected = {name: known["size"] for name, known in facts["files"].items()}
-            sizes = {name: (path / name).stat().st_size for name in expected}
-        except (OSError, ValueError) as error:
-            print(f"warning: {path}: not a whole checkpoint, passed over: {error}", flush=True)
-            continue
-        if sizes == expected:
-            yield path, facts
-        else:
-            print(f"warning: {path}: files are cut short, passed over", flush=True)
-
-
-def _write_state(path: Path, facts: dict[str, Any]) -> None:
-    """Write state.json, with a check sum of its own, and bring the folder to the disk."""
-    with (path / STATE).open("w") as file:
-        json.dump({**facts, "crc32": _check_sum(facts)}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    _flush(path)
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    """Return what state.json says. Raises OSError, or ValueError where it was changed."""
-    facts = json.loads((path / STATE).read_text())
-    if not isinstance(facts, dict) or facts.pop("crc32", None) != _check_sum(facts):
-        raise ValueError(f"{STATE} was changed")
-    return facts
-
-
-def _check_sum(facts: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
-
-
-def _is_intact(path: Path, facts: dict[str, Any]) -> bool:
-    """Say whether the files are what was written, byte by byte."""
-    for name, known in facts["files"].items():
-        if _fingerprint(path / name) != known:
-            print(f"warning: {path}: {name} was changed, passed over", flush=True)
-            return False
-    return True
-
-
-def _flush(folder: Path) -> None:
-    """Make a rename in a folder survive a power loss."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.serialization import _get_layout
 from torch.utils._pytree import tree_map
 
-from trainer.folder.checkpoint import CheckpointError
+from trainer.folder.checkpoint_state import CheckpointError
 
 METADATA = ".metadata"
 

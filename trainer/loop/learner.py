@@ -19,7 +19,7 @@ from trainer.execution.layout import parallelize
 from trainer.execution.precision import set_arithmetic
 from trainer.model.model import DocumentBorder, Transformer
 from trainer.model.optimizer import Optimizer, build_optimizer
-from trainer.tokens.tokenizer import build_tokenizer
+from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.world import World
 
 

@@ -8,7 +8,7 @@ from trainer.config import RunConfig
 from trainer.execution.choices import Choices
 from trainer.flops import flops_per_token, mean_context
 from trainer.folder import checkpoint
-from trainer.folder.checkpoint import Position
+from trainer.folder.checkpoint_state import Position
 from trainer.folder.journal import Journal
 from trainer.folder.metrics import LossMean, RecordTimer
 from trainer.folder.profiler import Profiler

@@ -10,7 +10,7 @@ from torch import Tensor
 from trainer.config import RunConfig
 from trainer.execution.layout import has_buckets
 from trainer.folder import checkpoint
-from trainer.folder.checkpoint import Position
+from trainer.folder.checkpoint_state import Position
 from trainer.folder.journal import reserved_gib
 from trainer.loop.evaluate import bits_per_byte, validation_loss
 from trainer.loop.session import Session

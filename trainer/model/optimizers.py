@@ -1,6 +1,7 @@
 """The optimizers by name: where each one is, and what it costs. Imports no torch.
 
-A new one is a file with a class that follows trainer/model/optimizer.py, its settings, and a line here.
+A new one is a file with a class that follows trainer/model/optimizer.py, its settings, and a line
+here.
 """
 
 from dataclasses import dataclass

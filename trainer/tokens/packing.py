@@ -16,8 +16,9 @@ import numpy as np
 
 from trainer.config import TokenizerConfig
 from trainer.problems import ConfigError
+from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.tokens.documents import BLOCK_BYTES, Advance, Piece, read_documents
-from trainer.tokens.tokenizer import Tokenizer, build_tokenizer
+from trainer.tokens.tokenizer import Tokenizer
 
 LAYOUT = 1
 """Part of every key: raise it when the content of a shard folder comes to mean something else."""

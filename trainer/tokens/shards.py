@@ -1,6 +1,6 @@
 """Text files to memory-mapped token shards, once for each content and tokenizer. Imports no torch.
 
-Reads   the text files of <root_dir>/<source>, see trainer/tokens/text_files.py and trainer/tokens/documents.py
+Reads   the text files of <root_dir>/<source>, see text_files.py and documents.py
 Writes  <shards_dir>/<source>-<tokenizer>-<key>/: train.bin, val.bin (little-endian token ids) and
         manifest.json, for the trainer
 

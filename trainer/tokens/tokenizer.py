@@ -1,12 +1,11 @@
-"""How text becomes token ids. Imports no torch."""
+"""What a tokenizer is, and the one that takes bytes. Imports no torch."""
 
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.config import BYTE_VOCABULARY, TokenizerConfig
-from trainer.problems import ConfigError
+from trainer.config import BYTE_VOCABULARY
 
 Tokens = NDArray[np.unsignedinteger]
 
@@ -63,20 +62,3 @@ class ByteTokenizer:
         Bytes that are not UTF-8, as at a window's border, become U+FFFD.
         """
         return tokens[tokens < self.bos].astype(np.uint8).tobytes().decode("utf-8", "replace")
-
-
-def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
-    """Make the tokenizer that a config names.
-
-    Raises ConfigError where its file or its library is not there, or V is not what the config says.
-    """
-    tokenizer: Tokenizer = ByteTokenizer()
-    if config.path is not None:
-        from trainer.tokens.tokenizer_files import load_tokenizer  # bytes need none of it
-
-        tokenizer = load_tokenizer(config)
-    if tokenizer.vocab_size != config.vocab_size:
-        found = f"found {tokenizer.vocab_size:,} token ids, special ones included"
-        expected = f"expected data.tokenizer.n_words = {config.vocab_size:,}"
-        raise ConfigError(config.path or config.name, [f"{found}; {expected}"])
-    return tokenizer

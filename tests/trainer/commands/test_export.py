@@ -18,7 +18,7 @@ from tests.trainer.conftest import Runs
 from trainer.commands import export
 from trainer.config import ConfigError, OptimConfig, RunConfig, load_run_config
 from trainer.folder import checkpoint
-from trainer.folder.checkpoint import Position
+from trainer.folder.checkpoint_state import CheckpointError, Position
 from trainer.model.adamw import AdamW
 from trainer.model.model import Transformer
 from trainer.tokens.data import validation_windows
@@ -197,7 +197,7 @@ def test_no_code_of_an_index_is_executed(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     index = tmp_path / "run" / "checkpoints" / "0000000002" / ".metadata"
     index.write_bytes(pickle.dumps(Attack()).ljust(index.stat().st_size, b"."))
-    with pytest.raises(checkpoint.CheckpointError, match=r"posix\.mkdir"):
+    with pytest.raises(CheckpointError, match=r"posix\.mkdir"):
         export.export(tmp_path / "run", tmp_path / "export")
     assert not (tmp_path / "executed").exists()
     assert not (tmp_path / "export").exists()

@@ -8,7 +8,7 @@ import torch
 
 from trainer.config import CheckpointConfig, ConfigError, ModelConfig, OptimConfig
 from trainer.folder import checkpoint
-from trainer.folder.checkpoint import CheckpointError, Position
+from trainer.folder.checkpoint_state import CheckpointError, Position
 from trainer.folder.checkpoint_tensors import write_tensors
 from trainer.model.adamw import AdamW
 from trainer.model.model import Transformer

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.config import TokenizerConfig
-from trainer.tokens.tokenizer import build_tokenizer
+from trainer.tokens.build_tokenizer import build_tokenizer
 
 TOKENIZER = build_tokenizer(TokenizerConfig(name="bytes"))
 

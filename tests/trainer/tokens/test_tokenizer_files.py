@@ -21,8 +21,9 @@ from tokenizers.trainers import BpeTrainer
 from tests.trainer.tokens.test_shards import write_source
 from trainer.config import TokenizerConfig
 from trainer.problems import ConfigError
+from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.tokens.shards import ensure_shards, main
-from trainer.tokens.tokenizer import Tokenizer, build_tokenizer
+from trainer.tokens.tokenizer import Tokenizer
 
 CORPUS = [
     f"The {word} of number {number}, naïve.\n" for number in range(50) for word in ("a", "sum")

@@ -1,0 +1,22 @@
+"""The tokenizer that the settings name. Imports no torch."""
+
+from trainer.config import TokenizerConfig
+from trainer.problems import ConfigError
+from trainer.tokens.tokenizer import ByteTokenizer, Tokenizer
+
+
+def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
+    """Make the tokenizer that a config names.
+
+    Raises ConfigError where its file or its library is not there, or V is not what the config says.
+    """
+    tokenizer: Tokenizer = ByteTokenizer()
+    if config.path is not None:
+        from trainer.tokens.tokenizer_files import load_tokenizer  # bytes need none of it
+
+        tokenizer = load_tokenizer(config)
+    if tokenizer.vocab_size != config.vocab_size:
+        found = f"found {tokenizer.vocab_size:,} token ids, special ones included"
+        expected = f"expected data.tokenizer.n_words = {config.vocab_size:,}"
+        raise ConfigError(config.path or config.name, [f"{found}; {expected}"])
+    return tokenizer
