@@ -2,7 +2,7 @@
 
     python -m benchmarks.roofline                            # the ladder, on each GPU with rates
     python -m benchmarks.roofline --model 85M --cluster h200 --batch-size 16
-    python -m benchmarks.roofline --shape "{dim: 2048, n_layers: 16, n_heads: 32}" --vocab-size 32768
+    python -m benchmarks.roofline --shape "{dim: 2048, n_layers: 16, n_heads: 32}"
     python -m benchmarks.roofline --measure                  # the rates of the device at hand
 
 study/roofline.py holds the arithmetic; the rates are those of the clusters file. Any file that

@@ -42,7 +42,7 @@ def documents_context(
     """Return the mean number of keys that a token attends to within its own document.
 
     `tokens_BT` are token ids (sequences, seq_len), `border` the one that is the first token of each
-    document (`opens`: BOS) or its last (EOS), as in trainer.model.model.DocumentBorder. Each part of
+    document (`opens`: BOS) or its last (EOS), as `DocumentBorder` has it. Each part of
     a document in a sequence counts as a sequence of its length does in `mean_context`, with the
     sliding window, if there is one.
     """
