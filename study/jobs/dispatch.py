@@ -30,6 +30,7 @@ from study.grid import Cell, Grid
 from study.jobs.launch import request_line
 from study.measure.logs import read_failure
 from trainer.config import ConfigError
+from trainer.files import write_atomically
 
 TRAINING_RULE = "train"
 
@@ -73,9 +74,19 @@ def start(workflow: Any, grid: Grid) -> None:
         if problem:
             sys.exit(problem)
         record_predictions(waiting, forecast)
+    _write_settings(workflow.dag.needrun_jobs())
     if workflow.local_exec:
         _hold_to_cores(workflow)
     Attachment(executor, grid, on_slurm)
+
+
+def _write_settings(jobs: Iterable[Any]) -> None:
+    """Write the run.yaml that each job's command reads, from the job's own parameters."""
+    for job in jobs:
+        if hasattr(job.params, "settings"):
+            path = Path(job.params.config)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, job.params.settings)
 
 
 def _hold_to_cores(workflow: Any) -> None:

@@ -186,6 +186,7 @@ def test_the_reference_study_is_the_guides_table() -> None:
             cell.measure,
         )
         for cell in grid
+        if cell.cluster != "h200"  # what we measured ourselves
     ]
     assert rows == [
         ("small", 27_535_872, 1, "A100", 16_384, True),

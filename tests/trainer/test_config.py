@@ -105,7 +105,7 @@ def test_command_line_wins_over_the_file(config_file: Path) -> None:
         ("optim.scheduler=on", "optim.scheduler: found 'on'; expected 'cosine', 'linear', 'cons"),
         (
             "distributed.compile=yes",
-            "distributed.compile: found 'yes'; expected true, false, 'auto' or 'later'",
+            "distributed.compile: found 'yes'; expected true, false or 'auto'",
         ),
         (
             "distributed.loss_chunk=true",

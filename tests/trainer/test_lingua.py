@@ -27,6 +27,7 @@ def test_the_guides_config_trains(runs: Runs) -> None:
         file.rename(file.with_name(file.name.replace("text.", f"{source}.")))
     runs.config.write_text(GUIDE.read_text())
     paths = (
+        "device=cpu",
         f"dump_dir={runs.out()}",
         f"data.root_dir={runs.folder / 'data'}",
         f"data.shards_dir={runs.folder / 'shards'}",

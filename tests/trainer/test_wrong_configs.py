@@ -237,5 +237,5 @@ def test_a_folder_that_cannot_be_made_is_named_with_its_key(tmp_path: Path) -> N
         "data.shards_dir": lambda: ensure_shards(tmp_path, "text", taken),
     }
     for key, make in makers.items():
-        with pytest.raises(ConfigError, match=rf"file.*\n  {key}: no folder that can be written"):
+        with pytest.raises(ConfigError, match=rf"file.*\n  {key}: not a writable folder"):
             make()

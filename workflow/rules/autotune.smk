@@ -31,5 +31,4 @@ rule autotune_run:
         config=lambda wildcards: f"{GRID.at(wildcards).folder}/autotune.settings.yaml",
         launch=AUTOTUNE.launch,
     shell:
-        "printf '%s' {params.settings:q} > {params.config:q}; "
         "({params.launch} config={params.config:q}) > {output:q} 2> {log:q}"

@@ -7,6 +7,8 @@ Writes  compiled: the cells may start
 Only on Slurm partitions: study/jobs/precompile.py says why, and which cells wait.
 """
 
+from pathlib import Path
+
 from study.jobs.workflow import PrecompileRequest
 
 PRECOMPILE = PrecompileRequest(GRID)
@@ -15,8 +17,7 @@ PRECOMPILE = PrecompileRequest(GRID)
 rule precompile:
     """Compile for all cells of one shape, on one GPU"""
     output:
-        settings="<results>/precompile/{cluster}/{shape}/run.yaml",
-        compiled=touch("<results>/precompile/{cluster}/{shape}/compiled"),
+        touch("<results>/precompile/{cluster}/{shape}/compiled"),
     log:
         "<results>/precompile/{cluster}/{shape}/precompile.log",
     conda:
@@ -26,7 +27,7 @@ rule precompile:
         **PRECOMPILE.resources(),
     params:
         settings=PRECOMPILE.settings,
+        config=lambda wildcards, output: Path(output[0]).with_name("run.yaml"),
         launch=PRECOMPILE.launch,
     shell:
-        "printf '%s' {params.settings:q} > {output.settings:q}; "
-        "({params.launch} config={output.settings:q}) > {log:q} 2>&1"
+        "({params.launch} config={params.config:q}) > {log:q} 2>&1"

@@ -32,11 +32,11 @@ rule train:
     resources:
         **REQUEST.resources(),
     params:
+        # Written to `config` when Snakemake starts its first job; see study/jobs/dispatch.py.
         settings=REQUEST.settings,
         config=lambda wildcards: Path(GRID.at(wildcards).folder, "settings.yaml"),
         launch=REQUEST.launch,
         # Snakemake empties `log` at each start; this one keeps the attempts before.
         record=lambda wildcards: Path(GRID.at(wildcards).folder, "train.log"),
     shell:
-        "printf '%s' {params.settings:q} > {params.config:q}; "
         "{params.launch} config={params.config:q} 2>&1 | tee -i -a {log:q} {params.record:q}"

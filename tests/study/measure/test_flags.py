@@ -11,7 +11,13 @@ from study.estimate.time_table import to_markdown as time_markdown
 from study.grid import Cell, Grid
 from study.measure.flags import BUSY_SHARE, WIDE_SPREAD, footnotes
 from study.measure.measurement import read_measurements
-from study.measure.throughput import read_table, throughput_table, to_markdown, write_table
+from study.measure.throughput import (
+    read_table,
+    throughput_rows,
+    throughput_table,
+    to_markdown,
+    write_table,
+)
 from tests.study.conftest import MakeGrid, write_lines, write_run
 from tests.study.show.test_report import report
 
@@ -40,7 +46,7 @@ def write_loads(cell: Cell, loads: list[float | None], cores: int | None = 8) ->
 
 
 def time_table(grid: Grid, folder: Path) -> str:
-    write_table(throughput_table(grid), folder / "throughput.csv")
+    write_table(throughput_rows(grid), folder / "throughput.csv")
     return time_markdown(estimate_table(grid, read_measurements(folder / "throughput.csv", grid)))
 
 
@@ -57,7 +63,7 @@ def test_spread_and_load_are_worked_out_by_hand(make_grid: MakeGrid, tmp_path: P
     assert row["step_spread"] == pytest.approx(0.5)
     assert row["machine_load"] == pytest.approx(12.9 / 3.9)
     assert row["machine_cores"] == 8
-    write_table(throughput_table(make_grid()), tmp_path / "throughput.csv")
+    write_table(throughput_rows(make_grid()), tmp_path / "throughput.csv")
     read = read_table(tmp_path / "throughput.csv").iloc[0]
     assert read["machine_load"] == pytest.approx(12.9 / 3.9)
 

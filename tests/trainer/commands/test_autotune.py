@@ -78,4 +78,4 @@ def test_overrides_of_a_run_here(runs: Runs, capsys) -> None:
 
 def test_spread_weights_are_refused(runs: Runs, capsys) -> None:
     assert main([f"config={runs.config}", "distributed.fsdp_type=full_shard"]) == 1
-    assert "expected no_shard" in capsys.readouterr().err
+    assert "needs unsharded weights (fsdp_type: no_shard" in capsys.readouterr().err

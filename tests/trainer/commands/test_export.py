@@ -15,6 +15,7 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from tests.trainer.conftest import Runs
+from tests.trainer.folder.test_run_folder import make_summary
 from trainer.commands import export
 from trainer.config import ConfigError, OptimConfig, RunConfig, load_run_config
 from trainer.folder import checkpoint
@@ -184,7 +185,8 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
 
 def test_the_run_of_run_json_is_exported(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
-    (tmp_path / "run" / "run.json").write_text('{"trajectory": "another"}')
+    summary = make_summary(trajectory="another")
+    (tmp_path / "run" / "run.json").write_text(summary.to_json())
     with pytest.raises(ConfigError, match="steps: found none; expected a whole checkpoint"):
         export.export(tmp_path / "run", tmp_path / "export")
 

@@ -109,5 +109,5 @@ def test_fa3_that_is_not_installed_is_one_line(runs: Runs) -> None:
     with pytest.raises(ConfigError) as caught:
         kernels.check(config)
     (problem,) = caught.value.problems
-    assert problem.startswith("distributed.attention = fa3: needs the package flash_attn_3")
+    assert str(problem).startswith("distributed.attention = fa3: needs the package flash_attn_3")
     assert torch.backends.cuda.math_sdp_enabled()

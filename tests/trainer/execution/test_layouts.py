@@ -158,7 +158,9 @@ def test_losses_do_not_depend_on_compiling(runs: Runs) -> None:
         torchrun(runs, processes, lines)
         for name, settings in layouts.items():
             assert_same_run(runs, f"{name}{processes}", processes, settings)
-            assert json.loads((runs.out(f"{name}{processes}") / "run.json").read_text())["compiled"]
+            assert json.loads((runs.out(f"{name}{processes}") / "run.json").read_text())["choices"][
+                "compiled"
+            ]
 
 
 def _go_on_under_the_same_layout(runs: Runs) -> None:
