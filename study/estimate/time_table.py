@@ -73,9 +73,11 @@ def _note(item: Estimate) -> str:
     if item.basis != VERIFIED:
         return f"{item.basis}, {item.method}"
     note = f"{VERIFIED} by {item.by}" if item.by else VERIFIED
+    if item.doubt:
+        note += f", {item.doubt}"
     if item.measured_steps is not None:
         note += f"; speed over {item.measured_steps} steps, length extrapolated"
-    return f"{note}, {item.doubt}" if item.doubt else note
+    return note
 
 
 def to_markdown(estimates: Sequence[Estimate]) -> str:
