@@ -372,8 +372,9 @@ def test_both_commands_read_a_file_alike(tmp_path: Path, extra: str, told: str) 
 
 def test_the_command_line_is_laid_over_the_file_and_named_in_problems(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    planned = workspace.snakemake("-n", "-p", "--config", "run={steps: 1e1}")
-    assert "steps: 10\n" in planned
+    plan = workspace.snakemake("--cores", "1", "plan", "--config", "run={steps: 1e1}")
+    (row,) = [line for line in plan.splitlines() if line.startswith("here/one/gpus-1/base")]
+    assert re.search(r" 128 +10 +to run", row), row
     wrong = workspace.snakemake("-n", "--config", "run={optim: {warmup: 13}}", check=False)
     told = "command line: 1 problem\n  run.optim.warmup = 13 is more than steps = 12\n"
     assert wrong.endswith(told)
