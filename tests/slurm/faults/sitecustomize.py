@@ -68,7 +68,7 @@ AT_STEP = {
 
 
 def wrap(module) -> None:
-    train_step, count = module.train_step, 0
+    take_step = module.take_step
     receive = module.StopSignal._receive
 
     def receive_and_note(self, number, frame):
@@ -78,18 +78,15 @@ def wrap(module) -> None:
 
     module.StopSignal._receive = receive_and_note
 
-    def step_with_fault(session, batch):
-        nonlocal count
-        count += 1
-        step = session.start.step + count
+    def step_with_fault(session, stop, step):
         kind = FAULT.partition(":")[0]
         if step == STEP and kind in AT_STEP:
             AT_STEP[kind]()
         if step >= STEP and kind in EACH_STEP:
             EACH_STEP[kind]()
-        return train_step(session, batch)
+        return take_step(session, stop, step)
 
-    module.train_step = step_with_fault
+    module.take_step = step_with_fault
 
 
 class Finder(importlib.abc.MetaPathFinder):
