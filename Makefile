@@ -70,7 +70,7 @@ PART_S ?= 480
 
 published:
 	test -e $(VENV)/installed || $(MAKE) setup
-	python benchmarks/publish.py --study $(STUDY) --part-s $(PART_S)
+	python -m benchmarks.publish --study $(STUDY) --part-s $(PART_S)
 
 lint: setup
 	ruff check .
@@ -108,7 +108,7 @@ test-long: setup
 
 # Trainers side by side, on whatever device is there.
 bench: setup
-	python benchmarks/side_by_side.py
+	python -m benchmarks.side_by_side
 
 # The trial Slurm cluster: as root, on Debian or Ubuntu.
 slurm-up: setup

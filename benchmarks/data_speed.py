@@ -1,25 +1,20 @@
-"""How fast text becomes tokens, and tokens batches, on one core.
+"""Throughput of tokenization and of the data loader, on one core.
 
-    python benchmarks/data_speed.py
+    python -m benchmarks.data_speed
 
-Tokenising: seconds for a corpus of this Python's own sources, beside those of parsing its JSON
-lines alone with the library that is used, in turns. Loader: byte tokens per second that one process
-gets from BatchLoader, as int64, three sources mixed. Median, least and most of `--repeats`.
+Tokenization: the time for a corpus of this Python's own sources, relative to just parsing its JSON
+lines with the same library; the two alternate. Loader: byte tokens per second that one process gets
+from BatchLoader, as int64, with three sources mixed. Median, minimum and maximum of `--repeats`.
 """
 
-import argparse
 import json
-import statistics
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from benchmarks import command_line
+from benchmarks.timing import range_text, seconds
 from study.corpus import write_python_stdlib
 from trainer.config import DataConfig
 from trainer.tokens.data import BatchLoader
@@ -32,30 +27,20 @@ BATCHES = ((8, 256), (8, 2048))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Speed of tokenising and of the loader")
+    parser = command_line(__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
     with tempfile.TemporaryDirectory() as folder:
-        ratios = [tokenising_ratio(Path(folder), number) for number in range(repeats)]
-        show("tokenising / parsing its JSON lines", ratios, "x")
+        ratios = [tokenization_ratio(Path(folder), number) for number in range(repeats)]
+        print(f"{'tokenization / parsing JSON lines':36}", range_text(ratios, ".3g", " x"))
         shards = make_shards(Path(folder))
         for batch, length in BATCHES:
             rates = [tokens_per_s(shards, batch, length) / 1e6 for _ in range(repeats)]
-            show(f"loader, batch {batch} x {length}", rates, "M tokens/s")
+            name = f"loader, batch {batch} x {length}"
+            print(f"{name:36}", range_text(rates, ".3g", " M tokens/s"))
 
 
-def show(name: str, values: list[float], unit: str) -> None:
-    spread = f"{min(values):.3g} to {max(values):.3g}"
-    print(f"{name:36} {statistics.median(values):6.3g} {unit}  ({spread})")
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def tokenising_ratio(folder: Path, number: int) -> float:
+def tokenization_ratio(folder: Path, number: int) -> float:
     source = folder / "python"
     if not source.exists():
         write_python_stdlib(source)

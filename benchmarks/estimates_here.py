@@ -1,13 +1,12 @@
-"""Predict runs on this machine that were never made, then make them.
+"""Backtest of the estimates on this machine: predict runs, then execute them.
 
-    python benchmarks/estimates_here.py [--steps 60]
+    python -m benchmarks.estimates_here [--steps 60]
 
-Measures a grid of models on 1 and 2 processes through Snakemake, without one model size and
-without some process counts; predicts these, runs them, and prints the backtest: prediction,
-interval, and what was measured. A process is one CPU core; nothing else should run beside it.
+Measures a grid of models on 1 and 2 processes through Snakemake, leaving out one model size and
+some process counts; predicts those, runs them, and prints prediction, interval and measurement.
+A process is one CPU core; nothing else should run on the machine meanwhile.
 """
 
-import argparse
 import csv
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks import ROOT, command_line
 
 KNOWN = [
     {"cluster": "local", "model": ["nano", "micro", "milli"], "gpus": 1},
@@ -31,14 +30,14 @@ LEFT_OUT = [
 
 
 def make_study(folder: Path, steps: int) -> dict[str, Any]:
-    """Return the study's settings: the default study's, with nothing saved on the way."""
+    """Return the study's settings: the default study's, without checkpoints and evaluation."""
     study = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     run = {**study["run"], "steps": steps, "checkpoint": {}, "eval": None}
     return {**study, "study": "estimates", "results_dir": str(folder), "run": run}
 
 
 def run_grid(study: dict[str, Any], grid: list[dict[str, Any]], folder: Path) -> None:
-    """Run what is missing of a grid."""
+    """Run the missing runs of a grid."""
     file = folder / "study.yaml"
     file.write_text(yaml.safe_dump({**study, "grid": grid}))
     target = f"{folder}/estimates/backtest.csv"
@@ -47,8 +46,8 @@ def run_grid(study: dict[str, Any], grid: list[dict[str, Any]], folder: Path) ->
 
 
 def main() -> None:
-    """Print a line for each run that was predicted."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    """Print a line for each predicted run."""
+    parser = command_line(__doc__)
     parser.add_argument("--steps", type=int, default=60, help="steps of each run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -59,7 +58,7 @@ def main() -> None:
         with (folder / "estimates" / "backtest.csv").open() as file:
             rows = list(csv.DictReader(file))
     headings = f"{'ms a step':>10}{'interval':>18}{'measured':>10}{'error':>8}"
-    print(f"{'predicted before it ran':38}{headings}")
+    print(f"{'predicted before the run':38}{headings}")
     for row in rows:
         low, high = float(row["step_ms_low"]), float(row["step_ms_high"])
         inside = "" if row["inside"] == "True" else "  outside"

@@ -1,53 +1,51 @@
-"""What a step costs the CPU beside arithmetic, alone and under DDP.
+"""CPU overhead of a step beyond arithmetic, in one process and with DDP.
 
-    python benchmarks/host_time.py [--compile]
-    torchrun --standalone --nproc_per_node=2 benchmarks/host_time.py [--compile]
+    python -m benchmarks.host_time [--compile]
+    torchrun --standalone --nproc_per_node=2 -m benchmarks.host_time [--compile]
 
-The model has 8 layers of width 16, next to no arithmetic. In each process a step of our loop, as
-`python -m trainer` takes it with data, learning rate, records and stop requests, and one of a
-plain PyTorch loop (plain_llama.py, torch.optim.AdamW, LambdaLR, DistributedDataParallel) take
-turns. Printed: the milliseconds of both, the ratio of each turn as median with the 10th and 90th
-percentile, and the share of our step that is outside of model, optimizer and communication.
+The model has 8 layers of width 16, next to no arithmetic. Each process alternates a step of our
+loop, as `python -m trainer` takes it with data, learning rate, records and stop requests, and one
+of a plain PyTorch loop (plain_llama.py, torch.optim.AdamW, LambdaLR, DistributedDataParallel).
+Printed: the milliseconds of both; the ratio of each turn, as median with the 10th and 90th
+percentile; and the share of our step outside of model, optimizer and gradient communication, which
+is the time not spent in compute_step. It includes the small all-reduce of each record and of the
+stop requests.
 """
 
 import argparse
 import contextlib
 import json
 import statistics
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmarks.interleaved_steps import WARM_UP, measure, ratio_text
-from benchmarks.plain_llama import PlainLlama
-from benchmarks.trainer_runs import SOURCE, TINY, settings, write_text
+from benchmarks import command_line
+from benchmarks.interleaved_steps import plain_model
+from benchmarks.timing import WARM_UP, alternate, quantile_text, ratios, seconds
+from benchmarks.trainer_runs import SOURCE, TINY, machine_text, settings, write_text
 from trainer import host
-from trainer.config import BYTE_VOCABULARY, ModelConfig, RunConfig
-from trainer.loop import train
-from trainer.loop.learner import decide
+from trainer.config import ModelConfig, RunConfig
+from trainer.loop.learner import Learner, decide
 from trainer.loop.session import open_session
-from trainer.loop.step import train_step
+from trainer.loop.step import compute_step
 from trainer.loop.stop_signal import StopSignal
+from trainer.loop.train import begin, take_step
 from trainer.startup import Startup
 from trainer.tokens.shards import open_shards
-from trainer.world import World, agree, get_world, mean_over_ranks, process_group
+from trainer.world import World, agree, get_world, process_group
 
 BATCH, LENGTH = 1, 16
 LOG_EVERY = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Host time of a step")
+    parser = command_line(__doc__)
     parser.add_argument("--turns", type=int, default=1000)
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
@@ -56,17 +54,17 @@ def main() -> None:
     world = get_world("cpu")
     with process_group(world, timeout_s=60) as wait, tempfile.TemporaryDirectory() as own:
         wait()
-        folder = Path(shared_text(own, world))
+        folder = Path(shared_corpus(own, world))
         with ours(folder, options, world) as (step, inside):
             other = plain(folder, options, world)
-            seconds = measure({"ours": step, "plain PyTorch": other}, options.turns)
+            times = alternate({"ours": step, "plain PyTorch": other}, options.turns)
         if world.is_main:
-            show(options, world, seconds, inside[-options.turns :])
-        agree(0, world)  # rank 0's folder is used by all
+            show(options, world, times, inside[-options.turns :])
+        agree(0, world)  # all ranks use rank 0's folder
 
 
-def shared_text(folder: str, world: World) -> str:
-    """Return rank 0's folder, where it has written a text."""
+def shared_corpus(folder: str, world: World) -> str:
+    """Write the corpus on rank 0; return rank 0's folder."""
     if world.is_main:
         write_text(Path(folder))
     box = [folder]
@@ -79,50 +77,45 @@ def shared_text(folder: str, world: World) -> str:
 def ours(
     folder: Path, options: argparse.Namespace, world: World
 ) -> Iterator[tuple[Callable[[], None], list[float]]]:
-    """Yield what takes a step of our loop, and the seconds of each in model, optimizer, sums."""
-    config = RunConfig.model_validate(
-        settings(
-            folder,
-            TINY,
-            (BATCH, LENGTH),
-            options.turns + WARM_UP,
-            distributed={"compile": options.compile},
-            logging={"freq": LOG_EVERY},
-        )
-    )
+    """Yield a step of our loop, and the list of the seconds that each has spent in compute_step."""
+    changes = {
+        "device": "cpu",
+        "distributed": {"compile": options.compile},
+        "logging": {"freq": LOG_EVERY},
+    }
+    values = settings(folder, TINY, (BATCH, LENGTH), options.turns + WARM_UP, **changes)
+    config = RunConfig.model_validate(values)
     if world.is_main:
         Path(config.dump_dir).mkdir()
         open_shards(config.data)
     agree(0, world)
     shards = open_shards(config.data)
     session = open_session(config, decide(config, world), Startup(), world, shards, "start")
-    stop, steps = StopSignal(world), iter(range(1, config.steps + 1))
-    inside: list[float] = []
-
-    def timed(function: Callable[..., Any], starts_step: bool) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return function(*arguments)
-            finally:
-                spent = time.perf_counter() - start
-                if starts_step:
-                    inside.append(spent)
-                else:
-                    inside[-1] += spent
-
-        return call
-
-    train.train_step = train.first_step = timed(train_step, starts_step=True)
-    train.mean_over_ranks = timed(mean_over_ranks, starts_step=False)
-    train.begin(session)
+    step = TimedStep(session.learner)
+    session.learner.graph = step
+    stop, numbers = StopSignal(world), iter(range(1, config.steps + 1))
+    begin(session)
     silence = contextlib.redirect_stdout(folder.joinpath(f"log.{world.rank}").open("w"))
     try:
         with silence:
-            yield lambda: _check(train.take_step(session, stop, next(steps))), inside
+            yield lambda: _check(take_step(session, stop, next(numbers))), step.seconds
     finally:
         stop.close()
         session.close()
+
+
+class TimedStep:
+    """A learner's step, in place of a CUDA graph, that notes the time of each call."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner, self.seconds = learner, list[float]()
+
+    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        def step() -> None:
+            self.result = compute_step(self.learner, tokens)
+
+        self.seconds.append(seconds(step))
+        return self.result
 
 
 def _check(code: int | None) -> None:
@@ -130,15 +123,12 @@ def _check(code: int | None) -> None:
 
 
 def plain(folder: Path, options: argparse.Namespace, world: World) -> Callable[[], None]:
-    """Return what takes a step of a loop as people write it."""
+    """Return a step of a loop as it is usually written."""
     text = next((folder / "data" / SOURCE).glob("*.chunk.*"))
     tokens = np.frombuffer(text.read_bytes(), np.uint8)
     draw = np.random.default_rng(world.rank)
     torch.manual_seed(0)
-    shape = ModelConfig.model_validate(TINY)
-    model: nn.Module = PlainLlama(
-        BYTE_VOCABULARY, shape.dim, shape.n_layers, shape.n_heads, shape.ffn_hidden, LENGTH
-    )
+    model = plain_model(ModelConfig.model_validate(TINY), LENGTH)
     parameters = list(model.parameters())
     if options.compile:
         model = torch.compile(model)
@@ -169,23 +159,22 @@ def plain(folder: Path, options: argparse.Namespace, world: World) -> Callable[[
 
 
 def show(
-    options: argparse.Namespace, world: World, seconds: dict[str, list[float]], inside: list[float]
+    options: argparse.Namespace, world: World, times: dict[str, list[float]], inside: list[float]
 ) -> None:
     print(
         f"8 layers of width 16, {world.size} process(es), "
-        f"{'compiled' if options.compile else 'eager'}, {options.turns} turns, "
-        f"{host.processor_name()}, torch {torch.__version__}"
+        f"{'compiled' if options.compile else 'eager'}, {options.turns} turns, {machine_text()}"
     )
-    pairs = zip(seconds["ours"], seconds["plain PyTorch"], strict=True)
-    ratios = [own / other for own, other in pairs]
-    for name in ("ours", "plain PyTorch"):
-        print(f"{name:16} {1e3 * statistics.median(seconds[name]):8.3f} ms a step")
-    print(f"ours takes {ratio_text(ratios)} of plain PyTorch")
-    outside = [whole - within for whole, within in zip(seconds["ours"], inside, strict=True)]
-    # Sums: what is due every tenth step counts for its part.
-    share = sum(outside) / sum(seconds["ours"])
-    typical = statistics.median(outside) / statistics.median(seconds["ours"])
-    print(f"outside of model, optimizer, communication: {share:.1%} (median step {typical:.1%})")
+    for name, values in times.items():
+        print(f"{name:16} {1e3 * statistics.median(values):8.3f} ms a step")
+    relative = quantile_text(ratios(times["ours"], times["plain PyTorch"]))
+    print(f"ours takes {relative} of plain PyTorch")
+    outside = [whole - within for whole, within in zip(times["ours"], inside, strict=True)]
+    # Sums: what happens only every tenth step counts for its part.
+    share = sum(outside) / sum(times["ours"])
+    typical = statistics.median(outside) / statistics.median(times["ours"])
+    name = "outside of model, optimizer, gradient communication"
+    print(f"{name}: {share:.1%} (median step {typical:.1%})")
 
 
 if __name__ == "__main__":

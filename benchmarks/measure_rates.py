@@ -1,9 +1,9 @@
-"""The four rates that a roofline rests on, measured on the device at hand; imports torch.
+"""The four rates that a roofline needs, measured on this device; imports torch.
 
-    python benchmarks/roofline.py --measure
+    python -m benchmarks.roofline --measure
 
-Each rate is the best of several repeats: a roofline asks what the kernels reach, not what they
-reach on average on a shared machine.
+Each rate is the best of several repeats: a roofline needs what the kernels can reach, not their
+average on a shared machine.
 """
 
 import time
@@ -18,28 +18,28 @@ REPEATS = 5
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured: large enough to keep the device busy, small enough to take seconds."""
+    """Problem sizes: large enough to keep the device busy, small enough to take seconds."""
 
     dtype: str
     square: int
     """Rows and columns of the matrices."""
     copy_bytes: int
-    """Bytes of the tensor that is copied: far more than caches hold."""
+    """Bytes of the copied tensor: far more than caches hold."""
     heads: int
-    """Heads times sequences of the attention."""
+    """Heads times sequences in the attention."""
     seq_len: int
     window_s: float
-    """Least time of a repeat, s."""
+    """Minimum time of a repeat, s."""
 
 
 GPU = Sizes("bf16", square=8192, copy_bytes=2**31, heads=128, seq_len=2048, window_s=0.2)
-# fp32: few processors have arithmetic of their own for bf16, and there the trainer uses fp32.
+# fp32: few processors have native bf16 arithmetic; on the others the trainer uses fp32.
 CPU = Sizes("fp32", square=1024, copy_bytes=2**28, heads=8, seq_len=1024, window_s=0.1)
 HEAD_DIM = 64
 
 
 def measure() -> str:
-    """Return the rates as the YAML of a cluster's key `rates`."""
+    """Return the rates as YAML, for the key `rates` of a cluster."""
     on_gpu = torch.cuda.is_available()
     device, sizes = ("cuda", GPU) if on_gpu else ("cpu", CPU)
     dtype = torch.bfloat16 if sizes.dtype == "bf16" else torch.float32
@@ -58,7 +58,7 @@ def measure() -> str:
 
 
 def matmul_tflops(sizes: Sizes, device: str, dtype: torch.dtype) -> float:
-    """Return the rate of a product of two square matrices, 2 n^3 FLOPs."""
+    """Return the rate of a matmul of two square matrices, 2 n^3 FLOPs."""
     a, b = (torch.randn(sizes.square, sizes.square, device=device, dtype=dtype) for _ in range(2))
     return 2 * sizes.square**3 / best_s(lambda: a @ b, sizes, device) / 1e12
 
@@ -71,10 +71,10 @@ def copy_tb_s(sizes: Sizes, device: str) -> float:
 
 
 def attention_tflops(sizes: Sizes, device: str, dtype: torch.dtype) -> tuple[float, float]:
-    """Return the rates of causal attention, forward and backward, at heads of 64.
+    """Return the rates of causal attention, forward and backward, with heads of width 64.
 
-    4 S^2 FLOPs a head's width forward and 2.5 times that backward, half of it under the mask.
-    Backward is the time of both less that of forward.
+    4 S^2 d FLOPs per head forward and 2.5 times as many backward, halved by the causal mask.
+    Backward time is that of both minus forward.
     """
     shape = (1, sizes.heads, sizes.seq_len, HEAD_DIM)
     q, k, v = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
@@ -92,7 +92,7 @@ def attention_tflops(sizes: Sizes, device: str, dtype: torch.dtype) -> tuple[flo
 
 
 def best_s(work: Callable[[], object], sizes: Sizes, device: str) -> float:
-    """Return the least mean time of `work` over repeats of at least `window_s`, s."""
+    """Return the minimum mean time of `work` over repeats of at least `window_s`, s."""
     for _ in range(3):
         work()
     once = timed_s(work, 1, device)

@@ -1,23 +1,18 @@
-"""Operations that a training step launches, counted: ours beside those of plain PyTorch.
+"""Number of operations that a training step launches: ours, plain PyTorch and transformers.
 
-    python benchmarks/operations.py [--shape tiny]
+    python -m benchmarks.operations [--shape tiny]
 
-Each operation that reaches the device counts once, on the CPU, eager; views, which launch nothing,
-do not. Products of matrices are counted by themselves too. Of numbers read off the device, which
-would make the host wait, there are `reads`.
+Counted on the CPU, eager. Views launch nothing and are not counted. `matmuls` are those among the
+operations; `reads` are numbers read from the device, each of which would make the CPU wait.
 """
 
-import argparse
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from benchmarks import command_line
 from benchmarks.interleaved_steps import Step, ours, plain, transformers_llama
 from benchmarks.trainer_runs import shape_of
 from trainer.config import BYTE_VOCABULARY, ModelConfig
@@ -27,7 +22,7 @@ LAUNCH_NOTHING = ("_unsafe_view", "_record_function_enter_new", "_record_functio
 
 
 class Launched(TorchDispatchMode):
-    """Counts what is launched, by name."""
+    """Counts launched operations by name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +39,7 @@ class Launched(TorchDispatchMode):
 
 
 def count(step: Step) -> Counter[str]:
-    """Return what a step launches once optimizers have their state."""
+    """Return the operations of a step after the first, which creates the optimizer's state."""
     step()
     with Launched() as launched:
         step()
@@ -52,14 +47,14 @@ def count(step: Step) -> Counter[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Operations of a step")
-    parser.add_argument("--shape", default="tiny", help="a name of config/models.yaml, or tiny")
+    parser = command_line(__doc__)
+    parser.add_argument("--shape", default="tiny", help="a model of config/models.yaml, or tiny")
     options = parser.parse_args()
     model = ModelConfig.model_validate(shape_of(options.shape))
     window = torch.randint(BYTE_VOCABULARY, (1, LENGTH + 1))
     contenders = {"ours": ours, "plain PyTorch": plain, "transformers": transformers_llama}
     print(f"{options.shape}, {model.n_layers} layers, torch {torch.__version__}")
-    print(f"{'':16} {'operations':>10} {'products':>10} {'reads':>6}")
+    print(f"{'':16} {'operations':>10} {'matmuls':>10} {'reads':>6}")
     for name, build in contenders.items():
         counts = count(build(model, window, False))
         print(

@@ -1,6 +1,6 @@
-"""A Llama as a good practitioner writes it in plain PyTorch: what our model and step have to beat.
+"""A Llama as a good practitioner writes it in plain PyTorch: the baseline for our model and step.
 
-Nothing of this project is in it: separate matrices, scaled_dot_product_attention, nn.RMSNorm,
+It uses nothing of this project: separate matrices, scaled_dot_product_attention, nn.RMSNorm,
 torch.optim.AdamW(fused=True), clip_grad_norm_.
 """
 

@@ -1,10 +1,9 @@
-"""Run a study in parts, and copy its tables and plots to results/published/<name> when it is done.
+"""Run a study in time slices; when it is done, copy its tables and plots to results/published.
 
-    python benchmarks/publish.py --study config/studies/h200.yaml --part-s 480
+    python -m benchmarks.publish --study config/studies/h200.yaml --part-s 480
 
-A part that is over asks the run under way to stop; it saves, and the same command goes on from
-there.
-Exit code 0: the study is finished and copied; 75: the same command goes on; else Snakemake's.
+At the end of a slice the current run is asked to stop and saves; the same command resumes it.
+Exit code 0: the study is finished and copied; 75: run the same command again; else Snakemake's.
 """
 
 import argparse
@@ -17,15 +16,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from study.config import Study  # noqa: E402
-from study.grid import Grid  # noqa: E402
-from study.load import load_study_file  # noqa: E402
-from study.measure.logs import read_runs  # noqa: E402
-from trainer.problems import ConfigError  # noqa: E402
-from trainer.records import RunSummary  # noqa: E402
+from benchmarks import ROOT, command_line
+from study.config import Study
+from study.grid import Grid
+from study.load import load_study_file
+from study.measure.logs import read_runs
+from trainer.problems import ConfigError
+from trainer.records import RunSummary
 
 TABLES = (
     "study.yaml",
@@ -35,15 +32,15 @@ TABLES = (
     "time_estimates.md",
 )
 GO_ON = 75
-"""Exit code of a part after which there is more to do (EX_TEMPFAIL)."""
+"""Exit code of a slice that leaves work to do (EX_TEMPFAIL)."""
 
 POLL_S = 0.2
 SAVE_S = 90
-"""Seconds that a run has to save, after which its processes are killed."""
+"""Seconds that a run has to save before its processes are killed."""
 
 
 def main() -> int:
-    """Run a part; return the exit code."""
+    """Run a slice; return the exit code."""
     options = parse_arguments()
     try:
         study = load_study_file(options.study)
@@ -60,22 +57,20 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     add = parser.add_argument
     add("--study", required=True, help="the study's file")
-    add("--part-s", type=float, default=480, help="seconds until a run is asked to stop")
+    add("--part-s", type=float, default=480, help="seconds until the current run is asked to stop")
     add("--output", type=Path, help="default: results/published/<the study's name>")
-    add("--partial", action="store_true", help="train nothing: the tables of the runs that exist")
+    add("--partial", action="store_true", help="train nothing: publish the tables of existing runs")
     return parser.parse_args()
 
 
 def run_part(options: argparse.Namespace) -> int:
-    """Run the study until it is finished, the part is over, or this process is asked to stop."""
+    """Run the study until it is finished, the slice is over, or this process is asked to stop."""
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", options.study]
-    # A run that has saved and left is not to be tried again in this part. A part that was killed
-    # leaves Snakemake's lock behind; the trainer has a lock of its own on each run's folder.
+    # No retries: a run that has saved and stopped waits for the next slice. No lock: a killed slice
+    # would leave Snakemake's behind, and the trainer locks each run's folder itself.
     command += ["--retries", "0", "--nolock"]
     command += ["--config", "partial=true"] if options.partial else []
     stops: list[int] = []
@@ -88,12 +83,12 @@ def run_part(options: argparse.Namespace) -> int:
         if process.poll() is not None:
             return process.returncode
         stop(process)
-    print(f"{options.study}: not finished; the same command goes on", file=sys.stderr)
+    print(f"{options.study}: not finished; run the same command again", file=sys.stderr)
     return GO_ON
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """Ask Snakemake and the run under way to stop, and wait until the run has saved."""
+    """Ask Snakemake and the current run to stop, and wait until the run has saved."""
     os.killpg(process.pid, signal.SIGTERM)
     try:
         process.wait(SAVE_S)
@@ -102,7 +97,7 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def publish(study: Study, output: Path, name: str) -> None:
-    """Copy what is committed: tables, plots, and what they were measured with."""
+    """Copy tables and plots, and write down the versions that they were measured with."""
     source = Path(study.folder)
     output.mkdir(parents=True, exist_ok=True)
     for path in [*(source / table for table in TABLES), *sorted(source.glob("figures/*.svg"))]:
@@ -113,7 +108,7 @@ def publish(study: Study, output: Path, name: str) -> None:
 
 
 def versions(runs: list[RunSummary], name: str) -> str:
-    """Return what the runs say of themselves: one line for each value that some of them have."""
+    """Return the versions recorded by the runs, one line for each distinct value."""
     facts = {
         "commit": [run.commit for run in runs],
         "trainer": [run.trainer_version for run in runs],
@@ -127,7 +122,7 @@ def versions(runs: list[RunSummary], name: str) -> str:
     for key, values in facts.items():
         for value, count in Counter(values).items():
             some = "" if count == len(runs) else f" ({count} runs)"
-            lines.append(f"{key}: {value or 'not known'}{some}")
+            lines.append(f"{key}: {value or 'unknown'}{some}")
     return "\n".join(lines) + "\n"
 
 

@@ -1,25 +1,22 @@
-"""Errors of the performance model on a published table, beside naive baselines, in one run.
+"""Errors of the performance model on a published table, compared with naive baselines.
 
-    python benchmarks/published_tables.py
+    python -m benchmarks.published_tables
 
-The table: 70 trainings of MPT models in bf16 on 8 to 512 H100, from the benchmarking README of
+The table: 70 training runs of MPT models in bf16 on 8 to 512 H100, from the benchmarking README of
 mosaicml/llm-foundry. Sharded over all GPUs; the fp8 rows are left out, as the data sheet's peak is
-for bf16. Errors are of the step time, |predicted / published - 1|, medians.
+for bf16. Errors are medians of |predicted / published - 1| of the step time.
 """
 
 import csv
 import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from study.config import ClusterConfig  # noqa: E402
-from study.estimate.performance import Interval, Observed, Performance  # noqa: E402
-from study.workload import Workload  # noqa: E402
+from benchmarks import ROOT, command_line
+from study.config import ClusterConfig
+from study.estimate.performance import Interval, Observed, Performance
+from study.workload import Workload
 
 TABLE = ROOT / "tests" / "data" / "mpt_h100.csv"
 TITAN = ROOT / "tests" / "data" / "torchtitan.csv"
@@ -28,7 +25,7 @@ H100 = ClusterConfig(
     gpu_name="H100", peak_tflops=989.5, memory_tb_s=3.35, link_gb_s=450, network_gb_s=50,
     gpus_per_node=8,
 )  # fmt: skip
-"""Of NVIDIA's data sheet; the network is one 400 Gb/s adapter for each GPU."""
+"""From NVIDIA's data sheet; the network is one 400 Gb/s adapter per GPU."""
 
 VOCABULARY = 50_368
 
@@ -49,7 +46,7 @@ def observe(row: Row) -> Observed:
     batch, passes = int(row["micro_batch_size"]), int(row["grad_acc_steps"])
     work = Workload(
         params=n["params"],
-        # MPT's output matrix is its embedding; its positions are learned, and looked up.
+        # MPT's output matrix is its embedding; its positions are learned and looked up.
         matmul_params=n["params"] - n["seq_len"] * n["dim"],
         n_layers=n["n_layers"],
         dim=n["dim"],
@@ -68,7 +65,7 @@ def observe(row: Row) -> Observed:
 
 
 class Comparison:
-    """The table's rows, and what each method makes of a row when others are left out."""
+    """The table's rows, and each method's prediction of a row when others are left out."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
@@ -93,10 +90,10 @@ class Comparison:
         return self.observed[index].step_s * self.mfu[index] / 0.4
 
     def neighbours(self, index: int, left_out: set[int]) -> float | None:
-        """Return the step time at the MFU between those of the next smaller and larger model.
+        """Return the step time at an MFU interpolated between the next smaller and larger model.
 
-        Of the same GPU count and sequence; by the logarithm of the parameters; at the edges, the
-        nearest model's. None where no other model was run so.
+        Both on the same GPU count and sequence length; linear in the logarithm of the parameters;
+        at the edges, the nearest model's MFU. None if no other model was run that way.
         """
         row = self.rows[index]
         alike = [
@@ -120,7 +117,7 @@ class Comparison:
         return self.observed[index].step_s * self.mfu[index] / mfu
 
     def linear(self, index: int, left_out: set[int]) -> float | None:
-        """Return the step time at the MFU of the largest GPU count that is left of the series."""
+        """Return the step time at the MFU of the largest remaining GPU count of the series."""
         row = self.rows[index]
         series = [
             i
@@ -134,14 +131,14 @@ class Comparison:
 
 
 def sizes(rows: Sequence[Row]) -> dict[str, set[int]]:
-    """Return model -> positions of its rows, by ascending size."""
+    """Return model -> indices of its rows, by ascending size."""
     ordered = sorted(rows, key=lambda row: int(row["dim"]) ** 2 * int(row["n_layers"]))
     names = dict.fromkeys(row["model"] for row in ordered)
     return {name: {i for i, row in enumerate(rows) if row["model"] == name} for name in names}
 
 
 def largest_counts(rows: Sequence[Row]) -> list[set[int]]:
-    """Return, of each series of one model and sequence, the rows on its largest GPU count."""
+    """Return, for each model and sequence length, the rows on the largest GPU count."""
     series: dict[tuple[str, str], list[int]] = {}
     for i, row in enumerate(rows):
         series.setdefault((row["model"], row["seq_len"]), []).append(i)
@@ -154,7 +151,7 @@ def largest_counts(rows: Sequence[Row]) -> list[set[int]]:
 
 
 def folds(rows: Sequence[Row]) -> dict[str, list[set[int]]]:
-    """Return name -> the sets of rows that are left out, and predicted, together."""
+    """Return name -> the sets of rows that are left out and predicted together."""
     by_size = list(sizes(rows).values())
     return {
         "one row": [{i} for i in range(len(rows))],
@@ -179,7 +176,7 @@ def median_error(
 
 
 def coverage(comparison: Comparison, parts: Sequence[set[int]]) -> float:
-    """Return the share of rows of `parts` that lie in their 80% interval."""
+    """Return the share of rows of `parts` inside their 80% interval."""
     inside = [
         interval.low <= comparison.observed[index].step_s <= interval.high
         for part in parts
@@ -192,8 +189,8 @@ def coverage(comparison: Comparison, parts: Sequence[set[int]]) -> float:
 def torchtitan_pairs() -> list[tuple[str, float, Interval]]:
     """Return name, published step time and predicted interval of Llama 3.1 8B on more GPUs.
 
-    Each is predicted from its one row on fewer GPUs: in one case 16 times as many, over a network
-    that no row shows.
+    Each is predicted from one row on fewer GPUs; some predictions are for 16 times as many GPUs,
+    over a network that the row on fewer does not use.
     """
     with TITAN.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
@@ -234,6 +231,7 @@ def _observe_llama(row: Row) -> Observed:
 
 def main() -> None:
     """Print a line for each way of leaving rows out, and one for each pair of torchtitan's."""
+    command_line(__doc__).parse_args()
     comparison = Comparison(read_table())
     print(f"{'left out':36}{'rows':>4}{'model':>8}{'in 80%':>10}  40% MFU  neighb.   linear")
     for name, parts in folds(comparison.rows).items():

@@ -1,29 +1,27 @@
-"""The roofline of a training step: what one GPU's kernels allow, and where its time goes.
+"""The roofline of a training step: the fastest that one GPU's kernels allow, by kind of work.
 
     python -m benchmarks.roofline                            # the ladder, on each GPU with rates
     python -m benchmarks.roofline --model 85M --cluster h200 --batch-size 16
     python -m benchmarks.roofline --shape "{dim: 2048, n_layers: 16, n_heads: 32}"
-    python -m benchmarks.roofline --measure                  # the rates of the device at hand
+    python -m benchmarks.roofline --measure                  # the rates of this device
 
-study/roofline.py holds the arithmetic; the rates are those of the clusters file. Any file that
-defines other models or clusters may be named with --models and --clusters.
+The arithmetic is in study/roofline.py, the rates are in the clusters file. --models and --clusters
+name other files of models and clusters.
 """
 
 import argparse
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from tabulate import tabulate
 
-from tabulate import tabulate  # noqa: E402
-
-from study.config import ClusterConfig, RatesConfig  # noqa: E402
-from study.roofline import Roofline, step_roofline  # noqa: E402
-from trainer.config import BYTE_VOCABULARY, ConfigError, ModelConfig  # noqa: E402
-from trainer.flops import count_parameters  # noqa: E402
-from trainer.settings import SettingsT, suggest, validate  # noqa: E402
-from trainer.yaml_files import load_yaml, parse_yaml  # noqa: E402
+from benchmarks import ROOT, command_line
+from study.config import ClusterConfig, RatesConfig
+from study.roofline import Roofline, step_roofline
+from trainer.config import BYTE_VOCABULARY, ModelConfig
+from trainer.flops import count_parameters
+from trainer.problems import ConfigError
+from trainer.settings import SettingsT, suggest, validate
+from trainer.yaml_files import load_yaml, parse_yaml
 
 PARTS = ("matmul", "attention", "pointwise", "loss", "optimizer")
 HEADINGS = ["Cluster", "GPU", "Model", "Params (M)", "Step (ms)", "Tokens/s"]
@@ -46,25 +44,25 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     add = parser.add_argument
-    add("--measure", action="store_true", help="measure the rates here, print them as YAML")
-    add("--model", action="append", help="a name of the models file; default: all of them")
+    add("--measure", action="store_true", help="measure this device, print YAML")
+    add("--model", action="append", help="a model of the models file; default: all")
     add("--shape", help="a shape instead, with the keys of a models file: '{dim: 512, ...}'")
-    add("--cluster", action="append", help="a name of the clusters file; default: all with rates")
+    add(
+        "--cluster", action="append", help="a cluster of the clusters file; default: all with rates"
+    )
     add("--vocab-size", type=positive, default=BYTE_VOCABULARY, help="token ids, default 258")
-    add("--batch-size", type=positive, default=8, help="sequences of a GPU and pass, default 8")
+    add("--batch-size", type=positive, default=8, help="sequences of a micro-batch, default 8")
     add("--seq-len", type=positive, default=2048, help="tokens of a sequence, default 2048")
-    add("--passes", type=positive, default=1, help="passes of a step, default 1")
+    add("--passes", type=positive, default=1, help="micro-batches of a step, default 1")
     add("--models", default=str(ROOT / "config/models.yaml"), help="the models file")
     add("--clusters", default=str(ROOT / "config/clusters.yaml"), help="the clusters file")
     return parser.parse_args()
 
 
 def positive(text: str) -> int:
-    """Return a whole number above 0. Raises ValueError, of which argparse makes its message."""
+    """Return a positive integer. Raises ValueError, which argparse reports."""
     value = int(text)
     if value < 1:
         raise ValueError(text)
@@ -72,7 +70,7 @@ def positive(text: str) -> int:
 
 
 def rooflines(options: argparse.Namespace) -> str:
-    """Return the table of all shapes and GPUs asked for. Raises ConfigError."""
+    """Return the table of the requested shapes and GPUs. Raises ConfigError."""
     if options.shape is not None:
         given = parse_yaml(options.shape, "--shape")
         shapes = {"--shape": validate(ModelConfig, given, "--shape")}
@@ -84,7 +82,7 @@ def rooflines(options: argparse.Namespace) -> str:
     if without or not rated:
         names = without or list(places)
         raise ConfigError(options.clusters, [f"{name}: {NO_RATES}" for name in names])
-    if options.cluster is None:  # clusters of one GPU have one roofline
+    if options.cluster is None:  # clusters with the same GPU share a roofline
         firsts = {
             (cluster.gpu_name, cluster.rates): name for name, cluster in reversed(rated.items())
         }
@@ -106,7 +104,7 @@ NO_RATES = "states no rates; `python -m benchmarks.roofline --measure` there pri
 
 
 def entries(path: str, cls: type[SettingsT], names: list[str] | None) -> dict[str, SettingsT]:
-    """Return the entries of a file, all or those named. Raises ConfigError."""
+    """Return the named entries of a file, or all. Raises ConfigError."""
     table = load_yaml(path)
     unknown = [name for name in names or [] if name not in table]
     if unknown:
@@ -117,7 +115,7 @@ def entries(path: str, cls: type[SettingsT], names: list[str] | None) -> dict[st
 
 
 def row(shape: ModelConfig, rates: RatesConfig, options: argparse.Namespace) -> list[str]:
-    """Return a shape's parameters, roofline, and the share of each part of its step."""
+    """Return a shape's parameter count, its roofline, and each part's share of the step."""
     vocab_size = options.vocab_size
     roofline = step_roofline(
         shape, vocab_size, options.batch_size, options.seq_len, rates, options.passes

@@ -1,14 +1,14 @@
-"""Our trainer beside others, whole runs in turns, on whatever device is there.
+"""Our trainer compared with others: alternating whole runs, on a GPU if there is one.
 
-    make bench      # python benchmarks/side_by_side.py [--shape nano] [--steps 1000] [--repeats 5]
+    make bench      # python -m benchmarks.side_by_side [--shape nano] [--steps 1000] [--repeats 5]
 
-transformers' Llama under its own Trainer; litgpt's pretraining and, on a GPU, torchtitan's Trainer
-where they are installed. Same shape, batch, arithmetic and text; eager and compiled, with an empty
-cache of compiled code at first and a filled one after it. Speed is the median step of the later
-nine tenths; times count from the start of the process. MFU = tokens/s x (6 N + 12 L S d) / peak.
-Ratios are of runs of one turn.
+The others: transformers' Llama with its own Trainer and, if they are installed, litgpt's
+pretraining and, on a GPU, torchtitan's Trainer. Same shape, batch, dtype and corpus; eager,
+compiled with an empty compile cache, and compiled with a filled one. Speed is from the median step
+after the first tenth; times count from the start of the process. MFU = tokens/s x
+(6 N + 12 L S d) / peak. Ratios compare runs of the same turn.
 
-Trainers whose logs study/measure/foreign_logs.py reads take turns too, as commands that train the
+--also adds any trainer whose log study/measure/foreign_logs.py reads, as a command that trains the
 same shape and batch: --also lingua 'COMMAND' LOG, with lingua, torchtitan or nanogpt.
 """
 
@@ -29,37 +29,28 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.trainer_runs import (  # noqa: E402
-    SOURCE,
-    run_python,
-    settings,
-    shape_of,
-    train,
-    write_text,
-)
-from study.measure.foreign_logs import READERS  # noqa: E402
-from trainer.config import BYTE_VOCABULARY, ModelConfig  # noqa: E402
-from trainer.flops import flops_per_token, utilisation  # noqa: E402
-from trainer.tokens.shards import ensure_shards  # noqa: E402
+from benchmarks import command_line
+from benchmarks.timing import range_text, ratios
+from benchmarks.trainer_runs import SOURCE, run_module, settings, shape_of, train, write_text
+from study.measure.foreign_logs import READERS
+from trainer.config import BYTE_VOCABULARY, ModelConfig
+from trainer.flops import flops_per_token, utilisation
+from trainer.tokens.shards import ensure_shards
 
 HOW = ("eager", "compiled, cold", "compiled, warm")
-CONTENDERS = ROOT / "benchmarks" / "contenders"
-SCRIPTS = {
-    "transformers": CONTENDERS / "transformers_trainer.py",
-    "litgpt": CONTENDERS / "litgpt_pretrain.py",
-    "torchtitan": CONTENDERS / "torchtitan_trainer.py",
+CONTENDERS = {
+    "transformers": "benchmarks.contenders.transformers_trainer",
+    "litgpt": "benchmarks.contenders.litgpt_pretrain",
+    "torchtitan": "benchmarks.contenders.torchtitan_trainer",
 }
-"""Package -> what trains with it."""
+"""Package -> the module that trains with it."""
 GPU_ONLY = ("torchtitan",)
 REFERENCE = "transformers"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run was measured at; None where its log does not tell."""
+    """Measurements of a run; None if its log does not have them."""
 
     step_s: float | None
     first_step_s: float | None = None
@@ -85,28 +76,28 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Trainers side by side")
-    parser.add_argument("--shape", default="nano", help="a name of config/models.yaml")
+    parser = command_line(__doc__)
+    parser.add_argument("--shape", default="nano", help="a model of config/models.yaml")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--only", choices=HOW, nargs="+", help="less than all of these")
-    parser.add_argument("--peak-tflops", type=float, help="of one device, for the MFU")
+    parser.add_argument("--only", choices=HOW, nargs="+", help="default: all of them")
+    parser.add_argument("--peak-tflops", type=float, help="peak of one device, for MFU")
     parser.add_argument(
         "--also",
         nargs=3,
         action="append",
         default=[],
         metavar=("FORMAT", "COMMAND", "LOG"),
-        help=f"another trainer ({', '.join(READERS)}), its shell command, the log that it writes",
+        help=f"another trainer ({', '.join(READERS)}), its shell command, its log",
     )
     return parser.parse_args()
 
 
 class Bench:
-    """Starts the contenders on one text, each with caches of compiled code of its own."""
+    """Starts the contenders on the same corpus, each with a compile cache of its own."""
 
     def __init__(self, folder: Path, options: argparse.Namespace, shape: dict[str, Any]) -> None:
         self.folder, self.options, self.shape = folder, options, shape
@@ -116,16 +107,16 @@ class Bench:
     def environment(self, name: str, turn: int) -> dict[str, str]:
         cache = self.folder / f"cache-{name}-{turn}"
         variables = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TRITON_CACHE_DIR": f"{cache}/triton"}
-        return {**os.environ, **variables, "PYTHONPATH": str(ROOT)}
+        return {**os.environ, **variables}
 
     def contenders(self, how: str) -> dict[str, Callable[[str, int], Result]]:
-        """Return who runs in a turn, in order."""
+        """Return the contenders of a turn, in order."""
         found: dict[str, Callable[[str, int], Result]] = {
             "ours": partial(self.ours, how != "eager")
         }
-        for name in SCRIPTS:
+        for name in CONTENDERS:
             if missing(name) is None:
-                found[name] = partial(self.script, name)
+                found[name] = partial(self.module, name)
         for kind, command, log in self.options.also:
             found[kind] = partial(self.command, kind, command, Path(log))
         return found
@@ -150,7 +141,7 @@ class Bench:
             facts["peak_memory_gib"],
         )
 
-    def script(self, name: str, how: str, turn: int) -> Result:
+    def module(self, name: str, how: str, turn: int) -> Result:
         options, model = self.options, ModelConfig.model_validate(self.shape)
         given = {
             "shape": self.shape,
@@ -167,12 +158,14 @@ class Bench:
         }
         file = self.folder / f"{name}.json"
         file.write_text(json.dumps(given))
-        script = [str(SCRIPTS[name]), str(file)]
-        printed = run_python(name, script, self.environment(name, turn))
+        environment = self.environment(name, turn)
+        if how == "eager":  # litgpt has no setting for it
+            environment["TORCH_COMPILE_DISABLE"] = "1"
+        printed = run_module(CONTENDERS[name], [str(file)], environment)
         return Result(**json.loads(printed.splitlines()[-1]))
 
     def command(self, kind: str, command: str, log: Path, how: str, turn: int) -> Result:
-        """Run another trainer's command; how it compiles is the command's matter."""
+        """Run another trainer's command, which decides itself whether to compile."""
         log.unlink(missing_ok=True)
         subprocess.run(["bash", "-c", command], check=True, stdout=sys.stderr)
         tokens = self.options.batch_size * self.options.seq_len
@@ -207,20 +200,20 @@ def show(options: argparse.Namespace, shape: dict[str, Any], results: Results) -
             line += f"{'' if value is None else f'{value:.2f}':>{width}}"
         others = results.get((REFERENCE, how), [])
         if name != REFERENCE and others:
-            line += spread(others, runs, "step_s")  # a speed: the other way round
+            line += spread(others, runs, "step_s")  # speed is the inverse of time
             line += spread(runs, others, "first_step_s") + spread(runs, others, "last_step_s")
         print(line.rstrip())
-    for name in SCRIPTS:
+    for name in CONTENDERS:
         if (reason := missing(name)) is not None:
             print(f"{name}: {reason}")
 
 
 def missing(name: str) -> str | None:
-    """Return why a trainer cannot run here; None where it can."""
+    """Return why a trainer cannot run here; None if it can."""
     if importlib.util.find_spec(name) is None:
         return "not installed"
     if name in GPU_ONLY and not torch.cuda.is_available():
-        return "trains on GPUs alone"
+        return "needs a GPU"
     return None
 
 
@@ -230,13 +223,10 @@ def middle(runs: list[Result], field: str) -> float | None:
 
 
 def spread(above: list[Result], below: list[Result], field: str) -> str:
-    """Return the ratios of two contenders' turns: the median, the least and the most."""
-    pairs = [(getattr(a, field), getattr(b, field)) for a, b in zip(above, below, strict=True)]
-    ratios = [a / b for a, b in pairs if a is not None and b is not None]
-    text = ""
-    if ratios:
-        text = f"x{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    return f"{text:>25}"
+    """Return the ratios of two contenders' turns: median, minimum and maximum."""
+    values = [[getattr(run, field) for run in runs] for runs in (above, below)]
+    known = None not in (*values[0], *values[1])
+    return f"{'x' + range_text(ratios(*values), '.2f') if known else '':>25}"
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
-"""What Snakemake adds to a job on Slurm, measured on the trial cluster beside bare sbatch.
+"""Snakemake's overhead for a Slurm job on the trial cluster, compared with bare sbatch.
 
     make slurm-up
-    python benchmarks/slurm_overhead.py
+    python -m benchmarks.slurm_overhead
 
-In turns, the same cell is submitted by `snakemake --executor slurm`, with the profile as it is, and
-by sbatch with the same launch line. Printed, in seconds: from the call of sbatch to the first line
-that the trainer prints, and from the job's end to the moment that Snakemake notices it (Slurm gives
-ends in whole seconds). Median, least and most of `--repeats`.
+The same cell is submitted alternately by `snakemake --executor slurm`, with the repository's
+profile, and by sbatch with the same launch line. Printed, in seconds: from the call of sbatch to
+the trainer's first line of output, and from the end of the job until Snakemake notices it (Slurm
+records ends in whole seconds). Median, minimum and maximum of `--repeats`.
 """
 
-import argparse
 import datetime
 import os
 import re
@@ -24,20 +23,20 @@ from pathlib import Path
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from benchmarks import ROOT, command_line
+from benchmarks.timing import range_text
 from study.grid import Grid
 from study.jobs.launch import launch_line, request_line
 from study.load import load_study
 from tests.slurm.cluster.api import Cluster
-from tests.slurm.studies import ROOT, SlurmStudy, partition, wait_until
+from tests.slurm.studies import SlurmStudy, partition, wait_until
 
 FIRST_LINE = "parameters on"
-"""In the first line that the trainer prints."""
+"""Part of the first line that the trainer prints."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Snakemake's overhead for a job on Slurm")
+    parser = command_line(__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
     cluster = Cluster()
@@ -47,18 +46,17 @@ def main() -> None:
         study = SlurmStudy(cluster, Path(folder), "overhead")
         study.add("cell", partition("sphinx"))
         stamps = record_submissions(study)
-        through_snakemake(study, stamps)  # tokenises, and warms the file cache
+        through_snakemake(study, stamps)  # tokenizes, and warms the file cache
         rows = [(bare(study), *through_snakemake(study, stamps)) for _ in range(repeats)]
     names = ("sbatch to first line, bare", "sbatch to first line, Snakemake", "end to noticed")
     for name, values in zip(names, zip(*rows, strict=True), strict=True):
-        spread = f"{min(values):.1f} to {max(values):.1f}"
-        print(f"{name:32} {statistics.median(values):5.1f} s  ({spread})")
+        print(f"{name:32}", range_text(values, ".1f", " s"))
     added = [row[1] - row[0] for row in rows]
     print(f"{'added by Snakemake':32} {statistics.median(added):5.1f} s")
 
 
 def record_submissions(study: SlurmStudy) -> Path:
-    """Put an sbatch on the PATH that notes when it is called, and calls the real one."""
+    """Put an sbatch on the PATH that records the time and calls the real one."""
     stamps = study.folder / "stamps"
     recorder = study.folder / "commands" / "sbatch"
     recorder.parent.mkdir()
@@ -76,7 +74,9 @@ def forget_run(study: SlurmStudy) -> Path:
 
 def time_of_first_line(log: Path) -> float:
     """Wait for the trainer's first line; return the time."""
-    wait_until(lambda: log.exists() and FIRST_LINE in log.read_text(), "the trainer speaks", 180)
+    wait_until(
+        lambda: log.exists() and FIRST_LINE in log.read_text(), "the trainer's first line", 180
+    )
     return time.time()
 
 
@@ -89,8 +89,8 @@ def through_snakemake(study: SlurmStudy, stamps: Path) -> tuple[float, float]:
     command += ["--configfile", str(study.file), "--until", "train"]
     with study.log.open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-    spoke = time_of_first_line(folder / "train.log")
-    to_first_line = spoke - float(stamps.read_text().split()[-1])
+    printed = time_of_first_line(folder / "train.log")
+    to_first_line = printed - float(stamps.read_text().split()[-1])
     assert process.wait() == 0, study.log.read_text()
     noticed = re.findall(r"\[(.*?)\]\nFinished jobid: \d+ \(Rule: train\)", study.log.read_text())
     end = study.cluster.sacct(study.jobs("cell")[-1], "End")["End"]
@@ -99,7 +99,7 @@ def through_snakemake(study: SlurmStudy, stamps: Path) -> tuple[float, float]:
 
 
 def bare(study: SlurmStudy) -> float:
-    """Submit what the rule would run, without Snakemake; the run's folder is another one."""
+    """Submit the rule's command without Snakemake, with a run folder of its own."""
     (cell,) = Grid(load_study(study.study))
     config = study.folder / "bare.yaml"
     folder = study.folder / "bare"

@@ -1,17 +1,14 @@
-"""What each switch of a run's settings brings on this machine, one at a time.
+"""The effect of each performance setting on this machine, one at a time.
 
-    python benchmarks/switches.py [--only optim.fused]
+    python -m benchmarks.switches [--only optim.fused]
 
-A step as the settings have it by default and one with the switch the other way take turns in one
-process; of each turn the ratio is taken, and its median and 10th and 90th percentile are printed:
-x1.20 means that the step takes 1.20 times as long without what the default has. What belongs to a
-whole process (freed memory, garbage, the thread that reads) is measured by runs of the trainer in
-turns. Switches that only a GPU knows are named at the end.
+One process alternates a step with the default and one with the other value. Printed is the median
+ratio of the turns, with the 10th and 90th percentile: x1.20 means that a step takes 1.20 times as
+long with the other value. Settings of a whole process (allocator, garbage collection, loader
+thread) are measured by alternating runs of the trainer. Settings for GPUs only are listed at the
+end.
 """
 
-import argparse
-import gc
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,20 +17,18 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmarks.interleaved_steps import measure, ratio_text
-from benchmarks.trainer_runs import settings, shape_of, train, write_text
+from benchmarks import command_line
+from benchmarks.interleaved_steps import learner_step
+from benchmarks.timing import alternate, quantile_text, ratios
+from benchmarks.trainer_runs import machine_text, settings, shape_of, train, write_text
 from trainer import host
-from trainer.config import RunConfig, merge, nest
-from trainer.loop.learner import build_learner, decide
-from trainer.loop.step import compute_step
-from trainer.world import get_world
+from trainer.config import RunConfig
+from trainer.layers import merge, nest
 
 
 @dataclass(frozen=True)
 class Switch:
-    """A setting, as it is by default and the other way, and where the difference shows."""
+    """A setting, its default, the other value, and a shape that shows the difference."""
 
     key: str
     default: Any
@@ -73,14 +68,16 @@ PROCESS_STEPS = {"tiny": 1500, "nano": 200, "mini": 60}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What each switch brings")
-    parser.add_argument("--runs", type=int, default=5, help="turns of whole runs")
-    parser.add_argument("--only", help="keys that hold this")
+    parser = command_line(__doc__)
+    parser.add_argument("--runs", type=int, default=5, help="pairs of whole runs")
+    parser.add_argument("--only", help="only keys that contain this")
     options = parser.parse_args()
     torch.set_num_threads(1)
     host.keep_freed_memory()
-    print(f"{host.processor_name()}, 1 thread, torch {torch.__version__}")
-    print("| setting | default | the other way | shape, batch | a step takes, the other way |")
+    print(f"1 thread, {machine_text()}")
+    print(
+        "| setting | default | other value | shape, batch | time of a step with the other value |"
+    )
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -88,24 +85,25 @@ def main() -> None:
         for switch in (*IN_TURNS, *OF_A_PROCESS):
             if options.only is not None and options.only not in switch.key:
                 continue
-            in_one = switch in IN_TURNS
-            ratios = in_turns(switch, folder) if in_one else of_runs(switch, folder, options.runs)
-            report(switch, ratios)
-    print(f"\nOn a GPU alone: {', '.join(GPU_ONLY)}.")
+            if switch in IN_TURNS:
+                report(switch, in_turns(switch, folder))
+            else:
+                report(switch, of_runs(switch, folder, options.runs))
+    print(f"\nGPU only: {', '.join(GPU_ONLY)}.")
 
 
-def report(switch: Switch, ratios: list[float]) -> None:
+def report(switch: Switch, slowdowns: list[float]) -> None:
     batch = " x ".join(str(size) for size in switch.batch)
     besides = "".join(f", {key}: {value}" for key, value in switch.besides)
     print(
         f"| `{switch.key}` | {switch.default} | {switch.other} | {switch.shape}, {batch}{besides} "
-        f"| {ratio_text(ratios)} |",
+        f"| {quantile_text(slowdowns)} |",
         flush=True,
     )
 
 
 def values_of(switch: Switch, value: Any, folder: Path) -> dict[str, Any]:
-    """Return the settings of a run with a switch at a value."""
+    """Return the settings of a run with a value of the switch."""
     steps = PROCESS_STEPS[switch.shape]
     values = settings(folder, shape_of(switch.shape), switch.batch, steps)
     for key, setting in (*switch.besides, (switch.key, value)):
@@ -114,38 +112,30 @@ def values_of(switch: Switch, value: Any, folder: Path) -> dict[str, Any]:
 
 
 def in_turns(switch: Switch, folder: Path) -> list[float]:
-    """Return the ratios of the step's time, the other way to the default."""
+    """Return the ratios of the step time with the other value to that with the default."""
     values = {"default": switch.default, "other": switch.other}
-    seconds = measure(
+    seconds = alternate(
         {name: step_with(switch, value, folder) for name, value in values.items()}, switch.turns
     )
-    gc.unfreeze()
-    pairs = zip(seconds["other"], seconds["default"], strict=True)
-    return [other_s / default_s for other_s, default_s in pairs]
+    return ratios(seconds["other"], seconds["default"])
 
 
 def step_with(switch: Switch, value: Any, folder: Path) -> Callable[[], float]:
     config = RunConfig.model_validate(values_of(switch, value, folder))
-    world = get_world(config.device)
-    learner = build_learner(config, decide(config, world), world)
-    shape = (1, config.data.batch_size, config.data.seq_len + 1)
-    tokens = torch.randint(config.data.tokenizer.vocab_size, shape, device=world.device)
-    return lambda: compute_step(learner, tokens)[0].item()
+    shape = (config.data.batch_size, config.data.seq_len + 1)
+    step = learner_step(config, torch.randint(config.data.tokenizer.vocab_size, shape))
+    return lambda: step().item()  # waits for the device
 
 
 def of_runs(switch: Switch, folder: Path, runs: int) -> list[float]:
-    """Return the ratios of the step's time of runs of the trainer, which take turns."""
-    ratios = []
-    for _ in range(runs):
-        default_s, other_s = (
-            run_with(switch, value, folder) for value in (switch.default, switch.other)
-        )
-        ratios.append(other_s / default_s)
-    return ratios
+    """Return the ratios of the step time of alternating runs of the trainer."""
+    values = (switch.default, switch.other)
+    pairs = [[run_with(switch, value, folder) for value in values] for _ in range(runs)]
+    return [other_s / default_s for default_s, other_s in pairs]
 
 
 def run_with(switch: Switch, value: Any, folder: Path) -> float:
-    """Return the mean time of a step of a run, s: what happens now and then counts too."""
+    """Return the mean step time of a run, s: the mean includes rare pauses."""
     one_thread = {"distributed": {"threads": 1}}
     _, records = train(merge(values_of(switch, value, folder), one_thread))
     steady = records[2:]

@@ -1,4 +1,4 @@
-"""Runs of the trainer for benchmarks: their settings, how they are started, what they wrote."""
+"""Runs of the trainer for benchmarks: settings, start, results."""
 
 import json
 import subprocess
@@ -8,41 +8,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+from benchmarks import ROOT
 from study.corpus import write_python_stdlib
-from trainer.config import load_yaml, merge
+from trainer import host
+from trainer.layers import merge
+from trainer.yaml_files import load_yaml
 
-ROOT = Path(__file__).resolve().parents[1]
 SOURCE = "python"
 TINY = {"dim": 16, "n_layers": 8, "n_heads": 1, "multiple_of": 16}
-"""A shape with next to no arithmetic: its step is the time of the host."""
+"""A shape with next to no arithmetic: its step is CPU overhead."""
 
 
 def shape_of(name: str) -> dict[str, Any]:
-    """Return a shape of config/models.yaml, or `tiny`."""
+    """Return a model of config/models.yaml, or `tiny`."""
     shapes: dict[str, Any] = {"tiny": TINY, **load_yaml(str(ROOT / "config/models.yaml"))}
     return shapes[name]
 
 
 def device() -> str:
-    """Return what benchmarks run on: the GPU if there is one."""
-    import torch  # benchmarks that need no device need not load it
-
+    """Return the device that benchmarks run on: the GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def machine_text() -> str:
+    """Return the processor and the version of torch."""
+    return f"{host.processor_name()}, torch {torch.__version__}"
+
+
 def write_text(folder: Path) -> None:
-    """Write the text that `settings` reads."""
+    """Write the corpus that `settings` reads."""
     write_python_stdlib(folder / "data" / SOURCE)
 
 
 def settings(
     folder: Path, shape: dict[str, Any], batch: tuple[int, int], steps: int, **changes: Any
 ) -> dict[str, Any]:
-    """Return a run's settings: on the text of a folder, `batch` = (sequences, tokens of each).
+    """Return a run's settings: on the corpus in a folder, `batch` = (sequences, tokens of each).
 
-    Float32, eager, nothing saved or evaluated; `changes` are merged in.
+    Float32, eager, without checkpoints and evaluation; `changes` are merged in.
     """
     values = {
         "dump_dir": str(folder / "out"),
@@ -67,22 +73,19 @@ def settings(
 def train(
     values: dict[str, Any], environment: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Run the trainer to its end, in a folder of its own; return its run.json and its records."""
+    """Run the trainer in a new folder; return its run.json and its records."""
     out = Path(tempfile.mkdtemp(prefix="run-", dir=Path(values["dump_dir"]).parent))
     config = out / "settings.yaml"
     config.write_text(yaml.safe_dump({**values, "dump_dir": str(out)}))
-    run_python("the trainer", ["-m", "trainer", f"config={config}"], environment)
+    run_module("trainer", [f"config={config}"], environment)
     lines = (out / "metrics.jsonl").read_text().splitlines()
     return json.loads((out / "run.json").read_text()), [json.loads(line) for line in lines]
 
 
-def run_python(name: str, arguments: list[str], environment: Mapping[str, str] | None) -> str:
-    """Run Python in the repository's root; return what it printed. Where it failed, say so and end.
-
-    `name` is what is run, for the message.
-    """
+def run_module(name: str, arguments: list[str], environment: Mapping[str, str] | None) -> str:
+    """Run `python -m name` in the repository's root; return its output. Exit if it fails."""
     done = subprocess.run(
-        [sys.executable, *arguments],
+        [sys.executable, "-m", name, *arguments],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_interleaved_steps_print_a_line_for_each_contender() -> None:
-    command = [sys.executable, "benchmarks/interleaved_steps.py", "--shape", "tiny"]
+    command = [sys.executable, "-m", "benchmarks.interleaved_steps", "--shape", "tiny"]
     command += ["--batch-size", "1", "--seq-len", "16", "--turns", "2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -39,7 +39,7 @@ def test_trainers_side_by_side(tmp_path: Path) -> None:
     """Ours, transformers, and one that is known by its log alone: 2 x 32 tokens at 640 tokens/s."""
     log = tmp_path / "titan.log"
     lines = [f"step: {step}  loss: 7.1  memory: 1.0GiB  tps: 640  mfu: 1%" for step in (1, 2, 3)]
-    command = [sys.executable, "benchmarks/side_by_side.py", "--steps", "20", "--repeats", "1"]
+    command = [sys.executable, "-m", "benchmarks.side_by_side", "--steps", "20", "--repeats", "1"]
     command += ["--batch-size", "2", "--seq-len", "32", "--peak-tflops", "1", "--only", "eager"]
     command += ["--also", "torchtitan", f"printf '%s\\n' {shlex.join(lines)} > {log}", str(log)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -64,7 +64,7 @@ def test_operations_are_fewer_than_of_plain_pytorch() -> None:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_host_time_of_the_loop(processes: int) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc_per_node={processes}", "benchmarks/host_time.py", "--turns", "40"]
+    command += [f"--nproc_per_node={processes}", "-m", "benchmarks.host_time", "--turns", "40"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"{processes} process(es), eager, 40 turns" in done.stdout

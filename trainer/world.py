@@ -112,13 +112,13 @@ def device_name(world: World) -> str:
 
 @contextlib.contextmanager
 def process_group(world: World, timeout_s: float) -> Iterator[Callable[[], None]]:
-    """Hold the process group open; a lone process needs none.
+    """Hold the process group open; a lone process needs none, and an open group is kept.
 
     The processes meet in the background: call what this yields before talking to them. A collective
     that takes longer than `timeout_s` fails: a rank that hangs ends the run. After a failure the
     group is left as it is, for leaving it in order waits for all ranks.
     """
-    if world.size == 1:
+    if world.size == 1 or dist.is_initialized():
         yield lambda: None
         return
     with ThreadPoolExecutor(1, "process_group") as pool:

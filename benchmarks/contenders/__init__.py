@@ -1,1 +1,1 @@
-"""Trainers that people would use instead, each a program that runs one training."""
+"""Other trainers, each a program that runs one training: `python -m benchmarks.contenders.NAME`."""

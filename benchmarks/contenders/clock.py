@@ -1,12 +1,12 @@
-"""What a contender is measured by. Imports nothing heavy: a contender's own start is measured."""
+"""Measurements of a contender's run."""
 
 import json
 import os
 import resource
-import sys
 import time
 from pathlib import Path
-from typing import Any
+
+import torch
 
 
 class Clock:
@@ -17,16 +17,15 @@ class Clock:
 
     def note(self) -> None:
         """Note that a step has ended."""
-        torch = sys.modules["torch"]
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.ends.append(process_age_s())
 
     def report(self) -> str:
-        """Return the measurements of the run as a line of JSON."""
+        """Return the run's measurements as a line of JSON."""
         steps = [end - start for start, end in zip(self.ends, self.ends[1:], strict=False)]
         steady = sorted(steps[len(steps) // 10 :])
-        measured: dict[str, Any] = {
+        measured = {
             "first_step_s": self.ends[0],
             "last_step_s": self.ends[-1],
             "step_s": steady[len(steady) // 2],
@@ -42,7 +41,6 @@ def process_age_s() -> float:
 
 
 def peak_memory_gib() -> float:
-    torch = sys.modules["torch"]
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

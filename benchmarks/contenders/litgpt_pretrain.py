@@ -1,36 +1,33 @@
-"""litgpt's GPT under its own pretraining: one run, its measurements as JSON on the last line.
+"""litgpt's GPT with its own pretraining: one run, its measurements as JSON on the last line.
 
-    python benchmarks/contenders/litgpt_pretrain.py SETTINGS.json
+    python -m benchmarks.contenders.litgpt_pretrain SETTINGS.json
 
-SETTINGS.json is that of transformers_trainer.py. litgpt always compiles; eager is had by
-TORCH_COMPILE_DISABLE=1. Its check of the validation data comes before the first step, as it does
-for its users.
+SETTINGS.json is that of transformers_trainer.py. litgpt always compiles; `compile` has no effect,
+and an eager run needs TORCH_COMPILE_DISABLE=1 in its environment. litgpt checks the validation data
+before the first step, as it does by default.
 """
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 
+import torch
+from litgpt.args import EvalArgs, TrainArgs
+from litgpt.config import Config
+from litgpt.data import DataModule
+from litgpt.pretrain import setup
+from torch.utils.data import DataLoader
+
+from benchmarks.contenders.clock import Clock
+from benchmarks.contenders.windows import Windows
+
 SETTINGS = json.loads(Path(sys.argv[1]).read_text())
-if not SETTINGS["compile"]:
-    os.environ["TORCH_COMPILE_DISABLE"] = "1"  # before torch is imported
-
-import torch  # noqa: E402
-from clock import Clock  # noqa: E402
-from litgpt.args import EvalArgs, TrainArgs  # noqa: E402
-from litgpt.config import Config  # noqa: E402
-from litgpt.data import DataModule  # noqa: E402
-from litgpt.pretrain import setup  # noqa: E402
-from torch.utils.data import DataLoader  # noqa: E402
-from windows import Windows  # noqa: E402
-
 CLOCK = Clock()
 
 
 class ClockedAdamW(torch.optim.AdamW):
-    """Notes the end of each step, as litgpt has no callbacks."""
+    """Notes the end of each step: litgpt has no callbacks."""
 
     def step(self, *arguments: object, **options: object) -> object:
         result = super().step(*arguments, **options)
@@ -39,14 +36,14 @@ class ClockedAdamW(torch.optim.AdamW):
 
 
 class Tokens(DataModule):
-    """The same text for training and for the check of the validation data."""
+    """The same corpus for training and for the check of the validation data."""
 
     def connect(self, **_: object) -> None:
         pass
 
     def _loader(self, shuffle: bool) -> DataLoader:
-        windows = Windows(*(SETTINGS[key] for key in ("tokens", "tokens_dtype", "seq_len")))
-        return DataLoader(windows, SETTINGS["batch_size"], shuffle=shuffle, drop_last=True)
+        batch = SETTINGS["batch_size"]
+        return DataLoader(Windows(SETTINGS), batch, shuffle=shuffle, drop_last=True)
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(shuffle=True)

@@ -1,10 +1,10 @@
-"""torchtitan's Llama 3 under its own Trainer: one run, its measurements as JSON on the last line.
+"""torchtitan's Llama 3 with its own Trainer: one run, its measurements as JSON on the last line.
 
-    python benchmarks/contenders/torchtitan_trainer.py SETTINGS.json
+    python -m benchmarks.contenders.torchtitan_trainer SETTINGS.json
 
-SETTINGS.json is that of transformers_trainer.py. Written for torchtitan 0.3, which trains on GPUs
-alone. No borders of documents are looked at, as by the other contenders: its attention is the
-causal one without masks. All else is as its own configurations have it.
+SETTINGS.json is that of transformers_trainer.py. Written for torchtitan 0.3, which needs a GPU. As
+with the other contenders, attention is causal without a document mask. All else is as in
+torchtitan's own configurations.
 """
 
 import dataclasses
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from clock import Clock
 from torch.utils.data import DataLoader
 from torchtitan.components.checkpoint import CheckpointManager
 from torchtitan.components.dataloader import BaseDataLoader
@@ -31,7 +30,9 @@ from torchtitan.models.common.attention import ScaledDotProductAttention
 from torchtitan.models.llama3 import _build_llama3_layers, model_registry
 from torchtitan.protocols.model_spec import ModelSpec
 from torchtitan.trainer import Trainer
-from windows import Windows
+
+from benchmarks.contenders.clock import Clock
+from benchmarks.contenders.windows import Windows
 
 SETTINGS = json.loads(Path(sys.argv[1]).read_text())
 CLOCK = Clock()
@@ -50,15 +51,15 @@ class ClockedTrainer(Trainer):
 
 
 class Tokens(BaseDataLoader):
-    """The windows of the text, shuffled."""
+    """The windows of the corpus, shuffled."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseDataLoader.Config):
-        """Nothing of its own: the settings are the program's."""
+        """No fields: the settings are the program's."""
 
     def __init__(self, config: Config, **_: object) -> None:
-        windows = Windows(*(SETTINGS[key] for key in ("tokens", "tokens_dtype", "seq_len")))
-        self.batches = DataLoader(windows, SETTINGS["batch_size"], shuffle=True, drop_last=True)
+        batch = SETTINGS["batch_size"]
+        self.batches = DataLoader(Windows(SETTINGS), batch, shuffle=True, drop_last=True)
 
     def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
         while True:
@@ -73,11 +74,11 @@ class Tokens(BaseDataLoader):
 
 
 class NoTokenizer(BaseTokenizer):
-    """The text is token ids already."""
+    """The corpus is token ids already."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseTokenizer.Config):
-        """Nothing."""
+        """No fields."""
 
     def __init__(self, config: Config, **_: object) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class NoTokenizer(BaseTokenizer):
 
 
 def model() -> ModelSpec:
-    """Return torchtitan's smallest Llama 3, at the shape that is asked for."""
+    """Return torchtitan's smallest Llama 3, with the shape of the settings."""
     shape, vocabulary = SETTINGS["shape"], SETTINGS["vocab_size"]
     dim, heads = shape["dim"], shape["n_heads"]
     spec = model_registry("debugmodel")

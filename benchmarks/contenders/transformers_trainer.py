@@ -1,10 +1,10 @@
-"""transformers' Llama under its own Trainer: one run, its measurements as JSON on the last line.
+"""transformers' Llama with its own Trainer: one run, its measurements as JSON on the last line.
 
-    python benchmarks/contenders/transformers_trainer.py SETTINGS.json
+    python -m benchmarks.contenders.transformers_trainer SETTINGS.json
 
 SETTINGS.json holds the shape, batch_size, seq_len, steps, lr, dtype (fp32, bf16), compile, and
-tokens: a file of token ids, with its dtype. Nothing of this project is imported: its own start is
-measured.
+tokens: a file of token ids, with its dtype. Nothing of the trainer is imported, as the time to
+start is measured too.
 """
 
 import json
@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from clock import Clock
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -21,20 +20,22 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from windows import Windows
+
+from benchmarks.contenders.clock import Clock
+from benchmarks.contenders.windows import Windows
 
 
 class Labelled(Windows):
-    """Windows as the Trainer wants them."""
+    """Windows in the form that the Trainer expects."""
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         window = super().__getitem__(index)
-        # Its labels are shifted inside the model: one token more makes as many predictions.
+        # The model shifts the labels: one token more makes as many predictions.
         return {"input_ids": window, "labels": window}
 
 
 class Steps(TrainerCallback):
-    """Tells the clock of each step."""
+    """Notes the end of each step."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -77,8 +78,8 @@ def main() -> None:
             report_to="none",
             disable_tqdm=True,
         )
-        windows = Labelled(settings["tokens"], settings["tokens_dtype"], length)
-        Trainer(model, arguments, train_dataset=windows, callbacks=[Steps(clock)]).train()
+        callbacks = [Steps(clock)]
+        Trainer(model, arguments, train_dataset=Labelled(settings), callbacks=callbacks).train()
     print(clock.report())
 
 

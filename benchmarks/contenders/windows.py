@@ -1,4 +1,6 @@
-"""The text of a contender: neighbouring windows of token ids, which its loader shuffles."""
+"""The corpus of a contender: consecutive windows of token ids, which its loader shuffles."""
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -6,10 +8,11 @@ from torch.utils.data import Dataset
 
 
 class Windows(Dataset):
-    """Windows of seq_len + 1 token ids, int64, of a file of them."""
+    """Windows of seq_len + 1 token ids, int64, from the file `tokens` of a contender's settings."""
 
-    def __init__(self, path: str, dtype: str, seq_len: int) -> None:
-        self.tokens, self.seq_len = np.memmap(path, dtype, "r"), seq_len
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.tokens = np.memmap(settings["tokens"], settings["tokens_dtype"], "r")
+        self.seq_len = settings["seq_len"]
 
     def __len__(self) -> int:
         return (len(self.tokens) - 1) // self.seq_len

@@ -189,7 +189,7 @@ def test_both_h200_of_the_clusters_have_the_measured_rates() -> None:
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "benchmarks/roofline.py", *arguments],
+        [sys.executable, "-m", "benchmarks.roofline", *arguments],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -209,7 +209,7 @@ def test_the_script_prints_shapes_of_the_ladder_and_any_other() -> None:
     [
         (
             ("--cluster", "sphinx"),
-            "sphinx: states no rates; `python benchmarks/roofline.py --measu",
+            "sphinx: states no rates; `python -m benchmarks.roofline --measu",
         ),
         (("--cluster", "h20"), "clusters.yaml: 1 problem\n  no entry 'h20'; did you mean 'h200'?"),
         (("--shape", "{dim: 64, n_layer: 2}"), "n_layer: unknown key; did you mean 'n_layers'?"),

@@ -1,21 +1,18 @@
-"""Several runs of the trainer in one set of processes, which start only once.
+"""Several runs of the trainer in one set of processes, which are started only once.
 
-    torchrun --nproc_per_node=2 tests/trainer/several_runs.py runs.json
+    torchrun --nproc_per_node=2 -m tests.trainer.several_runs runs.json
 
-runs.json holds a list of the trainer's command lines. Each rank writes down what it has read of
-each step, samples-<rank>.json in the run's folder. Not a test by itself.
+runs.json is a list of command lines of the trainer. Each rank records the samples that it has read
+in each step, in samples-<rank>.json in the run's folder. Not a test by itself.
 """
 
-import contextlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from trainer.config import load_run_config
-from trainer.loop import run
+from trainer.loop.run import run
 from trainer.startup import Startup
 from trainer.tokens.data import BatchLoader
 from trainer.world import get_world, process_group
@@ -25,7 +22,7 @@ READ: list[list[list[tuple[int, int]]]] = []
 
 
 def note_samples() -> None:
-    """Have what is read written down, where tokens are copied and so whatever order is meant."""
+    """Record the samples whose tokens are copied, whatever order the loader planned."""
     gather = BatchLoader._gather
 
     def noted(self: BatchLoader, source: Any, window: Any) -> Any:
@@ -37,14 +34,13 @@ def note_samples() -> None:
 
 
 if __name__ == "__main__":
-    # One group for all runs: torchrun's store still holds the keys of a group that was left.
-    run.process_group = lambda *_: contextlib.nullcontext(lambda: None)
+    # One group for all runs: torchrun's store still holds the keys of a destroyed group.
     with process_group(get_world("cpu"), timeout_s=60) as wait_for_others:
         wait_for_others()
         note_samples()
         for arguments in json.loads(Path(sys.argv[1]).read_text()):
             READ.clear()
             config = load_run_config(arguments)
-            assert run.run(config, Startup()) == 0
+            assert run(config, Startup()) == 0
             file = Path(config.dump_dir, f"samples-{get_world('cpu').rank}.json")
             file.write_text(json.dumps(READ))

@@ -12,7 +12,7 @@ from tests.workflow.test_workflow import ROOT, Workspace, snakemake, wait_for
 
 
 def start(workspace: Workspace) -> subprocess.Popen[str]:
-    command = ["benchmarks/publish.py", "--study", str(workspace.file)]
+    command = ["-m", "benchmarks.publish", "--study", str(workspace.file)]
     return subprocess.Popen(
         [sys.executable, *command, "--output", str(workspace.folder / "published")],
         cwd=ROOT,
@@ -35,7 +35,7 @@ def test_a_part_that_is_over_saves_and_the_next_publishes(tmp_path: Path) -> Non
     part.send_signal(signal.SIGTERM)
     output, _ = part.communicate(timeout=120)
     assert part.returncode == GO_ON, output
-    assert "the same command goes on" in output
+    assert "run the same command again" in output
     assert not (tmp_path / "published").exists()
     facts = json.loads(metrics.with_name("run.json").read_text())
     assert facts["status"] == "preempted"

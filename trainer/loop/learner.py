@@ -14,7 +14,7 @@ from trainer.config import RunConfig
 from trainer.execution import kernels
 from trainer.execution.choices import Choices, choose, find_machine, is_sharded
 from trainer.execution.compiling import tag_cache, use_cache
-from trainer.execution.graph import StepGraph
+from trainer.execution.graph import Step
 from trainer.execution.layout import parallelize
 from trainer.execution.precision import set_arithmetic
 from trainer.model.model import DocumentBorder, Transformer
@@ -38,8 +38,8 @@ class Learner:
     """Weights are sharded over processes."""
     batch_shape: tuple[int, int]
     """Sequences of a micro-batch, and tokens of each."""
-    graph: StepGraph | None = None
-    """The step as a CUDA graph."""
+    graph: Step | None = None
+    """What takes a step instead of `compute_step`, such as a CUDA graph."""
 
 
 def set_up_process(config: RunConfig, world: World) -> Choices:

@@ -101,13 +101,19 @@ def samples(folder: Path, processes: int, settings: list[str]) -> list[list[list
 def torchrun(runs: Runs, processes: int, lines: list[list[str]]) -> None:
     file = runs.folder / f"runs-{processes}.json"
     file.write_text(json.dumps(lines))
-    program = str(ROOT / "tests" / "trainer" / "several_runs.py")
-    start = [sys.executable, program, str(file)]
+    program = ["-m", "tests.trainer.several_runs", str(file)]
+    start = [sys.executable, *program]
     if processes > 1:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        start = [*launcher, f"--nproc_per_node={processes}", program, str(file)]
+        start = [*launcher, f"--nproc_per_node={processes}", *program]
     done = subprocess.run(
-        start, env=runs.environment(), capture_output=True, text=True, timeout=400, check=False
+        start,
+        cwd=ROOT,
+        env=runs.environment(),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
