@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from study.config import ClusterConfig  # noqa: E402
-from study.estimate.performance import Interval, Observed, Performance  # noqa: E402
+from study.estimate.performance import Observed, Performance, PredictionInterval  # noqa: E402
 from study.workload import Workload  # noqa: E402
 
 TABLE = ROOT / "tests" / "data" / "mpt_h100.csv"
@@ -76,7 +76,7 @@ class Comparison:
         self.mfu = [float(row["mfu_percent"]) / 100 for row in rows]
         self._models: dict[frozenset[int], Performance] = {}
 
-    def interval(self, index: int, left_out: set[int]) -> Interval:
+    def interval(self, index: int, left_out: set[int]) -> PredictionInterval:
         """Return the model's step time of a row, fitted without `left_out`."""
         key = frozenset(left_out)
         if key not in self._models:
@@ -189,7 +189,7 @@ def coverage(comparison: Comparison, parts: Sequence[set[int]]) -> float:
     return sum(inside) / len(inside)
 
 
-def torchtitan_pairs() -> list[tuple[str, float, Interval]]:
+def torchtitan_pairs() -> list[tuple[str, float, PredictionInterval]]:
     """Return name, published step time and predicted interval of Llama 3.1 8B on more GPUs.
 
     Each is predicted from its one row on fewer GPUs: in one case 16 times as many, over a network
