@@ -1,11 +1,11 @@
-"""A scaling study, as a table of contents: what is asked for, and the stages that make it."""
+"""A scaling study as a table of contents: the requested files, and the stages that create them."""
 
 from study.jobs.dispatch import start
 from study.grid import RUN_FOLDER, Grid
-from study.jobs.stop_requests import hand_on_stop_requests
+from study.jobs.stop_requests import forward_stop_requests
 from study.jobs.workflow import finished_runs, load_config, mirror_disk
 
-hand_on_stop_requests()
+forward_stop_requests()
 
 STUDY = load_config(workflow.configfiles, workflow.config_settings.config_args)
 GRID = Grid(STUDY)

@@ -15,7 +15,7 @@ from statistics import median
 
 from benchmarks import ROOT, command_line
 from study.config import ClusterConfig
-from study.estimate.performance import Interval, Observed, Performance
+from study.estimate.performance import Observed, Performance, PredictionInterval
 from study.workload import Workload
 
 TABLE = ROOT / "tests" / "data" / "mpt_h100.csv"
@@ -73,7 +73,7 @@ class Comparison:
         self.mfu = [float(row["mfu_percent"]) / 100 for row in rows]
         self._models: dict[frozenset[int], Performance] = {}
 
-    def interval(self, index: int, left_out: set[int]) -> Interval:
+    def interval(self, index: int, left_out: set[int]) -> PredictionInterval:
         """Return the model's step time of a row, fitted without `left_out`."""
         key = frozenset(left_out)
         if key not in self._models:
@@ -186,7 +186,7 @@ def coverage(comparison: Comparison, parts: Sequence[set[int]]) -> float:
     return sum(inside) / len(inside)
 
 
-def torchtitan_pairs() -> list[tuple[str, float, Interval]]:
+def torchtitan_pairs() -> list[tuple[str, float, PredictionInterval]]:
     """Return name, published step time and predicted interval of Llama 3.1 8B on more GPUs.
 
     Each is predicted from one row on fewer GPUs; some predictions are for 16 times as many GPUs,

@@ -1,1 +1,1 @@
-"""Many runs: the grid, the launch, and what is made of the runs' files."""
+"""Scaling studies: the grid, the launch, and the tables and figures of the runs."""

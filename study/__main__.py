@@ -1,4 +1,4 @@
-"""The study's commands, `python -m study COMMAND ...`: each is a stage, and leaves its files."""
+"""The study's commands, `python -m study COMMAND ...`: each is a stage that writes its files."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from study.grid import Grid
 from study.load import load_study_file
 from trainer.config import ConfigError
 
-# Each command imports what it needs itself: the plan need not wait for matplotlib.
+# Each command has its own imports, so that `plan` does not wait for matplotlib.
 
 
 def throughput(options: argparse.Namespace) -> None:
@@ -20,7 +20,7 @@ def throughput(options: argparse.Namespace) -> None:
 
 
 def estimate(options: argparse.Namespace) -> None:
-    """Write the time-estimate table, as CSV and Markdown; its check and its backtest beside it."""
+    """Write the time-estimate table as CSV and Markdown, with its cross-validation and backtest."""
     from study.estimate.backtest import ScoredPrediction, score_predictions
     from study.estimate.calibration import Check, estimate_checks
     from study.estimate.estimate import Estimate, estimate_table
@@ -40,7 +40,7 @@ def estimate(options: argparse.Namespace) -> None:
 
 
 def document(options: argparse.Namespace) -> None:
-    """Write the time table between the two markers of a Markdown file, or check the one there."""
+    """Write the time table between the two markers in a Markdown file, or check it."""
     from study.estimate.time_table import read_estimates
     from study.show.document import check_document, update_document
 
@@ -59,7 +59,7 @@ def document(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Show what is measured, what will run, how long it takes and what it asks for."""
+    """Show what is measured, what will run, how long it takes and what it requests."""
     from study.estimate.forecast import Forecast
     from study.show.plan import format_plan, plan_table
 
@@ -86,7 +86,7 @@ def plot_scaling(options: argparse.Namespace) -> None:
 
 
 def scaling_law(options: argparse.Namespace) -> None:
-    """Fit a scaling law to the study's losses, or to a table's; write its tables and its figure."""
+    """Fit a scaling law to a study's losses, or to those in a CSV; write its tables and figure."""
     from study.files import to_csv, write_file
     from study.law.plot_scaling_law import plot_scaling_law
     from study.law.scaling_law_table import (
@@ -138,7 +138,9 @@ def show(options: argparse.Namespace) -> None:
     folder = Path(_grid(options).study.folder)
     for name, title in (("throughput", "Throughput"), ("time_estimates", "Time estimates")):
         path = folder / f"{name}.md"
-        text = path.read_text(encoding="utf-8") if path.exists() else f"{path} is not there yet.\n"
+        text = (
+            path.read_text(encoding="utf-8") if path.exists() else f"{path} does not exist yet.\n"
+        )
         print(f"{title}\n\n{text}")
     for path in [*sorted(folder.glob("figures/*.png")), folder / "report.html"]:
         if path.exists():
@@ -178,31 +180,31 @@ COMMANDS: dict[str, tuple[Command, Sequence[str]]] = {
     "corpus": (corpus, ("--name", "--output")),
     "schemas": (schemas, ("--output",)),
 }
-"""Command -> what it does, and the options that it must have."""
+"""Command -> its function and its required options."""
 
 OPTIONAL = {
     "document": ("--file",),
     "estimate": ("--throughput",),
     "scaling-law": ("--study", "--losses", "--drop-highest"),
 }
-"""Command -> the options that it may have."""
+"""Command -> its optional options."""
 
 HELP = {
     "--study": "study file (YAML)",
     "--throughput": "throughput.csv",
     "--estimates": "time_estimates.csv",
     "--figures": "folder of the figures",
-    "--file": "Markdown file with the markers; left out, the study's `document`",
+    "--file": "Markdown file with the markers; default: the study's `document`",
     "--losses": "CSV with the columns params, loss, and tokens or training_flop",
-    "--drop-highest": "leave out so many rows of --losses with the highest loss",
+    "--drop-highest": "number of rows of --losses to leave out, those with the highest loss",
     "--output": "file to write; for corpus and schemas, a folder",
-    "--output-dir": "folder to write the figures into",
+    "--output-dir": "folder for the figures",
     "--name": "name of the corpus",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code. A mistake of the user's is printed without traceback."""
+    """Run a command; return the exit code. User errors are printed without a traceback."""
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
@@ -226,7 +228,9 @@ def _parser() -> argparse.ArgumentParser:
             else:
                 sub.add_argument(option, type=Path, help=HELP[option])
         if name in ("schemas", "document"):
-            sub.add_argument("--check", action="store_true", help="write nothing; 1 if out of date")
+            sub.add_argument(
+                "--check", action="store_true", help="write nothing; exit with 1 if out of date"
+            )
         sub.set_defaults(command=command)
     return parser
 

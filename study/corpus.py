@@ -1,8 +1,8 @@
-"""Public corpora as JSONL files that the trainer reads: one written here, one downloaded.
+"""Public corpora as JSONL files for the trainer: one written here, one downloaded.
 
-Each writer leaves <source>.chunk.NN.jsonl and <source>.val.jsonl in a folder: one document a line
-under `text`, whole documents held out. The val file is the marker: it is written last, and while it
-stands the others are complete.
+Each writer creates <source>.chunk.NN.jsonl and <source>.val.jsonl in a folder: one document a line
+under `text`; whole documents are held out. The val file is the marker: it is written last, and if
+it exists, the others are complete.
 """
 
 import contextlib
@@ -22,25 +22,25 @@ PYTHON_STDLIB, FINEWEB_EDU = CORPORA
 Document = dict[str, str]
 
 STDLIB_BYTES = 10_000_000
-"""The default corpus stops here: enough for a demonstration, read in a second."""
+"""Size limit of the default corpus: enough for a demonstration, read in a second."""
 STDLIB_CHUNKS = 4
 STDLIB_HELD_OUT_EVERY = 20
 STDLIB_SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
-"""Folders that are not the library's own code, or are tests of it."""
+"""Folders with tests or with code that is not the library's own."""
 
 FINEWEB_REPOSITORY = "HuggingFaceFW/fineweb-edu"
 FINEWEB_FILES = "sample/10BT/*.parquet"
 FINEWEB_CHUNKS = 32
 FINEWEB_HELD_OUT = 10_000
-"""Documents held out; of a small corpus one in twenty."""
+"""Documents held out, but at most one in twenty."""
 FINEWEB_BATCH = 1000
 """Documents in memory at a time."""
 
 
 def write_python_stdlib(output_dir: str | Path) -> None:
-    """Write the running Python's own library: real text that needs no download.
+    """Write the standard library of the running Python: real text without a download.
 
-    The documents are the sources in the sorted order of their paths; every twentieth is held out.
+    The documents are the source files, sorted by path; every twentieth is held out.
     """
     documents = list(_stdlib_documents(Path(sysconfig.get_path("stdlib"))))
     held_out = documents[STDLIB_HELD_OUT_EVERY - 1 :: STDLIB_HELD_OUT_EVERY]
@@ -53,10 +53,10 @@ def write_python_stdlib(output_dir: str | Path) -> None:
 
 
 def _stdlib_documents(folder: Path) -> Iterator[Document]:
-    """Yield the library's sources in sorted order, at most STDLIB_BYTES of them.
+    """Yield the library's source files, sorted by path, at most STDLIB_BYTES in total.
 
-    Which ones is decided by the hash of the path: so large parts of the alphabet are not missing,
-    and a file that a Python version adds displaces few others.
+    They are chosen by the hash of the path, so that no large part of the alphabet is missing and a
+    file added by a Python version displaces few others.
     """
     names = [path.relative_to(folder).as_posix() for path in _python_files(folder)]
     chosen, total = {}, 0
@@ -73,7 +73,7 @@ def _stdlib_documents(folder: Path) -> Iterator[Document]:
 
 def _python_files(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name not in STDLIB_SKIPPED]  # not walked
+        folders[:] = [name for name in folders if name not in STDLIB_SKIPPED]  # skip the others
         yield from (Path(parent, name) for name in files if name.endswith(".py"))
 
 
@@ -81,13 +81,13 @@ def fetch_fineweb_edu(output_dir: str | Path) -> None:
     """Download FineWeb-Edu sample-10BT with huggingface_hub and write it as 32 chunks.
 
     About 28 GB are downloaded to the hub's cache, where an interrupted download is resumed, and
-    about 48 GB written. HF_ENDPOINT, HF_HOME and HF_TOKEN are honoured. Raises ConfigError where a
+    about 48 GB written. HF_ENDPOINT, HF_HOME and HF_TOKEN are honoured. Raises ConfigError if a
     package is missing or the hub cannot be reached.
     """
     paths = _download(FINEWEB_REPOSITORY, FINEWEB_FILES)
     parquet = _import_parquet()
     count = sum(parquet.ParquetFile(path).metadata.num_rows for path in paths)
-    held_out = spread(count, min(FINEWEB_HELD_OUT, count // 20))
+    held_out = evenly_spaced(count, min(FINEWEB_HELD_OUT, count // 20))
     print(f"{FINEWEB_EDU}: {count:,} documents, {len(held_out):,} of them held out", flush=True)
     with CorpusFiles(Path(output_dir), FINEWEB_EDU, FINEWEB_CHUNKS) as files:
         for index, text in enumerate(_read_texts(parquet, paths)):
@@ -98,13 +98,13 @@ def fetch_fineweb_edu(output_dir: str | Path) -> None:
 
 
 def chunk_of(index: int, chunks: int) -> int:
-    """Return the chunk of a document, by a hash of its number: the chunks are alike."""
+    """Return the chunk of a document, by a hash of its index, so that all chunks are similar."""
     digest = hashlib.blake2b(index.to_bytes(8, "little"), digest_size=8).digest()
     return int.from_bytes(digest, "little") % chunks
 
 
-def spread(count: int, wanted: int) -> set[int]:
-    """Return `wanted` numbers below `count` at equal distances."""
+def evenly_spaced(count: int, wanted: int) -> set[int]:
+    """Return `wanted` evenly spaced numbers below `count`."""
     return {(2 * number + 1) * count // (2 * wanted) for number in range(wanted)}
 
 
@@ -113,13 +113,13 @@ def _download(repository: str, pattern: str) -> list[Path]:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise _missing_package(error) from None
-    _import_parquet()  # not after 28 GB
+    _import_parquet()  # fail before downloading 28 GB
     try:
         folder = snapshot_download(repository, repo_type="dataset", allow_patterns=pattern)
-    except (OSError, ValueError) as error:  # the hub's own errors are kinds of these
+    except (OSError, ValueError) as error:  # base classes of the hub's own errors
         reason = " ".join(str(error).split())
         raise ConfigError(
-            repository, [f"download failed: {reason}; run this again, it goes on where it stopped"]
+            repository, [f"download failed: {reason}; run this again to resume it"]
         ) from error
     paths = sorted(Path(folder).glob(pattern))
     if not paths:
@@ -137,7 +137,7 @@ def _import_parquet() -> Any:
 
 def _missing_package(error: ImportError) -> ConfigError:
     return ConfigError(
-        FINEWEB_EDU, [f"{error}; its download needs: pip install huggingface_hub pyarrow"]
+        FINEWEB_EDU, [f"{error}; to download it: pip install huggingface_hub pyarrow"]
     )
 
 
@@ -153,9 +153,9 @@ def _read_texts(parquet: Any, paths: Sequence[Path]) -> Iterator[str]:
 
 
 class CorpusFiles:
-    """The files of a corpus while they are written; they get their names together, at the end.
+    """The files of a corpus while they are written; they are renamed together at the end.
 
-    Use as a context manager. After an error the folder is as it was, without the corpus.
+    Use as a context manager. After an error the partial files are removed.
     """
 
     def __init__(self, folder: Path, source: str, chunks: int) -> None:
@@ -185,7 +185,7 @@ class CorpusFiles:
             for path in self._paths:
                 _partial(path).unlink(missing_ok=True)
             return
-        self._held_out.unlink(missing_ok=True)  # old and new chunks together are no corpus
+        self._held_out.unlink(missing_ok=True)  # a mix of old and new chunks is not complete
         for path in self._stale.difference(self._paths):
             path.unlink()
         for path in self._paths:
@@ -204,4 +204,4 @@ CORPUS_WRITERS: dict[str, Callable[[str | Path], None]] = {
     PYTHON_STDLIB: write_python_stdlib,
     FINEWEB_EDU: fetch_fineweb_edu,
 }
-"""Name of a corpus -> what writes it into a folder. Raises ConfigError."""
+"""Name of a corpus -> function that writes it into a folder. Raises ConfigError."""

@@ -1,4 +1,4 @@
-"""How tables become files."""
+"""Write files, and convert tables from and to CSV."""
 
 import csv
 import io
@@ -13,13 +13,13 @@ from trainer.files import write_atomically
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Replace a file as a whole, in a folder that is made if there is none."""
+    """Replace a file atomically; create its folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content)
 
 
 def to_csv(rows: Sequence[Any], row_type: type[Any]) -> str:
-    """Return instances of a dataclass as CSV, a column a field; what is not known stays empty."""
+    """Return instances of a dataclass as CSV, one column per field; None is an empty cell."""
     text = io.StringIO()
     names = [field.name for field in fields(row_type)]
     writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -31,9 +31,9 @@ def to_csv(rows: Sequence[Any], row_type: type[Any]) -> str:
 
 
 def parse_row(row_type: Any, line: dict[str, str]) -> Any:
-    """Return a dataclass from a line of CSV: of each field's type, None if the cell is empty.
+    """Return a dataclass from a line of CSV, with each field's type; None for an empty cell.
 
-    Raises KeyError for a missing column without a default, ValueError for a wrong value.
+    Raises KeyError if a column without a default is missing, ValueError for a wrong value.
     """
     values: dict[str, Any] = {}
     hints = typing.get_type_hints(row_type)

@@ -1,4 +1,4 @@
-"""The grid: a study's cells, each with the complete config of its run; a pure function of it."""
+"""The grid: a study's cells, each with the complete config of its run; a pure function."""
 
 import itertools
 import shlex
@@ -16,23 +16,23 @@ from trainer.layers import Layer, Merged
 from trainer.problems import KeyPath, Problem, RuleError, format_path
 
 AXES = ("cluster", "model", "gpus", "variant", "seed")
-"""The axes of a grid, in the order in which they are varied."""
+"""The axes of a grid, from the slowest to the fastest varying."""
 
 CELL_NAME = "{cluster}/{model}/gpus-{gpus}/{variant}/seed-{seed}"
-"""Name of a cell, for people, folders and messages. It is made from the labels, never parsed."""
+"""Name of a cell, for people, folders and messages. It is never parsed."""
 
 RUN_FOLDER = f"runs/{CELL_NAME}"
-"""Folder of a run below its study's."""
+"""Folder of a run, relative to its study's folder."""
 
 MANAGED = {
     "name": "the cell's folder names the run",
     "dump_dir": "the cell's folder is the run's",
     "seed": "seeds are an axis of the grid",
-    "device": "the cluster has it",
-    "gpu_name": "the cluster has it",
-    "model": "shapes stand in the models file; a variant may override them",
+    "device": "set it in the cluster",
+    "gpu_name": "set it in the cluster",
+    "model": "shapes are in the models file; a variant may override them",
 }
-"""Keys of a run.yaml that `run` may not set, each with the reason."""
+"""Key of a run.yaml that `run` may not set -> the reason."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Cell:
 
     @property
     def labels(self) -> dict[str, Any]:
-        """The axes' values, by name: the wildcards of a run's folder."""
+        """Axis -> value: the wildcards of a run's folder."""
         return {axis: getattr(self, axis) for axis in AXES}
 
     @property
     def name(self) -> str:
-        """A name for people and messages."""
+        """Name for people and messages."""
         return CELL_NAME.format(**self.labels)
 
     @property
@@ -68,12 +68,12 @@ class Cell:
 
     @property
     def nodes(self) -> int:
-        """Nodes that the run needs."""
+        """Number of nodes of the run."""
         return -(-self.gpus // self.cluster_config.gpus_per_node)
 
     @property
     def params(self) -> int:
-        """Parameters of the model."""
+        """Parameter count of the model."""
         return count_parameters(self.run.model, self.run.data.tokenizer.vocab_size).total
 
     @property
@@ -83,7 +83,7 @@ class Cell:
 
     @cached_property
     def speed_key(self) -> str:
-        """What the run's speed depends on; see `RunConfig.speed_key`."""
+        """Digest of the settings that can change the run's speed; see `RunConfig.speed_key`."""
         return self.run.speed_key(self.gpus)
 
     @property
@@ -109,23 +109,23 @@ class Grid(Sequence[Cell]):
         return self._cells[index]
 
     def at(self, wildcards: Any) -> Cell:
-        """Return the cell that a rule's wildcards name."""
+        """Return the cell of a rule's wildcards."""
         w = wildcards
         return self._by_labels[(w.cluster, w.model, w.gpus, w.variant, w.seed)]
 
     @property
     def measured(self) -> list[Cell]:
-        """The cells that are run."""
+        """The cells to run."""
         return [cell for cell in self if cell.measure]
 
     @property
     def sources(self) -> dict[str, RunConfig]:
-        """Every source of text, with the settings of a run that reads it."""
+        """Source of text -> settings of a run that reads it."""
         return {source: cell.run for cell in self for source in cell.run.data.sources}
 
     @property
     def data_root(self) -> str:
-        """Folder that holds the sources' text."""
+        """Folder of the sources' text."""
         return str(self[0].run.data.root_dir)
 
     def tokenizing_options(self, source: str) -> str:
@@ -150,18 +150,18 @@ class Grid(Sequence[Cell]):
 
 
 def find_problems(study: Study, known: Mapping[str, Sequence[str]]) -> list[Problem]:
-    """Return what is wrong with the grid of a study whose keys are sound.
+    """Return the problems with the grid of a study whose keys are valid.
 
-    `known` holds the names in the models and clusters files, sound or not; a file that cannot be
+    `known` holds the names in the models and clusters files, valid or not; a file that cannot be
     read is not in it.
     """
     problems = [
-        Problem(("run", key), f"not to be set here; {reason}")
+        Problem(("run", key), f"cannot be set here; {reason}")
         for key, reason in MANAGED.items()
         if key in study.run
     ]
     if "base" in study.variants:
-        taken = "the name is taken; 'base' is the run without overrides"
+        taken = "reserved name; 'base' is the run without overrides"
         problems.append(Problem(("variants", "base"), taken))
     for variant, overrides in study.variants.items():
         data = overrides.get("data")
@@ -183,7 +183,7 @@ def find_problems(study: Study, known: Mapping[str, Sequence[str]]) -> list[Prob
 
 @dataclass(frozen=True)
 class _Point:
-    """One combination of an entry's axes, before it is known to make sense."""
+    """One combination of an entry's axes, before validation."""
 
     where: KeyPath
     entry: GridEntry
@@ -204,15 +204,15 @@ def _points(study: Study) -> Iterator[_Point]:
             yield _Point(("grid", index), entry, *values)
 
 
-def refusal(name: str, cluster: ClusterConfig, gpus: int) -> str | None:
-    """Say why a cluster cannot hold a run on `gpus` GPUs, or None where it can."""
+def why_impossible(name: str, cluster: ClusterConfig, gpus: int) -> str | None:
+    """Return why a run on `gpus` GPUs is impossible on a cluster, or None if it is possible."""
     per_node = cluster.gpus_per_node
     nodes = cluster.slurm.max_nodes if cluster.slurm else 1
     if gpus > per_node * nodes:
         held = f"{nodes} x {per_node}" if nodes > 1 else str(per_node)
-        return f"{gpus} GPUs are more than cluster '{name}' gives one run ({held})"
+        return f"found {gpus} GPUs; a run on cluster '{name}' can have at most {held}"
     if gpus > per_node and gpus % per_node:
-        return f"{gpus} GPUs do not fill nodes of {per_node} on cluster '{name}'"
+        return f"found {gpus} GPUs; several nodes of '{name}' need a multiple of {per_node}"
     return None
 
 
@@ -233,18 +233,16 @@ def _problems_of_point(
     labels = tuple(point.labels.values())
     if labels in seen:
         name, first = "/".join(map(str, labels)), format_path(seen[labels])
-        message = (
-            f"the cell {name} stands in {first} already; drop it, or give it a variant of its own"
-        )
+        message = f"duplicate cell {name}, already in {first}; remove it or give it its own variant"
         return [Problem(point.where, message)]
     seen[labels] = point.where
     if point.cluster not in study.clusters or point.model not in study.models:
         return []
     if point.variant != "base" and point.variant not in study.variants:
         return []
-    refused = refusal(point.cluster, study.clusters[point.cluster], point.gpus)
-    if refused:
-        return [Problem((*point.where, "gpus"), refused)]
+    reason = why_impossible(point.cluster, study.clusters[point.cluster], point.gpus)
+    if reason:
+        return [Problem((*point.where, "gpus"), reason)]
     try:
         settings = _merge_settings(study, point)
         run = validate(RunConfig, settings, format_path(point.where))
@@ -264,9 +262,9 @@ def build_cell(
     variant: str = "base",
     changes: Mapping[str, Any] | None = None,
 ) -> Cell:
-    """Return a cell beside the grid, of the study's names, with changes of its run's settings.
+    """Return a cell outside the grid, from the study's names, with changes to its run's settings.
 
-    Raises ConfigError, of `where`, for an unknown name or settings that are not sound.
+    Raises ConfigError with source `where` if a name is unknown or the settings are invalid.
     """
     entry = GridEntry(cluster=[cluster], model=[model], gpus=[gpus], variant=[variant])
     names = {
@@ -280,7 +278,7 @@ def build_cell(
     point = _Point((), entry, cluster, model, gpus, variant, seed=entry.seed[0])
     cell = _build_cell(study, point, where, changes)
     try:
-        cell.run.distributed.data_parallel(gpus)  # what others measured need not run here
+        cell.run.distributed.data_parallel(gpus)  # not every check: the cell need not run here
     except RuleError as error:
         raise ConfigError(where, [error.problem()]) from None
     return cell
@@ -289,7 +287,7 @@ def build_cell(
 def _build_cell(
     study: Study, point: _Point, source: str, changes: Mapping[str, Any] | None = None
 ) -> Cell:
-    """Return the cell at a point; raise ConfigError, of `source`, if its settings are not sound."""
+    """Return the cell at a point; raise ConfigError with `source` if its settings are invalid."""
     settings = _merge_settings(study, point, changes)
     run = validate(RunConfig, settings, source)
     cluster_config = study.clusters[point.cluster]
@@ -299,9 +297,9 @@ def _build_cell(
 def _merge_settings(
     study: Study, point: _Point, changes: Mapping[str, Any] | None = None
 ) -> Merged:
-    """Return the settings of the run at a point, with the key in the study that each came from.
+    """Return the settings of the run at a point, with the study's key for each.
 
-    Raises ConfigError where the global batch cannot be split.
+    Raises ConfigError if the global batch cannot be split.
     """
     folder = f"{study.folder}/{RUN_FOLDER.format(**point.labels)}"
     cluster = study.clusters[point.cluster]
@@ -322,7 +320,7 @@ def _merge_settings(
     shape = study.models[point.model].model_dump(exclude_unset=True)
     run = {key: value for key, value in study.run.items() if key not in MANAGED}
     variant = study.variants.get(point.variant, {})
-    # If keys contradict each other, the one from the latest layer is blamed.
+    # If keys contradict each other, the problem names the one from the last layer.
     layers = [
         Layer(shared, prefix=("run",)),
         Layer(shape, at=("model",), prefix=("models", point.model)),
@@ -339,7 +337,7 @@ def _merge_settings(
 
 
 def _split_batch(point: _Point, settings: Merged, key: KeyPath) -> dict[str, Any]:
-    """Return batch and accumulation that make the entry's global batch on the point's GPUs."""
+    """Return batch size and gradient accumulation for the entry's global batch on its GPUs."""
     total = point.entry.global_batch_size
     assert total is not None
     if total % point.gpus:
@@ -349,13 +347,13 @@ def _split_batch(point: _Point, settings: Merged, key: KeyPath) -> dict[str, Any
     data = settings.values["data"]
     largest: Any = data.get("batch_size", share) if isinstance(data, Mapping) else None
     if type(largest) not in (int, float) or largest < 1:
-        return {}  # the run's settings are not sound
+        return {}  # the run's settings are invalid
     fits = [n for n in range(1, share + 1) if share % n == 0 and n <= largest]
     return {"data": {"batch_size": fits[-1]}, "grad_acc_steps": share // fits[-1]}
 
 
 def _missing_data(study: Study, run: RunConfig) -> list[Problem]:
-    """Name the data folders that neither exist nor are made by the workflow."""
+    """Return a problem for each data folder that does not exist and that no rule creates."""
     root = run.data.root_dir
     return [
         Problem(

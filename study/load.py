@@ -1,6 +1,6 @@
-"""Studies read from files: with the ladder and the clusters that they name, and checked as a whole.
+"""Load studies from files, with their ladder and clusters, and validate them.
 
-All problems of all files are reported together.
+All problems in all files are reported together.
 """
 
 from collections.abc import Mapping
@@ -16,20 +16,21 @@ from trainer.settings import problems_of
 from trainer.yaml_files import load_document
 
 TABLES = {"models": "config/models.yaml", "clusters": "config/clusters.yaml"}
-"""Keys that may name a file -> the file if they are left out."""
+"""Key that may be a path -> its default."""
 
 
 def load_study(config: Mapping[str, Any] | Merged, source: str = DEFAULT_FILE) -> Study:
-    """Return the study in `config`, which is all of the file `source` or merged from several.
+    """Return the study in `config`, the content of the file `source` or merged from several.
 
-    `models` and `clusters` may be mappings or paths of files that hold them. Raises ConfigError.
+    `models` and `clusters` may be mappings, or paths of files with the mappings. Raises
+    ConfigError.
     """
     settings = config if isinstance(config, Merged) else Merged([Layer(config, source=source)])
-    settings, unreadable = _lay_tables(settings)
+    settings, unreadable = _merge_tables(settings)
     problems, study = _validate({**settings.values, **{key: {} for key in unreadable}})
     if study is not None:
-        readable = [key for key in TABLES if key not in unreadable]
-        problems += find_problems(study, {key: list(settings.values[key]) for key in readable})
+        loaded = [key for key in TABLES if key not in unreadable]
+        problems += find_problems(study, {key: list(settings.values[key]) for key in loaded})
     errors = list(unreadable.values())
     if problems:
         traced = dict.fromkeys(settings.trace(problem) for problem in problems)
@@ -45,9 +46,9 @@ def load_study_file(path: str) -> Study:
     return load_study(Merged([Layer.of(load_document(path))]), path)
 
 
-def _lay_tables(settings: Merged) -> tuple[Merged, dict[str, ConfigError]]:
-    """Return settings with the files merged in that `TABLES` keys name, and the errors of those
-    that cannot be read."""
+def _merge_tables(settings: Merged) -> tuple[Merged, dict[str, ConfigError]]:
+    """Return settings with the files of the `TABLES` keys merged in, and the errors of unreadable
+    files."""
     unreadable = {}
     for key, default in TABLES.items():
         path = settings.values.get(key, default)
@@ -60,9 +61,9 @@ def _lay_tables(settings: Merged) -> tuple[Merged, dict[str, ConfigError]]:
 
 
 def _validate(values: dict[str, Any]) -> tuple[list[Problem], Study | None]:
-    """Return the problems with single keys, and the study without the entries that have any.
+    """Return the problems with single keys, and the study without the entries that have problems.
 
-    So the problems of the grid can be reported together with them.
+    With the rest of the study, the problems of the grid can be reported together with these.
     """
     try:
         return [], Study.model_validate(values)
@@ -70,7 +71,7 @@ def _validate(values: dict[str, Any]) -> tuple[list[Problem], Study | None]:
         problems = problems_of(Study, values, error)
     paths = [problem.path for problem in problems]
     if any(path[0] == "grid" for path in paths):
-        return problems, None  # entries are named by their index, which would shift
+        return problems, None  # dropping an entry would shift the indices of the others
     rest = {key: value for key, value in values.items() if (key,) not in paths}
     for key, name in {(str(path[0]), path[1]) for path in paths if len(path) > 1}:
         if not isinstance(rest[key], Mapping):

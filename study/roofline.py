@@ -1,11 +1,11 @@
-"""The roofline of a training step: what one GPU's kernels allow, without anything around them.
+"""The roofline of a training step: a lower bound of its time from the measured rates of kernels.
 
-A step is taken apart into operations, each at the rate that such an operation reaches alone. What
-happens between products and attention is fused, and moves each of its tensors once. Nothing is
-lost to launches, to the host, to waiting, or to tensors that need not be written. No factor is
-fitted: a measured run is slower than this, and by how much is what the roofline is for.
+Each operation of a step takes its time at the rate that it reaches alone. Operations between
+matmuls and attention are fused and move each of their tensors once. No time is lost to launches, to
+the CPU, to waiting, or to tensors that need not be written. No factor is fitted: a measured run is
+slower, and the roofline shows by how much.
 
-One GPU, no recomputation: communication is not counted.
+One GPU without activation checkpointing: communication is not counted.
 """
 
 from dataclasses import dataclass
@@ -19,25 +19,25 @@ from trainer.flops import count_parameters, mean_context
 from trainer.model.optimizers import MASTER_BYTES, OPTIMIZERS
 
 VALUE_BYTES = {"bf16": 2, "fp32": 4}
-"""Bytes of an activation and of a weight in a product."""
+"""Bytes of an activation and of a weight in a matmul."""
 
 BACKWARD_ATTENTION = 2.5
-"""Backward over forward FLOPs of fused attention: five products for two, as the scores are computed
-again. Dao 2023, "FlashAttention-2", section 4.1, counts so too."""
+"""Backward over forward FLOPs of fused attention: five matmuls instead of two, as the scores are
+recomputed. The same as in Dao 2023, "FlashAttention-2", section 4.1."""
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """The shortest step of one GPU, s, by where its time goes."""
+    """The shortest step of one GPU, s, by kind of operation."""
 
     tokens: int
     """Tokens of the step."""
     matmul_s: float
-    """Products of matrices: blocks and logits, forward and backward."""
+    """Matmuls: blocks and logits, forward and backward."""
     attention_s: float
     """Fused causal attention, forward and backward."""
     pointwise_s: float
-    """All between them: norms, residual sums, rotary positions, SwiGLU, embedding."""
+    """Operations between them: norms, residual sums, rotary positions, SwiGLU, embedding."""
     loss_s: float
     """Cross entropy of the logits, forward and backward."""
     optimizer_s: float
@@ -60,17 +60,17 @@ def step_roofline(
     batch_size: int,
     seq_len: int,
     rates: RatesConfig,
-    passes: int = 1,
+    micro_batches: int = 1,
     context: float | None = None,
 ) -> Roofline:
-    """Return the roofline of a step of `passes` passes over batch_size x seq_len tokens each.
+    """Return the roofline of a step of `micro_batches` with batch_size x seq_len tokens each.
 
     `context` is the mean number of keys that a token attends to. If it is None, documents are not
     masked; for a run with `data.document_mask` that roofline is too low.
     """
     if context is None:
         context = mean_context(seq_len, model.sliding_window)
-    tokens = batch_size * seq_len * passes
+    tokens = batch_size * seq_len * micro_batches
     value, bytes_per_s = VALUE_BYTES[rates.dtype], rates.copy_tb_s * 1e12
     attention = attention_flops(model, context) * tokens / 1e12
     backward_s = BACKWARD_ATTENTION * attention / rates.attention_backward_tflops
@@ -79,22 +79,22 @@ def step_roofline(
         matmul_s=matmul_flops(model, vocab_size) * tokens / (rates.matmul_tflops * 1e12),
         attention_s=attention / rates.attention_forward_tflops + backward_s,
         pointwise_s=pointwise_values(model) * value * tokens / bytes_per_s,
-        # Logits in, their gradient out: the softmax between them stays on the chip.
+        # Logits in, their gradient out; the softmax between them stays on chip.
         loss_s=2 * vocab_size * value * tokens / bytes_per_s,
         optimizer_s=optimizer_bytes(model, vocab_size, value) / bytes_per_s,
     )
 
 
 def matmul_flops(model: ModelConfig, vocab_size: int) -> float:
-    """Return the FLOPs of products with weights, for each token, forward and backward."""
+    """Return the FLOPs per token of matmuls with weights, forward and backward."""
     count = count_parameters(model, vocab_size)
     norms = (2 * model.n_layers + 1) * model.dim
-    # 2 a weight forward; the gradients of inputs and of weights cost as much each.
+    # 2 per weight forward, and as many each for the gradients of inputs and of weights.
     return 6.0 * (count.without_embedding - norms)
 
 
 def attention_flops(model: ModelConfig, context: float) -> float:
-    """Return the FLOPs of attention forward, for each token: two matmuls with `context` keys.
+    """Return the forward FLOPs per token of attention: two matmuls with `context` keys.
 
     `context` is the mean number of keys that a token attends to, see trainer.flops.mean_context.
     """
@@ -102,14 +102,13 @@ def attention_flops(model: ModelConfig, context: float) -> float:
 
 
 def pointwise_values(model: ModelConfig) -> int:
-    """Return how many values the fused pointwise operations move, for each token.
+    """Return the number of values per token that the fused pointwise operations move.
 
-    In units of the width d, with n norms (two a block and the last), 2L residual sums, q and k the
-    widths of queries and keys, h the hidden width:
-
-    norm, forward: input in, output out. Backward: gradient and input in, gradient out.
-    sum, forward (fused with the norm after it): branch in, sum out. Backward: the gradient that
-    goes past the norm in; it and the norm's are added there, and the branch reads the same tensor.
+    norm (two a block and the last), forward: input in, output out. Backward: gradient and input in,
+    gradient out.
+    residual sum (two a block, fused with the norm after it), forward: branch in, sum out. Backward:
+    the gradient that bypasses the norm in; the norm's gradient is added to it, and the branch reads
+    the same tensor.
     rotary positions, forward and backward: queries and keys in and out.
     SwiGLU, forward: both halves in, product out. Backward: gradient and both halves in, both
     gradients out.
@@ -127,10 +126,10 @@ def pointwise_values(model: ModelConfig) -> int:
 def optimizer_bytes(
     model: ModelConfig, vocab_size: int, value_bytes: int, optimizer: str = "adamw"
 ) -> int:
-    """Return the bytes that the end of a step moves: gradient norm and update of all parameters.
+    """Return the bytes moved by the gradient norm and the update of all parameters.
 
     The norm reads each gradient. The update moves the optimizer's `traffic_bytes` and, if matmuls
-    are in less precision, writes the copy of the weight for them.
+    have lower precision, writes a copy of the weight for them.
     """
     copy = value_bytes if value_bytes < MASTER_BYTES else 0
     each = MASTER_BYTES + OPTIMIZERS[optimizer].traffic_bytes + copy
@@ -144,8 +143,8 @@ def cell_roofline(
 
     `context` and `dtype` are `attention_context` and `model_dtype` of its run, if it was run.
 
-    None where the cluster has no rates, where they are of another arithmetic than the run's, and
-    on several GPUs, whose communication is not counted.
+    None if the cluster has no rates, if their dtype differs from the run's, or for several GPUs,
+    whose communication is not counted.
     """
     rates, run = cell.cluster_config.rates, cell.run
     if rates is None or cell.gpus > 1:

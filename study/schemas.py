@@ -1,4 +1,4 @@
-"""JSON Schemas of the files under config/, generated from the models: an editor completes them."""
+"""JSON Schemas of the files under config/, generated from the models, for completion in editors."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ COMMAND = "python -m study schemas --output workflow/schemas"
 
 
 def build_schemas() -> dict[str, str]:
-    """Return file name -> text of every schema."""
+    """Return file name -> text of the schema."""
     tables = {
         "models": TypeAdapter(dict[str, ModelConfig]).json_schema(),
         "clusters": TypeAdapter(dict[str, ClusterConfig]).json_schema(),
@@ -27,7 +27,7 @@ def build_schemas() -> dict[str, str]:
 
 
 def write_schemas(folder: Path, check: bool = False) -> None:
-    """Write the schemas; with `check`, raise ConfigError where a file is out of date instead."""
+    """Write the schemas; with `check`, raise ConfigError if a file is out of date instead."""
     stale = []
     for name, text in build_schemas().items():
         path = folder / name
@@ -49,7 +49,7 @@ def _study_schema() -> dict[str, Any]:
     run = RunConfig.model_json_schema()
     definitions |= run.pop("$defs")
     for part in (run, *(definitions[name] for name in ("DataConfig", "ModelConfig"))):
-        part.pop("required", None)  # what a study leaves out comes from elsewhere
+        part.pop("required", None)  # a study sets only some of the keys
     definitions["PartialRun"] = run
     properties["run"] = {"$ref": "#/$defs/PartialRun"}
     properties["variants"]["additionalProperties"] = {"$ref": "#/$defs/PartialRun"}

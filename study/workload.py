@@ -1,7 +1,7 @@
-"""What one optimizer step asks of one GPU: operations, bytes and messages, from shape and layout.
+"""The work of one optimizer step on one GPU: operations, bytes and messages, from shape and layout.
 
-A cell becomes a workload, and a workload the terms of its step time: each is the time that the
-part would take alone at the rates of the cluster's data sheet.
+A cell becomes a workload, and a workload becomes the terms of its step time: each is the time of
+one part alone, at the rates of the cluster's data sheet.
 """
 
 import math
@@ -18,23 +18,23 @@ from trainer.flops import count_parameters, mean_context
 from trainer.model.optimizers import OPTIMIZERS
 
 LAYER_TENSORS = 34
-"""Activations of a layer, in bytes for each token and unit of width, with half precision.
+"""Activations of a layer, in bytes per token and unit of width, in half precision.
 
 Korthikanti et al. 2022, "Reducing Activation Recomputation", equation 1, without its attention
 scores, which fused attention does not keep."""
 
 NOMINAL = {"peak_tflops": 0.05, "memory_tb_s": 0.01, "link_gb_s": 5.0}
-"""Rates of a processor's core, that the terms of a cluster without a data sheet are written in.
-What they are does not matter much: such a cluster's measurements set its speed."""
+"""Rates of a CPU core, used for clusters without a data sheet. The values hardly matter: the
+measurements on such a cluster determine its speed."""
 
 BYTES_PER_FLOP = 1 / 250
-"""Memory bandwidth over peak where a data sheet gives the peak alone: A100 1/156, H100 1/295."""
+"""Memory bandwidth over peak, if only the peak is given. A100: 1/156, H100: 1/295."""
 
 LINK_SHARE = 0.1
-"""Bandwidth to other GPUs of the node over that of memory, where it is not given."""
+"""Bandwidth to other GPUs in the node over memory bandwidth, if it is not given."""
 
 NETWORK_SHARE = 0.1
-"""Bandwidth of a GPU to other nodes over that inside a node, where it is not given."""
+"""Bandwidth of a GPU to other nodes over that inside a node, if it is not given."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,19 @@ class DataSheet:
     """Rates of one GPU, per second."""
 
     flops: float
-    """Dense products of matrices in the arithmetic of the model."""
+    """Dense matmuls in the dtype of the model."""
     memory_bytes: float
     """Bytes to and from its memory."""
     link_bytes: float
-    """Bytes to GPUs of the same node."""
+    """Bytes to GPUs in the same node."""
     network_bytes: float
     """Bytes to other nodes."""
     known: bool
-    """The peak is the data sheet's, not nominal."""
+    """The peak is from the data sheet, not nominal."""
 
 
 def data_sheet(cluster_config: ClusterConfig) -> DataSheet:
-    """Return the rates of a cluster's GPU; what its settings leave out follows from the rest."""
+    """Return the rates of a cluster's GPU; rates that are not set follow from the others."""
     known = cluster_config.peak_tflops is not None
     flops = (cluster_config.peak_tflops or NOMINAL["peak_tflops"]) * 1e12
     memory = flops * BYTES_PER_FLOP if known else NOMINAL["memory_tb_s"] * 1e12
@@ -69,79 +69,79 @@ def data_sheet(cluster_config: ClusterConfig) -> DataSheet:
 
 @dataclass(frozen=True)
 class Workload:
-    """The step of one configuration."""
+    """The work of a step of one configuration."""
 
     params: int
     """Parameters of the model."""
     matmul_params: int
-    """Those in products of matrices: all but a look-up's."""
+    """Parameters in matmuls: all except the input embedding's."""
     n_layers: int
     dim: int
     attention_dim: int
-    """Width of all query heads."""
+    """Total width of the query heads."""
     vocab_size: int
     seq_len: int
     batch_size: int
-    """Sequences of a GPU (of a tensor-parallel group) in one pass."""
+    """Sequences in a micro-batch of one GPU, or of one tensor-parallel group."""
     grad_acc_steps: int
-    """Passes of a step."""
+    """Micro-batches in a step."""
     gpus: int
     gpus_per_node: int
     shard: int = 1
-    """Data-parallel GPUs that share one copy of weights, gradients and optimizer."""
+    """Data-parallel GPUs over which weights, gradients and optimizer state are sharded."""
     tensor_parallel: int = 1
-    """GPUs that share each matrix."""
+    """GPUs over which each matrix is split."""
     recompute: Literal["none", "selective", "full"] = "none"
-    """What the backward pass computes again."""
+    """Activation checkpointing."""
     compiled: bool = False
     value_bytes: int = 2
     """Bytes of an activation."""
     unseen: str = ""
-    """Key of the settings that can change the speed and that the terms do not see."""
+    """Digest of the settings that can change the speed but are not in the terms."""
     optimizer: str = "adamw"
     sliding_window: int | None = None
-    """Keys that a token attends to at most; None: all before it."""
+    """Maximum number of keys that a token attends to; None: all keys before it."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """What makes a model's size: layers and width."""
+        """Layers and width: cells with equal shape are of one model size."""
         return self.n_layers, self.dim
 
     @property
     def tokens(self) -> int:
-        """Tokens of one pass of a GPU."""
+        """Tokens in a micro-batch of one GPU."""
         return self.batch_size * self.seq_len
 
 
-SEEN = {
+SETTINGS_IN_TERMS = {
     "data": ("batch_size", "seq_len"),
     "distributed": ("fsdp_type", "tp_size", "model_dtype", "compile"),
 }
-"""Settings that the terms see, beside the model and what stands at the top."""
+"""Group of settings -> settings in the terms, besides the model and top-level settings."""
 
 
 def unseen_key(run: RunConfig, gpus: int) -> str:
-    """Return a key of the settings of `RunConfig.speed_key` that the terms do not see."""
+    """Return a digest of the settings in `RunConfig.speed_key` that are not in the terms."""
     values = run.speed_settings(gpus)
     for name in ("model", "gpus", "layout", "recompute", "vocab_size", "grad_acc_steps"):
         del values[name]
-    for group, names in SEEN.items():
+    for group, names in SETTINGS_IN_TERMS.items():
         values[group] = {key: item for key, item in values[group].items() if key not in names}
     return digest(values)
 
 
 def plan_dtype(cell: Cell) -> Dtype:
-    """Return the arithmetic of a cell that was not run.
+    """Return the dtype of a cell that was not run.
 
-    `auto` on a CPU depends on the processor: this machine's is asked; another machine's is not
-    known, and fp32 is the more careful answer.
+    `auto` on a CPU depends on the CPU. That of another machine is not known; fp32 is the
+    conservative choice then.
     """
     here = cell.cluster_config.slurm is None and has_bf16()
     return model_dtype(cell.run.distributed, cell.run.device, here) or "fp32"
 
 
 def workload(cell: Cell, dtype: Dtype | None = None) -> Workload:
-    """Return the workload of a cell's step; `dtype` is what its run has used, if it was run."""
+    """Return the workload of a cell's step; `dtype` is the one that its run used, if it was run."""
     run = cell.run
     vocab_size = run.data.tokenizer.vocab_size
     count = count_parameters(run.model, vocab_size)
@@ -172,41 +172,41 @@ def workload(cell: Cell, dtype: Dtype | None = None) -> Workload:
 def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
     """Return the seconds of each part of a step, alone and at the data sheet's rates.
 
-    matmul: 6 FLOPs a parameter and token, and 2 more where blocks are computed again. attention:
-    12*L*q FLOPs for each token and key that it attends to, and 4*L*q more where blocks are computed
-    again; the keys are those of `mean_context`, an upper bound with a document mask. activations:
-    what a layer keeps is written and read. logits: written and read in fp32, forward and backward.
-    launch: a layer's kernels forward and backward. optimizer: its `traffic_bytes` a parameter held.
-    link, network: bytes of a ring all-reduce of the gradients (2*(n-1)/n each), or of two gathers
-    of the weights and one scatter of the gradients a pass, over the slowest link crossed. latency:
-    log2(GPUs) hops of each layer's messages.
+    matmul: 6 FLOPs per parameter and token, and 2 more in blocks with full activation
+    checkpointing. attention: 12*L*q FLOPs per token and key, and 4*L*q more with full activation
+    checkpointing; the keys are those of `mean_context`, an upper bound with a document mask.
+    activations: those that a layer keeps are written and read. logits: written and read in fp32,
+    forward and backward. launch: a layer's kernels, forward and backward. optimizer: its
+    `traffic_bytes` per parameter held. link, network: bytes of a ring all-reduce of the gradients
+    (2*(n-1)/n each), or of two gathers of the weights and one scatter of the gradients per
+    micro-batch, over the slowest link crossed. latency: log2(GPUs) hops of each layer's messages.
     """
     again = {"none": 0.0, "selective": 0.0, "full": 1.0}[work.recompute]
-    passes, split = work.grad_acc_steps, work.tensor_parallel
-    tokens, layers = work.tokens * passes, work.n_layers
+    micro_batches, split = work.grad_acc_steps, work.tensor_parallel
+    tokens, layers = work.tokens * micro_batches, work.n_layers
     blocks = work.matmul_params - work.vocab_size * work.dim
     context = mean_context(work.seq_len, work.sliding_window)
     attention = (12 + 4 * again) * layers * work.attention_dim * context
     kept = layers * work.dim * LAYER_TENSORS / 2 * work.value_bytes
     pointwise = 1 + again / 3 if work.recompute != "selective" else 4 / 3
-    arithmetic = (6 * work.matmul_params + 2 * again * blocks) * tokens / split / sheet.flops
+    matmul_s = (6 * work.matmul_params + 2 * again * blocks) * tokens / split / sheet.flops
     return {
-        "matmul": arithmetic,
+        "matmul": matmul_s,
         "attention": attention * tokens / split / sheet.flops,
         "activations": 2 * kept * pointwise * tokens / split / sheet.memory_bytes,
         "logits": 4 * 4 * work.vocab_size * tokens / split / sheet.memory_bytes,
-        "launch": layers * passes * (1 + again / 3) * (0.4e-3 if work.compiled else 1e-3),
+        "launch": layers * micro_batches * (1 + again / 3) * (0.4e-3 if work.compiled else 1e-3),
         "optimizer": OPTIMIZERS[work.optimizer].traffic_bytes
         * work.params
         / (work.shard * split)
         / sheet.memory_bytes,
-        **_traffic(work, sheet, arithmetic),
+        **_traffic(work, sheet, matmul_s),
         "constant": 5e-3,
     }
 
 
-def _traffic(work: Workload, sheet: DataSheet, arithmetic: float) -> dict[str, float]:
-    """Return the terms of communication; all 0 on one GPU."""
+def _traffic(work: Workload, sheet: DataSheet, matmul_s: float) -> dict[str, float]:
+    """Return the communication terms; all 0 on one GPU."""
     replicas = work.gpus // work.tensor_parallel
     messages = work.n_layers * work.grad_acc_steps * (3 if work.shard > 1 else 1)
     if work.shard > 1:
@@ -223,7 +223,7 @@ def _traffic(work: Workload, sheet: DataSheet, arithmetic: float) -> dict[str, f
         "link": (inside + (0 if crosses else sent)) / sheet.link_bytes,
         "network": sent / sheet.network_bytes if crosses else 0.0,
         "latency": messages * math.log2(work.gpus) * 1e-4,
-        "stragglers": 0.01 * math.log2(work.gpus) * arithmetic,
+        "stragglers": 0.01 * math.log2(work.gpus) * matmul_s,
     }
 
 
@@ -232,9 +232,9 @@ COORDINATES = 10
 
 
 def position(work: Workload) -> list[float]:
-    """Return where a workload lies for what the terms do not know: its neighbours err alike.
+    """Return the coordinates of a workload: the terms have similar errors at nearby positions.
 
-    Natural logarithms of sizes, half of it where the effect is weak, and settings as 0 or 1.
+    Natural logarithms of sizes, halved if the effect is weak, and settings as 0 or 1.
     """
     return [
         math.log(work.params),
@@ -253,9 +253,9 @@ def position(work: Workload) -> list[float]:
 def memory_terms(work: Workload) -> dict[str, float]:
     """Return the GiB of each part of a GPU's peak memory.
 
-    states: weights, gradients and the state of the optimizer.
-    activations: `LAYER_TENSORS` a layer (its input alone where blocks are computed again, and one
-    block whole). logits: fp32, with their gradient. constant: the process itself.
+    states: weights, gradients and optimizer state.
+    activations: `LAYER_TENSORS` for each layer; with full activation checkpointing each layer's
+    input, and one whole layer. logits: fp32, with their gradient. constant: the process itself.
     """
     held = work.params / (work.shard * work.tensor_parallel)
     layer = work.tokens * work.dim * work.value_bytes / work.tensor_parallel
@@ -274,5 +274,5 @@ def memory_terms(work: Workload) -> dict[str, float]:
 
 
 def stack(rows: list[dict[str, float]], width: int) -> np.ndarray:
-    """Return terms as an array (rows, width); also where there is no row."""
+    """Return terms as an array (rows, width), even if there are no rows."""
     return np.array([list(row.values()) for row in rows], dtype=float).reshape(len(rows), width)

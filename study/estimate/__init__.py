@@ -1,1 +1,1 @@
-"""How long a run takes: the performance model, the time table, and how right they are."""
+"""How long a run takes: the performance model, the time table, and their accuracy."""

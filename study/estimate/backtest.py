@@ -1,7 +1,7 @@
-"""Predictions against measurements: what was estimated before a launch, and what came of it.
+"""The backtest: estimates made before a launch, compared with the measurements.
 
-Predictions are kept in `predictions.jsonl` of the study's folder when runs are started, and are
-scored when these have been measured.
+Predictions are appended to `predictions.jsonl` in the study's folder when runs are started, and
+scored once the runs have been measured.
 """
 
 import json
@@ -26,7 +26,7 @@ def _path(study: Study) -> Path:
 def record_predictions(cells: Sequence[Cell], forecast: Forecast) -> None:
     """Append the estimates of cells that are about to run for the first time.
 
-    A run that has begun is not predicted any more, as its own steps may be measured already.
+    A run that has begun is not predicted again, as its own steps may have been measured already.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     lines = []
@@ -48,28 +48,28 @@ def record_predictions(cells: Sequence[Cell], forecast: Forecast) -> None:
 
 @dataclass(frozen=True)
 class ScoredPrediction:
-    """A row of backtest.csv: an estimate made before a run, and what the run measured."""
+    """A row of backtest.csv: an estimate made before a run, and the run's measurement."""
 
     cell: str
     predicted: str
     """When the estimate was made, ISO 8601."""
     basis: str
     step_ms: float
-    """Estimated time of a step."""
+    """Estimated step time."""
     step_ms_low: float
     step_ms_high: float
-    """Ends of its 80% interval."""
+    """Ends of the 80% prediction interval."""
     step_ms_measured: float
     error: float
     """step_ms / step_ms_measured - 1."""
     inside: bool
-    """The measured time lies in the interval."""
+    """The measured time is inside the interval."""
 
 
 def score_predictions(study: Study, measurements: Sequence[Measurement]) -> list[ScoredPrediction]:
-    """Return the last prediction of each run that was measured since.
+    """Return the last prediction of each run that has been measured since.
 
-    Raises ConfigError where predictions.jsonl is malformed; a line torn by a kill is passed over.
+    Raises ConfigError if predictions.jsonl is malformed; an incomplete last line is skipped.
     """
     measured = {
         (item.cell.name, item.cell.run.fingerprint(item.cell.gpus)): item

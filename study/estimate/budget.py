@@ -1,4 +1,4 @@
-"""Whether a study's budget holds the runs that are about to be launched."""
+"""Check that the runs about to be launched fit the study's budget."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from trainer.problems import ConfigError
 
 
 def check_budget(study: Study, cells: Sequence[Cell], forecast: Forecast) -> str | None:
-    """Return why a launch of `cells` is stopped, or None where the study's budget holds it."""
+    """Return why the launch of `cells` is stopped, or None if it fits the study's budget."""
     budget = study.budget
     if (budget.gpu_hours is None and budget.cost is None) or study.confirm == study.study:
         return None
@@ -23,6 +23,6 @@ def check_budget(study: Study, cells: Sequence[Cell], forecast: Forecast) -> str
         if limit is not None and known > limit:
             problems.append(
                 f"budget.{name}: {len(cells)} cells are estimated at {known:.3g}, the limit is "
-                f"{limit:g}; to launch all the same: --config confirm={study.study}"
+                f"{limit:g}; to launch them anyway: --config confirm={study.study}"
             )
     return str(ConfigError(f"study {study.study}", problems)) if problems else None

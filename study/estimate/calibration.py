@@ -1,7 +1,7 @@
-"""How right the estimates would have been: each measured cell predicted by others.
+"""Cross-validation of the estimates: each measured cell is predicted from others.
 
-One cell left out; all cells of one model size left out; of each model size, those on its largest
-GPU count left out. Each part of a check is predicted by what is left.
+Three checks leave out one cell, all cells of one model size, or the cells of one model size on its
+largest GPU count, and predict them from the rest.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,22 +15,22 @@ from study.measure.measurement import Measurement
 
 @dataclass(frozen=True)
 class Check:
-    """A row of estimate_check.csv. Errors are of the step time; empty where nothing is left out."""
+    """A row of estimate_check.csv. Errors are of the step time; empty if nothing was left out."""
 
     cluster: str
     left_out: str
     """one cell, one model size, or largest GPU count."""
     cells: int
-    """Configurations that were predicted."""
+    """Predicted configurations."""
     median_error: float | None
     """Median of |predicted / measured - 1|."""
     largest_error: float | None
     coverage: float | None
-    """Share of the measured that lie in the 80% interval."""
+    """Share of the measured step times inside the 80% prediction interval."""
     below: float | None
-    """Share that were faster than the interval."""
+    """Share that were shorter than the interval."""
     above: float | None
-    """Share that were slower than the interval."""
+    """Share that were longer than the interval."""
 
 
 def estimate_checks(measurements: Sequence[Measurement]) -> list[Check]:
@@ -74,7 +74,7 @@ def check_cluster(
 def _parts(observed: Sequence[Observed]) -> dict[str, list[set[int]]]:
     """Return check -> the sets of positions that are left out together.
 
-    A part without which nothing is left is not predicted.
+    Sets that would leave nothing to predict from are omitted.
     """
     works = [item.work for item in observed]
     everything = range(len(works))
@@ -94,8 +94,8 @@ def _parts(observed: Sequence[Observed]) -> dict[str, list[set[int]]]:
     return {name: [p for p in sets if len(p) < len(works)] for name, sets in parts.items()}
 
 
-def readable(checks: Sequence[Check]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows for people; checks that left nothing out are not shown."""
+def readable_checks(checks: Sequence[Check]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows for people, without checks that left nothing out."""
     headings = ["Cluster", "Left out", "Cells", "Median error (%)", "Largest error (%)"]
     headings += ["In the interval (%)", "Faster (%)", "Slower (%)"]
     rows = []

@@ -1,15 +1,15 @@
-"""How long a run takes: read off where it was measured, from the performance model where not.
+"""How long a run takes: from its own measurements, or else from the performance model.
 
-Verified: start-up and step time of the configuration's own completed runs, by the study or by
-somebody it names. Estimated: the performance model of the cluster, by interpolation between what
-was measured, or by extrapolation from it.
+Verified: from the start-up and step times of completed runs of the configuration, by the study or
+by a source in its `evidence`. Estimated: by the cluster's performance model, which interpolates
+between measurements or extrapolates from them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from study.estimate.performance import Interval, Performance, add, observe
+from study.estimate.performance import Performance, PredictionInterval, add, observe
 from study.grid import Cell, Grid
 from study.horizon import horizon_steps
 from study.measure.flags import describe_load, describe_spread
@@ -20,31 +20,31 @@ VERIFIED = "Verified"
 INTERPOLATED = "Estimated by interpolation"
 EXTRAPOLATED = "Estimated by extrapolation"
 
-DIRECTIONS = {
+MEASURED_SIZES = {
     "params": "parameters",
     "gpus": "GPUs",
     "seq_len": "tokens a sequence",
-    "tokens": "tokens a pass",
+    "tokens": "tokens a micro-batch",
 }
-"""Sizes whose measured range an interpolation stays in: attribute of a workload, and its name."""
+"""Attribute of a workload -> its name. An interpolation stays in the measured range of each."""
 
-SETTINGS = {
+MEASURED_SETTINGS = {
     "recompute": "activation checkpointing",
     "compiled": "compile",
     "tensor_parallel": "tensor parallelism",
-    "value_bytes": "arithmetic",
+    "value_bytes": "bytes per value",
 }
-"""Settings that were measured, or were not."""
+"""Attribute of a workload -> its name. An interpolation needs a measurement with the same value."""
 
 
 FAR = 10
-"""Factor on the measured steps from which a verified speed says little of a whole run: what comes
-seldom (throttling, a slow file system, a neighbour) may not have come yet."""
+"""Factor on the measured steps beyond which a verified speed may not hold for the whole run: rare
+slowdowns (throttling, a slow file system, a neighbour) may not have been measured."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A row of the time table. Times are empty where nothing is known of the cluster."""
+    """A row of the time table. Times are empty if nothing is known about the cluster."""
 
     cluster: str
     model: str
@@ -55,27 +55,27 @@ class Estimate:
     seconds: float | None
     """Time of the run with start-up, saves and evaluations."""
     seconds_low: float | None
-    """Lower end of the 80% interval."""
+    """Lower end of its 80% prediction interval."""
     seconds_high: float | None
-    """Upper end of the 80% interval."""
+    """Upper end of its 80% prediction interval."""
     gpu_hours: float | None
     """seconds * gpus / 3600."""
     basis: str
     """Verified, Estimated by interpolation, or Estimated by extrapolation."""
     method: str
-    """How `seconds` came about, and what makes it unsure."""
+    """How `seconds` was derived, and what makes it uncertain."""
     variant: str
     startup_s: float | None
-    """Start-up that `seconds` holds, its first step included."""
+    """Start-up in `seconds`, including the first step."""
     step_s: float | None
-    """Time of a step."""
+    """Step time."""
     gpu_name: str
     step_s_low: float | None
-    """Lower end of its 80% interval."""
+    """Lower end of its 80% prediction interval."""
     step_s_high: float | None
-    """Upper end of its 80% interval."""
+    """Upper end of its 80% prediction interval."""
     horizon: str
-    """What the steps were asked for as, such as '500 steps' or 'chinchilla'."""
+    """Horizon as in the study file, such as '500 steps' or 'chinchilla'."""
     tokens: int
     """Tokens of the run."""
     cost: float | None
@@ -84,22 +84,22 @@ class Estimate:
     energy_kwh: float | None
     """gpu_hours * the cluster's measured power of a GPU."""
     memory_gib: float | None
-    """Peak memory of a GPU, predicted where it was not measured, GiB."""
+    """Peak memory of a GPU, GiB; predicted if it was not measured."""
     memory_gib_high: float | None
-    """Upper end of its 80% interval, GiB."""
+    """Upper end of its 80% prediction interval, GiB."""
     by: str = ""
-    """Who measured, if others than the study did; empty otherwise."""
+    """Who measured, if not the study itself; otherwise empty."""
     measured_steps: int | None = None
-    """Steps that were measured, if `steps` is far more: the speed is verified, not the length."""
+    """Measured steps, if `steps` is far more: the speed is verified, the length extrapolated."""
     doubt: str = ""
-    """What speaks against the measurement that `seconds` rests on; empty if nothing does."""
+    """Why the measurement behind `seconds` may be unreliable; otherwise empty."""
 
 
 class Estimator:
-    """All that is known of a study's clusters; it answers for any cell and number of steps."""
+    """Estimates for any cell and number of steps, from a study's measurements."""
 
     def __init__(self, measurements: Sequence[Measurement]) -> None:
-        """Keep the measurements; each cluster's model is fitted when it is first asked for."""
+        """Keep the measurements; each cluster's model is fitted when it is first needed."""
         self.measurements = list(measurements)
         self._models: dict[str, Performance] = {}
 
@@ -111,38 +111,38 @@ class Estimator:
         return self._models[cell.cluster]
 
     def estimate(self, cell: Cell, steps: int, horizon: str = "") -> Estimate:
-        """Return the time that `steps` steps of a cell take."""
+        """Return the time of a run of a cell with `steps` steps."""
         measured = self._own(cell)
         own = [item for item in measured if item.completed]
-        # What a study measured itself comes before what others say.
+        # The study's own measurements take precedence over evidence.
         ours = [item for item in own if not item.source]
         if ours or own:
             return self._verified(cell, ours or own, steps, horizon)
         return self._estimated(cell, measured, steps, horizon)
 
     def _own(self, cell: Cell) -> list[Measurement]:
-        """Return what was measured of a cell's own configuration."""
+        """Return the measurements of a cell's own configuration."""
         return [
             item
             for item in self.measurements
             if item.cell.cluster == cell.cluster and item.cell.speed_key == cell.speed_key
         ]
 
-    def memory_gib(self, cell: Cell) -> Interval:
-        """Return the peak memory of a GPU, GiB: measured where it was."""
+    def memory_gib(self, cell: Cell) -> PredictionInterval:
+        """Return the peak memory of a GPU, GiB: measured, or else predicted."""
         measured = [
             item.peak_memory_gib
             for item in self.model(cell).observed
             if item.speed_key == cell.speed_key and item.peak_memory_gib
         ]
         if measured:
-            return Interval(measured[0], measured[0], measured[0])
+            return PredictionInterval(measured[0], measured[0], measured[0])
         return self.model(cell).memory_gib(workload(cell))
 
-    def most_telling(self, cells: Sequence[Cell]) -> Cell | None:
-        """Return the cell whose measurement would narrow the estimates of all that are open most.
+    def most_informative(self, cells: Sequence[Cell]) -> Cell | None:
+        """Return the cell whose measurement would narrow the estimates of `cells` most.
 
-        `cells` are the open ones. Clusters are compared by what their own cells would gain.
+        A measurement counts only for the cells of its own cluster.
         """
         best: tuple[float, Cell] | None = None
         for cluster in dict.fromkeys(cell.cluster for cell in cells):
@@ -157,21 +157,21 @@ class Estimator:
     def _verified(
         self, cell: Cell, own: Sequence[Measurement], steps: int, horizon: str
     ) -> Estimate:
-        """Return the measured time: the median over seeds, from the lowest to the highest interval.
+        """Return the median time over seeds, from the lowest to the highest end of their intervals.
 
-        A seed's interval is what its run takes if every step takes the 10th or 90th percentile.
+        A seed's interval is the time of its run if every step took the 10th or 90th percentile.
         """
         times, walls = [], 0
         for item in own:
             p10, p50, p90 = item.step_s
             started = self._measured_startup(cell, item)
             if item.uninterrupted and item.wall_s is not None and item.cell.run.steps == steps:
-                # What others timed from outside says nothing of their start-up.
+                # Evidence may have a wall-clock time without a start-up time.
                 times.append([item.wall_s, item.wall_s, item.wall_s])
                 walls += 1
             else:
                 rest = self.model(cell).rest(cell, steps, p50)
-                whole = add([started, Interval(p50, p50, p50).scaled(steps - 1), rest])
+                whole = add([started, PredictionInterval(p50, p50, p50).scaled(steps - 1), rest])
                 times.append([whole.low, whole.middle, whole.high])
             times[-1][0] -= (steps - 1) * (p50 - p10)
             times[-1][2] += (steps - 1) * (p90 - p50)
@@ -185,9 +185,9 @@ class Estimator:
             cell,
             steps,
             horizon,
-            Interval(min(low), median(middle), max(high)),
+            PredictionInterval(min(low), median(middle), max(high)),
             startup_s=median(self._measured_startup(cell, item).middle for item in own),
-            step=_spread(own),
+            step=_measured_step(own),
             basis=VERIFIED,
             method=method,
             gpu_name=_gpu_name(cell, own),
@@ -196,11 +196,11 @@ class Estimator:
             doubt=_doubt(own),
         )
 
-    def _measured_startup(self, cell: Cell, item: Measurement) -> Interval:
-        """Return a run's start-up with its first step, s; the model's where nobody noted it."""
+    def _measured_startup(self, cell: Cell, item: Measurement) -> PredictionInterval:
+        """Return a run's start-up with its first step, s; predicted if it was not recorded."""
         if item.startup_s is not None:
-            return Interval(item.startup_s, item.startup_s, item.startup_s)
-        first = Interval(item.step_s[1], item.step_s[1], item.step_s[1])
+            return PredictionInterval(item.startup_s, item.startup_s, item.startup_s)
+        first = PredictionInterval(item.step_s[1], item.step_s[1], item.step_s[1])
         return add([self.model(cell).startup(workload(cell)), first])
 
     def _estimated(
@@ -213,7 +213,7 @@ class Estimator:
             return self._row(cell, steps, horizon, None, None, None, basis, missing)
         step, startup = model.step(work), model.startup(work)
         if own:
-            step, reason = _spread(own), "from the steps of its own runs so far"
+            step, reason = _measured_step(own), "from the steps of its own runs so far"
         whole = add([startup, step.scaled(steps), model.rest(cell, steps, step.middle)])
         return self._row(
             cell, steps, horizon, whole, startup.middle + step.middle, step, basis, reason
@@ -224,9 +224,9 @@ class Estimator:
         cell: Cell,
         steps: int,
         horizon: str,
-        time: Interval | None,
+        time: PredictionInterval | None,
         startup_s: float | None,
-        step: Interval | None,
+        step: PredictionInterval | None,
         basis: str,
         method: str,
         gpu_name: str | None = None,
@@ -272,7 +272,7 @@ class Estimator:
 
 
 def _gpu_name(cell: Cell, own: Sequence[Measurement]) -> str | None:
-    """Return what the measured runs say they ran on; None if they do not."""
+    """Return the GPU or CPU that the measured runs recorded; None if they recorded none."""
     names = dict.fromkeys(item.gpu_name for item in own if item.gpu_name)
     if not names:
         return None
@@ -284,14 +284,14 @@ def _gpu_name(cell: Cell, own: Sequence[Measurement]) -> str | None:
     )
 
 
-def _spread(own: Sequence[Measurement]) -> Interval:
-    """Return the measured time of a step, s: the median over seeds, from lowest to highest."""
+def _measured_step(own: Sequence[Measurement]) -> PredictionInterval:
+    """Return the measured step time, s: median, lowest and highest over seeds."""
     low, middle, high = zip(*(item.step_s for item in own), strict=True)
-    return Interval(min(low), median(middle), max(high))
+    return PredictionInterval(min(low), median(middle), max(high))
 
 
 def _doubt(own: Sequence[Measurement]) -> str:
-    """Return what speaks against a cell's measurements: of its seeds, the worst."""
+    """Return why a cell's measurements may be unreliable, from the worst of its seeds."""
     spread = max((p90 - p10) / p50 for p10, p50, p90 in (item.step_s for item in own))
     loads = [
         (item.machine_load / item.machine_cores, item.machine_load, item.machine_cores)
@@ -309,7 +309,7 @@ def _times(hours: float | None, rate: float | None) -> float | None:
 def estimate_table(grid: Grid, measurements: Sequence[Measurement]) -> list[Estimate]:
     """Return a row for each horizon and configuration, in the grid's order.
 
-    A configuration is (cluster, model, gpus, variant): its seeds are pooled.
+    A configuration is (cluster, model, gpus, variant); its seeds are pooled.
     """
     cells: dict[tuple[str, str, int, str], Cell] = {}
     for cell in grid:
@@ -326,20 +326,20 @@ def estimate_table(grid: Grid, measurements: Sequence[Measurement]) -> list[Esti
 def find_basis(
     work: Workload, measured: Sequence[Workload], variant: str = "base"
 ) -> tuple[str, str]:
-    """Return what an estimate of a configuration rests on, and the words for it.
+    """Return the basis of a configuration's estimate, and the reason for it.
 
-    `variant` names its settings.
+    `variant` is the name of its settings.
     """
     if not measured:
         return EXTRAPOLATED, "from the data sheet alone, nothing was measured there"
     beyond = []
-    for attribute, name in DIRECTIONS.items():
+    for attribute, name in MEASURED_SIZES.items():
         value = getattr(work, attribute)
         known = [getattr(other, attribute) for other in measured]
         if not 0.99 * min(known) <= value <= 1.01 * max(known):
             ends = sorted({min(known), max(known)})
             beyond.append(f"{value:,} {name}, measured {' to '.join(f'{end:,}' for end in ends)}")
-    for attribute, name in SETTINGS.items():
+    for attribute, name in MEASURED_SETTINGS.items():
         if all(getattr(work, attribute) != getattr(other, attribute) for other in measured):
             beyond.append(f"{name} {getattr(work, attribute)} was not measured")
     if all(work.unseen != other.unseen for other in measured):

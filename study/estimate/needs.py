@@ -1,17 +1,17 @@
-"""What a run is predicted to need of a node."""
+"""Predicted memory and time of a run, for its Slurm request."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run is predicted to need of a node, for what the cluster's settings leave to it."""
+    """Predicted memory and time of a run, for cluster settings that are `auto`."""
 
     mem_gib: int
-    """Memory of the node, GiB."""
+    """Memory on each node, GiB."""
     runtime_min: int | None
-    """Time, minutes; None where it is not known."""
+    """Time limit, minutes; None if it is not known."""
 
 
 NOT_KNOWN = Needs(mem_gib=32, runtime_min=None)
-"""Asked for where nothing was predicted."""
+"""Requested if nothing was predicted."""

@@ -1,4 +1,4 @@
-"""What a run does beside its start-up and its steps: saves, evaluations, slow steps, its end."""
+"""The time of a run outside its start-up and steps: saves, evaluations, slow steps, its end."""
 
 import math
 
@@ -7,12 +7,12 @@ from trainer.model.optimizers import OPTIMIZERS
 
 
 def count_saves(cell: Cell, steps: int) -> int:
-    """Return how often a run saves in `steps` steps: at each period, and at its end."""
+    """Return how often a run saves in `steps` steps: periodically, and at its end."""
     checkpoint = cell.run.checkpoint
     if checkpoint is None:
         return 0
     periods = [save.every for save in (checkpoint.dump, checkpoint.eval) if save.every]
-    # A step that is due for both saves once.
+    # If both kinds are due at a step, it saves once.
     due = sum(steps // period for period in periods)
     if len(periods) == 2:
         due -= steps // math.lcm(*periods)
@@ -32,11 +32,10 @@ def count_evaluations(cell: Cell, steps: int) -> int:
 
 
 def rest_terms(cell: Cell, steps: int, step_s: float) -> dict[str, float]:
-    """Return what a run does beside its start-up and its steps, s at nominal rates.
+    """Return the parts of a run outside its start-up and steps, s at nominal rates.
 
-    saves: at 1 GB/s. evaluations: a third of the time that a step takes for as many tokens, as
-    they go forward only. slow steps: 1% of the steps' time, for the mean above the median. end:
-    1 s.
+    saves: at 1 GB/s. evaluations: a third of a step's time for as many tokens, since they have no
+    backward pass. slow steps: 1% of the steps' time, since the mean exceeds the median. end: 1 s.
     """
     run = cell.run
     saved = OPTIMIZERS[run.optim.name].checkpoint_bytes * cell.params / 1e9

@@ -1,8 +1,8 @@
 """The performance model of a cluster: step time, start-up and memory of any cell, with intervals.
 
-Step time and memory are regressions on the terms of `study.workload`; start-up is one of its own,
-on nothing that grows with the model. Each cluster has a model of its own, fitted to all that was
-measured there.
+Step time and memory are regressions on the terms of `study.workload`; start-up is a separate
+regression, on terms that do not grow with the model. Each cluster has its own performance model,
+fitted to all measurements on it.
 """
 
 import math
@@ -29,23 +29,23 @@ from study.workload import (
 )
 
 STEP_PRIORS = {
-    # How much longer a part takes than at the data sheet's rate. Products of matrices reach 50 to
-    # 80% of peak in large shapes; fused attention about a third.
+    # Ratio to the time at the data sheet's rate. Large matmuls reach 50 to 80% of peak, fused
+    # attention about a third.
     "matmul": Prior(1.4, 1.35),
     "attention": Prior(3.0, 1.65),
     "activations": Prior(1.5, 2.0),
     "logits": Prior(1.5, 2.0),
-    # Of a millisecond a layer, eager; 0.4 compiled.
+    # Ratio to 1 ms a layer, eager, or 0.4 ms compiled.
     "launch": Prior(0.5, 2.7),
     "optimizer": Prior(1.0, 2.0),
-    # What the backward pass does not hide.
+    # The fraction that is not hidden by overlap with the backward pass.
     "link": Prior(0.3, 2.7),
     "network": Prior(0.3, 2.7),
     "latency": Prior(0.3, 2.7),
     "stragglers": Prior(0.5, 2.7),
     "constant": Prior(1.0, 2.7),
 }
-"""Believed before anything is measured, for the terms of `step_terms`, in their order."""
+"""For the terms of `step_terms`, in their order."""
 
 STARTUP_PRIORS = {
     "process": Prior(20.0, 2.0),
@@ -53,7 +53,7 @@ STARTUP_PRIORS = {
     "nodes": Prior(5.0, 3.0),
     "compile": Prior(20.0, 3.0),
 }
-"""Seconds: a process with imports and data, each doubling of the GPUs, several nodes, compile."""
+"""Seconds: one process with imports and data, each doubling of GPUs, several nodes, compile."""
 
 MEMORY_PRIORS = {
     "states": Prior(1.0, 1.15),
@@ -72,53 +72,53 @@ REST_PRIORS = {
 """For the terms of `study.estimate.overhead.rest_terms`, in their order."""
 
 NO_DATA_SHEET = 30.0
-"""How far, as a factor, a cluster without peak_tflops may be from the nominal rates."""
+"""Factor by which the speed of a cluster without peak_tflops may differ from the nominal rates."""
 
 UNSEEN = 3.0
-"""How far a cluster with a data sheet may be from what its rates say, all terms together: steps of
-small models wait for their host, two to five times in the tables that groups keep."""
+"""Factor by which the speed of a cluster with a data sheet may differ from its rates, all terms
+together: small models are CPU-bound, two to five times slower in the tables that groups keep."""
 
 EXCESS = 0.035
-"""Standard deviation of what each doubling beyond the largest measured GPU count may cost beyond
-the model, in log time; it is never gained. Published tables lose 0 to 6% there (MPT on H100)."""
+"""Standard deviation, in log time, of the loss beyond the model at each doubling past the largest
+measured GPU count; there is never a gain. Published tables lose 0 to 6% there (MPT on H100)."""
 
 CROSSING = 0.1
-"""The same of a first run on several nodes, where none was measured: by how much a network slows
-training down differs between clusters by a fifth and more."""
+"""The same for several nodes, if none of their runs was measured: the slowdown by the network
+differs between clusters by a fifth and more."""
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A median, with the ends of its central 80%."""
+class PredictionInterval:
+    """A median, with the ends of the central 80%."""
 
     low: float
     middle: float
     high: float
 
-    def scaled(self, factor: float) -> "Interval":
-        """Return it times a factor."""
-        return Interval(self.low * factor, self.middle * factor, self.high * factor)
+    def scaled(self, factor: float) -> "PredictionInterval":
+        """Return the interval multiplied by a factor."""
+        return PredictionInterval(self.low * factor, self.middle * factor, self.high * factor)
 
 
-def add(parts: Sequence[Interval]) -> Interval:
-    """Return the sum of independent quantities: their deviations add up in squares."""
+def add(parts: Sequence[PredictionInterval]) -> PredictionInterval:
+    """Return the sum of independent quantities: the squares of their deviations add up."""
     middle = sum(part.middle for part in parts)
     down = math.hypot(*(part.middle - part.low for part in parts))
     up = math.hypot(*(part.high - part.middle for part in parts))
-    return Interval(max(0.0, middle - down), middle, middle + up)
+    return PredictionInterval(max(0.0, middle - down), middle, middle + up)
 
 
 @dataclass(frozen=True)
 class Observed:
-    """A configuration with what its runs measured, their medians."""
+    """A measured configuration, with the medians over its runs."""
 
     work: Workload
     step_s: float
     startup_s: float | None
-    """Without its first step."""
+    """Without the first step."""
     peak_memory_gib: float | None
     rests: tuple[tuple[dict[str, float], float], ...] = ()
-    """What whole runs did beside start-up and steps, and the seconds it took."""
+    """Of whole runs: the `rest_terms`, and the seconds outside start-up and steps."""
     speed_key: str = ""
     """`RunConfig.speed_key` of its runs."""
 
@@ -152,7 +152,7 @@ def _startup_before_step(item: Measurement) -> float | None:
 
 
 class Performance:
-    """The model of one cluster."""
+    """The performance model of one cluster."""
 
     def __init__(
         self,
@@ -160,9 +160,9 @@ class Performance:
         observed: Sequence[Observed],
         hyper: Hyper | None = None,
     ) -> None:
-        """Fit to what was measured on the cluster; with nothing, its data sheet speaks.
+        """Fit to the measurements on the cluster; without any, predictions follow its data sheet.
 
-        `hyper` holds the sizes of the step time's Gaussian process; None chooses them.
+        `hyper` holds the hyperparameters of the step time's regression; None chooses them.
         """
         self.cluster_config, self.observed = cluster_config, list(observed)
         self._sheet = data_sheet(cluster_config)
@@ -180,12 +180,12 @@ class Performance:
         """The measured configurations."""
         return [item.work for item in self.observed]
 
-    def step(self, work: Workload) -> Interval:
-        """Return the time of a step, s.
+    def step(self, work: Workload) -> PredictionInterval:
+        """Return the step time, s.
 
-        Beyond the largest GPU count measured (of this model size, where it was measured), the low
-        end is that of scaling without loss from there, and the high end leaves room for losses that
-        no smaller count shows.
+        Beyond the largest measured GPU count (of this model size, if it was measured), the low end
+        assumes scaling without loss from there, and the high end allows for losses that no smaller
+        count shows.
         """
         mean, sd = self._predict(work)
         low, high = mean - Z80 * sd, mean + Z80 * sd
@@ -196,34 +196,34 @@ class Performance:
             excess = EXCESS * math.log2(work.gpus / largest)
             high = mean + Z80 * math.hypot(sd, excess, CROSSING if first_crossing else 0.0)
             low = min(mean, self._without_loss(_on_gpus(work, largest)))
-        return Interval(math.exp(low), math.exp(mean), math.exp(high))
+        return PredictionInterval(math.exp(low), math.exp(mean), math.exp(high))
 
     def _without_loss(self, work: Workload) -> float:
-        """Return the logarithm of the least that the step of a smaller run may take, s."""
+        """Return the logarithm of the shortest plausible step time of a smaller run, s."""
         for item in self.observed:
             if item.work == work:
                 return math.log(item.step_s)
         mean, sd = self._predict(work)
         return mean - Z80 * sd
 
-    def startup(self, work: Workload) -> Interval:
-        """Return the time from process start to the beginning of the first step, s."""
+    def startup(self, work: Workload) -> PredictionInterval:
+        """Return the time from process start to the start of the first step, s."""
         found = [item for item in self.observed if item.startup_s is not None]
         points = _startup_points([item.work for item in found])
         values = np.array([item.startup_s for item in found], dtype=float)
         regression = Regression(list(STARTUP_PRIORS.values()), points, values)
         return _interval(regression, _startup_points([work]))
 
-    def rest(self, cell: Cell, steps: int, step_s: float) -> Interval:
-        """Return the time of a run of `steps` steps beside start-up and steps, s."""
+    def rest(self, cell: Cell, steps: int, step_s: float) -> PredictionInterval:
+        """Return the time of a run of `steps` steps outside start-up and steps, s."""
         found = [rest for item in self.observed for rest in item.rests]
         points = _rest_points([terms for terms, _ in found])
         values = np.array([seconds for _, seconds in found], dtype=float)
         regression = Regression(list(REST_PRIORS.values()), points, values)
         return _interval(regression, _rest_points([rest_terms(cell, steps, step_s)]))
 
-    def memory_gib(self, work: Workload) -> Interval:
-        """Return the peak memory of a GPU, GiB; of a process where the cluster has no GPUs."""
+    def memory_gib(self, work: Workload) -> PredictionInterval:
+        """Return the peak memory of a GPU, or of a process if the cluster has no GPUs, GiB."""
         found = [item for item in self.observed if item.peak_memory_gib]
         points = _memory_points([item.work for item in found])
         values = np.array([item.peak_memory_gib for item in found], dtype=float)
@@ -231,9 +231,9 @@ class Performance:
         return _interval(regression, _memory_points([work]))
 
     def gains(self, candidates: Sequence[Workload], targets: Sequence[Workload]) -> np.ndarray:
-        """Return how much measuring each candidate would narrow the targets' step times.
+        """Return by how much measuring each candidate would narrow the targets' step times.
 
-        (candidates,), in squared log time, summed over the targets.
+        (candidates,): squared log time, summed over the targets.
         """
         points = [self._step_points(works) for works in (candidates, targets)]
         return self.steps.narrowing(*points)
@@ -248,7 +248,7 @@ class Performance:
 
 
 def _on_gpus(work: Workload, gpus: int) -> Workload:
-    """Return the same work of each GPU in a run on fewer."""
+    """Return the same work per GPU in a run on fewer GPUs."""
     return replace(work, gpus=gpus, shard=min(work.shard, gpus))
 
 
@@ -264,19 +264,19 @@ def _startup_points(works: Sequence[Workload]) -> Points:
             for work in works
         ]
     ).reshape(len(works), len(STARTUP_PRIORS))
-    # On anything else, such as the model's size, start-up does not depend.
+    # Start-up does not depend on anything else, such as the model's size.
     positions = np.array([[0.5 * math.log(work.gpus), float(work.compiled)] for work in works])
     return Points(terms, positions.reshape(len(works), 2), [""] * len(works))
 
 
 def _rests(measurements: Sequence[Measurement]) -> list[tuple[dict[str, float], float]]:
-    """Return what whole runs took beside start-up and steps: the terms of it, and seconds."""
+    """Return the `rest_terms` of whole runs, and the seconds outside start-up and steps."""
     found = []
     for item in measurements:
         if item.uninterrupted and item.wall_s is not None and item.startup_s is not None:
             step_s, steps = item.step_s[1], item.cell.run.steps
             seconds = item.wall_s - item.startup_s - (steps - 1) * step_s
-            # Steps that vary leave more or less than nothing where nothing else was done.
+            # Step times vary, so the difference may be negative if nothing else was done.
             found.append((rest_terms(item.cell, steps, step_s), max(0.1, seconds)))
     return found
 
@@ -291,6 +291,6 @@ def _memory_points(works: Sequence[Workload]) -> Points:
     return Points(terms, *_where(works))
 
 
-def _interval(regression: Regression, points: Points) -> Interval:
+def _interval(regression: Regression, points: Points) -> PredictionInterval:
     mean, sd = (float(values[0]) for values in regression.predict(points))
-    return Interval(math.exp(mean - Z80 * sd), math.exp(mean), math.exp(mean + Z80 * sd))
+    return PredictionInterval(math.exp(mean - Z80 * sd), math.exp(mean), math.exp(mean + Z80 * sd))

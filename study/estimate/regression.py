@@ -1,12 +1,12 @@
-"""Regression of a time on the terms of a physical model, with how far to trust it.
+"""Regression of a time on the terms of a physical model, with its uncertainty.
 
     log y = log(sum_k c_k t_k(x)) + g(x) + noise,    c_k > 0
 
-The coefficients have log-normal priors, so that none is negative and each stays where it is known
-to lie while data are few; g, what the terms leave out, is a Gaussian process over the positions, so
-that a prediction near a measurement follows it. The coefficients are fitted by Gauss-Newton, in
-relative error, and their uncertainty is carried along linearised (Rasmussen and Williams 2006,
-section 2.7: explicit basis functions with a prior).
+The coefficients have log-normal priors, so that none is negative and each stays in its plausible
+range while data are few; g, the part that the terms leave out, is a Gaussian process over the
+positions, so that a prediction near a measurement follows it. The coefficients are fitted by
+Gauss-Newton, in relative error, and their uncertainty is propagated by linearisation (Rasmussen and
+Williams 2006, section 2.7: explicit basis functions with a prior).
 """
 
 import math
@@ -15,57 +15,57 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SPREADS = (0.03, 0.06, 0.12, 0.24)
+PROCESS_SDS = (0.03, 0.06, 0.12, 0.24)
 """Candidates for the standard deviation of g, in log time."""
 
-NOISES = (0.01, 0.02, 0.04, 0.08, 0.16)
+NOISE_SDS = (0.01, 0.02, 0.04, 0.08, 0.16)
 """Candidates for the standard deviation of the noise, in log time."""
 
-REACHES = (1.4, 2.8)
-"""Candidates for the distance over which g changes: a factor e**1.4, about 4, in size."""
+LENGTH_SCALES = (1.4, 2.8)
+"""Candidates for the length scale of g: e**1.4 is a factor of about 4 in size."""
 
-USUAL_SPREAD, USUAL_NOISE = 0.06, 0.03
-"""Centres of the log-normal priors of spread and noise, which give or take a factor 2."""
+USUAL_PROCESS_SD, USUAL_NOISE_SD = 0.06, 0.03
+"""Medians of the log-normal priors of the standard deviations; one sd is a factor of 2."""
 
 Z80 = 1.2815515594457831
 """Half width of the central 80% of a normal distribution, in standard deviations."""
 
 TRUSTED = 30
-"""Measurements that the width of the intervals as it comes from the model counts for."""
+"""Weight of the model's own interval width in the calibration, in measurements."""
 
 
 @dataclass(frozen=True)
 class Prior:
-    """What is believed of a coefficient before anything is measured."""
+    """A log-normal prior of a coefficient."""
 
     median: float
     factor: float
-    """One standard deviation of its logarithm is the logarithm of this."""
+    """The standard deviation of the logarithm is the logarithm of this."""
 
 
 @dataclass(frozen=True)
 class Hyper:
-    """Sizes of the Gaussian process and the noise."""
+    """Hyperparameters of the Gaussian process and the noise, in log time."""
 
-    spread: float
-    noise: float
-    reach: float
+    process_sd: float
+    noise_sd: float
+    length_scale: float
 
 
 @dataclass(frozen=True)
 class Points:
-    """Where something was measured, or is asked for."""
+    """Inputs of measurements or predictions."""
 
     terms: np.ndarray
     """(points, terms), each at least 0."""
     positions: np.ndarray
     """(points, coordinates)."""
     kinds: Sequence[str]
-    """Points of different kinds are as far apart as a coordinate's difference of 1."""
+    """A different kind counts as a difference of 1 in one coordinate."""
 
 
 class Regression:
-    """A fit, made once; it answers for any points."""
+    """A regression, fitted once; it predicts at any points."""
 
     def __init__(
         self,
@@ -75,10 +75,10 @@ class Regression:
         offset_factor: float = 1.0,
         hyper: Hyper | None = None,
     ) -> None:
-        """Fit to `values` (points,), each positive; without points the priors speak.
+        """Fit to `values` (points,), each positive; without points, predictions follow the priors.
 
-        `offset_factor` is how far all times together may be off, before anything is measured.
-        `hyper` is chosen by the evidence where it is None.
+        `offset_factor` is the prior's factor for an error that all values share. If `hyper` is
+        None, it is chosen by the marginal likelihood.
         """
         self._center = np.log([prior.median for prior in priors])
         self._widths = np.log([prior.factor for prior in priors])
@@ -92,7 +92,7 @@ class Regression:
 
     @property
     def coefficients(self) -> np.ndarray:
-        """(terms,), the fitted coefficients."""
+        """The fitted coefficients, (terms,)."""
         return np.exp(self._log_c)
 
     def predict(self, points: Points) -> tuple[np.ndarray, np.ndarray]:
@@ -102,14 +102,14 @@ class Regression:
         mean = log_f + shape @ (self._center - self._log_c) + cross @ self._weights
         own = self._prior_variance(points, shape)
         explained = np.einsum("ij,ji->i", cross, np.linalg.solve(self._total, cross.T))
-        variance = np.maximum(own - explained, 0.0) + self.hyper.noise**2
+        variance = np.maximum(own - explained, 0.0) + self.hyper.noise_sd**2
         return mean, self.scale * np.sqrt(variance)
 
     def narrowing(self, candidates: Points, targets: Points) -> np.ndarray:
-        """Return how much each candidate's measurement would lower the targets' variance together.
+        """Return by how much measuring each candidate would lower the targets' total variance.
 
-        (candidates,): the sum over the targets, in squared log time. What would be measured does
-        not matter for it.
+        (candidates,): the sum over the targets, in squared log time. It does not depend on the
+        measured values.
         """
         a, b = (self._linearise(points, self._log_c)[0] for points in (candidates, targets))
         known = [
@@ -120,19 +120,19 @@ class Regression:
         joint -= known[0] @ np.linalg.solve(self._total, known[1].T)
         own = self._prior_variance(candidates, a)
         own -= np.einsum("ij,ji->i", known[0], np.linalg.solve(self._total, known[0].T))
-        return (joint**2).sum(1) / (own + self.hyper.noise**2)
+        return (joint**2).sum(1) / (own + self.hyper.noise_sd**2)
 
     def _fit(self, hyper: Hyper) -> tuple[float, Hyper, np.ndarray]:
-        """Return the evidence of `hyper`, itself, and the coefficients under it, in logarithm."""
+        """Return the log marginal likelihood of `hyper`, `hyper`, and the log coefficients."""
         rest = self._kernel(self._points, self._points, hyper)
-        rest += (hyper.noise**2) * np.eye(len(self._values)) + self._offset
+        rest += (hyper.noise_sd**2) * np.eye(len(self._values)) + self._offset
         precision, prior = np.linalg.inv(rest), np.diag(self._widths**-2)
         log_c = self._center.copy()
         for _ in range(50):
             shape, log_f = self._linearise(self._points, log_c)
             slope = shape.T @ precision @ (self._values - log_f) - prior @ (log_c - self._center)
             step = np.linalg.solve(shape.T @ precision @ shape + prior, slope)
-            # Far from the fit the linearisation overshoots.
+            # The linearisation overshoots far from the optimum.
             step /= max(1.0, float(np.abs(step).max()))
             log_c = log_c + step
             if np.abs(step).max() < 1e-6:
@@ -142,24 +142,27 @@ class Regression:
         residual = self._values - log_f - shape @ (self._center - log_c)
         _, log_determinant = np.linalg.slogdet(total)
         evidence = -0.5 * (residual @ np.linalg.solve(total, residual) + log_determinant)
-        for value, usual in ((hyper.spread, USUAL_SPREAD), (hyper.noise, USUAL_NOISE)):
+        for value, usual in (
+            (hyper.process_sd, USUAL_PROCESS_SD),
+            (hyper.noise_sd, USUAL_NOISE_SD),
+        ):
             evidence -= 0.5 * (math.log(value / usual) / math.log(2)) ** 2
         return float(evidence), hyper, log_c
 
     def _condition(self) -> None:
-        """Keep what predictions need of the measured points."""
+        """Compute what predictions need from the measured points."""
         self._shape, log_f = self._linearise(self._points, self._log_c)
         self._total = self._covariance(self._points, self._points, self._shape, self._shape)
-        self._total += self.hyper.noise**2 * np.eye(len(self._values))
+        self._total += self.hyper.noise_sd**2 * np.eye(len(self._values))
         self._residual = self._values - log_f - self._shape @ (self._center - self._log_c)
         self._weights = np.linalg.solve(self._total, self._residual)
 
     def _calibrate(self) -> float:
-        """Return the factor on standard deviations that the left-out measurements ask for.
+        """Return the factor on standard deviations from leave-one-out prediction.
 
-        Each is predicted by the others (Rasmussen and Williams 2006, equations 5.10 to 5.12); 80%
-        of the errors are to lie within 1.28 standard deviations. Few errors say little: the model's
-        own width has the weight of `TRUSTED` of them.
+        Each measurement is predicted from the others (Rasmussen and Williams 2006, equations 5.10
+        to 5.12); 80% of the errors should lie within 1.28 standard deviations. Since few errors are
+        weak evidence, the model's own width has the weight of `TRUSTED` measurements.
         """
         count = len(self._values)
         if count < 3:
@@ -179,17 +182,17 @@ class Regression:
         return (at * self._widths**2) @ bt.T + self._kernel(a, b, self.hyper) + self._offset
 
     def _prior_variance(self, points: Points, shape: np.ndarray) -> np.ndarray:
-        return (shape**2 * self._widths**2).sum(1) + self.hyper.spread**2 + self._offset
+        return (shape**2 * self._widths**2).sum(1) + self.hyper.process_sd**2 + self._offset
 
     def _kernel(self, a: Points, b: Points, hyper: Hyper) -> np.ndarray:
         """Return the squared-exponential covariance of g, (points of a, points of b)."""
         apart = ((a.positions[:, None] - b.positions[None]) ** 2).sum(-1)
         apart += np.array([[float(x != y) for y in b.kinds] for x in a.kinds]).reshape(apart.shape)
-        return hyper.spread**2 * np.exp(-0.5 * apart / hyper.reach**2)
+        return hyper.process_sd**2 * np.exp(-0.5 * apart / hyper.length_scale**2)
 
 
 def _candidates(count: int) -> list[Hyper]:
-    """Return the sizes to choose from: a single measurement can tell none of them."""
+    """Return the hyperparameters to choose from; a single measurement cannot choose between any."""
     if count < 2:
-        return [Hyper(0.12, USUAL_NOISE, REACHES[0])]
-    return [Hyper(s, n, r) for s in SPREADS for n in NOISES for r in REACHES]
+        return [Hyper(0.12, USUAL_NOISE_SD, LENGTH_SCALES[0])]
+    return [Hyper(s, n, r) for s in PROCESS_SDS for n in NOISE_SDS for r in LENGTH_SCALES]

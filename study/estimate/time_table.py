@@ -1,4 +1,4 @@
-"""The time table as files: time_estimates.csv, and Markdown for people."""
+"""Read time_estimates.csv, and write the time table as Markdown for people."""
 
 import csv
 from collections.abc import Sequence
@@ -19,22 +19,23 @@ def read_estimates(csv_path: str | Path) -> list[Estimate]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(csv_path), [f"cannot be read: {error}"]) from None
     except (KeyError, TypeError, ValueError) as error:
-        problem = f"not a time-estimate table: {error!r}; write it again with `estimate`"
+        problem = f"not a time-estimate table: {error!r}; recreate it with `estimate`"
         raise ConfigError(str(csv_path), [problem]) from None
 
 
 def by_horizon(estimates: Sequence[Estimate]) -> dict[str, list[Estimate]]:
-    """Return horizon -> its rows, in the table's order."""
+    """Return horizon -> rows, in the table's order."""
     tables: dict[str, list[Estimate]] = {}
     for item in estimates:
         tables.setdefault(item.horizon, []).append(item)
     return tables
 
 
-def readable(estimates: Sequence[Estimate]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows for people, of one horizon: the columns that groups keep by hand.
+def readable_estimates(estimates: Sequence[Estimate]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of one horizon for people: the columns that groups keep by hand.
 
-    GPU-hours, money and energy follow where the horizon is more than the first, or they are known.
+    Cost and energy are shown if they are known, GPU-hours with them or if the horizon is not in
+    steps.
     """
     name = estimates[0].horizon if estimates else "Run"
     headings = ["Model Size", "Params", "GPUs", "Tokens/Step", f"{name.title()} Time", "Interval"]
@@ -69,7 +70,7 @@ def readable(estimates: Sequence[Estimate]) -> tuple[list[str], list[list[str]]]
 
 
 def _note(item: Estimate) -> str:
-    """Return what an estimate rests on; why it is unsure, if it is; by whom, if by others."""
+    """Return the basis of an estimate, who measured it, and why it is uncertain."""
     if item.basis != VERIFIED:
         return f"{item.basis}, {item.method}"
     note = f"{VERIFIED} by {item.by}" if item.by else VERIFIED
@@ -84,7 +85,7 @@ def to_markdown(estimates: Sequence[Estimate]) -> str:
     """Return the time table for people, one for each horizon."""
     tables = []
     for rows in by_horizon(estimates).values():
-        headings, cells = readable(rows)
+        headings, cells = readable_estimates(rows)
         tables.append(tabulate(cells, headings, "pipe", disable_numparse=True) + "\n")
     return "\n".join(tables)
 
@@ -93,14 +94,14 @@ def format_count(number: float, digits: int) -> str:
     """Return a count with K, M, B or T: 27.5M for 27,535,872; 131K for 131,072."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if number >= size:
-            # As many digits as asked for, but all that stand before the point.
+            # `digits` significant digits, but all of those before the decimal point.
             value = number / size
             return f"{value:.0f}{letter}" if value >= 10**digits else f"{value:.{digits}g}{letter}"
     return f"{number:.0f}"
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a time in two digits and the unit that suits it: 2.5 min for 149 s."""
+    """Return a time with two digits, in a suitable unit: 2.5 min for 149 s."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= (0.995 if unit != "days" else 2) * size:
             return f"{_two_digits(seconds / size)} {unit}"
@@ -112,7 +113,7 @@ def _two_digits(value: float) -> str:
 
 
 def format_interval(low: float | None, high: float | None) -> str:
-    """Return an interval of times; empty where it is not known."""
+    """Return an interval of times; empty if it is not known."""
     if low is None or high is None:
         return ""
     return f"{format_seconds(low)} to {format_seconds(high)}"

@@ -1,1 +1,1 @@
-"""From cells to jobs: requests, launch lines, what Snakemake and Slurm are told."""
+"""From cells to jobs: resource requests, launch lines, and hooks for Snakemake and Slurm."""

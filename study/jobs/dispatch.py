@@ -1,19 +1,19 @@
-"""What Snakemake's executor is told beyond its settings, when the first jobs are about to start.
+"""Checks before the first jobs start, and behaviour that Snakemake's executor has no settings for.
 
-`start` asks Slurm whether it would accept the requests, before a queue of failures builds up, and
-gives the executor knowledge of this workflow that no setting of its carries:
+`start` checks that Slurm would accept the requests, before a queue of failures builds up, and
+changes the executor so that
 
-- which failures another attempt cannot mend (cancelled by a person, out of GPU memory), and which
-  are not the job's (no controller to submit to);
-- which jobs of an earlier invocation, whose Snakemake has ended, are still at work on a cell: the
-  new job waits in Slurm's queue for the old one, and goes on from what that leaves;
-- that jobs whose state could not be asked for are still there;
-- a name for the jobs that a person knows again, and a link to each job's log in its run's folder.
+- failures that a retry cannot fix (cancelled by a person, out of GPU memory) are not retried, and
+  failures that are not the job's (no controller to submit to) use up no retry;
+- if a job of an earlier invocation, whose Snakemake has ended, still works on a cell, the new job
+  waits for it in Slurm's queue and resumes from its checkpoint;
+- jobs are still considered active if Slurm does not answer a status query;
+- job names start with the study's name, and each run's folder has links to its jobs' logs.
 
-On this machine it holds jobs to the cores that were given: see `_hold_to_cores`.
+On this machine it restores the limit of `--cores`: see `_limit_to_cores`.
 
-It replaces methods of the one executor object, not of its class. Written for Snakemake 9.27 and
-snakemake-executor-plugin-slurm 2.8; tests/slurm shows each behaviour on real daemons.
+It replaces methods of the executor object, not of its class. Written for Snakemake 9.27 and
+snakemake-executor-plugin-slurm 2.8; tests/slurm tests each behaviour on real daemons.
 """
 
 import os
@@ -35,25 +35,26 @@ from trainer.files import write_atomically
 TRAINING_RULE = "train"
 
 SLURM_TIMEOUT_S = 60
-"""How long a command of Slurm's may take."""
+"""Time limit of a Slurm command."""
 
 HAS_TO_WAIT = re.compile(r"busy|not available now|not available \(", re.IGNORECASE)
-"""What sbatch says of a sound request for nodes that are taken; slurm_errno.c."""
+"""In sbatch's message about a valid request for nodes that are in use; from slurm_errno.c."""
 
 NO_SUCH_NODE = "Requested node configuration is not available"
-"""What sbatch says of nodes that do not exist, and in a test also of nodes that are down."""
+"""In sbatch's message about nodes that do not exist; with --test-only, also about nodes that are
+down."""
 
 NO_CONTROLLER = "Unable to contact slurm controller"
-"""What sbatch says while slurmctld is away."""
+"""In sbatch's message if slurmctld does not answer."""
 
 CANCELLED = "SLURM status is: 'CANCELLED'"
-"""What the plugin says of a job that scancel ended."""
+"""In the plugin's message about a job that was ended by scancel."""
 
 
 def start(workflow: Any, grid: Grid) -> None:
-    """Check the requests of the jobs to come, and attach to the executor; for `onstart:`.
+    """Check the requests of the training jobs, and attach to the executor; for `onstart:`.
 
-    A request that Slurm would refuse ends the program with a message and exit code 1.
+    A request that Slurm would reject ends the program with a message and exit code 1.
     """
     executor = workflow.scheduler._executor
     on_slurm = hasattr(executor, "slurm_logdir")
@@ -61,13 +62,13 @@ def start(workflow: Any, grid: Grid) -> None:
     names = {grid.at(job.wildcards).name for job in jobs}
     waiting = [cell for cell in grid if cell.name in names]
     if waiting:
-        # Only here, as it brings numpy: every job on Slurm reads the Snakefile too.
+        # Imported only here, as it loads numpy: every job on Slurm reads the Snakefile too.
         from study.estimate.backtest import record_predictions
         from study.estimate.budget import check_budget
         from study.estimate.forecast import Forecast
 
         forecast = Forecast(grid)
-        problems = find_refusals(waiting, forecast.needs) if on_slurm else []
+        problems = find_rejected(waiting, forecast.needs) if on_slurm else []
         if problems:
             sys.exit(str(ConfigError("requests to Slurm", problems)))
         problem = check_budget(grid.study, waiting, forecast)
@@ -76,7 +77,7 @@ def start(workflow: Any, grid: Grid) -> None:
         record_predictions(waiting, forecast)
     _write_settings(workflow.dag.needrun_jobs())
     if workflow.local_exec:
-        _hold_to_cores(workflow)
+        _limit_to_cores(workflow)
     Attachment(executor, grid, on_slurm)
 
 
@@ -89,21 +90,21 @@ def _write_settings(jobs: Iterable[Any]) -> None:
             write_atomically(path, job.params.settings)
 
 
-def _hold_to_cores(workflow: Any) -> None:
-    """Give the scheduler of local jobs its limit of `--cores` again.
+def _limit_to_cores(workflow: Any) -> None:
+    """Restore the limit of `--cores` in the scheduler of local jobs.
 
-    Snakemake drops it where a profile sets `jobs`, as ours does for Slurm: runs would be measured
-    beside each other.
+    Snakemake drops it if a profile sets `jobs`, as ours does for Slurm: then measured runs would
+    run concurrently.
     """
     scheduler = workflow.scheduler
     for resources in (scheduler.global_resources, scheduler.resources):
         resources["_cores"] = workflow.resource_settings.cores
 
 
-def find_refusals(
+def find_rejected(
     cells: Iterable[Cell], needs: Callable[[Cell], Needs] = lambda cell: NOT_KNOWN
 ) -> list[str]:
-    """Return what Slurm has against the cells' requests, one line for each that it would refuse.
+    """Return one line for each of the cells' requests that Slurm would reject, with its reason.
 
     `sbatch --test-only` checks account, partition, limits and nodes, and submits nothing.
     """
@@ -113,22 +114,22 @@ def find_refusals(
         if request in problems:
             continue
         if not request:
-            problem = "has no `slurm:` settings; its runs are started without --executor slurm"
+            problem = "has no `slurm:` settings; start its runs without --executor slurm"
         else:
-            problem = _refused_by_sbatch(request, cell.cluster_config.slurm.partition)  # type: ignore[union-attr]
+            problem = _rejected_by_sbatch(request, cell.cluster_config.slurm.partition)  # type: ignore[union-attr]
         problems[request] = problem and f"cluster '{cell.cluster}' {problem}"
     return [problem for problem in problems.values() if problem]
 
 
-def _refused_by_sbatch(request: str, partition: str) -> str:
-    """Return why sbatch would not take a request; empty where it would."""
+def _rejected_by_sbatch(request: str, partition: str) -> str:
+    """Return why sbatch would reject a request; empty if it would accept it."""
     answer = _ask_slurm(["sbatch", "--test-only", *request.split(), "--wrap=true"])
     if answer.returncode == 0 or HAS_TO_WAIT.search(answer.stderr):
         return ""
     if NO_SUCH_NODE in answer.stderr and _has_nodes_down(partition):
         return ""
     said = "; ".join(line.removeprefix("sbatch: error: ") for line in answer.stderr.splitlines())
-    return f"asks `sbatch {request}`, and Slurm answers: {said}"
+    return f"requests `sbatch {request}`; Slurm answers: {said}"
 
 
 def _has_nodes_down(partition: str) -> bool:
@@ -148,7 +149,7 @@ def _ask_slurm(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 class Attachment:
-    """Methods of an executor, replaced by ones that know the study, around those that it had."""
+    """Replaces methods of an executor by ones that know the study and call the original ones."""
 
     def __init__(self, executor: Any, grid: Grid, on_slurm: bool) -> None:
         self._grid = grid
@@ -159,7 +160,7 @@ class Attachment:
             self._attach_to_slurm(executor)
 
     def _attach_to_slurm(self, executor: Any) -> None:
-        # squeue shows the name's first letters; jobs are found again by its first part.
+        # squeue shows the start of the name; later invocations find the jobs by it.
         executor.run_uuid = f"{self._grid.study.study}_{executor.run_uuid}"
         self._name = executor.run_uuid
         self._earlier = self._find_earlier_jobs()
@@ -180,7 +181,7 @@ class Attachment:
         return Path(self._grid.at(job.wildcards).folder)
 
     def report_job_error(self, job_info: Any, msg: str | None = None, **kwargs: Any) -> None:
-        """Report a failed job; see to it that it is tried again just where that can help."""
+        """Report a failed job, and have it retried only if that can help."""
         job, said = job_info.job, msg or ""
         verdict = ""
         if job_info.external_jobid is not None:
@@ -191,52 +192,52 @@ class Attachment:
         elif CANCELLED in said:
             job.attempt = job.restart_times + 1
             verdict = (
-                "It was cancelled and is not tried again. Start Snakemake again to go on from "
-                "the newest checkpoint."
+                "It was cancelled and is not retried. Start Snakemake again to resume from the "
+                "newest checkpoint."
             )
         elif (folder := self._folder(job)) and (failure := read_failure(folder)):
             verdict = failure.message
             if not failure.retry:
                 job.attempt = job.restart_times + 1
-                verdict += " Not tried again."
-        # The executor adds a sentence of its own right behind.
+                verdict += " Not retried."
+        # The executor appends a sentence of its own.
         message = "\n".join(filter(None, [said, verdict, " "]))
         self._report_error(job_info, message if said or verdict else None, **kwargs)
 
     def report_job_success(self, job_info: Any) -> None:
-        """Report a job that has done its work."""
+        """Report a job that has finished."""
         self._ended.add(id(job_info))
         self._report_success(job_info)
 
     async def check_active_jobs(self, active_jobs: list[Any]) -> AsyncIterator[Any]:
-        """Yield the jobs that are still at work.
+        """Yield the jobs that are still active.
 
-        The plugin forgets all of them when Slurm did not answer its question.
+        The plugin forgets all of them if Slurm does not answer its query.
         """
-        at_work = set()
+        active = set()
         async for job_info in self._check(active_jobs):
-            at_work.add(id(job_info))
+            active.add(id(job_info))
             yield job_info
         for job_info in active_jobs:
-            if id(job_info) not in at_work and id(job_info) not in self._ended:
+            if id(job_info) not in active and id(job_info) not in self._ended:
                 yield job_info
         self._ended.clear()
 
     def run_job(self, job: Any) -> None:
-        """Submit a job, after those of an earlier invocation that are at work on the same."""
+        """Submit a job, to start after those of an earlier invocation for the same cell."""
         ids = self._find_earlier_jobs().get(_comment(job)) if self._earlier else None
         if ids:
             flags = job.resources.get("slurm_extra") or ""
             job.resources.slurm_extra = f"{flags} --dependency=afterany:{':'.join(ids)}".strip()
             print(
-                f"Slurm job {', '.join(ids)} of an earlier invocation is at work on "
+                f"Slurm job {', '.join(ids)} of an earlier invocation still runs "
                 f"{_comment(job)}; the new job waits for it.",
                 file=sys.stderr,
             )
         self._run(job)
 
     def _find_earlier_jobs(self) -> dict[str, list[str]]:
-        """Return comment -> ids of this study's queued and running jobs of earlier invocations."""
+        """Return comment -> ids of this study's active jobs from earlier invocations."""
         answer = _ask_slurm(["squeue", "--me", "--noheader", "--format=%A|%j|%Z|%k"])
         earlier: dict[str, list[str]] = {}
         for line in answer.stdout.splitlines():
@@ -247,13 +248,13 @@ class Attachment:
         return earlier
 
     def report_job_submission(self, job_info: Any, *args: Any, **kwargs: Any) -> None:
-        """Link the job's log in its run's folder, by the job id."""
+        """Link the job's log in its run's folder, named by the job id."""
         folder = self._folder(job_info.job)
         if folder is not None and job_info.external_jobid is not None:
             link = folder / "slurm_logs" / f"{job_info.external_jobid}.log"
             link.parent.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)
-            # The folder itself may be reached by a link, as of results that lie on scratch.
+            # The folder may be behind a link, for example to results on scratch.
             log = Path(job_info.aux["slurm_logfile"])
             target = os.path.relpath(log.parent.resolve() / log.name, link.parent.resolve())
             link.symlink_to(target)
@@ -261,16 +262,16 @@ class Attachment:
 
 
 def _account_flag(job: Any) -> Iterator[str]:
-    """Yield the account's flag of sbatch, which checks it.
+    """Yield sbatch's flag for the account; sbatch checks the account itself.
 
-    The plugin asks the accounting daemon before each submission, and fails where there is none.
+    The plugin asks the accounting daemon before each submission, and fails if there is none.
     """
     account = job.resources.get("slurm_account")
     yield f" -A {shlex.quote(str(account))}" if account else ""
 
 
 def _comment(job: Any) -> str:
-    """Return the comment that the plugin gives a job: its rule and wildcards."""
+    """Return the plugin's comment for a job: its rule and wildcards."""
     from snakemake_executor_plugin_slurm.utils import get_job_wildcards
 
     wildcards = get_job_wildcards(job)

@@ -1,6 +1,6 @@
-"""From a cluster and a GPU count to the request for the GPUs and the line that starts the run.
+"""From a cluster and a GPU count to the resource request and the line that starts the run.
 
-Pure functions of the settings: what `plan` shows is what is asked for.
+Pure functions of the settings, so that `plan` shows exactly what is requested.
 """
 
 from typing import Any, Literal
@@ -9,40 +9,40 @@ from study.config import ClusterConfig, EvaluateConfig, SlurmConfig
 from study.estimate.needs import NOT_KNOWN, Needs
 
 WHOLE_MACHINE = 2**16
-"""Threads of a rule that nothing may run beside: Snakemake cuts it to the cores it was given."""
+"""Threads of a rule that must run alone: Snakemake reduces them to its cores."""
 
 MIB_PER_GIB = 1024
 
 OUTSIDE_SLURM = ': "${SLURM_JOB_ID:?this run belongs to a Slurm partition; add --executor slurm}"'
-"""Shell line that ends a partition's run with a message where it was started without Slurm: a login
-node or a laptop is not what it was meant for."""
+"""Shell line that ends a partition's run with a message if it was started without Slurm, for
+example on a login node or a laptop."""
 
 OUTLIVE_STOP = "trap '' TERM USR1"
-"""Shell line that keeps a stop request from ending what is around torchrun and the trainer, which
-have handlers of their own: the shell itself and the `tee` that writes what they say."""
+"""Shell line that keeps a stop request from ending the shell itself and the `tee` that writes the
+log. torchrun and the trainer have handlers of their own."""
 
 TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-"""What torchrun hands on to its ranks: by default not SIGUSR1."""
+"""Signals that torchrun forwards to its ranks; by default, SIGUSR1 is not among them."""
 
 ALONE = "python -m study.jobs.machine_lock "
-"""What a command starts with that nothing else may run beside on this machine, see that module."""
+"""Prefix of a command that must run alone on this machine; see that module."""
 
 SAVE_S = 30
-"""Seconds that torchrun gives the ranks after a stop request, unless the cluster has `warn_s`."""
+"""Seconds that torchrun waits for its ranks after a stop request if the cluster has no `warn_s`."""
 
 CACHES = {
     "TMPDIR": "tmp",
     "HF_HOME": "huggingface",
 }
-"""Variables that name a folder for temporary files or a cache, and its name below `scratch`. That
-of compiled code is `distributed.compile_cache`, which the runs of all nodes share."""
+"""Variable for the folder of temporary files or a cache -> folder below `scratch`. Compiled code
+has `distributed.compile_cache` instead, which the runs on all nodes share."""
 
 
 def threads(cluster: ClusterConfig, gpus: int) -> int:
     """Return a training job's threads.
 
-    On this machine, all of it: a second run beside a measured one would spoil the measurement.
-    Under Slurm, the cores of the run's GPUs on one node.
+    On this machine, all cores: a concurrent run would distort the measurement. Under Slurm, the
+    cores of the run's GPUs on one node.
     """
     if cluster.slurm is None:
         return WHOLE_MACHINE
@@ -50,7 +50,7 @@ def threads(cluster: ClusterConfig, gpus: int) -> int:
 
 
 FIRST_RUNTIME_MIN = 60
-"""Time limit of a run of which nothing is known, where the cluster has no max_runtime_min."""
+"""Time limit if there is no estimate and the cluster has no max_runtime_min."""
 
 
 def slurm_resources(
@@ -58,9 +58,9 @@ def slurm_resources(
 ) -> dict[str, Any]:
     """Return Snakemake's resources for a run's `attempt`, 1, 2, ...; empty for this machine.
 
-    `mem_mb` is MiB, `runtime` minutes, as snakemake-executor-plugin-slurm reads them. A retry asks
-    for more of both: what it failed of may have been their want. `needs` counts where the settings
-    say `auto`.
+    `mem_mb` is in MiB and `runtime` in minutes, as snakemake-executor-plugin-slurm reads them. A
+    retry requests more of both, in case the run failed for lack of them. `needs` applies to
+    settings that are `auto`.
     """
     slurm = cluster.slurm
     if slurm is None:
@@ -80,7 +80,7 @@ def slurm_resources(
 
 
 def _allowed(setting: int | Literal["auto"], needed: int, limit: int | None) -> int:
-    """Return what the settings say; where that is auto, what is needed, up to the limit."""
+    """Return the setting; if it is auto, the predicted need, up to the limit."""
     if setting != "auto":
         return setting
     return needed if limit is None else min(needed, limit)
@@ -95,23 +95,23 @@ def _gpu_resources(slurm: SlurmConfig, gpus_per_node: int, gpus: int) -> dict[st
     kind = "" if slurm.gpu_type is None else f"{slurm.gpu_type}:"
     nodes = -(-gpus // gpus_per_node)
     if nodes > 1:
-        # With `mpi` the plugin does not wrap the shell in srun, so the shell, in the batch step,
-        # can start one launcher on each node.
+        # With `mpi`, the plugin does not wrap the shell in srun, so that the shell can start one
+        # launcher on each node from the batch step.
         extra = f"--gpus-per-node={kind}{gpus_per_node}"
         request: dict[str, Any] = {"mpi": "srun", "nodes": nodes, "tasks": nodes}
     elif slurm.gpu_request == "gres":
         extra, request = "", {"gres": f"gpu:{kind}{gpus}"}
     else:
-        # The plugin adds --ntasks=1 where neither gres nor gpu is set.
+        # The plugin adds --ntasks=1 if neither gres nor gpu is set.
         extra, request = f"--{slurm.gpu_request}={kind}{gpus}", {}
-    # A requeued job goes on in the log that it has.
+    # A requeued job appends to its log.
     flags = [extra, slurm.extra, "--open-mode=append"]
     flags += [f"--signal=USR1@{slurm.warn_s}"] if slurm.warn_s else []
     return request | {"slurm_extra": " ".join(flag for flag in flags if flag)}
 
 
 def data_request(cluster: ClusterConfig) -> dict[str, Any]:
-    """Return Snakemake's resources for a job that prepares data: a few CPUs, no GPU."""
+    """Return Snakemake's resources for a job that prepares data: a few CPUs and no GPU."""
     slurm = cluster.slurm
     if slurm is None:
         return {}
@@ -121,7 +121,7 @@ def data_request(cluster: ClusterConfig) -> dict[str, Any]:
 
 
 def request_line(cluster: ClusterConfig, gpus: int, needs: Needs = NOT_KNOWN) -> str:
-    """Return the Slurm request as a person would type it; empty for this machine."""
+    """Return the Slurm request as sbatch flags; empty for this machine."""
     resources = slurm_resources(cluster, gpus, needs=needs)
     if not resources:
         return ""
@@ -141,7 +141,7 @@ def request_line(cluster: ClusterConfig, gpus: int, needs: Needs = NOT_KNOWN) ->
 
 
 def launch_line(cluster: ClusterConfig, gpus: int) -> str:
-    """Return the shell command that starts the trainer; the trainer's arguments come after it."""
+    """Return the shell command that starts the trainer, without the trainer's arguments."""
     per_node = min(gpus, cluster.gpus_per_node)
     nodes = -(-gpus // cluster.gpus_per_node)
     lines = [] if cluster.slurm is None else [OUTSIDE_SLURM]
@@ -160,14 +160,14 @@ def launch_line(cluster: ClusterConfig, gpus: int) -> str:
         f"--cpus-per-task={threads(cluster, gpus)} --gpus-per-node={per_node} "
         "--cpu-bind=none --kill-on-bad-exit=1"
     )
-    # Slurm starts the processes of a step with all signals as they are by default.
+    # Slurm resets all signal handlers in the processes of a step.
     outlive = OUTLIVE_STOP.replace("''", '""')
     on_node = f'{outlive}; exec {torchrun} {rendezvous} -m trainer "$@"'
     return "; ".join([*lines, f"{srun} bash -c '{on_node}' launch"])
 
 
 def evaluation_line(cluster: ClusterConfig, evaluate: EvaluateConfig) -> str:
-    """Return the shell command of an evaluation; the model and the output come after it."""
+    """Return the shell command of an evaluation, without its model and output."""
     command = f"lm_eval --model hf --tasks {','.join(evaluate.tasks)}"
     if evaluate.limit is not None:
         command += f" --limit {evaluate.limit:g}"
@@ -175,12 +175,12 @@ def evaluation_line(cluster: ClusterConfig, evaluate: EvaluateConfig) -> str:
 
 
 def autotune_line(cluster: ClusterConfig) -> str:
-    """Return the shell command that chooses settings for a run; its config comes after it."""
+    """Return the shell command that chooses settings for a run, without its config."""
     return _on_one_gpu(cluster, "python -m trainer.commands.autotune")
 
 
 def precompile_line(cluster: ClusterConfig) -> str:
-    """Return the shell command that compiles for runs to come; its config comes after it."""
+    """Return the shell command that precompiles the code of runs, without its config."""
     return _on_one_gpu(cluster, "python -m trainer.commands.precompile")
 
 
@@ -192,8 +192,8 @@ def _on_one_gpu(cluster: ClusterConfig, command: str) -> str:
 
 def _environment(cluster: ClusterConfig) -> list[str]:
     """Return the shell lines before the launch."""
-    # Snakemake exports the job's whole thread count to every rank; each gets its share. torch
-    # heeds MKL_NUM_THREADS over OMP_NUM_THREADS.
+    # Snakemake exports the job's total thread count to every rank; give each its share. In torch,
+    # MKL_NUM_THREADS takes precedence over OMP_NUM_THREADS.
     share = cluster.cpus_per_gpu
     lines = [*cluster.setup, f"export OMP_NUM_THREADS={share} MKL_NUM_THREADS={share}"]
     if cluster.slurm is not None:

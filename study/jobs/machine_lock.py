@@ -1,14 +1,14 @@
 """One command at a time on a machine: python -m study.jobs.machine_lock COMMAND ...
 
-Measured runs would spoil each other's times. Snakemake keeps those of one invocation apart; this
-keeps apart those of several: two studies in two terminals, two users. A command waits until no
-other that was started like this is at work. Containers that do not share /tmp do not know of each
-other.
+Concurrent runs would distort each other's measurements. Snakemake serialises the runs of one
+invocation; this lock serialises those of several: two studies in two terminals, or two users. A
+command waits until no other command started like this is running. Containers that do not share
+/tmp do not see each other's lock.
 
-The lock is flock(2) on a file that all users share. The command holds it too, by an inherited file
-descriptor: the kernel frees it when the last of both has ended, however they end. Runs that need
-not wait for each other, such as on GPUs of their own (CUDA_VISIBLE_DEVICES), get different files by
-the environment variable SCALING_STUDY_LOCK.
+The lock is flock(2) on a file that all users share. The command inherits the file descriptor and
+holds the lock too: the kernel releases it when both processes have ended, however they end. Runs
+that need not wait for each other, for example on separate GPUs (CUDA_VISIBLE_DEVICES), use
+different files, set by the environment variable SCALING_STUDY_LOCK.
 """
 
 import contextlib
@@ -28,33 +28,33 @@ SHARED = Path("/tmp/scaling-study.lock")
 
 def main(command: Sequence[str]) -> int:
     """Run a command alone on this machine; return its exit code."""
-    # The shell around may ignore SIGTERM for the command's sake, but waiting is to end by it.
+    # The parent shell may ignore SIGTERM for the command, but SIGTERM has to end the waiting.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         lock = acquire(_paths(), note=f"process {os.getpid()}: {command[-1]}")
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    # A new process, not an exec: the trainer counts its start-up from the start of its launcher.
+    # A new process, not exec: the trainer measures start-up from the start of its launcher.
     try:
         process = subprocess.Popen(command, pass_fds=() if lock is None else (lock,))
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", file=sys.stderr)
         return 127
-    _stand_aside(process)
+    _forward_signals(process)
     code = process.wait()
     return code if code >= 0 else 128 - code
 
 
 def acquire(paths: Sequence[Path], note: str) -> int | None:
-    """Wait for the lock, the first of `paths` that can be opened; return its file descriptor.
+    """Wait for the lock on the first of `paths` that can be opened; return its file descriptor.
 
-    `note` is what others are told who have to wait. None: no path can be opened.
+    `note` is shown to those who have to wait. Returns None if no path can be opened.
     """
     for path in paths:
         try:
             return _acquire(path, note)
         except OSError as error:
-            message = f"{path}: {error.strerror}; runs that hold this lock are not waited for"
+            message = f"{path}: {error.strerror}; does not wait for runs that hold this lock"
             print(f"warning: {message}", file=sys.stderr, flush=True)
     return None
 
@@ -69,7 +69,7 @@ def _acquire(path: Path, note: str) -> int:
             message = f"another training run uses this machine ({holder}); waiting for it to end"
             print(message, file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        # Who cleans up /tmp may have removed the file meanwhile: a lock on it would be ours alone.
+        # A cleanup of /tmp may have removed the file meanwhile: nobody else would see its lock.
         if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
             os.ftruncate(lock, 0)
             os.pwrite(lock, note.encode(), 0)
@@ -78,10 +78,10 @@ def _acquire(path: Path, note: str) -> int:
 
 
 def _open(path: Path) -> int:
-    """Open the file for all users, whoever made it.
+    """Open the file for all users, whoever created it.
 
-    Linux lets nobody open another user's file in /tmp by a call that might have made it
-    (fs.protected_regular), hence the two calls.
+    Linux does not allow opening another user's file in /tmp with O_CREAT (fs.protected_regular),
+    hence the two calls.
     """
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     while True:
@@ -93,26 +93,26 @@ def _open(path: Path) -> int:
             lock = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             continue
-        os.fchmod(lock, 0o666)  # whatever this user's umask is
+        os.fchmod(lock, 0o666)  # regardless of the umask
         return lock
 
 
 def _paths() -> list[Path]:
     if os.environ.get(VARIABLE):
         return [Path(os.environ[VARIABLE])]
-    # If another user's file cannot be opened, this user's runs at least wait for each other.
+    # If another user's file cannot be opened, at least this user's runs wait for each other.
     return [SHARED, SHARED.with_name(f"scaling-study-{os.getuid()}.lock")]
 
 
-def _stand_aside(process: "subprocess.Popen[bytes]") -> None:
-    """Hand on SIGTERM, and see to it that the command gets each signal once.
+def _forward_signals(process: "subprocess.Popen[bytes]") -> None:
+    """Forward SIGTERM, and ensure that the command receives each signal only once.
 
-    A signal to the whole process group (Ctrl-C) reaches the command by itself, so this process
+    A signal to the whole process group (Ctrl-C) reaches the command directly, so this process
     leaves the group.
     """
     signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
     signal.signal(signal.SIGINT, lambda number, frame: None)
-    with contextlib.suppress(PermissionError):  # it leads a session
+    with contextlib.suppress(PermissionError):  # a session leader cannot leave its group
         os.setpgid(0, 0)
 
 

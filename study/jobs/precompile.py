@@ -1,8 +1,8 @@
-"""Compiled code that runs share: which of them, and the job that compiles it before they start.
+"""Precompilation: which runs share compiled code, and the job that compiles it before they start.
 
 Runs of one shape on one kind of GPU compile the same code. On a Slurm partition they start
-together, each with all its GPUs waiting for its own compilation; a job on one GPU does it for all.
-On a machine without Slurm they take turns, and the first does it for the others.
+together, and all GPUs of each would wait for its own compilation; a job on one GPU compiles for all
+of them. On a machine without Slurm runs are serialised, and the first compiles for the others.
 """
 
 import hashlib
@@ -12,29 +12,29 @@ from typing import Any
 from study.grid import Cell
 from trainer.config import RunConfig, merge, validate
 
-FOLDER = "precompile/{cluster}/{shape}"
-"""Folder of a precompilation below its study's."""
+PRECOMPILE_FOLDER = "precompile/{cluster}/{shape}"
+"""Folder of a precompile job, relative to the study's folder."""
 
 LEAVES_CODE_AS_IT_IS = {"timeout_s", "compile", "compile_cache", "dp_replicate", "reduce_dtype"}
-"""Settings of `distributed` that say nothing about the code of a block."""
+"""Settings of `distributed` that do not change the code of a block."""
 
 
-def folder_of(cell: Cell) -> str | None:
-    """Return the folder of a cell's precompilation below its study's; None where it has none.
+def precompile_folder(cell: Cell) -> str | None:
+    """Return the folder of a cell's precompile job below its study's; None if it has none.
 
-    The code of weights spread over processes can be compiled by as many processes alone.
+    Sharded models can only be compiled by the same number of processes.
     """
-    spread = cell.gpus > 1 and cell.run.distributed.shards_weights
-    if cell.cluster_config.slurm is None or spread or not cell.compiled:
+    sharded = cell.gpus > 1 and cell.run.distributed.shards_weights
+    if cell.cluster_config.slurm is None or sharded or not cell.compiled:
         return None
     canonical = json.dumps(_what_is_compiled(cell.run), sort_keys=True)
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
-    return FOLDER.format(cluster=cell.cluster, shape=f"{cell.model}-{digest}")
+    return PRECOMPILE_FOLDER.format(cluster=cell.cluster, shape=f"{cell.model}-{digest}")
 
 
 def precompile_run(cell: Cell) -> RunConfig:
-    """Return the settings that a cell's code is compiled with, the same for all of its shape."""
-    folder = folder_of(cell)
+    """Return the settings to compile a cell's code with, the same for all cells of its shape."""
+    folder = precompile_folder(cell)
     unused = {"root_dir": "unused", "sources": {"unused": 1.0}}
     values = merge(
         _what_is_compiled(cell.run),
@@ -52,7 +52,7 @@ def precompile_run(cell: Cell) -> RunConfig:
             "eval": None,
         },
     )
-    return validate(RunConfig, values, f"precompilation of {cell.name}")
+    return validate(RunConfig, values, f"precompile job of {cell.name}")
 
 
 def _what_is_compiled(run: RunConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the Snakefile and its rules ask of the study. Imported once while Snakemake plans."""
+"""Functions for the Snakefile and its rules. Imported whenever Snakemake plans."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ from study.jobs.launch import (
     slurm_resources,
     threads,
 )
-from study.jobs.precompile import FOLDER, folder_of, precompile_run
+from study.jobs.precompile import PRECOMPILE_FOLDER, precompile_folder, precompile_run
 from study.load import load_study
 from study.measure.logs import is_up_to_date
 from trainer.files import write_atomically
@@ -33,17 +33,17 @@ RESOURCES = (
     *("slurm_account", "slurm_partition", "mem_mb", "runtime", "cpus_per_task", "qos"),
     *("constraint", "gres", "nodes", "tasks", "mpi", "slurm_extra"),
 )
-"""What a job may ask Slurm for, in the words of Snakemake and its plugin."""
+"""Resources that a job may request from Slurm, as Snakemake and its plugin name them."""
 
 UNSET = {"mem_mb": 0, "runtime": 0}
-"""Snakemake drops a resource that is None, but of these two it insists on a number."""
+"""Values of resources that may not be None; Snakemake drops any other that is None."""
 
 
 def load_config(configfiles: Sequence[Path], assignments: Sequence[str]) -> Study:
-    """Return the study of Snakemake's --configfile and --config; without files, the default study.
+    """Return the study from Snakemake's --configfile and --config; without files, the default one.
 
-    Snakemake has parsed both already, but as YAML 1.1, with duplicate keys and without line
-    numbers; so they are read again. A mistake ends the program with a message and exit code 1.
+    Snakemake has parsed both already, but as YAML 1.1, allowing duplicate keys and without line
+    numbers, so they are read again. A mistake ends the program with a message and exit code 1.
     """
     try:
         layers = _read_layers([_shorten(path) for path in configfiles] or [DEFAULT_FILE])
@@ -55,20 +55,20 @@ def load_config(configfiles: Sequence[Path], assignments: Sequence[str]) -> Stud
 
 
 def code(*wings: str) -> list[str]:
-    """Return the sources of a stage: the study's ground floor, and the wings that it is made of.
+    """Return the sources of a stage: the top level of `study`, and the wings that it uses.
 
-    Tables and plots take seconds, so a changed formula makes them again.
+    As inputs of a rule they have its tables or plots recreated after a change, which takes seconds.
     """
     found = [Path("study").glob("*.py"), *(Path("study", wing).rglob("*.*") for wing in wings)]
     return sorted(str(path) for paths in found for path in paths if path.suffix in (".py", ".html"))
 
 
 def mirror_disk(grid: Grid) -> None:
-    """Let the files that Snakemake goes by say what the runs' own files say.
+    """Update the files that Snakemake looks at according to the runs' own files.
 
-    Whether a cell is up to date follows from its run.json, not from what Snakemake remembers: in a
-    new clone over old results, too. `completed` is made or removed accordingly, and a study.yaml
-    that is not this study's is written anew, so that the tables are.
+    A cell is up to date if its run.json says so, whatever Snakemake's metadata says, also in a new
+    clone with old results. `completed` is created or removed accordingly, and an outdated
+    study.yaml is rewritten, so that the tables are recreated.
     """
     for cell in grid.measured:
         flag, summary = Path(cell.folder, "completed"), Path(cell.folder, SUMMARY)
@@ -77,7 +77,7 @@ def mirror_disk(grid: Grid) -> None:
         elif not flag.exists():
             flag.touch()
             written = summary.stat().st_mtime
-            os.utime(flag, (written, written))  # tables that are newer than the run stay
+            os.utime(flag, (written, written))  # keep tables that are newer than the run
     study = Path(grid.study.folder, "study.yaml")
     if study.exists() and study.read_text(encoding="utf-8") != grid.study.to_yaml():
         write_atomically(study, grid.study.to_yaml())
@@ -96,14 +96,14 @@ def _read_layers(files: Sequence[str]) -> list[Layer]:
 
 
 def _shorten(path: Path) -> str:
-    """Return a path as the user probably wrote it: Snakemake makes it absolute."""
+    """Return a path as the user probably wrote it; Snakemake makes it absolute."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def finished_runs(grid: Grid) -> list[str]:
     """Return the files that the tables wait for.
 
-    Of a partial study these are the metrics that exist, and nothing makes them.
+    For a partial study, these are the existing metrics, which no rule creates.
     """
     if grid.study.partial:
         metrics = [f"{cell.folder}/metrics.jsonl" for cell in grid.measured]
@@ -112,9 +112,9 @@ def finished_runs(grid: Grid) -> list[str]:
 
 
 def text_files(grid: Grid, source: str) -> list[str]:
-    """Return the files that a source is tokenised from; of a corpus we make, the one made last.
+    """Return the files that a source is tokenised from; for a corpus of ours, the last one written.
 
-    What is wrong with them, the job that reads them tells.
+    Problems with the files are reported by the job that reads them.
     """
     root = Path(grid.data_root)
     tokenizer = grid.sources[source].data.tokenizer.path
@@ -126,7 +126,7 @@ def text_files(grid: Grid, source: str) -> list[str]:
 
 
 class TrainingRequest:
-    """What the rule `train` asks of the machine, as functions of its wildcards and the attempt."""
+    """Resources and command of the rule `train`, as functions of its wildcards and the attempt."""
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
@@ -139,7 +139,7 @@ class TrainingRequest:
         return cell.gpus
 
     def resources(self) -> dict[str, Callable[[Any, int], Any]]:
-        """Return each resource as a function that Snakemake calls; None is not asked for."""
+        """Return each resource as a function for Snakemake; None is not requested."""
         return {name: self._resource(name) for name in RESOURCES}
 
     def settings(self, wildcards: Any) -> str:
@@ -157,13 +157,12 @@ class TrainingRequest:
         return value
 
     def _needs(self, cell: Cell) -> Needs:
-        """Return what a cell is predicted to need, where its cluster asks for that."""
+        """Return the predicted needs of a cell, if a setting of its cluster is `auto`."""
         slurm = cell.cluster_config.slurm
         if slurm is None or "auto" not in (slurm.runtime_min, slurm.mem_gib):
             return NOT_KNOWN
-        from study.estimate.forecast import (
-            Forecast,  # numpy, which no other cluster has to wait for
-        )
+        # Imported only here, as it loads numpy.
+        from study.estimate.forecast import Forecast
 
         if self._forecast is None:
             self._forecast = Forecast(self._grid)
@@ -182,7 +181,7 @@ class TrainingRequest:
 
 
 class EvaluationRequest(TrainingRequest):
-    """What the rule `evaluate_run` asks of the machine: one GPU of the run's cluster."""
+    """Resources and command of the rule `evaluate_run`, on one GPU of the run's cluster."""
 
     def _gpus(self, cell: Cell) -> int:
         return 1
@@ -193,7 +192,7 @@ class EvaluationRequest(TrainingRequest):
 
 
 class AutotuneRequest(EvaluationRequest):
-    """What the rule `autotune_run` asks of the machine: one GPU of the run's cluster."""
+    """Resources and command of the rule `autotune_run`, on one GPU of the run's cluster."""
 
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the search."""
@@ -201,23 +200,25 @@ class AutotuneRequest(EvaluationRequest):
 
 
 class PrecompileRequest(EvaluationRequest):
-    """What the rule `precompile` asks of the machine: one GPU of the cluster it compiles for."""
+    """Resources and command of the rule `precompile`, on one GPU of the cluster."""
 
     def __init__(self, grid: Grid) -> None:
         super().__init__(grid)
-        # Of cells that share a folder any would do; people expect the first.
-        self._cells = {folder_of(cell): cell for cell in reversed(grid.measured)}
+        # Any of the cells that share a folder would do; use the first, as people expect.
+        self._cells = {precompile_folder(cell): cell for cell in reversed(grid.measured)}
 
     def _cell(self, wildcards: Any) -> Cell:
-        return self._cells[FOLDER.format(cluster=wildcards.cluster, shape=wildcards.shape)]
+        return self._cells[
+            PRECOMPILE_FOLDER.format(cluster=wildcards.cluster, shape=wildcards.shape)
+        ]
 
     def before(self, wildcards: Any) -> list[str]:
         """Return the files that a cell's training waits for."""
-        folder = folder_of(self._grid.at(wildcards))
+        folder = precompile_folder(self._grid.at(wildcards))
         return [] if folder is None else [f"{self._grid.study.folder}/{folder}/compiled"]
 
     def settings(self, wildcards: Any) -> str:
-        """Return the text of the run.yaml that is compiled."""
+        """Return the text of the run.yaml for the precompile job."""
         return precompile_run(self._cell(wildcards)).to_yaml()
 
     def launch(self, wildcards: Any) -> str:
@@ -226,7 +227,7 @@ class PrecompileRequest(EvaluationRequest):
 
 
 def exports(grid: Grid) -> list[str]:
-    """Return the folders of all exports; of a partial study, those of the runs that have ended."""
+    """Return the folders of all exports; for a partial study, those of the finished runs."""
     folders = [cell.folder for cell in grid.measured]
     if grid.study.partial:
         folders = [folder for folder in folders if Path(folder, "completed").exists()]
@@ -236,7 +237,7 @@ def exports(grid: Grid) -> list[str]:
 def evaluations(grid: Grid) -> Callable[[Any], list[str]]:
     """Return the folders of all evaluations, as an input function.
 
-    Called where the target is asked for, and only there: what it lacks ends the program then.
+    Evaluated only if the target is requested; missing requirements then end the program.
     """
 
     def folders(wildcards: Any) -> list[str]:

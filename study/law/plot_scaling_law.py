@@ -1,4 +1,4 @@
-"""The figure of a scaling law: what was trained, and what the law makes of it."""
+"""The figure of a scaling law: the trained models, and the law fitted to them."""
 
 from pathlib import Path
 
@@ -11,20 +11,20 @@ from matplotlib.ticker import FormatStrFormatter, FuncFormatter
 
 from study.estimate.time_table import format_count
 from study.law.scaling_law_table import Fit
-from study.show.plots import OKABE_ITO, SETTINGS, save
+from study.show.plots import OKABE_ITO, RC_PARAMS, save
 
 COUNTS = FuncFormatter(lambda value, _: format_count(value, 3))
 
 BEYOND = 100
-"""How far the right panel goes beyond the largest run's compute."""
+"""Range of the right panel, in multiples of the largest run's compute."""
 
 
 def plot_scaling_law(fit: Fit, folder: Path) -> list[Path]:
     """Draw loss against tokens, and the compute-optimal size; return the files written.
 
-    In the folder come to stand scaling_law.svg and .png.
+    Writes scaling_law.svg and .png to `folder`.
     """
-    with mpl.rc_context(SETTINGS):
+    with mpl.rc_context(RC_PARAMS):
         figure = Figure(figsize=(10, 4.4))
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
@@ -34,7 +34,7 @@ def plot_scaling_law(fit: Fit, folder: Path) -> list[Path]:
 
 
 def _draw_losses(ax: Axes, fit: Fit) -> None:
-    """Draw each run, and the law through the runs of a size."""
+    """Draw each run, and the law at each model size."""
     sizes = sorted({run.params for run in fit.runs})
     few = len(sizes) <= len(OKABE_ITO)
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.92, len(sizes)))
@@ -62,7 +62,7 @@ def _draw_losses(ax: Axes, fit: Fit) -> None:
 
 
 def _draw_optimum(ax: Axes, fit: Fit) -> None:
-    """Draw the size of the lowest loss against compute, with 80% of the bootstrap."""
+    """Draw the compute-optimal size against compute, with the bootstrap's 80% interval."""
     flops = np.array([run.flops for run in fit.runs])
     budgets = np.geomspace(flops.min(), BEYOND * flops.max(), 60)
     drawn = [[law.optimum(budget)[0] for budget in budgets] for law in fit.resampled]

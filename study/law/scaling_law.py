@@ -1,9 +1,9 @@
-"""A scaling law of the loss: L(N, D) = E + A / N^alpha + B / D^beta, fitted to a grid's runs.
+"""A scaling law of the loss: L(N, D) = E + A / N^alpha + B / D^beta, fitted to trained models.
 
 Approach 3 of Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3.3:
 the Huber loss of log L is minimised by L-BFGS from many starts, in log A, log B and log E.
-Intervals are of the bootstrap over runs (Besiroglu et al. 2024, "Chinchilla Scaling: A replication
-attempt").
+Intervals are from a bootstrap over the models (Besiroglu et al. 2024, "Chinchilla Scaling: A
+replication attempt").
 """
 
 import itertools
@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 HUBER_DELTA = 1e-3
-"""Errors of log L up to this count in squares, larger ones linearly."""
+"""Errors of log L up to this are quadratic in the loss, larger ones linear."""
 
 FLOPS_PER_PARAMETER_AND_TOKEN = 6
 
@@ -32,26 +32,26 @@ STARTS = [
 """The grid of starts of the paper's appendix D.3."""
 
 BEST_STARTS = 60
-"""Of these, how many with the lowest objective are followed to their minimum."""
+"""Number of starts, those with the lowest objective, to minimise from."""
 
 SMALLEST_GRID = 3
-"""Different model sizes, and different numbers of tokens, that a fit needs at least."""
+"""Minimum number of model sizes, and of token counts, for a fit."""
 
 SMALLEST_RANGE = 2.0
-"""Factor from the smallest to the largest of them, at least."""
+"""Minimum ratio of the largest to the smallest of them."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """A trained model: what the law is fitted to."""
+class TrainedModel:
+    """A point that the law is fitted to."""
 
     name: str
     params: float
     """Parameters, N."""
     tokens: float
-    """Tokens that it was trained on, D."""
+    """Training tokens, D."""
     loss: float
-    """Loss at the end, nats per token."""
+    """Final loss, nats per token."""
 
     @property
     def flops(self) -> float:
@@ -74,7 +74,7 @@ class ScalingLaw:
         return self.E + self.A / params**self.alpha + self.B / tokens**self.beta
 
     def optimum(self, flops: float) -> tuple[float, float]:
-        """Return the parameters and tokens of the lowest loss for a budget of 6 N D FLOPs.
+        """Return the parameters and tokens with the lowest loss for a budget of 6 N D FLOPs.
 
         Hoffmann et al. 2022, equation 4.
         """
@@ -91,18 +91,18 @@ class ScalingLaw:
         )
 
 
-def find_missing(runs: Sequence[Run]) -> list[str]:
-    """Return what a grid lacks to determine the law, a line for each; none where it does.
+def find_missing(runs: Sequence[TrainedModel]) -> list[str]:
+    """Return a line for each thing that the runs lack to determine the law.
 
-    E, A and alpha need models of several sizes at like numbers of tokens, B and beta a model at
-    several numbers of tokens.
+    E, A and alpha need models of several sizes at similar token counts, B and beta a model at
+    several token counts.
     """
     missing = []
     sizes = sorted({run.params for run in runs})
     if len(sizes) < SMALLEST_GRID or sizes[-1] < SMALLEST_RANGE * sizes[0]:
         missing.append(
-            f"{len(sizes)} model sizes{_span(sizes)}; expected at least {SMALLEST_GRID}, the "
-            f"largest {SMALLEST_RANGE:g} times the smallest or more: add values to `model` in the "
+            f"found {len(sizes)} model sizes{_span(sizes)}; expected at least {SMALLEST_GRID}, the "
+            f"largest at least {SMALLEST_RANGE:g} times the smallest: add values to `model` in the "
             "grid"
         )
     lengths = {size: sorted({run.tokens for run in runs if run.params == size}) for size in sizes}
@@ -111,17 +111,17 @@ def find_missing(runs: Sequence[Run]) -> list[str]:
         most = max(lengths, key=lambda size: len(lengths[size]), default=None)
         names = sorted({run.name for run in runs if run.params == most})
         missing.append(
-            f"no model at {SMALLEST_GRID} numbers of tokens, the most is {len(longest)}"
-            f"{_span(longest)}: train one, such as {names[0] if names else 'the smallest'}, with "
-            "variants of other `steps`, such as {half: {steps: ...}, double: {steps: ...}}, the "
-            f"most {SMALLEST_RANGE:g} times the fewest or more"
+            f"found at most {len(longest)} token counts for one model{_span(longest)}; expected at "
+            f"least {SMALLEST_GRID}: train one, such as {names[0] if names else 'the smallest'}, "
+            "with variants of `steps`, such as {half: {steps: ...}, double: {steps: ...}}, the "
+            f"most at least {SMALLEST_RANGE:g} times the fewest"
         )
     elif sum(len(tokens) > 1 for tokens in lengths.values()) < 2:
         missing.append(
-            "several numbers of tokens at one model size only; train a second model at two of them"
+            "found several token counts at one model size only; train a second model at two of them"
         )
     if len(runs) < 6:
-        missing.append(f"{len(runs)} runs; the law has 5 coefficients, so expected at least 6")
+        missing.append(f"found {len(runs)} runs; expected at least 6 for the law's 5 coefficients")
     return missing
 
 
@@ -129,8 +129,8 @@ def _span(values: Sequence[float]) -> str:
     return f" ({values[0]:.3g} to {values[-1]:.3g})" if len(values) > 1 else ""
 
 
-def fit_law(runs: Sequence[Run]) -> ScalingLaw:
-    """Return the law of the lowest objective found from all starts."""
+def fit_law(runs: Sequence[TrainedModel]) -> ScalingLaw:
+    """Return the law with the lowest objective from all starts."""
     data = _arrays(runs)
     values = np.array([_objective(start, *data)[0] for start in STARTS])
     chosen = [STARTS[index] for index in np.argsort(values, kind="stable")[:BEST_STARTS]]
@@ -138,11 +138,11 @@ def fit_law(runs: Sequence[Run]) -> ScalingLaw:
 
 
 def bootstrap(
-    runs: Sequence[Run], law: ScalingLaw, resamples: int, seed: int = 0
+    runs: Sequence[TrainedModel], law: ScalingLaw, resamples: int, seed: int = 0
 ) -> list[ScalingLaw]:
-    """Return the laws of resampled runs, drawn with replacement; equal seeds give equal laws.
+    """Return the laws of runs resampled with replacement; equal seeds give equal laws.
 
-    Each is followed from the law of all runs, and from starts around it.
+    Each fit starts from the law of all runs and from points around it.
     """
     random = np.random.default_rng(seed)
     center = law._logarithms
@@ -154,12 +154,12 @@ def bootstrap(
     return laws
 
 
-def objective(law: ScalingLaw, runs: Sequence[Run]) -> float:
-    """Return what the fit minimises: the sum over runs of the Huber loss of log L."""
+def objective(law: ScalingLaw, runs: Sequence[TrainedModel]) -> float:
+    """Return the fit's objective: the sum over runs of the Huber loss of log L."""
     return _objective(law._logarithms, *_arrays(runs))[0]
 
 
-def _arrays(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _arrays(runs: Sequence[TrainedModel]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     table = np.log([[run.params, run.tokens, run.loss] for run in runs])
     return table[:, 0], table[:, 1], table[:, 2]
 
@@ -195,22 +195,22 @@ def _objective(
 
 @dataclass(frozen=True)
 class IsoFlop:
-    """Runs of one compute budget, and the model size of the lowest loss among them."""
+    """Runs with one compute budget, and the model size with the lowest loss among them."""
 
     flops: float
     """Geometric mean of the runs' budgets."""
-    runs: tuple[Run, ...]
+    runs: tuple[TrainedModel, ...]
     params: float | None
-    """Where the parabola through loss over log N is lowest; None outside the runs' sizes."""
+    """Minimum of the parabola of loss over log N; None outside the runs' sizes."""
     loss: float | None
 
 
-def isoflop_profiles(runs: Sequence[Run], tolerance: float = 0.1) -> list[IsoFlop]:
-    """Return the budgets that at least four model sizes share, within a factor 1 + tolerance.
+def isoflop_profiles(runs: Sequence[TrainedModel], tolerance: float = 0.1) -> list[IsoFlop]:
+    """Return the budgets shared by at least four model sizes, within a factor of 1 + tolerance.
 
     Approach 2 of Hoffmann et al. 2022, section 3.2.
     """
-    groups: list[list[Run]] = []
+    groups: list[list[TrainedModel]] = []
     for run in sorted(runs, key=lambda run: run.flops):
         if groups and run.flops <= groups[-1][0].flops * (1 + tolerance):
             groups[-1].append(run)
@@ -219,7 +219,7 @@ def isoflop_profiles(runs: Sequence[Run], tolerance: float = 0.1) -> list[IsoFlo
     return [_profile(group) for group in groups if len({run.params for run in group}) >= 4]
 
 
-def _profile(runs: Sequence[Run]) -> IsoFlop:
+def _profile(runs: Sequence[TrainedModel]) -> IsoFlop:
     log_n = np.log([run.params for run in runs])
     curve = np.polynomial.Polynomial.fit(log_n, [run.loss for run in runs], 2).convert()
     _, slope, bend = (float(value) for value in curve.coef)

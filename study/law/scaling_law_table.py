@@ -1,4 +1,4 @@
-"""The scaling law as files: where its losses come from, and what is written of it."""
+"""The scaling law as files: the losses that it is fitted to, and its tables."""
 
 import csv
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ from tabulate import tabulate
 from study.estimate.time_table import format_count
 from study.grid import Grid
 from study.law.scaling_law import (
-    Run,
     ScalingLaw,
+    TrainedModel,
     bootstrap,
     find_missing,
     fit_law,
@@ -23,7 +23,7 @@ from study.measure.logs import read_runs
 from trainer.config import ConfigError
 
 LAST_SHARE = 0.1
-"""Share of the steps whose median training loss stands for the end of a run."""
+"""Last share of the steps, whose median training loss is a run's final loss."""
 
 RESAMPLES = 300
 """Bootstrap samples."""
@@ -31,12 +31,12 @@ RESAMPLES = 300
 COEFFICIENTS = ("E", "A", "B", "alpha", "beta")
 
 BUDGETS = (1, 10, 100, 1000)
-"""Budgets of the table of optima, in multiples of the largest run's."""
+"""Compute budgets in the table of optima, in multiples of the largest run's."""
 
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A row of scaling_law.csv: a coefficient, with its bootstrap."""
+    """A row of scaling_law.csv: a coefficient with its bootstrap interval."""
 
     name: str
     value: float
@@ -50,13 +50,13 @@ class Coefficient:
 
 @dataclass(frozen=True)
 class Fit:
-    """A law, its bootstrap, and the runs that it is of."""
+    """A law, its bootstrap, and the runs that it was fitted to."""
 
-    runs: Sequence[Run]
+    runs: Sequence[TrainedModel]
     law: ScalingLaw
     resampled: Sequence[ScalingLaw]
     what: str
-    """Which loss it is of."""
+    """Name of the loss."""
 
     @property
     def coefficients(self) -> list[Coefficient]:
@@ -71,13 +71,13 @@ class Fit:
         return rows
 
     def interval(self, read: Callable[[ScalingLaw], float]) -> tuple[float, float, float]:
-        """Return 10th percentile, value and 90th percentile of anything read off the law."""
+        """Return the 10th percentile, value and 90th percentile of a function of the law."""
         low, high = np.quantile([read(law) for law in self.resampled], (0.1, 0.9))
         return float(low), read(self.law), float(high)
 
 
-def fit_runs(source: str, runs: Sequence[Run], what: str) -> Fit:
-    """Return the fit to some runs; raises ConfigError where they cannot determine it."""
+def fit_runs(source: str, runs: Sequence[TrainedModel], what: str) -> Fit:
+    """Return the fit to some runs; raises ConfigError if they do not determine it."""
     missing = find_missing(runs)
     if missing:
         raise ConfigError(source, [f"no scaling law can be fitted: {line}" for line in missing])
@@ -85,11 +85,11 @@ def fit_runs(source: str, runs: Sequence[Run], what: str) -> Fit:
     return Fit(runs, law, bootstrap(runs, law, RESAMPLES), what)
 
 
-def study_losses(grid: Grid) -> tuple[list[Run], str]:
-    """Return a study's trained runs, and which loss it is: validation where every run has it.
+def study_losses(grid: Grid) -> tuple[list[TrainedModel], str]:
+    """Return a study's trained runs, and the name of their loss.
 
-    Otherwise the median training loss of the last tenth of the steps. Runs that diverged, or have
-    not ended, say nothing about the law.
+    The validation loss if every run has one, otherwise the median training loss of the last tenth
+    of the steps. Runs that diverged or have not ended are left out.
     """
     found, validation = [], True
     for cell, run in read_runs(grid):
@@ -100,16 +100,17 @@ def study_losses(grid: Grid) -> tuple[list[Run], str]:
         last = median(loss for step, loss in losses if step >= first)
         validation = validation and run.summary.loss_validation is not None
         tokens = cell.tokens_per_step * cell.run.steps
-        found.append((Run(cell.name, cell.params, tokens, last), run.summary.loss_validation))
+        model = TrainedModel(cell.name, cell.params, tokens, last)
+        found.append((model, run.summary.loss_validation))
     if validation:
         return [replace(run, loss=loss) for run, loss in found if loss], "validation loss"
     return [run for run, _ in found], "training loss at the end"
 
 
-def read_losses(path: Path, drop_highest: int = 0) -> list[Run]:
+def read_losses(path: Path, drop_highest: int = 0) -> list[TrainedModel]:
     """Return the runs of a CSV with the columns params, loss, and tokens or training_flop.
 
-    `drop_highest` leaves out so many rows of the highest loss. Raises ConfigError.
+    `drop_highest` is the number of rows with the highest loss to leave out. Raises ConfigError.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -122,7 +123,7 @@ def read_losses(path: Path, drop_highest: int = 0) -> list[Run]:
     return sorted(rows, key=lambda run: run.loss)[: max(0, len(rows) - drop_highest)]
 
 
-def _run(number: int, row: dict[str, str]) -> Run:
+def _run(number: int, row: dict[str, str]) -> TrainedModel:
     columns = "params, loss, and tokens or training_flop"
     try:
         params, loss = float(row["params"]), float(row["loss"])
@@ -131,12 +132,12 @@ def _run(number: int, row: dict[str, str]) -> Run:
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(f"row {number}: {error!r}; expected numbers in {columns}") from None
     if not (params > 0 and loss > 0 and tokens > 0 and np.isfinite([params, loss, tokens]).all()):
-        raise ValueError(f"row {number}: not positive and finite; expected so in {columns}")
-    return Run(f"row {number}", params, tokens, loss)
+        raise ValueError(f"row {number}: expected positive, finite numbers in {columns}")
+    return TrainedModel(f"row {number}", params, tokens, loss)
 
 
 def to_markdown(fit: Fit) -> str:
-    """Return the law, the optima of some budgets, and the IsoFLOP profiles, for people."""
+    """Return the law, the optima for some budgets, and the IsoFLOP profiles, for people."""
     law = tabulate(
         [
             [row.name, f"{row.value:.4g}", f"{row.low:.4g} to {row.high:.4g}",

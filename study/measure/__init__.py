@@ -1,1 +1,1 @@
-"""What was measured: the runs' files, the throughput table, evidence from elsewhere."""
+"""Measurements: the runs' files, the throughput table, evidence from elsewhere."""

@@ -1,13 +1,12 @@
-"""Scaling efficiency: a run's tokens/s/GPU over that of its reference, a run on the smallest count.
+"""Scaling efficiency: tokens/s/GPU of a run over that of its reference on the smallest GPU count.
 
 Runs are comparable if they share cluster, model and settings. Two variants share their settings if
 their overrides are equal: a strong-scaling variant, which overrides nothing and only splits its
-global batch, is comparable with `base`. Among comparable runs the reference is one on the smallest
-GPU count that was measured: of the run's own seed, else of the base seed, which is the one that
-stands first in the grid.
+global batch, is comparable with `base`. The reference of a run is a comparable run on the smallest
+measured GPU count, with the run's own seed or else the base seed, the first one in the grid.
 
-Runs that were all measured on one count, above one GPU, have no reference: nothing says how they
-scale.
+If all comparable runs were measured on one count above one GPU, they have no reference: nothing
+shows how they scale.
 """
 
 from collections.abc import Sequence
@@ -16,13 +15,13 @@ from typing import Any
 from study.grid import Cell, Grid
 
 REFERENCE_NAME = "gpus-{gpus}/{variant}/seed-{seed}"
-"""How a table names a reference, whose cluster and model are the row's own."""
+"""Name of a reference in a table. Its cluster and model are those of the row."""
 
 
 def scaling_efficiencies(
     grid: Grid, cells: Sequence[Cell], speeds: Sequence[float | None]
 ) -> list[dict[str, Any]]:
-    """Return for each cell the columns scaling_efficiency and efficiency_reference.
+    """Return the columns scaling_efficiency and efficiency_reference of each cell.
 
     `speeds` are the cells' tokens/s/GPU. Both columns are None if a cell has no reference.
     """

@@ -13,23 +13,32 @@ from study.measure.measurement import Measurement, read_measurements
 from trainer.config import ConfigError, load_yaml, merge, nest, validate
 from trainer.problems import Problem
 
-SETTINGS = {
+SETTING_COLUMNS = {
     "batch_size_per_gpu": "data.batch_size",
     "seq_len": "data.seq_len",
     "grad_acc_steps": "grad_acc_steps",
     "steps": "steps",
 }
-"""Columns of a CSV that are settings of the run -> their key in a run.yaml."""
+"""Columns of a CSV that are settings of the run -> key in a run.yaml."""
 
-SPEEDS = ("tokens_per_s_per_gpu", "tokens_per_s", "step_ms")
-"""Columns of a CSV that state the speed: one of them."""
+SPEED_COLUMNS = ("tokens_per_s_per_gpu", "tokens_per_s", "step_ms")
+"""Columns of a CSV for the speed, of which it has one."""
 
-COLUMNS = ("cluster", "model", "gpus", "variant", "by", "startup_s", "wall_s", "peak_memory_gib")
-"""Columns of a CSV beside those."""
+OTHER_COLUMNS = (
+    "cluster",
+    "model",
+    "gpus",
+    "variant",
+    "by",
+    "startup_s",
+    "wall_s",
+    "peak_memory_gib",
+)
+"""All other columns of a CSV."""
 
 
 def read_evidence(study: Study) -> list[Measurement]:
-    """Return what a study names as evidence. Raises ConfigError where a file is malformed."""
+    """Return the measurements in a study's evidence. Raises ConfigError if a file is malformed."""
     measurements: list[Measurement] = []
     for index, entry in enumerate(study.evidence):
         if entry.format == "throughput":
@@ -42,7 +51,7 @@ def read_evidence(study: Study) -> list[Measurement]:
 
 
 def _of_study(entry: Evidence) -> Iterator[Measurement]:
-    """Yield an earlier study's measurements; its study.yaml lies beside its throughput.csv."""
+    """Yield an earlier study's measurements; its study.yaml is next to its throughput.csv."""
     settings = Path(entry.file).with_name("study.yaml")
     grid = Grid(validate(Study, load_yaml(str(settings)), str(settings)))
     by = entry.by or f"study {grid.study.study}"
@@ -58,7 +67,7 @@ def _of_csv(study: Study, entry: Evidence) -> Iterator[Measurement]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(entry.file, [f"cannot be read: {error}"]) from None
     rows = csv.DictReader(line for _, line in numbered)
-    known = {*COLUMNS, *SETTINGS, *SPEEDS}
+    known = {*OTHER_COLUMNS, *SETTING_COLUMNS, *SPEED_COLUMNS}
     unknown = [name for name in rows.fieldnames or [] if name not in known]
     if unknown:
         problem = f"unknown column '{unknown[0]}'; expected {', '.join(sorted(known))}"
@@ -73,7 +82,7 @@ def _of_csv(study: Study, entry: Evidence) -> Iterator[Measurement]:
 
 def _of_row(study: Study, entry: Evidence, row: Mapping[str, Any]) -> Measurement:
     changes = dict(entry.run)
-    for column, key in SETTINGS.items():
+    for column, key in SETTING_COLUMNS.items():
         if row.get(column):
             changes = merge(changes, nest(key, int(_number(row, column))))
     for name in ("cluster", "model", "gpus"):
@@ -102,10 +111,10 @@ def _of_row(study: Study, entry: Evidence, row: Mapping[str, Any]) -> Measuremen
 
 
 def _step_s(cell: Cell, row: Mapping[str, Any]) -> float:
-    given = [name for name in SPEEDS if row.get(name)]
+    given = [name for name in SPEED_COLUMNS if row.get(name)]
     if len(given) != 1:
         found = " and ".join(given) or "none"
-        problem = Problem(("speed",), f"found {found}; expected one of {', '.join(SPEEDS)}")
+        problem = Problem(("speed",), f"found {found}; expected one of {', '.join(SPEED_COLUMNS)}")
         raise ConfigError("csv", [problem])
     value = _number(row, given[0])
     if given[0] == "step_ms":
@@ -146,7 +155,7 @@ def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
     )
     steps = READERS[entry.format](Path(entry.file), cell)
     if not steps:
-        message = f"no speed of a steady step; expected a log of {entry.format} with two or more"
+        message = f"found no steady step; expected a {entry.format} log with two or more"
         raise ConfigError(entry.file, [message])
     return Measurement(
         cell=cell,
@@ -161,9 +170,9 @@ def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
 
 
 def known_measurements(grid: Grid, csv_path: Path | None = None) -> list[Measurement]:
-    """Return a study's own measurements, of its throughput.csv, and those it names as evidence.
+    """Return the measurements in a study's throughput.csv, if it exists, and in its evidence.
 
-    Raises ConfigError where a file is malformed. Without a throughput.csv none are its own.
+    Raises ConfigError if a file is malformed.
     """
     path = csv_path or Path(grid.study.folder, "throughput.csv")
     own = read_measurements(path, grid) if path.exists() or csv_path else []

@@ -1,8 +1,7 @@
-"""What other trainers log of their speed: lingua, torchtitan, nanoGPT. Each reader yields times of
-steps in steady state.
+"""Step times in steady state from the logs of other trainers: lingua, torchtitan, nanoGPT.
 
-The first interval of every attempt holds start-up and compilation and is left out, as are intervals
-that a checkpoint or an evaluation is charged to.
+The first interval of every attempt includes start-up and compilation and is left out, as are
+intervals that include a checkpoint or an evaluation.
 """
 
 import json
@@ -14,22 +13,22 @@ from study.grid import Cell
 from trainer.config import ConfigError
 
 TORCHTITAN = re.compile(r"step:\s*(\d+)\s.*?\btps:\s*([\d,.]+)")
-"""A line of torchtitan's: `step: 10  loss: 7.12  grad_norm: 1.2  memory: ...  tps: 6,123  ...`."""
+"""A torchtitan line: `step: 10  loss: 7.12  grad_norm: 1.2  memory: ...  tps: 6,123  ...`."""
 
 NANOGPT = re.compile(r"^iter (\d+): loss \S+, time ([\d.]+)ms")
-"""A line of nanoGPT's: `iter 10: loss 3.1234, time 123.45ms, mfu 30.12%`."""
+"""A nanoGPT line: `iter 10: loss 3.1234, time 123.45ms, mfu 30.12%`."""
 
 NANOGPT_EVALUATION = re.compile(r"^step \d+: train loss")
-"""nanoGPT's line of an evaluation, which the time of the next `iter` line holds."""
+"""A nanoGPT line for an evaluation; the time of the next `iter` line includes it."""
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def read_lingua(path: Path, cell: Cell) -> list[float]:
-    """Return the step times, s, of a metrics.jsonl of lingua's.
+    """Return the step times, s, in a lingua metrics.jsonl.
 
-    `speed/wps` is tokens/s of one GPU. After a requeue steps are logged again: the later ones
-    count. A checkpoint is charged to the interval after it.
+    `speed/wps` is tokens/s of one GPU. After a requeue, steps are logged again; the later records
+    count. The interval after a checkpoint includes it.
     """
     found: list[tuple[int, float]] = []
     fresh = True  # the next record is the first of its attempt
@@ -41,7 +40,7 @@ def read_lingua(path: Path, cell: Cell) -> list[float]:
             step, wps = int(record["global_step"]), float(record["speed/wps"])
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, json.JSONDecodeError) and not line.endswith("\n"):
-                continue  # torn by a kill
+                continue  # cut off by a kill
             problem = f"line {number}: {error!r}; expected global_step and speed/wps"
             raise ConfigError(str(path), [problem]) from None
         if found and step <= found[-1][0]:
@@ -60,13 +59,13 @@ def read_lingua(path: Path, cell: Cell) -> list[float]:
 
 
 def _periods(cell: Cell) -> list[int]:
-    """Return the steps between checkpoints of each kind."""
+    """Return the number of steps between checkpoints, for each kind of checkpoint."""
     saves = cell.run.checkpoint
     return [] if saves is None else [k.every for k in (saves.dump, saves.eval) if k.every]
 
 
 def read_torchtitan(path: Path, cell: Cell) -> list[float]:
-    """Return the step times, s, of a log of torchtitan's, whose tps is tokens/s of one GPU."""
+    """Return the step times, s, in a torchtitan log, whose tps is tokens/s of one GPU."""
     found: list[tuple[int, float]] = []
     for line in _lines(path):
         match = TORCHTITAN.search(COLOURS.sub("", line))
@@ -81,7 +80,7 @@ def read_torchtitan(path: Path, cell: Cell) -> list[float]:
 
 
 def read_nanogpt(path: Path, cell: Cell) -> list[float]:
-    """Return the step times, s, of a log of nanoGPT's, which states them."""
+    """Return the step times, s, in a nanoGPT log."""
     found: list[tuple[int, float]] = []
     evaluated = False
     for line in _lines(path):
@@ -102,7 +101,7 @@ READERS: dict[str, Callable[[Path, Cell], list[float]]] = {
     "torchtitan": read_torchtitan,
     "nanogpt": read_nanogpt,
 }
-"""Format of a log -> its reader: (path, what was run) to the times of its steady steps, s."""
+"""Format of a log -> its reader: (path, cell) to the times of its steady steps, s."""
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -114,7 +113,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
-    """Return the 10th, 50th and 90th percentile."""
+    """Return the 10th, 50th and 90th percentiles."""
     import numpy as np
 
     low, middle, high = (float(value) for value in np.quantile(list(values), (0.1, 0.5, 0.9)))

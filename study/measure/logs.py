@@ -1,7 +1,7 @@
-"""What runs left in their folders, read back: run.json, metrics.jsonl and metrics.eval.jsonl.
+"""Read the files in a run's folder: run.json, metrics.jsonl and metrics.eval.jsonl.
 
-A run may still be going on, or may have been killed while it wrote: a torn last line is skipped.
-Anything else that is not as `trainer.records` has it is a ConfigError that names file, line, key.
+A run may still be in progress, or may have been killed during a write: an incomplete last line is
+skipped. Any other deviation from `trainer.records` is a ConfigError with file, line and key.
 """
 
 import json
@@ -28,18 +28,18 @@ from trainer.settings import validate
 
 @dataclass(frozen=True)
 class Run:
-    """All that a run left in its folder."""
+    """The records in a run's folder."""
 
     summary: RunSummary
-    """Its run.json."""
+    """run.json."""
     records: tuple[Record, ...]
-    """Its metrics.jsonl, by ascending step."""
+    """metrics.jsonl, by ascending step."""
     evaluations: tuple[Evaluation, ...]
-    """Its metrics.eval.jsonl, by ascending step."""
+    """metrics.eval.jsonl, by ascending step."""
 
     @property
     def wall_s(self) -> float | None:
-        """How long all attempts took, s; of an attempt that was killed, up to its last record."""
+        """Duration of all attempts, s; up to the last record if an attempt was killed."""
         walls = [attempt.wall_s for attempt in self.summary.attempts]
         known = [wall for wall in walls if wall is not None]
         if len(known) == len(walls):
@@ -51,7 +51,7 @@ LineT = TypeVar("LineT", Record, Evaluation)
 
 
 def read_summary(folder: str | Path) -> RunSummary | None:
-    """Return what a run's run.json says; None where no run was started."""
+    """Return a run's run.json; None if no run was started."""
     path = Path(folder, SUMMARY)
     try:
         data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_finite)
@@ -63,7 +63,7 @@ def read_summary(folder: str | Path) -> RunSummary | None:
 
 
 def read_failure(folder: str | Path) -> Failure | None:
-    """Return what the last attempt of a run died of; None where it is not known."""
+    """Return why the last attempt of a run failed; None if it is not known."""
     try:
         return Failure.model_validate_json(Path(folder, FAILURE).read_bytes())
     except (OSError, ValueError):
@@ -71,7 +71,7 @@ def read_failure(folder: str | Path) -> Failure | None:
 
 
 def read_run(folder: str | Path) -> Run | None:
-    """Return what stands in a run's folder; None where no run was started."""
+    """Return the records in a run's folder; None if no run was started."""
     summary = read_summary(folder)
     if summary is None:
         return None
@@ -81,12 +81,12 @@ def read_run(folder: str | Path) -> Run | None:
 
 
 def is_stale(cell: Cell, summary: RunSummary) -> bool:
-    """Say whether a run was made with other settings than its cell has now."""
+    """Return whether the settings of a run differ from the current ones of its cell."""
     return summary.fingerprint != cell.run.fingerprint(cell.gpus)
 
 
 def is_up_to_date(cell: Cell) -> bool:
-    """Say whether a cell's run has ended, with the settings that the cell has now."""
+    """Return whether a cell's run is complete, with the cell's current settings."""
     try:
         facts = json.loads(Path(cell.folder, SUMMARY).read_bytes())
         return facts["status"] == "completed" and facts["fingerprint"] == cell.run.fingerprint(
@@ -99,9 +99,9 @@ def is_up_to_date(cell: Cell) -> bool:
 def read_runs(grid: Grid) -> list[tuple[Cell, Run]]:
     """Return the runs of a study's cells, in the grid's order.
 
-    A run with other settings than its cell has now is left out, and standard error says so. Raises
-    ConfigError where a run counted other parameters than the study predicts: nothing that is
-    derived from the shape would be true then.
+    A run whose settings differ from the current ones of its cell is left out, with a message on
+    standard error. Raises ConfigError if a run's parameter count differs from the study's: then
+    everything derived from the shape would be wrong.
     """
     runs = []
     for cell in grid:
@@ -109,7 +109,7 @@ def read_runs(grid: Grid) -> list[tuple[Cell, Run]]:
         if run is None:
             continue
         if is_stale(cell, run.summary):
-            message = "left out; the settings have changed since it was run"
+            message = "left out; the settings have changed since the run"
             print(f"{cell.folder}: {message}", file=sys.stderr)
             continue
         if run.summary.params != cell.params:
@@ -117,7 +117,7 @@ def read_runs(grid: Grid) -> list[tuple[Cell, Run]]:
                 f"{cell.folder}/run.json",
                 [
                     f"params: found {run.summary.params:,}; expected {cell.params:,}, the "
-                    f"parameters that the study predicts for model '{cell.model}'"
+                    f"study's count for model '{cell.model}'"
                 ],
             )
         runs.append((cell, run))
@@ -125,7 +125,7 @@ def read_runs(grid: Grid) -> list[tuple[Cell, Run]]:
 
 
 def _read_lines(path: Path, cls: type[LineT]) -> Iterator[LineT]:
-    """Yield the records of a file of JSON lines; nothing where there is no file yet."""
+    """Yield the records in a JSON Lines file; none if it does not exist yet."""
     if not path.exists():
         return
     *lines, rest = path.read_bytes().split(b"\n")
@@ -135,7 +135,7 @@ def _read_lines(path: Path, cls: type[LineT]) -> Iterator[LineT]:
         try:
             data = json.loads(line, parse_constant=_not_finite)
         except ValueError as error:
-            # Only a line without its line end can be torn: the trainer writes both at once.
+            # Only a line without its newline can be incomplete: the trainer writes both at once.
             if number > len(lines):
                 return
             raise ConfigError(source, [f"not valid JSON: {error}"]) from None
@@ -154,4 +154,4 @@ def _as_object(data: Any, source: str) -> dict[str, Any]:
 
 
 def _not_finite(_: str) -> None:
-    """Read NaN and Infinity, which JSON does not know but other writers write, as null."""
+    """Read NaN and Infinity, which some writers use though JSON has neither, as null."""

@@ -1,4 +1,4 @@
-"""A measured speed: of which cell, by whom, and how it came about; read from throughput.csv."""
+"""Measured speeds, read from throughput.csv."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,39 +10,39 @@ from trainer.execution.choices import Dtype
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measured speed: of which cell, by whom, and how it came about."""
+    """A measured speed, with its cell and its source."""
 
     cell: Cell
-    """What was measured: labels, cluster and settings."""
+    """The measured cell: labels, cluster and settings."""
     source: str
     """Who measured it; empty for the study's own runs."""
     completed: bool
-    """The run has ended, with all its steps or with a loss that is not finite."""
+    """The run has ended: after all its steps, or with a loss that is not finite."""
     uninterrupted: bool
-    """All steps were done in one attempt, so that wall_s is what the run took."""
+    """All steps were done in one attempt, so that wall_s is the duration of the run."""
     step_s: tuple[float, float, float]
-    """10th, 50th and 90th percentile of the step time, s."""
+    """10th, 50th and 90th percentiles of the step time, s."""
     startup_s: float | None
     """From process start to the end of the first step, s."""
     wall_s: float | None
-    """The whole run, s."""
+    """Duration of the whole run, s."""
     peak_memory_gib: float | None
     """Peak memory of one GPU, or of one process on a CPU, GiB."""
     gpu_name: str | None = None
-    """GPU, or processor, as the machine named it; None if nobody noted it."""
+    """GPU or CPU, as the machine reports it; None if it was not recorded."""
     model_dtype: Dtype | None = None
-    """Arithmetic that the run used; None if nobody noted it."""
+    """dtype of the forward and backward pass; None if it was not recorded."""
     machine_load: float | None = None
-    """Cores that other processes took meanwhile."""
+    """Cores used by other processes during the run."""
     machine_cores: float | None = None
-    """Cores that the run might use."""
+    """Cores available to the run."""
 
 
 def read_measurements(csv_path: str | Path, grid: Grid, ended: bool = False) -> list[Measurement]:
-    """Return the rows of throughput.csv that have a speed and belong to cells as they are now.
+    """Return the rows of throughput.csv that have a speed and match a cell's current settings.
 
-    `ended`: the table and the grid are of an earlier study and were written together, so that a row
-    belongs to the cell that it names, whatever version of the trainer made its fingerprint.
+    `ended`: the table and the grid belong to an earlier study and were written together, so that a
+    row matches the cell that it names, whatever version of the trainer made its fingerprint.
     """
     cells = {cell.name: cell for cell in grid}
     measurements = []

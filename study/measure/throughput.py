@@ -1,8 +1,8 @@
 """The throughput table: one row for each run, from its folder and its cell alone.
 
-Steady state: the first interval of every attempt is left out (start-up, compile), and so are
-attempts made with other settings than the last. Of the rest, each step counts with its interval's
-mean; the median and the 90th percentile over the steps are quoted.
+Steady state leaves out the first interval of every attempt (start-up, compilation) and attempts
+whose settings differ from the last one's. Each remaining step counts with the mean of its interval;
+the table has the median and the 90th percentile over the steps.
 """
 
 import typing
@@ -25,7 +25,7 @@ from study.roofline import cell_roofline
 from trainer.flops import flops_per_token, utilisation
 from trainer.records import Record, RunSummary
 
-READABLE: dict[str, tuple[str, Callable[[Any], str]]] = {
+READABLE_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "cluster": ("Cluster", str),
     "gpu_name": ("GPU", lambda value: value.removeprefix("NVIDIA ")),
     "model": ("Model", str),
@@ -49,14 +49,14 @@ READABLE: dict[str, tuple[str, Callable[[Any], str]]] = {
     "val_loss": ("Val. loss", "{:.3f}".format),
     "status": ("Status", str),
 }
-"""Columns for people: heading with unit, and how a value is rounded."""
+"""Column -> heading with unit, and format, in tables for people."""
 
 
 def throughput_rows(grid: Grid) -> list[ThroughputRow]:
-    """Return one row for each cell that was run with its present settings, in the grid's order.
+    """Return one row for each cell that was run with its current settings, in the grid's order.
 
-    Raises ConfigError if a run's files are malformed, or if it counted other parameters than the
-    study predicts.
+    Raises ConfigError if a run's files are malformed, or if its parameter count differs from the
+    study's.
     """
     runs = read_runs(grid)
     rows = [_row(cell, run) for cell, run in runs]
@@ -65,13 +65,8 @@ def throughput_rows(grid: Grid) -> list[ThroughputRow]:
     return [replace(row, **columns) for row, columns in zip(rows, efficiencies, strict=True)]
 
 
-def throughput_table(grid: Grid) -> pd.DataFrame:
-    """Return `throughput_rows` as a data frame."""
-    return to_frame(throughput_rows(grid))
-
-
 def to_frame(rows: Sequence[ThroughputRow]) -> pd.DataFrame:
-    """Return rows as a data frame, a column for each field; what is not known is missing."""
+    """Return rows as a data frame, a column for each field; unknown values are missing."""
     hints = typing.get_type_hints(ThroughputRow)
     kinds = {name: (typing.get_args(hint) or (hint,))[0] for name, hint in hints.items()}
     dtypes = {name: DTYPES.get(kind, "string") for name, kind in kinds.items()}
@@ -79,11 +74,11 @@ def to_frame(rows: Sequence[ThroughputRow]) -> pd.DataFrame:
 
 
 DTYPES = {int: "Int64", float: "float64", bool: "boolean"}
-"""Type of a field -> pandas' type that knows missing values; any other is `string`."""
+"""Type of a field -> nullable pandas dtype; any other type is `string`."""
 
 
 def steady_records(run: Run) -> list[Record]:
-    """Return the intervals in steady state: see the head of this file."""
+    """Return the intervals in steady state, as defined at the top of this file."""
     fingerprint = run.summary.fingerprint
     alike = {item.attempt for item in run.summary.attempts if item.fingerprint == fingerprint}
     steady, seen = [], set()
@@ -95,9 +90,9 @@ def steady_records(run: Run) -> list[Record]:
 
 
 def step_quantiles(records: Sequence[Record], quantiles: Sequence[float]) -> list[float | None]:
-    """Return quantiles of the step time, s; None where there is no record.
+    """Return quantiles of the step time, s; None if there is no record.
 
-    Each interval counts once for each of its steps; between two steps the quantile is interpolated.
+    Each interval counts once for each of its steps; quantiles between two steps are interpolated.
     """
     if not records:
         return [None for _ in quantiles]
@@ -107,7 +102,7 @@ def step_quantiles(records: Sequence[Record], quantiles: Sequence[float]) -> lis
 
 
 def mean_load(records: Sequence[Record]) -> float | None:
-    """Return the cores that other processes took, a mean over time; None if nobody noted it."""
+    """Return the mean number of cores used by other processes; None if it was not recorded."""
     loads = [
         (record.machine_load, record.interval_steps * record.step_s)
         for record in records
@@ -118,7 +113,7 @@ def mean_load(records: Sequence[Record]) -> float | None:
 
 
 def _row(cell: Cell, run: Run) -> ThroughputRow:
-    """Return a row without the columns of scaling efficiency, which depend on the other rows."""
+    """Return a row without the scaling-efficiency columns, which depend on the other rows."""
     summary, records, choices = run.summary, run.records, run.summary.choices
     steady = steady_records(run)
     p10, p50, p90 = step_quantiles(steady, (0.1, 0.5, 0.9))
@@ -138,7 +133,7 @@ def _row(cell: Cell, run: Run) -> ThroughputRow:
         step_ms_p10=_scaled(p10, 1e3),
         **(_speed(cell, p50, summary) if p50 else {}),
         peak_memory_gib=summary.peak_memory_gib,
-        # The first attempt starts as a run without interruption does.
+        # The first attempt starts as an uninterrupted run does.
         startup_s=summary.attempts[0].startup_s,
         wall_s=run.wall_s,
         loss_first=records[0].loss if records else None,
@@ -169,7 +164,7 @@ def _scaled(value: float | None, factor: float) -> float | None:
 
 
 def _speed(cell: Cell, step_s: float, summary: RunSummary) -> dict[str, Any]:
-    """Return the columns that follow from the time of a step, the shape and what the run used."""
+    """Return the columns that follow from the step time, the shape and the run's choices."""
     context = summary.attention_context
     tokens_per_s = cell.tokens_per_step / step_s
     per_gpu = tokens_per_s / cell.gpus
@@ -192,7 +187,7 @@ def _speed(cell: Cell, step_s: float, summary: RunSummary) -> dict[str, Any]:
 
 
 def other_versions(table: pd.DataFrame) -> list[int]:
-    """Return the positions of rows that another trainer measured than the run started last."""
+    """Return the positions of rows measured with a different trainer than the newest run's."""
     if table.empty:
         return []
     newest = table["measured_with"].iloc[int(np.argmax(table["started"].to_numpy(dtype=str)))]
@@ -201,37 +196,37 @@ def other_versions(table: pd.DataFrame) -> list[int]:
 
 
 IMPOSSIBLE = "†"
-"""Marks a fraction above 1 of what the GPU is said to reach."""
+"""Marks a fraction above 1 of the GPU's stated rates."""
 
 OF_THE_GPU = ("mfu", "roofline_fraction")
-"""Columns that are fractions of what the GPU is said to reach."""
+"""Columns that are fractions of the GPU's stated rates."""
 
 
 def note_on_impossible(table: pd.DataFrame) -> str | None:
-    """Return what `IMPOSSIBLE` stands for in a table; None where nothing is marked."""
+    """Return the explanation of `IMPOSSIBLE` in a table; None if nothing is marked."""
     above = (table[list(OF_THE_GPU)] > 1).any(axis="columns")
     if not above.any():
         return None
     names = ", ".join(dict.fromkeys(table.loc[above, "cluster"]))
     return (
         f"{IMPOSSIBLE} above 100%, which no GPU reaches: peak_tflops or rates of {names} in "
-        "clusters.yaml are not those of the GPU that ran. At long sequences MFU alone may exceed "
-        "100%, since it counts attention without the causal mask: see mfu_causal in throughput.csv."
+        "clusters.yaml do not match the GPU used. At long sequences MFU alone may exceed 100%, "
+        "because it counts attention without the causal mask: see mfu_causal in throughput.csv."
     )
 
 
-def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+def readable_throughput(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows for people; a column without any value is left out.
 
-    A star marks rows that another version of the trainer measured than the newest, a dagger
-    fractions that no GPU can reach; numbers lead to `notes`.
+    A star marks rows measured with a different version of the trainer than the newest run, a dagger
+    fractions that no GPU can reach; numbers refer to `notes`.
     """
-    columns = [name for name in READABLE if table.empty or table[name].notna().any()]
-    # A diverged run has completed, but that is not what a reader asks first.
+    columns = [name for name in READABLE_COLUMNS if table.empty or table[name].notna().any()]
+    # A diverged run is completed too, but its divergence matters more to a reader.
     diverged = table["outcome"].eq("diverged").fillna(False)
     shown = table.assign(status=table["status"].mask(diverged, "diverged"))
     rows = [
-        [("" if pd.isna(row[name]) else READABLE[name][1](row[name])) for name in columns]
+        [("" if pd.isna(row[name]) else READABLE_COLUMNS[name][1](row[name])) for name in columns]
         for row in shown.to_dict("records")
     ]
     for index in other_versions(table):
@@ -241,11 +236,11 @@ def readable(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
             rows[index][columns.index(name)] += IMPOSSIBLE
     for row, marks in zip(rows, footnotes(_plain(table))[0], strict=True):
         row[columns.index("model")] += marks
-    return [READABLE[name][0] for name in columns], rows
+    return [READABLE_COLUMNS[name][0] for name in columns], rows
 
 
 def notes(table: pd.DataFrame) -> list[str]:
-    """Return what the marks of `readable` lead to."""
+    """Return the footnotes that the marks of `readable_throughput` refer to."""
     impossible = note_on_impossible(table)
     return [*([impossible] if impossible else []), *footnotes(_plain(table))[1]]
 
@@ -257,29 +252,31 @@ def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """Return the table for people, with notes on what it lacks and on what it marks."""
-    headings, rows = readable(table)
+    """Return the table for people, with notes on missing values and on its marks."""
+    headings, rows = readable_throughput(table)
     if not rows:
-        return "No run was measured yet.\n"
+        return "No run has been measured yet.\n"
     text = markdown_table(headings, rows)
     unrated = table.loc[table["tflops_per_gpu"].notna() & table["mfu"].isna(), "cluster"]
     if len(unrated):
         names = ", ".join(dict.fromkeys(unrated))
-        text += f"\nnote: no MFU of {names}: clusters.yaml states no peak_tflops there.\n"
+        text += f"\nnote: no MFU for {names}, whose peak_tflops is not in clusters.yaml.\n"
     if other_versions(table):
-        text += "\nnote: \\* measured with another version of the trainer than the newest run.\n"
+        text += (
+            "\nnote: \\* measured with a different version of the trainer than the newest run.\n"
+        )
     return text + "".join(f"\nnote: {note}.\n" for note in notes(table))
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return an aligned Markdown table; a column of numbers is aligned to the right."""
+    """Return an aligned Markdown table; columns of numbers are right-aligned."""
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(headings)
     align = ["right" if is_numeric(column) else "left" for column in columns]
     return tabulate(rows, headings, "pipe", disable_numparse=True, colalign=align) + "\n"
 
 
 def is_numeric(column: Iterable[str]) -> bool:
-    """Say whether all cells of a column are numbers, marked ones too, or empty."""
+    """Return whether every cell of a column is empty or a number, with or without a mark."""
     return all(
         cell.rstrip(IMPOSSIBLE).replace(",", "").replace(".", "", 1).lstrip("-").isdigit()
         or not cell
@@ -288,7 +285,7 @@ def is_numeric(column: Iterable[str]) -> bool:
 
 
 def write_table(rows: Sequence[ThroughputRow], csv_path: Path) -> None:
-    """Write the table as CSV, and beside it as Markdown for people."""
+    """Write the table as CSV, and next to it as Markdown."""
     write_rows(rows, csv_path)
     write_file(csv_path.with_suffix(".md"), to_markdown(to_frame(rows)))
 

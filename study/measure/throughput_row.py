@@ -1,4 +1,4 @@
-"""A row of throughput.csv: one type, with the one reader and the one writer of the file."""
+"""Rows of throughput.csv: their type, and the only reader and writer of the file."""
 
 import csv
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from trainer.execution.choices import Dtype
 
 @dataclass(frozen=True, kw_only=True)
 class ThroughputRow:
-    """What one run measured. What is not known is None, an empty cell in the file, and never 0."""
+    """The measurements of one run. An unknown value is None, an empty cell in the file, never 0."""
 
     cluster: str
     gpu_name: str | None
-    """GPU, or processor, as run.json names it."""
+    """GPU or CPU, from run.json."""
     model: str
     params: int
     gpus: int
@@ -25,37 +25,37 @@ class ThroughputRow:
     seed: int
     seq_len: int
     batch_size_per_gpu: int
-    """Sequences of a micro-batch."""
+    """Sequences in a micro-batch."""
     grad_acc_steps: int
-    """Micro-batches of a step."""
+    """Micro-batches in a step."""
     tokens_per_step: int
     steps: int
     steady_steps: int
-    """Steps in steady state, over which step times are quoted."""
+    """Steps in steady state, to which the step times refer."""
     step_ms_p50: float | None = None
-    """Median time of a step, ms."""
+    """Median step time, ms."""
     step_ms_p90: float | None = None
-    """90th percentile, ms."""
+    """90th percentile of the step time, ms."""
     tokens_per_s: float | None = None
-    """Of all GPUs, at the median step."""
+    """Of all GPUs, at the median step time."""
     tokens_per_s_per_gpu: float | None = None
     tflops_per_gpu: float | None = None
     """Model FLOPs of one GPU, TFLOP/s."""
     mfu: float | None = None
-    """Fraction of the peak, by 6N + 24*L*q*c FLOPs a token; see trainer.flops."""
+    """Fraction of the peak, at 6N + 24*L*q*c FLOPs per token; see trainer.flops."""
     mfu_causal: float | None = None
-    """Fraction of the peak, by 6N + 12*L*q*c FLOPs a token."""
+    """Fraction of the peak, at 6N + 12*L*q*c FLOPs per token."""
     scaling_efficiency: float | None = None
     """tokens/s/GPU over that of `efficiency_reference`."""
     peak_memory_gib: float | None = None
     startup_s: float | None = None
     """From process start to the end of the first step."""
     wall_s: float | None = None
-    """The whole run, over all attempts."""
+    """Duration of the whole run, over all attempts."""
     loss_first: float | None = None
     """Training loss of the first record, nats per token."""
     loss_last: float | None = None
-    """Training loss of the last record, mean over its interval."""
+    """Training loss of the last record, the mean over its interval."""
     status: str
     torch_version: str | None = None
     commit: str | None = None
@@ -67,37 +67,37 @@ class ThroughputRow:
     started: str
     """Start of the last attempt, ISO 8601."""
     step_ms_p10: float | None = None
-    """10th percentile, ms."""
+    """10th percentile of the step time, ms."""
     fingerprint: str
     """`RunConfig.fingerprint` of the run."""
     roofline_fraction: float | None = None
-    """Speed over that of the roofline."""
+    """Speed over the roofline's."""
     efficiency_reference: str | None = None
     """The run that `scaling_efficiency` compares with."""
     step_spread: float | None = None
     """(p90 - p10) / p50 of the step time."""
     machine_load: float | None = None
-    """Cores' worth of CPU time that other processes took in steady state."""
+    """CPU time of other processes in steady state, in cores."""
     machine_cores: int | None = None
-    """Cores that the run might use, over which that is counted."""
+    """Cores available to the run, on which `machine_load` is counted."""
     device: str | None = None
     """cuda or cpu."""
     threads: int | None = None
     """CPU threads of a process."""
     model_dtype: Dtype | None = None
-    """Arithmetic of the forward and backward pass."""
+    """dtype of the forward and backward pass."""
     compiled: bool | None = None
     attention: str | None = None
-    """Kernel of attention."""
+    """Attention kernel."""
     speed_key: str | None = None
     """`RunConfig.speed_key` of the run."""
 
 
-AGAIN = "write it again with `throughput`"
+AGAIN = "recreate it with `throughput`"
 
 
 def read_rows(csv_path: str | Path) -> list[ThroughputRow]:
-    """Return the rows of a throughput.csv; a column that an earlier version lacked is None.
+    """Return the rows of a throughput.csv; a column missing from an older file is None.
 
     Raises ConfigError if the file cannot be read, or is not a throughput table.
     """

@@ -1,1 +1,1 @@
-"""What people look at: the plan, the plots, the report, the table in a document."""
+"""Output for people: the plan, the plots, the report, the time table in a document."""

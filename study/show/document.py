@@ -1,4 +1,4 @@
-"""The time table inside a document of the user's: between two marker lines, and nowhere else."""
+"""Keep the time table in a user's document up to date, between two marker lines."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from trainer.config import ConfigError
 
 
 def markers(study: str) -> tuple[bytes, bytes]:
-    """Return the comments that a study's time table stands between; Markdown does not show them."""
+    """Return the comments around a study's time table; Markdown does not show them."""
     return (
         f"<!-- time table {study}: begin -->".encode(),
         f"<!-- time table {study}: end -->".encode(),
@@ -18,12 +18,12 @@ def markers(study: str) -> tuple[bytes, bytes]:
 
 
 def update_document(path: Path, study: str, estimates: Sequence[Estimate]) -> bool:
-    """Put the table between the markers of a file; say whether that changed anything.
+    """Write the table between the markers of a file; return whether the file changed.
 
-    Every byte outside them stays as it was. Raises ConfigError where the file cannot be read or the
-    markers are not there once each, in order.
+    Every byte outside the markers stays the same. Raises ConfigError if the file cannot be read or
+    does not contain each marker once, in order.
     """
-    target = path.resolve()  # what a link leads to, not the link, is replaced
+    target = path.resolve()  # replace the target of a link, not the link
     before = _read(target)
     after = with_table(before, path, study, estimates)
     if after == before:
@@ -38,7 +38,7 @@ def update_document(path: Path, study: str, estimates: Sequence[Estimate]) -> bo
 
 
 def check_document(path: Path, study: str, estimates: Sequence[Estimate]) -> None:
-    """Raise ConfigError where the table in a file is not that of the estimates."""
+    """Raise ConfigError if the table in a file differs from the estimates."""
     before = _read(path)
     if with_table(before, path, study, estimates) != before:
         raise ConfigError(
@@ -52,9 +52,7 @@ def with_table(content: bytes, path: Path, study: str, estimates: Sequence[Estim
     begin, end = markers(study)
     counts = {marker: content.count(marker) for marker in (begin, end)}
     wrong = [
-        f"{marker.decode()} stands there {count} times"
-        for marker, count in counts.items()
-        if count != 1
+        f"{marker.decode()} occurs {count} times" for marker, count in counts.items() if count != 1
     ]
     if wrong:
         raise ConfigError(
@@ -64,9 +62,9 @@ def with_table(content: bytes, path: Path, study: str, estimates: Sequence[Estim
     if stop < start:
         line = 1 + content.count(b"\n", 0, stop)
         raise ConfigError(
-            str(path), [f"line {line}: {end.decode()} stands before {begin.decode()}; swap them"]
+            str(path), [f"line {line}: {end.decode()} precedes {begin.decode()}; swap them"]
         )
-    # The table's lines end as the marker's does.
+    # Use the same line ending as the marker.
     newline = b"\r\n" if content[start : start + 2] == b"\r\n" else b"\n"
     table = to_markdown(estimates).encode().replace(b"\n", newline)
     return content[:start] + newline * 2 + table + newline + content[stop:]

@@ -1,6 +1,6 @@
-"""The plan: what stands in the grid, what was run already, and what the rest will ask for.
+"""The plan: the cells of the grid, which were run already, and what the others will request.
 
-Quick on purpose: it reads run.json of each cell and the measurements, and imports no pandas.
+It has to be fast: it reads only the measurements and each cell's run.json, and imports no pandas.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from study.jobs.launch import request_line
 from study.measure.logs import is_stale, read_summary
 
 TO_RUN = ("to run", "partly", "failed", "stale")
-"""States of cells that a training run is started for."""
+"""States of cells that will be trained."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class PlanRow:
     state: str
     """measured, estimate only, or one of `TO_RUN`."""
     detail: str
-    """What is behind the state, such as the steps that were done."""
+    """Details of the state, such as the steps done."""
     estimate: Estimate
     """Time of the cell's whole run, with its own number of steps."""
     request: str
     """Its Slurm request; empty on this machine."""
     warning: str
-    """What speaks against the run as it stands."""
+    """Why the run may fail as configured."""
 
     @property
     def runs(self) -> bool:
@@ -46,7 +46,7 @@ class PlanRow:
 def plan_table(grid: Grid, forecast: Forecast) -> list[PlanRow]:
     """Return one row for each cell, in the grid's order.
 
-    Raises ConfigError where a run.json is malformed.
+    Raises ConfigError if a run.json is malformed.
     """
     rows = []
     for cell in grid:
@@ -62,7 +62,7 @@ def plan_table(grid: Grid, forecast: Forecast) -> list[PlanRow]:
 
 
 def find_warning(cell: Cell, estimate: Estimate) -> str:
-    """Return what speaks against a run: memory or time that it will probably not have."""
+    """Return why a run may fail: too little memory, or too short a time limit."""
     warnings = []
     limit, memory, high = (
         cell.cluster_config.memory_gib,
@@ -79,7 +79,7 @@ def find_warning(cell: Cell, estimate: Estimate) -> str:
 
 
 def find_state(cell: Cell) -> tuple[str, str]:
-    """Return where a cell stands, and a detail for people."""
+    """Return the state of a cell, and a detail for people."""
     if not cell.measure:
         return "estimate only", ""
     summary = read_summary(cell.folder)
@@ -92,20 +92,20 @@ def find_state(cell: Cell) -> tuple[str, str]:
         return "measured", "" if summary.outcome != "diverged" else f"diverged, {progress}"
     if summary.status == "failed":
         return "failed", progress
-    # A run that was killed could not write so: 'running' may be over, and goes on all the same.
+    # A killed run still says 'running'; it is resumed either way.
     return "partly", f"{summary.status}, {progress}"
 
 
 def format_plan(grid: Grid, rows: Sequence[PlanRow], forecast: Forecast) -> str:
-    """Return the plan as text for a terminal, with totals at its end."""
+    """Return the plan as text for a terminal, with totals at the end."""
     headings = ["Cell", "Params", "Batch/GPU x accum.", "Tokens/step", "Steps", "State", "Time"]
     headings += ["Interval", "GPU-hours", "Request"]
     table = tabulate([_cells(row) for row in rows], headings, "simple", disable_numparse=True)
     lines = [f"{row.cell.name}: {row.warning}." for row in rows if row.warning]
     lines += format_budget(grid.study.budget, rows)
     unmeasured = [row.cell for row in rows if row.estimate.basis != VERIFIED and row.cell.measure]
-    if len(unmeasured) > 1 and (telling := forecast.estimator.most_telling(unmeasured)):
-        lines.append(f"To narrow the open estimates most, measure {telling.name} first.")
+    if len(unmeasured) > 1 and (best := forecast.estimator.most_informative(unmeasured)):
+        lines.append(f"Measuring {best.name} first narrows the remaining estimates most.")
     return "\n".join([table, "", format_totals(rows), *lines]) + "\n"
 
 
@@ -126,9 +126,9 @@ def _cells(row: PlanRow) -> list[str]:
 
 
 def format_budget(budget: BudgetConfig, rows: Sequence[PlanRow]) -> list[str]:
-    """Return which of the cells to train fit the budget, taken in the grid's order.
+    """Return which of the cells to train fit the budget, in the grid's order.
 
-    A cell counts with the upper end of its time, so that the budget holds all that fit.
+    A cell counts with the upper end of its time, so that the cells that fit do not exceed it.
     """
     if budget.gpu_hours is None and budget.cost is None:
         return []
@@ -148,13 +148,13 @@ def format_budget(budget: BudgetConfig, rows: Sequence[PlanRow]) -> list[str]:
     limits = [f"{budget.gpu_hours:g} GPU-hours"] if budget.gpu_hours else []
     limits += [f"a cost of {budget.cost:g}"] if budget.cost else []
     lines = [f"Within {' and '.join(limits)}, by the upper ends: {', '.join(fit) or 'no cell'}."]
-    return [*lines, f"Beyond it: {', '.join(left_out)}."] if left_out else lines
+    return [*lines, f"Over budget: {', '.join(left_out)}."] if left_out else lines
 
 
 def format_totals(rows: Sequence[PlanRow]) -> str:
-    """Return the totals: cells by state, cells to run, and what is known of their use.
+    """Return the totals: cells by state, and the known GPU-hours, cost and energy of training.
 
-    A run that goes on from a checkpoint counts whole.
+    A run that resumes from a checkpoint counts in full.
     """
     counts = Counter(row.state for row in rows)
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
@@ -169,7 +169,7 @@ def format_totals(rows: Sequence[PlanRow]) -> str:
         if any(item.energy_kwh is not None for item in known):
             parts[1] += f", {sum(item.energy_kwh or 0 for item in known):.2g} kWh"
         unknown = len(waiting) - len(known)
-        parts[1] += f" (and {unknown} of them not known)" if unknown else ""
+        parts[1] += f" (not known for {unknown} of them)" if unknown else ""
     elif waiting:
         parts[1] += ", time not known"
     return " ".join(parts) + "."

@@ -1,7 +1,7 @@
 """The figures: loss curves, throughput and scaling efficiency, each as SVG and PNG.
 
-A figure draws finished tables and fits nothing. Colour is the model, by size; line style is the GPU
-count; a marker is the variant. Equal input gives the same bytes.
+A figure draws finished tables and fits nothing. Colour shows the model, by size; line style the GPU
+count; marker the variant. Equal input gives equal bytes.
 """
 
 import io
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -27,19 +27,19 @@ from study.grid import AXES, Cell, Grid
 from study.measure.logs import Run
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-"""Okabe and Ito's colour-blind-safe palette, without its yellow, which is pale on white."""
+"""Okabe and Ito's colour-blind-safe palette without yellow, which is too pale on white."""
 
 STYLES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (10, 3)), (0, (1, 3)))
-"""Line styles of GPU counts, from the smallest."""
+"""Line styles of the GPU counts, in ascending order."""
 
 MARKERS = "osD^vP*X"
-"""Markers of variants; the first is `base`'s."""
+"""Markers of the variants; the first is for `base`."""
 
 MOST_LINES = 8
-"""Lines that one panel of loss curves holds; beyond, every GPU count gets a panel of its own."""
+"""Most lines in one panel of loss curves; with more, each GPU count gets its own panel."""
 
-SETTINGS: Any = {
-    "svg.hashsalt": "study",  # ids that do not change from one drawing to the next
+RC_PARAMS: Any = {
+    "svg.hashsalt": "study",  # the same ids in every drawing
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -53,24 +53,44 @@ SETTINGS: Any = {
 }
 
 IDEAL = "#888888"
-"""Colour of linear scaling."""
+"""Colour of reference lines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingFigure:
+    """A column of the throughput table, drawn against GPU count."""
+
+    column: str
+    label: str
+    """Label of the vertical axis, with its unit."""
+    scale: Literal["log", "percent", "linear"]
+    """Scale of the vertical axis. percent: the column holds fractions."""
+    reference: Literal["linear scaling", "one"] | None
+    """Dotted line: linear scaling from each model's smallest GPU count, or the constant 1."""
+    empty_message: str
+    """Shown if the column has no value."""
+
 
 SCALING_FIGURES = {
-    "throughput": (
-        "tokens_per_s",
-        "Throughput (tokens/s)",
-        "No run has been measured yet.",
+    "throughput": ScalingFigure(
+        column="tokens_per_s",
+        label="Throughput (tokens/s)",
+        scale="log",
+        reference="linear scaling",
+        empty_message="No run has been measured yet.",
     ),
-    "scaling_efficiency": (
-        "scaling_efficiency",
-        "Scaling efficiency (tokens/s/GPU, relative)",
-        "No run has another one to be compared with yet.",
+    "scaling_efficiency": ScalingFigure(
+        column="scaling_efficiency",
+        label="Scaling efficiency (tokens/s/GPU, relative)",
+        scale="percent",
+        reference="one",
+        empty_message="No run has another one to be compared with yet.",
     ),
 }
-"""Figure -> column of the throughput table, label of its axis, what to say if it is empty."""
+"""File name without suffix -> figure."""
 
 LEGEND_LINE = 0.215
-"""Height of a line of the legend, inch."""
+"""Height of a line of the legend, inches."""
 
 Curve = tuple[Cell, Run]
 GetX = Callable[[Cell, Any], float]
@@ -78,18 +98,18 @@ GetX = Callable[[Cell, Any], float]
 
 @dataclass(frozen=True)
 class Style:
-    """What a model, a GPU count and a variant look like, the same in all figures of a study."""
+    """The look of each model, GPU count and variant, the same in all figures of a study."""
 
     colours: dict[str, Any]
-    """Model -> colour, from the smallest."""
+    """Model -> colour, by ascending size."""
     lines: dict[int, Any]
-    """GPU count -> line style, from the smallest."""
+    """GPU count -> line style, in ascending order."""
     markers: dict[str, str]
     """Variant -> marker, `base` first."""
     sizes: dict[str, int]
     """Model -> parameters."""
     thin: frozenset[str]
-    """Names of the cells that repeat another with a further seed."""
+    """Names of the cells that repeat another one with a further seed."""
 
     @classmethod
     def of(cls, grid: Grid) -> "Style":
@@ -120,8 +140,8 @@ class Style:
 def plot_loss_curves(grid: Grid, runs: Sequence[Curve], folder: Path) -> list[Path]:
     """Draw loss against tokens and against wall-clock time; return the files written.
 
-    `runs` are cells with their runs, as `study.measure.logs.read_runs` returns them. Writes
-    loss_vs_tokens and loss_vs_time to the folder, each as .svg and .png.
+    `runs` come from `study.measure.logs.read_runs`. Writes loss_vs_tokens and loss_vs_time to
+    `folder`, each as .svg and .png.
     """
     style = Style.of(grid)
     curves = [curve for curve in runs if _finite(curve[1].records)]
@@ -131,7 +151,7 @@ def plot_loss_curves(grid: Grid, runs: Sequence[Curve], folder: Path) -> list[Pa
     }
     paths = []
     for name, (label, get_x) in axes.items():
-        with mpl.rc_context(SETTINGS):
+        with mpl.rc_context(RC_PARAMS):
             paths += save(_draw_losses(style, curves, label, get_x), folder / name)
     return paths
 
@@ -139,18 +159,17 @@ def plot_loss_curves(grid: Grid, runs: Sequence[Curve], folder: Path) -> list[Pa
 def plot_scaling(grid: Grid, table: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw throughput and scaling efficiency against GPU count; return the files written.
 
-    `table` is a throughput table. In the folder come to stand throughput and scaling_efficiency,
-    each .svg and .png.
+    `table` is a throughput table. Writes `SCALING_FIGURES` to `folder`, each as .svg and .png.
     """
     style = Style.of(grid)
     paths = []
-    with mpl.rc_context(SETTINGS):
-        for name, (column, label, nothing) in SCALING_FIGURES.items():
-            known = table[table[column].notna()]
+    with mpl.rc_context(RC_PARAMS):
+        for name, scaling_figure in SCALING_FIGURES.items():
+            known = table[table[scaling_figure.column].notna()]
             if known.empty:
-                figure = _empty_figure(nothing)
+                figure = _empty_figure(scaling_figure.empty_message)
             else:
-                figure = _draw_scaling(grid, style, known, column, label)
+                figure = _draw_scaling(grid, style, known, scaling_figure)
             paths += save(figure, folder / name)
     return paths
 
@@ -168,12 +187,12 @@ def _draw_losses(style: Style, curves: list[Curve], label: str, get_x: GetX) -> 
     panels = _loss_panels(curves, by_gpus)
     if not panels:
         return _empty_figure("No run has recorded a loss yet.")
-    # Clusters differ so much in speed that on one scale the faster one's curves would be walls.
+    # Clusters differ too much in speed for one scale: the faster one's curves would be vertical.
     share_x = len({cell.cluster for cell, _ in curves}) == 1
     figure, axes = _make_panels(len(panels), "Loss (nats per token)", label, share_x)
     for ax, (title, members) in zip(axes, panels.items(), strict=True):
         for cell, run in members:
-            # Where the title says the GPU count, dashes would only blur crowded lines.
+            # If the title has the GPU count, dashes would only blur crowded lines.
             line = "-" if by_gpus else style.lines[cell.gpus]
             _draw_loss(ax, style, cell, run, get_x, line)
         ax.set_title(title)
@@ -190,13 +209,13 @@ def _draw_losses(style: Style, curves: list[Curve], label: str, get_x: GetX) -> 
 
 
 def _split_by_gpus(curves: list[Curve]) -> bool:
-    """Say whether a cluster has more lines than one panel holds, seeds aside."""
+    """Return whether a cluster has too many lines for one panel, not counting seeds."""
     lines = {(cell.cluster, cell.model, cell.gpus, cell.variant) for cell, _ in curves}
     return max(Counter(cluster for cluster, *_ in lines).values(), default=0) > MOST_LINES
 
 
 def _loss_panels(curves: list[Curve], by_gpus: bool) -> dict[str, list[Curve]]:
-    """Return title -> curves: a panel for each cluster, or for each of its GPU counts."""
+    """Return title -> curves: one panel for each cluster, or for each of its GPU counts."""
     panels: dict[str, list[Curve]] = {}
     for cell, run in sorted(curves, key=lambda curve: curve[0].gpus if by_gpus else 0):
         count = f"{cell.gpus}x " if by_gpus else ""
@@ -230,11 +249,15 @@ def _draw_loss(ax: Axes, style: Style, cell: Cell, run: Run, get_x: GetX, line: 
         ax.plot(x, loss, "o", color=colour, mfc="white", ms=size, mew=1.2, zorder=3)
 
 
-def _draw_scaling(grid: Grid, style: Style, table: pd.DataFrame, column: str, label: str) -> Figure:
-    """Draw a column of the throughput table against GPU count, a panel for each cluster."""
+def _draw_scaling(grid: Grid, style: Style, table: pd.DataFrame, drawn: ScalingFigure) -> Figure:
+    """Draw a column of the throughput table against GPU count, a panel for each cluster.
+
+    Every row of `table` has a value in the column.
+    """
     cells = {tuple(cell.labels.values()): cell for cell in grid}
     clusters = list(table["cluster"].unique())
-    figure, axes = _make_panels(len(clusters), label, "GPU count", False)
+    column = drawn.column
+    figure, axes = _make_panels(len(clusters), drawn.label, "GPU count", False)
     shown = []
     for ax, cluster in zip(axes, clusters, strict=True):
         here = table[table["cluster"] == cluster]
@@ -244,24 +267,33 @@ def _draw_scaling(grid: Grid, style: Style, table: pd.DataFrame, column: str, la
             cell = cells[tuple(series.iloc[0][axis] for axis in AXES)]
             shown.append(cell)
             _draw_series(ax, style, cell, series, column)
-            if column == "tokens_per_s" and cell.variant == "base" and len(counts) > 1:
+            if drawn.reference == "linear scaling" and cell.variant == "base" and len(counts) > 1:
                 per_gpu = series[column].iloc[0] / series["gpus"].iloc[0]
                 ax.plot(counts, per_gpu * counts, ":", color=IDEAL, linewidth=1.2, zorder=1)
-        if column == "scaling_efficiency":
+        if drawn.reference == "one":
             ax.axhline(1, color=IDEAL, linestyle=":", linewidth=1.4, zorder=1)
         _gpu_ticks(ax, counts)
         ax.set_title(f"{cluster} ({cell.cluster_config.gpu_name})")
-    if column == "tokens_per_s":
-        axes[0].set_yscale("log")
-        _log_ticks(axes[0].yaxis)
-    else:
-        # Not from 0, which would hide differences; not tight, which would magnify noise.
-        low = max(0.0, min(0.8, np.floor(10 * table[column].min() - 0.2) / 10))
-        axes[0].set_ylim(low, max(1.05, table[column].max() + 0.03))
-        axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ideal = _sample("linear scaling", color=IDEAL, linestyle=":", linewidth=1.4)
-    _add_legend(figure, style, shown, extra=[ideal], lines=False)
+    _scale_values(axes[0], drawn.scale, table[column])
+    extra = []
+    if drawn.reference is not None:
+        extra.append(_sample("linear scaling", color=IDEAL, linestyle=":", linewidth=1.4))
+    _add_legend(figure, style, shown, extra=extra, lines=False)
     return figure
+
+
+def _scale_values(ax: Axes, scale: str, values: pd.Series) -> None:
+    """Scale the vertical axis, which all panels share."""
+    if scale == "log":
+        ax.set_yscale("log")
+        _log_ticks(ax.yaxis)
+    elif scale == "percent":
+        # Not from 0, which would hide differences; not tight, which would magnify noise.
+        low = max(0.0, min(0.8, np.floor(10 * values.min() - 0.2) / 10))
+        ax.set_ylim(low, max(1.05, values.max() + 0.03))
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    else:
+        ax.set_ylim(0, 1.05 * values.max() or None)
 
 
 def _draw_series(ax: Axes, style: Style, cell: Cell, series: pd.DataFrame, column: str) -> None:
@@ -278,7 +310,7 @@ def _draw_series(ax: Axes, style: Style, cell: Cell, series: pd.DataFrame, colum
 
 
 def _gpu_ticks(ax: Axes, counts: np.ndarray) -> None:
-    """Let the axis show the GPU counts that were measured, and no other number."""
+    """Label the axis with the measured GPU counts only."""
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_locator(FixedLocator(list(counts)))
     ax.xaxis.set_major_formatter("{x:.0f}")
@@ -287,7 +319,7 @@ def _gpu_ticks(ax: Axes, counts: np.ndarray) -> None:
 
 
 def _log_ticks(axis: Axis) -> None:
-    """Label a log axis with 1, 2 and 5 where it spans little, and with decades where it is long."""
+    """Label a log axis with 1, 2 and 5 if it is short, with decades if it is long."""
     low, high = axis.get_view_interval()
     subs = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
@@ -298,7 +330,7 @@ def _log_ticks(axis: Axis) -> None:
 def _make_panels(
     count: int, y_label: str, x_label: str, share_x: bool
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `count` panels that share their axes, and room for a legend."""
+    """Return a figure with `count` panels that share their axes, and space for a legend."""
     columns = count if count <= 3 else 2 if count == 4 else 3
     rows = -(-count // columns)
     size = (6.4 + 2.0, 4.6) if count == 1 else (3.5 * columns + 2.0, 3.1 * rows + 0.4)
@@ -322,9 +354,9 @@ def _add_legend(
     lines: bool,
     counts: bool = False,
 ) -> None:
-    """Put one legend beside the panels, in sections: what colour, line and marker mean.
+    """Add one legend beside the panels, with a section each for colour, line style and marker.
 
-    `lines`: base is a line without markers; `counts`: the line's style is the GPU count.
+    `lines`: base is a line without markers. `counts`: the line style is the GPU count.
     """
     models = {cell.model for cell in cells}
     sections = {
@@ -356,7 +388,8 @@ def _add_legend(
             "further seed", linewidth=0.8, linestyle="-", marker="" if lines else "o", ms=4
         )
         extra = [thin, *extra]
-    sections["Also"] = list(extra)
+    if extra:
+        sections["Also"] = list(extra)
     handles: list[Line2D] = []
     for title, members in sections.items():
         gap = [_sample("", linestyle="")] if handles else []
@@ -370,7 +403,7 @@ def _add_legend(
 
 
 def _sample(label: str, **look: Any) -> Line2D:
-    """Return a line for the legend; without a line style, a marker stands alone."""
+    """Return a line for the legend; with a marker and no line style, the marker alone."""
     look.setdefault("linestyle", "" if "marker" in look else "-")
     return Line2D([], [], **{"color": "#444444", "label": label, **look})
 
@@ -382,7 +415,7 @@ def _empty_figure(message: str) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as SVG and as PNG, without the date and the version of matplotlib in them."""
+    """Write a figure as SVG and PNG, without matplotlib's date and version in them."""
     FigureCanvasAgg(figure)
     paths = []
     for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):

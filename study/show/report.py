@@ -1,4 +1,4 @@
-"""The report: one HTML page with tables, figures and how to read them; it needs no other file."""
+"""The report: one self-contained HTML page with tables, figures and how to read them."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ FIGURES = {
     "throughput": "Throughput against GPU count",
     "scaling_efficiency": "Scaling efficiency against GPU count",
 }
-"""Figures of the report: file name without suffix, and caption."""
+"""File name without suffix -> caption, for the figures of the report."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Table:
 
     @property
     def classes(self) -> list[str]:
-        """A CSS class for each column: numbers stand to the right."""
+        """A CSS class for each column: numbers are right-aligned."""
         columns = zip(*self.rows, strict=True)
         return ["number" if throughput.is_numeric(column) else "" for column in columns]
 
@@ -50,7 +50,7 @@ class Figure:
 
     caption: str
     uri: str
-    """The picture itself, as a data URI: inline SVGs on one page would share their ids."""
+    """The image as a data URI: inline SVGs on one page would share their ids."""
 
 
 def render_report(
@@ -63,7 +63,7 @@ def render_report(
 ) -> str:
     """Return the page for the tables and a folder of figures.
 
-    The same input gives the same page. A figure that is not there is said to be missing.
+    The same input gives the same page. Missing figures are listed on it.
     """
     states = [(cell, *find_state(cell)) for cell in grid.measured]
     missing = [(cell.name, state, detail) for cell, state, detail in states if state != "measured"]
@@ -81,11 +81,12 @@ def render_report(
         measured=len(states) - len(missing),
         facts=_facts(grid),
         estimates=[
-            Table(*time_table.readable(rows)) for rows in time_table.by_horizon(estimates).values()
+            Table(*time_table.readable_estimates(rows))
+            for rows in time_table.by_horizon(estimates).values()
         ],
-        checks=Table(*calibration.readable(checks)),
+        checks=Table(*calibration.readable_checks(checks)),
         backtest=Table(*readable_backtest(backtest)),
-        throughput=Table(*throughput.readable(table)),
+        throughput=Table(*throughput.readable_throughput(table)),
         other_versions=bool(throughput.other_versions(table)),
         notes=throughput.notes(table),
         figures=[_read_figure(figures, name) for name in FIGURES if _path(figures, name).exists()],
@@ -101,7 +102,7 @@ def _clusters(grid: Grid) -> list[tuple[str, Any]]:
 
 
 def _facts(grid: Grid) -> list[tuple[str, str]]:
-    """Return where and with what the runs were made, each different value once."""
+    """Return the hosts, processors and software of the runs, each distinct value once."""
     found = [read_summary(cell.folder) for cell in grid.measured]
     pairs = zip(grid.measured, found, strict=True)
     runs = [run for cell, run in pairs if run is not None and not is_stale(cell, run)]

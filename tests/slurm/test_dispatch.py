@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from study.grid import Grid
-from study.jobs.dispatch import find_refusals
+from study.jobs.dispatch import find_rejected
 from study.jobs.launch import request_line
 from study.load import load_study
 from tests.slurm.cluster.api import Cluster
@@ -49,7 +49,7 @@ def test_a_wrong_account_or_partition_is_told_in_seconds(study: SlurmStudy) -> N
     problems = [line for line in output.splitlines() if line.startswith("  cluster '")]
     assert len(problems) == 2
     assert "requests to Slurm: 2 problems" in output
-    assert "'wrong-account' asks `sbatch -A miso -p sphinx --gres=gpu:1" in problems[0]
+    assert "'wrong-account' requests `sbatch -A miso -p sphinx --gres=gpu:1" in problems[0]
     assert "Invalid account or account/partition combination specified" in problems[0]
     assert "'wrong-partition'" in problems[1]
     assert "invalid partition specified: phinx" in problems[1]
@@ -71,9 +71,9 @@ def test_sbatch_accepts_every_style_of_a_request(study: SlurmStudy) -> None:
     study.add("no-warning", partition("sphinx", warn_s=0, extra="--exclusive"))
     grid = Grid(load_study(study.study))
     assert len(grid) == 8
-    assert find_refusals(grid) == []
+    assert find_rejected(grid) == []
     study.add("too-much", partition("sphinx", mem_gib=2000))
-    (problem,) = find_refusals(Grid(load_study(study.study)))
+    (problem,) = find_rejected(Grid(load_study(study.study)))
     assert "'too-much'" in problem
     assert "node configuration is not available" in problem
 
@@ -92,7 +92,7 @@ def test_a_request_for_nodes_that_are_down_may_wait(study: SlurmStudy) -> None:
     cluster.run("scontrol", "update", "NodeName=sphinx3", "State=DRAIN", "Reason=test")
     try:
         # sbatch itself takes it, and the job waits; its test alone says otherwise.
-        assert find_refusals([cell]) == []
+        assert find_rejected([cell]) == []
         request = request_line(cell.cluster_config, cell.gpus).split()
         assert cluster.state(cluster.sbatch(*request, command="true")) == "PENDING"
     finally:

@@ -16,7 +16,7 @@ import pytest
 
 from study.grid import Grid
 from study.load import load_study_file
-from study.measure.throughput import throughput_table
+from study.measure.throughput import throughput_rows, to_frame
 from tests.slurm.cluster.api import Cluster
 from tests.slurm.studies import STEPS, SlurmStudy, partition, wait_until
 
@@ -187,7 +187,7 @@ def test_node_failure_the_job_goes_on_on_another_node(storm: Storm) -> None:
 
 def test_scancel_is_told_and_not_retried(storm: Storm) -> None:
     assert len(storm.study.jobs("cancelled")) == 1
-    assert "It was cancelled and is not tried again" in storm.output
+    assert "It was cancelled and is not retried" in storm.output
     # It was asked to stop before it was killed, and saved: nothing computed is lost.
     assert storm.attempts("cancelled") == ["preempted"]
 
@@ -196,7 +196,7 @@ def test_gpu_out_of_memory_fails_once_and_names_the_remedy(storm: Storm) -> None
     assert len(storm.study.jobs("gpu_out_of_memory")) == 1
     assert "rank 1 of 2 on sphinx1 is out of GPU memory" in storm.output
     assert "data.batch_size=1 grad_acc_steps=2, which keeps the global batch of 4" in storm.output
-    assert storm.output.count("Not tried again") == 1
+    assert storm.output.count("Not retried.") == 1
 
 
 def test_host_out_of_memory_is_retried_with_more(storm: Storm) -> None:
@@ -233,7 +233,7 @@ def test_a_full_disk_is_named_and_the_retry_goes_on(storm: Storm) -> None:
 
 def test_a_resumed_runs_throughput_counts_steady_steps_only(storm: Storm) -> None:
     grid = Grid(load_study_file(str(storm.study.file)))
-    table = throughput_table(grid).set_index("cluster")
+    table = to_frame(throughput_rows(grid)).set_index("cluster")
     assert table.loc["calm1", "attempts"] == 1
     assert table.loc["calm1", "steady_steps"] == STEPS - 1  # but the first record's one step
     records = storm.study.records("time_limit")

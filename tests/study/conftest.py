@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from study.config import Study
 from study.grid import Cell, Grid
+from study.measure.throughput import throughput_rows, to_frame
 from trainer.config import merge, parse_yaml, validate
 from trainer.flops import flops_per_token
 
@@ -52,6 +54,11 @@ def make_grid(tmp_path: Path) -> MakeGrid:
         return Grid(validate(Study, values, "study.yaml"))
 
     return make
+
+
+def throughput_table(grid: Grid) -> pd.DataFrame:
+    """Return the throughput table of a study's runs."""
+    return to_frame(throughput_rows(grid))
 
 
 def write_run(

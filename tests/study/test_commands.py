@@ -52,9 +52,9 @@ def test_the_stages_one_after_the_other(grid: Grid, capsys: pytest.CaptureFixtur
     assert not list(Path(grid.study.folder).rglob(".*"))  # nothing half-written stays
 
 
-def test_show_before_there_is_anything(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_before_any_run(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(grid, "show") == 0
-    assert "throughput.md is not there yet" in capsys.readouterr().out
+    assert "throughput.md does not exist yet" in capsys.readouterr().out
 
 
 def test_mistakes_end_with_one_message_and_no_traceback(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import study.corpus
 from study.config import CORPORA
-from study.corpus import CORPUS_WRITERS, CorpusFiles, spread, write_python_stdlib
+from study.corpus import CORPUS_WRITERS, CorpusFiles, evenly_spaced, write_python_stdlib
 from trainer.problems import ConfigError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -66,7 +66,7 @@ def test_the_library_is_the_same_each_time(stdlib: Path, tmp_path: Path) -> None
     }
 
 
-def test_sources_in_other_encodings_are_passed_over(
+def test_sources_in_other_encodings_are_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = tmp_path / "lib"
@@ -80,7 +80,7 @@ def test_sources_in_other_encodings_are_passed_over(
     assert written == [{"text": "good = 1\r\n", "path": "a.py"}]
 
 
-def test_after_an_error_the_folder_is_as_it_was(stdlib: Path, tmp_path: Path) -> None:
+def test_an_error_leaves_the_folder_unchanged(stdlib: Path, tmp_path: Path) -> None:
     (tmp_path / "s.val.jsonl").write_text("earlier")
     with pytest.raises(ZeroDivisionError), CorpusFiles(tmp_path, "s", 2) as files:
         files.write(0, {"text": "a"})
@@ -89,7 +89,7 @@ def test_after_an_error_the_folder_is_as_it_was(stdlib: Path, tmp_path: Path) ->
     assert (tmp_path / "s.val.jsonl").read_text() == "earlier"
 
 
-def test_the_val_file_gets_its_name_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_val_file_is_renamed_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
     replace = Path.replace
 
@@ -103,10 +103,10 @@ def test_the_val_file_gets_its_name_last(tmp_path: Path, monkeypatch: pytest.Mon
     assert names == ["s.chunk.00.jsonl", "s.chunk.01.jsonl", "s.val.jsonl"]
 
 
-def test_held_out_documents_stand_at_equal_distances() -> None:
-    assert spread(100, 5) == {10, 30, 50, 70, 90}
-    assert spread(7, 0) == set()
-    assert len(spread(9_672_101, 10_000)) == 10_000
+def test_held_out_documents_are_evenly_spaced() -> None:
+    assert evenly_spaced(100, 5) == {10, 30, 50, 70, 90}
+    assert evenly_spaced(7, 0) == set()
+    assert len(evenly_spaced(9_672_101, 10_000)) == 10_000
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """What the hub answers about one data set: its files, their digests, their content."""
+    """The hub's answers about one data set: its files, their digests, their content."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), HubHandler)
@@ -226,7 +226,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 
 
 def fetch(hub: Hub, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Fetch in a process of its own: the hub's package reads HF_ENDPOINT when it is imported."""
+    """Fetch in a separate process: the hub's package reads HF_ENDPOINT on import."""
     code = (
         "import sys; from study.corpus import CORPUS_WRITERS, ConfigError\n"
         "try: CORPUS_WRITERS['fineweb_edu_10bt_shuffled'](sys.argv[1])\n"
@@ -280,7 +280,7 @@ def test_fineweb_edu_is_fetched(hub: Hub, tmp_path: Path) -> None:
         ({"other": b""}, "found the columns id, body; expected 'text'"),
     ],
 )
-def test_another_layout_is_refused(
+def test_a_different_layout_is_rejected(
     hub: Hub, tmp_path: Path, files: dict[str, bytes], message: str
 ) -> None:
     if "other" in files:
@@ -292,7 +292,7 @@ def test_another_layout_is_refused(
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_a_hub_that_does_not_know_it_is_told_in_one_line(hub: Hub, tmp_path: Path) -> None:
+def test_a_failed_download_is_reported_in_one_line(hub: Hub, tmp_path: Path) -> None:
     study_name = study.corpus.FINEWEB_REPOSITORY
     hub.RequestHandlerClass = Refusing
     done = fetch(hub, tmp_path)

@@ -88,7 +88,7 @@ def test_a_batch_size_with_an_exponent_is_split_too(study: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("data", ["{batch_size: [8]}", "{batch_size: 0}", "5", "null"])
-def test_a_batch_that_is_not_sound_is_told_not_split(study: dict[str, Any], data: str) -> None:
+def test_an_invalid_batch_is_reported_and_not_split(study: dict[str, Any], data: str) -> None:
     study["variants"]["v"] = parse_yaml(f"data: {data}", "study.yaml")
     entry = {"cluster": "here", "model": "tiny", "gpus": 2, "global_batch_size": 32, "variant": "v"}
     study["grid"] = [entry]
@@ -101,7 +101,7 @@ def test_a_study_written_out_expands_to_the_same_grid(study: dict[str, Any]) -> 
     assert list(Grid(first)) == list(Grid(again))
 
 
-def test_a_change_of_one_model_changes_its_cells_alone(study: dict[str, Any]) -> None:
+def test_a_change_of_one_model_changes_only_its_cells(study: dict[str, Any]) -> None:
     before = Grid(load_study(study))
     changed = copy.deepcopy(study)
     changed["models"]["wide"]["n_layers"] = 3
@@ -112,7 +112,7 @@ def test_a_change_of_one_model_changes_its_cells_alone(study: dict[str, Any]) ->
     assert moved == ["wide", "wide"]
 
 
-def test_every_mistake_of_the_grid_is_told(study: dict[str, Any]) -> None:
+def test_every_mistake_in_the_grid_is_reported(study: dict[str, Any]) -> None:
     study["run"]["optim"] = {"warmup": 21}
     study["run"]["seed"] = 3
     study["variants"]["bad"] = {"optim": {"lrr": 1}}
@@ -124,13 +124,13 @@ def test_every_mistake_of_the_grid_is_told(study: dict[str, Any]) -> None:
         {"cluster": "there", "model": "tiny", "gpus": 1},
     ]
     assert problems(study) == [
-        "run.seed: not to be set here; seeds are an axis of the grid",
+        "run.seed: cannot be set here; seeds are an axis of the grid",
         "grid[1].model: unknown model 'tinny'; did you mean 'tiny'?",
         "grid[5].cluster: unknown cluster 'there'; did you mean 'here'?",
         "run.optim.warmup = 21 is more than steps = 20",
-        "grid[2]: the cell here/tiny/1/base/42 stands in grid[0] already; drop it, or give it a "
-        "variant of its own",
-        "grid[3].gpus: 5 GPUs are more than cluster 'here' gives one run (4)",
+        "grid[2]: duplicate cell here/tiny/1/base/42, already in grid[0]; remove it or give it its "
+        "own variant",
+        "grid[3].gpus: found 5 GPUs; a run on cluster 'here' can have at most 4",
         "variants.bad.optim.lrr: unknown key; did you mean 'lr'?",
     ]
 
@@ -150,13 +150,13 @@ def test_every_mistake_of_the_grid_is_told(study: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_a_mistake_is_told_with_its_key(
+def test_a_mistake_is_reported_with_its_key(
     study: dict[str, Any], change: dict[str, Any], expected: str
 ) -> None:
     assert any(line.startswith(expected) for line in problems({**study, **change}))
 
 
-def test_problems_of_other_files_are_told_under_their_names(
+def test_problems_in_other_files_are_reported_under_their_names(
     study: dict[str, Any], tmp_path: Path
 ) -> None:
     ladder = tmp_path / "models.yaml"
@@ -213,13 +213,13 @@ def test_the_study_of_one_h200_is_the_ladder_at_the_guides_batch() -> None:
         assert (run.distributed.model_dtype, run.data.tokenizer.name) == ("bf16", "bytes")
         assert cell.cluster_config.slurm is None
         assert cell.measure
-        assert run.checkpoint is not None  # else a run that is stopped would begin anew
+        assert run.checkpoint is not None  # otherwise a stopped run would start over
     compiled = {cell.variant: cell.run.distributed.compile for cell in grid}
     assert (compiled["eager"], compiled["compile"]) == (False, True)
 
 
 def test_each_switch_of_the_trainer_is_a_variant() -> None:
-    """What is the other way than by default; those that need several GPUs are not among them."""
+    """Each differs from the default; switches that need several GPUs are left out."""
     grid = Grid(load_study_file("config/studies/switches.yaml"))
     assert len({(cell.cluster, cell.model, cell.gpus) for cell in grid}) == 1
     base = next(cell for cell in grid if cell.variant == "base")
@@ -253,7 +253,7 @@ def test_a_run_config_of_a_cell_is_complete() -> None:
 
 
 def test_yaml_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
-    """YAML reads 3e-4, without a point, as a string."""
+    """YAML reads 3e-4, without a decimal point, as a string."""
     path = tmp_path / "study.yaml"
     path.write_text(STUDY.replace("steps: 20", "steps: 20\n  optim: {lr: 3e-4}"))
     (cell, *_) = Grid(load_study(load_yaml(path), str(path)))

@@ -1,4 +1,4 @@
-"""A mistake is told in the file, on the line and under the key where it was made."""
+"""A mistake is reported with its file, line and key."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def message(path: Path) -> str:
     return str(caught.value)
 
 
-def test_a_variants_mistakes_are_told_under_the_variant(models: Path) -> None:
+def test_mistakes_in_a_variant_are_reported_under_the_variant(models: Path) -> None:
     path = write(
         models,
         {
@@ -88,7 +88,7 @@ def test_a_variants_mistakes_are_told_under_the_variant(models: Path) -> None:
         ("{checkpoint: {dump: {evry: 5}}}", "variants.v.checkpoint.dump.evry: unknown key; did"),
     ],
 )
-def test_of_contradicting_keys_the_most_specific_one_is_told(
+def test_of_contradicting_keys_the_most_specific_one_is_reported(
     models: Path, variant: str, told: str
 ) -> None:
     path = write(models, {"v": variant})
@@ -98,7 +98,7 @@ def test_of_contradicting_keys_the_most_specific_one_is_told(
     assert line.startswith(f"  line {FIRST}: {told}")
 
 
-def test_all_problems_of_all_files_are_told_once(models: Path) -> None:
+def test_all_problems_in_all_files_are_reported_once(models: Path) -> None:
     path = write(models, {"v": "{optim: {lrr: 1}}"})
     text = path.read_text().replace("steps: 500", "steps: 1_000").replace("study: x", "study: a/b")
     path.write_text(text)
@@ -122,7 +122,7 @@ def test_all_problems_of_all_files_are_told_once(models: Path) -> None:
     ]
 
 
-def test_an_unreadable_table_is_the_one_problem(models: Path) -> None:
+def test_an_unreadable_table_is_the_only_problem(models: Path) -> None:
     path = write(models, {"v": "{}"})
     models.write_text("small: {dim: 1, dim: 2}\n")
     assert message(path) == f"{models}: 1 problem\n  line 1: small.dim: duplicate key"
@@ -131,7 +131,7 @@ def test_an_unreadable_table_is_the_one_problem(models: Path) -> None:
     assert message(path) == text
 
 
-def test_a_seed_is_told_under_its_axis(models: Path) -> None:
+def test_a_seed_is_reported_under_its_axis(models: Path) -> None:
     path = write(models, {"v": "{}"})
     path.write_text(path.read_text().replace("gpus: [1, 2]", f"gpus: 1, seed: [1, {2**64}]"))
     line = message(path).splitlines()[1]
@@ -139,14 +139,14 @@ def test_a_seed_is_told_under_its_axis(models: Path) -> None:
 
 
 def snakemakes(*files: Path, config: tuple[str, ...] = ()) -> str:
-    """Return how the Snakefile ends."""
+    """Return the message with which the Snakefile exits."""
     with pytest.raises(SystemExit) as caught:
         load_config(files, config)
     return str(caught.value)
 
 
-def test_files_and_the_command_line_are_told_apart(models: Path, tmp_path: Path) -> None:
-    """--configfile study.yaml more.yaml --config ...: each is laid over those before."""
+def test_problems_name_the_file_or_the_command_line(models: Path, tmp_path: Path) -> None:
+    """--configfile study.yaml more.yaml --config ...: each overrides those before it."""
     path = write(models, {"v": "{}"})
     more = tmp_path / "more.yaml"
     more.write_text("run:\n  steps: 50\n  optim: {warmup: 60}\n")
@@ -168,7 +168,7 @@ def test_files_and_the_command_line_are_told_apart(models: Path, tmp_path: Path)
     )
 
 
-def test_files_that_do_not_parse_are_told_together(tmp_path: Path) -> None:
+def test_files_that_do_not_parse_are_reported_together(tmp_path: Path) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text("a: 1\na: 2\n")
     second.write_text("b: {c: 1, c: 2}\n")
@@ -178,7 +178,7 @@ def test_files_that_do_not_parse_are_told_together(tmp_path: Path) -> None:
     )
 
 
-def test_values_of_the_command_line_are_read_like_those_of_files() -> None:
+def test_values_on_the_command_line_are_read_like_those_in_files() -> None:
     study = load_config([], ["partial=true", "run={steps: 1e2, optim: {lr: 3e-4, warmup: 0}}"])
     assert study.partial is True
     assert study.run["steps"] == 100

@@ -1,4 +1,4 @@
-"""The roofline against figures worked out elsewhere, by hand, and what must hold anywhere."""
+"""The roofline against independent calculations, calculations by hand, and invariants."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ SHAPES = {
 @pytest.mark.parametrize(
     ("name", "tokens_per_s"), [("27.5M", 2.0e6), ("85M", 0.75e6), ("206M", 0.36e6), ("1B", 0.107e6)]
 )
-def test_the_ceilings_that_others_worked_out(name: str, tokens_per_s: float) -> None:
+def test_independently_computed_rooflines(name: str, tokens_per_s: float) -> None:
     """An independent per-operation count for one H200 at these rates, batch 8 x 2048, rounded."""
     model, vocab_size = SHAPES[name]
     roofline = step_roofline(model, vocab_size, 8, 2048, H200)
@@ -58,9 +58,9 @@ def test_a_small_step_by_hand() -> None:
         attention_backward_tflops=1e-12,
     )
     roofline = step_roofline(model, 10, 2, 8, rates)
-    # Weights in products: q, k, v, o 4 * 16, FFN 3 * 64, logits 40; 6 FLOPs each and token.
+    # Weights in matmuls: q, k, v, o 4 * 16, FFN 3 * 64, logits 40; 6 FLOPs per weight and token.
     assert roofline.matmul_s == pytest.approx(6 * (64 + 192 + 40) * 16)
-    # Each token sees 4 others on average: 2 products * 2 FLOPs * 4 wide; backward 2.5 times that.
+    # A token attends to 4 keys on average: 2 matmuls * 2 FLOPs * width 4; backward 2.5 times that.
     assert roofline.attention_s == pytest.approx(3.5 * 4 * 4 * 4 * 16)
     # 3 norms of 5 tensors, 2 sums of 3, the embedding's 3, queries and keys 8, of width 4;
     # SwiGLU 8 of width 16; 2 bytes a value.
@@ -71,8 +71,8 @@ def test_a_small_step_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("causal", "backward_tflops"), [(True, 1.25), (False, 0.5)])
-def test_its_products_are_those_that_mfu_counts(causal: bool, backward_tflops: float) -> None:
-    """But that MFU counts attention backward as 2 forwards, not 2.5, or as if nothing was masked.
+def test_its_matmuls_are_those_that_mfu_counts(causal: bool, backward_tflops: float) -> None:
+    """Except that MFU counts attention backward as 2 forwards, not 2.5, or without the mask.
 
     At 1.25 TFLOP/s 2.5 forwards take as long as 2, at 0.5 as long as 5, which makes 12*L*S*q.
     """
@@ -88,8 +88,8 @@ def test_its_products_are_those_that_mfu_counts(causal: bool, backward_tflops: f
     assert roofline.matmul_s + roofline.attention_s == pytest.approx(expected_s, rel=1e-3)
 
 
-def test_a_window_leaves_attention_what_it_sees() -> None:
-    """Counted token by token: the i-th sees min(i, W), with half of itself, as without a window."""
+def test_a_window_limits_the_keys_of_attention() -> None:
+    """Counted by token: the i-th attends to min(i, W), half of itself, as without a window."""
     model = shape(dim=64, n_layers=3, n_heads=2, sliding_window=100)
     seen = sum(min(i, 100) for i in range(1000)) / 1000
     found = attention_tera_flops(model, 1000) * 1e12 / 1000
@@ -98,7 +98,7 @@ def test_a_window_leaves_attention_what_it_sees() -> None:
     assert attention_tera_flops(model, 80) == attention_tera_flops(whole, 80)
 
 
-def test_documents_leave_attention_what_their_run_counted() -> None:
+def test_a_document_mask_limits_the_keys_to_those_that_the_run_counted() -> None:
     """10 keys a token where S/2 is 500, forward: two matmuls of 2 FLOPs a key and unit of q."""
     model = shape(dim=64, n_layers=3, n_heads=2, head_dim=16)
     assert attention_tera_flops(model, 1000, 10.0) == pytest.approx(4 * 3 * 32 * 10 * 1000 / 1e12)
@@ -135,12 +135,12 @@ def test_fewer_key_and_value_heads_and_a_tied_output_by_hand() -> None:
     assert all_heads.pointwise_s - one_head.pointwise_s == 2 * 4 * 6 * 8
     assert all_heads.optimizer_s - one_head.optimizer_s == 2 * 48 * 34
     assert all_heads.attention_s == one_head.attention_s
-    # A tied output is the same matmul, and no weights of its own to be updated.
+    # A tied output is the same matmul, without separate weights to update.
     assert tied.matmul_s == all_heads.matmul_s
     assert all_heads.optimizer_s - tied.optimizer_s == 80 * 34
 
 
-def test_one_pass_more_costs_no_optimizer_step() -> None:
+def test_another_micro_batch_costs_no_optimizer_step() -> None:
     model, vocab_size = SHAPES["85M"]
     one, three = (step_roofline(model, vocab_size, 8, 2048, H200, passes) for passes in (1, 3))
     assert three.optimizer_s == one.optimizer_s
@@ -197,7 +197,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_script_prints_shapes_of_the_ladder_and_any_other() -> None:
-    """The same two figures as above, in the ladder's words and in a shape's."""
+    """The same two figures as above, for a model of the ladder and for its shape."""
     ladder = command("--cluster", "miso", "--model", "small").stdout
     assert "| miso      | H200  | small   |        27.54 |        7.93 |  2,066,173 |" in ladder
     wide = "{dim: 2048, n_layers: 16, head_dim: 64}"
@@ -216,7 +216,7 @@ def test_the_script_prints_shapes_of_the_ladder_and_any_other() -> None:
         (("--models", "nowhere.yaml"), "nowhere.yaml: 1 problem\n  cannot be read: No such file"),
     ],
 )
-def test_a_mistake_is_told(arguments: tuple[str, ...], expected: str) -> None:
+def test_a_mistake_is_reported(arguments: tuple[str, ...], expected: str) -> None:
     done = command(*arguments)
     assert done.returncode == 1
     assert expected in done.stderr
@@ -224,7 +224,7 @@ def test_a_mistake_is_told(arguments: tuple[str, ...], expected: str) -> None:
 
 
 def test_measured_rates_are_those_of_known_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a clock by which each call takes a second, a rate is the work of a call."""
+    """With a clock on which each call takes a second, a rate is the work of a call."""
     from benchmarks import measure_rates
 
     sizes = measure_rates.Sizes("fp32", square=8, copy_bytes=100, heads=3, seq_len=16, window_s=1)
@@ -236,12 +236,12 @@ def test_measured_rates_are_those_of_known_work(monkeypatch: pytest.MonkeyPatch)
     assert measure_rates.matmul_tflops(sizes, "cpu", float32) * 1e12 == 2 * 8**3
     assert measure_rates.copy_tb_s(sizes, "cpu") * 1e12 == pytest.approx(200)
     forward, backward = measure_rates.attention_tflops(sizes, "cpu", float32)
-    # 3 heads, scores and mix: 2 products of 2 * 16 * 16 * 64 FLOPs, half of it masked
+    # 3 heads, scores and mix: 2 matmuls of 2 * 16 * 16 * 64 FLOPs, half of it masked
     assert forward * 1e12 == pytest.approx(3 * 2 * 2 * 16 * 16 * 64 / 2)
     assert backward * 1e12 == pytest.approx(forward * 1e12 * 2.5 / 2)
 
 
-def test_the_rates_of_this_machine_are_rates_of_a_cluster() -> None:
+def test_rates_measured_here_are_valid_rates_of_a_cluster() -> None:
     from study.config import ClusterConfig
     from trainer.yaml_files import parse_yaml
 

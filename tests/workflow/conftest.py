@@ -7,7 +7,7 @@ from study.jobs.machine_lock import VARIABLE
 
 @pytest.fixture(scope="session", autouse=True)
 def own_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let no other training run on this machine make a test wait."""
+    """Use a separate lock, so that tests do not wait for other training runs on this machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, str(tmp_path_factory.mktemp("lock") / "machine.lock"))
         yield

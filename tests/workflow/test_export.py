@@ -23,7 +23,7 @@ folder.mkdir(parents=True, exist_ok=True)
 
 @pytest.fixture
 def lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a lm_eval on the PATH that writes down its arguments."""
+    """Put an lm_eval on the PATH that records its arguments."""
     program = tmp_path / "bin" / "lm_eval"
     program.parent.mkdir()
     program.write_text(FAKE)
@@ -78,18 +78,18 @@ def test_measured_cells_are_exported_and_evaluated(workspace: Workspace, lm_eval
     assert (export / "model.safetensors").exists()
 
 
-def test_a_partial_study_exports_what_has_ended(workspace: Workspace) -> None:
+def test_a_partial_study_exports_its_finished_runs(workspace: Workspace) -> None:
     assert "train" not in workspace.planned("export", "--config", "partial=true")
     assert workspace.planned("export")["train"] == 1
 
 
-def test_what_an_evaluation_lacks_is_told_before_anything_runs(workspace: Workspace) -> None:
+def test_what_an_evaluation_lacks_is_reported_before_anything_runs(workspace: Workspace) -> None:
     del workspace.study["evaluate"]
     workspace.write()
     done = snakemake("--cores", "1", "evaluate", "--configfile", str(workspace.file))
     assert done.returncode == 1
     assert "evaluate.tasks: found none; expected tasks, such as [hellaswag, " in done.stdout
-    assert "lm_eval: not on the PATH; `pip install lm_eval[hf]` brings it" in done.stdout
+    assert "lm_eval: not on the PATH; run `pip install lm_eval[hf]`" in done.stdout
     assert "Traceback" not in done.stdout
     assert not workspace.results.exists()
     assert "evaluate" not in workspace.planned()  # other targets ask for none of it

@@ -1,4 +1,4 @@
-"""A study in parts: what is stopped saves and goes on, what is finished is published."""
+"""A study in slices: a stopped run saves and resumes, a finished study is published."""
 
 import json
 import os
@@ -23,8 +23,8 @@ def start(workspace: Workspace) -> subprocess.Popen[str]:
     )
 
 
-def test_a_part_that_is_over_saves_and_the_next_publishes(tmp_path: Path) -> None:
-    """The end of a part and a request to stop are one thing; the request comes at a known step."""
+def test_a_slice_saves_at_its_end_and_the_next_publishes(tmp_path: Path) -> None:
+    """The end of a slice is a stop request; here the request comes at a known step."""
     workspace = Workspace(tmp_path)
     workspace.study["run"] |= {"steps": 1000, "checkpoint": {}, "eval": None}
     workspace.study["grid"] = [{"cluster": "here", "model": "one", "gpus": 1}]
@@ -57,7 +57,7 @@ def test_a_part_that_is_over_saves_and_the_next_publishes(tmp_path: Path) -> Non
 
 
 def test_the_study_of_one_h200_plans_its_ladder() -> None:
-    """On this machine, through torchrun with one process: no Slurm, and text that is at hand."""
+    """On this machine, through torchrun with one process, without Slurm or a download."""
     done = snakemake("-n", "-p", "--cores", "1", "--configfile", "config/studies/h200.yaml")
     assert done.returncode == 0, done.stdout
     launch = "torchrun --nproc_per_node=1 --standalone -m trainer config=results/h200/runs/h200"

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Workspace:
-    """A small study in a folder of its own, run from the repository."""
+    """A small study in a separate folder, run from the repository."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -73,7 +73,7 @@ class Workspace:
         return done.stdout
 
     def planned(self, *arguments: str) -> dict[str, int]:
-        """Return rule -> number of jobs that a dry run names."""
+        """Return rule -> number of jobs in a dry run."""
         table = re.findall(r"^(\w+) +(\d+)$", self.snakemake("-n", *arguments), re.MULTILINE)
         return {rule: int(count) for rule, count in table if rule != "total"}
 
@@ -115,7 +115,7 @@ def snakemake(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A study that has run to its end, on more cores than one run takes."""
+    """A finished study, on more cores than one run takes."""
     workspace = Workspace(tmp_path_factory.mktemp("done"))
     workspace.snakemake("--cores", "4")
     return workspace
@@ -130,7 +130,7 @@ def changed(done: Workspace) -> Iterator[Workspace]:
     done.study = yaml.safe_load(before)
 
 
-def test_everything_is_made(done: Workspace) -> None:
+def test_all_files_are_created(done: Workspace) -> None:
     made = {str(path.relative_to(done.results)) for path in done.results.rglob("*")}
     assert made >= {
         "throughput.csv", "throughput.md", "time_estimates.csv", "time_estimates.md",
@@ -152,7 +152,7 @@ def test_runs_on_one_machine_never_overlap(done: Workspace) -> None:
 
 
 def test_each_process_has_its_share_of_the_cores(done: Workspace) -> None:
-    """Snakemake gives the job all cores; more threads than cores would spoil the measurement."""
+    """Snakemake gives the job all cores; more threads than cores would distort the measurement."""
     facts = json.loads((done.run_folder("one") / "run.json").read_text())
     assert facts["choices"]["threads"] == 1
 
@@ -161,7 +161,7 @@ def test_a_finished_study_has_nothing_to_do(done: Workspace) -> None:
     assert "Nothing to be done" in done.snakemake("--cores", "1")
 
 
-def test_a_changed_model_trains_its_cells_alone(changed: Workspace) -> None:
+def test_a_changed_model_trains_only_its_cells(changed: Workspace) -> None:
     changed.study["models"]["two"]["n_layers"] = 3
     changed.write()
     planned = changed.planned()
@@ -170,13 +170,13 @@ def test_a_changed_model_trains_its_cells_alone(changed: Workspace) -> None:
     assert "n_layers: 3" in changed.snakemake("-n", "-p")
 
 
-def test_a_new_value_of_an_axis_trains_the_new_cells_alone(changed: Workspace) -> None:
+def test_a_new_value_of_an_axis_trains_only_the_new_cells(changed: Workspace) -> None:
     changed.study["grid"][0]["gpus"] = [1, 2]
     changed.write()
     assert changed.planned()["train"] == 2
 
 
-def test_a_deleted_table_is_made_again_without_training(done: Workspace) -> None:
+def test_a_deleted_table_is_recreated_without_training(done: Workspace) -> None:
     table = done.results / "throughput.csv"
     before = table.read_text()
     table.unlink()
@@ -187,7 +187,7 @@ def test_a_deleted_table_is_made_again_without_training(done: Workspace) -> None
 
 @pytest.fixture
 def without_memory() -> Iterator[None]:
-    """Let Snakemake remember nothing, as in a new clone over old results."""
+    """Delete Snakemake's metadata, as in a new clone with old results."""
     memory = ROOT / ".snakemake" / "metadata"
     aside = memory.with_name("metadata-of-tests")
     memory.rename(aside)
@@ -197,7 +197,7 @@ def without_memory() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("without_memory")
-def test_the_disk_is_the_memory(changed: Workspace) -> None:
+def test_up_to_date_follows_from_the_files_of_runs(changed: Workspace) -> None:
     """Without .snakemake a changed setting and an added cell gave "Nothing to be done"."""
     out = changed.snakemake("-n")
     assert "train" not in changed.planned(), out
@@ -213,7 +213,7 @@ def test_the_disk_is_the_memory(changed: Workspace) -> None:
 
 
 @pytest.mark.usefixtures("without_memory")
-def test_a_changed_study_makes_its_tables_again(changed: Workspace) -> None:
+def test_a_changed_study_recreates_its_tables(changed: Workspace) -> None:
     changed.study["estimate"] = {"steps": 77}
     changed.write()
     planned = changed.planned()
@@ -236,8 +236,8 @@ def test_a_deleted_run_is_trained_again(done: Workspace) -> None:
             aside.rename(folder)
 
 
-def test_results_that_were_moved_are_up_to_date(done: Workspace, tmp_path: Path) -> None:
-    """Every run was left out, for paths were a part of its identity."""
+def test_moved_results_are_up_to_date(done: Workspace, tmp_path: Path) -> None:
+    """Every run was left out, because paths were part of its fingerprint."""
     moved = Workspace(tmp_path)
     moved.study["run"]["data"]["root_dir"] = done.study["run"]["data"]["root_dir"]
     moved.write()
@@ -262,7 +262,7 @@ def test_a_partial_study_has_its_tables(tmp_path: Path) -> None:
     assert estimates.count("Estimated") == 2
 
 
-def test_a_killed_run_keeps_its_files_and_goes_on(tmp_path: Path) -> None:
+def test_a_killed_run_keeps_its_files_and_resumes(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     workspace.study["run"] |= {"steps": 300, "checkpoint": {"dump": {"every": 20}}}
     workspace.write()
@@ -291,7 +291,7 @@ def test_a_killed_run_keeps_its_files_and_goes_on(tmp_path: Path) -> None:
     assert "1/300" in log  # of the first attempt: nothing is overwritten
 
 
-def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_study_resumes(tmp_path: Path) -> None:
     """Ctrl-C: Snakemake, torchrun and the trainer receive SIGINT."""
     workspace = Workspace(tmp_path)
     workspace.study["run"] |= {"steps": 300, "checkpoint": {"dump": {"every": 20}}}
@@ -319,7 +319,7 @@ def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
         ({"grid": [{"cluster": "here", "model": "one", "gpus": 0}]}, "grid[0].gpus[0]: found 0"),
         (
             {"grid": [{"cluster": "here", "model": "one", "gpus": [1, 1]}]},
-            "stands in grid[0] already",
+            "already in grid[0]",
         ),
         ({"run": {"steps": 1, "optim": {"warmup": 2}}}, "optim.warmup = 2 is more than steps = 1"),
         ({"models": {"one": {"dim": 32, "n_layers": 1, "n_heads": 5}}}, "does not divide dim = 32"),
@@ -370,7 +370,7 @@ def test_both_commands_read_a_file_alike(tmp_path: Path, extra: str, told: str) 
     assert workspace.snakemake("-n", check=False).endswith(planned.stderr)
 
 
-def test_the_command_line_is_laid_over_the_file_and_named_in_problems(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_file_and_is_named_in_problems(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     plan = workspace.snakemake("--cores", "1", "plan", "--config", "run={steps: 1e1}")
     (row,) = [line for line in plan.splitlines() if line.startswith("here/one/gpus-1/base")]
@@ -420,7 +420,7 @@ def cpu_seconds(*arguments: str) -> float:
 def test_a_study_adds_little_to_snakemakes_own_start(
     options: str, limit: float, tmp_path: Path
 ) -> None:
-    """In multiples of an empty workflow's CPU time, the least of turns: machines differ in speed.
+    """In multiples of an empty workflow's CPU time, the least of several: machines differ in speed.
 
     Snakemake's own start is about a second. Each job on Slurm reads the Snakefile twice more.
     """
@@ -440,12 +440,12 @@ def test_a_launch_above_its_budget_stops_before_anything_is_trained(tmp_path: Pa
     workspace.write()
     output = workspace.snakemake("--cores", "all", check=False)
     assert "budget.gpu_hours: 2 cells are estimated at" in output
-    assert "to launch all the same: --config confirm=small" in output
+    assert "to launch them anyway: --config confirm=small" in output
     assert "Traceback" not in output
     assert not list(workspace.results.rglob("metrics.jsonl"))
 
 
-def test_rules_are_listed_with_their_stories() -> None:
+def test_rules_are_listed_with_their_docstrings() -> None:
     listed = snakemake("--list-rules").stdout
     for rule in ("throughput", "time_estimates", "loss_curves", "report", "plan", "train"):
         assert re.search(rf"^{rule} \(\w", listed, re.MULTILINE), listed

@@ -1,7 +1,7 @@
-"""Autotune: settings that a cell goes fastest with, on one of its GPUs. Made when asked for.
+"""Autotune: the fastest settings for a cell, measured on one of its GPUs. Runs only on request.
 
 Reads   the runs' settings
-Writes  autotune.yaml in each run's folder: overrides, for `variants` of the study file
+Writes  autotune.yaml in each run's folder: overrides for `variants` in the study file
 """
 
 from study.jobs.workflow import AutotuneRequest
@@ -10,13 +10,13 @@ AUTOTUNE = AutotuneRequest(GRID)
 
 
 rule autotune:
-    """Micro-batch, recomputation and compilation that suit every measured cell best"""
+    """The fastest micro-batch, activation checkpointing and compilation for every measured cell"""
     input:
         [f"{cell.folder}/autotune.yaml" for cell in GRID.measured],
 
 
 rule autotune_run:
-    """Choose micro-batch, recomputation and compilation of one run by timing its steps"""
+    """Choose micro-batch, activation checkpointing and compilation of one run by timing its steps"""
     output:
         "<results>/<run>/autotune.yaml",
     log:

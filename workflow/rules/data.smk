@@ -1,9 +1,9 @@
 """Data: text in JSONL or Parquet files, tokenised once.
 
-Reads   the folder run.data.root_dir names: the text files of <source>/, see trainer/tokens/text_files.py
-Writes  the corpora that the study names, where they are missing
-Writes  results/shards: token shards, shared by all studies of this machine
-Writes  <results>/data/<source>.json: which shards a source is, for the training runs
+Reads   the text files in <source>/ of run.data.root_dir, see trainer/tokens/text_files.py
+Writes  the study's corpora, if they are missing
+Writes  <results_dir>/shards: token shards, shared by all studies with this results_dir
+Writes  <results>/data/<source>.json: the shards of a source, for the training runs
 """
 
 from study.jobs.workflow import data_resources, text_files

@@ -1,8 +1,8 @@
-"""Export: finished runs as Hugging Face models, and tasks on them. Made when asked for.
+"""Export: finished runs as Hugging Face models, and tasks on them. Runs only on request.
 
 Reads   the runs' settings and newest checkpoints
 Writes  export/ in each run's folder: weights, config and tokenizer, for transformers
-Writes  evaluation/ beside it: the results of lm-evaluation-harness
+Writes  evaluation/ next to it: the results of lm-evaluation-harness
 """
 
 from study.jobs.workflow import EvaluationRequest, data_resources, evaluations, exports

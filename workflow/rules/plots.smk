@@ -2,7 +2,7 @@
 
 Reads   <results>/study.yaml, throughput.csv and the runs' metrics.jsonl
 Writes  figures/loss_vs_tokens, loss_vs_time, throughput, scaling_efficiency: .svg and .png
-Writes  scaling_law.csv, .md and figures/scaling_law, where the target is asked for
+Writes  scaling_law.csv, .md and figures/scaling_law, only on request
 """
 
 from study.jobs.workflow import code, finished_runs
@@ -55,7 +55,7 @@ rule scaling:
 
 
 rule scaling_law:
-    """Loss as a law of parameters and tokens, where the grid determines it"""
+    """Fit the loss as a function of parameters and tokens, if the grid determines it"""
     input:
         study="<results>/study.yaml",
         runs=finished_runs(GRID),

@@ -1,10 +1,10 @@
-"""Precompile: what the cells of one shape compile is compiled once, before any of them starts.
+"""Precompile: compile the code of all cells of one shape once, before any of them starts.
 
 Reads   the grid
-Writes  <results>/compile_cache, in which all runs find compiled code
+Writes  <results_dir>/compile_cache: compiled code for all runs
 Writes  compiled: the cells may start
 
-Only on Slurm partitions: study/jobs/precompile.py says why, and which cells wait.
+Only on Slurm partitions: study/jobs/precompile.py has the reason, and which cells wait.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Report: one page with the tables, the plots and how to read them.
 
 Reads   <results>/study.yaml, the tables and the figures
-Writes  report.html, which needs no other file
+Writes  report.html, a self-contained page
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from study.jobs.workflow import code
 
 
 rule report:
-    """One page with tables and plots, to send to others"""
+    """One self-contained page with tables and plots"""
     input:
         study="<results>/study.yaml",
         throughput="<results>/throughput.csv",

@@ -1,18 +1,18 @@
-"""Tables: from the runs' files alone.
+"""Tables: derived only from the study and the runs' files.
 
 Reads   <results>/study.yaml, and metrics.jsonl and run.json in the runs' folders
 Writes  throughput.csv, .md: one row for each run
 Writes  time_estimates.csv, .md: one row for each cell, measured or not
-Writes  estimate_check.csv: how right estimates of the measured cells would have been
-Writes  backtest.csv: what was predicted before the runs, and what they measured
-Writes  the time table in the user's own Markdown file, where the target is asked for
+Writes  estimate_check.csv: cross-validation of the estimates on the measured cells
+Writes  backtest.csv: predictions made before the runs, and their measurements
+Writes  the time table in the user's own Markdown file, only on request
 """
 
 from study.jobs.workflow import code, finished_runs
 
 
 rule study_file:
-    """Write the study out, complete with its ladder and clusters"""
+    """Write the study to a file, with its ladder and clusters"""
     output:
         "<results>/study.yaml",
     log:
@@ -55,7 +55,7 @@ rule throughput:
 
 
 rule time_estimates:
-    """How long each cell takes: Verified where measured, Estimated with an interval where not"""
+    """How long each cell takes: Verified if measured, otherwise Estimated with an interval"""
     input:
         study="<results>/study.yaml",
         throughput="<results>/throughput.csv",
@@ -76,7 +76,7 @@ rule time_estimates:
 
 
 rule document:
-    """Write the time table into the Markdown file that the study names"""
+    """Write the time table into the study's Markdown file"""
     input:
         study="<results>/study.yaml",
         estimates="<results>/time_estimates.csv",
@@ -91,7 +91,7 @@ rule document:
 
 
 rule document_check:
-    """Exit 1 where the time table in that file is out of date"""
+    """Exit with 1 if the time table in that file is out of date"""
     input:
         study="<results>/study.yaml",
         estimates="<results>/time_estimates.csv",

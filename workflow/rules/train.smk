@@ -1,10 +1,10 @@
 """Training: one run for each measured cell of the grid.
 
-Reads   the grid, <results>/data/<source>.json and the shards that it names
-Reads   code that a precompile job has compiled
-Writes  settings.yaml: what the trainer is asked to do
-Writes  run.yaml, run.json, metrics.jsonl, checkpoints/: the trainer's, kept when a job fails
-Writes  completed: run.json says so, with the cell's present settings; for the tables
+Reads   the grid, <results>/data/<source>.json and the shards listed in it
+Reads   the compiled code of a precompile job
+Writes  settings.yaml: the trainer's input
+Writes  run.yaml, run.json, metrics.jsonl, checkpoints/: by the trainer, kept if a job fails
+Writes  completed: the run is complete with the cell's current settings; for the tables
 """
 
 from pathlib import Path
@@ -15,12 +15,12 @@ REQUEST = TrainingRequest(GRID)
 
 
 rule train:
-    """Train one cell of the grid, going on from its newest checkpoint"""
+    """Train one cell of the grid, resuming from its newest checkpoint"""
     input:
         data=lambda wildcards: collect(
             "<results>/data/{source}.json", source=GRID.at(wildcards).run.data.sources
         ),
-        # Compiled code lasts: running that job again starts no run again.
+        # Compiled code persists: re-running the precompile job does not trigger training.
         compiled=lambda wildcards: ancient(PRECOMPILE.before(wildcards)),
     output:
         touch("<results>/<run>/completed"),
@@ -36,7 +36,7 @@ rule train:
         settings=REQUEST.settings,
         config=lambda wildcards: Path(GRID.at(wildcards).folder, "settings.yaml"),
         launch=REQUEST.launch,
-        # Snakemake empties `log` at each start; this one keeps the attempts before.
+        # Snakemake truncates `log` at each start; this file keeps earlier attempts.
         record=lambda wildcards: Path(GRID.at(wildcards).folder, "train.log"),
     shell:
         "{params.launch} config={params.config:q} 2>&1 | tee -i -a {log:q} {params.record:q}"

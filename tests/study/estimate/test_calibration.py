@@ -1,7 +1,7 @@
 import pytest
 
 from study.config import ClusterConfig
-from study.estimate.calibration import check_cluster, estimate_checks, readable
+from study.estimate.calibration import check_cluster, estimate_checks, readable_checks
 from study.estimate.performance import Observed
 from study.measure.evidence import known_measurements
 from tests.study.conftest import MakeGrid, write_run
@@ -40,8 +40,8 @@ def test_each_check_leaves_out_what_it_says() -> None:
     assert rows[2].median_error == pytest.approx(0, abs=0.05)
 
 
-def test_a_cell_out_of_line_is_counted_as_slower() -> None:
-    """Nine cells in line and one that takes three times as long as its neighbours say."""
+def test_an_outlier_is_counted_as_slower() -> None:
+    """Nine consistent cells, and one that takes three times as long as its neighbours suggest."""
     observed = works(1, 2, 4)
     slow = Observed(observed[4].work, 3 * observed[4].step_s, None, None)
     rows = list(check_cluster("h200", H200, [*observed[:4], slow, *observed[5:]]))
@@ -49,9 +49,9 @@ def test_a_cell_out_of_line_is_counted_as_slower() -> None:
     assert (rows[0].above or 0) >= 1 / 9
 
 
-def test_what_cannot_be_left_out_is_no_check(make_grid: MakeGrid) -> None:
+def test_a_check_that_leaves_nothing_out_is_not_shown(make_grid: MakeGrid) -> None:
     grid = make_grid({"grid": [{"cluster": "here", "model": "tiny", "gpus": 1}]})
     write_run(grid[0])
     checks = estimate_checks(known_measurements(measured(grid)))
     assert [row.cells for row in checks] == [0, 0, 0]
-    assert readable(checks)[1] == []
+    assert readable_checks(checks)[1] == []

@@ -58,7 +58,7 @@ def test_the_guides_verified_row(make_grid: MakeGrid) -> None:
     ]
 
 
-def test_another_number_of_steps_scales_the_steps_and_not_the_start_up(
+def test_a_different_number_of_steps_scales_the_steps_but_not_the_start_up(
     make_grid: MakeGrid,
 ) -> None:
     grid = make_grid({**GUIDE, "estimate": {"steps": 1000}})
@@ -103,7 +103,7 @@ LADDER: dict[str, Any] = {
 }
 
 
-def test_between_measured_cells_it_interpolates_and_beyond_it_says_why(
+def test_it_interpolates_between_measured_cells_and_explains_extrapolation(
     make_grid: MakeGrid,
 ) -> None:
     grid = make_grid(LADDER)
@@ -140,8 +140,8 @@ def test_a_setting_that_was_not_measured_is_named(make_grid: MakeGrid) -> None:
     assert "compile True was not measured" in row.method
 
 
-def test_the_time_holds_startup_and_what_every_step_takes(make_grid: MakeGrid) -> None:
-    """An estimated run of no more than its start-up, 500 steps, one save and one evaluation."""
+def test_the_time_includes_startup_and_all_steps(make_grid: MakeGrid) -> None:
+    """An estimated run with only its start-up, 500 steps, one save and one evaluation."""
     grid = make_grid(LADDER)
     write_run(grid[0], step_s=1.0, startup_s=31.0)
     write_run(grid[2], step_s=1.0, startup_s=31.0)
@@ -162,7 +162,7 @@ def test_a_run_that_has_not_ended_is_its_own_best_evidence(make_grid: MakeGrid) 
     assert row.seconds == pytest.approx(4 + 499 * 0.3, rel=0.05)
 
 
-def test_without_measurement_and_data_sheet_nothing_is_made_up(make_grid: MakeGrid) -> None:
+def test_without_measurement_and_data_sheet_there_is_no_estimate(make_grid: MakeGrid) -> None:
     grid = make_grid({"grid": [{"cluster": ["here", "fast"], "model": "tiny", "gpus": 1}]})
     here, fast = estimates(grid)
     assert (here.seconds, here.seconds_low, here.seconds_high, here.gpu_hours) == (None,) * 4
@@ -172,7 +172,7 @@ def test_without_measurement_and_data_sheet_nothing_is_made_up(make_grid: MakeGr
     assert _width(fast) > 5
 
 
-def test_others_measurements_verify_in_their_name(make_grid: MakeGrid) -> None:
+def test_evidence_verifies_in_the_name_of_its_source(make_grid: MakeGrid) -> None:
     """The guide: 75K tokens/s for each of 8 H200; 500 steps in 2.5 min."""
     grid = make_grid(GUIDE)
     guides = Measurement(
@@ -189,14 +189,14 @@ def test_others_measurements_verify_in_their_name(make_grid: MakeGrid) -> None:
     assert (row.basis, row.seconds) == ("Verified", 150.0)
     assert (row.method, row.by) == ("wall-clock time of the run", "the guide")
     assert "Verified by the guide" in to_markdown([row])
-    # as soon as the study has measured itself, its own time stands
+    # once the study has its own measurement, that one counts
     write_run(grid[0], step_s=0.1, startup_s=20.0)
     (row,) = estimate_table(grid, [guides, *measure(grid)])
     assert row.seconds == pytest.approx(20 + 499 * 0.1)
     assert row.method == "wall-clock time of the run"
 
 
-def test_horizons_money_and_energy(make_grid: MakeGrid) -> None:
+def test_horizons_cost_and_energy(make_grid: MakeGrid) -> None:
     grid = make_grid(
         {
             **GUIDE,
@@ -225,7 +225,7 @@ def test_a_row_measured_with_other_settings_is_no_evidence(make_grid: MakeGrid) 
     assert read_measurements(f"{grid.study.folder}/throughput.csv", changed) == []
 
 
-def test_the_table_survives_its_file(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_the_table_is_read_back_as_written(make_grid: MakeGrid, tmp_path: Path) -> None:
     grid = make_grid({"grid": [{"cluster": ["here", "fast"], "model": "tiny", "gpus": 1}]})
     write_run(grid[0])
     rows = estimates(grid)
@@ -245,7 +245,7 @@ def test_the_table_survives_its_file(make_grid: MakeGrid, tmp_path: Path) -> Non
     assert to_csv(again, Estimate) == path.read_text()
 
 
-def test_malformed_tables_are_refused(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_malformed_tables_are_rejected(make_grid: MakeGrid, tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     with pytest.raises(ConfigError, match="cannot be read"):
         read_measurements(path, make_grid())
@@ -261,7 +261,7 @@ def test_malformed_tables_are_refused(make_grid: MakeGrid, tmp_path: Path) -> No
     known=st.dictionaries(st.integers(0, 7), st.floats(1e-3, 1e3), min_size=1),
     steps=st.integers(1, 10_000),
 )
-def test_intervals_hold_the_estimate(known: dict[int, float], steps: int) -> None:
+def test_intervals_contain_the_estimate(known: dict[int, float], steps: int) -> None:
     grid = _ladder()
     measurements = [
         Measurement(

@@ -1,4 +1,4 @@
-"""What is said before a launch, and how it is scored afterwards."""
+"""Predictions before a launch, and their scores afterwards."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def measured(grid: Grid) -> Grid:
     return grid
 
 
-def test_a_prediction_is_scored_when_its_run_has_landed(make_grid: MakeGrid) -> None:
+def test_a_prediction_is_scored_once_its_run_is_measured(make_grid: MakeGrid) -> None:
     grid = make_grid(PAIR)
     write_run(grid[0], step_s=0.1)
     forecast = Forecast(measured(grid))
@@ -40,7 +40,7 @@ def test_a_prediction_is_scored_when_its_run_has_landed(make_grid: MakeGrid) -> 
     assert outcome.inside == (outcome.step_ms_low <= 200.0 <= outcome.step_ms_high)
 
 
-def test_the_last_word_before_the_run_counts(make_grid: MakeGrid) -> None:
+def test_the_last_prediction_before_the_run_counts(make_grid: MakeGrid) -> None:
     grid = make_grid(PAIR)
     record_predictions([grid[1]], Forecast(grid))
     write_run(grid[0], step_s=0.1)
@@ -52,7 +52,9 @@ def test_the_last_word_before_the_run_counts(make_grid: MakeGrid) -> None:
     assert outcome.step_ms == pytest.approx(1e3 * json.loads(lines[1])["step_s"])
 
 
-def test_a_torn_prediction_is_passed_over_and_a_malformed_one_named(make_grid: MakeGrid) -> None:
+def test_an_incomplete_prediction_is_skipped_and_a_malformed_one_reported(
+    make_grid: MakeGrid,
+) -> None:
     grid = make_grid(PAIR)
     record_predictions([grid[1]], Forecast(grid))
     path = Path(grid.study.folder, "predictions.jsonl")
@@ -78,7 +80,7 @@ def test_a_launch_above_its_budget_is_stopped_unless_confirmed(make_grid: MakeGr
     over = problem({"gpu_hours": 1})
     assert over is not None
     assert "budget.gpu_hours: 1 cells are estimated at" in over
-    assert "the limit is 1; to launch all the same: --config confirm=test" in over
+    assert "the limit is 1; to launch them anyway: --config confirm=test" in over
     assert "budget.cost" in (problem({"cost": 4}) or "")
     assert problem({"gpu_hours": 1}, confirm="test") is None
     assert problem({"gpu_hours": 1}, confirm="other") is not None
@@ -105,7 +107,7 @@ def test_the_time_limit_is_the_upper_end_and_a_margin(make_grid: MakeGrid) -> No
     assert slurm_resources(cell.cluster_config, 2, 1, needs)["mem_mb"] == 18 * 1024
 
 
-def test_where_nothing_is_known_the_partitions_limit_is_asked_for(make_grid: MakeGrid) -> None:
+def test_without_an_estimate_the_partitions_limit_is_requested(make_grid: MakeGrid) -> None:
     unknown = {"fast": {**AUTO["fast"], "peak_tflops": None}}
     grid = make_grid({**PAIR, "clusters": unknown})
     needs = Forecast(grid).needs(grid[1])
@@ -113,7 +115,7 @@ def test_where_nothing_is_known_the_partitions_limit_is_asked_for(make_grid: Mak
     assert slurm_resources(grid[1].cluster_config, 2, 1, needs)["runtime"] == 70
 
 
-def test_a_fixed_request_is_asked_for_as_it_stands(make_grid: MakeGrid) -> None:
+def test_a_fixed_request_is_used_unchanged(make_grid: MakeGrid) -> None:
     grid = make_grid(PAIR)
     write_run(grid[0], step_s=900.0)
     needs = Forecast(measured(grid)).needs(grid[1])

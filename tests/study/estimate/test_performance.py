@@ -11,7 +11,7 @@ from benchmarks.published_tables import (
     torchtitan_pairs,
 )
 from study.config import ClusterConfig
-from study.estimate.performance import Interval, Observed, Performance, add
+from study.estimate.performance import Observed, Performance, PredictionInterval, add
 from study.workload import DataSheet, Workload, memory_terms, step_terms
 
 H200 = ClusterConfig(gpu_name="H200", peak_tflops=989.5, gpus_per_node=8)
@@ -61,7 +61,7 @@ def test_errors_on_the_published_table(
     assert 0.7 <= coverage(mpt, parts) <= 0.9
 
 
-def test_four_published_steps_on_many_more_gpus_lie_in_their_intervals() -> None:
+def test_four_published_steps_on_many_more_gpus_are_inside_their_intervals() -> None:
     pairs = torchtitan_pairs()
     assert len(pairs) == 4
     for name, published, step in pairs:
@@ -81,8 +81,8 @@ def test_terms_by_hand() -> None:
     assert terms["network"] == 0
 
 
-def test_a_sliding_window_leaves_attention_its_keys() -> None:
-    """256 keys a token but in the first 256, in place of 1,024: 256 - 256^2 / 4096 = 240."""
+def test_a_sliding_window_reduces_the_keys_of_attention() -> None:
+    """256 keys per token except in the first 256, instead of 1,024: 256 - 256^2 / 4096 = 240."""
     windowed = Workload(**{**SMALL.__dict__, "sliding_window": 256})
     terms = step_terms(windowed, UNIT)
     assert terms["attention"] == 12 * 8 * 512 * 240 * 16_384
@@ -107,8 +107,8 @@ def test_a_measured_step_is_followed_and_the_next_size_has_an_interval() -> None
     assert other.high / other.low > 1.2
 
 
-def test_beyond_the_largest_gpu_count_the_interval_leans_to_the_slow_side() -> None:
-    """Its low end is the time without any loss from the largest measured count."""
+def test_beyond_the_largest_gpu_count_the_interval_is_wider_on_the_slow_side() -> None:
+    """The low end is the time without any loss from the largest measured count."""
     works = {n: Workload(**{**SMALL.__dict__, "gpus": n}) for n in (1, 2, 4, 8, 32)}
     observed = [Observed(works[n], 0.2, None, None) for n in (1, 2, 4, 8)]
     step = Performance(H200, observed).step(works[32])
@@ -116,8 +116,8 @@ def test_beyond_the_largest_gpu_count_the_interval_leans_to_the_slow_side() -> N
     assert step.high / step.middle > step.middle / step.low
 
 
-def test_twenty_percent_lost_on_the_network_are_inside_the_interval() -> None:
-    """Measured inside one node only, asked for four of them."""
+def test_a_loss_of_twenty_percent_on_the_network_is_inside_the_interval() -> None:
+    """Measured only inside one node, predicted for four."""
     works = {n: Workload(**{**SMALL.__dict__, "gpus": n}) for n in (1, 2, 4, 8, 32)}
     observed = [Observed(works[n], 0.1, None, None) for n in (1, 2, 4, 8)]
     step = Performance(H200, observed).step(works[32])
@@ -131,8 +131,8 @@ def test_startup_does_not_grow_with_the_model() -> None:
     assert model.startup(SMALL).middle == pytest.approx(30.0, rel=0.1)
 
 
-def test_sums_of_intervals_add_in_squares() -> None:
-    whole = add([Interval(9, 10, 13), Interval(16, 20, 24)])
+def test_deviations_of_intervals_add_in_quadrature() -> None:
+    whole = add([PredictionInterval(9, 10, 13), PredictionInterval(16, 20, 24)])
     assert (whole.low, whole.middle, whole.high) == (30 - 17**0.5, 30, 35)
 
 

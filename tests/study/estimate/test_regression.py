@@ -1,4 +1,4 @@
-"""The regression on synthetic clusters, whose coefficients the tests know."""
+"""The regression on synthetic clusters with known coefficients."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ GRID = [make_work(dim, gpus) for dim in (256, 512, 768, 1024, 2048) for gpus in 
 
 
 def test_unseen_cells_of_200_random_clusters() -> None:
-    """Known coefficients and 5% noise: errors within 8%, and 80% intervals that hold 70 to 90%."""
+    """Known coefficients and 5% noise: errors within 8%; 80% intervals contain 70 to 90%."""
     random = np.random.default_rng(0)
     everything = points(GRID)
     errors, inside = [], []
@@ -65,8 +65,8 @@ def test_planted_coefficients_are_found() -> None:
     assert fit.coefficients == pytest.approx(planted, rel=0.02)
 
 
-def test_without_measurements_the_priors_speak() -> None:
-    """Log-normal with factor 2: a standard deviation of ln 2, where one term is all."""
+def test_without_measurements_predictions_follow_the_priors() -> None:
+    """Log-normal with factor 2: a standard deviation of ln 2, if there is only one term."""
     nothing = Points(np.zeros((0, 2)), np.zeros((0, 1)), [])
     fit = Regression([Prior(3.0, 2.0), Prior(1.0, 2.0)], nothing, np.array([]))
     mean, sd = fit.predict(Points(np.array([[2.0, 0.0]]), np.zeros((1, 1)), [""]))
@@ -82,8 +82,8 @@ def test_uncertainty_grows_with_distance() -> None:
     assert sd[0] < sd[1] < sd[2]
 
 
-def test_the_most_telling_measurement_is_by_its_effect_on_the_variance() -> None:
-    """What `narrowing` promises is what a fit with the measurement shows."""
+def test_the_most_informative_measurement_narrows_the_variance_most() -> None:
+    """`narrowing` predicts the variance of a fit with the measurement."""
     known, targets = points(GRID[:2]), points(GRID[10:])
     times = known.terms @ np.ones(11)
     fit = Regression(PRIORS, known, times)

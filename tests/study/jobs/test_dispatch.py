@@ -1,4 +1,4 @@
-"""Decisions on failed jobs. That they reach a real executor is shown in tests/slurm."""
+"""Decisions on failed jobs. tests/slurm tests them with a real executor."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ RETRIES = 2
 
 
 class Executor:
-    """What an attachment sees of Snakemake's executor."""
+    """The part of Snakemake's executor that an attachment uses."""
 
     def __init__(self, answers: list[bool] | None = None) -> None:
         self.run_uuid = "uuid"
@@ -37,7 +37,7 @@ class Executor:
     def run_job(self, job: Any) -> None: ...
 
     async def check_active_jobs(self, jobs: list[Any]) -> AsyncIterator[Any]:
-        """Answer as the plugin does: nothing at all where Slurm gave no answer."""
+        """Answer as the plugin does: yield nothing if Slurm gave no answer."""
         if self.answers.pop(0):
             for job in jobs:
                 if job.finished:
@@ -53,7 +53,7 @@ def grid(tmp_path: Path) -> Grid:
 
 
 def failed_job(grid: Grid, attempt: int = 1) -> Any:
-    """Return a training job, as far as it is looked at, and its run's folder."""
+    """Return the used part of a training job, and its run's folder."""
     cell = grid[0]
     Path(cell.folder).mkdir(parents=True, exist_ok=True)
     job = SimpleNamespace(
@@ -67,7 +67,7 @@ def failed_job(grid: Grid, attempt: int = 1) -> Any:
 
 
 def retried(job: Any) -> bool:
-    """Say what Snakemake would do: JobScheduler._handle_error."""
+    """Return whether Snakemake would retry the job, as in JobScheduler._handle_error."""
     return job.restart_times > job.attempt - 1
 
 
@@ -82,13 +82,13 @@ def test_a_failure_is_retried_and_its_message_shown(grid: Grid) -> None:
     assert retried(info.job)
 
 
-def test_what_another_attempt_cannot_mend_is_not_retried(grid: Grid) -> None:
+def test_a_failure_that_a_retry_cannot_fix_is_not_retried(grid: Grid) -> None:
     executor = Executor()
     Attachment(executor, grid, on_slurm=False)
     info, folder = failed_job(grid)
     (folder / "failure.json").write_text(json.dumps({"message": "no memory", "retry": False}))
     executor.report_job_error(info)
-    assert "no memory Not tried again." in str(executor.errors[0])
+    assert "no memory Not retried." in str(executor.errors[0])
     assert not retried(info.job)
 
 
@@ -100,7 +100,7 @@ def test_a_cancelled_job_is_not_retried(grid: Grid) -> None:
     assert not retried(info.job)
 
 
-def test_a_missing_controller_costs_no_retry(grid: Grid) -> None:
+def test_a_missing_controller_uses_up_no_retry(grid: Grid) -> None:
     executor = Executor()
     Attachment(executor, grid, on_slurm=False)
     info, _ = failed_job(grid, attempt=RETRIES + 1)  # the last one
@@ -109,7 +109,7 @@ def test_a_missing_controller_costs_no_retry(grid: Grid) -> None:
 
 
 @pytest.mark.parametrize("written", ["", "{", '{"message": 3}'])
-def test_a_torn_account_of_a_failure_changes_nothing(grid: Grid, written: str) -> None:
+def test_an_incomplete_failure_json_changes_nothing(grid: Grid, written: str) -> None:
     executor = Executor()
     Attachment(executor, grid, on_slurm=False)
     info, folder = failed_job(grid)
@@ -119,7 +119,7 @@ def test_a_torn_account_of_a_failure_changes_nothing(grid: Grid, written: str) -
     assert retried(info.job)
 
 
-def test_jobs_are_not_forgotten_when_slurm_does_not_answer(
+def test_jobs_are_not_forgotten_if_slurm_does_not_answer(
     grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")

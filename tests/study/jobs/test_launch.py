@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from study.config import ClusterConfig, EvaluateConfig
-from study.grid import Grid, refusal
+from study.grid import Grid, why_impossible
 from study.jobs.launch import (
     autotune_line,
     evaluation_line,
@@ -20,8 +20,8 @@ from study.load import load_study_file
 LINGUA = Grid(load_study_file("config/studies/lingua.yaml"))
 SPHINX, MISO = LINGUA[0].cluster_config, LINGUA[1].cluster_config
 
-# What the guide's commands do not say and every request does: a requeued job goes on in its log,
-# and a run is told a minute before its time limit.
+# In every request, but not in the guide's commands: a requeued job appends to its log, and a run is
+# signalled a minute before its time limit.
 BESIDES = "--open-mode=append --signal=USR1@60"
 
 
@@ -62,7 +62,7 @@ def test_one_node_is_launched_as_in_the_guide(cluster: ClusterConfig, gpus: int)
     assert line.endswith(f"torchrun --nproc_per_node={gpus} --standalone -m trainer")
 
 
-def test_more_gpus_than_a_nodes_are_several_nodes() -> None:
+def test_more_gpus_than_a_node_has_take_several_nodes() -> None:
     resources = slurm_resources(MISO, 16)
     assert (resources["nodes"], resources["tasks"], resources["mpi"]) == (2, 2, "srun")
     assert resources["slurm_extra"] == f"--gpus-per-node=8 {BESIDES}"
@@ -74,29 +74,29 @@ def test_more_gpus_than_a_nodes_are_several_nodes() -> None:
 @pytest.mark.parametrize(
     ("cluster", "gpus", "expected"),
     [
-        (SPHINX, 9, "9 GPUs are more than cluster 'x' gives one run (8)"),
-        (MISO, 24, "24 GPUs are more than cluster 'x' gives one run (2 x 8)"),
-        (MISO, 12, "12 GPUs do not fill nodes of 8 on cluster 'x'"),
+        (SPHINX, 9, "found 9 GPUs; a run on cluster 'x' can have at most 8"),
+        (MISO, 24, "found 24 GPUs; a run on cluster 'x' can have at most 2 x 8"),
+        (MISO, 12, "found 12 GPUs; several nodes of 'x' need a multiple of 8"),
         (MISO, 16, None),
     ],
 )
-def test_what_a_cluster_cannot_hold_is_refused(
+def test_runs_that_are_impossible_on_a_cluster_are_rejected(
     cluster: ClusterConfig, gpus: int, expected: str | None
 ) -> None:
-    assert refusal("x", cluster, gpus) == expected
+    assert why_impossible("x", cluster, gpus) == expected
 
 
 @pytest.mark.parametrize(
     ("limit", "expected"), [(None, [30, 60, 90]), (45, [30, 45, 45]), (20, [30, 30, 30])]
 )
-def test_a_retry_asks_for_more_time_up_to_the_partitions_limit(
+def test_a_retry_requests_more_time_up_to_the_partitions_limit(
     limit: int | None, expected: list[int]
 ) -> None:
     limited = with_slurm(SPHINX, max_runtime_min=limit)
     assert [slurm_resources(limited, 1, n)["runtime"] for n in (1, 2, 3)] == expected
 
 
-def test_a_retry_asks_for_more_memory_up_to_a_nodes() -> None:
+def test_a_retry_requests_more_memory_up_to_a_nodes() -> None:
     limited = with_slurm(SPHINX, max_mem_gib=64)
     assert [slurm_resources(limited, 1, n)["mem_mb"] for n in (1, 2)] == [48 * 1024, 64 * 1024]
 
@@ -131,7 +131,7 @@ def test_scratch_takes_temporary_files_and_caches(tmp_path: Path) -> None:
     assert "INDUCTOR" not in lines  # runs on all nodes share compiled code
 
 
-def test_two_jobs_on_a_node_meet_at_two_ports() -> None:
+def test_two_jobs_on_a_node_use_different_ports() -> None:
     line = launch_line(MISO, 16)
     assert "--rdzv_endpoint=$RENDEZVOUS" in line
     (setting,) = (part for part in line.split("; ") if part.startswith("export RENDEZVOUS"))
@@ -147,7 +147,7 @@ def test_two_jobs_on_a_node_meet_at_two_ports() -> None:
     assert ports == {"24711", "24712"}
 
 
-def test_a_run_on_this_machine_takes_all_of_it() -> None:
+def test_a_run_on_this_machine_takes_all_cores() -> None:
     here = ClusterConfig(device="cpu", gpu_name="CPU core", gpus_per_node=2)
     assert threads(here, 1) > 1024
     assert slurm_resources(here, 1) == {}
@@ -155,7 +155,7 @@ def test_a_run_on_this_machine_takes_all_of_it() -> None:
     for line in (launch_line(here, 1), autotune_line(here)):
         assert line.rpartition("; ")[2].startswith("python -m study.jobs.machine_lock ")
     for line in (launch_line(MISO, 8), launch_line(MISO, 16), autotune_line(MISO)):
-        assert "machine_lock" not in line  # Slurm gives each job GPUs and cores of its own
+        assert "machine_lock" not in line  # Slurm gives each job separate GPUs and cores
 
 
 def test_a_partitions_run_does_not_start_outside_slurm() -> None:
@@ -175,7 +175,7 @@ def test_a_partitions_run_does_not_start_outside_slurm() -> None:
     assert inside.stdout == "on\n"
 
 
-def test_a_search_of_settings_asks_for_one_gpu() -> None:
+def test_autotune_requests_one_gpu() -> None:
     grid = Grid(load_study_file("config/studies/lingua.yaml"))
     request = AutotuneRequest(grid)
     wildcards = SimpleNamespace(**{key: str(value) for key, value in grid[1].labels.items()})
@@ -185,7 +185,7 @@ def test_a_search_of_settings_asks_for_one_gpu() -> None:
     assert "SLURM_JOB_ID:?" in line
 
 
-def test_an_evaluation_asks_for_one_gpu_and_names_its_tasks() -> None:
+def test_an_evaluation_requests_one_gpu_and_names_its_tasks() -> None:
     grid = Grid(load_study_file("config/studies/lingua.yaml"))
     request = EvaluationRequest(grid)
     wildcards = SimpleNamespace(**{key: str(value) for key, value in grid[1].labels.items()})

@@ -1,4 +1,4 @@
-"""One training run at a time on a machine; what signals do to it, and to those that wait."""
+"""One training run at a time on a machine, and signals to it and to those that wait."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ print(count)
 
 
 class Machine:
-    """Starts commands as launch lines do, with a lock of the test's own."""
+    """Starts commands as launch lines do, with a separate lock for the test."""
 
     def __init__(self, folder: Path) -> None:
         self.lock = folder / "machine.lock"
@@ -158,7 +158,7 @@ def test_the_command_gets_a_stop_request_once(machine: Machine, to_group: bool) 
     assert process.returncode == 0
 
 
-def test_a_killed_holder_gives_the_machine_free(machine: Machine) -> None:
+def test_killing_the_holder_releases_the_lock(machine: Machine) -> None:
     process = machine.alone("sleep 600")
     sleep = find(process, "sleep", "600")
     find(process, *LOCK).kill()
@@ -168,7 +168,7 @@ def test_a_killed_holder_gives_the_machine_free(machine: Machine) -> None:
     wait_for(machine.is_free)
 
 
-def test_who_waits_can_be_told_to_stop(machine: Machine) -> None:
+def test_a_waiting_command_can_be_stopped(machine: Machine) -> None:
     holder = machine.alone("sleep 600")
     find(holder, "sleep", "600")
     waiting = machine.alone("echo alone")
@@ -180,13 +180,13 @@ def test_who_waits_can_be_told_to_stop(machine: Machine) -> None:
     assert alive(holder)
 
 
-def test_exit_codes_are_the_commands(machine: Machine) -> None:
+def test_the_exit_code_is_the_commands(machine: Machine) -> None:
     codes = {"false": 1, "bash -c 'exit 75'": 75, "bash -c 'kill -9 $$'": 137, "nosuch": 127}
     for command, code in codes.items():
         assert machine.alone(command).wait(timeout=30) == code
 
 
-def test_the_lock_is_everybodys_whatever_the_umask(tmp_path: Path) -> None:
+def test_all_users_can_lock_whatever_the_umask(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     umask = os.umask(0o077)
     try:
@@ -198,10 +198,10 @@ def test_the_lock_is_everybodys_whatever_the_umask(tmp_path: Path) -> None:
     os.close(lock)
 
 
-def test_without_a_file_to_lock_the_run_goes_on(
+def test_without_a_lock_file_the_run_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Another user's folder in the file's place: this user's own file then, or none."""
+    """If another user's folder has the file's path, use this user's own file, or none."""
     own = tmp_path / "own"
     lock = acquire([tmp_path, own], "process 1: a")
     assert lock is not None
@@ -211,7 +211,7 @@ def test_without_a_file_to_lock_the_run_goes_on(
     assert capsys.readouterr().err.count(f"warning: {tmp_path}: Is a directory") == 2
 
 
-def test_a_lock_that_was_cleaned_up_is_made_anew(machine: Machine) -> None:
+def test_a_removed_lock_file_is_created_again(machine: Machine) -> None:
     holder = machine.alone("sleep 600")
     sleep = find(holder, "sleep", "600")
     waiting = machine.alone("sleep 601")

@@ -1,11 +1,11 @@
-"""Which cells share compiled code, and what is compiled for them."""
+"""Which cells share compiled code, and the settings to compile it with."""
 
 from typing import Any
 
 import pytest
 
 from study.grid import Cell, Grid
-from study.jobs.precompile import folder_of, precompile_run
+from study.jobs.precompile import precompile_folder, precompile_run
 from study.load import load_study
 from trainer.config import RunConfig, parse_yaml
 
@@ -48,15 +48,17 @@ def cells() -> dict[str, Cell]:
 
 def test_cells_that_compile_the_same_share_a_folder(cells: dict[str, Cell]) -> None:
     shared = {
-        folder_of(cells[f"far tiny {gpus} base {seed}"]) for gpus in (1, 4) for seed in (1, 2)
+        precompile_folder(cells[f"far tiny {gpus} base {seed}"])
+        for gpus in (1, 4)
+        for seed in (1, 2)
     }
-    shared |= {folder_of(cells[f"far tiny {gpus} hot 42"]) for gpus in (1, 4)}
+    shared |= {precompile_folder(cells[f"far tiny {gpus} hot 42"]) for gpus in (1, 4)}
     (folder,) = shared
     assert folder is not None
     assert folder.startswith("precompile/far/tiny-")
     others = [cells[name] for name in ("far wide 1 base 1", "far tiny 1 short 42")]
     others.append(cells["far tiny 1 fp32 42"])
-    assert len({folder, *map(folder_of, others)}) == 4
+    assert len({folder, *map(precompile_folder, others)}) == 4
 
 
 @pytest.mark.parametrize(
@@ -67,11 +69,11 @@ def test_cells_that_compile_the_same_share_a_folder(cells: dict[str, Cell]) -> N
         "here tiny 1 base 42",  # runs take turns: the first one warms up the others
     ],
 )
-def test_nothing_is_compiled_beforehand(cells: dict[str, Cell], name: str) -> None:
-    assert folder_of(cells[name]) is None
+def test_nothing_is_precompiled(cells: dict[str, Cell], name: str) -> None:
+    assert precompile_folder(cells[name]) is None
 
 
-def test_the_settings_are_the_same_for_all_that_share_them(cells: dict[str, Cell]) -> None:
+def test_cells_that_share_a_folder_have_the_same_settings(cells: dict[str, Cell]) -> None:
     first, other = cells["far tiny 1 base 1"], cells["far tiny 4 hot 42"]
     run = precompile_run(first)
     assert run == precompile_run(other)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# What stands below the Snakemake of a job step, in its process group: it notes what it gets.
+# A child of a job step's Snakemake, in its process group: it records the signals it receives.
 BELOW = """
 import signal, sys, time
 for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -17,15 +17,15 @@ time.sleep(30)
 
 STEP = f"""
 import signal, subprocess, sys
-from study.jobs.stop_requests import hand_on_stop_requests
-hand_on_stop_requests()
+from study.jobs.stop_requests import forward_stop_requests
+forward_stop_requests()
 signal.signal(signal.SIGTERM, lambda number, frame: None)  # as Snakemake does, later
 subprocess.run([sys.executable, "-c", {BELOW!r}])
 """
 
 
 def run_step(number: int, **environment: str) -> str:
-    """Send a signal to the step's first process alone; return what the one below printed."""
+    """Send a signal only to the step's first process; return the output of its child."""
     step = subprocess.Popen(
         [sys.executable, "-c", STEP],
         cwd=Path(__file__).parents[3],
@@ -47,10 +47,10 @@ def run_step(number: int, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_step_hands_on_what_slurm_tells_its_first_process(number: int) -> None:
+def test_a_step_forwards_signals_to_its_first_process(number: int) -> None:
     assert run_step(number, SLURM_STEP_ID="0") == f"{int(number)}\n"
 
 
-def test_elsewhere_signals_go_where_they_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_slurm_signals_are_not_forwarded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_STEP_ID", raising=False)
     assert run_step(signal.SIGTERM) == ""

@@ -1,4 +1,4 @@
-"""What the rules ask: which files a source is made of, and how it is tokenised."""
+"""Functions for the rules: the files of a source, and the options to tokenise it."""
 
 import shlex
 from pathlib import Path
@@ -34,7 +34,7 @@ def grid(root: Path, corpora: tuple[str, ...] = (), **data: Any) -> Grid:
     return Grid(load_study(study, "study.yaml"))
 
 
-def test_a_source_is_made_of_what_the_trainer_reads(tmp_path: Path) -> None:
+def test_a_source_has_the_files_that_the_trainer_reads(tmp_path: Path) -> None:
     made, folder = grid(tmp_path), tmp_path / "src"
     names = ["000_00000.parquet", "a.chunk.0.jsonl", "a.chunk.1.jsonl.gz", "a.chunk.2.jsonl.zst"]
     for name in [*names, "a.val.parquet", "notes.jsonl"]:
@@ -46,11 +46,11 @@ def test_a_source_is_made_of_what_the_trainer_reads(tmp_path: Path) -> None:
     assert text_files(made, "src")[-1] == str(tmp_path / "src.val.jsonl")
 
 
-def test_a_source_without_files_is_left_to_the_trainer_to_tell(tmp_path: Path) -> None:
+def test_a_source_without_files_is_left_for_the_trainer_to_report(tmp_path: Path) -> None:
     assert text_files(grid(tmp_path), "src") == []
 
 
-def test_a_corpus_that_we_make_is_its_last_file(tmp_path: Path) -> None:
+def test_a_corpus_of_ours_is_its_last_file(tmp_path: Path) -> None:
     made = grid(tmp_path, ("python_stdlib",), sources={"python_stdlib": 1.0})
     expected = [str(tmp_path / "python_stdlib" / "python_stdlib.val.jsonl")]
     assert text_files(made, "python_stdlib") == expected

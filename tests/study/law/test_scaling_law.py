@@ -9,8 +9,8 @@ import pytest
 
 from study.__main__ import main
 from study.law.scaling_law import (
-    Run,
     ScalingLaw,
+    TrainedModel,
     bootstrap,
     find_missing,
     fit_law,
@@ -24,10 +24,10 @@ from trainer.config import ConfigError
 PLANTED = ScalingLaw(E=1.7, A=400.0, B=410.0, alpha=0.34, beta=0.28)
 
 
-def planted(noise: float, sizes: int = 6, lengths: int = 5) -> list[Run]:
+def planted(noise: float, sizes: int = 6, lengths: int = 5) -> list[TrainedModel]:
     random = np.random.default_rng(0)
     return [
-        Run(f"{n:.0f}", n, d, PLANTED.loss(n, d) * math.exp(random.normal(0, noise)))
+        TrainedModel(f"{n:.0f}", n, d, PLANTED.loss(n, d) * math.exp(random.normal(0, noise)))
         for n in np.geomspace(1e7, 3e9, sizes)
         for d in np.geomspace(2e8, 6e10, lengths)
     ]
@@ -42,7 +42,7 @@ def test_planted_coefficients_are_recovered_without_noise() -> None:
     assert pytest.approx(PLANTED.B, rel=0.1) == law.B
 
 
-def test_planted_coefficients_lie_in_their_intervals_with_noise() -> None:
+def test_planted_coefficients_are_inside_their_intervals_with_noise() -> None:
     runs = planted(0.005)
     law = fit_law(runs)
     assert objective(law, runs) <= objective(PLANTED, runs)
@@ -66,41 +66,42 @@ def test_isoflop_profiles_find_the_optimum_of_a_budget() -> None:
     """Sizes around the optimum of 1e20 FLOPs: the parabola's lowest point is near it."""
     best, _ = PLANTED.optimum(1e20)
     sizes = best * np.array([0.5, 0.7, 1.0, 1.4, 2.0])
-    runs = [Run("", n, 1e20 / 6 / n, PLANTED.loss(n, 1e20 / 6 / n)) for n in sizes]
-    (profile,) = isoflop_profiles([*runs, Run("", 1e7, 1e9, 4.0)])
+    runs = [TrainedModel("", n, 1e20 / 6 / n, PLANTED.loss(n, 1e20 / 6 / n)) for n in sizes]
+    (profile,) = isoflop_profiles([*runs, TrainedModel("", 1e7, 1e9, 4.0)])
     assert profile.flops == pytest.approx(1e20)
     assert profile.params == pytest.approx(best, rel=0.1)
     too_large = best * 2.0 ** np.arange(2, 7)
-    rising = [Run("", n, 1e20 / 6 / n, PLANTED.loss(n, 1e20 / 6 / n)) for n in too_large]
+    rising = [TrainedModel("", n, 1e20 / 6 / n, PLANTED.loss(n, 1e20 / 6 / n)) for n in too_large]
     assert isoflop_profiles(rising)[0].params is None
 
 
-def grid(sizes: Sequence[float], lengths: Sequence[float]) -> list[Run]:
-    return [Run(f"m{n:g}", n, d, PLANTED.loss(n, d)) for n in sizes for d in lengths]
+def grid(sizes: Sequence[float], lengths: Sequence[float]) -> list[TrainedModel]:
+    return [TrainedModel(f"m{n:g}", n, d, PLANTED.loss(n, d)) for n in sizes for d in lengths]
 
 
 @pytest.mark.parametrize(
     ("runs", "text"),
     [
-        ([], "0 model sizes"),
+        ([], "found 0 model sizes"),
         (grid([1e7, 2e7], [1e9, 2e9, 4e9]), "2 model sizes (1e+07 to 2e+07)"),
-        (grid([1e7, 1.1e7, 1.2e7], [1e9, 2e9, 4e9]), "2 times the smallest or more"),
-        # every size at its own number of tokens: N and D cannot be told apart
-        ([Run("m", n, 20 * n, PLANTED.loss(n, 20 * n)) for n in (1e7, 2e7, 4e7, 8e7, 2e8, 4e8)],
-         "no model at 3 numbers of tokens, the most is 1: train one, such as m"),
+        (grid([1e7, 1.1e7, 1.2e7], [1e9, 2e9, 4e9]), "at least 2 times the smallest"),
+        # each size at a different number of tokens: the effects of N and D cannot be separated
+        ([TrainedModel("m", n, 20 * n, PLANTED.loss(n, 20 * n))
+          for n in (1e7, 2e7, 4e7, 8e7, 2e8, 4e8)],
+         "found at most 1 token counts for one model; expected at least 3: train one, such as m"),
         (grid([1e7], [1e9, 2e9, 4e9]) + grid([2e7, 4e7, 8e7], [1e9]), "at one model size only"),
     ],
 )  # fmt: skip
-def test_what_a_grid_lacks_is_named(runs: list[Run], text: str) -> None:
+def test_what_a_grid_lacks_is_reported(runs: list[TrainedModel], text: str) -> None:
     assert text in "\n".join(find_missing(runs))
 
 
-def test_a_whole_grid_lacks_nothing() -> None:
+def test_a_complete_grid_lacks_nothing() -> None:
     assert find_missing(grid([1e7, 2e7, 4e7], [1e9, 2e9, 4e9])) == []
 
 
 def test_losses_of_a_study(make_grid: MakeGrid) -> None:
-    """Validation losses where every run has one; else the median of the last tenth of the steps."""
+    """Validation losses if every run has one; else the median of the last tenth of the steps."""
     study = make_grid({"run": {"steps": 100, "logging": {"freq": 1}}})
     write_run(study[0], loss=lambda step: 5 - step / 100)
     write_run(study[1], status="failed", outcome=None)
@@ -124,7 +125,7 @@ def test_a_study_that_cannot_determine_the_law_says_what_is_missing(
     output = ["--figures", str(tmp_path), "--output", str(tmp_path / "law.csv")]
     assert main(["scaling-law", "--study", str(file), *output]) == 1
     said = capsys.readouterr().err
-    assert "no scaling law can be fitted: 2 model sizes" in said
+    assert "no scaling law can be fitted: found 2 model sizes" in said
     assert "with variants of other `steps`" in said
     assert not (tmp_path / "law.csv").exists()
 
@@ -145,7 +146,7 @@ def test_a_table_of_losses_becomes_a_law(tmp_path: Path, monkeypatch: pytest.Mon
     }  # fmt: skip
 
 
-def test_the_rows_of_the_highest_loss_may_be_left_out(tmp_path: Path) -> None:
+def test_rows_with_the_highest_loss_can_be_left_out(tmp_path: Path) -> None:
     table = tmp_path / "losses.csv"
     table.write_text("params,tokens,loss\n1e6,1e8,3\n2e6,1e8,9\n3e6,1e8,2\n")
     assert [run.loss for run in read_losses(table, drop_highest=1)] == [2, 3]
@@ -156,11 +157,13 @@ def test_the_rows_of_the_highest_loss_may_be_left_out(tmp_path: Path) -> None:
     [
         ("params,loss\n1e6,3\n", "row 2: KeyError"),
         ("params,tokens,loss\n1e6,many,3\n", "row 2: ValueError"),
-        ("params,tokens,loss\n1e6,1e8,3\n1e6,1e8,-1\n", "row 3: not positive"),
+        ("params,tokens,loss\n1e6,1e8,3\n1e6,1e8,-1\n", "row 3: expected positive"),
         ("params,training_flop,loss\n0,1e8,3\n", "row 2: "),
     ],
 )
-def test_a_malformed_table_is_refused_with_its_row(tmp_path: Path, text: str, problem: str) -> None:
+def test_a_malformed_table_is_rejected_with_its_row(
+    tmp_path: Path, text: str, problem: str
+) -> None:
     table = tmp_path / "losses.csv"
     table.write_text(text)
     with pytest.raises(ConfigError, match=problem):

@@ -1,13 +1,13 @@
-"""What a scaling efficiency is relative to: the table names it, and says nothing without it."""
+"""The reference of a scaling efficiency: the table names it, and is empty without one."""
 
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from study.measure.throughput import throughput_table, to_markdown
+from study.measure.throughput import to_markdown
 from study.show.plots import plot_scaling
-from tests.study.conftest import MakeGrid, write_run
+from tests.study.conftest import MakeGrid, throughput_table, write_run
 
 BASE = {"cluster": "here", "model": "tiny"}
 STUDY = {
@@ -23,7 +23,7 @@ Rows = dict[str, tuple[float | None, str | None]]
 
 
 def table_of(make_grid: MakeGrid, speeds: dict[str, float]) -> pd.DataFrame:
-    """Run the cells named, as `gpus-1/base/seed-42`, at these tokens/s/GPU."""
+    """Run the named cells, such as `gpus-1/base/seed-42`, at these tokens/s/GPU."""
     grid = make_grid(STUDY)
     for cell in grid:
         speed = speeds.get(cell.name.partition("tiny/")[2])

@@ -61,7 +61,7 @@ def test_a_table_of_speeds_by_hand(make_grid: MakeGrid, tmp_path: Path) -> None:
         ("cluster,model,gpus,step_ms,seq_len\nhere,tiny,1,5,-3\n", "seq_len: '-3'"),
     ],
 )
-def test_a_wrong_table_is_refused(
+def test_a_wrong_table_is_rejected(
     make_grid: MakeGrid, tmp_path: Path, lines: str, message: str
 ) -> None:
     path = tmp_path / "speeds.csv"
@@ -76,8 +76,8 @@ def lingua_line(step: int, step_s: float) -> str:
     return json.dumps({"global_step": step, "speed/wps": 512 / step_s, "loss/out": 3.0}) + "\n"
 
 
-def test_linguas_metrics(make_grid: MakeGrid, tmp_path: Path) -> None:
-    """Steps 30 and 40 are done again after a requeue; the save at 20 is charged to step 30."""
+def test_lingua_metrics(make_grid: MakeGrid, tmp_path: Path) -> None:
+    """Steps 30 and 40 are repeated after a requeue; step 30 includes the save at 20."""
     path = tmp_path / "metrics.jsonl"
     first = [(10, 9.0), (20, 1.0), (30, 5.0), (40, 1.0)]
     again = [(30, 8.0), (40, 2.0), (50, 3.0)]
@@ -89,14 +89,14 @@ def test_linguas_metrics(make_grid: MakeGrid, tmp_path: Path) -> None:
     assert (low, middle, high) == pytest.approx((1.1, 1.5, 1.9))
 
 
-def test_a_broken_line_of_linguas_is_named(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_a_broken_line_of_lingua_is_reported(make_grid: MakeGrid, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(lingua_line(10, 1.0) + '{"global_step": 20}\n')
     with pytest.raises(ConfigError, match=r"line 2: .*speed/wps"):
         steps_of(make_grid, path, format="lingua")
 
 
-def test_torchtitans_log(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_torchtitan_log(make_grid: MakeGrid, tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     line = (
         "[rank0]:[titan] 2026-01-01 10:00:00,000 - root - INFO - \x1b[31mstep: {:2}  "
@@ -110,7 +110,7 @@ def test_torchtitans_log(make_grid: MakeGrid, tmp_path: Path) -> None:
     assert (low, middle, high) == pytest.approx((0.6, 1.0, 1.8))
 
 
-def test_nanogpts_log(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_nanogpt_log(make_grid: MakeGrid, tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     path.write_text(
         "step 0: train loss 10.9, val loss 10.9\n"
@@ -125,12 +125,12 @@ def test_nanogpts_log(make_grid: MakeGrid, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lingua", "torchtitan", "nanogpt"])
-def test_a_log_without_a_steady_step_is_refused(
+def test_a_log_without_a_steady_step_is_rejected(
     make_grid: MakeGrid, tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "log.txt"
     path.write_text("")
-    with pytest.raises(ConfigError, match="no speed of a steady step"):
+    with pytest.raises(ConfigError, match="found no steady step"):
         steps_of(make_grid, path, format=kind)
     with pytest.raises(ConfigError, match="No such file"):
         steps_of(make_grid, tmp_path / "none", format=kind)

@@ -1,4 +1,4 @@
-"""A busy machine and a wide spread are said wherever the measurement is shown."""
+"""A busy machine and a wide spread are flagged wherever the measurement is shown."""
 
 import json
 from pathlib import Path
@@ -11,14 +11,8 @@ from study.estimate.time_table import to_markdown as time_markdown
 from study.grid import Cell, Grid
 from study.measure.flags import BUSY_SHARE, WIDE_SPREAD, footnotes
 from study.measure.measurement import read_measurements
-from study.measure.throughput import (
-    read_table,
-    throughput_rows,
-    throughput_table,
-    to_markdown,
-    write_table,
-)
-from tests.study.conftest import MakeGrid, write_lines, write_run
+from study.measure.throughput import read_table, throughput_rows, to_markdown, write_table
+from tests.study.conftest import MakeGrid, throughput_table, write_lines, write_run
 from tests.study.show.test_report import report
 
 ROW = {
@@ -32,7 +26,7 @@ ROW = {
 
 
 def write_loads(cell: Cell, loads: list[float | None], cores: int | None = 8) -> None:
-    """Have a run's records say these loads in turn, from the first in steady state."""
+    """Write these loads into a run's records, starting with the first in steady state."""
     path = Path(cell.folder, "metrics.jsonl")
     first, *records = map(json.loads, path.read_text().splitlines())
     loads = [loads[i % len(loads)] for i in range(len(records))]
@@ -50,7 +44,7 @@ def time_table(grid: Grid, folder: Path) -> str:
     return time_markdown(estimate_table(grid, read_measurements(folder / "throughput.csv", grid)))
 
 
-def test_spread_and_load_are_worked_out_by_hand(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_spread_and_load_match_a_calculation_by_hand(make_grid: MakeGrid, tmp_path: Path) -> None:
     """Intervals of 9, 10, 10 and 10 steps of 0.1, 0.2, 0.1 and 0.2 s; loads of 1, none, 4 and 4.
 
     19 steps take 0.1 s and 20 take 0.2 s: p10 is 0.1 s, p50 and p90 are 0.2 s. The mean load, by
@@ -77,7 +71,7 @@ def test_runs_of_earlier_trainers_have_no_load(make_grid: MakeGrid) -> None:
     assert "¹" not in to_markdown(throughput_table(grid))
 
 
-def test_a_busy_machine_is_said_in_every_table(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_a_busy_machine_is_flagged_in_every_table(make_grid: MakeGrid, tmp_path: Path) -> None:
     grid = make_grid()
     for cell in grid:
         write_run(cell)
@@ -89,22 +83,24 @@ def test_a_busy_machine_is_said_in_every_table(make_grid: MakeGrid, tmp_path: Pa
     assert "note: ¹ busy machine: other processes took more than 10% of its cores.\n" in text
     page = report(grid, tmp_path)
     assert "<p>¹ busy machine: other processes took more than 10% of its cores.</p>" in page
-    note = "Verified, on a busy machine (other processes took 3.1 of its 8 cores)"
+    doubt = "on a busy machine (other processes took 3.1 of its 8 cores)"
+    note = f"Verified; speed over 40 steps, length extrapolated, {doubt}"
     assert page.count(note) == time_table(grid, tmp_path).count(note) == 1
 
 
-def test_a_wide_spread_is_said_in_every_table(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_a_wide_spread_is_flagged_in_every_table(make_grid: MakeGrid, tmp_path: Path) -> None:
     grid = make_grid()
     write_run(grid[0], step_s=[0.1, 0.12])
     write_run(grid[1], step_s=[0.1, 0.1, 0.15])
     text = to_markdown(throughput_table(grid))
     assert "note: ¹ wide spread: p90 - p10 of the step time is more than 25% of p50.\n" in text
     assert text.count("¹") == 2
-    note = "Verified, with a wide spread (p90 - p10 of the step time is 50% of p50)"
+    doubt = "with a wide spread (p90 - p10 of the step time is 50% of p50)"
+    note = f"Verified; speed over 40 steps, length extrapolated, {doubt}"
     assert time_table(grid, tmp_path).count(note) == 1
 
 
-def test_of_several_seeds_the_worst_is_said(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_of_several_seeds_the_worst_is_flagged(make_grid: MakeGrid, tmp_path: Path) -> None:
     entry = {"cluster": "here", "model": "tiny", "gpus": 1, "seed": [42, 43, 44]}
     grid = make_grid({"grid": [entry]})
     for cell, load in zip(grid, (0.1, 2.0, 1.0), strict=True):
@@ -134,13 +130,13 @@ def test_what_is_flagged(changes: dict[str, object], marked: bool) -> None:
     assert len(notes) == marked
 
 
-def test_rows_share_notes() -> None:
+def test_rows_share_footnotes() -> None:
     busy, wide = {"machine_load": 4.0}, {"step_spread": 0.5}
     marks, notes = footnotes([ROW | wide, ROW, ROW | busy | wide, ROW | busy])
     assert marks == ["¹", "", "¹ ²", "²"]
     assert [note.split(":")[0] for note in notes] == ["¹ wide spread", "² busy machine"]
 
 
-def test_an_earlier_time_table_is_read(make_grid: MakeGrid) -> None:
+def test_an_older_time_table_is_read(make_grid: MakeGrid) -> None:
     for row in read_estimates("results/published/cpu-demo/time_estimates.csv"):
         assert row.doubt == ""

@@ -27,7 +27,7 @@ def problem(cell: Cell) -> str:
     return str(caught.value)
 
 
-def test_a_run_is_read_whole(cell: Cell) -> None:
+def test_a_run_is_read_completely(cell: Cell) -> None:
     run = read_run(cell.folder)
     assert run is not None
     assert [record.step for record in run.records] == [1, 10, 20, 30, 40]
@@ -40,7 +40,7 @@ def test_no_folder_is_no_run(tmp_path: Path) -> None:
     assert read_summary(tmp_path) is None
 
 
-def test_a_run_that_has_written_no_record_yet_is_a_run(cell: Cell) -> None:
+def test_a_run_without_records_is_a_run(cell: Cell) -> None:
     metrics(cell).unlink()
     Path(cell.folder, "metrics.eval.jsonl").unlink()
     run = read_run(cell.folder)
@@ -49,7 +49,7 @@ def test_a_run_that_has_written_no_record_yet_is_a_run(cell: Cell) -> None:
     assert run.evaluations == ()
 
 
-def test_a_file_torn_at_any_byte_reads_as_its_whole_lines(cell: Cell) -> None:
+def test_a_file_cut_at_any_byte_reads_as_its_complete_lines(cell: Cell) -> None:
     content = metrics(cell).read_bytes()
     for end in range(len(content)):
         metrics(cell).write_bytes(content[:end])
@@ -59,14 +59,14 @@ def test_a_file_torn_at_any_byte_reads_as_its_whole_lines(cell: Cell) -> None:
         assert len(run.records) == whole
 
 
-def test_a_line_torn_in_the_middle_of_the_file_is_an_error(cell: Cell) -> None:
+def test_an_incomplete_line_in_the_middle_of_the_file_is_an_error(cell: Cell) -> None:
     lines = metrics(cell).read_text().splitlines()
     lines[2] = lines[2][:30]
     metrics(cell).write_text("\n".join(lines) + "\n")
     assert problem(cell).startswith(f"{metrics(cell)}, line 3: 1 problem\n  not valid JSON: ")
 
 
-def test_a_wrong_value_is_named_with_file_line_and_key(cell: Cell) -> None:
+def test_a_wrong_value_is_reported_with_file_line_and_key(cell: Cell) -> None:
     lines = metrics(cell).read_text().splitlines()
     record = json.loads(lines[1])
     del record["time/step_s"]
@@ -79,14 +79,14 @@ def test_a_wrong_value_is_named_with_file_line_and_key(cell: Cell) -> None:
     assert "time/step_s: missing" in message
 
 
-def test_a_step_that_stands_twice_is_an_error(cell: Cell) -> None:
+def test_a_duplicate_step_is_an_error(cell: Cell) -> None:
     content = metrics(cell).read_text()
     metrics(cell).write_text(content + content.splitlines()[-1] + "\n")
     assert "line 6: 1 problem\n  global_step: found 40 after 40; expected a later" in problem(cell)
 
 
 @pytest.mark.parametrize("text", ["[1]\n", "7\n"])
-def test_a_line_that_is_no_object_is_an_error(cell: Cell, text: str) -> None:
+def test_a_line_that_is_not_an_object_is_an_error(cell: Cell, text: str) -> None:
     metrics(cell).write_text(text)
     assert "line 1: 1 problem\n  expected a JSON object, found" in problem(cell)
 
@@ -109,7 +109,7 @@ def test_losses_that_are_not_finite_are_missing(cell: Cell) -> None:
         assert run.records[0].loss is None
 
 
-def test_wall_time_of_a_killed_run_reaches_to_its_last_record(cell: Cell) -> None:
+def test_the_wall_time_of_a_killed_run_ends_at_its_last_record(cell: Cell) -> None:
     run = read_run(cell.folder)
     assert run is not None
     assert run.wall_s == run.summary.attempts[0].wall_s
@@ -120,7 +120,7 @@ def test_wall_time_of_a_killed_run_reaches_to_its_last_record(cell: Cell) -> Non
     assert killed.wall_s == killed.records[-1].elapsed_s == pytest.approx(4.0 + 39 * 0.1)
 
 
-def test_a_stale_run_is_left_out_and_said_so(
+def test_a_stale_run_is_left_out_with_a_message(
     make_grid: MakeGrid, capsys: pytest.CaptureFixture[str]
 ) -> None:
     grid = make_grid()
@@ -130,7 +130,7 @@ def test_a_stale_run_is_left_out_and_said_so(
     assert f"{grid[1].folder}: left out; the settings have changed" in capsys.readouterr().err
 
 
-def test_a_parameter_count_that_was_not_predicted_stops(make_grid: MakeGrid) -> None:
+def test_an_unexpected_parameter_count_is_an_error(make_grid: MakeGrid) -> None:
     grid = make_grid()
     write_run(grid[0], params=123)
     with pytest.raises(ConfigError, match=r"params: found 123; expected .* for model 'tiny'"):

@@ -15,15 +15,21 @@ from study.measure.throughput import (
     is_numeric,
     markdown_table,
     read_table,
-    readable,
+    readable_throughput,
     step_quantiles,
     throughput_rows,
-    throughput_table,
     to_markdown,
     write_table,
 )
 from study.measure.throughput_row import ThroughputRow
-from tests.study.conftest import GUIDE, MakeGrid, make_record, write_lines, write_run
+from tests.study.conftest import (
+    GUIDE,
+    MakeGrid,
+    make_record,
+    throughput_table,
+    write_lines,
+    write_run,
+)
 from trainer.config import ConfigError
 from trainer.flops import utilisation
 from trainer.records import Record
@@ -46,7 +52,7 @@ def record(step: int, steps: int, step_s: float, attempt: int = 1) -> Record:
     )
 
 
-def test_the_columns_are_the_contracts_and_then_ours() -> None:
+def test_columns_are_those_of_the_contract_followed_by_ours() -> None:
     contract = [name.strip() for name in CONTRACT.split(",")]
     columns = [field.name for field in fields(ThroughputRow)]
     assert columns[: len(contract)] == contract
@@ -54,7 +60,7 @@ def test_the_columns_are_the_contracts_and_then_ours() -> None:
 
 
 def test_the_guides_row(make_grid: MakeGrid) -> None:
-    """8x H200, 27.5M parameters, 75K tokens/s/GPU: worked out by hand from the group's guide."""
+    """8x H200, 27.5M parameters, 75K tokens/s/GPU: calculated by hand from the group's guide."""
     grid = make_grid(GUIDE)
     write_run(grid[0], step_s=131_072 / 600_000, startup_s=40.0)
     row = throughput_table(grid).iloc[0]
@@ -70,7 +76,7 @@ def test_the_guides_row(make_grid: MakeGrid) -> None:
     assert (row["startup_s"], row["wall_s"]) == (40.0, pytest.approx(40 + 499 * 0.218453, rel=1e-5))
 
 
-def test_mfu_is_the_one_that_published_tables_quote() -> None:
+def test_mfu_matches_published_tables() -> None:
     """MPT-760M on 32 H100, from the benchmarking README of mosaicml/llm-foundry: 37.57%."""
     params, dim, layers, seq_len, tokens_per_s_per_gpu = 760_470_528, 1536, 24, 2048, 67_971
     flops = 6 * params + 12 * layers * seq_len * dim
@@ -94,8 +100,8 @@ RATES = {
 }
 
 
-def test_the_fraction_of_the_ceiling_is_of_one_gpu_with_rates(make_grid: MakeGrid) -> None:
-    """27.5M on one H200 at half of 2.0M tokens/s; 8 GPUs talk, which the roofline leaves out."""
+def test_the_fraction_of_the_roofline_is_for_one_gpu_with_rates(make_grid: MakeGrid) -> None:
+    """27.5M on one H200 at half of 2.0M tokens/s; with 8 GPUs, communication is not counted."""
     grid = make_grid(
         {
             **GUIDE,
@@ -117,8 +123,8 @@ def test_the_fraction_of_the_ceiling_is_of_one_gpu_with_rates(make_grid: MakeGri
     assert "Of roofline (%)" not in to_markdown(table.iloc[1:])
 
 
-def test_flops_are_those_of_the_context_that_the_run_wrote(make_grid: MakeGrid) -> None:
-    """27.5M with documents of which a token sees 100 keys; without the entry, S/2 as before."""
+def test_flops_use_the_context_that_the_run_recorded(make_grid: MakeGrid) -> None:
+    """27.5M with documents in which a token attends to 100 keys; without the entry, to S/2."""
     cluster = {"fast": {"rates": RATES}}
     grid = make_grid({**GUIDE, "clusters": cluster, "grid": [GUIDE["grid"][0] | {"gpus": 1}]})
     write_run(grid[0])
@@ -141,12 +147,12 @@ def test_flops_are_those_of_the_context_that_the_run_wrote(make_grid: MakeGrid) 
 
 
 def shown(table: pd.DataFrame, heading: str) -> list[str]:
-    """Return a column as people read it."""
-    headings, rows = readable(table)
+    """Return a column as shown to people."""
+    headings, rows = readable_throughput(table)
     return [row[headings.index(heading)] for row in rows]
 
 
-def test_more_than_the_gpu_can_is_marked_and_explained(make_grid: MakeGrid) -> None:
+def test_a_speed_above_the_peak_is_marked_and_explained(make_grid: MakeGrid) -> None:
     """27.5M needs 265 MFLOPs a token: 4.4 million tokens a second are 118% of 989.5 TFLOP/s."""
     grid = make_grid({**GUIDE, "grid": [{"cluster": "fast", "model": "small", "gpus": [1, 2]}]})
     write_run(grid[0], step_s=16_384 / 4.4e6)
@@ -161,7 +167,7 @@ def test_more_than_the_gpu_can_is_marked_and_explained(make_grid: MakeGrid) -> N
     assert not is_numeric(["†"])
 
 
-def test_more_than_the_roofline_is_marked_too(make_grid: MakeGrid) -> None:
+def test_a_speed_above_the_roofline_is_marked_too(make_grid: MakeGrid) -> None:
     """At a peak twice as high MFU is possible, but the rates allow 2.07 million tokens a second."""
     changes = {**GUIDE, "clusters": {"fast": {"rates": RATES, "peak_tflops": 2000}}}
     grid = make_grid({**changes, "grid": [{"cluster": "fast", "model": "small", "gpus": 1}]})
@@ -174,17 +180,17 @@ def test_more_than_the_roofline_is_marked_too(make_grid: MakeGrid) -> None:
     assert "†" not in to_markdown(throughput_table(grid))
 
 
-def test_nothing_was_run(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_without_runs_the_table_is_empty(make_grid: MakeGrid, tmp_path: Path) -> None:
     grid = make_grid()
     assert throughput_table(grid).empty
     write_table(throughput_rows(grid), tmp_path / "throughput.csv")
     names = [field.name for field in fields(ThroughputRow)]
     assert (tmp_path / "throughput.csv").read_text() == ",".join(names) + "\n"
-    assert (tmp_path / "throughput.md").read_text() == "No run was measured yet.\n"
+    assert (tmp_path / "throughput.md").read_text() == "No run has been measured yet.\n"
     assert read_table(tmp_path / "throughput.csv").empty
 
 
-def test_a_run_that_failed_at_once_has_empty_cells_and_no_zeros(make_grid: MakeGrid) -> None:
+def test_a_run_that_failed_immediately_has_empty_cells_and_no_zeros(make_grid: MakeGrid) -> None:
     grid = make_grid()
     write_run(grid[0], status="failed", outcome=None, peak_memory_gib=None, loss_validation=None)
     Path(grid[0].folder, "metrics.jsonl").unlink()
@@ -302,7 +308,7 @@ def test_efficiency_without_the_smallest_count(make_grid: MakeGrid) -> None:
     assert efficiencies(make_grid, speeds) == {"base-2": 1.0, "strong-2": 1.0, "strong-4": 0.75}
 
 
-def test_rows_of_another_trainer_are_marked(make_grid: MakeGrid) -> None:
+def test_rows_measured_with_a_different_trainer_are_marked(make_grid: MakeGrid) -> None:
     grid = make_grid()
     write_run(grid[0], trainer_version="old")
     for cell in grid[1:]:
@@ -312,10 +318,10 @@ def test_rows_of_another_trainer_are_marked(make_grid: MakeGrid) -> None:
     text = to_markdown(throughput_table(grid))
     assert text.count("*") == 2  # the row, and the note
     assert "tiny*" in text
-    assert "note: \\* measured with another version of the trainer" in text
+    assert "note: \\* measured with a different version of the trainer" in text
 
 
-def test_the_table_survives_its_file(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_the_table_is_read_back_as_written(make_grid: MakeGrid, tmp_path: Path) -> None:
     grid = make_grid({"grid": [{"cluster": ["here", "fast"], "model": "tiny", "gpus": [1, 2]}]})
     for cell in grid:
         write_run(cell)
@@ -326,7 +332,7 @@ def test_the_table_survives_its_file(make_grid: MakeGrid, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n"])
-def test_another_csv_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_different_csv_is_rejected(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other.csv"
     path.write_text(text)
     with pytest.raises(ConfigError, match="not a throughput table"):
@@ -345,7 +351,7 @@ def test_markdown_is_aligned() -> None:
     )  # fmt: skip
 
 
-def test_a_run_that_is_going_on_is_a_row(make_grid: MakeGrid) -> None:
+def test_a_run_in_progress_has_a_row(make_grid: MakeGrid) -> None:
     cell = make_grid()[0]
     write_run(cell, status="running", outcome=None)
     with Path(cell.folder, "metrics.jsonl").open("a") as file:

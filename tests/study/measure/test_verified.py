@@ -1,4 +1,4 @@
-"""Verified is what ran: with all settings that can change the speed, and no others."""
+"""A cell is Verified by runs with the same settings, of those that can change the speed."""
 
 from pathlib import Path
 from typing import Any
@@ -88,18 +88,18 @@ def run_with(changes: dict[str, Any]) -> RunConfig:
 
 
 @pytest.mark.parametrize("key", OTHER_SPEED)
-def test_a_setting_that_can_change_the_speed_makes_another_key(key: str) -> None:
+def test_a_setting_that_can_change_the_speed_changes_the_key(key: str) -> None:
     changed = run_with({key: OTHER_SPEED[key]})
     assert changed.speed_key(4) != run_with({}).speed_key(4)
 
 
 @pytest.mark.parametrize("key", SAME_SPEED)
-def test_a_setting_that_cannot_leaves_the_key(key: str) -> None:
+def test_a_setting_that_cannot_change_the_speed_keeps_the_key(key: str) -> None:
     assert run_with({key: SAME_SPEED[key]}).speed_key(4) == run_with({}).speed_key(4)
 
 
 @given(st.dictionaries(st.sampled_from(list(SAME_SPEED)), st.none(), min_size=1))
-def test_any_of_them_together_leave_the_key(keys: dict[str, None]) -> None:
+def test_any_combination_of_them_keeps_the_key(keys: dict[str, None]) -> None:
     changed = run_with({key: SAME_SPEED[key] for key in keys})
     assert changed.speed_key(1) == run_with({}).speed_key(1)
 
@@ -109,7 +109,7 @@ def test_threads_of_a_cpu_run_change_its_speed() -> None:
     assert one.speed_key(1) != two.speed_key(1)
 
 
-def test_a_key_goes_by_the_layout_and_not_by_how_it_is_written() -> None:
+def test_a_key_depends_on_the_layout_and_not_on_how_it_is_written() -> None:
     written = {"distributed.fsdp_type": "full_shard"}
     explicit = {**written, "distributed.dp_shard": 4, "distributed.dp_replicate": 1}
     assert run_with(written).speed_key(4) == run_with(explicit).speed_key(4)
@@ -123,8 +123,8 @@ def estimates(study: dict[str, Any]) -> dict[str, Estimate]:
     return {f"{row.model}/{row.gpus}": row for row in rows}
 
 
-def test_evidence_verifies_equal_settings_alone(tmp_path: Path) -> None:
-    """A window of 256, and documents under a mask with a CUDA graph, are other speeds."""
+def test_evidence_verifies_only_equal_settings(tmp_path: Path) -> None:
+    """A window of 256, and a document mask with a CUDA graph, have different speeds."""
     header = "cluster,model,gpus,batch_size_per_gpu,seq_len,steps,tokens_per_s_per_gpu\n"
     plain, masked = tmp_path / "plain.csv", tmp_path / "masked.csv"
     plain.write_text(header + "miso,a,1,4,8192,500,110000\n")
@@ -155,7 +155,7 @@ def test_evidence_verifies_equal_settings_alone(tmp_path: Path) -> None:
     assert rows["a/1"].by == "me"
 
 
-def test_an_earlier_table_verifies_equal_settings_alone(make_grid: MakeGrid) -> None:
+def test_an_older_table_verifies_only_equal_settings(make_grid: MakeGrid) -> None:
     earlier = make_grid()
     for cell in earlier.measured:
         write_run(cell)
@@ -174,8 +174,8 @@ def test_an_earlier_table_verifies_equal_settings_alone(make_grid: MakeGrid) -> 
         assert {row.basis.split()[0] for row in rows} == {basis}, changes
 
 
-def test_a_time_for_far_more_steps_than_were_measured_says_so(make_grid: MakeGrid) -> None:
-    """40 steps were measured: 400 are ten times as many, 10,000 tell of another day."""
+def test_a_time_for_far_more_steps_than_measured_has_a_note(make_grid: MakeGrid) -> None:
+    """40 steps were measured: 400 are ten times as many, 10,000 are far more."""
     grid = make_grid({"estimate": {"steps": 400, "horizons": ["10000 steps"]}})
     write_run(grid[0])
     path = Path(grid.study.folder, "throughput.csv")

@@ -1,4 +1,4 @@
-"""The time table in the user's own file: that, and not a byte beside it."""
+"""The time table in the user's own file, whose other bytes do not change."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -34,7 +34,7 @@ BEGIN, END = (marker.decode() for marker in markers("demo"))
 
 
 @given(st.binary(), st.binary(), st.binary(), st.booleans())
-def test_every_byte_outside_the_markers_stays(
+def test_bytes_outside_the_markers_do_not_change(
     before: bytes, between: bytes, after: bytes, crlf: bool
 ) -> None:
     newline = b"\r\n" if crlf else b"\n"
@@ -49,7 +49,7 @@ def test_every_byte_outside_the_markers_stays(
     assert with_table(found, Path("guide.md"), "demo", ESTIMATES) == found
 
 
-def test_a_guide_is_written_once_and_checked(tmp_path: Path) -> None:
+def test_a_document_is_updated_once_and_checked(tmp_path: Path) -> None:
     guide, link = tmp_path / "guide.md", tmp_path / "link.md"
     guide.write_text(f"# Cluster\n\n{BEGIN}\nold\n{END}\nlast line without an end")
     guide.chmod(0o640)
@@ -69,7 +69,7 @@ def test_a_guide_is_written_once_and_checked(tmp_path: Path) -> None:
     assert guide.stat().st_mtime_ns == before
 
 
-def test_two_studies_keep_a_table_each() -> None:
+def test_two_studies_each_keep_their_table() -> None:
     content = b"\n".join([*markers("demo"), *markers("other")])
     found = with_table(content, Path("guide.md"), "demo", ESTIMATES)
     assert found.endswith(b"\n".join(markers("other")))
@@ -78,14 +78,14 @@ def test_two_studies_keep_a_table_each() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nothing", f"{BEGIN} stands there 0 times"),
-        (f"{BEGIN}\n", f"{END} stands there 0 times"),
-        (f"{BEGIN}\n{BEGIN}\n{END}\n", f"{BEGIN} stands there 2 times"),
-        (f"\n{END}\n{BEGIN}\n", f"line 2: {END} stands before {BEGIN}"),
-        (f"{markers('x')[0].decode()}\n{END}", f"{BEGIN} stands there 0 times"),
+        ("nothing", f"{BEGIN} occurs 0 times"),
+        (f"{BEGIN}\n", f"{END} occurs 0 times"),
+        (f"{BEGIN}\n{BEGIN}\n{END}\n", f"{BEGIN} occurs 2 times"),
+        (f"\n{END}\n{BEGIN}\n", f"line 2: {END} precedes {BEGIN}"),
+        (f"{markers('x')[0].decode()}\n{END}", f"{BEGIN} occurs 0 times"),
     ],
 )
-def test_markers_that_are_not_there_once_each(tmp_path: Path, text: str, message: str) -> None:
+def test_each_marker_has_to_occur_once(tmp_path: Path, text: str, message: str) -> None:
     guide = tmp_path / "guide.md"
     guide.write_text(text)
     with pytest.raises(ConfigError) as caught:

@@ -19,7 +19,7 @@ SIX = {
 
 
 def plan(grid: Grid) -> tuple[list[PlanRow], str]:
-    """Return the plan's rows, and its text, with all that was measured so far."""
+    """Return the plan's rows and its text, with all measurements so far."""
     write_table(throughput_rows(grid), Path(grid.study.folder, "throughput.csv"))
     forecast = Forecast(grid)
     rows = plan_table(grid, forecast)
@@ -34,10 +34,10 @@ def test_before_anything_ran(make_grid: MakeGrid) -> None:
     text = format_plan(grid, rows, forecast)
     assert "not known" in text
     assert "8 cells: 7 to run, 1 estimate only. 7 to train, " in text
-    assert "GPU-hours (and 6 of them not known)." in text
+    assert "GPU-hours (not known for 6 of them)." in text
 
 
-def test_the_states_of_cells(make_grid: MakeGrid) -> None:
+def test_states_of_cells(make_grid: MakeGrid) -> None:
     grid = make_grid(SIX)
     write_run(grid[0])
     write_run(grid[1], status="preempted", outcome=None, steps_done=20)
@@ -57,7 +57,7 @@ def test_the_states_of_cells(make_grid: MakeGrid) -> None:
     ]
 
 
-def test_times_are_of_the_cells_own_steps_and_totals_of_what_will_run(
+def test_times_are_for_the_cells_own_steps_and_totals_for_cells_to_train(
     make_grid: MakeGrid,
 ) -> None:
     grid = make_grid({"grid": [{"cluster": "here", "model": "tiny", "gpus": [1, 2]},
@@ -70,10 +70,10 @@ def test_times_are_of_the_cells_own_steps_and_totals_of_what_will_run(
     assert to_run.estimate.gpu_hours == pytest.approx(2.0, rel=0.1)
     assert unknown.estimate.seconds is None
     hours = f"{to_run.estimate.gpu_hours:.2g}"
-    assert f"2 to train, {hours} GPU-hours (and 1 of them not known)." in text
+    assert f"2 to train, {hours} GPU-hours (not known for 1 of them)." in text
 
 
-def test_the_request_is_slurms_or_this_machine(make_grid: MakeGrid) -> None:
+def test_the_request_is_for_slurm_or_this_machine(make_grid: MakeGrid) -> None:
     lines = plan(make_grid(SIX))[1].splitlines()
     (fast,) = [line for line in lines if line.startswith("fast/")]
     assert "-A nlp -p fast --gres=gpu:2" in fast
@@ -88,7 +88,7 @@ def test_a_finished_study_has_nothing_to_train(make_grid: MakeGrid) -> None:
     assert plan(grid)[1].endswith("4 cells: 4 measured. 0 to train.\n")
 
 
-def test_what_a_budget_holds(make_grid: MakeGrid) -> None:
+def test_cells_within_a_budget(make_grid: MakeGrid) -> None:
     """Cells of about an hour: 40 steps of 90 s on 1, 2 and 4 processes; the last is too much."""
     cells = [{"cluster": "here", "model": ["tiny", "wide"], "gpus": [1, 2, 4]}]
     grid = make_grid({"grid": cells, "budget": {"gpu_hours": 4}})
@@ -96,13 +96,13 @@ def test_what_a_budget_holds(make_grid: MakeGrid) -> None:
     write_run(grid[3], step_s=90.0)
     text = plan(grid)[1]
     assert "Within 4 GPU-hours, by the upper ends: here/tiny/gpus-2" in text
-    assert "Beyond it: " in text
-    assert "here/wide/gpus-4/base/seed-42" in text.split("Beyond it: ")[1]
-    assert "To narrow the open estimates most, measure here/" in text
+    assert "Over budget: " in text
+    assert "here/wide/gpus-4/base/seed-42" in text.split("Over budget: ")[1]
+    assert "Measuring here/" in text
 
 
-def test_a_cell_that_cannot_fit_is_said_so(make_grid: MakeGrid) -> None:
-    """A billion parameters: 16 GB of weights, gradients and moments, of 8 GiB that there are."""
+def test_the_plan_warns_of_a_cell_that_does_not_fit(make_grid: MakeGrid) -> None:
+    """A billion parameters: 16 GB of weights, gradients and moments, with 8 GiB of memory."""
     grid = make_grid(
         {
             "models": {"billion": {"dim": 2048, "n_layers": 20, "n_heads": 16}},
@@ -116,7 +116,7 @@ def test_a_cell_that_cannot_fit_is_said_so(make_grid: MakeGrid) -> None:
     assert "fast/billion/gpus-1/base/seed-42: does not fit" in text
 
 
-def test_a_run_longer_than_its_limit_is_said_so(make_grid: MakeGrid) -> None:
+def test_the_plan_warns_of_a_run_longer_than_its_limit(make_grid: MakeGrid) -> None:
     grid = make_grid({"grid": [{"cluster": "fast", "model": "tiny", "gpus": [1, 2]}]})
     write_run(grid[0], step_s=90.0)
     assert "may take longer than its limit of 30 min" in plan(grid)[0][1].warning

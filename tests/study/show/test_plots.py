@@ -1,13 +1,20 @@
 import hashlib
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from study.grid import Grid
 from study.measure.logs import read_runs
-from study.measure.throughput import throughput_table
-from study.show.plots import Style, plot_loss_curves, plot_scaling
-from tests.study.conftest import MakeGrid, write_run
+from study.show.plots import (
+    SCALING_FIGURES,
+    ScalingFigure,
+    Style,
+    plot_loss_curves,
+    plot_scaling,
+)
+from tests.study.conftest import MakeGrid, throughput_table, write_run
 
 MANY = {
     "models": {f"m{n}": {"dim": 32 * n, "n_layers": 2, "n_heads": 2} for n in range(1, 11)},
@@ -42,8 +49,44 @@ def test_equal_runs_give_equal_bytes(make_grid: MakeGrid, tmp_path: Path) -> Non
     assert "<dc:date>" not in (tmp_path / "first" / "throughput.svg").read_text()
 
 
-def test_without_runs_the_figures_say_so(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_figures_without_runs_have_a_message(make_grid: MakeGrid, tmp_path: Path) -> None:
     assert len(draw(make_grid(), tmp_path)) == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown", "not_shown"),
+    [
+        ({}, ["0.0", "0.2", "1.4"], ["linear scaling", "Also", "%"]),
+        ({"scale": "percent", "reference": "one"}, ["100%", "linear scaling"], ["1.4"]),
+        ({"scale": "log", "reference": "linear scaling"}, ["1", "linear scaling"], ["%", "1.4"]),
+    ],
+)
+def test_a_new_figure_is_one_entry(
+    make_grid: MakeGrid,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict,
+    shown: list[str],
+    not_shown: list[str],
+) -> None:
+    """Every run has a peak memory of 1.5 GiB. matplotlib writes each text as an SVG comment too."""
+    memory = ScalingFigure(
+        column="peak_memory_gib",
+        label="Memory (GiB)",
+        scale="linear",
+        reference=None,
+        empty_message="No run has recorded its memory yet.",
+    )
+    monkeypatch.setitem(SCALING_FIGURES, "memory", replace(memory, **changes))
+    grid = make_grid()
+    plot_scaling(grid, throughput_table(grid), tmp_path)
+    assert "<!-- No run has recorded its memory yet. -->" in (tmp_path / "memory.svg").read_text()
+    for cell in grid:
+        write_run(cell)
+    plot_scaling(grid, throughput_table(grid), tmp_path)
+    texts = re.findall("<!-- (.*) -->", (tmp_path / "memory.svg").read_text())
+    assert {"Memory (GiB)", *shown} <= set(texts)
+    assert not any(part in text for part in not_shown for text in texts)
 
 
 def test_runs_with_gaps_are_drawn(make_grid: MakeGrid, tmp_path: Path) -> None:
@@ -65,7 +108,7 @@ def test_many_cells_are_drawn_in_panels_by_gpu_count(make_grid: MakeGrid, tmp_pa
 
 
 @pytest.mark.parametrize("changes", [{}, MANY])
-def test_models_are_told_apart_by_colour(make_grid: MakeGrid, changes: dict) -> None:
+def test_models_differ_in_colour(make_grid: MakeGrid, changes: dict) -> None:
     grid = make_grid(changes)
     style = Style.of(grid)
     models = {cell.model for cell in grid}

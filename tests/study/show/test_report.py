@@ -7,10 +7,10 @@ from study.estimate.estimate import estimate_table
 from study.grid import Grid
 from study.measure.logs import read_runs
 from study.measure.measurement import read_measurements
-from study.measure.throughput import throughput_rows, throughput_table, write_table
+from study.measure.throughput import throughput_rows, write_table
 from study.show.plots import plot_loss_curves, plot_scaling
 from study.show.report import render_report
-from tests.study.conftest import MakeGrid, write_run
+from tests.study.conftest import MakeGrid, throughput_table, write_run
 
 
 def report(grid: Grid, folder: Path, figures: bool = True) -> str:
@@ -31,7 +31,7 @@ def report(grid: Grid, folder: Path, figures: bool = True) -> str:
 
 
 class Links(html.parser.HTMLParser):
-    """Collects what a page loads, and the tags left open."""
+    """Collects the resources that a page loads, and its unclosed tags."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Links(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_loads_nothing(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_the_page_is_complete_and_self_contained(make_grid: MakeGrid, tmp_path: Path) -> None:
     grid = make_grid()
     for cell in grid:
         write_run(cell)
@@ -60,11 +60,11 @@ def test_the_page_is_whole_and_loads_nothing(make_grid: MakeGrid, tmp_path: Path
     assert "4 of 4 cells measured" in page
     assert "torch 2.13.0" in page
     assert "node-1" in page
-    assert "Nothing: every cell" in page
+    assert "Nothing: every cell to measure was measured" in page
     assert page == report(grid, tmp_path)
 
 
-def test_what_is_missing_is_said(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_missing_runs_are_listed(make_grid: MakeGrid, tmp_path: Path) -> None:
     grid = make_grid()
     write_run(grid[0])
     write_run(grid[1], status="failed", outcome=None, steps_done=7)
@@ -74,7 +74,9 @@ def test_what_is_missing_is_said(make_grid: MakeGrid, tmp_path: Path) -> None:
     assert "Missing: loss_vs_tokens.svg" in page
 
 
-def test_more_than_the_gpu_can_is_marked_and_explained(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_a_speed_above_the_peak_is_marked_and_explained(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
     grid = make_grid({"clusters": {"here": {"peak_tflops": 1e-4}}})
     write_run(grid[0])
     page = report(grid, tmp_path, figures=False)
@@ -89,7 +91,7 @@ def test_more_than_the_gpu_can_is_marked_and_explained(make_grid: MakeGrid, tmp_
 
 def test_before_any_run(make_grid: MakeGrid, tmp_path: Path) -> None:
     page = report(make_grid(), tmp_path)
-    assert "No run was measured yet." in page
+    assert "No run has been measured yet." in page
     assert "no measurement on here yet" in page
 
 
