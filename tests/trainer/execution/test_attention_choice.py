@@ -109,5 +109,5 @@ def test_missing_fa3_is_reported_in_one_line(runs: Runs) -> None:
     with pytest.raises(ConfigError) as caught:
         kernels.check(config)
     (problem,) = caught.value.problems
-    assert problem.startswith("distributed.attention = fa3: needs the package flash_attn_3")
+    assert str(problem).startswith("distributed.attention = fa3: needs the package flash_attn_3")
     assert torch.backends.cuda.math_sdp_enabled()

@@ -97,7 +97,7 @@ def test_a_killed_run_resumes_where_it_stopped(
     total = finished + len(made)
     assert total == sum(-(-path.stat().st_size // 200_000) for path in folder.iterdir())
     assert finished < total
-    assert f"{finished} of {total} pieces are there" in capsys.readouterr().out
+    assert f"reusing {finished} of {total} pieces" in capsys.readouterr().out
     assert shard.train.tolist() == packed(texts)
     assert shard.folder.name in folders(tmp_path)
     assert not list(tmp_path.glob("shards/*-pieces"))
