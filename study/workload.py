@@ -160,7 +160,7 @@ def workload(cell: Cell, dtype: Dtype | None = None) -> Workload:
         gpus_per_node=cell.cluster_config.gpus_per_node,
         shard=shard,
         tensor_parallel=run.distributed.tp_size,
-        recompute=run.distributed.recompute,
+        recompute=run.distributed.ac_mode,
         compiled=cell.compiled,
         value_bytes=2 if (dtype or plan_dtype(cell)) == "bf16" else 4,
         unseen=unseen_key(run, cell.gpus),

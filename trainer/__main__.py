@@ -13,16 +13,16 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 def main(arguments: list[str]) -> int:
     """Run the command line; return the exit code."""
     startup = Startup()
-    # A launch may ignore SIGTERM so that it outlives its ranks; a rank that starts should not.
+    # A launcher may ignore SIGTERM to outlive its ranks; its ranks must not inherit that.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        # A launcher that is killed asks its ranks to save and leave; else they would train on.
+        # If the launcher is killed, its ranks save and exit instead of training on.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     from trainer.config import ConfigError, load_run_config
 
     try:
         config = load_run_config(arguments)
-        from trainer.loop.run import run  # loads torch: a wrong config is told before that
+        from trainer.loop.run import run  # loads torch; config errors are reported without it
 
         startup.mark("imports")
         return run(config, startup)

@@ -1,6 +1,6 @@
 """The settings of one run: `RunConfig` is a run.yaml. Keys that mean the same are lingua's.
 
-Imports no torch: the study checks and writes these files where no GPU library is at hand.
+Imports no torch: the study checks and writes these files on machines without it.
 """
 
 import hashlib
@@ -25,12 +25,16 @@ from trainer.yaml_files import (
 BYTE_VOCABULARY = 258  # 256 bytes, BOS 256, EOS 257
 
 ATTENTION_ON_CPU = ("auto", "flash", "math")
-"""Kernels of attention that a CPU has."""
+"""Attention kernels that a CPU has."""
 
 ATTENTION_WITH_MASK = ("auto", "cudnn", "efficient", "math")
-"""Kernels of attention that take a mask on a GPU."""
+"""Attention kernels that take a mask on a GPU."""
 
 Device = Literal["cuda", "cpu"]
+
+ActivationCheckpointing = Literal["none", "selective", "full"]
+"""Which activations the backward pass recomputes: none, all but the results of matmuls and
+attention, or those of whole blocks."""
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -47,13 +51,13 @@ class ModelConfig(Settings):
     n_layers: PositiveInt
     """Number of blocks, L."""
     n_heads: PositiveInt
-    """Number of query heads; left out, dim / head_dim."""
+    """Number of query heads; dim / head_dim by default."""
     head_dim: PositiveInt
-    """Width of one head; left out, dim / n_heads."""
+    """Width of one head; dim / n_heads by default."""
     n_kv_heads: PositiveInt | None = None
     """Number of key and value heads (grouped-query attention); null means n_heads."""
     ffn_dim_multiplier: PositiveFloat | None = None
-    """Factor on the FFN's hidden width before it is rounded up."""
+    """Factor on the FFN's hidden width, applied before rounding up."""
     multiple_of: PositiveInt = 256
     """The FFN's hidden width is rounded up to a multiple of this."""
     rope_theta: PositiveFloat = 10000.0
@@ -61,14 +65,15 @@ class ModelConfig(Settings):
     norm_eps: PositiveFloat = 1e-5
     """Epsilon of RMSNorm."""
     weight_tying: bool = False
-    """The output matrix is the input embedding."""
+    """Use the input embedding as the output matrix."""
     init_base_std: PositiveFloat | None = None
-    """Standard deviation of the initial blocks; null means d^-0.5, and h^-0.5 for the FFN's w2."""
+    """Standard deviation of the blocks' initial weights; null means d^-0.5, and h^-0.5 for the
+    FFN's w2."""
     init_std_factor: Literal["disabled", "global_depth", "current_depth", "dim_ratio"] = "disabled"
     """What divides the standard deviation of each block's two output matrices: nothing,
     sqrt(2 (L + 1)), sqrt(2 (l + 1)) of block l = 0, 1, ..., or d / 4096."""
     sliding_window: PositiveInt | None = None
-    """A token sees itself and as many tokens before it, less one; null means all before it."""
+    """Number of tokens that each token attends to, itself included; null means all up to itself."""
 
     left_out: ClassVar[Mapping[str, str]] = {
         "vocab_size": "the tokenizer decides; see data.tokenizer",
@@ -79,7 +84,7 @@ class ModelConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _complete_heads(cls, values: Any) -> Any:
-        """Fill in the one of n_heads and head_dim that is left out."""
+        """Derive a missing n_heads or head_dim from the other."""
         if not isinstance(values, Mapping):
             return values
         values = {
@@ -98,7 +103,7 @@ class ModelConfig(Settings):
                 raise RuleError([given, "dim"], f"{message}; {hint}")
             values[other] = dim // count
         if "n_heads" not in values and "head_dim" not in values:
-            values["head_dim"] = 2  # that n_heads is missing is complaint enough
+            values["head_dim"] = 2  # report only n_heads as missing
         return values
 
     @model_validator(mode="after")
@@ -114,7 +119,7 @@ class ModelConfig(Settings):
 
     @property
     def q_dim(self) -> int:
-        """Width of all query heads together; dim in most shapes."""
+        """Total width of the query heads; usually dim."""
         return self.n_heads * self.head_dim
 
     @property
@@ -132,14 +137,14 @@ class ModelConfig(Settings):
 
 
 class OptimConfig(Settings):
-    """The optimizer, and the schedule of its learning rate."""
+    """The optimizer and its learning-rate schedule."""
 
     name: Literal["adamw"] = "adamw"
     """The optimizer; trainer/model/optimizers.py lists what each one costs."""
     lr: PositiveFloat = 3e-4
     """Peak learning rate."""
     scheduler: Literal["cosine", "linear", "constant", "inv_sqrt", "wsd"] = "cosine"
-    """How the learning rate falls after the warm-up; formulas: trainer/model/learning_rate.py."""
+    """Learning-rate schedule after the warm-up; formulas: trainer/model/learning_rate.py."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps of linear warm-up; `constant` has none."""
     lr_min_ratio: Ratio = 0.1
@@ -153,7 +158,7 @@ class OptimConfig(Settings):
     exp_factor: PositiveFloat = 0.5
     """inv_sqrt: power of warmup / step."""
     clip: PositiveFloat | None = 1.0
-    """Largest gradient norm; null switches clipping off (the norm is logged all the same)."""
+    """Largest gradient norm; null turns clipping off (the norm is still logged)."""
     weight_decay: NonNegative = 0.1
     """Decoupled weight decay of the matrices; norm weights have none."""
     beta1: Ratio = 0.9
@@ -163,12 +168,12 @@ class OptimConfig(Settings):
     epsilon: PositiveFloat = 1e-8
     """Added to the root of the second moment."""
     fused: bool = True
-    """The step of all weights is one kernel; false: an operation after the other."""
+    """Update all weights in one kernel; false: one operation at a time."""
 
-    left_out: ClassVar[Mapping[str, str]] = {"annealing_step": "lingua has it and reads it nowhere"}
+    left_out: ClassVar[Mapping[str, str]] = {"annealing_step": "lingua defines but never uses it"}
 
     @model_validator(mode="after")
-    def _schedule_is_whole(self) -> "OptimConfig":
+    def _schedule_is_valid(self) -> "OptimConfig":
         if self.scheduler == "inv_sqrt" and self.warmup == 0:
             message = "= 0, but scheduler inv_sqrt falls as warmup / step; expected 1 or more"
             raise RuleError(["warmup", "scheduler"], message)
@@ -183,94 +188,97 @@ class OptimConfig(Settings):
 
 
 class DistributedConfig(Settings):
-    """How one run is spread over processes, and the arithmetic it uses."""
+    """How a run is distributed over processes, and its arithmetic."""
 
     fsdp_type: Literal["no_shard", "full_shard"] = "no_shard"
     """no_shard: every data-parallel process holds the whole model (DDP); full_shard: weights,
-    gradients and optimizer are spread over dp_shard processes (FSDP2)."""
+    gradients and optimizer state are sharded over dp_shard processes (FSDP2)."""
     dp_shard: PositiveInt | None = None
-    """full_shard: processes that share one copy; null means all that tp_size leaves."""
+    """full_shard: processes that share one model replica; null: processes / tp_size /
+    dp_replicate."""
     dp_replicate: PositiveInt | None = None
-    """Copies of the model; null means as many as the processes give. With full_shard and more than
-    one copy: hybrid sharding, a copy on each node."""
+    """Model replicas; null means as many as the number of processes allows. More than one with
+    full_shard is hybrid sharding, usually one replica per node."""
     tp_size: PositiveInt = 1
-    """Tensor-parallel processes, with the sequence spread over them between the matrices."""
+    """Tensor-parallel processes; between the matmuls the sequence is sharded over them."""
     model_dtype: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the forward and backward pass; master weights and optimizer stay fp32. auto:
-    bf16 on a GPU and on processors that multiply it, fp32 on others."""
+    """Number format of the forward and backward pass; master weights and optimizer state stay fp32.
+    auto: bf16 on GPUs and on CPUs with bf16 instructions, else fp32."""
     reduce_dtype: Literal["fp32", "bf16"] = "fp32"
-    """What gradients are sent to other processes in, while the backward pass goes on."""
+    """Number format in which gradients are reduced over processes during the backward pass."""
     compile: bool | Literal["auto"] = "auto"
-    """Compile each block with torch.compile, before the first step. auto: true on a GPU, false on a
-    CPU, where it gains a few percent."""
+    """Compile each block with torch.compile before the first step. auto: true on a GPU, false on a
+    CPU, where the gain is only a few percent."""
     compile_cache: str | None = None
-    """Folder of compiled code, shared by runs and machines; null: where torch has it."""
+    """Cache folder of compiled code, shared by runs and machines; null: torch's default."""
     cuda_graphs: bool = False
-    """One GPU: capture the whole step once, and replay it without the CPU."""
+    """One GPU only: capture the whole step as a CUDA graph and replay it."""
     fused_projections: bool | Literal["auto"] = "auto"
-    """Matrices with one input are multiplied as one: wq, wk, wv, and w1, w3. auto: on a GPU, and on
-    a CPU for tiny models. Never where weights are spread over processes, or float8."""
+    """Fuse matmuls that share an input: wq, wk, wv, and w1, w3. auto: true on a GPU, and on a CPU
+    for tiny models. Never fused if weights are sharded or float8."""
     attention: Literal["auto", "flash", "fa3", "cudnn", "efficient", "math"] = "auto"
-    """Kernel of attention; auto: on a GPU the fastest, measured once at the start. fa3 needs the
-    package flash_attn_3."""
+    """Attention kernel; auto: on a GPU the fastest, measured at the start of the run. fa3 needs
+    the package flash_attn_3."""
     cpu_matmul: Literal["auto", "mkl", "onednn"] = "auto"
     """Library of fp32 matmuls on a CPU; auto: oneDNN if MKL leaves AVX-512 unused."""
     loss_chunk: NonNegativeInt | Literal["auto"] = "auto"
-    """Tokens whose logits exist at once; 0: all; auto: 4096 for vocabularies of 32K and more."""
+    """Tokens whose logits are in memory at once; 0: all; auto: 4096 for vocabularies of 32K or
+    more."""
     float8_recipe: Literal["tensorwise", "rowwise", "rowwise_with_gw_hp"] | None = None
-    """Products of the blocks in float8, by torchao (`pip install torchao`); null: none. It pays
-    from about 1B parameters, on GPUs that have float8."""
+    """Run the blocks' matmuls in float8 with torchao (`pip install torchao`); null: none. It pays
+    off from about 1B parameters, on GPUs that support float8."""
     float8_filter: str = r"layers\.[0-9]+\."
-    """float8: regular expression, found in the names of the matrices that use it."""
+    """float8: regular expression to search for in the names of the matrices to convert."""
     freeze_gc: bool = True
-    """Python collects garbage once before the first step, and lets lie what was there then."""
+    """Run gc.collect() and gc.freeze() before the first step."""
     keep_memory: bool = True
-    """CPU: freed memory stays with the process; to get it anew costs a page fault every 4 KiB."""
+    """CPU: keep freed memory in the allocator instead of returning it to the OS (avoids page
+    faults)."""
     threads: PositiveInt | None = None
     """CPU threads of each process; null: its share of the cores that it may run on. Variables such
-    as OMP_NUM_THREADS count for nothing."""
+    as OMP_NUM_THREADS are ignored."""
     compile_cache_size_limit: PositiveInt = 8
     """Compilations of one block before torch.compile gives up."""
     selective_activation_checkpointing: bool = False
-    """lingua's name of activation_checkpointing: selective."""
-    activation_checkpointing: Literal["none", "selective", "full"] = "none"
-    """What the backward pass computes again instead of keeping it: nothing, all but the matrix
-    products and attention, or whole blocks."""
+    """lingua's name for activation_checkpointing: selective."""
+    activation_checkpointing: ActivationCheckpointing = "none"
+    """What the backward pass recomputes instead of keeping it in memory: nothing, all but the
+    results of matmuls and attention, or whole blocks."""
     matmul_allow_tf32: bool = False
-    """fp32 products of matrices on a GPU may round to TF32."""
+    """Allow TF32 in fp32 matmuls on a GPU."""
     allow_bf16_reduced_precision_reduction: bool = True
-    """bf16 products of matrices may add up in bf16."""
+    """Allow bf16 accumulation in bf16 matmuls."""
     detect_anomaly: bool = False
-    """Name the operation that made the first NaN of a backward pass; slow."""
+    """Name the operation that produced the first NaN of a backward pass; slow."""
     timeout_s: Annotated[float, Field(gt=0, le=1e9)] = 600.0
-    """Seconds after which a collective operation fails: a rank that hangs ends the run."""
+    """Seconds after which a collective fails: a rank that hangs ends the run."""
 
     left_out: ClassVar[Mapping[str, str]] = {
-        "spawn_method": "no process is started by multiprocessing; torchrun starts the ranks",
+        "spawn_method": "torchrun starts the ranks, not multiprocessing",
     }
 
     @model_validator(mode="before")
     @classmethod
     def _take_former_names(cls, values: Any) -> Any:
-        """Read `cpu_products`, as earlier files have it, as `cpu_matmul`."""
+        """Accept `cpu_products`, the former name of `cpu_matmul`."""
         if not isinstance(values, Mapping) or "cpu_products" not in values:
             return values
         former = {"cpu_products": "cpu_matmul"}
         return {former.get(key, key): value for key, value in values.items()}
 
     @model_validator(mode="after")
-    def _layout_is_whole(self) -> "DistributedConfig":
+    def _layout_is_valid(self) -> "DistributedConfig":
         if self.fsdp_type == "no_shard" and (self.dp_shard or 1) > 1:
             message = f"= {self.dp_shard} needs fsdp_type: full_shard"
             raise RuleError(["dp_shard", "fsdp_type"], message)
         if self.selective_activation_checkpointing and self.activation_checkpointing == "full":
-            message = "= true contradicts activation_checkpointing: full; leave one of them out"
+            message = "= true contradicts activation_checkpointing: full; remove one of them"
             keys = ["selective_activation_checkpointing", "activation_checkpointing"]
             raise RuleError(keys, message)
         return self
 
     @model_validator(mode="after")
-    def _switches_agree(self) -> "DistributedConfig":
+    def _tensor_parallel_is_supported(self) -> "DistributedConfig":
         if self.float8_recipe is not None and self.tp_size > 1:
             raise RuleError(["float8_recipe", "tp_size"], "not supported with tp_size > 1")
         if self.tp_size > 1 and self.loss_chunk not in ("auto", 0):
@@ -279,40 +287,37 @@ class DistributedConfig(Settings):
         return self
 
     @property
-    def recompute(self) -> Literal["none", "selective", "full"]:
-        """What the backward pass computes again."""
-        return (
-            "selective"
-            if self.selective_activation_checkpointing
-            else self.activation_checkpointing
-        )
+    def ac_mode(self) -> ActivationCheckpointing:
+        """Activation checkpointing, by either of its keys."""
+        selective = self.selective_activation_checkpointing
+        return "selective" if selective else self.activation_checkpointing
 
     @property
     def shards_weights(self) -> bool:
-        """Whether several processes share one copy of the weights."""
+        """Whether the weights of a model replica are sharded if there are several processes."""
         return self.fsdp_type == "full_shard" or self.tp_size > 1
 
     def data_parallel(self, gpus: int) -> tuple[int, int]:
-        """Return (copies of the model, processes that share each) on `gpus` processes.
+        """Return (dp_replicate, dp_shard) on `gpus` processes.
 
-        Raises RuleError, relative to the run, if the layout does not fill them.
+        Raises RuleError, with keys of the run, if the layout does not use exactly `gpus` processes.
         """
         if gpus % self.tp_size:
             message = f"= {self.tp_size} does not divide {gpus} processes"
             raise RuleError(["distributed.tp_size"], message)
-        left = gpus // self.tp_size
+        data_parallel = gpus // self.tp_size
         if self.fsdp_type == "no_shard":
             shard = 1
         else:
-            shard = self.dp_shard or left // (self.dp_replicate or 1)
-        copies = self.dp_replicate or left // max(1, shard)
-        if copies * shard != left:
+            shard = self.dp_shard or data_parallel // (self.dp_replicate or 1)
+        replicate = self.dp_replicate or data_parallel // max(1, shard)
+        if replicate * shard != data_parallel:
             message = (
-                f"{copies} copies x {shard} shards x tp_size {self.tp_size} are not {gpus} "
-                "processes; leave out dp_replicate, or dp_shard"
+                f"dp_replicate {replicate} x dp_shard {shard} x tp_size {self.tp_size} are not "
+                f"{gpus} processes; remove dp_replicate or dp_shard"
             )
             raise RuleError(["distributed"], message)
-        return copies, shard
+        return replicate, shard
 
 
 class TokenizerConfig(Settings):
@@ -320,26 +325,26 @@ class TokenizerConfig(Settings):
 
     name: Literal["bytes", "hf", "tiktoken", "sp"] = "bytes"
     """bytes: the UTF-8 bytes, BOS 256, EOS 257; hf: a tokenizer.json; tiktoken: a file of ranks, as
-    Llama 3 has it; sp: a SentencePiece model."""
+    in Llama 3; sp: a SentencePiece model."""
     path: Text | None = None
     """The tokenizer's file."""
     n_words: PositiveInt | None = None
     """Number of token ids, V, special ones included; null: read from the file."""
     bos: str | None = None
-    """hf: the token before a document; null: the one that files usually have."""
+    """hf: the token before a document; null: a well-known name."""
     eos: str | None = None
-    """hf: the token after a document; null: the one that files usually have."""
+    """hf: the token after a document; null: a well-known name."""
 
     @model_validator(mode="after")
     def _file_is_named(self) -> "TokenizerConfig":
         if (self.path is None) != (self.name == "bytes"):
-            wants = "has no file; leave it out" if self.name == "bytes" else "needs its file"
+            wants = "has no file; remove the path" if self.name == "bytes" else "needs its file"
             raise RuleError(["path", "name"], f"tokenizer '{self.name}' {wants}")
         return self
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids, V. Raises ConfigError where the file does not tell it."""
+        """Number of token ids, V. Raises ConfigError if it cannot be read from the file."""
         if self.n_words is not None:
             return self.n_words
         if self.path is None:
@@ -350,16 +355,16 @@ class TokenizerConfig(Settings):
 
 
 class DataConfig(Settings):
-    """What the run reads, and in what portions."""
+    """The training data and the shape of its batches."""
 
     root_dir: Text
-    """Folder that holds one folder for each source."""
+    """Folder with one folder per source."""
     sources: Annotated[dict[Text, Weight], Field(min_length=1)]
     """Source folder -> weight; weights are normalised."""
     shards_dir: Text = "results/shards"
-    """Folder of the token shards, made once for each content and tokenizer."""
+    """Folder of the token shards, made once per content and tokenizer."""
     batch_size: PositiveInt = 8
-    """Sequences per GPU and forward pass."""
+    """Sequences per GPU and micro-batch."""
     seq_len: PositiveInt = 2048
     """Tokens per sequence."""
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -369,13 +374,14 @@ class DataConfig(Settings):
     add_eos: bool = True
     """Put EOS after every document."""
     seed: int | None = None
-    """Seed of the order of samples; null means the run's seed."""
+    """Seed of the sampling order; null means the run's seed."""
     load_async: bool = True
-    """Read ahead in a thread; false reads each batch when its step asks for it."""
+    """Read ahead in a thread; false: read each batch when its step needs it."""
     prefetch_size: PositiveInt = 4
     """Batches read ahead of the step that uses them."""
     document_mask: bool = False
-    """A token sees its own document only; false: all of the sequence before it."""
+    """Let tokens attend only within their own document; false: to the whole sequence before
+    them."""
 
     left_out: ClassVar[Mapping[str, str]] = {
         "n_views": "a sequence always has two views, inputs and targets; leave it out",
@@ -384,13 +390,13 @@ class DataConfig(Settings):
     @model_validator(mode="after")
     def _borders_are_marked(self) -> "DataConfig":
         if self.document_mask and not (self.add_bos or self.add_eos):
-            message = "= true needs add_bos or add_eos, which mark the borders"
+            message = "= true needs add_bos or add_eos to mark document boundaries"
             raise RuleError(["document_mask", "add_bos", "add_eos"], message)
         return self
 
 
 class WandbConfig(Settings):
-    """Weights & Biases; the keys are those of wandb.init. Needs `pip install wandb`."""
+    """Weights & Biases; keys as in wandb.init. Needs `pip install wandb`."""
 
     project: str | None = None
     """Project; null: wandb's default."""
@@ -409,28 +415,28 @@ class WandbConfig(Settings):
     dir: str | None = None
     """Folder of wandb's files; null: the run's folder."""
     mode: Literal["online", "offline", "disabled"] | None = None
-    """offline writes files to be sent later by `wandb sync`."""
+    """offline: write files for a later `wandb sync`."""
     id: str | None = None
-    """Id of the run; null: made from dump_dir, so that a resumed run is one run."""
+    """Id of the run; null: derived from dump_dir, so that all attempts are one run."""
 
 
 class LoggingConfig(Settings):
-    """What is written down while the run goes on."""
+    """What the run logs."""
 
     freq: PositiveInt = 10
     """Steps between records of metrics.jsonl; the first and the last step are always recorded."""
     wandb: WandbConfig | None = None
-    """Send the records to Weights & Biases too."""
+    """Also send the records to Weights & Biases."""
     tensorboard: bool = False
-    """Write the records for TensorBoard too, to dump_dir/tensorboard."""
+    """Also write the records for TensorBoard, to dump_dir/tensorboard."""
 
     left_out: ClassVar[Mapping[str, str]] = {
-        "acc_freq": "a record is of whole steps; set freq",
+        "acc_freq": "records cover whole steps; set freq",
     }
 
 
 class ProfilingConfig(Settings):
-    """A window of steps under torch.profiler, and on a GPU of memory snapshots."""
+    """A window of steps under torch.profiler and, on a GPU, with memory history."""
 
     run: bool = False
     """Profile."""
@@ -441,18 +447,18 @@ class ProfilingConfig(Settings):
     profile_steps: PositiveInt = 2
     """Steps of the window."""
     mem_warmup: Annotated[int, Field(ge=0)] = 100
-    """GPU: steps before the history of allocations."""
+    """GPU: steps before the memory history."""
     mem_steps: PositiveInt = 2
-    """GPU: steps of the history of allocations."""
+    """GPU: steps of the memory history."""
 
 
 class SaveConfig(Settings):
     """One kind of checkpoint."""
 
     every: PositiveInt | None = None
-    """Steps between saves; null means only at the end."""
+    """Steps between saves; null: only at the end."""
     keep: Annotated[int, Field(ge=-1)] = 1
-    """How many of this kind to keep; -1 keeps all."""
+    """How many of this kind to keep; -1: all."""
 
 
 class CheckpointConfig(Settings):
@@ -465,13 +471,13 @@ class CheckpointConfig(Settings):
     path: Text | None = None
     """Folder of the checkpoints; null: dump_dir/checkpoints."""
     init_ckpt_path: Text | None = None
-    """Checkpoint folder of another run whose weights this one starts from."""
+    """Checkpoint folder of another run, to start from its weights."""
     async_save: bool = True
-    """Write checkpoints while training goes on."""
+    """Write checkpoints in the background while training continues."""
 
     left_out: ClassVar[Mapping[str, str]] = {
-        "continue_training_from_init": "to go on from another run's optimizer and step, copy its "
-        "folder of checkpoints to checkpoint.path",
+        "continue_training_from_init": "to resume another run's optimizer and step, copy its "
+        "checkpoint folder to checkpoint.path",
     }
 
 
@@ -479,10 +485,10 @@ class ValidationConfig(Settings):
     """How much held-out text one evaluation reads."""
 
     max_sequences: PositiveInt | None = 128
-    """Sequences of data.seq_len, over all GPUs together; null reads everything."""
+    """Sequences of data.seq_len in total over all GPUs; null: all."""
 
     left_out: ClassVar[Mapping[str, str]] = {
-        "max_steps": "in steps the text would depend on the number of GPUs; set max_sequences",
+        "max_steps": "a number of steps would depend on the number of GPUs; set max_sequences",
         "use_val_from_train_src": "the held-out text is always that of data.sources",
         "root_dir": "the held-out text is always that of data.sources",
         "sources": "the held-out text is always that of data.sources",
@@ -497,53 +503,53 @@ class EvalConfig(Settings):
 
     left_out: ClassVar[Mapping[str, str]] = {
         "harness": "tasks run on the exported model; see the rule evaluate",
-        "generator": "nothing is generated while training; export the model and use transformers",
+        "generator": "training generates no text; export the model and use transformers",
         **dict.fromkeys(
             ("name", "dump_dir", "metric_log_dir", "ckpt_dir", "wandb", "global_step"),
-            "an evaluation is a part of its run: metrics.eval.jsonl in the run's folder",
+            "evaluations are part of the run: metrics.eval.jsonl in its folder",
         ),
     }
 
 
 class RunConfig(Settings):
-    """One training run, complete: what run.yaml holds."""
+    """All settings of one training run: the content of run.yaml."""
 
     dump_dir: Text
-    """Folder of the run: metrics, run.json and checkpoints go there."""
+    """Folder of the run: metrics, run.json and checkpoints."""
     name: str = "run"
-    """Label for people."""
+    """Display name."""
     steps: PositiveInt
     """Optimizer steps."""
     seed: int = 42
-    """Seed of the initial weights and, unless data.seed is set, of the order of samples."""
+    """Seed of the initial weights and, unless data.seed is set, of the sampling order."""
     device: Device = "cuda"
-    """What each process trains on. Where there is no such device the run is refused."""
+    """What each process trains on. The run fails if the device is missing."""
     gpu_name: str | None = None
-    """Words that the GPU's name must hold, such as H200; null: any GPU."""
+    """Words required in the GPU's name, such as H200; null: any GPU."""
     grad_acc_steps: PositiveInt = 1
-    """Forward and backward passes per optimizer step."""
+    """Gradient accumulation: micro-batches per optimizer step."""
     optim: OptimConfig = OptimConfig()
-    """The optimizer and its schedule."""
+    """The optimizer and its learning-rate schedule."""
     distributed: DistributedConfig = DistributedConfig()
     """Processes and arithmetic."""
     model: ModelConfig
     """The shape of the model."""
     data: DataConfig
-    """What the run reads."""
+    """The training data."""
     logging: LoggingConfig = LoggingConfig()
-    """What is written down."""
+    """What the run logs."""
     checkpoint: CheckpointConfig | None = CheckpointConfig()
-    """Checkpoints; null switches them off."""
+    """Checkpoints; null turns them off."""
     eval: EvalConfig | None = None
-    """Validation loss; null switches it off."""
+    """Validation loss; null turns it off."""
     profiling: ProfilingConfig = ProfilingConfig()
     """Traces of a few steps."""
 
     left_out: ClassVar[Mapping[str, str]] = {
-        "gc_collect_freq": "garbage is collected before the first step, and what is left is frozen",
-        "probe_freq": "there is no probe; see profiling",
+        "gc_collect_freq": "garbage is collected once, before the first step; see freeze_gc",
+        "probe_freq": "probes are not supported; see profiling",
         "env": "set environment variables before the launch: `setup` of the study's cluster",
-        "async_eval_gpus": "evaluation is a part of the run; see checkpoint.eval.every",
+        "async_eval_gpus": "evaluation is part of the run; see checkpoint.eval.every",
     }
 
     @model_validator(mode="after")
@@ -554,15 +560,15 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _attention_is_there(self) -> "RunConfig":
+    def _attention_is_supported(self) -> "RunConfig":
         wanted, key = self.distributed.attention, "distributed.attention"
         if self.device == "cpu" and wanted not in ATTENTION_ON_CPU:
             expected = f"expected one of {', '.join(ATTENTION_ON_CPU)}"
-            raise RuleError([key, "device"], f"= {wanted}: not on a CPU; {expected}")
+            raise RuleError([key, "device"], f"= {wanted}: not supported on a CPU; {expected}")
         if self.device == "cuda" and self.is_masked and wanted not in ATTENTION_WITH_MASK:
             expected = f"expected one of {', '.join(ATTENTION_WITH_MASK)}"
             keys = [key, "data.document_mask", "model.sliding_window"]
-            raise RuleError(keys, f"= {wanted}: takes no mask; {expected}")
+            raise RuleError(keys, f"= {wanted}: not supported with a mask; {expected}")
         return self
 
     @property
@@ -571,7 +577,7 @@ class RunConfig(Settings):
         return self.data.document_mask or self.model.sliding_window is not None
 
     def find_problems(self, gpus: int) -> list[Problem]:
-        """Return what keeps the run from being spread over `gpus` processes."""
+        """Return the problems with running on `gpus` processes."""
         distributed, model = self.distributed, self.model
         rules = []
         try:
@@ -591,18 +597,18 @@ class RunConfig(Settings):
             keys = ["model.weight_tying", "distributed.tp_size"]
             rules.append(RuleError(keys, "not supported with distributed.tp_size > 1"))
         if distributed.cuda_graphs and gpus > 1:
-            message = f"supported on one GPU, not on {gpus}"
+            message = f"not supported with {gpus} GPUs; expected one"
             rules.append(RuleError(["distributed.cuda_graphs"], message))
         return [rule.problem() for rule in rules]
 
     def check_processes(self, gpus: int) -> None:
-        """Raise ConfigError if the run cannot be spread over `gpus` processes."""
+        """Raise ConfigError if the run cannot run on `gpus` processes."""
         problems = self.find_problems(gpus)
         if problems:
             raise ConfigError("run", problems)
 
     def sequences_per_step(self, gpus: int) -> int:
-        """Sequences of one optimizer step on `gpus` GPUs: tensor-parallel ones share theirs."""
+        """Sequences of one optimizer step on `gpus` GPUs; tensor-parallel GPUs share theirs."""
         return self.data.batch_size * self.grad_acc_steps * gpus // self.distributed.tp_size
 
     def tokens_per_step(self, gpus: int) -> int:
@@ -610,18 +616,17 @@ class RunConfig(Settings):
         return self.sequences_per_step(gpus) * self.data.seq_len
 
     def to_yaml(self) -> str:
-        """The text of run.yaml, every key written out."""
+        """The text of run.yaml, with every key."""
         return dump_yaml(self.model_dump(mode="json"))
 
     def fingerprint(self, gpus: int) -> str:
         """Sixteen hex digits that change with anything a run's results depend on.
 
-        Left out: what the run is called, and where its files lie. What the text is stands in
-        run.json as `content`.
+        Left out: names and paths. The key of the training data is in run.json as `content`.
         """
         values = self.model_dump(
             mode="json",
-            # A key that is added later, at its default, leaves the fingerprints of today.
+            # A key that is added later, at its default, leaves today's fingerprints unchanged.
             exclude_defaults=True,
             exclude={
                 "dump_dir": True,
@@ -636,15 +641,15 @@ class RunConfig(Settings):
         return digest({**values, "gpus": gpus})
 
     def speed_key(self, gpus: int) -> str:
-        """Sixteen hex digits that are equal only if two runs have the same speed."""
+        """Sixteen hex digits; equal only if two runs are expected to have the same speed."""
         return digest(self.speed_settings(gpus))
 
     def speed_settings(self, gpus: int) -> dict[str, Any]:
-        """Return every setting that can change the time of a step on the same machines.
+        """Return every setting that can change the step time on the same machines.
 
-        Left out: names and places, how long the run is, what only changes the values of numbers
-        (seed, learning rate, which text), and checkpoints and evaluations, whose time is not a
-        step's.
+        Left out: names and paths, the length of the run, what changes only the values of numbers
+        (seed, learning rate, training data), and checkpoints and evaluations, which are not part
+        of the step time.
         """
         values = self.model_dump(
             mode="json",
@@ -661,12 +666,12 @@ class RunConfig(Settings):
             },
         )
         if self.device == "cuda":
-            del values["distributed"]["threads"]  # no operation of a step runs on the CPU
+            del values["distributed"]["threads"]  # a step's operations all run on the GPU
         return {
             **values,
             "gpus": gpus,
             "layout": self.distributed.data_parallel(gpus),
-            "recompute": self.distributed.recompute,
+            "recompute": self.distributed.ac_mode,
             "vocab_size": self.data.tokenizer.vocab_size,
             "optim": {
                 "name": self.optim.name,
@@ -678,8 +683,8 @@ class RunConfig(Settings):
     def trajectory(self, gpus: int) -> str:
         """Sixteen hex digits that change with anything the sequence of losses depends on.
 
-        The losses depend on the global batch, not on how it is spread over GPUs, so a run may be
-        resumed with another GPU count; saving, logging and evaluating leave no trace in them.
+        The losses depend on the global batch, not on how it is split over GPUs, so a run can be
+        resumed with another GPU count. Saving, logging and evaluating do not affect them.
         """
         included = {"steps", "seed", "optim", "model"}
         values = self.model_dump(mode="json", exclude_defaults=True, include=included)
@@ -702,7 +707,7 @@ class RunConfig(Settings):
 def load_run_config(arguments: Sequence[str]) -> RunConfig:
     """Return the run that a command line names: `config=run.yaml key=value a.b=value ...`.
 
-    Later values win over earlier ones, and over the file. Values are read as YAML.
+    Values are read as YAML; later ones override earlier ones, and the file. Raises ConfigError.
     """
     if not arguments:
         raise ConfigError("command line", ["expected config=FILE and any number of key=value"])
@@ -718,7 +723,7 @@ def load_run_config(arguments: Sequence[str]) -> RunConfig:
 
 
 def digest(values: Any) -> str:
-    """Return sixteen hex digits of values that JSON knows; the order of keys does not matter."""
+    """Return sixteen hex digits of JSON values, independent of the order of keys."""
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -734,6 +739,7 @@ def _nearest_divisor(total: int, wanted: int) -> int:
 
 __all__ = [
     "BYTE_VOCABULARY",
+    "ActivationCheckpointing",
     "CheckpointConfig",
     "ConfigError",
     "DataConfig",

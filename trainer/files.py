@@ -1,4 +1,4 @@
-"""Files and folders: replaced as a whole, made where a setting names one. Imports no torch."""
+"""Atomic file writes, and folders that settings name. Imports no torch."""
 
 import os
 from pathlib import Path
@@ -7,14 +7,14 @@ from trainer.problems import ConfigError, Problem
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file as a whole: a reader sees the old content or the new one."""
+    """Replace a file atomically: readers see the old content or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     temporary.replace(path)
 
 
 def make_folder(folder: Path, key: str) -> None:
-    """Make the folder that a key names, to write there. Raises ConfigError if that cannot be."""
+    """Create the folder that a key names. Raises ConfigError if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         reason = None if os.access(folder, os.W_OK | os.X_OK) else "not permitted"

@@ -10,10 +10,10 @@ LARGE_MATMUL = 2**22
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Parameters of a model, counted by hand."""
+    """Parameters of a model, by formula."""
 
     embedding: int
-    """Input embedding, V*d. A look-up: it costs no matrix product."""
+    """Input embedding, V*d. A look-up, not a matmul."""
     blocks: int
     """All blocks: L * (attention + SwiGLU + two norms)."""
     norm: int
@@ -21,7 +21,7 @@ class ParameterCount:
     output: int
     """Output matrix, V*d."""
     tied: bool = False
-    """The output matrix is the input embedding, and no parameters of its own."""
+    """The output matrix is the input embedding and adds no parameters."""
 
     @property
     def total(self) -> int:
@@ -30,7 +30,7 @@ class ParameterCount:
 
     @property
     def without_embedding(self) -> int:
-        """Parameters that take part in the FLOPs: all but the look-up of the input embedding."""
+        """Parameters that count in the FLOPs: all but the input embedding's look-up."""
         return self.blocks + self.norm + self.output
 
 
@@ -95,14 +95,14 @@ def flops_per_token(
 
 
 def is_large_matmul(rows: int, inner: int, columns: int) -> bool:
-    """Say whether a matmul on a CPU is so large that its work counts, not its call."""
+    """Say whether a matmul on a CPU takes longer than the call in Python."""
     return rows * inner * columns >= LARGE_MATMUL
 
 
 def utilisation(
     tokens_per_s_per_gpu: float, flops: float, peak_tflops: float | None
 ) -> float | None:
-    """Model FLOPs utilisation (MFU) as a fraction; None where the GPU's peak is not known."""
+    """Model FLOPs utilisation (MFU) as a fraction; None if the GPU's peak is unknown."""
     if peak_tflops is None:
         return None
     return tokens_per_s_per_gpu * flops / (peak_tflops * 1e12)

@@ -1,4 +1,4 @@
-"""The machine a process runs on: the cores it really has, and what its processor can do.
+"""The CPU of this machine: the cores available to a process, and the processor's features.
 
 Imports no torch.
 """
@@ -14,16 +14,17 @@ CGROUP = Path("/sys/fs/cgroup")
 CPUINFO = Path("/proc/cpuinfo")
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""mallopt(3): free bytes at the heap's end that are given back, bytes that are taken apart."""
+"""mallopt(3): free bytes at the heap's end from which they are returned to the OS, and size from
+which an allocation is a mapping of its own."""
 
 MIN_CORES_PER_GPU = 2
-"""Below this a GPU's process shares its core with its own data thread and NCCL's."""
+"""Below this, a GPU's process shares its core with its data thread and NCCL's."""
 
 
 def count_cores() -> int:
-    """Return the cores of this process: those it may run on, and no more than its cgroup's quota.
+    """Return the cores that this process may run on, at most its cgroup's quota.
 
-    A container may see 64 cores and have the time of two.
+    A container may see 64 cores but get the CPU time of two.
     """
     allowed = len(os.sched_getaffinity(0))
     quota = cgroup_quota()
@@ -31,7 +32,7 @@ def count_cores() -> int:
 
 
 def cgroup_quota(root: Path = CGROUP) -> float | None:
-    """Return the cores' worth of time that the cgroup gives (v2, then v1); None without a limit."""
+    """Return the cgroup's CPU quota in cores (v2, then v1); None if there is no limit."""
     try:
         quota, period = (root / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
@@ -45,14 +46,9 @@ def cgroup_quota(root: Path = CGROUP) -> float | None:
         return None
 
 
-def threads_per_rank(cores: int, ranks: int) -> int:
-    """Return the threads of each of `ranks` processes that share a machine's cores."""
-    return max(1, cores // ranks)
-
-
 @cache
 def processor(path: Path = CPUINFO) -> dict[str, str]:
-    """Return the first processor's fields in /proc/cpuinfo; empty where there is none."""
+    """Return the first processor's fields in /proc/cpuinfo; empty if the file is missing."""
     try:
         first = path.read_text().split("\n\n")[0]
     except OSError:
@@ -62,7 +58,7 @@ def processor(path: Path = CPUINFO) -> dict[str, str]:
 
 
 def processor_name() -> str:
-    """Return the processor's name for people."""
+    """Return the processor's model name."""
     return processor().get("model name", platform.machine())
 
 
@@ -71,10 +67,10 @@ def _features(fields: dict[str, str]) -> set[str]:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees (mallopt(3)); glibc alone offers it.
+    """Keep freed memory in this process's allocator (mallopt(3)); does nothing without glibc.
 
-    A step frees and takes the same hundreds of megabytes as the one before. Without, the system
-    takes them back and hands them out as zeroed pages, at a page fault each.
+    Each step frees and allocates the same hundreds of megabytes. By default they go back to the OS,
+    which returns them as zeroed pages at a page fault each.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
@@ -84,28 +80,28 @@ def keep_freed_memory() -> None:
 
 
 def has_bf16(fields: dict[str, str]) -> bool:
-    """Say whether a processor multiplies bf16 itself; without, bf16 is many times slower."""
+    """Say whether a processor has bf16 instructions; without them bf16 is many times slower."""
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & _features(fields))
 
 
 def mkl_is_slow(fields: dict[str, str]) -> bool:
-    """Say whether MKL leaves AVX-512 unused: it does on processors that are not Intel's.
+    """Say whether MKL leaves AVX-512 unused, as it does on processors other than Intel's.
 
-    There oneDNN's fp32 products are about twice as fast.
+    There oneDNN's fp32 matmuls are about twice as fast.
     """
     return "avx512f" in _features(fields) and fields.get("vendor_id") != "GenuineIntel"
 
 
 def find_complaint(device: str, cores: int, local_ranks: int) -> str | None:
-    """Say what is wrong with the cores that a machine's processes share; None where nothing is."""
+    """Return a warning if a machine has too few cores for its processes, else None."""
     if device == "cpu" and local_ranks > cores:
         return (
-            f"{local_ranks} processes train on {cores} CPU cores: they wait for each other; "
+            f"{local_ranks} processes share {cores} CPU cores and wait for each other; "
             f"{cores} processes or fewer are faster"
         )
     if device != "cpu" and cores < MIN_CORES_PER_GPU * local_ranks:
         return (
-            f"{local_ranks} GPUs share {cores} CPU cores: with fewer than {MIN_CORES_PER_GPU} for "
-            "each the GPUs wait for Python; ask for more (cpus_per_gpu, --cpus-per-task)"
+            f"{local_ranks} GPUs share {cores} CPU cores; with fewer than {MIN_CORES_PER_GPU} per "
+            "GPU they wait for Python; request more (cpus_per_gpu, --cpus-per-task)"
         )
     return None

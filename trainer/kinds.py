@@ -1,4 +1,4 @@
-"""The kinds of value that a setting accepts. By default pydantic reads true as 1, 'yes' as true."""
+"""The kinds of value that a setting accepts; pydantic alone would coerce true to 1."""
 
 import typing
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union
 SCALARS = frozenset((bool, int, float, str))
 
 TYPES: dict[type, set[type]] = {bool: {bool}, int: {int, float}, float: {int, float}, str: {str}}
-"""Annotation -> types of the values that it accepts. Whether a float is whole, pydantic checks."""
+"""Annotation -> types of the values that it accepts. pydantic checks that an int is whole."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Kinds:
         if kind not in SCALARS:
             return value
         if kind in self.types or (kind is str and value in self.words):
-            # A larger one would fail later, where torch or numpy needs it in a machine word.
+            # torch and numpy would fail later on integers beyond 64 bits.
             if kind is int and not -(2**63) <= value < 2**63:
-                raise ValueError(f"found {value}; expected a number of 64 bits")
+                raise ValueError(f"found {value}; expected a 64-bit number")
             return value
         if self.only_scalars or kind is bool:
             raise ValueError(self._describe(value))

@@ -18,15 +18,15 @@ class Layer:
     prefix: KeyPath = ()
     """Key under which they are written at their origin."""
     derived: bool = False
-    """They are written nowhere: they are computed from the setting at `prefix`."""
+    """The values are not written anywhere but computed from the setting at `prefix`."""
     source: str | None = None
-    """Name of the file, or "command line"; None if it is not known yet."""
+    """Name of the file, or "command line"; None if not known yet."""
     document: Document | None = None
-    """The parsed file, which knows line numbers."""
+    """The parsed file, for line numbers."""
 
     @classmethod
     def of(cls, document: Document, at: KeyPath = ()) -> "Layer":
-        """Return a layer with everything in a file."""
+        """Return a layer with the content of a file."""
         return cls(document.values, at, source=document.source, document=document)
 
     def locate(self, path: KeyPath) -> KeyPath:
@@ -58,20 +58,20 @@ class Merged:
     def trace(self, problem: Problem) -> Problem:
         """Return a problem with the merged settings as a problem with its origin.
 
-        If a rule involves several keys, the one from the latest layer is blamed; keys of that same
-        layer stay candidates, for a caller that knows where the layer itself was merged from.
+        If a rule involves several keys, the one from the latest layer is blamed. Other keys of that
+        layer remain candidates, for callers that know where the layer itself was merged from.
         """
         if problem.source is not None:
             return problem
-        places = {path: self._find(path) for path in (problem.path, *problem.others)}
-        place = max(places.values())
-        paths = [path for path in places if places[path] == place]
+        origins = {path: self._find(path) for path in (problem.path, *problem.others)}
+        latest = max(origins.values())
+        paths = [path for path in origins if origins[path] == latest]
         if problem.path in paths:
             paths.remove(problem.path)
             problem = replace(problem, others=tuple(paths))
         else:
             problem = problem.blame(paths[0])
-        layer = self._layers[place[1]]
+        layer = self._layers[latest[1]]
         path, *others = map(layer.locate, (problem.path, *problem.others))
         return replace(
             problem, path=path, others=tuple(others), source=layer.source, line=layer.line(path)
@@ -80,7 +80,7 @@ class Merged:
     def _find(self, path: KeyPath) -> tuple[bool, int]:
         """Return whether a key is set, and the index of the layer that sets it.
 
-        For a missing key that is the first layer with the group that it is missing from.
+        For a missing key, that is the first layer with the group that lacks it.
         """
         found = list(enumerate(self._values))
         for part in path:
@@ -123,8 +123,8 @@ def _has(value: Any, part: str | int) -> bool:
 
 
 def _uncovered(found: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
-    """Return the values that are visible after a merge: anything but a mapping hides those before
-    it, and is hidden by those after it."""
+    """Return the values that are visible after a merge: a value other than a mapping hides those
+    before it and is hidden by those after it."""
     start = len(found) - 1
     if isinstance(found[-1][1], Mapping):
         while start > 0 and isinstance(found[start - 1][1], Mapping):

@@ -1,12 +1,11 @@
-"""How busy others keep the machine while a run trains: a time measured on a busy one means little.
+"""The CPU load of other processes during a run: times measured on a busy machine mean little.
 
-Counted are the cores' worth of CPU time that went to anything but the run's own processes, on the
-cores that these may use: 1.5 is one and a half cores. The load average would not do. It counts the
-run itself, it remembers the minutes before, and on Linux it also counts processes that wait for a
-disk.
+The load is the CPU time, in cores, of everything but the run's own processes, on the cores that the
+run may use: 1.5 is one and a half cores. The load average does not fit: it includes the run itself
+and the minutes before, and on Linux also processes that wait for a disk.
 
-/proc/stat is the machine's, also in a container. Time that a hypervisor gave to other virtual
-machines (steal) counts as taken by others. What others do on a GPU is not seen.
+/proc/stat covers the whole machine, also in a container. Time that a hypervisor gave to other
+virtual machines (steal) counts as load. The load of other processes on a GPU is not counted.
 
 Imports no torch.
 """
@@ -20,35 +19,35 @@ from pathlib import Path
 PROC = Path("/proc")
 
 SHORTEST_S = 0.25
-"""Seconds between two counts: the kernel counts in hundredths, and on a machine with many cores it
-takes nearly a millisecond to write /proc/stat."""
+"""Least seconds between two counts: the kernel counts in hundredths of a second, and reading
+/proc/stat takes almost a millisecond on a machine with many cores."""
 
 IDLE, IOWAIT = 3, 4
-"""Columns of /proc/stat in which a core has nothing to do (proc(5))."""
+"""Columns of /proc/stat with idle time (proc(5))."""
 
 COUNTED = 8
-"""Columns of /proc/stat up to steal. The time of guests, which follows, is in user's too."""
+"""Columns of /proc/stat up to steal. Guest time, which follows, is included in user time."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """CPU time of others up to a moment."""
+    """CPU time of other processes up to a moment."""
 
     at_s: float
     others_s: float
 
     def cores_since(self, earlier: "Count") -> float:
-        """Return the mean number of cores that others took."""
-        # The run's own time and the cores' are counted apart: on an idle machine a difference of a
-        # hundredth of a second may go either way.
+        """Return the mean number of cores that other processes used."""
+        # The kernel counts the cores' time and the run's own separately: on an idle machine their
+        # difference may be a hundredth of a second below zero.
         return max(0.0, (self.others_s - earlier.others_s) / (self.at_s - earlier.at_s))
 
 
 class MachineLoad:
-    """Counts the cores that others take, from one record of a run to the next."""
+    """Counts the cores that other processes use, from one record of a run to the next."""
 
     def __init__(self, pids: Iterable[int], cores: Iterable[int], proc: Path = PROC) -> None:
-        """Count processes other than `pids`, the run's on this machine, on its `cores`."""
+        """`pids` are the run's processes on this machine, `cores` those that they may use."""
         self._pids, self._names = tuple(pids), {f"cpu{core}" for core in cores}
         self.cores = len(self._names)
         """Cores over which the load is counted."""
@@ -67,7 +66,7 @@ class MachineLoad:
     def read(self) -> float | None:
         """Return the mean since the last count; None until `SHORTEST_S` have passed, or if unknown.
 
-        The first reading, at the first record, ends the start-up, whatever it took.
+        The first reading, at the first record, ends the start-up, however long that took.
         """
         last = self._last
         starting = self._start is None
@@ -98,6 +97,6 @@ def _busy_ticks(line: str) -> int:
 
 
 def _own_ticks(path: Path) -> int:
-    """Return a process's CPU time with that of its children that have ended (proc(5): 14 to 17)."""
+    """Return the CPU time of a process and its ended children (proc(5), fields 14 to 17)."""
     fields = path.read_text().rpartition(")")[2].split()
     return sum(int(value) for value in fields[11:15])

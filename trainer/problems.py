@@ -1,4 +1,4 @@
-"""Problems with what a user wrote, as values: the key, the message, the file and the line."""
+"""Problems with the user's settings: the key, the message, the file and the line."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ class Problem:
     """
 
     path: KeyPath
-    """The key that is blamed; empty if the problem is not with a key."""
+    """The key to blame; empty if the problem is not with a key."""
     message: str
     """What was found, and what was expected."""
     others: tuple[KeyPath, ...] = field(default=(), compare=False)
@@ -32,7 +32,7 @@ class Problem:
         return line + _join(format_path(self.path), self.message)
 
     def blame(self, path: KeyPath) -> "Problem":
-        """Return the problem with another of the involved keys blamed for it."""
+        """Return the problem with another of the involved keys to blame."""
         pairs = zip(self.path, path, strict=False)
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         message = _join(format_path(self.path[shared:]), self.message)
@@ -40,10 +40,10 @@ class Problem:
 
 
 class RuleError(ValueError):
-    """Settings that break a rule together. Validators of settings classes raise it."""
+    """Settings that together break a rule; raised by validators of settings classes."""
 
     def __init__(self, keys: Sequence[str], message: str) -> None:
-        """`keys`: what the rule involves, dotted and relative to the class. The first is the
+        """`keys`: those that the rule involves, dotted, relative to the class. The first is the
         subject of the message, see `Problem`."""
         self.keys = tuple(tuple(key.split(".")) for key in keys)
         self.message = message
@@ -56,13 +56,13 @@ class RuleError(ValueError):
 
 
 class ConfigError(ValueError):
-    """What is wrong with a file or a command line that the user wrote.
+    """Problems with a file or command line of the user.
 
     Commands print it without a traceback and exit with code 1.
     """
 
     def __init__(self, source: str, problems: Sequence[Problem | str]) -> None:
-        """`source`: the file of problems that name none. A string is a problem without a key."""
+        """`source`: the file of problems without one. A string is a problem without a key."""
         self.source = source
         self.problems = tuple(
             problem if isinstance(problem, Problem) else Problem((), problem)

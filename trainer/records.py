@@ -1,6 +1,6 @@
-"""What a run writes down: one definition for the writer and every reader. Imports no torch.
+"""The files of a run: one definition for the writer and every reader. Imports no torch.
 
-`Record` is a line of metrics.jsonl, `Evaluation` one of metrics.eval.jsonl, `RunSummary` is
+`Record` is a line of metrics.jsonl, `Evaluation` a line of metrics.eval.jsonl, `RunSummary` is
 run.json, `Failure` is failure.json. An alias is the name in the file; keys with lingua's meaning
 have lingua's names.
 """
@@ -22,12 +22,12 @@ Outcome = Literal["trained", "diverged"]
 
 
 def finite(value: float) -> float | None:
-    """Return a number, or None for one that is not finite: JSON knows neither NaN nor infinity."""
+    """Return a finite number as it is, else None: JSON has neither NaN nor infinity."""
     return value if math.isfinite(value) else None
 
 
 class Written(Settings):
-    """What a trainer writes. Keys of other versions may stand beside these."""
+    """What a trainer writes. Unknown keys, of other versions, are ignored."""
 
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
@@ -43,13 +43,13 @@ class Written(Settings):
 class Record(Written):
     """One line of metrics.jsonl: an interval of steps.
 
-    `time/step_s` has checkpoints and evaluations taken out; waiting for data is a part of it.
+    `time/step_s` excludes checkpoints and evaluations, and includes waiting for data.
     """
 
     step: Annotated[PositiveInt, Field(alias="global_step")]
     """Step at the interval's end."""
     loss: Annotated[float | None, Field(alias="loss/out")]
-    """Training loss, nats per token, mean over the interval's steps; None if it is not finite."""
+    """Training loss, nats per token, mean over the interval's steps; None if not finite."""
     loss_of_step: Annotated[float | None, Field(alias="loss/step")] = None
     """Training loss of the last step alone."""
     rate: Annotated[float | None, Field(alias="optim/lr")] = None
@@ -59,29 +59,29 @@ class Record(Written):
     tokens: Annotated[PositiveInt, Field(alias="optim/total_tokens")]
     """Tokens since the start of the run."""
     epoch: Annotated[float | None, Field(alias="data/epoch")] = None
-    """Passes over the training data, of the source that was read most often."""
+    """Epochs of the source that was repeated most."""
     reserved_gib: Annotated[NonNegativeFloat | None, Field(alias="memory/max_reserved_gib")] = None
     """Peak memory that the GPU's allocator has reserved, GiB; None on a CPU."""
     tokens_per_s_per_gpu: Annotated[NonNegativeFloat | None, Field(alias="speed/wps")] = None
-    """Tokens a second of one GPU."""
+    """Tokens per second and GPU."""
     tokens_per_s: Annotated[NonNegativeFloat | None, Field(alias="speed/tokens_per_s")] = None
-    """Tokens a second of all GPUs."""
+    """Tokens per second of all GPUs."""
     tflops_per_gpu: Annotated[NonNegativeFloat | None, Field(alias="speed/tflops_per_gpu")] = None
-    """Model FLOPs of one GPU, TFLOP/s."""
+    """Model FLOPs per second and GPU, TFLOP/s."""
     elapsed_s: Annotated[NonNegativeFloat, Field(alias="time/elapsed_s")]
     """Seconds since the start of the run, earlier attempts included."""
     step_s: Annotated[NonNegativeFloat, Field(alias="time/step_s")]
-    """Mean time of a step, s."""
+    """Mean step time, s."""
     interval_steps: Annotated[PositiveInt, Field(alias="time/interval_steps")]
     """Steps of the interval."""
     data_s: Annotated[NonNegativeFloat, Field(alias="time/data_s")] = 0.0
     """Waiting for data, s."""
     checkpoint_s: Annotated[NonNegativeFloat, Field(alias="time/checkpoint_s")] = 0.0
-    """Saving, as far as training waited for it, s."""
+    """Time that training waited for checkpoints, s."""
     eval_s: Annotated[NonNegativeFloat, Field(alias="time/eval_s")] = 0.0
     """Evaluating, s."""
     machine_load: Annotated[NonNegativeFloat | None, Field(alias="machine/load")] = None
-    """Cores' worth of CPU time that other processes took; None if it is not known."""
+    """Cores that other processes used; None if unknown."""
     attempt: PositiveInt
     """The attempt that wrote it."""
 
@@ -90,13 +90,13 @@ class Evaluation(Written):
     """One line of metrics.eval.jsonl."""
 
     step: Annotated[PositiveInt, Field(alias="global_step")]
-    """Step after which the held-out text was read."""
+    """Step after which the evaluation ran."""
     loss: Annotated[float | None, Field(alias="eval/loss")]
-    """Validation loss, nats per token; None if it is not finite."""
+    """Validation loss, nats per token; None if not finite."""
     bits_per_byte: Annotated[float | None, Field(alias="eval/bits_per_byte")] = None
-    """The same in bits per byte of text, which compares tokenizers."""
+    """The same in bits per byte of text, comparable between tokenizers."""
     tokens: Annotated[NonNegativeInt | None, Field(alias="eval/tokens")] = None
-    """Tokens that were read."""
+    """Held-out tokens read."""
     elapsed_s: Annotated[NonNegativeFloat | None, Field(alias="time/elapsed_s")] = None
     """Seconds since the start of the run, earlier attempts included."""
     attempt: PositiveInt = 1
@@ -125,7 +125,7 @@ class Attempt(Written):
     first_step: PositiveInt = 1
     """The first step it took."""
     startup: dict[str, NonNegativeFloat | None] = Field(default={})
-    """Where its start went, s; `total_s` is from process start to the end of the first step."""
+    """Start-up time by phase, s; `total_s` is from process start to the end of the first step."""
 
     @property
     def startup_s(self) -> float | None:
@@ -145,18 +145,18 @@ class Versions(Written):
 
 
 class Layout(Written):
-    """How a run is spread over its processes."""
+    """How a run is distributed over its processes."""
 
     dp_replicate: PositiveInt = 1
-    """Copies of the model."""
+    """Model replicas."""
     dp_shard: PositiveInt = 1
-    """Processes that share the weights of each copy."""
+    """Processes over which each replica is sharded."""
     tp_size: PositiveInt = 1
-    """Processes that share each matrix."""
+    """Tensor-parallel processes."""
 
 
 class UsedChoices(Written):
-    """What a run used where its settings say `auto`; see trainer/execution/choices.py."""
+    """What a run used for settings that are `auto`; see trainer/execution/choices.py."""
 
     model_dtype: Literal["bf16", "fp32"] | None = None
     compiled: bool | None = None
@@ -168,38 +168,38 @@ class UsedChoices(Written):
 
 
 class RunSummary(Written):
-    """run.json: written when a run starts, replaced atomically as it goes on."""
+    """run.json: written when a run starts, replaced atomically while it runs."""
 
     status: Status
-    """Where the run stands."""
+    """Status of the run."""
     outcome: Outcome | None = None
-    """How a completed run ended: all its steps, or a loss that is not finite."""
+    """How a completed run ended: all steps trained, or a loss that is not finite."""
     name: str = "run"
-    """Label for people."""
+    """Display name."""
     params: PositiveInt
-    """Parameters, as the run counted them."""
+    """Parameters, counted in the model."""
     device: Literal["cuda", "cpu"] | None = None
     """What its processes trained on."""
     gpu_name: str | None = None
-    """GPU, or processor, as the machine names it."""
+    """Name of the GPU, or of the processor."""
     gpus: PositiveInt | None = None
     """Processes; each has a GPU, or on a CPU `choices.threads` threads."""
     nodes: PositiveInt | None = None
     """Machines."""
     hosts: tuple[str, ...] = ()
-    """Their names, in the last attempt."""
+    """Names of the machines of the last attempt."""
     addresses: tuple[str, ...] = ()
-    """What their names lead to."""
+    """Their IP addresses."""
     layout: Layout = Layout()
-    """How the model was spread over the processes."""
+    """How the model was distributed over the processes."""
     cores_per_rank: PositiveFloat | None = None
-    """CPU cores of a process, on the machine that has least."""
+    """CPU cores per process, on the machine with the fewest."""
     machine_cores: PositiveInt | None = None
-    """Cores of the first machine that the run may use, over which its load is counted."""
+    """Cores of the first machine that the run may use; `machine_load` is counted on them."""
     machine_load: NonNegativeFloat | None = None
-    """Cores' worth of CPU time that other processes took there, mean over the attempt."""
+    """Cores of the first machine that other processes used, mean over the attempt."""
     choices: UsedChoices = UsedChoices()
-    """What `auto` stood for."""
+    """How each `auto` was decided."""
     versions: Versions = Versions()
     """Software of the last attempt."""
     commit: str | None = None
@@ -213,11 +213,11 @@ class RunSummary(Written):
     content: dict[str, str] | None = None
     """Source -> key of its text and tokenizer."""
     attention_context: PositiveFloat | None = None
-    """Mean number of keys that a token attends to; None if the trainer did not write it yet."""
+    """Mean number of keys that a token attends to; None in files of older versions."""
     steps_done: NonNegativeInt = 0
-    """Last step that was recorded."""
+    """Last recorded step."""
     peak_memory_gib: NonNegativeFloat | None = None
-    """Peak memory of one process, GiB: of its GPU, or on a CPU of all it holds."""
+    """Peak memory of one process, GiB: GPU memory, or on a CPU its resident memory."""
     loss_final: float | None = None
     """`loss/out` of the last record."""
     loss_validation: float | None = None
@@ -227,13 +227,13 @@ class RunSummary(Written):
 
 
 class Failure(Written):
-    """failure.json: what the last attempt died of."""
+    """failure.json: why the last attempt failed."""
 
     kind: Literal["configuration", "gpu_out_of_memory", "error"] = "error"
-    """What sort of failure it is."""
+    """Kind of failure."""
     rank: NonNegativeInt = 0
     """The rank that failed first."""
     retry: bool
-    """Whether another attempt, with the same settings, may end otherwise."""
+    """Whether another attempt with the same settings may succeed."""
     message: str
-    """Which rank failed, of what, and what helps if that is known."""
+    """Which rank failed and why, and the remedy if known."""

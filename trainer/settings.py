@@ -24,7 +24,7 @@ from trainer.layers import Layer, Merged
 from trainer.problems import ConfigError, KeyPath, Problem, RuleError
 
 IsNumber = BeforeValidator(check_number)
-"""Refuses booleans and strings as numbers inside lists and mappings, where `Settings` cannot."""
+"""Rejects booleans and strings as numbers inside lists and mappings, which `Settings` does not."""
 
 
 class Settings(BaseModel):
@@ -40,20 +40,22 @@ class Settings(BaseModel):
     )
 
     left_out: ClassVar[Mapping[str, str]] = {}
-    """Keys that a user may expect here, each with the reason why it is not offered. As null, which
-    asks for nothing, they may stand."""
+    """Unsupported keys that a user may expect here -> the reason. They are accepted if null."""
 
     @model_validator(mode="before")
     @classmethod
     def _drop_null(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        unasked = {key for key in cls.left_out if key in values and values[key] is None}
-        return {key: value for key, value in values.items() if key not in unasked}
+        return {
+            key: value
+            for key, value in values.items()
+            if value is not None or key not in cls.left_out
+        }
 
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_other_kinds(cls, value: Any, info: ValidationInfo) -> Any:
+    def _reject_other_kinds(cls, value: Any, info: ValidationInfo) -> Any:
         return _kinds(cls, str(info.field_name)).check(value)
 
 
@@ -74,9 +76,9 @@ def validate(cls: type[SettingsT], data: Mapping[str, Any] | Merged, source: str
 
 
 def problems_of(cls: type[Settings], values: Any, error: ValidationError) -> list[Problem]:
-    """Return the problems that pydantic found in the settings of a class, one for each key."""
+    """Return the problems that pydantic found in the settings of a class, one per key."""
     found: dict[KeyPath, Problem] = {}
-    # For a union such as `int | Literal["auto"]`, pydantic reports an error for each alternative.
+    # For a union such as `int | Literal["auto"]`, pydantic reports one error per alternative.
     for item in sorted(error.errors(), key=lambda item: item["type"] == "literal_error"):
         problem = _describe(cls, _find_key(values, item), item)
         found.setdefault(problem.path, problem)
@@ -84,7 +86,7 @@ def problems_of(cls: type[Settings], values: Any, error: ValidationError) -> lis
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
-    """Return `did you mean 'x'?`, or the list of what is known where nothing is near."""
+    """Return `did you mean 'x'?`, or a list of the known words if none is similar."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
         return f"did you mean '{near[0]}'?"
@@ -94,13 +96,13 @@ def suggest(word: str, known: Sequence[str]) -> str:
 def _find_key(values: Any, item: Any) -> KeyPath:
     """Return the key that one of pydantic's errors is about.
 
-    Its `loc` also has parts that are no keys: the names of the alternatives of a union.
+    Its `loc` also contains the names of a union's alternatives, which are not keys.
     """
     path: list[str | int] = []
     is_absent = item["type"] in ("missing", "invalid_key")
-    for place, part in enumerate(item["loc"], start=1):
+    for depth, part in enumerate(item["loc"], start=1):
         is_key = isinstance(values, Mapping) and part in values
-        if is_key or isinstance(part, int) or (is_absent and place == len(item["loc"])):
+        if is_key or isinstance(part, int) or (is_absent and depth == len(item["loc"])):
             path.append(part)
         inside = is_key or (isinstance(values, list | tuple) and part in range(len(values)))
         values = values[part] if inside else values

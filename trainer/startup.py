@@ -1,4 +1,4 @@
-"""The start of a process, up to the end of its first step: where its seconds go. Needs no torch."""
+"""Start-up time by phase, from process start to the end of the first step. Imports no torch."""
 
 import os
 import time
@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 class Startup:
-    """The way from the start of the process to the end of the first step, split by what it did."""
+    """Times the phases from the start of the process to the end of its first step."""
 
     def __init__(self) -> None:
         self.launch_s = _age_s(os.getppid()) if "TORCHELASTIC_RUN_ID" in os.environ else None
         own_s = _age_s(os.getpid())
         self.split: dict[str, float | None] = {}
         if self.launch_s is not None:
-            # torchrun's own start belongs to what a user waits for.
+            # The user also waits for torchrun's own start.
             self.split["launcher_s"] = self.launch_s - own_s
         self._begin = time.perf_counter() - (self.launch_s or own_s)
         self._last = time.perf_counter() - own_s
@@ -25,7 +25,7 @@ class Startup:
         self._last = now
 
     def finish(self) -> None:
-        """Note the total: the first step has ended."""
+        """Record the total, at the end of the first step."""
         self.split["total_s"] = self.elapsed_s
 
     @property

@@ -1,6 +1,6 @@
-"""The number of token ids of a tokenizer's file, read without its library where that is possible.
+"""The number of token ids of a tokenizer file, read without its library if possible.
 
-The study counts parameters while it plans, where no tokenizer's library need be installed.
+The study counts parameters while it plans; the tokenizer's library may not be installed there.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from trainer.problems import ConfigError
 
 TIKTOKEN_SPECIALS = 256
-"""Special tokens that follow the ranks, as in Llama 3 and lingua."""
+"""Special tokens after the ranks, as in Llama 3 and lingua."""
 
 
 @cache

@@ -1,8 +1,8 @@
-"""The processes of one run: who they are, what they train on, and how they talk.
+"""The processes of one run: their ranks, devices and collectives.
 
-Everything is read from the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK,
-LOCAL_WORLD_SIZE). Nothing of Slurm's is read: inside a job step SLURM_PROCID and SLURM_NTASKS
-describe the step, not the ranks that torchrun started in it.
+Ranks come from the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE),
+never from Slurm's: inside a job step SLURM_PROCID and SLURM_NTASKS describe the step, not the ranks
+that torchrun started in it.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class World:
     local_size: int
     device: torch.device
     tp_size: int = 1
-    """Neighbouring processes that share each matrix, and so the same samples."""
+    """Neighbouring tensor-parallel processes, which train on the same samples."""
 
     @property
     def is_main(self) -> bool:
@@ -41,7 +41,7 @@ class World:
 
     @property
     def data_rank(self) -> int:
-        """Which share of the samples this process reads."""
+        """Index of this process's share of the samples."""
         return self.rank // self.tp_size
 
     @property
@@ -56,10 +56,10 @@ class World:
 
 
 def get_world(device: Device = "cuda", gpu_name: str | None = None, tp_size: int = 1) -> World:
-    """Return this process's rank, from torchrun's variables; alone where there are none.
+    """Return this process's rank, from torchrun's variables; a single process without them.
 
-    Raises ConfigError unless the machine has the device, a GPU for each of its processes, and on a
-    GPU the words of `gpu_name` in its name.
+    Raises ConfigError if the machine lacks the device, has fewer GPUs than processes, or its GPUs
+    do not match `gpu_name`.
     """
     rank, size, local_rank, local_size = (
         int(os.environ.get(name, default))
@@ -80,12 +80,12 @@ def get_world(device: Device = "cuda", gpu_name: str | None = None, tp_size: int
 
 
 def find_missing_gpu(needed: int, wanted: str | None) -> str | None:
-    """Return what keeps a machine's processes from training on its GPUs; None if nothing does."""
+    """Return the problem with `needed` processes on this machine's GPUs, or None."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         return "device = cuda: torch finds no GPU here; expected one, or device: cpu"
     if count < needed:
-        return f"device = cuda: {needed} processes and {count} GPUs; expected one for each process"
+        return f"device = cuda: found {count} GPUs for {needed} processes; expected one each"
     for index in range(needed):
         found = torch.cuda.get_device_name(index)
         if wanted is not None and not is_gpu(found, wanted):
@@ -95,16 +95,16 @@ def find_missing_gpu(needed: int, wanted: str | None) -> str | None:
 
 
 def is_gpu(found: str, wanted: str) -> bool:
-    """Say whether a GPU's name holds the words of another: "GH200" does not hold H200.
+    """Say whether a GPU's name contains the wanted words; GH200 does not contain the word H200.
 
-    A slice of a GPU (MIG) is another GPU.
+    A slice of a GPU (MIG) does not match a full one.
     """
     words, expected = (re.findall(r"[a-z0-9.]+", name.lower()) for name in (found, wanted))
     return set(expected) <= set(words) and ("mig" in words) == ("mig" in expected)
 
 
 def device_name(world: World) -> str:
-    """Return the name of what this process trains on: its GPU, or the processor."""
+    """Return the name of this process's GPU, or of the processor."""
     if world.device.type == "cuda":
         return torch.cuda.get_device_name(world.device)
     return host.processor_name()
@@ -112,11 +112,11 @@ def device_name(world: World) -> str:
 
 @contextlib.contextmanager
 def process_group(world: World, timeout_s: float) -> Iterator[Callable[[], None]]:
-    """Hold the process group open; a lone process needs none, and an open group is kept.
+    """Hold the process group open; a single process needs none, and an open one is kept.
 
-    The processes meet in the background: call what this yields before talking to them. A collective
-    that takes longer than `timeout_s` fails: a rank that hangs ends the run. After a failure the
-    group is left as it is, for leaving it in order waits for all ranks.
+    The group is initialised in the background: call what this yields before the first collective.
+    A collective that takes longer than `timeout_s` fails, so a rank that hangs ends the run. After
+    a failure the group is not destroyed, since that waits for all ranks.
     """
     if world.size == 1 or dist.is_initialized():
         yield lambda: None
@@ -130,9 +130,9 @@ def process_group(world: World, timeout_s: float) -> Iterator[Callable[[], None]
 def _meet(world: World, timeout_s: float) -> None:
     cuda = world.device.type == "cuda"
     if cuda:
-        torch.cuda.set_device(world.device)  # each thread has a device of its own
+        torch.cuda.set_device(world.device)  # the current device is per thread
     dist.init_process_group(
-        # The CPU half carries what must not wait for the GPU: stop requests, host names.
+        # gloo carries what must not wait for the GPU: stop requests, host names.
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
         timeout=datetime.timedelta(seconds=timeout_s),
         device_id=world.device if cuda else None,
@@ -140,7 +140,7 @@ def _meet(world: World, timeout_s: float) -> None:
 
 
 def mean_over_ranks(value: Tensor, world: World) -> Tensor:
-    """Return the mean of a scalar over all processes, on its device and without waiting for it."""
+    """Return the mean of a tensor over all processes, on its device, without waiting for it."""
     if world.size == 1:
         return value
     value = value.clone()
@@ -149,14 +149,14 @@ def mean_over_ranks(value: Tensor, world: World) -> Tensor:
 
 
 def sum_over_ranks(values: Tensor, world: World) -> Tensor:
-    """Return the sum of a tensor over all processes, which have it on the CPU."""
+    """Return the sum of a CPU tensor over all processes, in place."""
     if world.size > 1:
         dist.all_reduce(values, op=dist.ReduceOp.SUM)
     return values
 
 
 def agree(value: int, world: World) -> int:
-    """Return rank 0's value on every rank: a decision taken once."""
+    """Return rank 0's value on every rank."""
     if world.size == 1:
         return value
     box = torch.tensor([value], dtype=torch.int64)
@@ -177,13 +177,13 @@ class RankHost:
 
     host: str
     address: str
-    """What the host's name leads to: over it the machine's ranks are reached."""
+    """IP address that the name resolves to; empty if it does not."""
     cores: frozenset[int]
     """Cores that the rank may run on."""
     quota: int
-    """Cores' worth of time that it may have."""
+    """Cores of CPU time available to it."""
     pid: int = field(default_factory=os.getpid)
-    """Its process, whose CPU time is the run's own."""
+    """Its process id."""
 
 
 def gather_hosts(world: World) -> list[RankHost]:
@@ -198,12 +198,12 @@ def gather_hosts(world: World) -> list[RankHost]:
 
 
 def cores_per_rank(ranks: list[RankHost]) -> float:
-    """Return the cores of a rank on the machine that has least for each of its ranks."""
+    """Return the cores per rank on the machine with the fewest."""
     shares = []
     for name in {rank.host for rank in ranks}:
         here = [rank for rank in ranks if rank.host == name]
         cores = len(frozenset().union(*(rank.cores for rank in here)))
-        # Ranks that share their cores share the quota; those with cores of their own do not.
+        # Ranks share the quota if they share their cores.
         shared = here[0].cores == here[-1].cores
         cores = min(cores, here[0].quota) if shared else cores
         shares.append(cores / len(here))
@@ -213,5 +213,5 @@ def cores_per_rank(ranks: list[RankHost]) -> float:
 def _address(name: str) -> str:
     try:
         return socket.gethostbyname(name)
-    except OSError:  # a laptop's name may lead nowhere
+    except OSError:  # a laptop's name may not resolve
         return ""

@@ -1,7 +1,7 @@
-"""The one reader and writer of YAML: study files, tables, run.yaml, values on a command line.
+"""Reading and writing YAML, for all files and for values on a command line.
 
-Plain scalars are read by the core schema of YAML 1.2: `1e18` and `3e-4` are numbers, `010` is 10,
-`0o17` is 15, and `yes`, `on`, `1:30` and `1_000` are strings. PyYAML alone implements YAML 1.1.
+Plain scalars follow the core schema of YAML 1.2: `1e18` and `3e-4` are numbers, `010` is 10, `0o17`
+is 15, and `yes`, `on`, `1:30` and `1_000` are strings. PyYAML itself implements YAML 1.1.
 """
 
 import re
@@ -27,10 +27,10 @@ CORE_SCHEMA = {
     ),
     "merge": (r"<<", ["<"]),  # not in YAML 1.2, but widely used
 }
-"""Tag -> the pattern of its plain scalars, and the characters with which they can begin."""
+"""Tag -> pattern of its plain scalars, and their possible first characters."""
 
 LONGEST_NUMBER = 1000
-"""Digits of a number; Python's own limit is 4300."""
+"""Most characters of a number; Python's own limit is 4300 digits."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def load_document(path: str | Path) -> Document:
 def parse_document(text: str, source: str) -> Document:
     """Parse a YAML mapping; `source` names the text in errors.
 
-    Raises ConfigError for bad syntax, for duplicate keys, and for anything but a mapping.
+    Raises ConfigError for invalid syntax, duplicate keys, and anything but a mapping.
     """
     root, values = _parse(text, source)
     if not isinstance(values, dict):
@@ -104,13 +104,13 @@ def dump_yaml(values: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Has the tags of the core schema only."""
+    """Supports only the tags of the core schema."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012  (as PyYAML declares it)
     yaml_constructors: ClassVar[dict[Any, Any]] = {}
 
     def construct_core(self, node: yaml.ScalarNode) -> Any:
-        """Return a boolean or a number. With an explicit tag, the text may be anything."""
+        """Return a boolean or a number. Checks the text, since an explicit tag allows any."""
         kind, text = node.tag.removeprefix(TAG), str(node.value)
         if len(text) > LONGEST_NUMBER or not re.fullmatch(CORE_SCHEMA[kind][0], text):
             found = text if len(text) <= LONGEST_NUMBER else f"{text[:20]}..."
@@ -123,7 +123,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes strings that YAML 1.1 or 1.2 would read as another type."""
+    """Quotes strings that YAML 1.1 or 1.2 reads as another type."""
 
 
 for _kind, (_pattern, _first) in CORE_SCHEMA.items():
@@ -163,13 +163,13 @@ def _check_structure(
 ) -> Iterator[Problem]:
     """Yield duplicate keys, which PyYAML accepts, and aliases of a group inside itself.
 
-    `done`: id of each group visited so far -> whether the visit is over; aliases lead back to them.
+    `done`: id of each group visited so far -> whether the visit is complete.
     """
     if isinstance(node, yaml.ScalarNode):
         return
     if id(node) in done:
         if not done[id(node)]:
-            yield Problem(path, "an alias of the mapping or list that it is in")
+            yield Problem(path, "found an alias of the mapping or list that contains it")
         return
     done[id(node)] = False
     lines: dict[Any, int] = {}
@@ -184,7 +184,7 @@ def _check_structure(
 
 
 def _children(loader: _Loader, node: yaml.Node) -> Iterator[tuple[Any, int, yaml.Node]]:
-    """Yield key or index, line number and node of everything in a group."""
+    """Yield key or index, line number and node of each entry of a group."""
     if isinstance(node, yaml.SequenceNode):
         yield from ((i, item.start_mark.line + 1, item) for i, item in enumerate(node.value))
         return

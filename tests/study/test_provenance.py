@@ -135,7 +135,7 @@ def test_a_seed_is_reported_under_its_axis(models: Path) -> None:
     path = write(models, {"v": "{}"})
     path.write_text(path.read_text().replace("gpus: [1, 2]", f"gpus: 1, seed: [1, {2**64}]"))
     line = message(path).splitlines()[1]
-    assert "grid[0].seed[1]: found 18446744073709551616; expected a number of 64 bits" in line
+    assert "grid[0].seed[1]: found 18446744073709551616; expected a 64-bit number" in line
 
 
 def snakemakes(*files: Path, config: tuple[str, ...] = ()) -> str:

@@ -1,4 +1,4 @@
-"""A small world for whole runs: a corpus of drawn sentences, and a run.yaml on it."""
+"""Fixtures for complete runs: a corpus of random sentences, and a run.yaml for it."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def write_document(number: int) -> str:
 
 
 class Runs:
-    """Starts the trainer as a person does, on a small corpus in a temporary folder."""
+    """Runs the trainer's command on a small corpus in a temporary folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

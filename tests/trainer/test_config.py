@@ -64,7 +64,7 @@ def test_the_groups_own_configuration_is_read_unchanged(tmp_path: Path) -> None:
     assert config.eval is None
 
 
-def test_a_mistake_is_told_where_it_was_made(config_file: Path) -> None:
+def test_a_mistake_is_reported_with_file_and_line(config_file: Path) -> None:
     config_file.write_text(MINIMAL + "optim: {lrr: 1}\nseed: yes\n")
     with pytest.raises(ConfigError) as caught:
         load(config_file, "steps=0", "optim.scheduler=5")
@@ -78,7 +78,7 @@ def test_a_mistake_is_told_where_it_was_made(config_file: Path) -> None:
     ]
 
 
-def test_command_line_wins_over_the_file(config_file: Path) -> None:
+def test_command_line_overrides_the_file(config_file: Path) -> None:
     config = load(config_file, "optim.lr=1e-3", "model.dim=128", "eval={}")
     assert config.optim.lr == 1e-3
     assert config.model.dim == 128
@@ -121,14 +121,14 @@ def test_command_line_wins_over_the_file(config_file: Path) -> None:
         ("nonsense", "nonsense: expected key=value"),
     ],
 )
-def test_a_mistake_is_told_with_its_key_and_its_cure(
+def test_a_mistake_is_reported_with_its_key_and_remedy(
     config_file: Path, argument: str, expected: str
 ) -> None:
     (problem,) = problems(config_file, argument)
     assert problem.startswith(expected)
 
 
-def test_all_mistakes_are_told_together(config_file: Path) -> None:
+def test_all_mistakes_are_reported_together(config_file: Path) -> None:
     assert len(problems(config_file, "optim.lrr=1", "steps=0", "model.n_heads=7")) == 3
 
 
@@ -141,7 +141,7 @@ def test_all_mistakes_are_told_together(config_file: Path) -> None:
         ("", "expected a mapping of keys, found nothing"),
     ],
 )
-def test_bad_yaml_is_told_with_its_line(text: str, expected: str) -> None:
+def test_invalid_yaml_is_reported_with_its_line(text: str, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_yaml(text, "file.yaml")
     assert caught.value.source == "file.yaml"
@@ -155,14 +155,14 @@ def test_run_yaml_reads_back_as_the_same_run(config_file: Path, tmp_path: Path) 
     assert load(path) == config
 
 
-def test_fingerprint_ignores_where_a_run_lies(config_file: Path) -> None:
+def test_fingerprint_ignores_paths(config_file: Path) -> None:
     one, other = load(config_file), load(config_file, "dump_dir=elsewhere", "name=x")
     assert one.fingerprint(1) == other.fingerprint(1)
     assert one.fingerprint(1) != one.fingerprint(2)
     assert one.fingerprint(1) != load(config_file, "distributed.compile=true").fingerprint(1)
 
 
-def test_trajectory_is_that_of_the_losses(config_file: Path) -> None:
+def test_trajectory_changes_with_what_the_losses_depend_on(config_file: Path) -> None:
     one = load(config_file, "data.batch_size=8")
     halves = load(config_file, "data.batch_size=4", "logging.freq=1", "checkpoint=null")
     assert one.trajectory(1) == halves.trajectory(2)
@@ -173,13 +173,13 @@ def test_trajectory_is_that_of_the_losses(config_file: Path) -> None:
 @pytest.mark.parametrize(
     ("dim", "multiplier", "hidden"), [(512, None, 1536), (768, None, 2048), (1024, None, 2816)]
 )
-def test_ffn_hidden_is_the_guides(dim: int, multiplier: float | None, hidden: int) -> None:
+def test_ffn_hidden_matches_the_guide(dim: int, multiplier: float | None, hidden: int) -> None:
     model = ModelConfig(dim=dim, n_layers=1, n_heads=8, ffn_dim_multiplier=multiplier)
     assert model.ffn_hidden == hidden
 
 
 @given(dim=st.integers(1, 512), heads=st.integers(1, 16), multiple=st.integers(1, 512))
-def test_shapes_are_sound_or_refused(dim: int, heads: int, multiple: int) -> None:
+def test_shapes_are_valid_or_rejected(dim: int, heads: int, multiple: int) -> None:
     try:
         model = ModelConfig(dim=dim, n_layers=1, n_heads=heads, multiple_of=multiple)
     except ValueError:
@@ -191,14 +191,14 @@ def test_shapes_are_sound_or_refused(dim: int, heads: int, multiple: int) -> Non
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=4), st.integers())
-def test_dotted_keys_reach_their_place(keys: list[str], value: int) -> None:
+def test_dotted_keys_are_nested(keys: list[str], value: int) -> None:
     result = nest(".".join(keys), value)
     for key in keys:
         result = result[key]
     assert result == value
 
 
-def test_merging_keeps_what_is_not_overridden() -> None:
+def test_merging_keeps_other_keys() -> None:
     assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}}) == {
         "a": {"b": 1, "c": 4},
         "d": 3,

@@ -18,7 +18,7 @@ GUIDE = {(512, 8, 8): 27_535_872, (768, 12, 12): 85_350_144, (1024, 16, 16): 206
 
 
 @pytest.mark.parametrize(("shape", "params"), GUIDE.items())
-def test_parameters_are_the_guides(shape: tuple[int, int, int], params: int) -> None:
+def test_parameters_match_the_guide(shape: tuple[int, int, int], params: int) -> None:
     dim, layers, heads = shape
     config = ModelConfig(dim=dim, n_layers=layers, n_heads=heads)
     assert count_parameters(config, BYTE_VOCABULARY).total == params
@@ -55,7 +55,7 @@ def test_causal_attention_counts_half() -> None:
 
 
 @given(length=st.integers(1, 40), window=st.none() | st.integers(1, 50))
-def test_the_context_is_that_of_the_models_mask(length: int, window: int | None) -> None:
+def test_the_context_matches_the_models_mask(length: int, window: int | None) -> None:
     """Counted entry by entry; a token that sees the first one of all sees half of itself."""
     mask = attention_mask(torch.zeros(1, length, dtype=torch.int64), window, None)
     seen = torch.ones(length, length).tril() if mask is None else mask[0, 0].float()
@@ -90,7 +90,7 @@ def test_a_window_of_256_in_8192_by_hand() -> None:
     assert before / flops_per_token(config, BYTE_VOCABULARY, 8192) == pytest.approx(2.13, abs=5e-3)
 
 
-def test_the_context_that_a_run_counted_stands_for_the_formulas() -> None:
+def test_a_counted_context_replaces_the_formula() -> None:
     config = ModelConfig(dim=64, n_layers=2, n_heads=2, sliding_window=100)
     none = flops_per_token(config, 258, 1024, context=0.0)
     assert none == 6 * count_parameters(config, 258).without_embedding
@@ -103,7 +103,7 @@ def test_utilisation_of_an_unknown_gpu_is_unknown() -> None:
     assert utilisation(1000.0, 1e9, 10.0) == pytest.approx(0.1)
 
 
-def test_utilisation_is_the_published_one() -> None:
+def test_utilisation_matches_a_published_one() -> None:
     """MPT-7B on 8 H100: MFU as mosaicml/llm-foundry's benchmarking README states it.
 
     Its model has dim 4096, 32 layers and 6,658,859,008 parameters; MFU there counts 6N + 12*L*S*d.

@@ -12,7 +12,7 @@ SKYLAKE = {"vendor_id": "GenuineIntel", "flags": "fpu avx2 avx512f"}
 GRAVITON = {"Features": "fp asimd bf16"}
 
 
-def test_cores_are_those_that_the_process_may_run_on() -> None:
+def test_cores_are_those_of_the_process_affinity() -> None:
     one = min(os.sched_getaffinity(0))
     code = (
         f"import os; os.sched_setaffinity(0, [{one}])\n"
@@ -46,20 +46,20 @@ def test_processors_with_bf16(fields: dict[str, str], has: bool) -> None:
 
 
 @pytest.mark.parametrize(("fields", "slow"), [(ZEN, True), (SKYLAKE, False), (GRAVITON, False)])
-def test_where_mkl_leaves_half_of_the_processor_unused(fields: dict[str, str], slow: bool) -> None:
+def test_processors_on_which_mkl_is_slow(fields: dict[str, str], slow: bool) -> None:
     assert host.mkl_is_slow(fields) == slow
 
 
 @pytest.mark.parametrize(
     ("device", "cores", "ranks", "part"),
     [
-        ("cpu", 2, 8, "8 processes train on 2 CPU cores"),
+        ("cpu", 2, 8, "8 processes share 2 CPU cores"),
         ("cuda", 8, 8, "8 GPUs share 8 CPU cores"),
         ("cpu", 2, 2, None),
         ("cuda", 16, 8, None),
     ],
 )
-def test_too_few_cores_are_named(device: str, cores: int, ranks: int, part: str | None) -> None:
+def test_too_few_cores_are_reported(device: str, cores: int, ranks: int, part: str | None) -> None:
     complaint = host.find_complaint(device, cores, ranks)
     assert complaint is None if part is None else complaint is not None and part in complaint
 

@@ -1,4 +1,4 @@
-"""Settings merged from several places: what wins, and which of them a problem is told under."""
+"""Merged settings: which layer wins, and which one a problem is reported under."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def at(tree: Any, path: tuple[Any, ...]) -> Any:
 
 
 @given(st.lists(TREES, min_size=1, max_size=4))
-def test_every_value_is_traced_to_the_layer_that_it_came_from(trees: list[Any]) -> None:
+def test_every_value_is_traced_to_its_layer(trees: list[Any]) -> None:
     layers = [Layer(tree, source=str(index)) for index, tree in enumerate(trees)]
     merged = Merged(layers)
     assert merged.values == merge({}, *trees)
@@ -56,7 +56,7 @@ def trace(path: tuple[Any, ...], *others: tuple[Any, ...], **layer: Any) -> Prob
     return merged.trace(Problem(path, "= 1 is wrong", others))
 
 
-def test_a_nested_override_owns_its_keys_alone() -> None:
+def test_a_nested_override_owns_only_its_keys() -> None:
     values = {"a": {"x": 5}}
     assert trace(("a", "x"), values=values).source == "top"
     assert (trace(("a", "y"), values=values).source, trace(("a", "y"), values=values).line) == (
@@ -70,7 +70,7 @@ def test_a_list_that_replaces_another_owns_all_of_it() -> None:
     assert found.source == "top"  # the file's b[0].c is not in the merged settings
 
 
-def test_a_missing_key_is_told_in_the_first_layer_of_its_group() -> None:
+def test_a_missing_key_is_reported_in_the_first_layer_of_its_group() -> None:
     found = trace(("a", "z"), values={"a": {"x": 5}})
     assert (found.source, found.line, str(found)) == (
         "base.yaml",
@@ -79,14 +79,14 @@ def test_a_missing_key_is_told_in_the_first_layer_of_its_group() -> None:
     )
 
 
-def test_a_layer_has_a_place_of_its_own() -> None:
+def test_a_layer_may_be_merged_under_a_key() -> None:
     found = trace(("a", "x"), values={"x": 3}, at=("a",), prefix=("shapes", "small"))
     assert found.path == ("shapes", "small", "x")
     found = trace(("a", "x"), values={"a": {"x": 3}}, prefix=("axis",), derived=True)
     assert found.path == ("axis",)
 
 
-def test_of_the_keys_of_a_rule_the_one_of_the_last_layer_is_told() -> None:
+def test_a_broken_rule_blames_the_key_of_the_last_layer() -> None:
     x, y = ("a", "x"), ("a", "y")
     assert str(trace(x, y, values={})) == "line 1: a.x = 1 is wrong"
     assert str(trace(x, y, values={"a": {"y": 9}}, prefix=("v",))) == "v.a.y: x = 1 is wrong"
@@ -94,7 +94,7 @@ def test_of_the_keys_of_a_rule_the_one_of_the_last_layer_is_told() -> None:
     assert str(trace(("q",), x, values={})) == "line 1: a.x: q = 1 is wrong"
 
 
-def test_a_tie_is_decided_by_layers_further_out() -> None:
+def test_a_tie_is_decided_by_outer_layers() -> None:
     """As of a cell: both keys are of `run`, and one of them is of the command line."""
     cell = Merged([Layer({"w": 9, "s": 5}, prefix=("run",))])
     study = Merged([Layer({"run": {"w": 9}}, source="f"), Layer({"run": {"s": 5}}, source="c")])
@@ -104,7 +104,7 @@ def test_a_tie_is_decided_by_layers_further_out() -> None:
     assert (found.source, str(found)) == ("c", "run.s: w = 9 is more than s = 5")
 
 
-def test_problems_are_grouped_by_file_and_in_the_order_of_lines() -> None:
+def test_problems_are_grouped_by_file_and_sorted_by_line() -> None:
     error = ConfigError(
         "a.yaml",
         [

@@ -137,7 +137,7 @@ def spinning(count: int) -> Iterator[list[subprocess.Popen[str]]]:
             process.communicate()
 
 
-def test_a_process_is_others_or_ones_own() -> None:
+def test_a_process_counts_as_own_or_other() -> None:
     """On the real /proc, whatever else this machine does: the difference is the process alone."""
     cores = os.sched_getaffinity(0)
     with spinning(1) as (process,):
@@ -158,7 +158,7 @@ def spent_s(process: "subprocess.Popen[str]") -> float:
     return times.user + times.system
 
 
-def test_a_run_beside_busy_processes_says_so(runs: Runs) -> None:
+def test_a_run_records_the_load_of_other_processes(runs: Runs) -> None:
     """One thread and four processes that spin, on two cores: 1.6 cores for these."""
     with spinning(4):
         runs.run("steps=100", "logging.freq=10", "checkpoint=null")

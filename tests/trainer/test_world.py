@@ -1,4 +1,4 @@
-"""What a process trains on: the device of the settings, or a refusal."""
+"""The device of a process: that of the settings, or an error."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def fake_gpus(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
 
 
-def test_another_gpu_than_the_clusters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_other_than_the_clusters_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run on an H100 was published as H200, with 1.59 of what that reaches."""
     fake_gpus(monkeypatch, "NVIDIA H100 80GB HBM3")
     with pytest.raises(ConfigError, match=r"gpu_name = H200: found NVIDIA H100 80GB HBM3"):
@@ -47,16 +47,16 @@ def test_another_gpu_than_the_clusters_is_refused(monkeypatch: pytest.MonkeyPatc
 def test_each_process_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_gpus(monkeypatch, "NVIDIA H200")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="2 processes and 1 GPUs"):
+    with pytest.raises(ConfigError, match="found 1 GPUs for 2 processes"):
         get_world("cuda")
 
 
-def test_a_cpu_run_stays_on_the_cpu_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_run_ignores_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_gpus(monkeypatch, "NVIDIA H200")
     assert get_world("cpu").device.type == "cpu"
 
 
-def test_without_a_gpu_a_gpu_run_is_refused(runs: Runs) -> None:
+def test_a_gpu_run_without_a_gpu_is_rejected(runs: Runs) -> None:
     """It trained on the processor, and the table said H200."""
     done = runs.run("device=cuda", "gpu_name=H200", check=False)
     assert done.returncode == 1
@@ -75,7 +75,7 @@ def test_a_run_uses_the_threads_of_its_settings(runs: Runs) -> None:
     assert [record["global_step"] for record in read_records(runs.out())] == [1, 2]
 
 
-def test_cores_are_those_of_the_machine_that_has_least() -> None:
+def test_cores_per_rank_are_those_of_the_smallest_machine() -> None:
     here = [RankHost("a", "", frozenset(range(8)), 8)] * 2
     there = [RankHost("b", "", frozenset({core}), 1) for core in range(2)]
     assert cores_per_rank(here) == 4

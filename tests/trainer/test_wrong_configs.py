@@ -1,4 +1,4 @@
-"""Wrong configs, generated: each is refused with its keys' full paths, and none is trained with."""
+"""Generated wrong configs: each is rejected with its keys' full paths, before training."""
 
 import contextlib
 import io
@@ -150,13 +150,13 @@ def command(path: Path, values: dict[str, Any]) -> tuple[int, str]:
     return code, errors.getvalue()
 
 
-def test_a_right_config_is_trained_with(tmp_path: Path, no_training: None) -> None:
+def test_a_valid_config_is_accepted(tmp_path: Path, no_training: None) -> None:
     assert command(tmp_path / "run.yaml", yaml.safe_load(GUIDE.read_text())) == (99, "")
 
 
 @settings(max_examples=400, deadline=None)
 @given(wrong=st.lists(mistakes(), min_size=1, max_size=3))
-def test_every_wrong_config_is_refused_with_its_keys(
+def test_every_wrong_config_is_rejected_with_its_keys(
     tmp_path_factory: pytest.TempPathFactory, no_training: None, wrong: list[Any]
 ) -> None:
     paths = [path for _, path, _ in wrong]

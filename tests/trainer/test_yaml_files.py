@@ -1,4 +1,4 @@
-"""The YAML reader and writer: values of YAML 1.2, lines, and what is refused."""
+"""The YAML reader and writer: values of YAML 1.2, line numbers, and errors."""
 
 import math
 from pathlib import Path
@@ -38,7 +38,7 @@ def read(text: str) -> Any:
         *(('"1"', "1"), ("'yes'", "yes"), ("!!float 5", 5.0), ("!!str 5", "5")),
     ],
 )
-def test_values_are_those_of_yaml_1_2(text: str, value: object) -> None:
+def test_values_follow_yaml_1_2(text: str, value: object) -> None:
     if text == "-":
         text = '"-"'  # plain, it begins a list
     assert read(text) == value
@@ -46,13 +46,13 @@ def test_values_are_those_of_yaml_1_2(text: str, value: object) -> None:
 
 
 @given(st.floats(allow_nan=False), st.sampled_from(["{!r}", "{:e}", "{:.17E}", "{:g}"]))
-def test_a_float_is_read_however_it_is_written(value: float, form: str) -> None:
+def test_a_float_is_read_in_every_notation(value: float, form: str) -> None:
     text = form.format(value).replace("inf", ".inf").replace("INF", ".INF")
     assert read(text) == float(form.format(value))
 
 
 @given(st.integers(-(10**30), 10**30))
-def test_a_whole_number_is_read_in_each_base(value: int) -> None:
+def test_an_integer_is_read_in_every_base(value: int) -> None:
     assert read(str(value)) == value
     assert read(f"{abs(value):#x}") == read(f"{abs(value):#o}") == abs(value)
 
@@ -92,7 +92,7 @@ def test_other_readers_get_the_same_strings(values: dict[str, Any]) -> None:
         ("a: {b: 1, b: 2}\n", ["line 1: a.b: duplicate key"]),
         ("a: 1\n'a': 2\nb: [{c: 1},\n {c: 1, c: 2}]\n", ["line 2: a: dup", "line 4: b[1].c: dup"]),
         ("10: a\n0xA: b\n", ["line 2: [10]: duplicate key"]),
-        ("a: &x {b: *x}\n", ["a.b: an alias of the mapping or list that it is in"]),
+        ("a: &x {b: *x}\n", ["a.b: found an alias of the mapping or list that contains it"]),
         ("a: !!int x\n", ["line 1, column 4: not valid YAML: 'x' is not of type int"]),
         ("a: !!bool yes\n", ["line 1, column 4: not valid YAML: 'yes' is not of type bool"]),
         ("a: !!timestamp 2026-01-01\n", ["line 1, column 4: not valid YAML: could not"]),
@@ -102,7 +102,7 @@ def test_other_readers_get_the_same_strings(values: dict[str, Any]) -> None:
         ("a: 1\nb: \x07\n", ["line 2: not valid YAML: found the character U+0007"]),
     ],
 )
-def test_what_is_refused_is_named_with_its_line(text: str, expected: list[str]) -> None:
+def test_invalid_yaml_is_reported_with_its_line(text: str, expected: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_yaml(text, "file.yaml")
     for problem, start in zip(caught.value.problems, expected, strict=True):
@@ -115,7 +115,7 @@ def test_one_anchor_may_be_used_many_times() -> None:
     assert parse_yaml("\n".join(["l0: &l0 {x: 1}", *levels]), "file.yaml")["l0"] == {"x": 1}
 
 
-def test_keys_know_their_lines() -> None:
+def test_keys_have_line_numbers() -> None:
     document = parse_document(
         "# a comment\na: &x\n  b: 1\n  c:\n    - d\n    - {e: 2}\n\nf: {<<: *x, 40: 3}\ng: 4\n", "x"
     )
@@ -127,7 +127,7 @@ def test_keys_know_their_lines() -> None:
     assert {path: document.line(path) for path in lines} == lines
 
 
-def test_values_of_a_command_line_are_yaml() -> None:
+def test_command_line_values_are_yaml() -> None:
     assert parse_assignment("optim.lr=3e-4") == ("optim.lr", 3e-4)
     assert parse_assignment("note=a=b") == ("note", "a=b")
     assert parse_assignment("run={steps: 010, 'x': yes}") == ("run", {"steps": 10, "x": "yes"})

@@ -1,1 +1,1 @@
-"""Commands beside training: export, autotune, precompile."""
+"""Commands besides training: export, autotune, precompile."""

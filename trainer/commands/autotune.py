@@ -1,9 +1,9 @@
 """The command: python -m trainer.commands.autotune config=run.yaml key=value ... > overrides.yaml
 
-Finds micro-batch, recomputation and compilation that give a run the most tokens per second within
-the memory of one GPU, and prints them as overrides. The global batch stays: fewer sequences in a
-pass are more passes. It times steps on random tokens, on one process; what several processes say
-to each other is not in it, and changes little of what is best.
+Finds the micro-batch size, activation checkpointing and compilation with the most tokens per second
+in the memory of one GPU, and prints them as overrides. The global batch stays the same: smaller
+micro-batches mean more gradient accumulation. It times steps on random tokens in one process, so
+communication is left out, which hardly changes the best settings.
 """
 
 import statistics
@@ -11,97 +11,95 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainer.commands.tools import run_command, set_up_alone
-from trainer.config import ConfigError, RunConfig, merge, validate
+from trainer.config import ActivationCheckpointing, ConfigError, RunConfig, merge, validate
 from trainer.execution.choices import Choices
 from trainer.loop.learner import Learner, build_learner
 from trainer.loop.step import compute_step
 from trainer.world import World
 from trainer.yaml_files import dump_yaml
 
-Recompute = Literal["none", "selective", "full"]
-
-RECOMPUTING: tuple[Recompute, ...] = ("selective", "full")
-"""What makes room for larger batches, the cheaper first."""
+AC_MODES: tuple[ActivationCheckpointing, ...] = ("selective", "full")
+"""Activation checkpointing modes that save memory, the faster first."""
 
 BUDGET_S = 120.0
-"""Seconds after which no more is tried."""
+"""Seconds after which nothing more is tried."""
 
 WARM_UP, STEPS = 2, 5
-"""Steps before the timed ones, and timed ones, of which the median counts."""
+"""Steps before the timed ones, and timed steps, of which the median counts."""
 
 WORSE = 0.97
-"""A micro-batch below this share of the best speed ends the search among smaller ones."""
+"""A micro-batch below this fraction of the best speed ends the search among smaller ones."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is tried."""
+    """One candidate."""
 
     batch_size: int
-    """Sequences of a pass."""
-    passes: int
-    """Passes of a step."""
-    recompute: Recompute
+    """Sequences of a micro-batch."""
+    micro_batches: int
+    """Micro-batches of a step."""
+    ac_mode: ActivationCheckpointing
     compiled: bool
 
     def overrides(self) -> dict[str, Any]:
-        """Return it as settings of a run.yaml."""
+        """Return it as keys of run.yaml."""
         return {
             "data": {"batch_size": self.batch_size},
-            "grad_acc_steps": self.passes,
+            "grad_acc_steps": self.micro_batches,
             "distributed": {
                 "compile": self.compiled,
-                "activation_checkpointing": self.recompute,
+                "activation_checkpointing": self.ac_mode,
                 "selective_activation_checkpointing": False,
             },
         }
 
     def __str__(self) -> str:
         return (
-            f"batch {self.batch_size} x {self.passes}, recompute {self.recompute}, "
-            f"{'compiled' if self.compiled else 'eager'}"
+            f"batch {self.batch_size} x {self.micro_batches}, "
+            f"activation checkpointing {self.ac_mode}, {'compiled' if self.compiled else 'eager'}"
         )
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What a setting was measured at."""
+    """The measured times of a setting."""
 
     step_s: float
-    """Median time of a step, s."""
+    """Median step time, s."""
     first_s: float
-    """Time of the first step, with the compilation in it, s."""
+    """Time of the first step, including compilation, s."""
 
 
 Measure = Callable[[Setting], Timing | None]
-"""Times a setting; None where it does not fit into memory."""
+"""Times a setting; None if it does not fit into memory."""
 
 
 def search(sequences: int, steps: int, can_compile: bool, measure: Measure) -> Setting | None:
-    """Return the best setting for `sequences` of each step and a run of `steps`; None if none fits.
+    """Return the best setting for a run of `steps` of `sequences` each; None if none fits.
 
-    Micro-batches from the largest down, while they get faster; recomputation where it makes room
-    for larger ones; then compilation of the best, if the run is long enough to make up for it.
+    Tries micro-batches from the largest down while they get faster, activation checkpointing if it
+    makes room for larger ones, then compiles the best if the run is long enough to repay it.
     """
     sizes = [size for size in range(sequences, 0, -1) if sequences % size == 0]
     found: dict[Setting, Timing] = {}
     fits = _sweep(sizes, sequences, "none", measure, found)
-    for recompute in RECOMPUTING:
-        # Blocks that are computed again only pay where they make room for a larger batch.
+    for ac_mode in AC_MODES:
+        # Activation checkpointing only pays off if it makes room for a larger micro-batch.
         larger = [size for size in sizes if size > fits]
-        fits = max(fits, _sweep(larger, sequences, recompute, measure, found))
+        fits = max(fits, _sweep(larger, sequences, ac_mode, measure, found))
     if not found:
         return None
     best = min(found, key=lambda setting: found[setting].step_s)
     if not can_compile:
         return best
-    compiled = Setting(best.batch_size, best.passes, best.recompute, compiled=True)
+    compiled = replace(best, compiled=True)
     timing = measure(compiled)
     if timing is None:
         return best
@@ -112,14 +110,14 @@ def search(sequences: int, steps: int, can_compile: bool, measure: Measure) -> S
 def _sweep(
     sizes: Sequence[int],
     sequences: int,
-    recompute: Recompute,
+    ac_mode: ActivationCheckpointing,
     measure: Measure,
     found: dict[Setting, Timing],
 ) -> int:
     """Measure micro-batches, the largest first; return the largest that fits, or 0."""
     largest, best_s = 0, float("inf")
     for size in sizes:
-        setting = Setting(size, sequences // size, recompute, compiled=False)
+        setting = Setting(size, sequences // size, ac_mode, compiled=False)
         timing = measure(setting)
         if timing is None:
             continue
@@ -132,7 +130,7 @@ def _sweep(
 
 
 class Clock:
-    """Measures settings of a run on this process's device, until the time is up."""
+    """Measures settings of a run on this process's device, within a time budget."""
 
     def __init__(
         self, config: RunConfig, choices: Choices, world: World, budget_s: float = BUDGET_S
@@ -141,9 +139,9 @@ class Clock:
         self._end = time.monotonic() + budget_s
 
     def __call__(self, setting: Setting) -> Timing | None:
-        """Time a setting, and say so on stderr."""
+        """Time a setting, and print the result on stderr."""
         if time.monotonic() > self._end:
-            print(f"{setting}: not tried, the time is up", file=sys.stderr, flush=True)
+            print(f"{setting}: skipped, the time is up", file=sys.stderr, flush=True)
             return None
         try:
             timing = self._time(setting)
@@ -173,7 +171,7 @@ class Clock:
         torch.manual_seed(0)
         choices = replace(self._choices, compiled=setting.compiled)
         learner = build_learner(config, choices, self._world)
-        shape = (setting.passes, setting.batch_size, config.data.seq_len + 1)
+        shape = (setting.micro_batches, setting.batch_size, config.data.seq_len + 1)
         tokens = torch.randint(config.data.tokenizer.vocab_size, shape, device=self._world.device)
         return learner, tokens
 
@@ -191,13 +189,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def tune(config: RunConfig) -> dict[str, Any]:
-    """Return the overrides that suit a run best. Raises ConfigError where none fits."""
+    """Return the best overrides for a run. Raises ConfigError if nothing fits."""
     world, choices = set_up_alone(config, "autotune")
     can_compile = config.distributed.compile is not False
     sequences = config.data.batch_size * config.grad_acc_steps
     best = search(sequences, config.steps, can_compile, Clock(config, choices, world))
     if best is None:
-        problem = "not even one sequence fits; a shorter data.seq_len or a smaller model helps"
+        problem = "not even one sequence fits; reduce data.seq_len or the model"
         raise ConfigError("autotune", [problem])
     return best.overrides()
 

@@ -1,7 +1,7 @@
-"""A run as a Hugging Face model: `python -m trainer.commands.export --run FOLDER --output FOLDER`.
+"""The command: python -m trainer.commands.export --run FOLDER --output FOLDER
 
-The model is transformers' Llama. Our rotary layout is theirs, so that weights change their names
-and nothing else. The folder appears as a whole, by one rename.
+Exports a run as a Hugging Face model, transformers' Llama. The rotary layout is the same, so only
+the names of the weights change. The output folder appears complete, by one rename.
 """
 
 import argparse
@@ -28,7 +28,7 @@ WEIGHTS = {
     "norm": "model.norm",
     "output": "lm_head",
 }
-"""Our name of a module -> transformers' name."""
+"""Our module name -> transformers' name."""
 
 LAYER_WEIGHTS = {
     "attention.wq": "self_attn.q_proj",
@@ -41,19 +41,22 @@ LAYER_WEIGHTS = {
     "attention_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
-"""The same, of the modules of each layer."""
+"""The same for the modules of each layer."""
 
 
 def export(run: Path, output: Path, step: int | None = None, config: Path | None = None) -> int:
-    """Write the checkpoint of a step, or the newest one, as a model; return its step."""
+    """Export the checkpoint of a step, by default the newest; return its step.
+
+    Raises ConfigError or CheckpointError.
+    """
     source = str(config or run / "run.yaml")
     settings = load_run_config([f"config={source}"])
-    _refuse(settings, source, output)
+    _check(settings, source, output)
     checkpoints = checkpoint.folder_of(settings, run)
     found = _choose_step(checkpoints, run, step)
     weights = _rename(checkpoint.load_weights(checkpoints, found), settings, source)
     tokenizer = build_tokenizer(settings.data.tokenizer)
-    with _whole(output) as folder:
+    with _publishing(output) as folder:
         _write_weights(folder, weights)
         _write_json(folder / "config.json", llama_config(settings, tokenizer))
         _write_json(folder / "generation_config.json", _ends(tokenizer))
@@ -91,34 +94,35 @@ def _ends(tokenizer: Tokenizer) -> dict[str, int]:
     return {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos}
 
 
-def _refuse(settings: RunConfig, source: str, output: Path) -> None:
-    """Raise ConfigError where the run cannot be exported, or not to this place."""
+def _check(settings: RunConfig, source: str, output: Path) -> None:
+    """Raise ConfigError if the run cannot be exported, or the output folder is in use."""
     window, length = settings.model.sliding_window, settings.data.seq_len
     if window is not None and window < length:
         problem = (
-            f"model.sliding_window: found {window}, which transformers' Llama cannot express; "
+            f"model.sliding_window: found {window}, not supported by transformers' Llama; "
             f"expected null, or data.seq_len = {length} or more"
         )
         raise ConfigError(source, [problem])
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(str(output), ["exists already; expected a folder that is to be made"])
+        raise ConfigError(str(output), ["exists already; expected a new or empty folder"])
 
 
 def _choose_step(folder: Path, run: Path, wanted: int | None) -> int:
-    """Return the step to export: of the run that run.json tells of, where it tells of one."""
+    """Return the step to export; if there is a run.json, of that run's checkpoints only."""
     summary = run_folder.read_summary(run)
     steps = find_steps(folder, summary.trajectory if summary else None)
     if wanted is None and steps:
         return steps[0]
     if wanted is not None and wanted in steps:
         return wanted
-    asked = "a whole checkpoint" if wanted is None else f"a whole checkpoint of step {wanted}"
+    of_step = "" if wanted is None else f" of step {wanted}"
     found = ", ".join(str(step) for step in sorted(steps)) or "none"
-    raise ConfigError(str(folder), [f"steps: found {found}; expected {asked}"])
+    problem = f"steps: found {found}; expected a complete checkpoint{of_step}"
+    raise ConfigError(str(folder), [problem])
 
 
 def _rename(weights: Mapping[str, Tensor], settings: RunConfig, source: str) -> dict[str, Tensor]:
-    """Return the weights under transformers' names; raise ConfigError where shapes differ."""
+    """Return the weights under transformers' names. Raises ConfigError if shapes differ."""
     shapes = _shapes(settings.model, settings.data.tokenizer.vocab_size)
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if settings.model.weight_tying:
@@ -135,7 +139,7 @@ def _rename(weights: Mapping[str, Tensor], settings: RunConfig, source: str) -> 
 
 
 def _shapes(model: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every weight that a model has, under our names."""
+    """Return the shapes of a model's weights, under our names."""
     dim, hidden, kv_dim = model.dim, model.ffn_hidden, model.kv_heads * model.head_dim
     of_layer: dict[str, tuple[int, ...]] = {
         "attention.wq": (model.q_dim, dim),
@@ -182,13 +186,13 @@ def _card(settings: RunConfig, step: int, loading: str) -> str:
         f"# {settings.name}\n\n"
         f"Step {step} of {settings.steps}, for transformers' `LlamaForCausalLM`, float32. Trained "
         f"on sequences of {settings.data.seq_len} tokens, with {bos}BOS before and {eos}EOS after "
-        f"each document; the tokenizer itself adds neither.\n\n{loading}\n"
+        f"each document; the tokenizer adds neither.\n\n{loading}\n"
     )
 
 
 @contextlib.contextmanager
-def _whole(output: Path) -> Iterator[Path]:
-    """Give a temporary folder, and the output its content once the block has ended well."""
+def _publishing(output: Path) -> Iterator[Path]:
+    """Yield a temporary folder, which becomes `output` if the block succeeds."""
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -203,12 +207,12 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m trainer.commands.export",
-        description="Write a run as a Hugging Face Llama model.",
+        description="Export a run as a Hugging Face Llama model.",
     )
     parser.add_argument("--run", required=True, type=Path, help="folder of the run")
-    parser.add_argument("--output", required=True, type=Path, help="folder to make")
+    parser.add_argument("--output", required=True, type=Path, help="new folder")
     parser.add_argument("--step", type=int, help="step of the checkpoint; the newest by default")
-    parser.add_argument("--config", type=Path, help="the run's settings; by default its run.yaml")
+    parser.add_argument("--config", type=Path, help="settings of the run; its run.yaml by default")
     given = parser.parse_args(arguments)
     try:
         step = export(given.run, given.output, given.step, given.config)

@@ -1,4 +1,4 @@
-"""The tokenizer of an export, in the files that transformers reads."""
+"""Exports a run's tokenizer as files that transformers reads."""
 
 import json
 import shutil
@@ -9,13 +9,13 @@ from trainer.config import DataConfig
 from trainer.tokens.tokenizer import Tokenizer
 
 BOS, EOS = "<|bos|>", "<|eos|>"
-"""What the special tokens of `bytes` are called where every token needs a text."""
+"""Strings of the special tokens of `bytes`: a tokenizer.json needs a string for every token."""
 
 FILE_NAMES = {"tiktoken": "tokenizer.model", "sp": "tokenizer.model"}
 
 
 def write_tokenizer(folder: Path, data: DataConfig, tokenizer: Tokenizer) -> str:
-    """Write the files of a run's tokenizer, and return how they are loaded, for people."""
+    """Write the files of a run's tokenizer; return instructions for loading them, in Markdown."""
     name, path = data.tokenizer.name, data.tokenizer.path
     if path is None:
         values = byte_tokenizer_json(tokenizer)
@@ -24,16 +24,17 @@ def write_tokenizer(folder: Path, data: DataConfig, tokenizer: Tokenizer) -> str
         shutil.copyfile(path, folder / "tokenizer.json")
         values = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     else:
-        return _copy_foreign(folder, name, path)
+        return _copy_unsupported(folder, name, path)
     _write_json(folder / "tokenizer_config.json", _describe(values, tokenizer, data))
     return "Load model and tokenizer with `AutoModelForCausalLM` and `AutoTokenizer`."
 
 
-def _copy_foreign(folder: Path, name: str, path: str) -> str:
+def _copy_unsupported(folder: Path, name: str, path: str) -> str:
+    """Copy the file of a tokenizer that transformers does not load."""
     file = FILE_NAMES[name]
     shutil.copyfile(path, folder / file)
     return (
-        f"`AutoTokenizer` does not load the tokenizer, a file of `{name}`. This project does:\n\n"
+        f"`AutoTokenizer` does not support this `{name}` tokenizer. Load it with this project:\n\n"
         "```python\nfrom trainer.config import TokenizerConfig\n"
         "from trainer.tokens.build_tokenizer import build_tokenizer\n\n"
         f'tokenizer = build_tokenizer(TokenizerConfig(name="{name}", path="{file}"))\n```'
@@ -41,7 +42,7 @@ def _copy_foreign(folder: Path, name: str, path: str) -> str:
 
 
 def byte_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the tokenizer.json of `bytes`: byte-level BPE that merges nothing."""
+    """Return the tokenizer.json of `bytes`: byte-level BPE without merges."""
     specials = ((tokenizer.bos, BOS), (tokenizer.eos, EOS))
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     byte_level = {
@@ -77,9 +78,9 @@ def byte_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def byte_characters() -> list[str]:
-    """Return the character that stands for each byte in byte-level BPE (GPT-2).
+    """Return the character for each byte in byte-level BPE (GPT-2).
 
-    Printable bytes of Latin-1 stand for themselves, the others for U+0100 and on, in their order.
+    Printable Latin-1 bytes map to themselves, the others to U+0100 and up, in order.
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
@@ -95,14 +96,14 @@ def _describe(values: dict[str, Any], tokenizer: Tokenizer, data: DataConfig) ->
         "bos_token": bos,
         "eos_token": texts.get(tokenizer.eos),
         "model_max_length": data.seq_len,
-        "clean_up_tokenization_spaces": False,  # it would change the text that is decoded
-        # What a document means that spells a special token: the letters or the token, as ever.
+        "clean_up_tokenization_spaces": False,  # it changes the decoded text
+        # Whether a special-token string in a document is text or the token, as in training.
         "split_special_tokens": bos is not None and tokenizer.bos not in tokenizer.encode(bos),
     }
 
 
 def _texts(values: dict[str, Any]) -> dict[int, str]:
-    """Return id -> text of the tokens in a tokenizer.json."""
+    """Return id -> string of the tokens in a tokenizer.json."""
     vocabulary = values["model"]["vocab"]
     if isinstance(vocabulary, dict):
         texts = {number: text for text, number in vocabulary.items()}

@@ -1,8 +1,8 @@
 """The command: python -m trainer.commands.precompile config=run.yaml key=value ...
 
-Compiles what the run would compile, on one process and without data, into the folder of compiled
-code (`distributed.compile_cache`): runs of the same shape and batch find it there, on any machine
-that sees the folder.
+Compiles a run's blocks, in one process and without data, into `distributed.compile_cache`. Runs of
+the same shape and batch then find the compiled code there, on any machine with access to the
+folder.
 """
 
 import sys
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def precompile(config: RunConfig) -> str:
-    """Compile the blocks of a run; return a line that says how long it took."""
+    """Compile the blocks of a run; return a message with the time it took."""
     world, choices = set_up_alone(config, "precompile")
     learner = build_learner(config, replace(choices, compiled=True), world)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the commands beside training share: autotune and precompile, each on one process."""
+"""Common code of autotune and precompile, which run in one process."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from trainer.world import World, get_world
 
 
 def run_command(arguments: Sequence[str], act: Callable[[RunConfig], str]) -> int:
-    """Print what `act` says of the run that a command line names; return the exit code."""
+    """Print the result of `act` on the run that a command line names; return the exit code."""
     try:
         text = act(load_run_config(arguments))
     except ConfigError as error:
@@ -21,9 +21,10 @@ def run_command(arguments: Sequence[str], act: Callable[[RunConfig], str]) -> in
 
 
 def set_up_alone(config: RunConfig, purpose: str) -> tuple[World, Choices]:
-    """Set threads, arithmetic and caches as a run does; return this process, and what it will use.
+    """Set up the process as a run does; return it and what it will use.
 
-    Raises ConfigError, of `purpose`, if the run's weights are sharded over processes.
+    Raises ConfigError, also if the run's weights are sharded over processes. `purpose` is the
+    command's name, for the message.
     """
     if config.distributed.shards_weights:
         problem = "distributed: needs unsharded weights (fsdp_type: no_shard, tp_size: 1)"

@@ -1,1 +1,1 @@
-"""How the model runs: what `auto` stands for, kernels, compilation, parallelism."""
+"""How the model runs: resolving `auto`, kernels, compilation, parallelism."""

@@ -1,9 +1,9 @@
-"""The fastest kernel of attention: timed in turns, on a device that has warmed up.
+"""Benchmark of attention kernels, interleaved and on a warmed-up device.
 
-An idle GPU runs at a fraction of its clock and needs some tenths of a second of work to raise it.
-Kernels that are timed one after the other are timed at different clocks, and the one that comes
-last wins by chance. Here they first work until the clock is up, then take turns, and of each kernel
-the shortest time counts: what disturbs a pass only makes it longer.
+An idle GPU runs at a fraction of its clock rate and needs some tenths of a second of work to raise
+it. Kernels timed one after the other run at different clock rates, so the last one would win. Here
+the device is warmed up first, then the kernels alternate, and the shortest time of each counts,
+since disturbances only make a run longer.
 """
 
 import math
@@ -11,20 +11,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 Seconds = Callable[[str], float]
-"""Does one forward and backward pass with the kernel of that name; returns how long it took."""
+"""Runs a forward and backward pass with the kernel of that name; returns the seconds it took."""
 
 UNFIT = (RuntimeError, ValueError, ImportError, AttributeError)
-"""What a kernel raises that is missing, or unfit for the shape or the card: torch has no one error
-for it."""
+"""Exceptions of a kernel that is missing, or does not support the shape or the GPU; torch has no
+single one."""
 
 WARM_UP_S = 0.5
-"""Work before the first pass that counts; an H200 has left its idle clock by then."""
+"""Seconds of warm-up; an H200 reaches its full clock rate in less."""
 
 TIMING_S = 0.3
-"""Time for the passes that count."""
+"""Seconds of timed rounds."""
 
 ROUNDS = 5
-"""Passes of each kernel that count at least, however long they take."""
+"""Least number of timed rounds, however long they take."""
 
 MARGIN = 0.02
 """Kernels this close to the fastest count as equally fast."""
@@ -35,20 +35,20 @@ def fastest(
 ) -> str | None:
     """Return the fastest of the kernels that run here; None if none does.
 
-    `names` are in order of preference: the first wins where several are equally fast.
+    `names` are in order of preference: of equally fast kernels the first is returned.
     """
-    able = [name for name in names if _runs(name, seconds)]
-    if len(able) < 2:
-        return able[0] if able else None
-    _time_in_turns(able, seconds, clock, WARM_UP_S, rounds=1)
-    return choose(_time_in_turns(able, seconds, clock, TIMING_S, ROUNDS))
+    usable = [name for name in names if _runs(name, seconds)]
+    if len(usable) < 2:
+        return usable[0] if usable else None
+    _time_alternating(usable, seconds, clock, WARM_UP_S, rounds=1)
+    return choose(_time_alternating(usable, seconds, clock, TIMING_S, ROUNDS))
 
 
 def choose(shortest: Mapping[str, float]) -> str:
     """Return the first kernel whose time is within the margin of the shortest.
 
-    Without a margin the noise of the timing would decide between kernels that are equally fast, and
-    a run repeated would use another one, with other rounding errors in its losses.
+    Without a margin, noise would decide between equally fast kernels, and repeating a run could
+    change the kernel and with it the rounding errors in the losses.
     """
     limit = min(shortest.values()) * (1 + MARGIN)
     return next(name for name, value in shortest.items() if value <= limit)
@@ -62,12 +62,12 @@ def _runs(name: str, seconds: Seconds) -> bool:
     return True
 
 
-def _time_in_turns(
+def _time_alternating(
     names: Sequence[str], seconds: Seconds, clock: Callable[[], float], for_s: float, rounds: int
 ) -> dict[str, float]:
-    """Return each kernel's shortest time in rounds of one pass each.
+    """Return each kernel's shortest time over rounds that run every kernel once.
 
-    Rounds go on for `for_s` seconds; there are at least `rounds`.
+    There are at least `rounds`, and as many as `for_s` seconds allow.
     """
     shortest = dict.fromkeys(names, math.inf)
     end, done = clock() + for_s, 0

@@ -1,7 +1,8 @@
-"""What `auto` stands for: decided here and nowhere else, once for a run.
+"""Resolves every `auto` of a run's settings, once per run.
 
-The answers stand in run.json under `choices`. Planning asks the same functions where an answer
-depends on the settings alone; where it depends on the machine it reads run.json. Imports no torch.
+The results are in run.json under `choices`. The study calls the same functions for choices that
+depend on the settings alone, and reads run.json for those that depend on the machine. Imports no
+torch.
 """
 
 from dataclasses import dataclass, replace
@@ -12,10 +13,10 @@ from trainer.config import Device, DistributedConfig, RunConfig
 from trainer.flops import is_large_matmul
 
 LARGE_VOCABULARY = 32_000
-"""Token ids from which the loss is made in chunks: their logits outgrow a layer's activations."""
+"""Vocabulary size from which the loss is chunked: the logits outgrow a layer's activations."""
 
 LOSS_CHUNK = 4096
-"""Tokens of such a chunk."""
+"""Tokens per chunk."""
 
 Dtype = Literal["bf16", "fp32"]
 CpuMatmul = Literal["torch", "mkl", "onednn"]
@@ -23,14 +24,14 @@ CpuMatmul = Literal["torch", "mkl", "onednn"]
 
 @dataclass(frozen=True)
 class Machine:
-    """What an answer may depend on beside the settings: this process's share of its machine."""
+    """What a choice may depend on besides the settings."""
 
     has_bf16: bool
-    """The processor multiplies bf16."""
+    """The processor has bf16 instructions."""
     mkl_is_slow: bool
     """MKL leaves AVX-512 unused."""
     has_onednn: bool
-    """torch brings oneDNN."""
+    """torch is built with oneDNN."""
     cores: int
     """Cores that this machine's ranks share."""
     ranks: int
@@ -39,30 +40,30 @@ class Machine:
 
 @dataclass(frozen=True)
 class Choices:
-    """What a run uses, with every `auto` decided."""
+    """What a run uses, with every `auto` resolved."""
 
     model_dtype: Dtype
-    """Arithmetic of the forward and backward pass."""
+    """Number format of the forward and backward pass."""
     compiled: bool
     """Blocks are compiled."""
     fused_projections: bool
-    """Matrices with one input are multiplied as one."""
+    """Matmuls that share an input are fused."""
     loss_chunk: int
-    """Tokens whose logits exist at once; 0: all."""
+    """Tokens whose logits are in memory at once; 0: all."""
     cpu_matmul: CpuMatmul
-    """Library of fp32 matmuls on a CPU; `torch`: its own choice."""
+    """Library of fp32 matmuls on a CPU; `torch`: torch's default."""
     threads: int
     """CPU threads of a rank."""
     attention: str | None
-    """Kernel of attention; `torch`: its own choice; None: to be measured on this GPU."""
+    """Attention kernel; `torch`: torch's default; None: to be benchmarked on this GPU."""
 
     def with_attention(self, kernel: str) -> "Choices":
-        """Return the choices with the kernel that was measured, or that the run has used so far."""
+        """Return the choices with an attention kernel."""
         return replace(self, attention=kernel)
 
 
 def find_machine(ranks: int, has_onednn: bool) -> Machine:
-    """Return what is known of the machine that this process shares with `ranks` ranks."""
+    """Return the properties of this machine, on which `ranks` ranks run."""
     return Machine(
         has_bf16=has_bf16(),
         mkl_is_slow=host.mkl_is_slow(host.processor()),
@@ -73,12 +74,12 @@ def find_machine(ranks: int, has_onednn: bool) -> Machine:
 
 
 def has_bf16() -> bool:
-    """Say whether this machine's processor multiplies bf16."""
+    """Say whether this machine's processor has bf16 instructions."""
     return host.has_bf16(host.processor())
 
 
 def choose(config: RunConfig, gpus: int, machine: Machine) -> Choices:
-    """Return what a run on `gpus` processes uses on such a machine."""
+    """Return what a run on `gpus` processes uses on a machine."""
     settings, vocab_size = config.distributed, config.data.tokenizer.vocab_size
     dtype = model_dtype(settings, config.device, machine.has_bf16)
     assert dtype is not None, "the processor is known"
@@ -96,10 +97,10 @@ def choose(config: RunConfig, gpus: int, machine: Machine) -> Choices:
 def model_dtype(
     settings: DistributedConfig, device: Device, on_bf16_processor: bool | None = None
 ) -> Dtype | None:
-    """Return the arithmetic of the forward and backward pass.
+    """Return the number format of the forward and backward pass.
 
-    `on_bf16_processor` says whether the processor multiplies bf16. None if the answer depends on
-    that and it is not known.
+    `on_bf16_processor` says whether the processor has bf16 instructions. Returns None if the answer
+    depends on that and it is unknown.
     """
     if settings.model_dtype != "auto":
         return settings.model_dtype
@@ -111,19 +112,19 @@ def model_dtype(
 
 
 def is_compiled(settings: DistributedConfig, device: Device) -> bool:
-    """Say whether blocks are compiled. On a CPU compiling gains a few percent, and is left out."""
+    """Say whether blocks are compiled; `auto` is true on a GPU only: a CPU gains a few percent."""
     return device == "cuda" if settings.compile == "auto" else settings.compile
 
 
 def loss_chunk(settings: DistributedConfig, vocab_size: int) -> int:
-    """Return the tokens whose logits exist at once; 0 for all."""
+    """Return the tokens whose logits are in memory at once; 0 for all."""
     if settings.loss_chunk != "auto":
         return settings.loss_chunk
     return LOSS_CHUNK if vocab_size >= LARGE_VOCABULARY and settings.tp_size == 1 else 0
 
 
 def is_sharded(settings: DistributedConfig, gpus: int) -> bool:
-    """Say whether weights are sharded over processes; a lone process holds them all."""
+    """Say whether weights are sharded over processes; a single process holds them all."""
     return gpus > 1 and settings.shards_weights
 
 
@@ -134,7 +135,7 @@ def _fuses_projections(config: RunConfig, gpus: int) -> bool:
         return False
     if settings.fused_projections != "auto":
         return settings.fused_projections
-    # On a CPU large matmuls gain nothing, and their parts fit its caches better.
+    # On a CPU fusing large matmuls gains nothing, and unfused ones fit the caches better.
     tokens = config.data.batch_size * config.data.seq_len
     return config.device == "cuda" or not is_large_matmul(tokens, dim, 3 * dim)
 
@@ -154,5 +155,5 @@ def _attention(config: RunConfig) -> str | None:
     wanted = config.distributed.attention
     if wanted != "auto":
         return wanted
-    # On a CPU torch's own choice depends on nothing but the shape.
+    # On a CPU torch's default depends on the shape alone.
     return "torch" if config.device == "cpu" else None

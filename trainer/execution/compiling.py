@@ -1,7 +1,7 @@
-"""torch.compile: what is compiled, and where and by which key compiled code is kept.
+"""torch.compile: what is compiled, and the folder and keys of its cache.
 
-Each block is compiled for static shapes; equal blocks share one compilation, so the first step
-waits for one block and not for all of them.
+Each block is compiled for static shapes. Equal blocks share one compilation, so the first step
+waits for one block only.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ from torch import nn
 from torch.nn import attention
 
 VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
-"""Where torch and Triton keep compiled code; what a user has set stands."""
+"""Cache folders of torch and Triton; values that the user has set take precedence."""
 
 
 def use_cache(folder: str | None) -> None:
-    """Keep compiled code in a folder, unless the environment names one. Call before compiling."""
+    """Cache compiled code in a folder, unless the environment names one. Call before compiling."""
     if folder is None:
         return
     path = Path(folder).absolute()
@@ -27,26 +27,26 @@ def use_cache(folder: str | None) -> None:
 
 
 def tag_cache(device: torch.device) -> None:
-    """Add to the keys of compiled code what it depends on and torch's own keys leave out.
+    """Add to the cache keys what compiled code depends on but torch's keys leave out.
 
-    Torch builds one of the enabled attention kernels into the code, but keys it by the graph from
-    before that choice (pytorch/pytorch#185449). Code for a CPU also has the processor's vector
-    instructions built in, and the number of threads, which is in torch's keys from 2.13 on. Call it
-    when all of these are set, before anything is compiled.
+    torch compiles one of the enabled attention kernels into the code, but its key is the graph
+    before that choice (pytorch/pytorch#185449). CPU code also depends on the vector instructions
+    and on the number of threads, which torch's keys include from 2.13 on. Call it after all of
+    these are set and before anything is compiled.
     """
     user = os.environ.get("TORCH_COMPILE_CACHE_KEY_TAG", "")
     tag = " ".join([user, *_dependencies(device)]).strip()
     if tag == torch.compiler.config.cache_key_tag:
         return
     torch.compiler.config.cache_key_tag = tag
-    # Code that this process has compiled already is found without a key.
+    # Code that this process has already compiled is reused without a key.
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
 
 
 def _dependencies(device: torch.device) -> list[str]:
     """Return what code for a device depends on besides its graph, each as name=value."""
-    backends = torch.backends.cuda  # its switches count on a CPU too
+    backends = torch.backends.cuda  # its switches apply to the CPU too
     enabled = {
         "cudnn": backends.cudnn_sdp_enabled(),
         "flash": backends.flash_sdp_enabled(),
@@ -54,7 +54,7 @@ def _dependencies(device: torch.device) -> list[str]:
         "math": backends.math_sdp_enabled(),
     }
     names = [name for name, is_enabled in enabled.items() if is_enabled]
-    # Older versions of torch have one flash attention.
+    # Older versions of torch have a single flash attention.
     current = getattr(attention, "current_flash_attention_impl", None)
     flash = current() if current is not None else None
     found = [f"attention={'+'.join(names)}", f"flash={flash or 'FA2'}"]
@@ -72,7 +72,7 @@ def compile_blocks(model: nn.Module, limit: int) -> None:
 
 
 def uncompiled() -> contextlib.AbstractContextManager:
-    """Return a context in which blocks run as they are: what runs seldom is not compiled."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and loading it takes seconds
+    """Return a context in which blocks run eagerly, for work that is too rare to compile."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and the import takes seconds
         return contextlib.nullcontext()
     return torch.compiler.set_stance("force_eager")

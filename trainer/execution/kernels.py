@@ -1,7 +1,7 @@
-"""Which kernels a run uses: of attention, of fp32 products on a CPU, and float8.
+"""The kernels of a run: attention, fp32 matmuls on a CPU, and float8.
 
-What is chosen by measuring is chosen once: it stands in run.json, and a run that goes on keeps it,
-so that an interruption changes no bit of its losses.
+A benchmarked kernel is chosen once: run.json records it and a resumed run keeps it, so that an
+interruption does not change the losses.
 """
 
 import re
@@ -21,17 +21,17 @@ from trainer.model.linear import Linear
 from trainer.world import World, agree
 
 CHOICES = ("torch", "cudnn", "fa3", "flash", "efficient", "math")
-"""Kernels of attention; `torch` is its own choice."""
+"""Attention kernels; `torch` is torch's default."""
 
 UNMASKED = ("cudnn", "flash", "fa3", "efficient")
-"""Kernels of attention to choose from on a GPU. Of equally fast ones the first is used."""
+"""Attention kernels to benchmark on a GPU. Of equally fast ones the first is used."""
 
 MASKED = ("cudnn", "efficient", "math")
-"""Kernels of attention that take a mask, in the same order."""
+"""Those to benchmark if attention needs a mask, in the same order."""
 
 
 def check(config: RunConfig) -> None:
-    """Raise ConfigError if a run names a kernel that this machine has not installed."""
+    """Raise ConfigError if a run names a kernel that is not installed."""
     problem = _find_fa3_problem() if config.distributed.attention == "fa3" else None
     if problem is not None:
         raise ConfigError("run", [f"distributed.attention = fa3: {problem}"])
@@ -40,20 +40,20 @@ def check(config: RunConfig) -> None:
 def choose_attention(
     config: RunConfig, choices: Choices, world: World, kept: str | None = None
 ) -> Choices:
-    """Return the choices with a kernel of attention, rank 0's on all ranks.
+    """Return the choices with an attention kernel: rank 0's choice on all ranks.
 
-    `kept` is the one that the run has used so far. Without it, the fastest is measured.
+    `kept` is the kernel that a resumed run has used. Without it, the kernels are benchmarked.
     """
     if choices.attention is not None:
         return choices
     if kept == "fa3" and _find_fa3_problem() is not None:
-        kept = None  # the machine that it was chosen on has the package
+        kept = None  # only the earlier machine has the package
     found = kept or _fastest(config, choices, world)
     return choices.with_attention(CHOICES[agree(CHOICES.index(found), world)])
 
 
 def use(choices: Choices, model: nn.Module) -> None:
-    """Make torch and the model use what was chosen."""
+    """Make torch and the model use the chosen kernels."""
     assert choices.attention is not None, "chosen by choose_attention"
     if choices.attention == "torch":
         _allow_all()
@@ -66,11 +66,11 @@ def use(choices: Choices, model: nn.Module) -> None:
 
 
 def _allow_only(name: str) -> None:
-    """Leave torch one kernel of attention, for the whole process, so that compiled code sees it."""
+    """Enable a single attention kernel for the whole process, so that compiled code uses it."""
     _allow_all()
     if name == "fa3":
         attention.activate_flash_attention_impl("FA3")
-    backends = torch.backends.cuda  # its switches count on a CPU too
+    backends = torch.backends.cuda  # its switches apply to the CPU too
     backends.enable_cudnn_sdp(name == "cudnn")
     backends.enable_flash_sdp(name in ("flash", "fa3"))
     backends.enable_mem_efficient_sdp(name == "efficient")
@@ -86,14 +86,14 @@ def _allow_all() -> None:
         backends.enable_math_sdp,
     ):
         enable(True)
-    # Older versions of torch have one flash attention, and nothing to choose it by.
+    # Older versions of torch have a single flash attention.
     current = getattr(attention, "current_flash_attention_impl", None)
     if current is not None and current() is not None:
         attention.restore_flash_attention_impl()
 
 
 def _find_fa3_problem() -> str | None:
-    """Say why FA3 cannot be used; None if it can."""
+    """Return why FA3 cannot be used, or None."""
     try:
         _allow_only("fa3")
     except attention_timing.UNFIT as error:
@@ -104,12 +104,12 @@ def _find_fa3_problem() -> str | None:
 
 
 def _fastest(config: RunConfig, choices: Choices, world: World) -> str:
-    """Return the kernel with the shortest forward and backward pass for this run's shape."""
+    """Return the kernel with the fastest forward and backward pass for this run's shape."""
     try:
         work = _attention(config, choices, world)
         names = MASKED if config.is_masked else UNMASKED
         found = attention_timing.fastest(names, lambda name: _seconds(name, work))
-    except torch.OutOfMemoryError:  # the first step will say which batch fits
+    except torch.OutOfMemoryError:  # the first step will report which batch fits
         found = None
     finally:
         _allow_all()
@@ -117,7 +117,7 @@ def _fastest(config: RunConfig, choices: Choices, world: World) -> str:
 
 
 def _seconds(name: str, work: Callable[[], None]) -> float:
-    """Return the seconds of a forward and backward pass with one kernel."""
+    """Return the seconds of a forward and backward pass with a kernel."""
     _allow_only(name)
     torch.accelerator.synchronize()
     start = time.perf_counter()
@@ -127,7 +127,7 @@ def _seconds(name: str, work: Callable[[], None]) -> float:
 
 
 def _attention(config: RunConfig, choices: Choices, world: World) -> Callable[[], None]:
-    """Return a forward and backward pass of attention in the run's shape, on one layer."""
+    """Return a forward and backward pass of one layer's attention in the run's shape."""
     model, data = config.model, config.data
     heads, kv_heads = model.n_heads // world.tp_size, model.kv_heads // world.tp_size
     dtype = torch.bfloat16 if choices.model_dtype == "bf16" else torch.float32
@@ -158,7 +158,7 @@ def _attention(config: RunConfig, choices: Choices, world: World) -> Callable[[]
 
 
 def use_float8(model: nn.Module, config: DistributedConfig, device: torch.device) -> None:
-    """Turn the matrices that float8_filter finds into float8 ones. Raises ConfigError."""
+    """Convert the matrices that match float8_filter to float8. Raises ConfigError."""
     if config.float8_recipe is None:
         return
     try:
@@ -172,18 +172,18 @@ def use_float8(model: nn.Module, config: DistributedConfig, device: torch.device
         raise ConfigError(
             "run",
             [
-                f"distributed.float8_recipe = {config.float8_recipe}: the device has no float8; "
-                "expected a GPU of compute capability 8.9 or newer"
+                f"distributed.float8_recipe = {config.float8_recipe}: not supported by this GPU; "
+                "expected compute capability 8.9 or newer"
             ],
         )
     chosen = re.compile(config.float8_filter)
 
     def converts(module: nn.Module, name: str) -> bool:
-        return isinstance(module, nn.Linear) and bool(chosen.search(name)) and _is_whole(module)
+        return isinstance(module, nn.Linear) and bool(chosen.search(name)) and _fits_float8(module)
 
     convert_to_float8_training(model, config=settings, module_filter_fn=converts)
 
 
-def _is_whole(module: nn.Linear) -> bool:
-    """Say whether a matrix has sides that float8 products take: multiples of 16."""
+def _fits_float8(module: nn.Linear) -> bool:
+    """Say whether both sides of a matrix are multiples of 16, as float8 matmuls require."""
     return module.in_features % 16 == 0 and module.out_features % 16 == 0

@@ -1,10 +1,10 @@
-"""How the model is spread over the processes: nothing, DDP, FSDP2, hybrid, tensor parallel.
+"""Distributes the model over the processes: DDP, FSDP2, hybrid sharding, tensor parallelism.
 
-One process has the bare model. no_shard is DDP's own reducer; full_shard is FSDP2, a copy of the
-model on all processes or, as hybrid, on each group of dp_shard. tp_size splits the matrices of each
-block by columns and then by rows (Megatron-LM, Shoeybi et al. 2019), with the sequence spread over
-the same processes in between (Korthikanti et al. 2022). State dicts have the bare model's names
-under each of them.
+A single process uses the bare model. no_shard is DDP; full_shard is FSDP2, with one replica on all
+processes or, as hybrid sharding, one per group of dp_shard. tp_size splits the matrices of each
+block by columns and then by rows (Megatron-LM, Shoeybi et al. 2019), with the sequence sharded over
+the same processes in between (Korthikanti et al. 2022). State dicts have the bare model's names in
+every layout.
 """
 
 import contextlib
@@ -19,15 +19,16 @@ from trainer.execution.compiling import compile_blocks
 from trainer.model.model import Transformer
 from trainer.world import World
 
-# FSDP2 and tensor parallelism, trainer.execution.layout_sharded, are imported where they are used.
+# trainer.execution.layout_sharded (FSDP2, tensor parallelism) is imported on use.
 
 
 def parallelize(
     model: Transformer, config: DistributedConfig, choices: Choices, world: World
 ) -> nn.Module:
-    """Compile a model's blocks and distribute it; its weights are the same on all processes.
+    """Compile a model's blocks and distribute it.
 
-    Returns the module whose forward pass trains: the model itself, or DDP around it.
+    `model` must have the same weights on all processes. Returns the module whose forward pass
+    trains: the model itself, or DDP around it.
     """
     mesh = None
     if is_sharded(config, world.size):
@@ -43,9 +44,9 @@ def parallelize(
     if mesh is not None or world.size == 1:
         return model
     ids = [world.local_rank] if world.device.type == "cuda" else None
-    # Weights are the same by the way they are drawn or loaded; buffers never change.
+    # Weights are drawn or loaded equal on all ranks, so no sync; buffers never change.
     with warnings.catch_warnings():
-        # torch 2.13 has a new name for broadcast_buffers, which older versions do not know.
+        # torch 2.13 renamed broadcast_buffers; older versions lack the new name.
         warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
         wrapped = DistributedDataParallel(
             model,
@@ -62,15 +63,15 @@ def parallelize(
 
 
 def has_buckets(model: nn.Module) -> bool:
-    """Say whether gradients are summed in buckets, which are laid out anew after the first pass."""
+    """Say whether gradients are reduced in buckets, which DDP rebuilds after the first backward."""
     return isinstance(model, DistributedDataParallel)
 
 
-def synchronised(model: nn.Module, last_micro_step: bool) -> contextlib.AbstractContextManager:
-    """Return the context of a micro step: gradients are reduced in the last one only."""
+def synchronised(model: nn.Module, is_last: bool) -> contextlib.AbstractContextManager:
+    """Return the context of a micro-batch: gradients are reduced in the step's last one only."""
     if isinstance(model, DistributedDataParallel):
-        return contextlib.nullcontext() if last_micro_step else model.no_sync()
-    reduces = getattr(model, "set_requires_gradient_sync", None)  # FSDP2's
-    if reduces is not None:
-        reduces(last_micro_step)
+        return contextlib.nullcontext() if is_last else model.no_sync()
+    set_sync = getattr(model, "set_requires_gradient_sync", None)  # FSDP2's
+    if set_sync is not None:
+        set_sync(is_last)
     return contextlib.nullcontext()

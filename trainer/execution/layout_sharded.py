@@ -1,6 +1,6 @@
-"""FSDP2 and tensor parallelism: weights that are spread over processes (DTensor).
+"""FSDP2 and tensor parallelism: weights sharded over processes (DTensor).
 
-Imported where a run is spread so, for it loads a second of modules.
+Imported only if a run needs it: the import takes a second.
 """
 
 import torch
@@ -22,7 +22,7 @@ from trainer.world import World
 
 
 def build_mesh(config: DistributedConfig, world: World) -> DeviceMesh:
-    """Return the processes as a mesh with the axes dp_replicate, dp_shard and tp."""
+    """Return the mesh of the processes, with the axes dp_replicate, dp_shard and tp."""
     dp_replicate, dp_shard = config.data_parallel(world.size)
     return init_device_mesh(
         world.device.type,
@@ -46,14 +46,14 @@ def shard(
     policy = MixedPrecisionPolicy(
         param_dtype=dtypes[dtype], reduce_dtype=dtypes[config.reduce_dtype]
     )
-    across = mesh["dp_replicate", "dp_shard"] if dp_replicate > 1 else mesh["dp_shard"]
+    dp_mesh = mesh["dp_replicate", "dp_shard"] if dp_replicate > 1 else mesh["dp_shard"]
     for layer in model.layers:
-        fully_shard(layer, mesh=across, mp_policy=policy)
-    fully_shard(model, mesh=across, mp_policy=policy)
+        fully_shard(layer, mesh=dp_mesh, mp_policy=policy)
+    fully_shard(model, mesh=dp_mesh, mp_policy=policy)
 
 
 def split_matrices(model: Transformer, mesh: DeviceMesh) -> None:
-    """Split along heads and hidden width; between the matrices each process has some positions."""
+    """Split matrices along heads and hidden width; in between, the sequence is sharded."""
     parallelize_module(
         model,
         mesh,
@@ -65,8 +65,8 @@ def split_matrices(model: Transformer, mesh: DeviceMesh) -> None:
             "output": ColwiseParallel(input_layouts=Shard(1), output_layouts=Replicate()),
         },
     )
-    # Waits for the collective: a compiled block that is given what one still writes, a tensor of
-    # its own class, passes back a gradient of another.
+    # Wait for the collective: given an AsyncCollectiveTensor, a compiled block returns a gradient
+    # of the wrong class.
     model.tok_embeddings.register_forward_hook(lambda module, inputs, output: output.clone())
     for layer in model.layers:
         parallelize_module(

@@ -1,4 +1,4 @@
-"""The arithmetic of a process: number formats of matmuls, and the context of a forward pass."""
+"""Number formats: torch's settings for the process, and autocast for the forward pass."""
 
 import contextlib
 
@@ -9,7 +9,7 @@ from trainer.execution.choices import Dtype
 
 
 def set_arithmetic(settings: DistributedConfig) -> None:
-    """Set what torch keeps for the whole process."""
+    """Set torch's numeric options, which are global to the process."""
     matmul = torch.backends.cuda.matmul
     matmul.allow_tf32 = settings.matmul_allow_tf32
     matmul.allow_bf16_reduced_precision_reduction = settings.allow_bf16_reduced_precision_reduction
@@ -17,7 +17,7 @@ def set_arithmetic(settings: DistributedConfig) -> None:
 
 
 def precision(dtype: Dtype, device: torch.device) -> contextlib.AbstractContextManager:
-    """Return the context of the forward pass: bf16 matmuls over fp32 master weights, or fp32."""
+    """Return the context of the forward pass: bf16 autocast over fp32 weights, or plain fp32."""
     if dtype == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)

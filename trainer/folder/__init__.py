@@ -1,1 +1,1 @@
-"""What a run leaves in its folder: records, run.json, checkpoints, traces, failures."""
+"""The files in a run's folder: records, run.json, checkpoints, traces, failures."""

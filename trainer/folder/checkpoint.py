@@ -1,8 +1,8 @@
 """Checkpoints: torch.distributed.checkpoint folders, made visible by one atomic rename.
 
-`checkpoints/<step>/` holds the tensors and state.json: the step, what the losses depend on, and the
-size and check sum of every file, by which a torn or changed one is recognised. A checkpoint loads
-on any number of processes and under any layout.
+`checkpoints/<step>/` holds the tensors and state.json: the step, the trajectory, and the size and
+checksum of every file, to detect truncated or changed ones. A checkpoint loads on any number of
+processes and in any layout.
 """
 
 import shutil
@@ -31,7 +31,7 @@ from trainer.folder.checkpoint_state import (
 from trainer.model.optimizer import Optimizer
 from trainer.world import World, agree
 
-# trainer.folder.checkpoint_tensors, which reads and writes the tensors, is imported on use.
+# trainer.folder.checkpoint_tensors is imported on use.
 
 
 def folder_of(config: RunConfig, run: Path) -> Path:
@@ -41,7 +41,7 @@ def folder_of(config: RunConfig, run: Path) -> Path:
 
 
 def due(config: CheckpointConfig | None, step: int, steps: int) -> list[str]:
-    """Return the kinds of checkpoint to take after a step: `dump`, `eval`, both or none."""
+    """Return the kinds of checkpoint to save after a step: `dump`, `eval`, both or none."""
     if config is None:
         return []
     kinds = [
@@ -60,7 +60,7 @@ def save(
     optimizer: Optimizer,
     world: World,
 ) -> None:
-    """Save after a step and wait for it; every rank calls it."""
+    """Save a checkpoint and wait until it is written; all ranks call it."""
     saver = Saver(folder, None, world)
     saver.save(position, kinds, model, optimizer)
     saver.wait()
@@ -69,16 +69,16 @@ def save(
 class Saver:
     """Saves one checkpoint at a time, in the background unless the config says otherwise.
 
-    Readers see the whole checkpoint or none of it. All ranks call each method. A failure of the
-    background is raised by the next call.
+    Readers see the complete checkpoint or none. All ranks call each method. The next call raises an
+    error of the background thread.
     """
 
     def __init__(self, folder: Path, config: CheckpointConfig | None, world: World) -> None:
-        """Raises ConfigError where the folder is one that cannot be written."""
+        """Raises ConfigError if the folder is not writable."""
         self._folder, self._config, self._world = folder, config, world
         if config is not None and world.is_main:
             make_folder(folder, "checkpoint.path")
-        # A group of its own: the collectives of training go on meanwhile.
+        # A separate group: training's collectives continue meanwhile.
         self._group = dist.new_group(backend="gloo") if world.size > 1 else None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -90,19 +90,19 @@ class Saver:
         model: nn.Module,
         optimizer: Optimizer,
     ) -> None:
-        """Copy the state, and write the copy; first wait for the save before."""
+        """Wait for the previous save, copy the state, and write the copy."""
         self.wait()
         state = _copy_state(model, optimizer)
         if self._config is None or not self._config.async_save:
             self._write(state, position, kinds)
             return
         self._thread = threading.Thread(
-            target=self._write_or_note, args=(state, position, kinds), name="checkpoint"
+            target=self._write_async, args=(state, position, kinds), name="checkpoint"
         )
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait for the save that is under way."""
+        """Wait for a save in progress."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -110,10 +110,10 @@ class Saver:
             failure, self._failure = self._failure, None
             raise failure
 
-    def _write_or_note(self, state: dict[str, Any], position: Position, kinds: list[str]) -> None:
+    def _write_async(self, state: dict[str, Any], position: Position, kinds: list[str]) -> None:
         try:
             self._write(state, position, kinds)
-        # torch's CheckpointException is no Exception.
+        # torch's CheckpointException derives from BaseException.
         except BaseException as error:
             self._failure = error
 
@@ -125,9 +125,9 @@ class Saver:
         if self._world.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-        self._meet()
+        self._barrier()
         write_tensors(state, temporary, self._group)
-        self._meet()
+        self._barrier()
         if self._world.is_main:
             files = {path.name: fingerprint_of(path) for path in sorted(temporary.iterdir())}
             facts = {**position.__dict__, "kinds": kinds, "files": files}
@@ -138,13 +138,13 @@ class Saver:
             if self._config is not None:
                 prune(self._folder, self._config)
 
-    def _meet(self) -> None:
+    def _barrier(self) -> None:
         if self._group is not None:
             dist.all_reduce(torch.zeros(1), group=self._group)
 
 
 def _copy_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Return model and optimizer as tensors on the CPU that no step changes any more."""
+    """Return a copy of the model and optimizer state on the CPU."""
     from trainer.folder.checkpoint_tensors import copy_to_cpu
 
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
@@ -152,7 +152,7 @@ def _copy_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
 
 
 def prune(folder: Path, config: CheckpointConfig) -> None:
-    """Delete what `keep` of each kind does not ask for; the newest stays in any case."""
+    """Delete the checkpoints that `keep` of no kind retains; the newest always stays."""
     found = list(complete(folder))
     wanted = {path for path, _ in found[:1]}
     for kind, keep in (("dump", config.dump.keep), ("eval", config.eval.keep)):
@@ -164,7 +164,7 @@ def prune(folder: Path, config: CheckpointConfig) -> None:
 
 
 def find_newest(folder: Path, trajectory: str, world: World) -> Position | None:
-    """Return the newest whole checkpoint of this trajectory; rank 0 looks, all ranks agree."""
+    """Return the newest intact checkpoint of a trajectory, or None: rank 0's find on all ranks."""
     step = -1
     if world.is_main:
         found = complete(folder)
@@ -179,7 +179,7 @@ def find_newest(folder: Path, trajectory: str, world: World) -> Position | None:
 
 
 def load_weights(folder: Path, step: int) -> dict[str, Tensor]:
-    """Return the model's weights at a step, without model or optimizer. Raises CheckpointError."""
+    """Return the weights at a step, without building a model. Raises CheckpointError."""
     from trainer.folder.checkpoint_tensors import read_weights
 
     return read_weights(folder / f"{step:010d}")
@@ -189,20 +189,23 @@ def load(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> Non
     """Load the checkpoint of a step into a model and its optimizer. Raises CheckpointError."""
     from trainer.folder.checkpoint_tensors import read_tensors
 
-    # State dicts are views: reading into them is loading.
+    # State dicts are views: reading into them loads the weights.
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     read_tensors(folder / f"{step:010d}", state)
 
 
 def start_from(path: Path, model: nn.Module) -> None:
-    """Load the weights of a checkpoint, or of the newest in a folder of some; or ConfigError."""
+    """Load the weights of a checkpoint, or of the newest in a folder of checkpoints.
+
+    Raises ConfigError.
+    """
     from trainer.folder.checkpoint_tensors import METADATA, read_tensors
 
     chosen = path if (path / STATE).exists() else next((p for p, _ in complete(path)), None)
     key = "checkpoint.init_ckpt_path"
     if chosen is None:
         raise ConfigError(
-            str(path), [f"{key}: no checkpoint here; expected {METADATA} and {STATE}"]
+            str(path), [f"{key}: found no checkpoint; expected {METADATA} and {STATE}"]
         )
     try:
         read_tensors(chosen, {"model": model.state_dict()})

@@ -1,4 +1,4 @@
-"""Where a checkpoint stands, and whether it is whole: state.json and the files that it lists."""
+"""The state.json of a checkpoint: its position, and the files that make it complete."""
 
 import json
 import os
@@ -18,21 +18,22 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True)
 class Position:
-    """Where a checkpoint stands."""
+    """The state of a run at a checkpoint, besides its tensors."""
 
     step: int
     """Optimizer steps done."""
     elapsed_s: float
-    """Seconds of wall-clock time that the run had taken, over all attempts."""
+    """Wall-clock seconds of the run so far, over all attempts."""
     trajectory: str
     """`RunConfig.trajectory`: what the sequence of losses depends on."""
     loss_sum: float = 0.0
-    """Sum of the losses since the last record, and over how many steps."""
+    """Sum of the training losses since the last record."""
     loss_steps: int = 0
+    """Steps in that sum."""
 
 
 def find_steps(folder: Path, trajectory: str | None = None) -> list[int]:
-    """Return the steps of the whole checkpoints, newest first; of one trajectory, where named."""
+    """Return the steps of the complete checkpoints, newest first; of one trajectory, if given."""
     return [
         facts["step"]
         for _, facts in complete(folder)
@@ -41,23 +42,23 @@ def find_steps(folder: Path, trajectory: str | None = None) -> list[int]:
 
 
 def complete(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the whole checkpoints and their state.json, newest first; say what is passed over."""
+    """Yield the complete checkpoints and their state.json, newest first; warn of skipped ones."""
     for path in sorted(folder.glob("[0-9]*"), reverse=True):
         try:
             facts = read_state(path)
             expected = {name: known["size"] for name, known in facts["files"].items()}
             sizes = {name: (path / name).stat().st_size for name in expected}
         except (OSError, ValueError) as error:
-            print(f"warning: {path}: not a whole checkpoint, passed over: {error}", flush=True)
+            print(f"warning: {path}: incomplete checkpoint, skipped: {error}", flush=True)
             continue
         if sizes == expected:
             yield path, facts
         else:
-            print(f"warning: {path}: files are cut short, passed over", flush=True)
+            print(f"warning: {path}: truncated files, skipped", flush=True)
 
 
 def fingerprint_of(path: Path) -> dict[str, int]:
-    """Return size and CRC-32 of a file, by which a torn or changed one is recognised."""
+    """Return size and CRC-32 of a file, to detect truncated or changed files."""
     check = 0
     with path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):
@@ -66,31 +67,31 @@ def fingerprint_of(path: Path) -> dict[str, int]:
 
 
 def write_state(path: Path, facts: dict[str, Any]) -> None:
-    """Write state.json, with a check sum of its own, and bring the folder to the disk."""
+    """Write state.json, with its own checksum, and sync the folder to disk."""
     with (path / STATE).open("w") as file:
-        json.dump({**facts, "crc32": _check_sum(facts)}, file, indent=1)
+        json.dump({**facts, "crc32": _checksum(facts)}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     flush(path)
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return what state.json says. Raises OSError, or ValueError where it was changed."""
+    """Return the content of state.json. Raises OSError, or ValueError if it was changed."""
     facts = json.loads((path / STATE).read_text())
-    if not isinstance(facts, dict) or facts.pop("crc32", None) != _check_sum(facts):
+    if not isinstance(facts, dict) or facts.pop("crc32", None) != _checksum(facts):
         raise ValueError(f"{STATE} was changed")
     return facts
 
 
-def _check_sum(facts: dict[str, Any]) -> int:
+def _checksum(facts: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
 
 def is_intact(path: Path, facts: dict[str, Any]) -> bool:
-    """Say whether the files are what was written, byte by byte."""
+    """Say whether the files have their recorded sizes and checksums; warn if not."""
     for name, known in facts["files"].items():
         if fingerprint_of(path / name) != known:
-            print(f"warning: {path}: {name} was changed, passed over", flush=True)
+            print(f"warning: {path}: {name} was changed, skipped", flush=True)
             return False
     return True
 

@@ -1,7 +1,6 @@
-"""The tensors of a checkpoint, as torch.distributed.checkpoint writes and reads them.
+"""Writing and reading the tensors of a checkpoint with torch.distributed.checkpoint.
 
-Imported when a checkpoint is written or read, not before: it loads a good second of modules that a
-run's start need not wait for.
+Imported on use: the import takes over a second, which would delay a run's start.
 """
 
 import contextlib
@@ -38,7 +37,7 @@ METADATA = ".metadata"
 
 
 def copy_to_cpu(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return a state on the CPU that no step changes any more."""
+    """Return a copy of a state on the CPU."""
     if device.type != "cpu":
         copied: dict[str, Any] = _offload_state_dict_to_cpu(state)
         return copied
@@ -46,27 +45,27 @@ def copy_to_cpu(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def write_tensors(state: dict[str, Any], folder: Path, group: dist.ProcessGroup | None) -> None:
-    """Write a state into a folder; every rank of the group calls it. Raises CheckpointException."""
-    with _alone_on_purpose():
+    """Write a state to a folder; all ranks of the group call it. Raises CheckpointException."""
+    with _no_group_warning_off():
         dcp.save(state, checkpoint_id=folder, process_group=group, no_dist=group is None)
 
 
 def read_tensors(source: Path, state: dict[str, Any]) -> None:
-    """Fill the tensors of `state`, whatever layout they were saved under.
+    """Read into the tensors of `state`, whatever layout they were saved with.
 
     Raises CheckpointError.
     """
-    alone = not dist.is_initialized()
+    no_dist = not dist.is_initialized()
     try:
-        with _alone_on_purpose():
-            dcp.load(state, storage_reader=_SafeReader(source), no_dist=alone)
-    # torch's own exception is no Exception: it would pass by every other handler.
+        with _no_group_warning_off():
+            dcp.load(state, storage_reader=_SafeReader(source), no_dist=no_dist)
+    # CheckpointException derives from BaseException, so other handlers would miss it.
     except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as error:
         raise CheckpointError(f"{source}: cannot be read: {error}") from error
 
 
 def read_weights(source: Path) -> dict[str, Tensor]:
-    """Return a checkpoint's weights, without model or optimizer. Raises CheckpointError."""
+    """Return a checkpoint's weights, without building a model. Raises CheckpointError."""
     try:
         index = _SafeReader(source).read_metadata().state_dict_metadata
         weights = {
@@ -81,34 +80,34 @@ def read_weights(source: Path) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def _alone_on_purpose() -> Iterator[None]:
-    """Keep torch from warning that there is no process group: a lone process needs none."""
+def _no_group_warning_off() -> Iterator[None]:
+    """Silence torch's warning about a missing process group, which a single process needs not."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
 
 
 class _SafeReader(dcp.FileSystemReader):
-    """Reads a checkpoint without executing what a pickle may name.
+    """Reads a checkpoint without executing code that its pickles may name.
 
-    torch reads tensors with weights_only, but the index with plain pickle, and so what the index
-    calls an object.
+    torch reads tensors with weights_only, but the index, and what the index declares as an object,
+    with plain pickle.
     """
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         path = Path(self.path) / METADATA
         metadata = _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
         if not isinstance(metadata, Metadata):
-            raise pickle.UnpicklingError(f"{METADATA} holds no index")
+            raise pickle.UnpicklingError(f"{METADATA} is not an index")
         for name, entry in metadata.state_dict_metadata.items():
             if not isinstance(entry, TensorStorageMetadata):
-                raise pickle.UnpicklingError(f"{name} is no tensor")
+                raise pickle.UnpicklingError(f"{name} is not a tensor")
         metadata.storage_meta = getattr(metadata, "storage_meta", None) or StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
 
 
-# The types and functions that torch pickles into an index, under the names that they have there.
+# The types and functions that torch pickles into an index, by their names there.
 _PARTS: dict[tuple[str, str], Any] = {
     (part.__module__, part.__qualname__): part
     for part in (
@@ -120,13 +119,13 @@ _PARTS: dict[tuple[str, str], Any] = {
 
 
 class _MetadataUnpickler(pickle.Unpickler):
-    """Builds an index from its known parts, whichever Python wrote it; imports nothing."""
+    """Builds an index from its known parts, for any Python version; imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
         part = _PARTS.get((module, name)) or _find_dtype(module, name) or _find_path(module, name)
         if part is None:
             raise pickle.UnpicklingError(
-                f"the index names {module}.{name}, which is not a part of one"
+                f"the index names {module}.{name}, which does not belong in one"
             )
         return part
 
@@ -137,9 +136,9 @@ def _find_dtype(module: str, name: str) -> torch.dtype | None:
 
 
 def _find_path(module: str, name: str) -> type[PurePosixPath] | None:
-    """Return a plain type for the folder that an index says it was written to.
+    """Return a pure path type for the folder that an index names.
 
-    Python 3.13 pickles a path from pathlib._local, the others from pathlib.
+    Python 3.13 pickles paths from pathlib._local, other versions from pathlib.
     """
     of_pathlib = module == "pathlib" or module.startswith("pathlib.")
     return PurePosixPath if of_pathlib and name in ("PosixPath", "WindowsPath") else None

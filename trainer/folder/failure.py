@@ -1,8 +1,7 @@
-"""What a process of a run leaves behind when it fails: its traceback, and failure.json.
+"""Reports of a failed process: its traceback, and failure.json.
 
-The traceback is printed under the name of the rank, since the processes of a run share one log.
-failure.json is the first failure's, the cause of those that follow it on other ranks; it tells
-whoever starts runs whether starting this one again can help.
+The traceback is printed with the rank, since the processes of a run share one log. failure.json
+describes the first failure, which causes those on other ranks, and says whether a retry can help.
 """
 
 import contextlib
@@ -22,11 +21,11 @@ from trainer.world import World
 
 @contextlib.contextmanager
 def refusals_noted(folder: Path) -> Iterator[None]:
-    """Note a mistake in the settings as a failure that no other attempt mends, and raise it on."""
+    """Write a ConfigError to failure.json as a failure that a retry cannot fix, and re-raise it."""
     try:
         yield
     except ConfigError as error:
-        forget(folder)  # what an earlier attempt died of
+        forget(folder)  # the failure of an earlier attempt
         rank = int(os.environ.get("RANK", 0))
         refusal = Failure(kind="configuration", rank=rank, retry=False, message=str(error))
         write_first(folder, refusal)
@@ -35,10 +34,10 @@ def refusals_noted(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reported(config: RunConfig, world: World) -> Iterator[None]:
-    """Report an exception of the run, and end the process with exit code 1.
+    """Report an exception of the run, and exit with code 1.
 
-    With several processes it ends at once, without the interpreter's own end: collectives that are
-    still under way would hold it up until they time out.
+    With several processes, exit without the interpreter's shutdown: pending collectives would delay
+    it until they time out.
     """
     try:
         yield
@@ -55,10 +54,9 @@ def reported(config: RunConfig, world: World) -> Iterator[None]:
 
 
 def describe(error: Exception, config: RunConfig, world: World) -> Failure:
-    """Return what failure.json says: the kind of failure, where, what helps, and whether to retry.
+    """Return the content of failure.json: the kind of failure, where, the remedy, whether to retry.
 
-    Running out of GPU memory is the same in every attempt; anything else may have been the
-    machine's fault.
+    Out of GPU memory recurs in every attempt; anything else may have been the machine's fault.
     """
     where = f"rank {world.rank} of {world.size} on {socket.gethostname()}"
     message = f"{where} failed: {type(error).__name__}: {error}"
@@ -69,35 +67,36 @@ def describe(error: Exception, config: RunConfig, world: World) -> Failure:
 
 
 class DoesNotFit(torch.OutOfMemoryError):
-    """The first step of an attempt is out of memory, and smaller batches have been tried."""
+    """Out of memory in the first step of an attempt; smaller batches have been tried."""
 
     def __init__(self, cause: Exception, fits: int | None) -> None:
-        """`fits`: the largest number of sequences that does, which divides the batch; or None."""
+        """`fits`: the largest divisor of the batch size that fits, or None."""
         super().__init__(str(cause))
         self.fits = fits
 
 
 def _remedy(config: RunConfig, world: World, error: Exception) -> str:
-    batch, passes = config.data.batch_size, config.grad_acc_steps
+    batch, micro_batches = config.data.batch_size, config.grad_acc_steps
     tokens = f"data.batch_size = {batch} sequences of {config.data.seq_len} tokens do not fit. "
     smaller = "a shorter data.seq_len, a smaller model, or activation_checkpointing: full"
     if isinstance(error, DoesNotFit):
         if error.fits is None:
-            return f"{tokens}Nor does one sequence. What helps: {smaller}."
-        size, found = error.fits, f"The largest that does: {error.fits}. "
+            return f"{tokens}Not even one sequence fits. Try {smaller}."
+        size, found = error.fits, f"The largest that fits: {error.fits}. "
     elif batch % 2:
-        return f"{tokens}What helps: {smaller}."
+        return f"{tokens}Try {smaller}."
     else:
         size, found = batch // 2, ""
     global_batch = config.sequences_per_step(world.size)
     return (
-        f"{tokens}{found}What helps: data.batch_size={size} grad_acc_steps={batch // size * passes}"
-        f", which keeps the global batch of {global_batch} sequences."
+        f"{tokens}{found}Try data.batch_size={size} "
+        f"grad_acc_steps={batch // size * micro_batches}, "
+        f"which keeps the global batch of {global_batch} sequences."
     )
 
 
 def write_first(folder: Path, failure: Failure) -> None:
-    """Write failure.json unless another process of the run has.
+    """Write failure.json unless another process of the run has written it.
 
     A full disk is ignored: the failure itself is already being reported.
     """

@@ -1,6 +1,6 @@
-"""What a run writes as it goes on: run.json, its records, and what it says on the terminal.
+"""The output of a running attempt: run.json, records, and progress on the terminal.
 
-The main process writes; on the others every call does nothing.
+Only the main process writes; on other processes every call does nothing.
 """
 
 import resource
@@ -24,15 +24,15 @@ class Journal:
     """The files of a run, opened for one attempt."""
 
     def __init__(self, config: RunConfig, folder: Path, step: int, startup: Startup) -> None:
-        """Prepare to write after `step`, 0 at a run's start."""
+        """`step` is that of the checkpoint, 0 at a run's start."""
         self._config, self._folder, self._step, self._startup = config, folder, step, startup
         self._file: RunFile | None = None
 
     def open(self, summary: RunSummary) -> None:
-        """Open the files; the main process calls it. `summary` has the attempt that begins."""
+        """Open the files, on the main process only. `summary` contains the new attempt."""
         earlier = read_summary(self._folder)
         if self._step > 0 and earlier is not None:
-            # What earlier attempts found stands until this one finds it anew.
+            # Earlier attempts' results stay until this one has its own.
             kept = ("loss_final", "loss_validation")
             summary = summary.model_copy(update={key: getattr(earlier, key) for key in kept})
         write_atomically(self._folder / CONFIG, self._config.to_yaml())
@@ -44,11 +44,11 @@ class Journal:
 
     @property
     def attempt(self) -> int:
-        """Number of the attempt; 1 on the processes that write nothing."""
+        """Number of the attempt; 1 on processes that write nothing."""
         return 1 if self._file is None else self._file.attempt.attempt
 
     def started(self) -> None:
-        """Note that the first step has ended."""
+        """Write the start-up times, at the end of the first step."""
         if self._file is not None:
             self._file.write_attempt(startup=self._startup.split)
 
@@ -102,7 +102,7 @@ def reserved_gib(device: torch.device) -> float | None:
 
 
 def _peak_memory_gib(of_gpu: float | None) -> float:
-    """Return the peak so far, GiB: of the GPU, or on a CPU of the process."""
+    """Return the peak memory so far, GiB: GPU memory, or on a CPU the process's."""
     if of_gpu is not None:
         return of_gpu
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux

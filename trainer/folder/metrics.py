@@ -1,4 +1,4 @@
-"""Records of metrics.jsonl: the file, and the time since the last record."""
+"""The record files, and what accumulates between records: losses and times."""
 
 import json
 import time
@@ -20,9 +20,9 @@ class RecordFile:
     def __init__(
         self, path: Path, resume_step: int, send: Callable[[dict[str, Any]], None] | None = None
     ) -> None:
-        """Open for appending; records after `resume_step` belong to steps that are done again.
+        """Open for appending; drop records after `resume_step`, whose steps are repeated.
 
-        `send` gets each record too, under its names in the file.
+        `send` is also called with each record, under its names in the file.
         """
         kept = [line for step, line in _lines(path) if step <= resume_step]
         write_atomically(path, "".join(f"{line}\n" for line in kept))
@@ -42,7 +42,7 @@ class RecordFile:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield step and line of each whole record; a line torn by a kill is skipped."""
+    """Yield step and line of each complete record; a line cut off by a kill is skipped."""
     if not path.exists():
         return
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -53,7 +53,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 class LossMean:
-    """The mean training loss since the last record, on the device: adding waits for nothing."""
+    """The mean training loss since the last record, on the device, so that adding does not wait."""
 
     def __init__(self, device: torch.device, total: float = 0.0, steps: int = 0) -> None:
         """`total` and `steps` are those of a checkpoint between two records."""
@@ -62,7 +62,7 @@ class LossMean:
         self.steps = steps
 
     def add(self, loss: Tensor) -> None:
-        """Count a step's loss, a scalar."""
+        """Add a step's loss, a scalar."""
         self.total += loss
         self.steps += 1
 
@@ -77,7 +77,7 @@ class LossMean:
 
 
 class RecordTimer:
-    """The time since the last record: whole, and by what it went to."""
+    """The time since the last record, in total and by cause."""
 
     def __init__(self) -> None:
         self.restart()
@@ -103,7 +103,7 @@ class RecordTimer:
             self.charge(kind, start)
 
     def read(self) -> dict[str, Any]:
-        """Return the times of the interval, as fields of a `Record`, and begin the next one."""
+        """Return the times of the interval as fields of a `Record`; begin the next interval."""
         spent = self._spent
         training_s = time.perf_counter() - self._start - spent["checkpoint"] - spent["eval"]
         times = {

@@ -1,6 +1,6 @@
-"""Traces of a few steps: where their time went, and on a GPU their memory.
+"""Profiler traces of a few steps and, on a GPU, their memory history.
 
-Steps are counted from the first one of the attempt. Each rank writes files of its own:
+Steps are counted from the first one of the attempt. Each rank writes its own files:
 step-N-rank-R.json.gz for https://ui.perfetto.dev, step-N-rank-R.memory.pickle for
 https://pytorch.org/memory_viz, N the first step of the window.
 """
@@ -15,16 +15,16 @@ from trainer.files import make_folder
 from trainer.world import World
 
 MEMORY_EVENTS = 100_000
-"""Allocations that a history of memory keeps, the newest ones."""
+"""Most recent allocations that a memory history keeps."""
 
 
 class Profiler:
-    """Profiles the window of steps that the settings name; does nothing where they ask for none."""
+    """Profiles a window of steps if the settings ask for it."""
 
     def __init__(self, config: ProfilingConfig, folder: Path, world: World, done: int) -> None:
-        """Make it for an attempt that goes on after step `done`.
+        """`done` is the last step before this attempt.
 
-        Raises ConfigError where the folder of the traces cannot be written.
+        Raises ConfigError if the trace folder is not writable.
         """
         self._config, self._world = config, world
         self._folder = folder / config.trace_folder
@@ -35,28 +35,28 @@ class Profiler:
         self._name: record_function | None = None
 
     def begin(self, step: int) -> None:
-        """Note that a step begins, and with that the end of the one before."""
+        """Mark the beginning of a step, and the end of the previous one."""
         config = self._config
         if not config.run:
             return
-        place = step - self._done - 1  # steps of this attempt before this one
+        index = step - self._done - 1  # steps of this attempt before this one
         if self._name is not None and self._cuda:
-            torch.cuda.synchronize()  # so that the name covers what the step started
+            torch.cuda.synchronize()  # so that the range covers the step's kernels
         self._end_step()
-        if place == config.profile_warmup:
+        if index == config.profile_warmup:
             self._start(step)
-        elif place == config.profile_warmup + config.profile_steps:
+        elif index == config.profile_warmup + config.profile_steps:
             self._stop()
         if self._profile is not None:
             self._name = record_function(f"step {step}")
             self._name.__enter__()
-        if self._cuda and place == config.mem_warmup:
+        if self._cuda and index == config.mem_warmup:
             torch.cuda.memory._record_memory_history(max_entries=MEMORY_EVENTS)
-        elif self._cuda and place == config.mem_warmup + config.mem_steps:
+        elif self._cuda and index == config.mem_warmup + config.mem_steps:
             self._write_memory(step - config.mem_steps)
 
     def close(self) -> None:
-        """Write what there is of a window that the run did not come to the end of."""
+        """Write the trace of a window that the run did not complete."""
         self._end_step()
         self._stop()
 
@@ -75,7 +75,7 @@ class Profiler:
         if self._profile is None:
             return
         self._profile.stop()
-        temporary = self._file.with_name(f".{self._file.name}")  # its end is what torch goes by
+        temporary = self._file.with_name(f".{self._file.name}")  # torch picks the format by suffix
         self._profile.export_chrome_trace(str(temporary))
         temporary.replace(self._file)
         self._profile = None

@@ -1,4 +1,4 @@
-"""The folder of a run: who may write in it, what stands in it, and its run.json."""
+"""The folder of a run: its lock, its files, and run.json."""
 
 import datetime
 import fcntl
@@ -23,31 +23,31 @@ from trainer.records import (
 )
 
 CONFIG = "run.yaml"
-"""The complete settings of the run that stands in a folder."""
+"""File name of the run's complete settings."""
 
 RUN_FILES = (SUMMARY, METRICS, EVALUATIONS, CONFIG, "checkpoints", "tensorboard", "profiling")
-"""What a run leaves behind and the next one would mix with its own."""
+"""Files of a run, to be moved aside when another run starts in the folder."""
 
 PACKAGE = Path(__file__).parents[1]
 """The trainer's sources."""
 
 LAG_S = 1.0
-"""Seconds that run.json may lag behind the records: to replace a file takes a millisecond, on a
-network file system more."""
+"""Seconds that run.json may lag behind the records: replacing a file takes a millisecond, more on a
+network file system."""
 
 Action = Literal["start", "resume", "done"]
 
 
 class Lock:
-    """The right to train in a folder, of one process at a time; it ends with the process."""
+    """Exclusive lock on a run's folder; released when the process ends."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder where there is none. Raises ConfigError where that cannot be."""
+        """Create the folder if needed. Raises ConfigError if it is not writable."""
         make_folder(folder, "dump_dir")
         self._file = (folder / ".lock").open("w")
 
     def try_acquire(self) -> bool:
-        """Take the lock unless another process has it; say whether it is ours."""
+        """Take the lock unless another process holds it; say whether it was taken."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -55,15 +55,15 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         self._file.close()
 
 
 def choose_action(folder: Path, config: RunConfig, gpus: int, content: dict[str, str]) -> Action:
-    """Return what is to be done in a folder, from the run.json that stands there.
+    """Return what to do in a folder, given its run.json.
 
     The same run, completed: nothing. The same losses, not completed: resume. Anything else: start.
-    `content` holds the key of each source's text.
+    `content` is source -> key of its text and tokenizer.
     """
     summary = read_summary(folder)
     if summary is None or summary.content != content:
@@ -74,13 +74,13 @@ def choose_action(folder: Path, config: RunConfig, gpus: int, content: dict[str,
 
 
 def is_completed(folder: Path) -> bool:
-    """Say whether the run that stands in a folder, whichever it is, has come to its end."""
+    """Say whether the folder's run, whichever it is, is completed."""
     summary = read_summary(folder)
     return summary is not None and summary.status == "completed"
 
 
 def read_summary(folder: Path) -> RunSummary | None:
-    """Return what run.json says; None if there is none, or none that can be read."""
+    """Return the content of run.json; None if it is missing or malformed."""
     try:
         return RunSummary.model_validate_json((folder / SUMMARY).read_bytes())
     except (OSError, ValueError):
@@ -88,7 +88,7 @@ def read_summary(folder: Path) -> RunSummary | None:
 
 
 def set_aside(folder: Path) -> None:
-    """Move what another run left in a folder to `superseded/<n>`: nothing computed is lost."""
+    """Move an earlier run's files to `superseded/<n>`, so that nothing computed is lost."""
     old = [folder / name for name in RUN_FILES if (folder / name).exists()]
     if not old:
         return
@@ -101,12 +101,12 @@ def set_aside(folder: Path) -> None:
 
 
 class RunFile:
-    """run.json: written when a run starts, replaced atomically as it goes on."""
+    """run.json: written when a run starts, replaced atomically while it runs."""
 
     def __init__(self, folder: Path, summary: RunSummary, previous: Sequence[Attempt]) -> None:
-        """Begin the attempt that `summary` ends with; `previous` are those before it."""
+        """Begin the last attempt in `summary`; `previous` are the earlier ones."""
         self._path = folder / SUMMARY
-        # An attempt that was killed could not write its end.
+        # A killed attempt could not write its end.
         ended = (
             item.model_copy(update={"status": "failed"}) if item.status == "running" else item
             for item in previous
@@ -117,7 +117,7 @@ class RunFile:
 
     @property
     def attempt(self) -> Attempt:
-        """The attempt that is going on."""
+        """The current attempt."""
         return self.summary.attempts[-1]
 
     @property
@@ -126,24 +126,24 @@ class RunFile:
         return self.summary.attempts[0].start
 
     def note(self, **changes: Any) -> None:
-        """Take over changes that the file may lag behind with, by `LAG_S`."""
+        """Apply changes; write the file at most once per `LAG_S`."""
         self.summary = self.summary.model_copy(update=changes)
         if time.monotonic() - self._written >= LAG_S:
             self.write()
 
     def write(self, **changes: Any) -> None:
-        """Take over changes and write the file."""
+        """Apply changes and write the file."""
         self.summary = self.summary.model_copy(update=changes)
         self._written = time.monotonic()
         write_atomically(self._path, self.summary.to_json(indent=1) + "\n")
 
     def write_attempt(self, **changes: Any) -> None:
-        """Take over changes of the attempt and write the file."""
+        """Apply changes to the attempt and write the file."""
         attempt = self.attempt.model_copy(update=changes)
         self.write(attempts=(*self.summary.attempts[:-1], attempt))
 
     def end(self, status: Status, wall_s: float, **changes: Any) -> None:
-        """Close the attempt."""
+        """End the attempt."""
         self.summary = self.summary.model_copy(update={"status": status, **changes})
         self.write_attempt(status=status, end=now(), wall_s=wall_s)
 

@@ -1,7 +1,7 @@
-"""The records of a run, sent on to TensorBoard and Weights & Biases.
+"""Sends a run's records to TensorBoard and Weights & Biases.
 
-What counts stands in metrics.jsonl. A tracker that fails says so once and is left out from then on:
-no run ends for want of a network or a login.
+metrics.jsonl remains the source of truth. A tracker that fails is reported once and then dropped:
+no run fails because the network or a login is missing.
 """
 
 import hashlib
@@ -14,11 +14,11 @@ from typing import Any, Protocol
 from trainer.config import ConfigError, RunConfig
 
 LOGIN_TIMEOUT_S = 30
-"""Seconds that wandb may wait for a key to be typed in: a run has nobody at its terminal."""
+"""Seconds that wandb may wait for an API key at the terminal, where a run has no user."""
 
 
 def check_trackers(config: RunConfig) -> None:
-    """Raise ConfigError where the library of a tracker that is asked for is not installed."""
+    """Raise ConfigError if the library of a configured tracker is not installed."""
     asked = {"wandb": config.logging.wandb is not None, "tensorboard": config.logging.tensorboard}
     problems = [
         f"logging.{name}: needs `pip install {name}`, which is not installed"
@@ -30,7 +30,7 @@ def check_trackers(config: RunConfig) -> None:
 
 
 class Tracker(Protocol):
-    """One place that records go to."""
+    """One destination of records."""
 
     def write(self, record: dict[str, Any]) -> None:
         """Send the numbers of a record."""
@@ -40,10 +40,10 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """All that a run's settings ask for; the main process has them."""
+    """The trackers that a run's settings name, on the main process."""
 
     def __init__(self, config: RunConfig, step: int, began: str) -> None:
-        """Open them. `began` is the start of the first attempt, `step` that of the checkpoint."""
+        """`began` is the start time of the first attempt, `step` that of the checkpoint."""
         makers: dict[str, Callable[[], Tracker]] = {}
         if config.logging.tensorboard:
             makers["tensorboard"] = partial(_TensorBoard, config, step)
@@ -54,7 +54,7 @@ class Trackers:
             self._try(name, partial(self._add, name, make))
 
     def write(self, record: dict[str, Any]) -> None:
-        """Send the numbers of a record, which has its step under `global_step`."""
+        """Send the numbers of a record; its step is under `global_step`."""
         for name, tracker in list(self._open.items()):
             self._try(name, partial(tracker.write, record))
 
@@ -70,14 +70,14 @@ class Trackers:
     def _try(self, name: str, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as error:  # whatever a library raises, the run goes on
+        except Exception as error:  # the run continues, whatever a library raises
             self._open.pop(name, None)
             problem = f"{type(error).__name__}: {error}"
-            print(f"warning: {name}: goes without the records from now on: {problem}", flush=True)
+            print(f"warning: {name}: failed, gets no more records: {problem}", flush=True)
 
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:
-    """Return what of a record can be drawn over its step."""
+    """Return the numbers of a record, without its step."""
     return {
         key: value
         for key, value in record.items()
@@ -89,7 +89,7 @@ class _TensorBoard:
     def __init__(self, config: RunConfig, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # What stands in the folder after the checkpoint's step is done again.
+        # Drop events after the checkpoint's step: those steps are repeated.
         self._writer = SummaryWriter(str(Path(config.dump_dir, "tensorboard")), purge_step=step + 1)
 
     def write(self, record: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ class _Wandb:
             **(defaults | given),
             config=config.model_dump(mode="json"),
             resume="allow",
-            # The console is train.log's; wandb would keep a copy of it.
+            # train.log has the console output; wandb would keep a copy.
             settings=wandb.Settings(console="off", login_timeout=LOGIN_TIMEOUT_S),
         )
 
@@ -128,5 +128,5 @@ class _Wandb:
 
 
 def make_id(dump_dir: str, began: str) -> str:
-    """Return the id of a run: the same for all its attempts, another for the next run there."""
+    """Return an id for a run: the same for all its attempts, but not for the folder's next run."""
     return hashlib.sha256(f"{Path(dump_dir).absolute()}\n{began}".encode()).hexdigest()[:16]

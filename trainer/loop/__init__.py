@@ -1,1 +1,1 @@
-"""The training loop: one run from its start or its newest checkpoint to its end."""
+"""The training loop: one run, from its start or newest checkpoint to its end."""

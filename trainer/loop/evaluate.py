@@ -1,4 +1,4 @@
-"""Validation loss over held-out text: the same windows on every GPU count."""
+"""Validation loss on held-out text, over the same windows on any number of GPUs."""
 
 import math
 
@@ -21,10 +21,10 @@ def validation_loss(
     dtype: Dtype,
     world: World,
 ) -> tuple[float, int]:
-    """Return the mean loss in nats per token over windows (N, T + 1), and the tokens counted.
+    """Return the mean loss in nats per token over windows (N, T + 1), and the number of tokens.
 
-    Ranks take turns through the batches; their sums are added. All ranks run the same number of
-    forward passes: a sharded model needs every rank in each.
+    Ranks take batches in turn, and their sums are added. All ranks run the same number of forward
+    passes: a sharded model needs every rank in each.
     """
     totals = torch.zeros(2, dtype=torch.float64)
     size = batch_size
@@ -45,5 +45,5 @@ def validation_loss(
 
 
 def bits_per_byte(loss: float, tokens_per_byte: float) -> float:
-    """Return a loss in nats per token as bits per byte of text, which compares tokenizers."""
+    """Convert a loss from nats per token to bits per byte, comparable between tokenizers."""
     return loss / math.log(2) * tokens_per_byte

@@ -1,4 +1,4 @@
-"""How a batch comes to the device: small token ids, copied ahead of the step that uses them."""
+"""Copying batches to the device, ahead of the step that uses them."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,10 @@ from trainer.tokens.tokenizer import Tokens
 
 
 def preparation(device: torch.device) -> Callable[[Tokens], Tensor]:
-    """Return what the loader's thread does with a batch of token ids before a step asks for it.
+    """Return the function that the loader's thread applies to each batch of token ids.
 
-    For a GPU: the ids, small as the shards have them, in pinned memory, from where they are copied
-    while the step before computes. For a CPU: int64, as the operations want them.
+    For a GPU: pin them, in the shards' dtype, so that they are copied while the previous step
+    computes. For a CPU: convert them to int64, which the operations need.
     """
     if device.type == "cpu":
         return lambda batch: torch.from_numpy(batch.astype("int64"))
@@ -20,7 +20,7 @@ def preparation(device: torch.device) -> Callable[[Tokens], Tensor]:
 
 
 def to_device(batch: Tensor, device: torch.device) -> Tensor:
-    """Return a prepared batch on the device, int64; the copy is not waited for."""
+    """Return a prepared batch on the device, int64, without waiting for the copy."""
     if device.type == "cpu":
         return batch
     return batch.to(device, non_blocking=True).to(torch.int64)

@@ -1,7 +1,6 @@
-"""A model that learns: what takes training steps, without data and without files.
+"""The model, its optimizer and how they run: all that a training step needs but data.
 
-A run has one (session.py), and so have the searches for its fastest settings (autotune.py) and the
-compilation ahead of it (precompile.py).
+Used by a run (session.py), by autotune.py and by precompile.py.
 """
 
 from dataclasses import dataclass
@@ -28,22 +27,25 @@ class Learner:
     """A model in training on this process's device."""
 
     choices: Choices
-    """What it uses where the settings say `auto`."""
+    """The settings with every `auto` resolved."""
     device: torch.device
     model: Transformer
     trained: nn.Module
-    """The model, wrapped for several processes: its forward pass trains."""
+    """The model, wrapped in DDP if need be: its forward pass trains."""
     optimizer: Optimizer
     is_sharded: bool
     """Weights are sharded over processes."""
     batch_shape: tuple[int, int]
-    """Sequences of a micro-batch, and tokens of each."""
+    """Sequences of a micro-batch, and tokens per sequence."""
     graph: Step | None = None
     """What takes a step instead of `compute_step`, such as a CUDA graph."""
 
 
 def set_up_process(config: RunConfig, world: World) -> Choices:
-    """Set what torch and the system keep for the whole process; return what the run will use."""
+    """Apply the process-wide settings of torch and the OS; return what the run will use.
+
+    Raises ConfigError.
+    """
     settings = config.distributed
     kernels.check(config)
     choices = decide(config, world)
@@ -56,13 +58,13 @@ def set_up_process(config: RunConfig, world: World) -> Choices:
 
 
 def decide(config: RunConfig, world: World) -> Choices:
-    """Return what a run uses on this process's machine."""
+    """Return what a run uses on this machine."""
     machine = find_machine(world.local_size, torch.backends.mkldnn.is_available())
     return choose(config, world.size, machine)
 
 
 def build_model(config: RunConfig, choices: Choices, device: torch.device) -> Transformer:
-    """Return the model with its first weights, on the device; talks to no other process."""
+    """Return the model with initial weights, on the device, without communication."""
     model = Transformer(
         config.model,
         config.data.tokenizer.vocab_size,
@@ -73,7 +75,7 @@ def build_model(config: RunConfig, choices: Choices, device: torch.device) -> Tr
     )
     model.init_weights(config.seed)
     for layer in model.layers:
-        layer.recompute = config.distributed.recompute  # type: ignore[assignment]
+        layer.ac_mode = config.distributed.ac_mode  # type: ignore[assignment]
     return model.to(device)
 
 
@@ -92,10 +94,10 @@ def build_learner(
     model: Transformer | None = None,
     kept_attention: str | None = None,
 ) -> Learner:
-    """Return a model with first weights and its optimizer, ready for several processes.
+    """Return a model with initial weights and its optimizer, distributed over the processes.
 
-    `model` is that of `build_model`, if it is there already; `kept_attention` the kernel that the
-    run has used so far.
+    `model` is that of `build_model`, if already built; `kept_attention` the attention kernel that a
+    resumed run has used. Raises ConfigError.
     """
     if model is None:
         model = build_model(config, choices, world.device)

@@ -19,7 +19,7 @@ from trainer.tokens.shards import open_shards
 from trainer.world import World, agree, barrier, get_world, process_group
 
 LOCK_POLL_S = 1.0
-"""Seconds between two looks at a folder that another process trains in."""
+"""Seconds between attempts to lock a folder in which another process trains."""
 
 ACTIONS: tuple[Action, ...] = ("start", "resume", "done")
 
@@ -38,19 +38,20 @@ def run(config: RunConfig, startup: Startup) -> int:
         ):
             model = None
             if world.size > 1 and not is_completed(folder):
-                model = build_model(config, choices, world.device)  # meanwhile the processes meet
+                # While the process group is initialised in the background.
+                model = build_model(config, choices, world.device)
                 startup.mark("model")
             wait_for_others()
             startup.mark("process_group")
-            with _alone(folder, world):
+            with _locked(folder, world):
                 return _run(config, choices, startup, world, model)
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, world: World) -> Iterator[None]:
-    """Hold the run's folder; wait while another process trains there.
+def _locked(folder: Path, world: World) -> Iterator[None]:
+    """Hold the lock of the run's folder; wait while another process trains there.
 
-    All ranks wait together: a collective that waits for rank 0 alone would time out.
+    All ranks poll together: a collective that waits for rank 0 could time out.
     """
     lock = Lock(folder) if world.is_main else None
     waited = False
@@ -78,7 +79,7 @@ def _run(
 ) -> int:
     folder = Path(config.dump_dir)
     if world.is_main:
-        open_shards(config.data)  # made once, by one process, if they do not exist yet
+        open_shards(config.data)  # one process makes those that are missing
     barrier(world)
     shards = open_shards(config.data)
     startup.mark("data")

@@ -27,7 +27,7 @@ from trainer.world import RankHost, World, cores_per_rank, device_name, gather_h
 
 @dataclass
 class Session:
-    """All that the loop works with."""
+    """The state of one attempt, as the training loop uses it."""
 
     config: RunConfig
     world: World
@@ -42,7 +42,7 @@ class Session:
     attention_context: float
     """Mean number of keys that a token attends to."""
     flops_per_token: float
-    """Of the model at that context, forward and backward."""
+    """Model FLOPs per token at that context, forward and backward."""
     losses: LossMean
     load: MachineLoad = field(init=False)
     timer: RecordTimer = field(default_factory=RecordTimer)
@@ -53,14 +53,14 @@ class Session:
         return self.start.elapsed_s + self.startup.elapsed_s
 
     def close(self) -> None:
-        """Stop reading and close the files."""
+        """Stop the loader and close the files."""
         self.loader.close()
         self.journal.close()
         self.profiler.close()
 
 
 def content_keys(shards: dict[str, Shards]) -> dict[str, str]:
-    """Return source -> key of its content: a changed text makes another run."""
+    """Return source -> key of its content; changed text makes a different run."""
     return {source: shard.key for source, shard in shards.items()}
 
 
@@ -75,7 +75,7 @@ def open_session(
 ) -> Session:
     """Build the model and optimizer, restore the newest checkpoint, open the output files.
 
-    `model` is that of `build_model`, if it is there already.
+    `model` is that of `build_model`, if already built.
     """
     folder = Path(config.dump_dir)
     if world.is_main and action == "start":
@@ -111,7 +111,7 @@ def open_session(
 
 
 def _kept_attention(folder: Path, world: World) -> str | None:
-    """Return the kernel of attention that a resumed run has used, if it is on the same device."""
+    """Return the attention kernel that a resumed run has used, if it is on the same GPU model."""
     summary = read_summary(folder)
     same = summary is not None and summary.gpu_name == device_name(world)
     return summary.choices.attention if summary is not None and same else None
@@ -120,13 +120,16 @@ def _kept_attention(folder: Path, world: World) -> str | None:
 def _restore(
     config: RunConfig, folder: Path, learner: Learner, world: World, action: Action
 ) -> Position:
-    """Load the newest checkpoint of this run, or what the settings start from; return its place."""
+    """Load this run's newest checkpoint, or the initial weights that the settings name.
+
+    Returns the position to continue from.
+    """
     start = Position(0, 0.0, config.trajectory(world.size))
     if action == "resume":
-        place = checkpoint.folder_of(config, folder)
-        newest = checkpoint.find_newest(place, start.trajectory, world)
+        checkpoints = checkpoint.folder_of(config, folder)
+        newest = checkpoint.find_newest(checkpoints, start.trajectory, world)
         if newest is not None:
-            checkpoint.load(place, newest.step, learner.model, learner.optimizer)
+            checkpoint.load(checkpoints, newest.step, learner.model, learner.optimizer)
             if world.is_main:
                 print(f"{folder}: resuming from step {newest.step}", flush=True)
             return newest
@@ -139,7 +142,7 @@ def _restore(
 def _open_loader(
     config: RunConfig, shards: dict[str, Shards], world: World, done: int
 ) -> BatchLoader:
-    """Return the reader of the batches after step `done`."""
+    """Return the loader of the batches after step `done`."""
     return BatchLoader(
         shards,
         config.data,
@@ -156,7 +159,7 @@ def _open_loader(
 def _attention_context(
     config: RunConfig, border: DocumentBorder | None, loader: BatchLoader, shards: dict[str, Shards]
 ) -> float:
-    """Return the mean number of keys that a token attends to; of a long run, in its beginning."""
+    """Return the mean number of keys that a token attends to; in a long run, at its beginning."""
     window = config.model.sliding_window
     if border is None:
         return mean_context(config.data.seq_len, window)
@@ -165,7 +168,7 @@ def _attention_context(
 
 
 def _summarize(session: Session) -> RunSummary:
-    """Return what run.json says at the start of an attempt; every rank calls it."""
+    """Return run.json as of the start of an attempt; all ranks call it."""
     config, world, learner = session.config, session.world, session.learner
     ranks = gather_hosts(world)
     session.load = _machine_load(ranks)
@@ -173,7 +176,7 @@ def _summarize(session: Session) -> RunSummary:
     replicas, shards = config.distributed.data_parallel(world.size)
     fingerprint = config.fingerprint(world.size)
     attempt = Attempt(
-        attempt=1,  # numbered by the folder, which knows how many there were before
+        attempt=1,  # RunFile numbers it
         start=now(),
         fingerprint=fingerprint,
         gpus=world.size,
@@ -205,14 +208,14 @@ def _summarize(session: Session) -> RunSummary:
 
 
 def _machine_load(ranks: list[RankHost]) -> MachineLoad:
-    """Return what counts the load of the main process's machine."""
+    """Return the counter of the load on the main process's machine."""
     here = [rank for rank in ranks if rank.host == ranks[0].host]
     cores = frozenset[int]().union(*(rank.cores for rank in here))
     return MachineLoad([rank.pid for rank in here], cores)
 
 
 def _announce(config: RunConfig, summary: RunSummary) -> None:
-    """Print what runs where, and what makes it slower than it need be."""
+    """Print model and devices, and warn of what slows the run down."""
     gpus = summary.gpus or 1
     print(
         f"{config.name}: {summary.params:,} parameters on {gpus} x {summary.gpu_name}, "
@@ -225,8 +228,8 @@ def _announce(config: RunConfig, summary: RunSummary) -> None:
     slow = not host.has_bf16(host.processor())
     if config.device == "cpu" and config.distributed.model_dtype == "bf16" and slow:
         problems.append(
-            "distributed.model_dtype = bf16: this processor has no bf16 arithmetic, and takes many "
-            "times as long as with fp32"
+            "distributed.model_dtype = bf16: this processor has no bf16 instructions; fp32 is many "
+            "times faster"
         )
     for problem in problems:
         if problem is not None:

@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM and SIGUSR1, on which all ranks leave at the same step."""
+"""Stop requests (SIGTERM, SIGUSR1), on which all ranks stop at the same step."""
 
 import signal
 import time
@@ -11,22 +11,22 @@ from trainer.world import World
 
 
 class StopSignal:
-    """SIGTERM and SIGUSR1 ask the run to save and leave; all ranks must leave at the same step.
+    """SIGTERM and SIGUSR1 ask the run to save and stop; all ranks must stop at the same step.
 
-    Every now and then all ranks contribute their flag to a sum over the CPU group, which travels
-    while the next step computes and is read one step later, so the GPU never waits for it. The next
-    sum is due `EVERY_S` later, in steps as long as those of rank 0 were, so that short steps do not
-    pay for it; all ranks learn from the sum in how many steps that is.
+    The ranks sum their flags with an asynchronous all-reduce over the CPU group, which overlaps
+    with the next step and is read one step later, so the GPU never waits for it. It is repeated
+    about every `EVERY_S`, to keep its cost low for short steps: rank 0 converts that to a number of
+    steps by its own step time, and the all-reduce tells the other ranks.
     """
 
     EVERY_S = 0.2
     MOST_STEPS = 8
-    """Steps from one sum to the next at most: those to come may take longer, or be the last."""
+    """Most steps between two all-reduces: later steps may be slower, or the last ones."""
 
     def __init__(self, world: World) -> None:
         self._world, self._flag = world, 0
         self._pending: tuple[dist.Work, Tensor] | None = None
-        self._pause = self._steps = 0  # from one sum to the next, and since the last one
+        self._pause = self._steps = 0  # steps between all-reduces, and since the last one
         self._since = time.perf_counter()
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._receive)
@@ -35,7 +35,7 @@ class StopSignal:
         self._flag = 1
 
     def agreed(self) -> bool:
-        """Say whether any rank had been asked to stop; call it once in every step."""
+        """Say whether any rank had been asked to stop; all ranks call it once per step."""
         if self._world.size == 1:
             return bool(self._flag)
         self._steps += 1
@@ -63,7 +63,7 @@ class StopSignal:
         self._since, self._steps = now, 0
 
     def close(self) -> None:
-        """Wait for the sum that is under way."""
+        """Wait for a pending all-reduce."""
         if self._pending is not None:
             self._pending[0].wait()
             self._pending = None

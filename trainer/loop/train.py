@@ -1,4 +1,4 @@
-"""The loop over the steps of a run: train, record, evaluate, save, stop. See `take_step`."""
+"""The training loop: each step trains, records, evaluates, saves or stops; see `take_step`."""
 
 import gc
 import math
@@ -22,11 +22,11 @@ from trainer.tokens.data import validation_windows
 from trainer.world import mean_over_ranks
 
 EXIT_PREEMPTED = 75
-"""Exit code of a run that was asked to stop, has saved, and can be resumed (EX_TEMPFAIL)."""
+"""Exit code of a run that was asked to stop before its end (EX_TEMPFAIL)."""
 
 
 def train(session: Session) -> int:
-    """Run the steps that are left; return the exit code."""
+    """Run the remaining steps; return the exit code."""
     stop = StopSignal(session.world)
     begin(session)
     for step in range(session.start.step + 1, session.config.steps + 1):
@@ -40,7 +40,7 @@ def train(session: Session) -> int:
 
 
 def begin(session: Session) -> None:
-    """Make ready for the first step."""
+    """Prepare the first step: CUDA graph, compilation, garbage collection."""
     settings, learner = session.config.distributed, session.learner
     if settings.cuda_graphs and learner.device.type == "cuda":
         capture_later(learner, session.config.optim.lr)
@@ -50,21 +50,21 @@ def begin(session: Session) -> None:
         session.startup.mark("compile" if compiled else "rehearsal")
     if settings.freeze_gc:
         gc.collect()
-        gc.freeze()  # what start-up made stays: collecting it again and again costs steps time
+        gc.freeze()  # objects from start-up stay; scanning them again would slow steps down
     session.timer.restart()
 
 
 def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
-    """Take a step, counted from 1, with all that is due after it.
+    """Take a step, counted from 1, and do what is due after it.
 
-    Returns the exit code if the run ends here before its last step, or None.
+    Returns the exit code if the run ends early at this step, else None.
     """
     config, learner = session.config, session.learner
     session.profiler.begin(step)
     learner.optimizer.set_rate(learning_rate(config.optim, step, config.steps))
-    asked = time.perf_counter()
+    start = time.perf_counter()
     batch = next(session.loader)
-    session.timer.charge("data", asked)
+    session.timer.charge("data", start)
     first = step == session.start.step + 1
     loss, grad_norm = first_step(learner, batch) if first else train_step(learner, batch)
     session.losses.add(loss)
@@ -94,7 +94,7 @@ def _stop_here(session: Session, stop: StopSignal, step: int, kinds: list[str]) 
     session.saver.wait()
     session.journal.end("preempted")
     if session.world.is_main:
-        saved = "saved, to be resumed" if kinds else "nothing is saved, checkpoints are off"
+        saved = "saved, can be resumed" if kinds else "not saved, checkpoints are off"
         print(f"{session.config.dump_dir}: asked to stop at step {step}; {saved}", flush=True)
     return EXIT_PREEMPTED
 
@@ -107,7 +107,7 @@ def _finish_startup(session: Session, loss: Tensor) -> None:
 
 
 def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> bool:
-    """Write a record; say whether the loss is finite, on every rank."""
+    """Write a record; return on every rank whether the loss is finite."""
     config, world = session.config, session.world
     both = torch.stack((session.losses.mean(), loss.double()))
     mean, last = mean_over_ranks(both, world).tolist()
@@ -139,7 +139,7 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> boo
 
 
 def _float32(value: float) -> float:
-    """Return a value in the precision that a step's loss has."""
+    """Round a value to float32, the precision of a step's loss."""
     return torch.tensor(value, dtype=torch.float32).item()
 
 
@@ -151,7 +151,7 @@ def _evaluation_due(config: RunConfig, step: int) -> bool:
 
 
 def _evaluate(session: Session, step: int) -> None:
-    """Write the validation loss to metrics.eval.jsonl; nothing if no text is held out."""
+    """Write the validation loss to metrics.eval.jsonl; does nothing without held-out text."""
     config, world, learner = session.config, session.world, session.learner
     assert config.eval is not None
     count = config.eval.validation.max_sequences
@@ -162,13 +162,13 @@ def _evaluate(session: Session, step: int) -> None:
         loss, tokens = validation_loss(
             learner.model, windows, config.data.batch_size, learner.choices.model_dtype, world
         )
-    held = sum(shard.val_tokens for shard in session.shards.values())
-    text = sum(shard.val_bytes for shard in session.shards.values())
+    val_tokens = sum(shard.val_tokens for shard in session.shards.values())
+    val_bytes = sum(shard.val_bytes for shard in session.shards.values())
     session.journal.evaluated(
         Evaluation(
             step=step,
             loss=finite(loss),
-            bits_per_byte=finite(bits_per_byte(loss, held / text)),
+            bits_per_byte=finite(bits_per_byte(loss, val_tokens / val_bytes)),
             tokens=tokens,
             elapsed_s=session.elapsed_s,
             attempt=session.journal.attempt,

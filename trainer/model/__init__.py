@@ -1,1 +1,1 @@
-"""The model and what trains it: layers, loss, optimizers, learning rate."""
+"""The model and its training: layers, loss, optimizers, learning rate."""

@@ -1,4 +1,4 @@
-"""AdamW with parameter groups, by torch's fused kernel."""
+"""AdamW with parameter groups, on torch's fused kernel."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,21 +10,21 @@ from trainer.config import OptimConfig
 from trainer.model.linear import parts_of
 
 CLIP_EPSILON = 1e-6
-"""Added to the norm that gradients are clipped by, as in torch.nn.utils.clip_grad_norm_."""
+"""Added to the norm when clipping, as in torch.nn.utils.clip_grad_norm_."""
 
 
 class AdamW:
-    """AdamW (Loshchilov and Hutter 2019) by torch's fused kernel: matrices decay, norms do not.
+    """AdamW (Loshchilov and Hutter 2019) on torch's fused kernel; only matrices are decayed.
 
-    The arithmetic is that of torch.optim.AdamW(fused=True), to the bit where nothing is clipped.
-    That class loads torch.compile's machinery at start-up, a second or more, and walks its groups
-    in Python at each step. Weights may be spread over processes (DTensor): each updates its own.
+    Without clipping it is bitwise equal to torch.optim.AdamW(fused=True). That class imports
+    torch.compile at start-up, which takes a second or more, and has a higher cost in Python per
+    step. If weights are sharded (DTensor), each process updates its own shard.
     """
 
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
         self._config = config
         self.rate: float | Tensor = config.lr
-        """Learning rate of the next step; a tensor where a CUDA graph reads it."""
+        """Learning rate of the next step; a tensor if a CUDA graph reads it."""
         self._parts = parts_of(model)
         named = dict(model.named_parameters())
         device = next(iter(named.values())).device
@@ -53,7 +53,7 @@ class AdamW:
             self.rate = value
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Drop the gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -65,17 +65,17 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, norm: Tensor | None = None) -> None:
-        """Take a step; with the norm of the gradients they are clipped on the way."""
+        """Take a step; given the norm of the gradients, clip them too."""
         config, scale = self._config, None
         if config.clip is not None and norm is not None:
-            # The kernel divides by it: the gradients are not written once more for that.
+            # The kernel divides by it, which saves a pass over the gradients.
             scale = ((norm + CLIP_EPSILON) / config.clip).clamp(min=1.0)
         self.step_count += 1
         for group in self._groups:
             group.step(self.rate, config, scale)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the moments under the names of the weights: views that loading may fill."""
+        """Return the moments under the names of the weights; loading writes into these views."""
         state = {}
         for name, (parameter, rows) in self._parts.items():
             first, second = self._moments[parameter]
@@ -86,7 +86,7 @@ class AdamW:
 
 
 class _Group:
-    """Parameters with one weight decay, and what the kernel wants of each."""
+    """Parameters with the same weight decay, and their moments."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class _Group:
         self._steps = [step_count] * len(names)
 
     def step(self, rate: float | Tensor, config: OptimConfig, scale: Tensor | None) -> None:
-        # Looked up in each step: FSDP2 may move its shards at the first forward pass.
+        # Looked up at each step: FSDP2 may move its shards at the first forward pass.
         weights = [local(p) for p in self.parameters]
         gradients = [local(shard_like(p.grad, p)) for p in self.parameters if p.grad is not None]
         assert len(gradients) == len(self.parameters), "a weight has no gradient"
@@ -142,7 +142,7 @@ def _plain_adamw(
     config: OptimConfig,
     decay: float,
 ) -> None:
-    """Do what the fused kernel does to a weight, an operation after the other."""
+    """Do what the fused kernel does to a weight, one operation at a time."""
     weight.mul_(1 - rate * decay)
     mean.lerp_(gradient, 1 - config.beta1)
     square.mul_(config.beta2).addcmul_(gradient, gradient, value=1 - config.beta2)
@@ -151,14 +151,14 @@ def _plain_adamw(
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return this process's share of a tensor that is spread over processes; any other as it is."""
+    """Return this process's shard of a DTensor; any other tensor as it is."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def shard_like(gradient: Tensor, weight: Tensor) -> Tensor:
-    """Return a gradient as its weight is spread: of a copied weight each process may have a share.
+    """Return a gradient with the placements of its weight.
 
-    Sequence parallelism leaves such sums undone.
+    Under sequence parallelism the gradient of a replicated weight is still a partial sum.
     """
     placements = getattr(weight, "placements", None)
     if placements is None:
@@ -167,5 +167,5 @@ def shard_like(gradient: Tensor, weight: Tensor) -> Tensor:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """Return the whole of a tensor that is spread over processes; any other as it is."""
+    """Return the full tensor of a DTensor; any other tensor as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

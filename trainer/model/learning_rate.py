@@ -1,4 +1,4 @@
-"""The learning rate of each step: linear warm-up, then a schedule. Imports no torch."""
+"""Learning-rate schedules with linear warm-up. Imports no torch."""
 
 import math
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from trainer.config import OptimConfig
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
-    """Return the learning rate of a step, counted from 1, of a run of `steps`.
+    """Return the learning rate of step `step`, counted from 1, in a run of `steps`.
 
-    lingua's schedules, with its names: linear warm-up to lr at step `warmup`, then one of the
-    functions below; `constant` is lr from the first step on.
+    lingua's schedules, with its names: linear warm-up to lr at step `warmup`, then one of
+    `SCHEDULES`; `constant` is lr from the first step on.
     """
     if config.scheduler == "constant":
         return config.lr
@@ -20,16 +20,16 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
 
 
 def _progress(config: OptimConfig, step: int, steps: int) -> float:
-    # Without a step left to decay over, the last step is the peak.
+    # If the warm-up takes all steps, the last one is the peak.
     return (step - config.warmup) / max(1, steps - config.warmup)
 
 
 def _cosine(config: OptimConfig, step: int, steps: int) -> float:
-    """Half a cosine down to lr_min_ratio; with shorter cycles each begins anew at lr."""
-    turns = math.pi * _progress(config, step, steps) ** config.cosine_theta / config.cycle_length
+    """Half a cosine from lr down to lr_min_ratio, once per cycle."""
+    angle = math.pi * _progress(config, step, steps) ** config.cosine_theta / config.cycle_length
     cycle = math.ceil(step / (steps * config.cycle_length)) - 1
     sign = -1 if cycle % 2 else 1
-    return config.lr_min_ratio + (1 - config.lr_min_ratio) * 0.5 * (1 + sign * math.cos(turns))
+    return config.lr_min_ratio + (1 - config.lr_min_ratio) * 0.5 * (1 + sign * math.cos(angle))
 
 
 def _linear(config: OptimConfig, step: int, steps: int) -> float:
@@ -41,7 +41,7 @@ def _inv_sqrt(config: OptimConfig, step: int, steps: int) -> float:
 
 
 def _wsd(config: OptimConfig, step: int, steps: int) -> float:
-    """Warm-up, stable, decay: each cycle ends in a decay whose inverse is linear.
+    """Warm-up, stable, decay: in each cycle's decay the inverse of the learning rate is linear.
 
     Wen et al. 2024, "Understanding Warmup-Stable-Decay Learning Rates", arXiv:2410.05192.
     """
@@ -60,4 +60,4 @@ SCHEDULES: dict[str, Callable[[OptimConfig, int, int], float]] = {
     "inv_sqrt": _inv_sqrt,
     "wsd": _wsd,
 }
-"""Name -> learning rate after the warm-up as a fraction of lr: (config, step, steps)."""
+"""Name -> function (config, step, steps) of the learning rate after the warm-up / lr."""

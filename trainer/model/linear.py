@@ -1,9 +1,8 @@
-"""Matrix products of the model, by the fastest library that torch brings for this processor.
+"""The model's matmuls, with the fastest library that torch ships for this CPU.
 
-`Linear` is torch's, without a bias. Where `fast_cpu` is set, its large fp32 products on a CPU go to
-oneDNN; torch's own go to MKL, which on processors that are not Intel's uses half of their width.
-`FusedLinear` is several matrices with one input, as one product; in a state dict they stand under
-their own names.
+`Linear` is torch's, without a bias. With `fast_cpu`, its large fp32 matmuls on a CPU use oneDNN;
+torch itself uses MKL, which leaves AVX-512 unused on processors other than Intel's. `FusedLinear`
+fuses matmuls that share an input; in a state dict its matrices keep their own names.
 """
 
 import itertools
@@ -28,7 +27,7 @@ def _onednn_linear_shape(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-# An operator of our own: torch.compile has a rule for mkldnn's that takes constant weights alone.
+# A custom operator: torch.compile supports mkldnn's own operator only with constant weights.
 LIBRARY.impl("onednn_linear", _onednn_linear, "CPU")
 torch.library.register_fake("trainer::onednn_linear", _onednn_linear_shape, lib=LIBRARY)
 
@@ -51,7 +50,7 @@ class _OneDnnLinear(torch.autograd.Function):
         if not ctx.needs_input_grad[1]:
             return dx, None
         dy_NO, x_NI = dy.flatten(0, -2), x.flatten(0, -2)
-        # oneDNN wants its first operand row by row, so one of the two is copied: the smaller.
+        # oneDNN needs its first operand in row-major order; transpose and copy the smaller one.
         if dy_NO.shape[1] <= x_NI.shape[1]:
             return dx, ONEDNN_LINEAR(dy_NO.t(), x_NI.t())
         return dx, ONEDNN_LINEAR(x_NI.t(), dy_NO.t()).t()
@@ -61,20 +60,20 @@ class Linear(nn.Linear):
     """A matrix (out, in) without a bias."""
 
     fast_cpu = False
-    """Large fp32 products on a CPU go to oneDNN."""
+    """Use oneDNN for large fp32 matmuls on a CPU."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, bias=False)
 
     def reset_parameters(self) -> None:
-        """Leave the weights undrawn: `Transformer.init_weights` draws them, once."""
+        """Skip torch's initialisation: `Transformer.init_weights` draws the weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., out) of (..., in)."""
-        return product(x, self.weight, self.fast_cpu)
+        return matmul(x, self.weight, self.fast_cpu)
 
 
-def product(x: Tensor, weight: Tensor, fast_cpu: bool) -> Tensor:
+def matmul(x: Tensor, weight: Tensor, fast_cpu: bool) -> Tensor:
     """Return x W^T, (..., out), of x (..., in) and W (out, in)."""
     if fast_cpu and is_large_matmul(x.numel(), 1, weight.shape[0]):
         return _OneDnnLinear.apply(x, weight)
@@ -82,10 +81,10 @@ def product(x: Tensor, weight: Tensor, fast_cpu: bool) -> Tensor:
 
 
 class FusedLinear(Linear):
-    """Several matrices with one input, stacked: one product in place of several."""
+    """Several matrices with the same input, stacked: one matmul instead of several."""
 
     def __init__(self, in_features: int, parts: Mapping[str, int]) -> None:
-        """`parts`: name of a matrix -> its rows, in the order in which they are stacked."""
+        """`parts`: name of a matrix -> number of its rows, in stacking order."""
         super().__init__(in_features, sum(parts.values()))
         ends = itertools.accumulate(parts.values())
         self.rows = {
@@ -101,9 +100,9 @@ class FusedLinear(Linear):
 
 
 def join_parts(owner: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Put together what a state dict has in parts, for the fused matrices of a module.
+    """Stack the separate matrices of a state dict for a module's fused ones.
 
-    Their owner registers it with `register_load_state_dict_pre_hook`.
+    A hook for `register_load_state_dict_pre_hook` of the module that owns them.
     """
     for name, module in owner.named_children():
         if isinstance(module, FusedLinear):
@@ -114,13 +113,13 @@ def join_parts(owner: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_:
 
 
 def part_prefix(prefix: str) -> str:
-    """Return what stands before the names of a fused matrix's parts: `a.b.` of `a.b.fused.`."""
+    """Return the prefix of the names of a fused matrix's parts: `a.b.` for `a.b.fused.`."""
     owner, dot, _ = prefix.removesuffix(".").rpartition(".")
     return owner + dot
 
 
 def parts_of(model: nn.Module) -> dict[str, tuple[str, slice]]:
-    """Return name in the state dict -> (name of the parameter, its rows) of all parameters."""
+    """Return name in the state dict -> (name of the parameter, rows of it)."""
     modules = dict(model.named_modules())
     parts: dict[str, tuple[str, slice]] = {}
     for name, _ in model.named_parameters():

@@ -1,9 +1,9 @@
-"""The loss of a large vocabulary without all of its logits at once.
+"""Chunked cross-entropy: the loss of a large vocabulary without all of its logits in memory.
 
-With V = 128K and 16K tokens, the logits of a step are 8 GiB in fp32, and their gradient as much
-again. In chunks of tokens they are made, used for loss and gradients, and forgotten; the backward
-pass scales the gradients that the forward pass has left (Liger Kernel, Hsu et al. 2024,
-arXiv:2410.10989, does so on GPUs; this is its arithmetic in torch's operations).
+With V = 128K and 16K tokens, the logits of a step take 8 GiB in fp32, and their gradient as much
+again. Here the logits of one chunk of tokens at a time are computed, used for loss and gradients,
+and freed; the backward pass scales the gradients that the forward pass has computed. The method is
+Liger Kernel's (Hsu et al. 2024, arXiv:2410.10989), in torch's operations.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 def mean_loss(x: Tensor, weight_VD: Tensor, targets: Tensor, chunk: int) -> Tensor:
     """Return the mean cross-entropy of x W^T, a scalar in nats, `chunk` tokens at a time.
 
-    `x` is (..., D) and `targets` (...). Products are in the precision of autocast, the loss and the
+    `x` is (..., D) and `targets` (...). Matmuls run in the dtype of autocast; the loss and the
     gradient of the weights are float32.
     """
     x_ND, targets_N = x.flatten(0, -2), targets.flatten()

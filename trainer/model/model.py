@@ -1,35 +1,33 @@
 """The model: a pre-norm decoder, as in the Llama family.
 
-Token embedding -> L x [attention, SwiGLU] -> RMSNorm -> output matrix of its own. RoPE, no biases,
-no dropout, optional grouped-query attention. Names in a state dict follow lingua's; matrices with
-one input are a product of one, see `FusedLinear`.
+Token embedding -> L x [attention, SwiGLU] -> RMSNorm -> output matrix, optionally tied to the
+embedding. RoPE, no biases, no dropout, optional grouped-query attention. Names in a state dict are
+lingua's; matmuls that share an input can be fused, see `FusedLinear`.
 
 Shapes: B sequences, T tokens, D width, H query heads, K key and value heads, E width of a head,
 F hidden width of the FFN, V vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from trainer.config import ModelConfig
+from trainer.config import ActivationCheckpointing, ModelConfig
 from trainer.model.linear import ONEDNN_LINEAR, FusedLinear, Linear, join_parts, parts_of
 from trainer.model.loss import mean_loss
-
-Recompute = Literal["none", "selective", "full"]
-"""What the backward pass of a block computes again instead of keeping it."""
 
 TRUNCATION_SIGMAS = 3.0
 
 
 def rotary_table(seq_len: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cos and sin of the rotary angles, each (T, 1, E), float32; sin of a low half negated.
+    """Return cos and sin of the rotary angles, each (T, 1, E), float32.
 
-    RoFormer (Su et al. 2021), in the half-split layout that transformers' Llama uses.
+    RoFormer (Su et al. 2021), in the half-split layout of transformers' Llama. The first half of
+    sin is negated, as `rotate` needs it.
     """
     frequencies_E2 = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
     angles_TE2 = torch.outer(torch.arange(seq_len, dtype=torch.float32), frequencies_E2)
@@ -41,43 +39,43 @@ def rotary_table(seq_len: int, head_dim: int, theta: float) -> tuple[Tensor, Ten
 
 def rotate(x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:
     """Rotate each pair (i, i + E/2) of a head by its position's angle, in float32."""
-    # Rolled by half a head, each element meets its partner.
+    # Rolling by half a head aligns each element with its partner.
     partner_BTHE = x_BTHE.roll(x_BTHE.shape[-1] // 2, -1)
     return torch.addcmul(x_BTHE * cos_T1E, partner_BTHE, sin_T1E).to(x_BTHE.dtype)
 
 
 @dataclass(frozen=True)
 class DocumentBorder:
-    """How the border between two packed documents is known in a sequence of token ids."""
+    """The token that marks the boundary between packed documents."""
 
     token: int
-    """BOS or EOS."""
+    """Id of BOS or EOS."""
     opens: bool
-    """The token is its document's first (BOS), not its last (EOS)."""
+    """Whether it is a document's first token (BOS) or its last (EOS)."""
 
 
 def attention_mask(
     tokens_BT: Tensor, sliding_window: int | None, border: DocumentBorder | None
 ) -> Tensor | None:
-    """Return which tokens (columns) each token (rows) sees, bool, broadcastable to (B, 1, T, T).
+    """Return the keys (columns) that each query (row) attends to, bool, broadcastable to (B,1,T,T).
 
-    None stands for all tokens up to itself, for which the kernels need no mask.
+    None means plain causal attention, for which the kernels need no mask.
     """
     if sliding_window is None and border is None:
         return None
-    place_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-    back_TT = place_T[:, None] - place_T[None, :]
-    seen = back_TT >= 0
+    position_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+    distance_TT = position_T[:, None] - position_T[None, :]
+    mask_TT = distance_TT >= 0
     if sliding_window is not None:
-        seen = seen & (back_TT < sliding_window)
+        mask_TT = mask_TT & (distance_TT < sliding_window)
     if border is None:
-        return seen[None, None]
+        return mask_TT[None, None]
     at_border_BT = tokens_BT == border.token
     document_BT = at_border_BT.cumsum(dim=1)
-    if not border.opens:  # the token itself still belongs to the document that it closes
+    if not border.opens:  # EOS belongs to the document that it ends
         document_BT = document_BT - at_border_BT.long()
     same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
-    return (seen & same_BTT)[:, None]
+    return (mask_TT & same_BTT)[:, None]
 
 
 class Attention(nn.Module):
@@ -98,7 +96,7 @@ class Attention(nn.Module):
     def forward(
         self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """Return (B, T, D). Under tensor parallelism this process has some of the heads."""
+        """Return (B, T, D); under tensor parallelism from this process's share of the heads."""
         batch, length, _ = x_BTD.shape
         split = (batch, length, -1, self.head_dim)
         if self.wqkv is not None:
@@ -143,7 +141,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention and FFN, each added to the residual stream behind its own norm."""
+    """One layer: attention and FFN, each a pre-norm residual branch."""
 
     def __init__(self, config: ModelConfig, fused: bool) -> None:
         super().__init__()
@@ -151,26 +149,26 @@ class Block(nn.Module):
         self.attention = Attention(config, fused)
         self.ffn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.feed_forward = FeedForward(config, fused)
-        self.recompute: Recompute = "none"
+        self.ac_mode: ActivationCheckpointing = "none"
 
     def forward(
         self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Tensor | None = None
     ) -> Tensor:
         """Return (B, T, D)."""
-        if self.recompute == "none" or not self.training:
+        if self.ac_mode == "none" or not self.training:
             return self._compute(x_BTD, cos_T1E, sin_T1E, mask)
-        # Nothing in a block is drawn, and a CUDA graph must not read the generator's state.
+        # A block uses no random numbers, and CUDA graphs must not read the generator's state.
         options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-        if self.recompute == "selective":
-            options["context_fn"] = _keep_products
+        if self.ac_mode == "selective":
+            options["context_fn"] = _keep_matmuls
         return checkpoint(self._compute, x_BTD, cos_T1E, sin_T1E, mask, **options)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the block in place; one that is computed again as a whole, from inside.
+        """Compile the block in place; under full activation checkpointing, only inside of it.
 
-        torch 2.13 fails to compile such a recomputation of a tensor-parallel block.
+        torch 2.13 fails to compile full activation checkpointing of a tensor-parallel block.
         """
-        if self.recompute == "full":
+        if self.ac_mode == "full":
             self._compute = torch.compile(self._compute, *args, **kwargs)  # type: ignore[method-assign]
         else:
             super().compile(*args, **kwargs)
@@ -182,8 +180,8 @@ class Block(nn.Module):
         return x_BTD + self.feed_forward(self.ffn_norm(x_BTD))
 
 
-def _keep_products() -> Any:
-    """Keep the results that cost most for their size: products of matrices, and attention."""
+def _keep_matmuls() -> Any:
+    """Keep the results that cost most for their size: those of matmuls and attention."""
     kept = [
         torch.ops.aten.mm.default,
         ONEDNN_LINEAR,
@@ -196,7 +194,7 @@ def _keep_products() -> Any:
 
 
 class Transformer(nn.Module):
-    """The decoder. Weights are those of `init_weights`, on whatever device it is built on."""
+    """The decoder; `init_weights` draws its weights."""
 
     def __init__(
         self,
@@ -208,9 +206,10 @@ class Transformer(nn.Module):
         fused: bool = True,
         loss_chunk: int = 0,
     ) -> None:
-        """With a `border` a token sees its own document only.
+        """With a `border`, tokens attend only within their own document.
 
-        `fused`: matrices with one input are one. `loss_chunk`: see `mean_loss`.
+        `fused`: fuse matmuls that share an input. `loss_chunk`: tokens per chunk of `mean_loss`, or
+        0 for all logits at once.
         """
         super().__init__()
         self.config = config
@@ -226,7 +225,7 @@ class Transformer(nn.Module):
         self.register_buffer("sin_T1E", sin_T1E, persistent=False)
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None) -> Tensor:
-        """Return the logits (B, T, V), or with targets the mean loss in nats, a scalar, float32."""
+        """Return the logits (B, T, V) or, with targets, the mean loss in nats, a float32 scalar."""
         x_BTD = self.tok_embeddings(tokens_BT)
         length = tokens_BT.shape[1]
         cos_T1E, sin_T1E = self.cos_T1E[:length], self.sin_T1E[:length]  # type: ignore[index]
@@ -250,9 +249,9 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Draw all weights: truncated normal at 3 sigma, as `_sigma` says; norms are 1.
+        """Draw all weights from a normal truncated at 3 sigma, see `_sigma`; norm weights are 1.
 
-        The draw runs on the CPU in a fixed order, so that a seed means the same weights everywhere.
+        They are drawn on the CPU in a fixed order, so a seed gives the same weights everywhere.
         """
         generator = torch.Generator().manual_seed(seed)
         parameters = dict(self.named_parameters())
@@ -268,7 +267,7 @@ class Transformer(nn.Module):
             weight.copy_(drawn)
 
     def _sigma(self, name: str) -> float:
-        """Return a matrix's standard deviation: d^-0.5, and h^-0.5 of w2, or as the config says."""
+        """Return a matrix's standard deviation: d^-0.5 (w2: h^-0.5), or as the config says."""
         config = self.config
         if not name.startswith("layers."):
             return config.dim**-0.5

@@ -1,1 +1,1 @@
-"""Text to batches: documents, tokenizers, token shards, and the order in which they are read."""
+"""From text to batches: documents, tokenizers, token shards, sampling order."""

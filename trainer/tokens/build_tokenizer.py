@@ -6,13 +6,13 @@ from trainer.tokens.tokenizer import ByteTokenizer, Tokenizer
 
 
 def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
-    """Make the tokenizer that a config names.
+    """Return the tokenizer that a config names.
 
-    Raises ConfigError where its file or its library is not there, or V is not what the config says.
+    Raises ConfigError if its file or library is missing, or if V differs from the config's.
     """
     tokenizer: Tokenizer = ByteTokenizer()
     if config.path is not None:
-        from trainer.tokens.tokenizer_files import load_tokenizer  # bytes need none of it
+        from trainer.tokens.tokenizer_files import load_tokenizer  # not needed for bytes
 
         tokenizer = load_tokenizer(config)
     if tokenizer.vocab_size != config.vocab_size:

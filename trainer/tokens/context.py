@@ -1,7 +1,7 @@
 """The mean context of packed documents: how many keys a token attends to. Imports no torch.
 
-How many documents share a sequence, only the data say. So the trainer counts it when a run starts,
-and writes it to run.json as `attention_context`, for FLOPs, MFU and roofline alike.
+It depends on how many documents share a sequence, so the trainer counts it in the data when a run
+starts and writes it to run.json as `attention_context`, for FLOPs, MFU and roofline.
 """
 
 from collections.abc import Mapping
@@ -14,25 +14,25 @@ from trainer.tokens.shards import Shards
 from trainer.tokens.tokenizer import Tokens
 
 COUNTED_TOKENS = 2**22
-"""Tokens of a run, from its beginning, that are counted: all of a short run, a sample of a long
-one. They take 20 to 60 ms for sequences of 256 tokens or more. The sample of a long run errs by
-0.3% at 2,048 tokens a sequence and 1.6% at 8,192 (standard deviation over seeds, for documents of
-log-normal length, median 1,800 tokens, sigma 1.3); attention is a part of a step's FLOPs only."""
+"""Tokens counted, from the beginning of a run: all of a short run, a sample of a long one. This
+takes 20 to 60 ms for sequences of 256 tokens or more. The sample's error is 0.3% at 2,048 tokens
+per sequence and 1.6% at 8,192 (standard deviation over seeds, for documents of log-normal length,
+median 1,800 tokens, sigma 1.3); attention is only a part of a step's FLOPs."""
 
 
 def first_inputs(order: SampleOrder, shards: Mapping[str, Shards], sequences: int) -> Tokens:
     """Return the inputs of the first sequences of a run, (sequences, seq_len).
 
-    No more of them than hold `COUNTED_TOKENS`, but at least one. They follow from the order of the
-    data alone: runs on other GPU counts, and resumed ones, begin with the same sequences.
+    At most `COUNTED_TOKENS`, but at least one sequence. They follow from the sampling order alone,
+    so they are the same on any number of GPUs and in resumed runs.
     """
     count = min(sequences, max(1, COUNTED_TOKENS // order.seq_len))
     samples = order.locate(np.arange(count))
     windows = [training_windows(shards[name], order.seq_len) for name in order.sources]
     inputs = np.empty((count, order.seq_len), windows[0].dtype)
-    places = zip(samples.source.tolist(), (samples.start // order.seq_len).tolist(), strict=True)
-    for row, (source, number) in enumerate(places):
-        inputs[row] = windows[source][number][:-1]
+    pairs = zip(samples.source.tolist(), (samples.start // order.seq_len).tolist(), strict=True)
+    for row, (source, window) in enumerate(pairs):
+        inputs[row] = windows[source][window][:-1]
     return inputs
 
 
@@ -41,10 +41,9 @@ def documents_context(
 ) -> float:
     """Return the mean number of keys that a token attends to within its own document.
 
-    `tokens_BT` are token ids (sequences, seq_len), `border` the one that is the first token of each
-    document (`opens`: BOS) or its last (EOS), as `DocumentBorder` has it. Each part of
-    a document in a sequence counts as a sequence of its length does in `mean_context`, with the
-    sliding window, if there is one.
+    `tokens_BT` are token ids (sequences, seq_len). `border` is the first token of each document
+    (`opens`: BOS) or its last (EOS), as in `DocumentBorder`. The part of a document in a sequence
+    counts like a sequence of its length in `mean_context`, with the sliding window if there is one.
     """
     at_border_BT = tokens_BT == border
     starts_BT = np.zeros_like(at_border_BT)

@@ -1,8 +1,9 @@
-"""The documents of text files in order, and a digest that tells nothing of files. Imports no torch.
+"""Reads documents from text files, and digests that do not depend on how documents are split into
+files. Imports no torch.
 
 A file is JSONL, plain or compressed by gzip or Zstandard, with the document under `text` or
-`content`; or Parquet, with it in a column of such a name. Memory is that of one document, or of one
-row group.
+`content`; or Parquet, with the document in a column of that name. At most one document, or one row
+group, is in memory.
 """
 
 import contextlib
@@ -23,27 +24,27 @@ from trainer.tokens.text_files import PARQUET, unreadable
 TEXT_KEYS = ("text", "content")
 BLOCK_BYTES = 2**20
 ZSTANDARD_BYTES = 2**15
-"""Compressed bytes taken at a time: text that repeats itself grows some thousandfold."""
+"""Compressed bytes read at a time: repetitive text can expand a thousandfold."""
 BATCH_ROWS = 1000
-"""Rows of a Parquet file in memory as strings."""
+"""Rows of a Parquet file decoded at a time."""
 
 Advance = Callable[[int], None]
-"""Called with the bytes of a text file, as it lies on disk, that were read since the last call."""
+"""Called with the number of bytes on disk that were read since the last call."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A portion of a text file that holds whole documents."""
+    """A part of a text file, of whole documents."""
 
     path: Path
     start: int = 0
     stop: int | None = None
-    """Bytes of a plain file: the lines that begin there. Rows of a Parquet file: whole row groups.
-    A compressed file has but one piece; None: to the end."""
+    """The range is bytes of a plain file (the lines that begin there), or rows of a Parquet file
+    (whole row groups). A compressed file is a single piece. None: to the end."""
 
 
 def cut(path: Path, piece_bytes: int) -> list[Piece]:
-    """Return the pieces of a file, of about so many bytes each where its kind can be cut."""
+    """Return the pieces of a file, of about `piece_bytes` each if its format can be split."""
     if path.name.endswith(PARQUET):
         borders = _row_borders(path, piece_bytes)
     elif path.name.endswith(".jsonl"):
@@ -54,18 +55,18 @@ def cut(path: Path, piece_bytes: int) -> list[Piece]:
 
 
 def read_documents(piece: Piece) -> Iterator[tuple[str, int]]:
-    """Yield the documents of a piece, each with the bytes that were read for it.
+    """Yield the documents of a piece, each with the bytes on disk that were read for it.
 
-    Blank lines count none. Raises ConfigError that names the line or row.
+    Blank lines are skipped. Raises ConfigError that names the line or row.
     """
     return _read_rows(piece) if piece.path.name.endswith(PARQUET) else _read_lines(piece)
 
 
 def digest_files(paths: Sequence[Path], advance: Advance) -> list[str]:
-    """Return the SHA-256 of no file, of the first, of the first two and so on, as one stream.
+    """Return the SHA-256 of no file, the first file, the first two files and so on, as one stream.
 
-    The stream is that of the lines, decompressed; a Parquet row is the line that our corpora have
-    for such a document. So the last digest is the same however documents are split and packed.
+    The stream consists of the decompressed lines; a Parquet row counts as the line {"text": ...}.
+    So the last digest does not depend on how documents are split and compressed.
     """
     digest = hashlib.sha256()
     digests = [digest.hexdigest()]
@@ -81,22 +82,22 @@ def digest_files(paths: Sequence[Path], advance: Advance) -> list[str]:
 
 
 def _digest_lines(path: Path, digest: Any, advance: Advance) -> None:
-    buffer = memoryview(bytearray(BLOCK_BYTES))  # one for all: memory that is new costs time
+    buffer = memoryview(bytearray(BLOCK_BYTES))  # reused: new memory takes time
     last, before = b"\n", 0
     with open_lines(path) as (lines, file):
         while size := lines.readinto(buffer):  # type: ignore[attr-defined]
             digest.update(buffer[:size])
             last = bytes(buffer[size - 1 : size])
-            place = file.tell()
-            advance(place - before)
-            before = place
+            offset = file.tell()
+            advance(offset - before)
+            before = offset
     if last != b"\n":
         digest.update(b"\n")
 
 
 def _read_lines(piece: Piece) -> Iterator[tuple[str, int]]:
     with open_lines(piece.path) as (lines, file):
-        if piece.start:  # a line that begins before belongs to the piece before
+        if piece.start:  # a line that begins earlier belongs to the previous piece
             lines.seek(piece.start - 1)
             lines.readline()
         at = before = lines.tell() if piece.start else 0
@@ -110,10 +111,10 @@ def _read_lines(piece: Piece) -> Iterator[tuple[str, int]]:
                 text = _text_of(_parse(line))
             except ValueError as error:
                 raise _line_error(piece, number, str(error)) from None
-            # To ask a plain file for each line takes longer than to count its bytes.
-            place = at if lines is file else file.tell()
-            yield text, place - before
-            before = place
+            # Calling tell() for each line of a plain file is slower than counting bytes.
+            offset = at if lines is file else file.tell()
+            yield text, offset - before
+            before = offset
 
 
 def _parse(line: bytes) -> Any:
@@ -147,7 +148,7 @@ def _line_error(piece: Piece, number: int, found: str) -> ConfigError:
 
 
 def _count_ends(lines: BinaryIO, size: int) -> int:
-    """Return the newlines in so many bytes."""
+    """Return the number of newlines in the next `size` bytes."""
     blocks = [BLOCK_BYTES] * (size // BLOCK_BYTES) + [size % BLOCK_BYTES]
     return sum(lines.read(block).count(b"\n") for block in blocks)
 
@@ -159,9 +160,9 @@ def _kind(value: Any) -> str:
 
 @contextlib.contextmanager
 def open_lines(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """Open a JSONL file: what it holds, decompressed, and the file itself as it lies on disk.
+    """Open a JSONL file: yield its decompressed content, and the file on disk.
 
-    Raises ConfigError, also while it is read: for a compressed file that is cut or damaged.
+    Raises ConfigError, also for a truncated or damaged compressed file while it is read.
     """
     try:
         with path.open("rb", buffering=BLOCK_BYTES) as file:  # documents are long lines
@@ -179,7 +180,7 @@ def _decompressed(path: Path, file: BinaryIO) -> BinaryIO:
 
 
 class _ZstandardFile(io.RawIOBase):
-    """Decompresses frame after frame. The library's own reader takes a cut file for a whole one."""
+    """Decompresses all frames. The library's own reader does not detect a truncated file."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         try:
@@ -192,11 +193,11 @@ class _ZstandardFile(io.RawIOBase):
         self._text = memoryview(b"")
 
     def readable(self) -> bool:
-        """Return that this can be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as the text at hand goes; 0 at the end."""
+        """Read into a buffer; return the bytes read, 0 at the end."""
         while not self._text:
             block = self._rest or self._file.read(ZSTANDARD_BYTES)
             if not block:
@@ -211,7 +212,7 @@ class _ZstandardFile(io.RawIOBase):
 
     def _decompress(self, block: bytes) -> bytes:
         if self._frame is None:
-            window = 2**31  # what `zstd --long=31` writes
+            window = 2**31  # allows files of `zstd --long=31`
             self._frame = self._library.ZstdDecompressor(max_window_size=window).decompressobj()
         try:
             text: bytes = self._frame.decompress(block)
@@ -255,7 +256,7 @@ def _values(file: Any, group: int, column: str) -> Iterator[Any]:
 
 
 def _row_borders(path: Path, piece_bytes: int) -> list[int]:
-    """Return rows at which row groups begin, about so many bytes apart, and the number of rows."""
+    """Return first rows of row groups, about `piece_bytes` apart, and the number of rows."""
     with _open_parquet(path) as file:
         groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
     borders, row, size = [0], 0, 0

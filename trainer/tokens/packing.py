@@ -1,4 +1,4 @@
-"""Documents to a file of token ids. Imports no torch."""
+"""Tokenises documents into a file of token ids. Imports no torch."""
 
 import dataclasses
 import io
@@ -21,22 +21,22 @@ from trainer.tokens.documents import BLOCK_BYTES, Advance, Piece, read_documents
 from trainer.tokens.tokenizer import Tokenizer
 
 LAYOUT = 1
-"""Part of every key: raise it when the content of a shard folder comes to mean something else."""
+"""Version of the shard format, part of every key: increment it if the format changes."""
 SYNC_BYTES = 2**21
-"""Written bytes that a thread brings to the disk in one go."""
+"""Written bytes after which a thread syncs the file to disk."""
 PROGRESS_S = 5.0
-"""Seconds between progress lines; a corpus that takes less prints none."""
+"""Seconds between progress lines."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One half of a source, training or held out, or less of it, as token ids in a file."""
+    """A file of token ids: the training or held-out half of a source, or a piece of it."""
 
     documents: int
     tokens: int
     """Token ids, BOS and EOS included."""
     bytes: int
-    """UTF-8 bytes of the documents' text, for bits per byte."""
+    """UTF-8 bytes of the text, for bits per byte."""
 
     def __add__(self, other: "Part") -> "Part":
         both = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
@@ -45,7 +45,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Encoding:
-    """All that decides about the tokens of a given text."""
+    """All that determines the tokens of a text."""
 
     config: TokenizerConfig
     add_bos: bool = True
@@ -53,11 +53,11 @@ class Encoding:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer. Raises ConfigError: also where it has no BOS or EOS and is to add one."""
+        """The tokenizer. Raises ConfigError, also if it lacks a BOS or EOS that is to be added."""
         tokenizer = build_tokenizer(self.config)
         wanted = (("bos", self.add_bos, tokenizer.bos), ("eos", self.add_eos, tokenizer.eos))
         problems = [
-            f"found no {name.upper()}; expected one, as data.add_{name} is true: set "
+            f"found no {name.upper()}; expected one, since data.add_{name} is true; set "
             f"data.tokenizer.{name} (hf) or data.add_{name}: false"
             for name, added, number in wanted
             if added and number < 0
@@ -72,7 +72,7 @@ class Encoding:
         return np.dtype("<u2" if self.tokenizer.vocab_size <= 2**16 else "<u4")
 
     def describe(self) -> dict[str, Any]:
-        """Return the part of a key that is not text."""
+        """Return the parts of a key besides the text."""
         return {
             "layout": LAYOUT,
             "tokenizer": self.tokenizer.fingerprint,
@@ -81,14 +81,14 @@ class Encoding:
         }
 
     def frame(self) -> tuple[bytes, bytes]:
-        """Return the bytes that stand before and after the tokens of each document."""
+        """Return the bytes to write before and after the tokens of each document."""
         ids = (self.tokenizer.bos, self.add_bos), (self.tokenizer.eos, self.add_eos)
         before, after = (np.array([number] * added, self.dtype).tobytes() for number, added in ids)
         return before, after
 
 
 class _SyncedFile(io.FileIO):
-    """A file that lies on the disk when it is closed, and gets there while it is written."""
+    """A file that is synced to disk when it is closed, and in the background before."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w")
@@ -97,7 +97,7 @@ class _SyncedFile(io.FileIO):
         self._waiting_bytes = 0
 
     def write(self, data: Any) -> int:
-        """Write, and have what is there brought to the disk now and then."""
+        """Write, and sync to disk after each `SYNC_BYTES`."""
         written = super().write(data)
         self._waiting_bytes += written
         if self._waiting_bytes >= SYNC_BYTES and self._is_idle():
@@ -106,14 +106,14 @@ class _SyncedFile(io.FileIO):
         return written
 
     def _is_idle(self) -> bool:
-        """Say whether no sync is under way. Raises OSError where the last one failed."""
+        """Say whether no sync is in progress. Raises OSError if the last one failed."""
         if self._synced is None or not self._synced.done():
             return self._synced is None
         self._synced.result()
         return True
 
     def close(self) -> None:
-        """Bring the rest to the disk. Raises OSError."""
+        """Sync the rest and close. Raises OSError."""
         if self.closed:
             return
         try:
@@ -126,7 +126,7 @@ class _SyncedFile(io.FileIO):
 
 
 def pack(pieces: Iterable[Piece], target: Path, encoding: Encoding, advance: Advance) -> Part:
-    """Write the documents of pieces to one file of token ids. Raises ConfigError."""
+    """Write the documents of pieces to a file of token ids. Raises ConfigError."""
     documents = tokens = text_bytes = 0
     (before, after), dtype, encode = encoding.frame(), encoding.dtype, encoding.tokenizer.encode
     with io.BufferedWriter(_SyncedFile(target), BLOCK_BYTES) as file:
@@ -145,17 +145,17 @@ def pack(pieces: Iterable[Piece], target: Path, encoding: Encoding, advance: Adv
 
 
 class Progress:
-    """Prints now and then how far the work on a source is. Several threads may share it."""
+    """Prints progress on a source from time to time. Thread-safe."""
 
     def __init__(self, source: str, done: str, total_bytes: int) -> None:
-        """`done` says what happens to the bytes: tokenised."""
+        """`done` says what is done with the bytes, such as "tokenised"."""
         self._source, self._done, self._total_bytes = source, done, total_bytes
         self._done_bytes = 0
         self._start_s = self._printed_s = time.monotonic()
         self._lock = threading.Lock()
 
     def advance(self, read: int) -> None:
-        """Count bytes of the text files that were read."""
+        """Add bytes that were read from the text files."""
         with self._lock:
             self._done_bytes += read
             now_s = time.monotonic()

@@ -1,11 +1,11 @@
-"""A large source, tokenised piece by piece on all cores; what was done survives a kill.
+"""Tokenises a large source piece by piece on all cores; finished pieces survive a kill.
 
-Reads   pieces of text files, named by the content that they stand for
-Writes  <folder>/<name>.bin and, when that is whole, <name>.json, for each piece
+Reads   pieces of text files
+Writes  <folder>/<name>.bin and, once that is complete, <name>.json, for each piece; the name is a
+        hash of the piece's content
 
-The pieces do not depend on the number of workers, so neither do their tokens. A worker is this
-module as a process: it takes pieces as lines of JSON on its stdin and answers on its stdout.
-Imports no torch.
+Neither pieces nor tokens depend on the number of workers. A worker is a process that runs this
+module: it reads pieces as lines of JSON on stdin and answers on stdout. Imports no torch.
 """
 
 import concurrent.futures
@@ -35,10 +35,10 @@ from trainer.tokens.packing import Encoding, Part, pack
 from trainer.tokens.text_files import PARQUET, Stat, stat_file
 
 PIECE_BYTES = 2**25
-"""Some seconds of tokenising: what a kill costs. The last ones leave no core idle for long."""
+"""Takes some seconds to tokenise: that much is lost in a kill, and cores idle at the end."""
 REPORT_S = 1.0
-"""Seconds between a worker's messages on a piece that takes longer."""
-CHANGED = "the files changed while they were read; run this again when they are whole"
+"""Seconds between a worker's progress messages."""
+CHANGED = "the files changed while they were read; run this again when they are complete"
 
 Waiting = queue.SimpleQueue["Job"]
 
@@ -49,15 +49,15 @@ class WorkerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """A piece to be tokenised."""
+    """A piece to tokenise."""
 
     piece: Piece
     bytes: int
-    """Of the text file, as far as that is known: for progress."""
+    """Its approximate bytes on disk, for progress."""
     stat: list[Any]
-    """Of the text file, before its content was looked at."""
+    """Stat of the text file, taken before its content was read."""
     target: Path
-    """Where the tokens go, without the ending."""
+    """Path of the tokens, without the suffix."""
 
     @property
     def tokens(self) -> Path:
@@ -65,22 +65,25 @@ class Job:
         return self.target.with_suffix(".bin")
 
     def result(self, width: int) -> Part | None:
-        """Return what an earlier process found; None where it did not get so far."""
+        """Return the finished piece; None if it is missing or incomplete.
+
+        `width`: bytes of a token id.
+        """
         try:
             part = Part(**json.loads(self.target.with_suffix(".json").read_text(encoding="utf-8")))
-            whole = self.tokens.stat().st_size == part.tokens * width
+            is_complete = self.tokens.stat().st_size == part.tokens * width
         except (OSError, ValueError, TypeError):
             return None
-        return part if whole else None
+        return part if is_complete else None
 
 
 def plan_jobs(
     paths: Sequence[Path], stats: Stat, digests: Sequence[str], folder: Path
 ) -> list[Job]:
-    """Return the jobs that make the pieces of files, in order.
+    """Return the jobs for the pieces of files, in order.
 
-    The stats are older than the digests, so text that has changed since is noticed. The digests
-    before and after its file say which text a piece is, whatever the file is called.
+    The stats are older than the digests, so later changes are detected. The digests before and
+    after a file identify the text of its pieces, independent of file names.
     """
     jobs = []
     for path, stat, (before, after) in zip(paths, stats, itertools.pairwise(digests), strict=True):
@@ -94,7 +97,7 @@ def plan_jobs(
 
 
 def make_pieces(jobs: Sequence[Job], encoding: Encoding, workers: int, advance: Advance) -> None:
-    """Tokenise pieces, each to files of its own. Raises ConfigError, or WorkerError."""
+    """Tokenise pieces, each to its own files. Raises ConfigError or WorkerError."""
     if workers == 1:
         for job in jobs:
             make_piece(job, encoding, advance)
@@ -103,16 +106,16 @@ def make_pieces(jobs: Sequence[Job], encoding: Encoding, workers: int, advance: 
     for job in jobs:
         waiting.put(job)
     count = min(workers, len(jobs))
-    # The workers end before the pool waits for its threads: an error leaves nobody waiting.
-    with concurrent.futures.ThreadPoolExecutor(count or 1) as pool, contextlib.ExitStack() as crew:
-        started = [crew.enter_context(Worker(encoding)) for _ in range(count)]
-        served = [pool.submit(worker.serve, waiting, advance) for worker in started]
-        for future in concurrent.futures.as_completed(served):
+    # The stack is closed first: after an error it ends the workers, so that no thread waits.
+    with concurrent.futures.ThreadPoolExecutor(count or 1) as pool, contextlib.ExitStack() as stack:
+        started = [stack.enter_context(Worker(encoding)) for _ in range(count)]
+        futures = [pool.submit(worker.serve, waiting, advance) for worker in started]
+        for future in concurrent.futures.as_completed(futures):
             future.result()
 
 
 def make_piece(job: Job, encoding: Encoding, advance: Advance) -> None:
-    """Tokenise one piece; its files get their names when they are whole."""
+    """Tokenise one piece; its files get their final names when they are complete."""
     job.target.parent.mkdir(parents=True, exist_ok=True)
     making = job.target.with_name(f".{job.target.name}.{uuid.uuid4().hex}")
     try:
@@ -126,23 +129,23 @@ def make_piece(job: Job, encoding: Encoding, advance: Advance) -> None:
 
 
 def join_pieces(jobs: Sequence[Job], target: Path, width: int) -> Part:
-    """Write the tokens of pieces to one file. Raises FileNotFoundError where a piece is gone."""
+    """Write the tokens of pieces to one file. Raises FileNotFoundError if a piece is missing."""
     total = Part(0, 0, 0)
-    with target.open("wb") as whole:
+    with target.open("wb") as joined:
         for job in jobs:
             part = job.result(width)
             if part is None:
                 raise FileNotFoundError(job.tokens)
             total += part
             with job.tokens.open("rb") as file:
-                shutil.copyfileobj(file, whole, BLOCK_BYTES)
-        whole.flush()
-        os.fsync(whole.fileno())
+                shutil.copyfileobj(file, joined, BLOCK_BYTES)
+        joined.flush()
+        os.fsync(joined.fileno())
     return total
 
 
 class Worker:
-    """A process that tokenises pieces, as the one that started it sees it."""
+    """A process that tokenises pieces, seen from its parent."""
 
     def __init__(self, encoding: Encoding) -> None:
         asked = {
@@ -170,7 +173,7 @@ class Worker:
                 pipe.close()  # type: ignore[union-attr]
 
     def serve(self, waiting: Waiting, advance: Advance) -> None:
-        """Have pieces made until none is waiting. Raises ConfigError, or WorkerError."""
+        """Tokenise waiting pieces until none is left. Raises ConfigError or WorkerError."""
         while True:
             try:
                 job = waiting.get_nowait()
@@ -183,7 +186,7 @@ class Worker:
                 advance(answer["read"])
 
     def _send(self, job: Job) -> None:
-        with contextlib.suppress(BrokenPipeError):  # what it died of is found by its exit code
+        with contextlib.suppress(BrokenPipeError):  # _answer reports the exit code
             print(json.dumps(dataclasses.asdict(job), default=str), file=self._process.stdin)
             self._process.stdin.flush()  # type: ignore[union-attr]
 
@@ -191,27 +194,27 @@ class Worker:
         line = self._process.stdout.readline()  # type: ignore[union-attr]
         if not line:
             code = self._process.wait()
-            raise WorkerError(f"a process that tokenised text ended with exit code {code}")
+            raise WorkerError(f"a tokenising process ended with exit code {code}")
         return dict(json.loads(line))
 
 
 class Report:
-    """Tells the process that started this one how far it is."""
+    """Reports progress to the parent process."""
 
     def __init__(self) -> None:
-        # Whatever a library prints must not come between the answers.
+        # What libraries print must not mix with the answers.
         self._answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self._read, self._sent_s = 0, 0.0
 
     def advance(self, read: int) -> None:
-        """Count bytes that were read, and send their number now and then."""
+        """Add bytes that were read, and send their number at most once per `REPORT_S`."""
         self._read += read
         if time.monotonic() - self._sent_s > REPORT_S:
             self.flush()
 
     def flush(self) -> None:
-        """Send the bytes that were read since the last time."""
+        """Send the number of bytes read since the last time."""
         self.send(read=self._read)
         self._read, self._sent_s = 0, time.monotonic()
 
@@ -221,8 +224,8 @@ class Report:
 
 
 def main(asked: str) -> None:
-    """Make the pieces that stdin names until it ends: also by the death of who started this."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this ends it
+    """Tokenise the pieces named on stdin until it closes, also when the parent dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     report, options = Report(), json.loads(asked)
     tokenizer = TokenizerConfig.model_validate(options["tokenizer"])
     encoding = Encoding(tokenizer, options["add_bos"], options["add_eos"])
@@ -241,5 +244,5 @@ def main(asked: str) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):  # nobody wants the answer any more
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone
         main(sys.argv[1])

@@ -1,4 +1,4 @@
-"""The folder of a source's shards: written aside, published by one rename, read by its manifest.
+"""The shard folder of a source: written under a temporary name, then published by one rename.
 
 Imports no torch.
 """
@@ -20,9 +20,9 @@ from trainer.tokens.packing import Part
 from trainer.tokens.tokenizer import Tokens
 
 MAKING = ".making-"
-"""Start of the name of a folder that is not finished."""
+"""Prefix of an unfinished folder's name."""
 ABANDONED_S = 24 * 3600.0
-"""An unfinished folder in which nothing was written for so long belongs to a process that died."""
+"""Seconds without a write after which an unfinished folder is considered abandoned."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Shards:
 
     @property
     def val_tokens(self) -> int:
-        """Tokens held out; 0 where the source has no validation file."""
+        """Held-out tokens; 0 if the source has no validation file."""
         return self.held_out.tokens
 
     @property
@@ -73,7 +73,7 @@ class Shards:
         return np.memmap(self.folder / name, self.dtype, "r", shape=(tokens,))
 
     def describe(self) -> dict[str, Any]:
-        """Return what the command writes: the same for the same text, whenever it was made."""
+        """Return the command's output: the same for the same text, whenever it was made."""
         return {
             "folder": str(self.folder),
             "key": self.key,
@@ -88,7 +88,7 @@ class Shards:
 
 
 def publish(making: Path, shards: Shards) -> Shards:
-    """Give a finished folder its name; where another process was first, return what it made."""
+    """Rename a finished folder; return its shards, or those of a process that was faster."""
     while True:
         try:
             making.rename(shards.folder)
@@ -99,15 +99,15 @@ def publish(making: Path, shards: Shards) -> Shards:
         found = read_manifest(shards.folder)
         if found:
             return found[0]
-        # Torn: files were lost or cut after they were made. Out of the way with it.
-        torn = unused(shards.folder)
+        # Corrupt (truncated or missing files): move it aside and delete it.
+        corrupt = unused(shards.folder)
         with contextlib.suppress(FileNotFoundError):
-            shards.folder.rename(torn)
-        shutil.rmtree(torn, ignore_errors=True)
+            shards.folder.rename(corrupt)
+        shutil.rmtree(corrupt, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> tuple[Shards, dict[str, Any]] | None:
-    """Return shards and manifest of a folder; None where there are none, or not as described."""
+    """Return shards and manifest of a folder; None if they are missing or do not match."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         parts = [Part(**manifest[name]) for name in ("train", "val")]
@@ -124,12 +124,12 @@ def read_manifest(folder: Path) -> tuple[Shards, dict[str, Any]] | None:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest of a folder, as a whole."""
+    """Write the manifest of a folder atomically."""
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
 
 
 def remove_abandoned(shards_dir: Path, wanted: Path) -> None:
-    """Remove what processes that were killed have left half made, but for one folder."""
+    """Remove the unfinished folders of killed processes, except `wanted`."""
     for folder in set(shards_dir.glob(f"{MAKING}*")) - {wanted}:
         with contextlib.suppress(OSError):
             newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
@@ -138,5 +138,5 @@ def remove_abandoned(shards_dir: Path, wanted: Path) -> None:
 
 
 def unused(folder: Path) -> Path:
-    """Return a path beside a folder that no other process uses, and no reader looks at."""
+    """Return a path next to a folder that no other process uses and readers ignore."""
     return folder.with_name(f"{MAKING}{folder.name}-{uuid.uuid4().hex}")

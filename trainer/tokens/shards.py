@@ -1,11 +1,11 @@
-"""Text files to memory-mapped token shards, once for each content and tokenizer. Imports no torch.
+"""Tokenises text files into memory-mapped shards, once per content and tokenizer. Imports no torch.
 
 Reads   the text files of <root_dir>/<source>, see text_files.py and documents.py
 Writes  <shards_dir>/<source>-<tokenizer>-<key>/: train.bin, val.bin (little-endian token ids) and
         manifest.json, for the trainer
 
-Documents follow each other in the sorted order of file names, then of lines, as BOS + tokens + EOS.
-So neither the token sequence nor the key depends on how the documents are split over files.
+Documents are written as BOS + tokens + EOS, in the order of file names, then of lines. Neither the
+token sequence nor the key depends on how documents are split into files.
 """
 
 import argparse
@@ -39,16 +39,16 @@ from trainer.tokens.shard_folder import (
 from trainer.tokens.text_files import Stat, TextFiles, find_text_files
 
 IN_PIECES_BYTES = 2**26
-"""Text of this size is tokenised in pieces: below, to start workers takes longer than they save."""
+"""Least bytes of text that are tokenised in pieces: for less, starting workers does not pay off."""
 
 Digests = dict[str, list[str]]
-"""For train and val the digest of no file, of the first, of the first two and so on."""
+"""For train and val, see `digest_files`."""
 
 
 def open_shards(data: DataConfig) -> dict[str, Shards]:
     """Return the shards of every source of a run, making those that are missing.
 
-    Raises ConfigError for text that cannot be used, or that is shorter than one sequence.
+    Raises ConfigError if a source's text is unusable or shorter than one sequence.
     """
     shards = {
         source: ensure_shards(
@@ -79,8 +79,8 @@ def ensure_shards(
 ) -> Shards:
     """Return the shards of a source: found by its files' stat, else by their content, else made.
 
-    Much text is tokenised by `workers` processes; None: one for each core that this process may
-    use. Safe in several processes at once: each ends with a complete folder. Raises ConfigError.
+    Large text is tokenised by `workers` processes; None: one per core that this process may use.
+    Several processes may call it at once: each ends with a complete folder. Raises ConfigError.
     """
     encoding = Encoding(tokenizer or TokenizerConfig(), add_bos, add_eos)
     files = find_text_files(Path(root_dir), source)
@@ -95,7 +95,7 @@ def ensure_shards(
     folder = Path(shards_dir) / f"{prefix}-{key}"
     found = read_manifest(folder)
     if found:
-        with contextlib.suppress(OSError):  # of a folder shared read-only, the text is hashed anew
+        with contextlib.suppress(OSError):  # in a read-only folder, the text is hashed each time
             write_manifest(folder, found[1] | {"stat": stat})
         return found[0]
     workers = workers or len(os.sched_getaffinity(0))
@@ -117,7 +117,7 @@ def _content_key(digests: Digests, encoding: Encoding) -> str:
 def _make(
     folder: Path, digests: Digests, files: TextFiles, stat: Stat, encoding: Encoding, workers: int
 ) -> Shards:
-    """Tokenise into a temporary folder and make it visible by one rename."""
+    """Tokenise into a temporary folder, then publish it."""
     make_folder(folder.parent, "data.shards_dir")
     pieces = folder.with_name(f"{MAKING}{folder.name}-pieces")
     remove_abandoned(folder.parent, pieces)
@@ -139,7 +139,7 @@ def _make(
         write_manifest(making, {**manifest, "stat": stat})
         shards = publish(making, shards)
     except (FileNotFoundError, WorkerError):
-        # Who is done first removes the pieces, of which we may have wanted some.
+        # Another process may have finished first and removed pieces that we still needed.
         found = read_manifest(folder)
         if not found:
             raise
@@ -159,7 +159,7 @@ def _pack_halves(
     encoding: Encoding,
     workers: int,
 ) -> list[Part]:
-    """Write train.bin and val.bin: of much text by way of pieces in a folder that is kept."""
+    """Write train.bin and val.bin; large text by pieces in `folder`, which survive a kill."""
     halves = {"train": files.chunks, "val": files.held_out}
     total = sum(size for _, size, _ in stat)
     if total < IN_PIECES_BYTES:
@@ -173,11 +173,11 @@ def _pack_halves(
     jobs = {
         name: plan_jobs(paths, stats[name], digests[name], folder) for name, paths in halves.items()
     }
-    every = [*jobs["train"], *jobs["val"]]
-    missing = [job for job in every if job.result(width) is None]
-    if len(missing) < len(every):
-        done = f"{len(every) - len(missing):,} of {len(every):,} pieces"
-        print(f"{files.source}: {done} are there from a run that was interrupted", flush=True)
+    all_jobs = [*jobs["train"], *jobs["val"]]
+    missing = [job for job in all_jobs if job.result(width) is None]
+    if len(missing) < len(all_jobs):
+        done = f"{len(all_jobs) - len(missing):,} of {len(all_jobs):,} pieces"
+        print(f"{files.source}: reusing {done} of an interrupted run", flush=True)
     progress = Progress(files.source, "tokenised", sum(job.bytes for job in missing))
     make_pieces(missing, encoding, workers, progress.advance)
     return [join_pieces(jobs[name], making / f"{name}.bin", width) for name in halves]
@@ -192,15 +192,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--root-dir", required=True, help="folder that holds the source's folder")
     parser.add_argument("--source", required=True, help="name of the source's folder")
     parser.add_argument("--shards-dir", required=True, help="folder of the token shards")
-    parser.add_argument("--output", required=True, type=Path, help="JSON file: where they are")
+    parser.add_argument("--output", required=True, type=Path, help="JSON file that describes them")
     parser.add_argument("--tokenizer", choices=["bytes", "hf", "tiktoken", "sp"], default="bytes")
-    parser.add_argument("--tokenizer-path", help="the tokenizer's file; bytes has none")
-    parser.add_argument("--n-words", type=int, help="number of token ids, to be checked")
+    parser.add_argument("--tokenizer-path", help="the tokenizer file; bytes has none")
+    parser.add_argument("--n-words", type=int, help="expected number of token ids")
     parser.add_argument("--bos", help="hf: the token before a document")
     parser.add_argument("--eos", help="hf: the token after a document")
     parser.add_argument("--no-add-bos", action="store_true", help="no BOS before documents")
     parser.add_argument("--no-add-eos", action="store_true", help="no EOS after documents")
-    parser.add_argument("--workers", type=int, help="processes; without it one for each core")
+    parser.add_argument("--workers", type=int, help="processes; one per core by default")
     given = parser.parse_args(arguments)
     try:
         shards = ensure_shards(

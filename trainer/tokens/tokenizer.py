@@ -1,4 +1,4 @@
-"""What a tokenizer is, and the one that takes bytes. Imports no torch."""
+"""The interface of a tokenizer, and the byte tokenizer. Imports no torch."""
 
 from typing import Protocol
 
@@ -16,15 +16,15 @@ class Tokenizer(Protocol):
     name: str
     """Its name in a config and in the names of shard folders."""
     vocab_size: int
-    """Number of token ids, V, the special ones included."""
+    """Number of token ids, V, including special ones."""
     bos: int
-    """Id that opens a document; -1 where the tokenizer has none."""
+    """Id of the token before a document; -1 if there is none."""
     eos: int
-    """Id that closes a document; -1 where the tokenizer has none."""
+    """Id of the token after a document; -1 if there is none."""
 
     @property
     def fingerprint(self) -> str:
-        """A text that changes with anything that changes the ids."""
+        """A string that changes with anything that changes the ids."""
         ...
 
     def encode(self, text: str) -> Tokens:
@@ -37,7 +37,7 @@ class Tokenizer(Protocol):
 
 
 class ByteTokenizer:
-    """The UTF-8 bytes of a text are its ids; BOS 256, EOS 257."""
+    """Ids are the UTF-8 bytes of a text; BOS 256, EOS 257."""
 
     name = "bytes"
     vocab_size = BYTE_VOCABULARY
@@ -46,19 +46,19 @@ class ByteTokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """A text that changes with anything that changes the ids."""
+        """A string that changes with anything that changes the ids."""
         return f"bytes bos={self.bos} eos={self.eos}"
 
     def encode(self, text: str) -> NDArray[np.uint16]:
         """Return the bytes of a text, (bytes,).
 
-        A lone surrogate, which JSON can spell but UTF-8 cannot, becomes a question mark.
+        A lone surrogate, which JSON allows but UTF-8 does not, becomes a question mark.
         """
         return np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.uint16)
 
     def decode(self, tokens: Tokens) -> str:
         """Return the text of ids (tokens,); BOS and EOS are left out.
 
-        Bytes that are not UTF-8, as at a window's border, become U+FFFD.
+        Bytes that are not valid UTF-8, as at the edge of a window, become U+FFFD.
         """
         return tokens[tokens < self.bos].astype(np.uint8).tobytes().decode("utf-8", "replace")

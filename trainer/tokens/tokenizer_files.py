@@ -1,7 +1,7 @@
-"""Tokenizers of a file, each by the library that the file is made for. Imports no torch.
+"""Tokenizers from files, each with the library for its format. Imports no torch.
 
-Text is text: what looks like a special token in a document is encoded as its letters. A lone
-surrogate, which JSON can spell but UTF-8 cannot, becomes a question mark.
+Special-token strings in a document are encoded as plain text. A lone surrogate, which JSON allows
+but UTF-8 does not, becomes a question mark.
 """
 
 import base64
@@ -18,27 +18,27 @@ from trainer.problems import ConfigError
 from trainer.tokens.tokenizer import Tokenizer, Tokens
 from trainer.vocabulary import TIKTOKEN_SPECIALS
 
-USUAL = (
+KNOWN_ENDS = (
     ("<|begin_of_text|>", "<|end_of_text|>"),
     ("<s>", "</s>"),
     ("<bos>", "<eos>"),
     ("<|endoftext|>", "<|endoftext|>"),
 )
-"""BOS and EOS of well-known tokenizer.json files: the first pair of which a file has one."""
+"""BOS and EOS of well-known tokenizer.json files; the first pair with a match is used."""
 
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Llama 3, and so lingua, splits a text before its bytes are merged."""
+"""Pre-tokenisation pattern of Llama 3 and lingua."""
 TIKTOKEN_CHARS = 400_000
-"""Characters encoded in one go, as in lingua: of more the library runs out of stack."""
+"""Characters encoded in one call, as in lingua: more overflow the library's stack."""
 
 INSTALL = {"hf": "tokenizers", "tiktoken": "tiktoken", "sp": "sentencepiece"}
 
 
 class FileTokenizer:
-    """What the three have in common."""
+    """Common parts of the three tokenizers."""
 
     def __init__(self, name: str, path: Path, vocab_size: int, bos: int, eos: int) -> None:
         self.name, self.vocab_size, self.bos, self.eos = name, vocab_size, bos, eos
@@ -63,25 +63,25 @@ class FileTokenizer:
 
 
 class HfTokenizer(FileTokenizer):
-    """A tokenizer.json, as the Hugging Face hub has it."""
+    """A tokenizer.json of the Hugging Face hub."""
 
     def __init__(self, config: TokenizerConfig, path: Path) -> None:
         from tokenizers import Tokenizer as Library
 
         self._library = Library.from_file(str(path))
-        self._library.encode_special_tokens = True  # as letters
-        self._library.no_truncation()  # a file may ask for it, and documents would lose their ends
+        self._library.encode_special_tokens = True  # as plain text
+        self._library.no_truncation()  # a file may enable it, which would cut documents
         self._library.no_padding()
         vocabulary = self._library.get_vocab(with_added_tokens=True)
         added = self._library.get_added_tokens_decoder().values()
-        special = {token.content for token in added if token.special}  # Gemma has the tag <s> too
-        usual = next((pair for pair in USUAL if special & set(pair)), ("", ""))
+        special = {token.content for token in added if token.special}  # not Gemma's plain tag <s>
+        known_ends = next((pair for pair in KNOWN_ENDS if special & set(pair)), ("", ""))
         ends = []
         for key, given, fallback in zip(
-            ("bos", "eos"), (config.bos, config.eos), usual, strict=True
+            ("bos", "eos"), (config.bos, config.eos), known_ends, strict=True
         ):
             if given is not None and given not in vocabulary:
-                problem = f"found no token '{given}'; data.tokenizer.{key} names one that it has"
+                problem = f"found no token '{given}'; change data.tokenizer.{key}"
                 raise ConfigError(str(path), [problem])
             known = given if given is not None else fallback if fallback in special else ""
             ends.append(vocabulary.get(known, -1))
@@ -101,11 +101,11 @@ class TiktokenTokenizer(FileTokenizer):
     def __init__(self, config: TokenizerConfig, path: Path) -> None:
         import tiktoken
 
-        # Not by the library's loader: it caches by path, and knows nothing of a new file there.
+        # Not the library's loader: it caches by path and would miss a new file.
         lines = [line.split() for line in path.read_bytes().splitlines() if line.strip()]
         ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
         if sorted(ranks.values()) != list(range(len(lines))):
-            raise ValueError(f"found {len(lines):,} lines; expected the ranks 0, 1, 2 and so on")
+            raise ValueError(f"found {len(lines):,} lines; expected the ranks 0, 1, 2, ...")
         count = len(ranks)
         special = {"<|begin_of_text|>": count, "<|end_of_text|>": count + 1}
         for number in range(len(special), TIKTOKEN_SPECIALS):
@@ -127,13 +127,13 @@ class TiktokenTokenizer(FileTokenizer):
 
 
 class SentencePieceTokenizer(FileTokenizer):
-    """A SentencePiece model, as Llama 2 and T5 have it."""
+    """A SentencePiece model, as of Llama 2 and T5."""
 
     def __init__(self, config: TokenizerConfig, path: Path) -> None:
         from sentencepiece import SentencePieceProcessor
 
         self._library = SentencePieceProcessor(model_file=str(path))
-        ends = self._library.bos_id(), self._library.eos_id()  # -1 where it has none
+        ends = self._library.bos_id(), self._library.eos_id()  # -1 if there is none
         super().__init__("sp", path, self._library.vocab_size(), *ends)
 
     def _encode(self, text: str) -> Sequence[int]:
@@ -152,7 +152,7 @@ KINDS: dict[str, Any] = {
 
 
 def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
-    """Read the tokenizer's file that a config names. Raises ConfigError."""
+    """Read the tokenizer file that a config names. Raises ConfigError."""
     path = Path(str(config.path))
     try:
         path.read_bytes()

@@ -1,4 +1,4 @@
-"""Choosing micro-batch, recomputation and compilation: on a machine of known speed, and here."""
+"""Choosing micro-batch, activation checkpointing and compilation, simulated and on this machine."""
 
 import yaml
 from hypothesis import given
@@ -9,7 +9,7 @@ from trainer.commands.autotune import Setting, Timing, main, search
 
 
 class Machine:
-    """A step takes a second for each sequence and `call_s` for each pass.
+    """A step takes a second per sequence and `call_s` per micro-batch.
 
     Recomputing costs a half and a third more; `memory` sequences fit, twice and four times as many
     with it. Compiled steps take half as long, after `compile_s`.
@@ -21,19 +21,19 @@ class Machine:
 
     def __call__(self, setting: Setting) -> Timing | None:
         self.tried.append(setting)
-        room, cost = {"none": (1, 1.0), "selective": (2, 1.3), "full": (4, 1.5)}[setting.recompute]
+        room, cost = {"none": (1, 1.0), "selective": (2, 1.3), "full": (4, 1.5)}[setting.ac_mode]
         if setting.batch_size > self.memory * room:
             return None
-        step_s = setting.passes * (setting.batch_size * cost + self.call_s)
+        step_s = setting.micro_batches * (setting.batch_size * cost + self.call_s)
         if setting.compiled:
             return Timing(step_s / 2, step_s / 2 + self.compile_s)
         return Timing(step_s, step_s)
 
 
-def test_the_largest_batch_where_all_fits_and_a_short_run_is_not_compiled() -> None:
+def test_the_largest_batch_if_all_fit_and_a_short_run_is_not_compiled() -> None:
     machine = Machine(memory=8)
     assert search(8, 1, True, machine) == Setting(8, 1, "none", compiled=False)
-    assert all(setting.recompute == "none" for setting in machine.tried)
+    assert all(setting.ac_mode == "none" for setting in machine.tried)
 
 
 def test_a_long_run_is_compiled() -> None:
@@ -41,10 +41,10 @@ def test_a_long_run_is_compiled() -> None:
     assert search(8, 100, False, Machine(memory=8)) == Setting(8, 1, "none", compiled=False)
 
 
-def test_recomputing_makes_room_only_where_passes_are_dear() -> None:
-    # 8 passes of 1: 8 + 8 * 0.5 = 12 s; 4 of 2: 8 * 1.3 + 4 * 0.5 = 12.4 s.
+def test_activation_checkpointing_is_chosen_only_if_micro_batches_are_expensive() -> None:
+    # 8 micro-batches of 1: 8 + 8 * 0.5 = 12 s; 4 of 2: 8 * 1.3 + 4 * 0.5 = 12.4 s.
     assert search(8, 1, False, Machine(memory=1)) == Setting(1, 8, "none", compiled=False)
-    # With 5 s a pass: 48 s, 30.4 s, and 2 of 4 with all computed again 22 s.
+    # With 5 s per micro-batch: 48 s, 30.4 s, and 2 of 4 with full checkpointing 22 s.
     dear = Machine(memory=1, call_s=5.0)
     assert search(8, 1, False, dear) == Setting(4, 2, "full", compiled=False)
 
@@ -60,7 +60,7 @@ def test_the_global_batch_stays_and_what_is_chosen_fits(
     machine = Machine(memory, call_s)
     best = search(sequences, 10, True, machine)
     assert best is not None
-    assert best.batch_size * best.passes == sequences
+    assert best.batch_size * best.micro_batches == sequences
     assert machine(best) is not None
 
 
@@ -76,6 +76,6 @@ def test_overrides_of_a_run_here(runs: Runs, capsys) -> None:
     runs.run(f"grad_acc_steps={chosen['grad_acc_steps']}", *settings, "steps=2")
 
 
-def test_spread_weights_are_refused(runs: Runs, capsys) -> None:
+def test_sharded_weights_are_rejected(runs: Runs, capsys) -> None:
     assert main([f"config={runs.config}", "distributed.fsdp_type=full_shard"]) == 1
     assert "needs unsharded weights (fsdp_type: no_shard" in capsys.readouterr().err

@@ -82,7 +82,7 @@ SHAPES = pytest.mark.parametrize(
 
 
 @SHAPES
-def test_a_step_is_that_of_transformers_and_adamw(tmp_path: Path, shape: dict[str, Any]) -> None:
+def test_a_step_matches_transformers_and_adamw(tmp_path: Path, shape: dict[str, Any]) -> None:
     """Loss, gradients and AdamW of an independent implementation: the same logits after a step."""
     ours = make_run(tmp_path / "run", shape)
     export.export(tmp_path / "run", tmp_path / "export")
@@ -156,7 +156,7 @@ def test_a_text_can_be_generated(tmp_path: Path) -> None:
     assert 4 <= made.shape[1] <= 7
 
 
-def test_the_command_exports_the_step_that_is_asked_for(tmp_path: Path) -> None:
+def test_the_command_exports_the_requested_step(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     command = [sys.executable, "-m", "trainer.commands.export", "--run", str(tmp_path / "run")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -172,11 +172,11 @@ def test_the_command_exports_the_step_that_is_asked_for(tmp_path: Path) -> None:
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         assert output.exists() == (code == 0)
-    assert "steps: found 1, 2; expected a whole checkpoint of step 3" in done.stderr
+    assert "steps: found 1, 2; expected a complete checkpoint of step 3" in done.stderr
     assert "Step 1 of 2" in (tmp_path / "export-1" / "README.md").read_text()
 
 
-def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_skipped(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     data = next((tmp_path / "run" / "checkpoints" / "0000000002").glob("*.distcp"))
     os.truncate(data, data.stat().st_size - 1)
@@ -187,11 +187,11 @@ def test_the_run_of_run_json_is_exported(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     summary = make_summary(trajectory="another")
     (tmp_path / "run" / "run.json").write_text(summary.to_json())
-    with pytest.raises(ConfigError, match="steps: found none; expected a whole checkpoint"):
+    with pytest.raises(ConfigError, match="steps: found none; expected a complete checkpoint"):
         export.export(tmp_path / "run", tmp_path / "export")
 
 
-def test_no_code_of_an_index_is_executed(tmp_path: Path) -> None:
+def test_code_in_an_index_is_not_executed(tmp_path: Path) -> None:
     class Attack:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.mkdir, (str(tmp_path / "executed"),)
@@ -205,7 +205,7 @@ def test_no_code_of_an_index_is_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "export").exists()
 
 
-def test_settings_of_another_model_are_told(tmp_path: Path) -> None:
+def test_settings_of_another_model_are_reported(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     settings = tmp_path / "run" / "run.yaml"
     settings.write_text(settings.read_text().replace("n_layers: 2", "n_layers: 1"))
@@ -217,7 +217,7 @@ def test_settings_of_another_model_are_told(tmp_path: Path) -> None:
     )
 
 
-def test_a_window_that_llama_lacks_is_refused(tmp_path: Path) -> None:
+def test_an_unsupported_sliding_window_is_rejected(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     settings = tmp_path / "run" / "run.yaml"
     settings.write_text(settings.read_text().replace("sliding_window: null", "sliding_window: 47"))
@@ -269,7 +269,7 @@ def export_of_bytes(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["tiktoken", "sp"])
-def test_a_tokenizer_that_transformers_lacks_is_copied(
+def test_an_unsupported_tokenizer_is_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     file = tmp_path / "ranks"

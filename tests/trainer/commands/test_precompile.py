@@ -8,7 +8,7 @@ from tests.trainer.conftest import Runs
 from trainer.commands.precompile import main
 
 
-def test_runs_find_all_that_they_compile(runs: Runs) -> None:
+def test_runs_find_all_compiled_code(runs: Runs) -> None:
     """A folder of compiled code that a run has written nothing to had all of it."""
     cache = runs.folder / "compiled"
     setting = f"distributed.compile_cache={cache}"
@@ -30,7 +30,7 @@ def test_runs_find_all_that_they_compile(runs: Runs) -> None:
         assert files_below(cache) == made
 
 
-def test_spread_weights_are_refused(runs: Runs, capsys) -> None:
+def test_sharded_weights_are_rejected(runs: Runs, capsys) -> None:
     assert main([f"config={runs.config}", "distributed.fsdp_type=full_shard"]) == 1
     assert "precompile: 1 problem" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""The kernel of attention that `auto` chooses: on a simulated GPU, and among this CPU's kernels."""
+"""The attention kernel that `auto` chooses, on a simulated GPU and on this CPU."""
 
 import random
 import statistics
@@ -79,12 +79,12 @@ def test_the_order_decides_between_kernels_that_are_equally_fast() -> None:
     assert choose({"a": 1.03, "b": 1.01, "c": 1.0}) == "b"
 
 
-def test_kernels_that_do_not_run_are_left_out() -> None:
+def test_kernels_that_do_not_run_are_skipped() -> None:
     assert answers(in_turns, {"efficient": 5e-3}) == {"efficient"}
     assert answers(in_turns, {}) == {None}
 
 
-def test_slow_kernels_have_rounds_enough() -> None:
+def test_slow_kernels_get_enough_rounds() -> None:
     """Passes of a second: one to see whether the kernel runs, one to warm up, five that count."""
     gpu = Gpu(0, {"cudnn": 1.0, "flash": 1.2})
     assert in_turns(gpu) == "cudnn"
@@ -103,7 +103,7 @@ def test_the_kernels_of_this_cpu(runs: Runs, monkeypatch: pytest.MonkeyPatch) ->
     assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
-def test_fa3_that_is_not_installed_is_one_line(runs: Runs) -> None:
+def test_missing_fa3_is_reported_in_one_line(runs: Runs) -> None:
     settings = ("device=cuda", "distributed.attention=fa3")
     config = load_run_config([f"config={runs.config}", *settings])
     with pytest.raises(ConfigError) as caught:

@@ -1,4 +1,4 @@
-"""What `auto` stands for, on machines that are not this one."""
+"""Resolving `auto`, on machines other than this one."""
 
 from dataclasses import asdict
 from typing import Any
@@ -47,7 +47,7 @@ def test_all_of_auto(device: str, machine: Machine, expected: Choices) -> None:
     assert choose(run_config(device), 1, machine) == expected
 
 
-def test_what_is_stated_counts() -> None:
+def test_explicit_settings_are_used() -> None:
     stated = {
         "model_dtype": "fp32",
         "compile": True,
@@ -69,7 +69,7 @@ def test_what_is_stated_counts() -> None:
     }
 
 
-def test_variables_of_the_environment_count_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight cores: eight threads for one rank and four for two, whatever torchrun exports."""
     for asked in ("1", "5"):
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
@@ -96,14 +96,14 @@ def test_compilation_is_for_gpus() -> None:
 
 
 @pytest.mark.parametrize("layout", [{"fsdp_type": "full_shard"}, {"tp_size": 2}])
-def test_sharded_matrices_stand_alone(layout: dict[str, Any]) -> None:
+def test_sharded_matrices_are_not_fused(layout: dict[str, Any]) -> None:
     config = run_config("cuda", distributed=layout)
     assert not choose(config, 2, SKYLAKE).fused_projections
     if "tp_size" not in layout:
         assert choose(config, 1, SKYLAKE).fused_projections  # one process holds them all
 
 
-def test_only_large_vocabularies_are_cut_by_themselves() -> None:
+def test_auto_chunks_only_large_vocabularies() -> None:
     assert loss_chunk(DistributedConfig(), 258) == 0
     assert loss_chunk(DistributedConfig(), 128_256) == 4096
     assert loss_chunk(DistributedConfig(loss_chunk=0), 128_256) == 0

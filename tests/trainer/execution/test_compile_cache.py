@@ -17,7 +17,7 @@ from trainer.execution.compiling import tag_cache
 
 FLASH = "aten::_scaled_dot_product_flash_attention_for_cpu"
 BATCHED_PRODUCT = "aten::bmm"
-"""What attention by plain products of matrices, `math`, calls; the rest of a block does not."""
+"""Called by attention with plain matmuls, `math`, and not by the rest of a block."""
 
 COMPILED = ("distributed={compile: true, cpu_matmul: mkl}", "model.n_layers=1")
 TRACED = ("profiling={run: true, profile_warmup: 1, profile_steps: 1}", "steps=3")
@@ -66,7 +66,7 @@ class SelfAttention(nn.Module):
 
 
 @pytest.mark.usefixtures("torch_state")
-def test_one_process_that_tries_several_kernels_runs_each() -> None:
+def test_one_process_can_run_several_kernels() -> None:
     x_BHTE = torch.randn(2, 2, 16, 8)
     found = []
     for kernel in ("math", "flash", "math"):

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from tests.trainer.conftest import ROOT, Runs, losses
-from trainer.config import ConfigError, ModelConfig, RunConfig
+from trainer.config import ActivationCheckpointing, ConfigError, ModelConfig, RunConfig
 from trainer.execution.compiling import compile_blocks
 from trainer.folder.checkpoint import load_weights
-from trainer.model.model import DocumentBorder, Recompute, Transformer, attention_mask
+from trainer.model.model import DocumentBorder, Transformer, attention_mask
 from trainer.tokens.data import positions
 from trainer.world import World
 
@@ -137,7 +137,7 @@ def assert_same_run(runs: Runs, name: str, processes: int, settings: list[str]) 
 
 
 def test_losses_do_not_depend_on_the_layout(runs: Runs) -> None:
-    """20 steps at one global batch; then some go on, from checkpoints of their own or others."""
+    """20 steps with the same global batch; some then resume, from any checkpoint."""
     torchrun(runs, 1, [arguments(runs, "one", 1, [])])
     for processes, layouts in LAYOUTS.items():
         lines = [
@@ -170,7 +170,7 @@ def test_losses_do_not_depend_on_compiling(runs: Runs) -> None:
 
 
 def _go_on_under_the_same_layout(runs: Runs) -> None:
-    """To the bit: sums of four processes are taken in the order in which they were."""
+    """Bitwise: sums over four processes are taken in the same order."""
     names = ("ddp", "hsdp", "ddp-tp")
     folders = [runs.out(f"{name}4") / "checkpoints" for name in names]
     expected = [load_weights(folder, 20) for folder in folders]
@@ -237,13 +237,13 @@ def test_samples_do_not_depend_on_the_layout(processes: int, tp_size: int) -> No
         (
             {"fsdp_type": "full_shard", "dp_shard": 3},
             4,
-            "1 copies x 3 shards x tp_size 1 are not 4",
+            "dp_replicate 1 x dp_shard 3 x tp_size 1 are not 4",
         ),
-        ({"dp_replicate": 2}, 4, "2 copies x 1 shards x tp_size 1 are not 4 processes"),
+        ({"dp_replicate": 2}, 4, "dp_replicate 2 x dp_shard 1 x tp_size 1 are not 4 processes"),
         ({"tp_size": 4}, 4, "tp_size = 4 does not divide model.n_kv_heads = 2"),
     ],
 )
-def test_a_layout_that_does_not_fit_is_told(settings: dict, gpus: int, expected: str) -> None:
+def test_a_layout_that_does_not_fit_is_reported(settings: dict, gpus: int, expected: str) -> None:
     config = RunConfig.model_validate(
         {
             "dump_dir": "x",
@@ -259,21 +259,21 @@ def test_a_layout_that_does_not_fit_is_told(settings: dict, gpus: int, expected:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch.compile's own
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("recompute", ["selective", "full"])
-def test_recomputing_changes_no_gradient(
-    recompute: Recompute, compiled: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ac_mode", ["selective", "full"])
+def test_activation_checkpointing_changes_no_gradient(
+    ac_mode: ActivationCheckpointing, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And reads no generator's state, which a CUDA graph could not capture."""
+    """It also reads no generator state, which a CUDA graph could not capture."""
     if not compiled:
         monkeypatch.delattr(torch, "get_rng_state")
     config = ModelConfig(dim=32, n_layers=2, n_heads=2, multiple_of=32)
     tokens = torch.randint(0, 258, (2, 17), generator=torch.Generator().manual_seed(0))
     gradients = []
-    for kind in ("none", recompute):
+    for kind in ("none", ac_mode):
         model = Transformer(config, 258, 16)
         model.init_weights(0)
         for layer in model.layers:
-            layer.recompute = kind  # type: ignore[assignment]
+            layer.ac_mode = kind  # type: ignore[assignment]
         if compiled:
             compile_blocks(model, limit=8)
         model(tokens[:, :-1], tokens[:, 1:]).backward()
@@ -281,7 +281,7 @@ def test_recomputing_changes_no_gradient(
     for one, other in zip(*gradients, strict=True):
         assert one is not None
         assert other is not None
-        # Compiled code fuses other operations where it computes again.
+        # Compiled code fuses other operations if it recomputes.
         assert torch.allclose(one, other, rtol=1e-5 if compiled else 0, atol=1e-7 * compiled)
 
 
@@ -300,7 +300,7 @@ def test_masks_by_hand() -> None:
 
 
 def test_documents_do_not_see_each_other() -> None:
-    """With the mask a document's logits are those that it has alone."""
+    """With the mask, a document has the same logits as alone."""
     config = ModelConfig(dim=32, n_layers=2, n_heads=2, multiple_of=32)
     model = Transformer(config, 258, 16, DocumentBorder(256, opens=True))
     model.init_weights(0)

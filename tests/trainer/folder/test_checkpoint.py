@@ -43,7 +43,7 @@ def steps_in(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("[0-9]*"))
 
 
-def test_a_loaded_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_resumed_run_is_bitwise_equal(tmp_path: Path) -> None:
     run, other = Run(), Run(seed=1)
     run.steps(3)
     run.save(tmp_path, 3, "dump")
@@ -53,12 +53,12 @@ def test_a_loaded_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert other.steps(3) == expected
 
 
-def test_another_trajectory_is_not_gone_on_from(tmp_path: Path) -> None:
+def test_another_trajectory_is_not_resumed(tmp_path: Path) -> None:
     Run().save(tmp_path, 3, "dump")
     assert checkpoint.find_newest(tmp_path, "another", ALONE) is None
 
 
-def test_a_torn_checkpoint_is_passed_over(
+def test_an_incomplete_checkpoint_is_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run()
@@ -74,10 +74,10 @@ def test_a_torn_checkpoint_is_passed_over(
     assert capsys.readouterr().out.count("warning") == 2
 
 
-def test_a_changed_checkpoint_is_passed_over(
+def test_a_changed_checkpoint_is_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One byte of the tensors, at the same size."""
+    """One byte of the tensors differs; the size is the same."""
     run = Run()
     for step in (1, 2):
         run.save(tmp_path, step, "dump")
@@ -103,10 +103,10 @@ def test_a_changed_checkpoint_is_passed_over(
         ("{", "[{"),
     ],
 )
-def test_a_changed_state_is_passed_over(
+def test_a_changed_state_is_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str
 ) -> None:
-    """Valid JSON or not, of the right keys or not: the one before is used, and the user told."""
+    """Valid JSON or not, with the right keys or not: the previous one is used, with a warning."""
     run = Run()
     for step in (1, 2):
         run.save(tmp_path, step, "dump")
@@ -131,7 +131,7 @@ def test_a_save_in_the_background_holds_the_state_of_its_step(tmp_path: Path) ->
     assert other.steps(3) == expected
 
 
-def test_a_save_that_fails_in_the_background_is_told_at_the_next_call(tmp_path: Path) -> None:
+def test_a_failed_background_save_is_raised_by_the_next_call(tmp_path: Path) -> None:
     run = Run()
     folder = tmp_path / "checkpoints"
     saver = checkpoint.Saver(folder, CheckpointConfig(), ALONE)
@@ -157,9 +157,9 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
-def test_no_weights_to_start_from_are_told(tmp_path: Path, name: str) -> None:
+def test_missing_initial_weights_are_reported(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"checkpoint\.init_ckpt_path: no checkpoint here"):
+    with pytest.raises(ConfigError, match=r"checkpoint\.init_ckpt_path: found no checkpoint"):
         checkpoint.start_from(tmp_path / name, Run().model)
 
 
@@ -188,7 +188,7 @@ def index_of_another_python(index: Path, paths: str) -> bytes:
 
 
 @pytest.mark.parametrize("paths", ["pathlib", "pathlib._local", "pathlib._moved_again"])
-def test_an_index_is_read_whatever_python_wrote_it(tmp_path: Path, paths: str) -> None:
+def test_an_index_of_any_python_version_is_read(tmp_path: Path, paths: str) -> None:
     """3.11, 3.12 and 3.14 pickle a path from pathlib, 3.13 from pathlib._local."""
     run, other = Run(), Run(seed=1)
     run.steps(2)
@@ -202,11 +202,11 @@ def test_an_index_is_read_whatever_python_wrote_it(tmp_path: Path, paths: str) -
 @pytest.mark.parametrize(
     "named", ["pathlib\nos.mkdir", "pathlib._local\nos", "pathlib_\nPosixPath", "torch\nload"]
 )
-def test_an_index_names_nothing_but_its_parts(tmp_path: Path, named: str) -> None:
+def test_an_index_may_only_name_its_parts(tmp_path: Path, named: str) -> None:
     run = Run()
     run.save(tmp_path, 1, "dump")
     (tmp_path / "0000000001" / ".metadata").write_bytes(f"c{named}\n.".encode())
-    with pytest.raises(CheckpointError, match="which is not a part of one"):
+    with pytest.raises(CheckpointError, match="which does not belong in one"):
         checkpoint.load(tmp_path, 1, run.model, run.optimizer)
 
 
@@ -238,7 +238,7 @@ def test_an_index_that_names_code_is_not_executed(
     if name is not None:
         code = by_another_name(target, f"torch.distributed.checkpoint.{module}", name)
     (tmp_path / "0000000001" / ".metadata").write_bytes(code)
-    with pytest.raises(CheckpointError, match="mkdir, which is not a part of one"):
+    with pytest.raises(CheckpointError, match="mkdir, which does not belong in one"):
         checkpoint.load(tmp_path, 1, run.model, run.optimizer)
     assert not target.exists()
 
@@ -249,9 +249,9 @@ def test_a_weight_that_the_index_calls_an_object_is_not_unpickled(tmp_path: Path
     model = {**run.model.state_dict(), "norm.weight": Attack(target)}
     state = {"model": model, "optimizer": run.optimizer.state_dict()}
     write_tensors(state, tmp_path / "0000000001", None)
-    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is no tensor"):
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is not a tensor"):
         checkpoint.load(tmp_path, 1, run.model, run.optimizer)
-    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is no tensor"):
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is not a tensor"):
         checkpoint.load_weights(tmp_path, 1)
     assert not target.exists()
 

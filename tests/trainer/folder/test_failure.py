@@ -39,7 +39,7 @@ def test_gpu_out_of_memory_names_the_remedy_and_is_not_retried(tmp_path: Path, c
     facts = fail(tmp_path, torch.OutOfMemoryError("CUDA out of memory."))
     assert facts["retry"] is False
     assert facts["kind"] == "gpu_out_of_memory"
-    # Half of the 8 sequences, twice the 2 passes: 16 sequences a step as before.
+    # Half of the 8 sequences, twice the 2 micro-batches: 16 sequences per step as before.
     assert "data.batch_size=4 grad_acc_steps=4" in str(facts["message"])
     assert "global batch of 16" in str(facts["message"])
     assert "rank 0 of 1" in capsys.readouterr().err
@@ -59,7 +59,7 @@ def test_other_failures_may_be_retried_and_show_their_traceback(tmp_path: Path, 
     assert "Traceback" in printed
 
 
-def test_the_first_failure_stands(tmp_path: Path) -> None:
+def test_the_first_failure_is_kept(tmp_path: Path) -> None:
     for rank in (1, 0):
         write_first(tmp_path, Failure(rank=rank, retry=True, message="lost"))
     assert json.loads((tmp_path / FILE).read_text())["rank"] == 1
@@ -82,8 +82,8 @@ def test_a_mistake_in_the_config_is_never_retried(tmp_path: Path) -> None:
     assert "steps: missing" in failure.message
 
 
-def test_a_rank_among_several_ends_at_once(tmp_path: Path) -> None:
-    """Also where something of the process would not let the interpreter end."""
+def test_a_rank_of_several_exits_at_once(tmp_path: Path) -> None:
+    """Also if something in the process would block the interpreter's exit."""
     program = f"""
 import sys, threading, time
 sys.path.insert(0, {str(Path.cwd())!r})

@@ -15,20 +15,20 @@ def steps_in(path: Path) -> list[int]:
     return [json.loads(line)["global_step"] for line in path.read_text().splitlines()]
 
 
-def test_resuming_drops_the_records_of_steps_done_again(tmp_path: Path) -> None:
+def test_resuming_drops_the_records_of_repeated_steps(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     first = RecordFile(path, 0)
     for step in (1, 10, 20, 30):
         first.write(make_record(step))
     first.close()
-    path.write_text(path.read_text() + '{"global_step": 4')  # torn by a kill
+    path.write_text(path.read_text() + '{"global_step": 4')  # cut off by a kill
     second = RecordFile(path, 20)
     second.write(make_record(30))
     second.close()
     assert steps_in(path) == [1, 10, 20, 30]
 
 
-def test_a_run_from_the_start_begins_an_empty_file(tmp_path: Path) -> None:
+def test_a_new_run_begins_with_an_empty_file(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"global_step": 7}\n')
     RecordFile(path, 0).close()
@@ -36,7 +36,7 @@ def test_a_run_from_the_start_begins_an_empty_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_numbers_that_json_does_not_know_are_null(tmp_path: Path, value: float) -> None:
+def test_numbers_that_json_lacks_are_null(tmp_path: Path, value: float) -> None:
     path = tmp_path / "metrics.jsonl"
     file = RecordFile(path, 0)
     file.write(make_record(1, loss=finite(value)))
@@ -44,7 +44,7 @@ def test_numbers_that_json_does_not_know_are_null(tmp_path: Path, value: float) 
     assert json.loads(path.read_text(), parse_constant=pytest.fail)["loss/out"] is None
 
 
-def test_checkpoint_and_evaluation_are_no_part_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_time_excludes_checkpoint_and_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     timer = RecordTimer()

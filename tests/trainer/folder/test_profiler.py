@@ -39,7 +39,7 @@ def test_each_rank_writes_the_window(runs: Runs, processes: int) -> None:
         assert steps[4][0] + steps[4][1] <= steps[5][0]
 
 
-def test_a_window_is_of_the_attempt_and_may_be_cut_short(runs: Runs) -> None:
+def test_a_window_counts_from_the_attempt_and_may_be_truncated(runs: Runs) -> None:
     runs.run("steps=4", "eval=null", "profiling.trace_folder=traces", *WINDOW)
     assert sorted(spans(runs.out() / "traces" / "step-4-rank-0.json.gz")) == [4]
     assert len(list((runs.out() / "traces").iterdir())) == 1

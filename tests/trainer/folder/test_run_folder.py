@@ -50,20 +50,20 @@ def write_account(folder: Path, config: RunConfig, status: str, gpus: int = 1) -
         ("preempted", {"steps": 20}, "start"),
     ],
 )
-def test_what_stands_in_a_folder_decides(
+def test_the_action_depends_on_run_json(
     tmp_path: Path, status: str, changes: dict[str, object], expected: str
 ) -> None:
     write_account(tmp_path, run_config(tmp_path), status)
     assert choose_action(tmp_path, run_config(tmp_path, **changes), 1, CONTENT) == expected
 
 
-def test_an_empty_folder_is_started_in(tmp_path: Path) -> None:
+def test_a_run_starts_in_an_empty_folder(tmp_path: Path) -> None:
     assert choose_action(tmp_path, run_config(tmp_path), 1, CONTENT) == "start"
     (tmp_path / "run.json").write_text("{torn")
     assert choose_action(tmp_path, run_config(tmp_path), 1, CONTENT) == "start"
 
 
-def test_a_changed_text_makes_another_run(tmp_path: Path) -> None:
+def test_changed_text_makes_a_different_run(tmp_path: Path) -> None:
     write_account(tmp_path, run_config(tmp_path), "completed")
     assert choose_action(tmp_path, run_config(tmp_path), 1, {"text": "changed"}) == "start"
 
@@ -78,7 +78,7 @@ def test_nothing_computed_is_lost(tmp_path: Path) -> None:
     assert [path.read_text() for path in old] == ["first", "second"]
 
 
-def test_one_process_trains_in_a_folder(tmp_path: Path) -> None:
+def test_only_one_process_trains_in_a_folder(tmp_path: Path) -> None:
     program = (
         "import sys, pathlib; from trainer.folder.run_folder import Lock\n"
         "print(Lock(pathlib.Path(sys.argv[1])).try_acquire())"
@@ -95,7 +95,7 @@ def test_one_process_trains_in_a_folder(tmp_path: Path) -> None:
     assert acquired_by_another() == "True"
 
 
-def test_a_killed_attempt_is_told_as_failed(tmp_path: Path) -> None:
+def test_a_killed_attempt_is_recorded_as_failed(tmp_path: Path) -> None:
     RunFile(tmp_path, make_summary(), ())  # never ended
     previous = read_summary(tmp_path)
     assert previous is not None
@@ -106,7 +106,7 @@ def test_a_killed_attempt_is_told_as_failed(tmp_path: Path) -> None:
     assert (account["status"], account["outcome"]) == ("completed", "trained")
 
 
-def test_notes_are_written_when_the_file_lags(
+def test_notes_are_written_once_the_file_lags(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0

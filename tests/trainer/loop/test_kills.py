@@ -75,7 +75,7 @@ def evaluations(folder: Path) -> list[tuple[int, float]]:
     ("processes", "kills"),
     [(1, 26), (2, 4), *(pytest.param(count, 30, marks=long) for count in (1, 2, 4))],
 )
-def test_killed_and_started_again(runs: Runs, processes: int, kills: int) -> None:
+def test_killed_and_restarted(runs: Runs, processes: int, kills: int) -> None:
     whole, out = runs.out("whole"), runs.out()
     batch = f"data.batch_size={4 // processes}"
     runs.run(f"dump_dir={whole}", *SETTINGS, batch, processes=processes)

@@ -30,7 +30,7 @@ def open_run(runs: Runs, *settings: str) -> Session:
 
 
 @pytest.mark.parametrize("passes", [1, 2])
-def test_a_step_waits_for_nothing(runs: Runs, passes: int) -> None:
+def test_a_step_does_not_wait_for_the_device(runs: Runs, passes: int) -> None:
     """A host synchronisation is a number read off the device: none until a step is recorded."""
     session = open_run(runs, f"grad_acc_steps={passes}")
     try:
@@ -71,7 +71,7 @@ SWITCHES = {
 }
 
 
-def test_switches_change_no_loss(runs: Runs) -> None:
+def test_switches_do_not_change_losses(runs: Runs) -> None:
     """Each way to compute a step gives the losses of the plain one, to the rounding of sums."""
     found = {}
     for name, switches in SWITCHES.items():
@@ -100,7 +100,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def test_a_rehearsal_leaves_no_trace(runs: Runs) -> None:
+def test_a_rehearsal_does_not_change_the_run(runs: Runs) -> None:
     session = open_run(runs)
     try:
         before = {name: value.clone() for name, value in session.learner.model.state_dict().items()}
@@ -112,7 +112,7 @@ def test_a_rehearsal_leaves_no_trace(runs: Runs) -> None:
         session.close()
 
 
-def test_the_account_says_what_was_used(runs: Runs) -> None:
+def test_run_json_records_the_choices(runs: Runs) -> None:
     runs.run("steps=2", "eval=null", "distributed={model_dtype: auto}")
     facts = read_facts(runs.out())
     assert facts["device"] == "cpu"
@@ -126,11 +126,11 @@ def test_the_account_says_what_was_used(runs: Runs) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("attention=cudnn", "distributed.attention = cudnn: not on a CPU"),
+        ("attention=cudnn", "distributed.attention = cudnn: not supported on a CPU"),
         ("attention=flesh", "distributed.attention"),
     ],
 )
-def test_kernels_that_a_cpu_lacks_are_refused(runs: Runs, setting: str, message: str) -> None:
+def test_kernels_that_a_cpu_lacks_are_rejected(runs: Runs, setting: str, message: str) -> None:
     done = runs.run(f"distributed.{setting}", check=False)
     assert done.returncode == 1
     assert message in done.stderr
@@ -150,7 +150,7 @@ def test_float8_stays_near_bf16(runs: Runs, recipe: str) -> None:
 
 @pytest.mark.parametrize("rehearsed", [False, True])
 @pytest.mark.parametrize(("most", "fits"), [(4, 4), (3, 2), (1, 1), (0, None)])
-def test_the_largest_batch_that_fits_is_named(
+def test_the_largest_batch_that_fits_is_reported(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, most: int, fits: int | None, rehearsed: bool
 ) -> None:
     """A model that is out of memory above so many sequences, and a batch of 8."""
@@ -170,7 +170,7 @@ def test_the_largest_batch_that_fits_is_named(
         assert caught.value.fits == fits
         message = describe(caught.value, session.config, session.world).message
         if fits is None:
-            assert "Nor does one sequence" in message
+            assert "Not even one sequence fits" in message
         else:
             assert f"data.batch_size={fits} grad_acc_steps={8 // fits}, which keeps" in message
             assert "global batch of 8" in message

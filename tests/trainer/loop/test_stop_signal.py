@@ -70,7 +70,7 @@ def handlers() -> Iterator[None]:
     before=st.lists(st.floats(1e-4, 3.0), max_size=80),
     after=st.floats(1e-4, 3.0),
 )
-def test_all_ranks_leave_at_one_step(
+def test_all_ranks_stop_at_the_same_step(
     size: int, asked: int, before: list[float], after: float
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -87,7 +87,7 @@ def test_all_ranks_leave_at_one_step(
 
 
 @pytest.mark.parametrize(("step_s", "sums"), [(0.001, 320 // 8), (0.05, 320 // 4), (1.0, 320)])
-def test_short_steps_pay_for_few_sums(
+def test_short_steps_need_few_all_reduces(
     monkeypatch: pytest.MonkeyPatch, step_s: float, sums: int
 ) -> None:
     """0.2 s hold four steps of 0.05 s; of steps of 1 ms no more than 8 are let pass."""

@@ -36,7 +36,7 @@ def losses_so_far(folder: Path) -> list[tuple[int, float]]:
         return []
 
 
-def test_a_run_writes_what_the_contract_says(runs: Runs) -> None:
+def test_a_run_writes_its_documented_files(runs: Runs) -> None:
     done = runs.run()
     records, facts = read_records(runs.out()), account(runs.out())
     assert [record["global_step"] for record in records] == [1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20]
@@ -77,7 +77,7 @@ def size_of(runs: Runs, name: str) -> tuple[int, int]:
     return text, text + 2 * len(lines)
 
 
-def test_a_run_reads_parquet_by_a_tokenizer_json(runs: Runs) -> None:
+def test_a_run_reads_parquet_with_a_tokenizer_json(runs: Runs) -> None:
     make_hf(runs.folder / "tokenizer.json")
     changes = ["steps=4", "data.tokenizer.name=hf"]
     changes.append(f"data.tokenizer.path={runs.folder / 'tokenizer.json'}")
@@ -105,7 +105,7 @@ def test_a_complete_run_is_not_run_again(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_run_asked_to_stop_saves_and_says_so(runs: Runs, number: signal.Signals) -> None:
+def test_a_run_asked_to_stop_saves_and_reports_it(runs: Runs, number: signal.Signals) -> None:
     process = runs.start("steps=2000", "checkpoint={}")
     wait_for_step(runs.out(), 10)
     process.send_signal(number)
@@ -190,7 +190,7 @@ def test_a_diverged_run_is_a_result(runs: Runs) -> None:
     assert last["global_step"] < 20
 
 
-def test_a_wrong_config_is_told_without_a_traceback(runs: Runs) -> None:
+def test_a_wrong_config_is_reported_without_a_traceback(runs: Runs) -> None:
     for arguments, expected in (
         (("optim.lrr=1",), "optim.lrr: unknown key; did you mean 'lr'?"),
         (("optim.warmup=21",), "optim.warmup = 21 is more than steps = 20"),
@@ -220,7 +220,7 @@ def test_slurms_variables_are_not_read(runs: Runs) -> None:
     assert account(runs.out())["gpus"] == 1
 
 
-def test_the_environment_is_not_written_down(runs: Runs) -> None:
+def test_environment_variables_are_not_recorded(runs: Runs) -> None:
     done = runs.run("steps=2", SECRET_TOKEN="hunter2")
     written = "".join(path.read_text() for path in runs.out().glob("*.json*"))
     assert "hunter2" not in written + done.stdout + done.stderr

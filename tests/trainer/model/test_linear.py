@@ -2,21 +2,21 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.model.linear import FusedLinear, Linear, join_parts, parts_of, product
+from trainer.model.linear import FusedLinear, Linear, join_parts, matmul, parts_of
 
 
 @pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN"
 )
 @pytest.mark.parametrize(("width", "out"), [(96, 256), (256, 96)])
-def test_onednn_gives_mkls_product_and_gradients(width: int, out: int) -> None:
+def test_onednn_gives_the_same_result_and_gradients_as_mkl(width: int, out: int) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 256, width, generator=generator)
     weight, upstream = torch.randn(out, width), torch.randn(2, 256, out)
     results = []
     for fast_cpu in (False, True):
         a, b = x.clone().requires_grad_(), weight.clone().requires_grad_()
-        y = product(a, b, fast_cpu)
+        y = matmul(a, b, fast_cpu)
         name = type(y.grad_fn).__name__
         assert ("OneDnn" in name) == fast_cpu
         y.backward(upstream)
@@ -25,8 +25,8 @@ def test_onednn_gives_mkls_product_and_gradients(width: int, out: int) -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-3)
 
 
-def test_a_small_product_takes_the_short_way() -> None:
-    y = product(torch.randn(1, 4, 8, requires_grad=True), torch.randn(8, 8), fast_cpu=True)
+def test_a_small_matmul_does_not_use_onednn() -> None:
+    y = matmul(torch.randn(1, 4, 8, requires_grad=True), torch.randn(8, 8), fast_cpu=True)
     assert "OneDnn" not in type(y.grad_fn).__name__
 
 
@@ -38,7 +38,7 @@ class Pair(nn.Module):
         self.register_load_state_dict_pre_hook(join_parts)
 
 
-def test_parts_of_a_fused_matrix_stand_under_their_own_names() -> None:
+def test_parts_of_a_fused_matrix_keep_their_names() -> None:
     pair = Pair()
     nn.init.normal_(pair.ab.weight)
     state = pair.state_dict()

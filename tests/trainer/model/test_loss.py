@@ -29,7 +29,7 @@ def test_chunks_change_neither_loss_nor_gradients(chunk: int) -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_model_trains_alike_with_chunks(tied: bool) -> None:
+def test_training_is_the_same_with_chunks(tied: bool) -> None:
     config = ModelConfig(dim=32, n_layers=1, n_heads=2, weight_tying=tied)
     tokens = torch.randint(258, (2, 33), generator=torch.Generator().manual_seed(0))
     gradients = []

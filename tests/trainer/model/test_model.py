@@ -61,7 +61,7 @@ def plain_forward(model: Transformer, tokens_BT: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def test_logits_are_those_of_the_formulas() -> None:
+def test_logits_match_the_formulas() -> None:
     model = build(SMALL)
     tokens = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(
@@ -79,14 +79,14 @@ def test_the_future_does_not_leak() -> None:
     assert not torch.allclose(before[0, 10:], after[0, 10:])
 
 
-def test_weights_are_the_seeds_alone() -> None:
+def test_weights_depend_on_the_seed_alone() -> None:
     one, same, other = build(SMALL, seed=1), build(SMALL, seed=1), build(SMALL, seed=2)
     for a, b in zip(one.parameters(), same.parameters(), strict=True):
         assert torch.equal(a, b)
     assert not torch.equal(one.output.weight, other.output.weight)
 
 
-def test_weights_have_the_guides_spread() -> None:
+def test_weights_have_the_guides_standard_deviation() -> None:
     model = build(ModelConfig(dim=256, n_layers=1, n_heads=4))
     # Variance of a normal cut at 3 sigma: 1 - 2*3*phi(3) / (2*Phi(3) - 1).
     cut = 1 - 6 * math.exp(-4.5) / math.sqrt(2 * math.pi) / math.erf(3 / math.sqrt(2))
@@ -97,7 +97,7 @@ def test_weights_have_the_guides_spread() -> None:
         assert weight.var().item() == pytest.approx(sigma**2 * cut, rel=0.02)
 
 
-def test_initial_loss_is_what_the_init_implies() -> None:
+def test_initial_loss_follows_from_the_init() -> None:
     """The logits are normal with variance s^2 around 0, so the loss is ln V + s^2/2.
 
     The final norm makes the squares of the hidden vector sum to d; with weights of variance

@@ -73,7 +73,7 @@ def test_norm_weights_do_not_decay() -> None:
         torch.testing.assert_close(parameter, before[name] * factor)
 
 
-def test_a_step_is_adamws() -> None:
+def test_a_step_matches_adamw() -> None:
     """The first step of Adam moves each weight by lr against its gradient's sign, less decay."""
     weight = torch.nn.Parameter(torch.ones(2, 2))
     model = torch.nn.Module()

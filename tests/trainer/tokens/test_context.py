@@ -54,7 +54,7 @@ def count_mask(tokens: np.ndarray, window: int | None, border: DocumentBorder) -
     window=st.none() | st.integers(1, 30),
 )
 @settings(max_examples=300, deadline=None)
-def test_the_context_is_the_area_of_the_models_mask(
+def test_the_context_matches_the_area_of_the_models_mask(
     tokens: list[list[int]], opens: bool, window: int | None
 ) -> None:
     array = np.array(tokens)
@@ -97,7 +97,7 @@ def shards(tmp_path: Path) -> dict[str, Shards]:
     return found
 
 
-def test_what_is_counted_is_what_a_run_reads_first(
+def test_the_counted_tokens_are_those_a_run_reads_first(
     shards: dict[str, Shards], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On one GPU, and on two with half the batch, also where they go on from a checkpoint."""
@@ -124,7 +124,7 @@ def test_what_is_counted_is_what_a_run_reads_first(
     assert first_inputs(loaders[0].order, shards, 40).tolist() == rows[:1].tolist()
 
 
-def test_a_run_writes_its_context_and_counts_flops_by_it(runs: Runs) -> None:
+def test_a_run_writes_its_context_and_uses_it_for_flops(runs: Runs) -> None:
     """The same after it went on with two processes. Documents have 6 KB, so S is half of that."""
     values = ("data.seq_len=3000", "steps=4", "model.n_layers=1", "data.document_mask=true")
     values += ("checkpoint.dump.every=2", "checkpoint.dump.keep=-1", "eval=null", "logging.freq=2")

@@ -56,7 +56,7 @@ def test_permutation_is_a_bijection(size: int, key: int) -> None:
 
 
 @given(size=st.integers(2**31, 2**45), start=st.integers(0, 2**30), key=SEEDS)
-def test_permutation_of_a_large_corpus_stays_inside_and_repeats_nothing(
+def test_permutation_of_a_large_corpus_stays_in_range_without_repeats(
     size: int, start: int, key: int
 ) -> None:
     places = permute(np.arange(start, start + 500), size, np.uint64(key))
@@ -94,7 +94,7 @@ def test_every_window_once_in_each_epoch(tokens: list[int], seq_len: int, seed: 
         assert (np.diff(samples.epoch[mine]) >= 0).all()
 
 
-def test_epochs_seeds_and_sources_have_orders_of_their_own() -> None:
+def test_epochs_seeds_and_sources_have_different_orders() -> None:
     def starts(seed: int, epoch: int, source: str = "a") -> list[int]:
         order = SampleOrder({source: 1001}, {source: 1.0}, 1, seed)
         return order.locate(np.arange(1000) + 1000 * epoch).start.tolist()
@@ -104,7 +104,7 @@ def test_epochs_seeds_and_sources_have_orders_of_their_own() -> None:
     assert starts(1, 0) == starts(1, 0)
 
 
-def test_the_order_is_the_same_today_as_yesterday() -> None:
+def test_the_order_does_not_change_between_versions() -> None:
     """A resumed run depends on it: a change of these numbers breaks every running study."""
     order = SampleOrder({"a": 10_001, "b": 501}, {"a": 3.0, "b": 1.0}, 10, 42)
     samples = order.locate(np.arange(8) + 3_000_000)
@@ -113,7 +113,7 @@ def test_the_order_is_the_same_today_as_yesterday() -> None:
     assert samples.start.tolist() == [100, 3100, 6000, 670, 7780, 1460, 3560, 70]
 
 
-def test_any_index_stands_alone() -> None:
+def test_each_index_is_located_independently() -> None:
     order = SampleOrder({"a": 1001, "b": 99}, {"a": 1.0, "b": 2.0}, 7, 3)
     together = order.locate(np.arange(300).reshape(3, 100))
     for index in (0, 17, 123, 299):
@@ -132,7 +132,7 @@ def test_shares_follow_the_weights(weights: list[float]) -> None:
     assert (np.abs(shares - exact) <= 1 + below_one).all()
 
 
-def test_weights_are_respected_all_along() -> None:
+def test_weights_hold_from_the_beginning() -> None:
     order = SampleOrder({"a": 100, "b": 10_000}, {"a": 3.0, "b": 1.0}, 4, 9)
     sources = order.locate(np.arange(2 * TABLE)).source
     assert (sources == 0).sum() == 2 * TABLE * 3 // 4
@@ -197,7 +197,7 @@ def test_windows_are_neighbouring_tokens_of_their_source(make_shards: Make) -> N
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 5])
-def test_starting_later_is_skipping(make_shards: Make, start: int) -> None:
+def test_starting_later_skips_steps(make_shards: Make, start: int) -> None:
     shards = {"a": make_shards(300)}
     with closing(loader(shards)) as all_steps, closing(loader(shards, start_step=start)) as rest:
         expected, found = [[batch.tolist() for batch in batches] for batches in (all_steps, rest)]
@@ -214,7 +214,7 @@ def test_more_steps_than_are_located_at_once(make_shards: Make) -> None:
         assert batches.epoch(37) == 1.0  # 74 windows, 2 a step
 
 
-def test_the_end_is_the_end(make_shards: Make) -> None:
+def test_the_loader_ends_once(make_shards: Make) -> None:
     with closing(loader({"a": make_shards(300)})) as batches:
         assert len(list(batches)) == 5
         assert list(batches) == []
@@ -232,7 +232,7 @@ def test_without_a_thread_the_batches_are_the_same(make_shards: Make, start: int
     assert all(np.array_equal(one, other) for one, other in pairs)
 
 
-def test_without_a_thread_nothing_is_read_before_it_is_asked_for(
+def test_without_a_thread_batches_are_read_on_demand(
     make_shards: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readers: list[threading.Thread] = []
@@ -252,7 +252,7 @@ def test_without_a_thread_nothing_is_read_before_it_is_asked_for(
 
 
 @pytest.mark.parametrize("load_async", [True, False])
-def test_an_error_of_reading_reaches_the_consumer(
+def test_a_read_error_reaches_the_consumer(
     make_shards: Make, monkeypatch: pytest.MonkeyPatch, load_async: bool
 ) -> None:
     def fail(*_: object) -> None:
@@ -283,7 +283,7 @@ def test_reading_ahead_is_bounded(make_shards: Make, monkeypatch: pytest.MonkeyP
 
     def counted(self: BatchLoader, *where: Any) -> Any:
         gathered.append(1)
-        if len(gathered) == 4:  # three wait to be taken, one waits for a place
+        if len(gathered) == 4:  # three are queued, one waits for a slot
             waiting.set()
         return gather(self, *where)
 

@@ -1,4 +1,4 @@
-"""Text in every format: the same documents, one key however they are split, and bad files named."""
+"""Text in every format: the same documents and key however they are split; errors name the file."""
 
 import gzip
 import json
@@ -96,7 +96,7 @@ def test_the_keys_of_earlier_shards_are_kept(tmp_path: Path) -> None:
 @given(
     texts=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1), data=st.data()
 )
-def test_no_split_over_files_and_formats_leaves_a_trace(
+def test_the_key_does_not_depend_on_files_and_formats(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("split")
@@ -118,7 +118,7 @@ def test_no_split_over_files_and_formats_leaves_a_trace(
     blank=st.booleans(),
     end=st.booleans(),
 )
-def test_pieces_hold_every_document_once(
+def test_pieces_contain_every_document_once(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], size: int, blank: bool, end: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("cut")
@@ -133,7 +133,7 @@ def test_pieces_hold_every_document_once(
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-def test_what_was_read_adds_up_to_the_file(tmp_path: Path, ending: str) -> None:
+def test_bytes_read_add_up_to_the_file(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"
     FORMATS[ending](path, TEXTS)
     reads: list[int] = []
@@ -212,7 +212,7 @@ def test_a_missing_package_is_named(
         texts_of([tmp_path / f"a.{ending}"])
 
 
-def test_which_files_are_trained_on(tmp_path: Path) -> None:
+def test_training_and_held_out_files(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     chunks = ["000_00000.parquet", "a.chunk.0.jsonl", "a.chunk.1.jsonl.gz", "a.chunk.2.jsonl.zst"]
     held_out = ["a.chunk.9.val.jsonl.gz", "b.val.jsonl.zst", "c.val.parquet"]
@@ -228,7 +228,7 @@ def test_which_files_are_trained_on(tmp_path: Path) -> None:
     assert list_text_files(tmp_path, "nowhere").chunks == []
 
 
-def test_a_file_beside_its_compressed_copy_is_refused(tmp_path: Path) -> None:
+def test_a_file_and_its_compressed_copy_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     for name in ("a.chunk.0.jsonl", "a.chunk.0.jsonl.gz"):
         (tmp_path / "src" / name).touch()

@@ -33,7 +33,7 @@ def folders(root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_any_number_of_workers_makes_the_same(
+def test_tokens_do_not_depend_on_the_number_of_workers(
     tmp_path: Path, small_pieces: None, workers: int
 ) -> None:
     folder = write_source(tmp_path, [TEXTS[:2000], [], TEXTS[2000:2990]], held_out=["held", "out"])
@@ -65,7 +65,7 @@ sys.exit(shards.main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_that_is_killed_goes_on_where_it_stopped(
+def test_a_killed_run_resumes_where_it_stopped(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -97,13 +97,13 @@ def test_a_run_that_is_killed_goes_on_where_it_stopped(
     total = finished + len(made)
     assert total == sum(-(-path.stat().st_size // 200_000) for path in folder.iterdir())
     assert finished < total
-    assert f"{finished} of {total} pieces are there" in capsys.readouterr().out
+    assert f"reusing {finished} of {total} pieces" in capsys.readouterr().out
     assert shard.train.tolist() == packed(texts)
     assert shard.folder.name in folders(tmp_path)
     assert not list(tmp_path.glob("shards/*-pieces"))
 
 
-def test_workers_end_with_who_started_them(tmp_path: Path) -> None:
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     worker = pieces.Worker(Encoding(TokenizerConfig()))
     process = worker._process
     process.stdin.close()  # type: ignore[union-attr]
@@ -134,7 +134,7 @@ def test_a_worker_that_dies_is_an_error(
         ensure_shards(tmp_path, "src", tmp_path / "shards", workers=2)
 
 
-def test_pieces_of_text_that_changed_are_not_kept(
+def test_pieces_of_changed_text_are_not_kept(
     tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_source(tmp_path, [TEXTS])
@@ -151,7 +151,7 @@ def test_pieces_of_text_that_changed_are_not_kept(
     assert not list(tmp_path.glob("shards/*/*.bin"))
 
 
-def test_two_processes_share_the_pieces_and_both_end_well(tmp_path: Path) -> None:
+def test_two_processes_share_the_pieces_and_both_succeed(tmp_path: Path) -> None:
     texts = [str(number) for number in range(60_000)]
     write_source(tmp_path, [texts])
     command = [sys.executable, "-c", KILLED, "--root-dir", str(tmp_path), "--source", "src"]

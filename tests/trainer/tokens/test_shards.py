@@ -1,4 +1,4 @@
-"""Text files to token shards: what is packed, when it is made again, what bad text leads to."""
+"""Text files to token shards: content, reuse, and errors."""
 
 import itertools
 import json
@@ -73,7 +73,7 @@ def test_documents_are_packed_in_order(tmp_path: Path, bos: bool, eos: bool) -> 
 
 @settings(max_examples=25, deadline=None)
 @given(texts=st.lists(st.text(max_size=20), min_size=1, max_size=12), data=st.data())
-def test_the_split_over_files_leaves_no_trace(
+def test_the_split_into_files_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], data: st.DataObject
 ) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(texts)), max_size=4)))
@@ -89,7 +89,7 @@ def test_the_split_over_files_leaves_no_trace(
     assert first.train.tolist() == second.train.tolist()
 
 
-def test_text_may_stand_under_content_and_blank_lines_count_none(tmp_path: Path) -> None:
+def test_text_may_be_under_content_and_blank_lines_are_skipped(tmp_path: Path) -> None:
     folder = write_source(tmp_path, [[]])
     lines = ['{"content": "a", "id": 1}', "", "   ", '{"text": "b", "content": "not this"}']
     (folder / "src.chunk.00.jsonl").write_text("\n".join(lines))
@@ -98,7 +98,7 @@ def test_text_may_stand_under_content_and_blank_lines_count_none(tmp_path: Path)
     assert shards.training.documents == 2
 
 
-def test_held_out_text_may_lie_beside_the_folder(tmp_path: Path) -> None:
+def test_held_out_text_may_be_next_to_the_folder(tmp_path: Path) -> None:
     write_source(tmp_path, [["a"]])
     write_lines(tmp_path / "src.val.jsonl", ["beside"])
     assert ensure_shards(tmp_path, "src", tmp_path / "shards").val.tolist() == packed(["beside"])
@@ -118,7 +118,7 @@ def test_without_held_out_text_there_is_no_validation(tmp_path: Path) -> None:
     assert (shards.val_tokens, shards.val.shape) == (0, (0,))
 
 
-def test_made_once(tmp_path: Path) -> None:
+def test_shards_are_made_once(tmp_path: Path) -> None:
     folder = write_source(tmp_path, [TEXTS], ["v"])
     first = ensure_shards(tmp_path, "src", tmp_path / "shards")
     before = made(first)
@@ -158,7 +158,7 @@ def test_a_change_of_anything_that_matters_changes_the_key(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["train.bin", "manifest.json"])
-def test_torn_shards_are_made_again(tmp_path: Path, name: str) -> None:
+def test_corrupt_shards_are_made_again(tmp_path: Path, name: str) -> None:
     write_source(tmp_path, [TEXTS])
     torn = ensure_shards(tmp_path, "src", tmp_path / "shards").folder / name
     torn.write_bytes(torn.read_bytes()[:-2])
@@ -166,7 +166,7 @@ def test_torn_shards_are_made_again(tmp_path: Path, name: str) -> None:
     assert [path.name[0] for path in (tmp_path / "shards").iterdir()] == ["s"]
 
 
-def test_what_a_dead_process_left_is_removed_after_a_day(tmp_path: Path) -> None:
+def test_leftovers_of_a_dead_process_are_removed_after_a_day(tmp_path: Path) -> None:
     write_source(tmp_path, [TEXTS])
     old, fresh = (tmp_path / "shards" / f".making-{name}" for name in ("old", "fresh"))
     for folder in (old, fresh):
@@ -178,7 +178,7 @@ def test_what_a_dead_process_left_is_removed_after_a_day(tmp_path: Path) -> None
     assert not old.exists() and fresh.exists()
 
 
-def test_two_processes_at_once_both_end_well(tmp_path: Path) -> None:
+def test_two_concurrent_processes_both_succeed(tmp_path: Path) -> None:
     texts = [f"document {index} " * 500 for index in range(300)]
     write_source(tmp_path, [texts[:150], texts[150:]])
     outputs = [tmp_path / f"{index}.json" for index in range(3)]
@@ -191,7 +191,7 @@ def test_two_processes_at_once_both_end_well(tmp_path: Path) -> None:
     assert np.fromfile(folder / "train.bin", "<u2").tolist() == packed(texts)
 
 
-def test_text_that_changes_while_it_is_read_is_refused(
+def test_text_that_changes_while_it_is_read_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_source(tmp_path, [TEXTS])
@@ -202,14 +202,14 @@ def test_text_that_changes_while_it_is_read_is_refused(
     assert "the files changed while they were read" in complaint(tmp_path)
 
 
-def test_a_missing_folder_is_named_with_what_is_there(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_with_the_existing_ones(tmp_path: Path) -> None:
     write_source(tmp_path, [["a"]], source="wiki")
     message = complaint(tmp_path)
     assert message.startswith(f"{tmp_path / 'src'}: 1 problem\n  no such folder")
     assert "wiki" in message and "src.chunk.00.jsonl" in message
 
 
-def test_a_folder_without_chunks_is_told_with_what_it_holds(tmp_path: Path) -> None:
+def test_a_folder_without_chunks_is_reported_with_its_files(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     assert "found nothing; expected files named like src.chunk.00.jsonl" in complaint(tmp_path)
     (tmp_path / "src" / "data.jsonl").touch()
@@ -239,7 +239,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, found: str) -> None:
     assert "expected a JSON object with the document's text, a string, under 'text'" in message
 
 
-def test_a_source_without_documents_is_refused(tmp_path: Path) -> None:
+def test_a_source_without_documents_is_rejected(tmp_path: Path) -> None:
     write_source(tmp_path, [[]])
     assert "found no documents to train on; expected at least one" in complaint(tmp_path)
 
@@ -253,7 +253,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "cannot be read: Is a directory" in complaint(tmp_path)
 
 
-def test_a_run_needs_one_sequence_of_each_source(tmp_path: Path) -> None:
+def test_each_source_needs_at_least_one_sequence(tmp_path: Path) -> None:
     write_source(tmp_path, [["12345678"]], source="a")
     write_source(tmp_path, [["12"]], source="b")
 
@@ -289,7 +289,7 @@ def test_the_command_writes_the_same_file_for_the_same_text(tmp_path: Path) -> N
     assert json.loads(output.read_text())["train_tokens"] == described["train_bytes"]
 
 
-def test_the_command_tells_a_mistake_without_a_traceback(tmp_path: Path) -> None:
+def test_the_command_reports_a_mistake_without_a_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "trainer.tokens.shards", "--root-dir", str(tmp_path)]
     command += ["--source", "src", "--shards-dir", str(tmp_path), "--output", "unused.json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -298,7 +298,7 @@ def test_the_command_tells_a_mistake_without_a_traceback(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
-def test_tokens_lie_on_the_disk_before_they_have_their_name(
+def test_tokens_are_synced_before_they_are_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Synced at their full size in the end, whatever was synced on the way; a failure is told."""

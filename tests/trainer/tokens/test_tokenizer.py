@@ -21,13 +21,13 @@ def test_text_survives(text: str) -> None:
     assert TOKENIZER.decode(tokens) == text
 
 
-def test_special_ids_leave_no_text() -> None:
+def test_special_ids_decode_to_nothing() -> None:
     tokens = np.array([256, 104, 105, 257, 256], np.uint16)
     assert (TOKENIZER.bos, TOKENIZER.eos, TOKENIZER.vocab_size) == (256, 257, 258)
     assert TOKENIZER.decode(tokens) == "hi"
 
 
-def test_what_utf8_cannot_spell_does_not_stop_it() -> None:
+def test_lone_surrogates_are_replaced() -> None:
     assert TOKENIZER.decode(TOKENIZER.encode("a\ud800b")) == "a?b"
     assert TOKENIZER.decode(np.array([0xC3], np.uint16)) == "\ufffd"
 

@@ -107,7 +107,7 @@ def directly(name: str, path: Path, text: str) -> list[int]:
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=30, deadline=None)
 @given(words=WORDS)
-def test_ids_are_the_librarys(files: dict[str, Path], name: str, words: list[str]) -> None:
+def test_ids_match_the_librarys(files: dict[str, Path], name: str, words: list[str]) -> None:
     tokenizer, text = load(name, files[name]), "".join(words)
     ids = tokenizer.encode(text)
     assert ids.tolist() == directly(name, files[name], text)
@@ -119,7 +119,7 @@ def test_ids_are_the_librarys(files: dict[str, Path], name: str, words: list[str
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_utf8_cannot_spell_does_not_stop_it(files: dict[str, Path], name: str) -> None:
+def test_lone_surrogates_are_replaced(files: dict[str, Path], name: str) -> None:
     tokenizer = load(name, files[name])
     assert tokenizer.encode("a\ud800b").tolist() == tokenizer.encode("a?b").tolist()
 
@@ -145,7 +145,7 @@ def test_special_ids(files: dict[str, Path]) -> None:
         (("<x>", "<y>"), {"bos": "<y>", "eos": "<x>"}, (1, 0)),
     ],
 )
-def test_ends_of_a_tokenizer_json(
+def test_bos_and_eos_of_a_tokenizer_json(
     tmp_path: Path, special: tuple[str, ...], given_names: dict[str, str], expected: tuple[int, int]
 ) -> None:
     make_hf(tmp_path / "hf.json", special)
@@ -153,23 +153,23 @@ def test_ends_of_a_tokenizer_json(
     assert (tokenizer.bos, tokenizer.eos) == expected
 
 
-def test_an_unknown_end_is_refused(files: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match=r"found no token '<x>'; data.tokenizer.eos"):
+def test_an_unknown_bos_or_eos_is_rejected(files: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"found no token '<x>'; change data.tokenizer.eos"):
         load("hf", files["hf"], eos="<x>")
 
 
-def test_a_missing_end_matters_only_where_it_is_added(tmp_path: Path) -> None:
+def test_a_missing_bos_or_eos_matters_only_if_it_is_added(tmp_path: Path) -> None:
     write_source(tmp_path, [["The sum", "of"]])
     make_sp(tmp_path / "sp", bos_id=-1)
     config = TokenizerConfig(name="sp", path=str(tmp_path / "sp"))
-    with pytest.raises(ConfigError, match=r"found no BOS; expected one, as data.add_bos"):
+    with pytest.raises(ConfigError, match=r"found no BOS; expected one, since data.add_bos"):
         ensure_shards(tmp_path, "src", tmp_path / "shards", config)
     shards = ensure_shards(tmp_path, "src", tmp_path / "shards", config, add_bos=False)
     eos = sentencepiece.SentencePieceProcessor(str(tmp_path / "sp")).eos_id()
     assert (shards.train == eos).sum() == 2
 
 
-def test_a_tokenizer_json_cuts_no_documents(tmp_path: Path) -> None:
+def test_a_tokenizer_json_does_not_truncate_documents(tmp_path: Path) -> None:
     make_hf(tmp_path / "cuts", truncate=True)
     make_hf(tmp_path / "plain")
     text = "The sum of number 12345"
@@ -237,7 +237,7 @@ def test_a_missing_library_is_named(
         load(name, files[name], n_words=300)
 
 
-def test_a_large_vocabulary_takes_four_bytes_an_id(tmp_path: Path) -> None:
+def test_a_large_vocabulary_takes_four_bytes_per_id(tmp_path: Path) -> None:
     tokens = [bytes([byte]) for byte in range(256)]
     tokens += [b"%06d" % number for number in range(2**16 - 256)]
     path = tmp_path / "ranks"
@@ -251,7 +251,7 @@ def test_a_large_vocabulary_takes_four_bytes_an_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_command_takes_them(tmp_path: Path, files: dict[str, Path], name: str) -> None:
+def test_the_command_accepts_tokenizers(tmp_path: Path, files: dict[str, Path], name: str) -> None:
     write_source(tmp_path, [CORPUS])
     command = ["--root-dir", str(tmp_path), "--source", "src", "--shards-dir", str(tmp_path / "s")]
     command += ["--output", str(tmp_path / "o.json"), f"--tokenizer={name}"]
