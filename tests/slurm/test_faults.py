@@ -153,7 +153,7 @@ def test_time_limit_the_run_is_told_saves_and_goes_on_with_more_time(storm: Stor
     # It went on from the step that it was told in, not from a checkpoint made before.
     log = storm.study.slurm_log("time_limit")
     (step,) = re.findall(r"asked to stop at step (\d+); saved", log)
-    assert f"going on from step {step}" in log
+    assert f"resuming from step {step}" in log
     storm.assert_as_undisturbed("time_limit", 1)
     assert first < second
 
