@@ -70,7 +70,7 @@ def test_linguas_other_keys_are_accepted(changes: str) -> None:
     ("key", "value", "instead"),
     [
         ("env", {"OMP_NUM_THREADS": "1"}, "`setup` of the study's cluster"),
-        ("gc_collect_freq", 1000, "frozen"),
+        ("gc_collect_freq", 1000, "freeze_gc"),
         ("async_eval_gpus", 8, "checkpoint.eval.every"),
         ("distributed.spawn_method", "forkserver", "torchrun"),
         ("model.vocab_size", 258, "data.tokenizer"),
