@@ -130,7 +130,8 @@ def _inject_all(study: SlurmStudy, disk: Path) -> str:
 
 
 def has_saved(study: SlurmStudy, name: str) -> bool:
-    return study.summary(name)["status"] == "preempted"
+    """Whether any attempt has saved: on a busy machine the next one may run before this looks."""
+    return any(attempt["status"] == "preempted" for attempt in study.summary(name)["attempts"])
 
 
 def _fill(path: Path) -> None:
