@@ -1,6 +1,8 @@
 # Each target sets up what it needs: the environment in .venv, at the versions of requirements.lock.
 
 PYTHON ?= python3
+# Found here, once: below, the environment's own python3 comes first, and it may have no pip.
+override PYTHON := $(or $(shell command -v $(PYTHON)),$(PYTHON))
 VENV := .venv
 BIN := $(VENV)/bin
 # Everything runs inside the environment, also what Snakemake starts.
