@@ -44,7 +44,7 @@ class Session:
     flops_per_token: float
     """Model FLOPs per token at that context, forward and backward."""
     losses: LossMean
-    load: MachineLoad = field(init=False)
+    load: MachineLoad
     timer: RecordTimer = field(default_factory=RecordTimer)
 
     @property
@@ -86,6 +86,7 @@ def open_session(
     startup.mark("model")
     loader = _open_loader(config, shards, world, start.step)
     context = _attention_context(config, learner.model.border, loader, shards)
+    ranks = gather_hosts(world)
     session = Session(
         config=config,
         world=world,
@@ -98,13 +99,14 @@ def open_session(
         profiler=Profiler(config.profiling, folder, world, start.step),
         journal=Journal(config, folder, start.step, startup),
         losses=LossMean(world.device, start.loss_sum, start.loss_steps),
+        load=_machine_load(ranks),
         attention_context=context,
         flops_per_token=flops_per_token(
             config.model, config.data.tokenizer.vocab_size, config.data.seq_len, context=context
         ),
     )
-    summary = _summarize(session)
     if world.is_main:
+        summary = _summarize(session, ranks)
         session.journal.open(summary)
         _announce(config, summary)
     return session
@@ -167,11 +169,9 @@ def _attention_context(
     return documents_context(inputs, border.token, border.opens, window)
 
 
-def _summarize(session: Session) -> RunSummary:
-    """Return run.json as of the start of an attempt; all ranks call it."""
+def _summarize(session: Session, ranks: list[RankHost]) -> RunSummary:
+    """Return run.json as of the start of an attempt."""
     config, world, learner = session.config, session.world, session.learner
-    ranks = gather_hosts(world)
-    session.load = _machine_load(ranks)
     hosts = {rank.host: rank.address for rank in ranks}
     replicas, shards = config.distributed.data_parallel(world.size)
     fingerprint = config.fingerprint(world.size)
