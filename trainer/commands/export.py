@@ -48,7 +48,7 @@ def export(run: Path, output: Path, step: int | None = None, config: Path | None
 
     Raises ConfigError or CheckpointError.
     """
-    source = str(config or run / "run.yaml")
+    source = str(config or run / run_folder.CONFIG)
     settings = load_run_config([f"config={source}"])
     _check(settings, source, output)
     checkpoints = checkpoint.folder_of(settings, run)
