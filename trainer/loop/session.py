@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trainer import host
 from trainer.config import RunConfig
-from trainer.execution.choices import Choices
+from trainer.execution.choices import Choices, has_bf16
 from trainer.flops import flops_per_token, mean_context
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import Position
@@ -115,8 +115,9 @@ def open_session(
 def _kept_attention(folder: Path, world: World) -> str | None:
     """Return the attention kernel that a resumed run has used, if it is on the same GPU model."""
     summary = read_summary(folder)
-    same = summary is not None and summary.gpu_name == device_name(world)
-    return summary.choices.attention if summary is not None and same else None
+    if summary is None or summary.gpu_name != device_name(world):
+        return None
+    return summary.choices.attention
 
 
 def _restore(
@@ -225,8 +226,7 @@ def _announce(config: RunConfig, summary: RunSummary) -> None:
     ranks = gpus // (summary.nodes or 1)
     cores = round((summary.cores_per_rank or 1) * ranks)
     problems = [host.find_complaint(config.device, cores, ranks)]
-    slow = not host.has_bf16(host.processor())
-    if config.device == "cpu" and config.distributed.model_dtype == "bf16" and slow:
+    if config.device == "cpu" and config.distributed.model_dtype == "bf16" and not has_bf16():
         problems.append(
             "distributed.model_dtype = bf16: this processor has no bf16 instructions; fp32 is many "
             "times faster"
