@@ -145,7 +145,7 @@ class OptimConfig(Settings):
     """Peak learning rate."""
     scheduler: Literal["cosine", "linear", "constant", "inv_sqrt", "wsd"] = "cosine"
     """Learning-rate schedule after the warm-up; formulas: trainer/model/learning_rate.py."""
-    warmup: Annotated[int, Field(ge=0)] = 0
+    warmup: NonNegativeInt = 0
     """Steps of linear warm-up; `constant` has none."""
     lr_min_ratio: Ratio = 0.1
     """Smallest learning rate, as a fraction of lr."""
@@ -442,11 +442,11 @@ class ProfilingConfig(Settings):
     """Profile."""
     trace_folder: Text = "profiling"
     """Folder of the traces below dump_dir; open them in https://ui.perfetto.dev."""
-    profile_warmup: Annotated[int, Field(ge=0)] = 102
+    profile_warmup: NonNegativeInt = 102
     """Steps before the window."""
     profile_steps: PositiveInt = 2
     """Steps of the window."""
-    mem_warmup: Annotated[int, Field(ge=0)] = 100
+    mem_warmup: NonNegativeInt = 100
     """GPU: steps before the memory history."""
     mem_steps: PositiveInt = 2
     """GPU: steps of the memory history."""

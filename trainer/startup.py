@@ -9,13 +9,13 @@ class Startup:
     """Times the phases from the start of the process to the end of its first step."""
 
     def __init__(self) -> None:
-        self.launch_s = _age_s(os.getppid()) if "TORCHELASTIC_RUN_ID" in os.environ else None
+        launch_s = _age_s(os.getppid()) if "TORCHELASTIC_RUN_ID" in os.environ else None
         own_s = _age_s(os.getpid())
         self.split: dict[str, float | None] = {}
-        if self.launch_s is not None:
+        if launch_s is not None:
             # The user also waits for torchrun's own start.
-            self.split["launcher_s"] = self.launch_s - own_s
-        self._begin = time.perf_counter() - (self.launch_s or own_s)
+            self.split["launcher_s"] = launch_s - own_s
+        self._begin = time.perf_counter() - (launch_s or own_s)
         self._last = time.perf_counter() - own_s
 
     def mark(self, name: str) -> None:

@@ -6,7 +6,6 @@ the names of the weights change. The output folder appears complete, by one rena
 
 import argparse
 import contextlib
-import json
 import os
 import shutil
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer.commands.export_tokenizer import write_tokenizer
+from trainer.commands.export_tokenizer import write_json, write_tokenizer
 from trainer.config import ConfigError, ModelConfig, RunConfig, load_run_config
 from trainer.folder import checkpoint, run_folder
 from trainer.folder.checkpoint_state import CheckpointError, find_steps
@@ -49,7 +48,7 @@ def export(run: Path, output: Path, step: int | None = None, config: Path | None
 
     Raises ConfigError or CheckpointError.
     """
-    source = str(config or run / "run.yaml")
+    source = str(config or run / run_folder.CONFIG)
     settings = load_run_config([f"config={source}"])
     _check(settings, source, output)
     checkpoints = checkpoint.folder_of(settings, run)
@@ -58,8 +57,8 @@ def export(run: Path, output: Path, step: int | None = None, config: Path | None
     tokenizer = build_tokenizer(settings.data.tokenizer)
     with _publishing(output) as folder:
         _write_weights(folder, weights)
-        _write_json(folder / "config.json", llama_config(settings, tokenizer))
-        _write_json(folder / "generation_config.json", _ends(tokenizer))
+        write_json(folder / "config.json", llama_config(settings, tokenizer))
+        write_json(folder / "generation_config.json", _ends(tokenizer))
         loading = write_tokenizer(folder, settings.data, tokenizer)
         (folder / "README.md").write_text(_card(settings, found, loading), encoding="utf-8")
     return found
@@ -172,10 +171,6 @@ def _write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _card(settings: RunConfig, step: int, loading: str) -> str:

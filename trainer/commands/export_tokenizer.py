@@ -19,13 +19,13 @@ def write_tokenizer(folder: Path, data: DataConfig, tokenizer: Tokenizer) -> str
     name, path = data.tokenizer.name, data.tokenizer.path
     if path is None:
         values = byte_tokenizer_json(tokenizer)
-        _write_json(folder / "tokenizer.json", values)
+        write_json(folder / "tokenizer.json", values)
     elif name == "hf":
         shutil.copyfile(path, folder / "tokenizer.json")
         values = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     else:
         return _copy_unsupported(folder, name, path)
-    _write_json(folder / "tokenizer_config.json", _describe(values, tokenizer, data))
+    write_json(folder / "tokenizer_config.json", _describe(values, tokenizer, data))
     return "Load model and tokenizer with `AutoModelForCausalLM` and `AutoTokenizer`."
 
 
@@ -112,5 +112,6 @@ def _texts(values: dict[str, Any]) -> dict[int, str]:
     return texts | {token["id"]: token["content"] for token in values.get("added_tokens", [])}
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write one of the JSON files of an export."""
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ from torch.nn import attention
 from trainer.config import ConfigError, DistributedConfig, RunConfig
 from trainer.execution import attention_timing
 from trainer.execution.choices import Choices
-from trainer.execution.precision import precision
+from trainer.execution.precision import DTYPES, precision
 from trainer.model.linear import Linear
 from trainer.world import World, agree
 
@@ -130,11 +130,10 @@ def _attention(config: RunConfig, choices: Choices, world: World) -> Callable[[]
     """Return a forward and backward pass of one layer's attention in the run's shape."""
     model, data = config.model, config.data
     heads, kv_heads = model.n_heads // world.tp_size, model.kv_heads // world.tp_size
-    dtype = torch.bfloat16 if choices.model_dtype == "bf16" else torch.float32
     made = [
         torch.randn(
             (data.batch_size, data.seq_len, count, model.head_dim),
-            dtype=dtype,
+            dtype=DTYPES[choices.model_dtype],
             device=world.device,
             requires_grad=True,
         )

@@ -3,7 +3,6 @@
 Imported only if a run needs it: the import takes a second.
 """
 
-import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Replicate, Shard
@@ -17,6 +16,7 @@ from torch.distributed.tensor.parallel import (
 
 from trainer.config import DistributedConfig
 from trainer.execution.choices import Dtype
+from trainer.execution.precision import DTYPES
 from trainer.model.model import Transformer
 from trainer.world import World
 
@@ -42,9 +42,8 @@ def shard(
     dp_replicate, dp_shard = config.data_parallel(world.size)
     if dp_replicate * dp_shard == 1:
         return
-    dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
     policy = MixedPrecisionPolicy(
-        param_dtype=dtypes[dtype], reduce_dtype=dtypes[config.reduce_dtype]
+        param_dtype=DTYPES[dtype], reduce_dtype=DTYPES[config.reduce_dtype]
     )
     dp_mesh = mesh["dp_replicate", "dp_shard"] if dp_replicate > 1 else mesh["dp_shard"]
     for layer in model.layers:

@@ -7,6 +7,9 @@ import torch
 from trainer.config import DistributedConfig
 from trainer.execution.choices import Dtype
 
+DTYPES: dict[Dtype, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+"""Name of a number format in the settings -> torch's."""
+
 
 def set_arithmetic(settings: DistributedConfig) -> None:
     """Set torch's numeric options, which are global to the process."""
@@ -20,4 +23,4 @@ def precision(dtype: Dtype, device: torch.device) -> contextlib.AbstractContextM
     """Return the context of the forward pass: bf16 autocast over fp32 weights, or plain fp32."""
     if dtype == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=DTYPES[dtype])

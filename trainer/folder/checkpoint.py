@@ -40,6 +40,10 @@ def folder_of(config: RunConfig, run: Path) -> Path:
     return Path(path) if path else run / "checkpoints"
 
 
+def _of_step(folder: Path, step: int) -> Path:
+    return folder / f"{step:010d}"
+
+
 def due(config: CheckpointConfig | None, step: int, steps: int) -> list[str]:
     """Return the kinds of checkpoint to save after a step: `dump`, `eval`, both or none."""
     if config is None:
@@ -120,8 +124,8 @@ class Saver:
     def _write(self, state: dict[str, Any], position: Position, kinds: list[str]) -> None:
         from trainer.folder.checkpoint_tensors import write_tensors
 
-        target = self._folder / f"{position.step:010d}"
-        temporary = self._folder / f".saving-{position.step:010d}"
+        target = _of_step(self._folder, position.step)
+        temporary = target.with_name(f".saving-{target.name}")
         if self._world.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
@@ -173,7 +177,7 @@ def find_newest(folder: Path, trajectory: str, world: World) -> Position | None:
     step = agree(step, world)
     if step < 0:
         return None
-    facts = read_state(folder / f"{step:010d}")
+    facts = read_state(_of_step(folder, step))
     names = (field.name for field in fields(Position))
     return Position(**{name: facts[name] for name in names if name in facts})
 
@@ -182,7 +186,7 @@ def load_weights(folder: Path, step: int) -> dict[str, Tensor]:
     """Return the weights at a step, without building a model. Raises CheckpointError."""
     from trainer.folder.checkpoint_tensors import read_weights
 
-    return read_weights(folder / f"{step:010d}")
+    return read_weights(_of_step(folder, step))
 
 
 def load(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> None:
@@ -191,7 +195,7 @@ def load(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> Non
 
     # State dicts are views: reading into them loads the weights.
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    read_tensors(folder / f"{step:010d}", state)
+    read_tensors(_of_step(folder, step), state)
 
 
 def start_from(path: Path, model: nn.Module) -> None:

@@ -78,10 +78,11 @@ def _run(
     model: Transformer | None,
 ) -> int:
     folder = Path(config.dump_dir)
-    if world.is_main:
-        open_shards(config.data)  # one process makes those that are missing
+    # One process makes those that are missing.
+    shards = open_shards(config.data) if world.is_main else None
     barrier(world)
-    shards = open_shards(config.data)
+    if shards is None:
+        shards = open_shards(config.data)
     startup.mark("data")
     action: Action = "done"
     if world.is_main:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trainer import host
 from trainer.config import RunConfig
-from trainer.execution.choices import Choices
+from trainer.execution.choices import Choices, has_bf16
 from trainer.flops import flops_per_token, mean_context
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import Position
@@ -44,7 +44,7 @@ class Session:
     flops_per_token: float
     """Model FLOPs per token at that context, forward and backward."""
     losses: LossMean
-    load: MachineLoad = field(init=False)
+    load: MachineLoad
     timer: RecordTimer = field(default_factory=RecordTimer)
 
     @property
@@ -86,6 +86,7 @@ def open_session(
     startup.mark("model")
     loader = _open_loader(config, shards, world, start.step)
     context = _attention_context(config, learner.model.border, loader, shards)
+    ranks = gather_hosts(world)
     session = Session(
         config=config,
         world=world,
@@ -98,13 +99,14 @@ def open_session(
         profiler=Profiler(config.profiling, folder, world, start.step),
         journal=Journal(config, folder, start.step, startup),
         losses=LossMean(world.device, start.loss_sum, start.loss_steps),
+        load=_machine_load(ranks),
         attention_context=context,
         flops_per_token=flops_per_token(
             config.model, config.data.tokenizer.vocab_size, config.data.seq_len, context=context
         ),
     )
-    summary = _summarize(session)
     if world.is_main:
+        summary = _summarize(session, ranks)
         session.journal.open(summary)
         _announce(config, summary)
     return session
@@ -113,8 +115,9 @@ def open_session(
 def _kept_attention(folder: Path, world: World) -> str | None:
     """Return the attention kernel that a resumed run has used, if it is on the same GPU model."""
     summary = read_summary(folder)
-    same = summary is not None and summary.gpu_name == device_name(world)
-    return summary.choices.attention if summary is not None and same else None
+    if summary is None or summary.gpu_name != device_name(world):
+        return None
+    return summary.choices.attention
 
 
 def _restore(
@@ -167,11 +170,9 @@ def _attention_context(
     return documents_context(inputs, border.token, border.opens, window)
 
 
-def _summarize(session: Session) -> RunSummary:
-    """Return run.json as of the start of an attempt; all ranks call it."""
+def _summarize(session: Session, ranks: list[RankHost]) -> RunSummary:
+    """Return run.json as of the start of an attempt."""
     config, world, learner = session.config, session.world, session.learner
-    ranks = gather_hosts(world)
-    session.load = _machine_load(ranks)
     hosts = {rank.host: rank.address for rank in ranks}
     replicas, shards = config.distributed.data_parallel(world.size)
     fingerprint = config.fingerprint(world.size)
@@ -225,8 +226,7 @@ def _announce(config: RunConfig, summary: RunSummary) -> None:
     ranks = gpus // (summary.nodes or 1)
     cores = round((summary.cores_per_rank or 1) * ranks)
     problems = [host.find_complaint(config.device, cores, ranks)]
-    slow = not host.has_bf16(host.processor())
-    if config.device == "cpu" and config.distributed.model_dtype == "bf16" and slow:
+    if config.device == "cpu" and config.distributed.model_dtype == "bf16" and not has_bf16():
         problems.append(
             "distributed.model_dtype = bf16: this processor has no bf16 instructions; fp32 is many "
             "times faster"

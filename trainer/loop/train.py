@@ -72,8 +72,8 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
     if first:
         _finish_startup(session, loss)
     if step in (1, config.steps) or step % config.logging.freq == 0:
-        finite = _record(session, step, loss, grad_norm)
-        if not finite:
+        is_finite = _record(session, step, loss, grad_norm)
+        if not is_finite:
             stop.close()
             session.saver.wait()
             session.journal.end("completed", outcome="diverged")

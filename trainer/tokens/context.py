@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from trainer.flops import mean_context
-from trainer.tokens.data import SampleOrder, training_windows
+from trainer.tokens.data import SampleOrder, gather, training_windows
 from trainer.tokens.shards import Shards
 from trainer.tokens.tokenizer import Tokens
 
@@ -29,11 +29,7 @@ def first_inputs(order: SampleOrder, shards: Mapping[str, Shards], sequences: in
     count = min(sequences, max(1, COUNTED_TOKENS // order.seq_len))
     samples = order.locate(np.arange(count))
     windows = [training_windows(shards[name], order.seq_len) for name in order.sources]
-    inputs = np.empty((count, order.seq_len), windows[0].dtype)
-    pairs = zip(samples.source.tolist(), (samples.start // order.seq_len).tolist(), strict=True)
-    for row, (source, window) in enumerate(pairs):
-        inputs[row] = windows[source][window][:-1]
-    return inputs
+    return gather(windows, samples.source, samples.start // order.seq_len)[:, :-1]
 
 
 def documents_context(

@@ -8,7 +8,7 @@ have read. Imports no torch.
 import hashlib
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -223,12 +223,7 @@ class BatchLoader(Iterator[Any]):
         raise self._ended
 
     def _gather(self, source: Indices, window: Indices) -> Tokens:
-        """Return the tokens of windows, with one more axis than the arguments."""
-        rows = np.empty((window.size, self.order.seq_len + 1), self._windows[0].dtype)
-        pairs = zip(source.ravel().tolist(), window.ravel().tolist(), strict=True)
-        for row, (index, number) in enumerate(pairs):
-            rows[row] = self._windows[index][number]
-        return rows.reshape(*window.shape, -1)
+        return gather(self._windows, source, window)
 
     def close(self) -> None:
         """Stop the thread and wait for its end; no batch is yielded after this."""
@@ -271,6 +266,18 @@ def positions(grad_acc_steps: int, world: int, rank: int, batch_size: int) -> In
     """Return a rank's positions in the global batch, (grad_acc_steps, batch_size)."""
     micro = np.arange(grad_acc_steps)[:, None]
     return (micro * world + rank) * batch_size + np.arange(batch_size)
+
+
+def gather(windows: Sequence[Tokens], source: Indices, window: Indices) -> Tokens:
+    """Return the tokens of windows of sources, with one more axis than the indices.
+
+    `windows` are those of `training_windows`, per source.
+    """
+    rows = np.empty((window.size, windows[0].shape[1]), windows[0].dtype)
+    pairs = zip(source.ravel().tolist(), window.ravel().tolist(), strict=True)
+    for row, (index, number) in enumerate(pairs):
+        rows[row] = windows[index][number]
+    return rows.reshape(*window.shape, -1)
 
 
 def training_windows(shards: Shards, seq_len: int) -> Tokens:

@@ -50,10 +50,9 @@ def open_shards(data: DataConfig) -> dict[str, Shards]:
 
     Raises ConfigError if a source's text is unusable or shorter than one sequence.
     """
+    encoding = Encoding(data.tokenizer, data.add_bos, data.add_eos)
     shards = {
-        source: ensure_shards(
-            data.root_dir, source, data.shards_dir, data.tokenizer, data.add_bos, data.add_eos
-        )
+        source: _find_or_make(Path(data.root_dir), source, Path(data.shards_dir), encoding)
         for source in sorted(data.sources)
     }
     for source, shard in shards.items():
@@ -83,16 +82,23 @@ def ensure_shards(
     Several processes may call it at once: each ends with a complete folder. Raises ConfigError.
     """
     encoding = Encoding(tokenizer or TokenizerConfig(), add_bos, add_eos)
-    files = find_text_files(Path(root_dir), source)
+    return _find_or_make(Path(root_dir), source, Path(shards_dir), encoding, workers)
+
+
+def _find_or_make(
+    root_dir: Path, source: str, shards_dir: Path, encoding: Encoding, workers: int | None = None
+) -> Shards:
+    """Do `ensure_shards` with an encoding, whose tokenizer is loaded once for all sources."""
+    files = find_text_files(root_dir, source)
     stat = files.stat()
     prefix = f"{re.sub(r'[^A-Za-z0-9._-]', '_', source)}-{encoding.tokenizer.name}"
-    for folder in sorted(Path(shards_dir).glob(f"{prefix}-*")):
+    for folder in sorted(shards_dir.glob(f"{prefix}-*")):
         found = read_manifest(folder)
         if found and found[1]["encoding"] == encoding.describe() and found[1]["stat"] == stat:
             return found[0]
     digests = _digest_halves(files, stat)
     key = _content_key(digests, encoding)
-    folder = Path(shards_dir) / f"{prefix}-{key}"
+    folder = shards_dir / f"{prefix}-{key}"
     found = read_manifest(folder)
     if found:
         with contextlib.suppress(OSError):  # in a read-only folder, the text is hashed each time
