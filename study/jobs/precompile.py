@@ -61,6 +61,8 @@ def _what_is_compiled(run: RunConfig) -> dict[str, Any]:
         mode="json",
         exclude_defaults=True,
         include={
+            "device": True,
+            "gpu_name": True,
             "model": True,
             "data": of_data,
             "distributed": set(type(run.distributed).model_fields) - LEAVES_CODE_AS_IT_IS,

@@ -115,7 +115,7 @@ def test_snakemake_killed_and_started_again(study: SlurmStudy) -> None:
     wait_until(lambda: len(study.jobs("cell")) == 2, "the cell is submitted again", 60)
     time.sleep(3)
     assert study.cluster.state(study.jobs("cell")[1]) == "PENDING"
-    assert f"Slurm job {job} of an earlier invocation is at work" in study.log.read_text()
+    assert f"Slurm job {job} of an earlier invocation still runs" in study.log.read_text()
 
     study.release("hold:cell")
     assert second.wait(120) == 0

@@ -78,6 +78,7 @@ def test_cells_that_share_a_folder_have_the_same_settings(cells: dict[str, Cell]
     run = precompile_run(first)
     assert run == precompile_run(other)
     assert run.distributed.compile is True
+    assert (run.device, run.gpu_name) == (first.run.device, first.run.gpu_name) == ("cuda", "H200")
     assert run.distributed.compile_cache == first.run.distributed.compile_cache
     assert (run.model, run.data.batch_size, run.data.seq_len) == (first.run.model, 8, 64)
     # The trainer takes them.
