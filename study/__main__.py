@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from study.config import Study
 from study.grid import Grid
 from study.load import load_study_file
 from trainer.config import ConfigError
@@ -44,7 +45,7 @@ def document(options: argparse.Namespace) -> None:
     from study.estimate.time_table import read_estimates
     from study.show.document import check_document, update_document
 
-    study = _grid(options).study
+    study = _study(options)
     path = options.file or (study.document and Path(study.document))
     if not path:
         raise ConfigError(
@@ -135,7 +136,7 @@ def report(options: argparse.Namespace) -> None:
 
 def show(options: argparse.Namespace) -> None:
     """Print both tables, and where the figures and the report are."""
-    folder = Path(_grid(options).study.folder)
+    folder = Path(_study(options).folder)
     for name, title in (("throughput", "Throughput"), ("time_estimates", "Time estimates")):
         path = folder / f"{name}.md"
         text = (
@@ -235,8 +236,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _study(options: argparse.Namespace) -> Study:
+    return load_study_file(str(options.study))
+
+
 def _grid(options: argparse.Namespace) -> Grid:
-    return Grid(load_study_file(str(options.study)))
+    return Grid(_study(options))
 
 
 if __name__ == "__main__":

@@ -218,7 +218,8 @@ class Study(Settings):
     corpora: tuple[Name, ...] = ()
     """Sources that the workflow writes into run.data.root_dir; others must already be there."""
     run: dict[str, Any]
-    """Settings of every run: any key of a run.yaml except name, dump_dir, seed and model."""
+    """Settings of every run: any key of a run.yaml except name, dump_dir, seed, device, gpu_name
+    and model."""
     variants: dict[Name, dict[str, Any]] = Field(default={})
     """Named overrides of `run` and of the model's shape."""
     grid: Annotated[list[GridEntry], Field(min_length=1)]

@@ -82,6 +82,11 @@ class Cell:
         return is_compiled(self.run.distributed, self.run.device)
 
     @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the run's settings and GPU count; see `RunConfig.fingerprint`."""
+        return self.run.fingerprint(self.gpus)
+
+    @cached_property
     def speed_key(self) -> str:
         """Digest of the settings that can change the run's speed; see `RunConfig.speed_key`."""
         return self.run.speed_key(self.gpus)
@@ -117,6 +122,14 @@ class Grid(Sequence[Cell]):
     def measured(self) -> list[Cell]:
         """The cells to run."""
         return [cell for cell in self if cell.measure]
+
+    @property
+    def configurations(self) -> list[Cell]:
+        """The first cell of each (cluster, model, gpus, variant), whose seeds are repetitions."""
+        first: dict[tuple[str, str, int, str], Cell] = {}
+        for cell in self:
+            first.setdefault((cell.cluster, cell.model, cell.gpus, cell.variant), cell)
+        return list(first.values())
 
     @property
     def sources(self) -> dict[str, RunConfig]:

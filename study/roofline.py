@@ -12,14 +12,11 @@ from dataclasses import dataclass
 
 from study.config import RatesConfig
 from study.grid import Cell
-from study.workload import workload
+from study.workload import VALUE_BYTES, plan_dtype
 from trainer.config import ModelConfig
 from trainer.execution.choices import Dtype
 from trainer.flops import count_parameters, mean_context
 from trainer.model.optimizers import MASTER_BYTES, OPTIMIZERS
-
-VALUE_BYTES = {"bf16": 2, "fp32": 4}
-"""Bytes of an activation and of a weight in a matmul."""
 
 BACKWARD_ATTENTION = 2.5
 """Backward over forward FLOPs of fused attention: five matmuls instead of two, as the scores are
@@ -149,7 +146,7 @@ def cell_roofline(
     rates, run = cell.cluster_config.rates, cell.run
     if rates is None or cell.gpus > 1:
         return None
-    if workload(cell, dtype).value_bytes != VALUE_BYTES[rates.dtype]:
+    if (dtype or plan_dtype(cell)) != rates.dtype:
         return None
     return step_roofline(
         run.model,

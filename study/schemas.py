@@ -7,6 +7,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from study.config import ClusterConfig, Study
+from study.grid import AXES
+from study.load import TABLES
 from trainer.config import ConfigError, ModelConfig, RunConfig
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -43,7 +45,7 @@ def _study_schema() -> dict[str, Any]:
     """Return the schema of a study file: tables may be paths, `run` and variants are partial."""
     schema = Study.model_json_schema()
     properties, definitions = schema["properties"], schema["$defs"]
-    for key in ("models", "clusters"):
+    for key in TABLES:
         path = {"type": "string", "description": "Path of the file that holds them."}
         properties[key] = {"anyOf": [path, properties[key]]}
     run = RunConfig.model_json_schema()
@@ -54,9 +56,10 @@ def _study_schema() -> dict[str, Any]:
     properties["run"] = {"$ref": "#/$defs/PartialRun"}
     properties["variants"]["additionalProperties"] = {"$ref": "#/$defs/PartialRun"}
     schema["required"] = ["study", "run", "grid"]
-    for key in ("cluster", "model", "gpus", "variant", "seed"):
-        axis = definitions["GridEntry"]["properties"][key]
-        definitions["GridEntry"]["properties"][key] = {
+    entry = definitions["GridEntry"]["properties"]
+    for key in AXES:
+        axis = entry[key]
+        entry[key] = {
             "description": axis.get("description", ""),
             "anyOf": [{k: v for k, v in axis.items() if k != "description"}, axis["items"]],
         }

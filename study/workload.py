@@ -17,6 +17,9 @@ from trainer.execution.choices import Dtype, has_bf16, model_dtype
 from trainer.flops import count_parameters, mean_context
 from trainer.model.optimizers import OPTIMIZERS
 
+VALUE_BYTES: dict[Dtype, int] = {"bf16": 2, "fp32": 4}
+"""Bytes of an activation and of a weight in a matmul."""
+
 LAYER_TENSORS = 34
 """Activations of a layer, in bytes per token and unit of width, in half precision.
 
@@ -162,7 +165,7 @@ def workload(cell: Cell, dtype: Dtype | None = None) -> Workload:
         tensor_parallel=run.distributed.tp_size,
         recompute=run.distributed.ac_mode,
         compiled=cell.compiled,
-        value_bytes=2 if (dtype or plan_dtype(cell)) == "bf16" else 4,
+        value_bytes=VALUE_BYTES[dtype or plan_dtype(cell)],
         unseen=unseen_key(run, cell.gpus),
         optimizer=run.optim.name,
         sliding_window=run.model.sliding_window,

@@ -36,9 +36,8 @@ def record_predictions(cells: Sequence[Cell], forecast: Forecast) -> None:
             continue
         keys = ("steps", "seconds", "seconds_low", "seconds_high", "step_s", "step_s_low")
         values = {key: getattr(estimate, key) for key in (*keys, "step_s_high", "basis")}
-        fingerprint = cell.run.fingerprint(cell.gpus)
-        record = {"cell": cell.name, "fingerprint": fingerprint, "predicted": now, **values}
-        lines.append(json.dumps(record) + "\n")
+        labels = {"cell": cell.name, "fingerprint": cell.fingerprint, "predicted": now}
+        lines.append(json.dumps({**labels, **values}) + "\n")
     if lines:
         path = _path(forecast.grid.study)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +71,7 @@ def score_predictions(study: Study, measurements: Sequence[Measurement]) -> list
     Raises ConfigError if predictions.jsonl is malformed; an incomplete last line is skipped.
     """
     measured = {
-        (item.cell.name, item.cell.run.fingerprint(item.cell.gpus)): item
-        for item in measurements
-        if not item.source
+        (item.cell.name, item.cell.fingerprint): item for item in measurements if not item.source
     }
     last = {(line["cell"], line["fingerprint"]): line for line in _read_predictions(study)}
     scored = []

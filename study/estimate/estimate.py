@@ -311,15 +311,12 @@ def estimate_table(grid: Grid, measurements: Sequence[Measurement]) -> list[Esti
 
     A configuration is (cluster, model, gpus, variant); its seeds are pooled.
     """
-    cells: dict[tuple[str, str, int, str], Cell] = {}
-    for cell in grid:
-        cells.setdefault((cell.cluster, cell.model, cell.gpus, cell.variant), cell)
     estimator, settings = Estimator(measurements), grid.study.estimate
     horizons = dict.fromkeys([f"{settings.steps} steps", *settings.horizons])
     return [
         estimator.estimate(cell, horizon_steps(horizon, cell.params, cell.tokens_per_step), horizon)
         for horizon in horizons
-        for cell in cells.values()
+        for cell in grid.configurations
     ]
 
 

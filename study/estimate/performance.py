@@ -8,6 +8,7 @@ fitted to all measurements on it.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import median
 
 import numpy as np
@@ -162,7 +163,8 @@ class Performance:
     ) -> None:
         """Fit to the measurements on the cluster; without any, predictions follow its data sheet.
 
-        `hyper` holds the hyperparameters of the step time's regression; None chooses them.
+        `hyper` holds the hyperparameters of the step time's regression; None chooses them. The
+        other regressions are fitted when they are first needed.
         """
         self.cluster_config, self.observed = cluster_config, list(observed)
         self._sheet = data_sheet(cluster_config)
@@ -208,27 +210,36 @@ class Performance:
 
     def startup(self, work: Workload) -> PredictionInterval:
         """Return the time from process start to the start of the first step, s."""
-        found = [item for item in self.observed if item.startup_s is not None]
-        points = _startup_points([item.work for item in found])
-        values = np.array([item.startup_s for item in found], dtype=float)
-        regression = Regression(list(STARTUP_PRIORS.values()), points, values)
-        return _interval(regression, _startup_points([work]))
+        return _interval(self._startup_model, _startup_points([work]))
 
     def rest(self, cell: Cell, steps: int, step_s: float) -> PredictionInterval:
         """Return the time of a run of `steps` steps outside start-up and steps, s."""
-        found = [rest for item in self.observed for rest in item.rests]
-        points = _rest_points([terms for terms, _ in found])
-        values = np.array([seconds for _, seconds in found], dtype=float)
-        regression = Regression(list(REST_PRIORS.values()), points, values)
-        return _interval(regression, _rest_points([rest_terms(cell, steps, step_s)]))
+        return _interval(self._rest_model, _rest_points([rest_terms(cell, steps, step_s)]))
 
     def memory_gib(self, work: Workload) -> PredictionInterval:
         """Return the peak memory of a GPU, or of a process if the cluster has no GPUs, GiB."""
+        return _interval(self._memory_model, _memory_points([work]))
+
+    @cached_property
+    def _startup_model(self) -> Regression:
+        found = [item for item in self.observed if item.startup_s is not None]
+        points = _startup_points([item.work for item in found])
+        values = np.array([item.startup_s for item in found], dtype=float)
+        return Regression(list(STARTUP_PRIORS.values()), points, values)
+
+    @cached_property
+    def _rest_model(self) -> Regression:
+        found = [rest for item in self.observed for rest in item.rests]
+        points = _rest_points([terms for terms, _ in found])
+        values = np.array([seconds for _, seconds in found], dtype=float)
+        return Regression(list(REST_PRIORS.values()), points, values)
+
+    @cached_property
+    def _memory_model(self) -> Regression:
         found = [item for item in self.observed if item.peak_memory_gib]
         points = _memory_points([item.work for item in found])
         values = np.array([item.peak_memory_gib for item in found], dtype=float)
-        regression = Regression(list(MEMORY_PRIORS.values()), points, values)
-        return _interval(regression, _memory_points([work]))
+        return Regression(list(MEMORY_PRIORS.values()), points, values)
 
     def gains(self, candidates: Sequence[Workload], targets: Sequence[Workload]) -> np.ndarray:
         """Return by how much measuring each candidate would narrow the targets' step times.

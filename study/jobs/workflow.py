@@ -25,7 +25,7 @@ from study.measure.logs import is_up_to_date
 from trainer.files import write_atomically
 from trainer.layers import Layer, Merged, merge
 from trainer.problems import ConfigError, combine
-from trainer.records import SUMMARY
+from trainer.records import METRICS, SUMMARY
 from trainer.tokens.text_files import list_text_files
 from trainer.yaml_files import load_document, parse_assignment
 
@@ -106,7 +106,7 @@ def finished_runs(grid: Grid) -> list[str]:
     For a partial study, these are the existing metrics, which no rule creates.
     """
     if grid.study.partial:
-        metrics = [f"{cell.folder}/metrics.jsonl" for cell in grid.measured]
+        metrics = [f"{cell.folder}/{METRICS}" for cell in grid.measured]
         return [path for path in metrics if Path(path).exists()]
     return [f"{cell.folder}/completed" for cell in grid.measured]
 

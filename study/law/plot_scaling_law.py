@@ -5,13 +5,12 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, FuncFormatter
 
 from study.estimate.time_table import format_count
 from study.law.scaling_law_table import Fit
-from study.show.plots import OKABE_ITO, RC_PARAMS, save
+from study.show.plots import OKABE_ITO, RC_PARAMS, colours, save
 
 COUNTS = FuncFormatter(lambda value, _: format_count(value, 3))
 
@@ -26,7 +25,6 @@ def plot_scaling_law(fit: Fit, folder: Path) -> list[Path]:
     """
     with mpl.rc_context(RC_PARAMS):
         figure = Figure(figsize=(10, 4.4))
-        FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
         _draw_losses(left, fit)
         _draw_optimum(right, fit)
@@ -37,8 +35,7 @@ def _draw_losses(ax: Axes, fit: Fit) -> None:
     """Draw each run, and the law at each model size."""
     sizes = sorted({run.params for run in fit.runs})
     few = len(sizes) <= len(OKABE_ITO)
-    shades = mpl.colormaps["viridis"](np.linspace(0, 0.92, len(sizes)))
-    colours = dict(zip(sizes, OKABE_ITO if few else shades, strict=False))
+    colour_of = colours(sizes)
     tokens = np.array([run.tokens for run in fit.runs])
     line = np.geomspace(tokens.min(), tokens.max(), 80)
     for size in sizes:
@@ -46,10 +43,11 @@ def _draw_losses(ax: Axes, fit: Fit) -> None:
         label = f"{format_count(size, 3)} parameters" if few else None
         ax.plot(
             [run.tokens for run in here], [run.loss for run in here], "o",
-            color=colours[size], markersize=4, label=label,
+            color=colour_of[size], markersize=4, label=label,
         )  # fmt: skip
         if few:
-            ax.plot(line, [fit.law.loss(size, d) for d in line], color=colours[size], linewidth=1.2)
+            losses = [fit.law.loss(size, d) for d in line]
+            ax.plot(line, losses, color=colour_of[size], linewidth=1.2)
     label = f"{fit.what.capitalize()} (nats per token)"
     ax.set(xscale="log", yscale="log", xlabel="Tokens", ylabel=label)
     ax.set_title("Runs, and the law of each size" if few else "Runs, by size from dark to light")

@@ -73,7 +73,8 @@ def read_torchtitan(path: Path, cell: Cell) -> list[float]:
             continue
         step, tps = int(match[1]), float(match[2].replace(",", ""))
         first = not found or step <= found[-1][0]
-        found = [item for item in found if item[0] < step]
+        if first:
+            found = [item for item in found if item[0] < step]
         if tps > 0:
             found.append((step, 0.0 if first else cell.tokens_per_step / (tps * cell.gpus)))
     return [step_s for _, step_s in found if step_s]
@@ -90,7 +91,8 @@ def read_nanogpt(path: Path, cell: Cell) -> list[float]:
             continue
         step, step_s = int(match[1]), float(match[2]) / 1e3
         first = not found or step <= found[-1][0]
-        found = [item for item in found if item[0] < step]
+        if first:
+            found = [item for item in found if item[0] < step]
         found.append((step, 0.0 if first or evaluated else step_s))
         evaluated = False
     return [step_s for _, step_s in found if step_s]

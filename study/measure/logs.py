@@ -82,16 +82,14 @@ def read_run(folder: str | Path) -> Run | None:
 
 def is_stale(cell: Cell, summary: RunSummary) -> bool:
     """Return whether the settings of a run differ from the current ones of its cell."""
-    return summary.fingerprint != cell.run.fingerprint(cell.gpus)
+    return summary.fingerprint != cell.fingerprint
 
 
 def is_up_to_date(cell: Cell) -> bool:
     """Return whether a cell's run is complete, with the cell's current settings."""
     try:
         facts = json.loads(Path(cell.folder, SUMMARY).read_bytes())
-        return facts["status"] == "completed" and facts["fingerprint"] == cell.run.fingerprint(
-            cell.gpus
-        )
+        return facts["status"] == "completed" and facts["fingerprint"] == cell.fingerprint
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -114,7 +112,7 @@ def read_runs(grid: Grid) -> list[tuple[Cell, Run]]:
             continue
         if run.summary.params != cell.params:
             raise ConfigError(
-                f"{cell.folder}/run.json",
+                f"{cell.folder}/{SUMMARY}",
                 [
                     f"params: found {run.summary.params:,}; expected {cell.params:,}, the "
                     f"study's count for model '{cell.model}'"

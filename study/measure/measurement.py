@@ -50,7 +50,7 @@ def read_measurements(csv_path: str | Path, grid: Grid, ended: bool = False) -> 
         cell = cells.get(CELL_NAME.format(**vars(row)))
         if cell is None or row.step_ms_p50 is None:
             continue
-        if ended or row.fingerprint == cell.run.fingerprint(cell.gpus):
+        if ended or row.fingerprint == cell.fingerprint:
             measurements.append(_measurement(cell, row))
     return measurements
 

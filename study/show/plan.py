@@ -16,6 +16,7 @@ from study.estimate.time_table import format_count, format_interval, format_seco
 from study.grid import Cell, Grid
 from study.jobs.launch import request_line
 from study.measure.logs import is_stale, read_summary
+from trainer.records import RunSummary
 
 TO_RUN = ("to run", "partly", "failed", "stale")
 """States of cells that will be trained."""
@@ -50,7 +51,7 @@ def plan_table(grid: Grid, forecast: Forecast) -> list[PlanRow]:
     """
     rows = []
     for cell in grid:
-        state, detail = find_state(cell)
+        state, detail = find_state(cell, read_summary(cell.folder) if cell.measure else None)
         estimate = forecast.estimate(cell)
         request = (
             request_line(cell.cluster_config, cell.gpus, forecast.needs(cell))
@@ -78,11 +79,10 @@ def find_warning(cell: Cell, estimate: Estimate) -> str:
     return "; ".join(warnings)
 
 
-def find_state(cell: Cell) -> tuple[str, str]:
-    """Return the state of a cell, and a detail for people."""
+def find_state(cell: Cell, summary: RunSummary | None) -> tuple[str, str]:
+    """Return the state of a cell with the run.json of its run, and a detail for people."""
     if not cell.measure:
         return "estimate only", ""
-    summary = read_summary(cell.folder)
     if summary is None:
         return "to run", ""
     if is_stale(cell, summary):

@@ -6,10 +6,10 @@ count; marker the variant. Equal input gives equal bytes.
 
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -93,6 +93,7 @@ LEGEND_LINE = 0.215
 """Height of a line of the legend, inches."""
 
 Curve = tuple[Cell, Run]
+Size = TypeVar("Size")
 GetX = Callable[[Cell, Any], float]
 
 
@@ -116,25 +117,29 @@ class Style:
         """Return the style of a study's cells."""
         by_size = sorted(((cell.model, cell.params) for cell in grid), key=lambda item: item[1])
         sizes = dict(by_size)
-        colours: Sequence[Any] = OKABE_ITO
-        if len(sizes) > len(OKABE_ITO):  # too many to tell apart by hue: dark to light by size
-            colours = list(mpl.colormaps["viridis"](np.linspace(0, 0.92, len(sizes))))
         gpus = sorted({cell.gpus for cell in grid})
         variants = dict.fromkeys(["base", *(cell.variant for cell in grid)])
-        first: dict[Any, str] = {}
-        for cell in grid:
-            first.setdefault((cell.cluster, cell.model, cell.gpus, cell.variant), cell.name)
+        first = {cell.name for cell in grid.configurations}
         return cls(
-            colours=dict(zip(sizes, colours, strict=False)),
+            colours=colours(sizes),
             lines={count: STYLES[i % len(STYLES)] for i, count in enumerate(gpus)},
             markers={name: MARKERS[i % len(MARKERS)] for i, name in enumerate(variants)},
             sizes=sizes,
-            thin=frozenset({cell.name for cell in grid} - set(first.values())),
+            thin=frozenset(cell.name for cell in grid if cell.name not in first),
         )
 
     def width(self, cell: Cell) -> float:
         """Return the line width of a cell, points."""
         return 0.8 if cell.name in self.thin else 1.8
+
+
+def colours(sizes: Collection[Size]) -> dict[Size, Any]:
+    """Return the colour of each model size, given in ascending order."""
+    if len(sizes) <= len(OKABE_ITO):
+        return dict(zip(sizes, OKABE_ITO, strict=False))
+    # Too many to tell apart by hue: dark to light by size.
+    shades = mpl.colormaps["viridis"](np.linspace(0, 0.92, len(sizes)))
+    return dict(zip(sizes, shades, strict=True))
 
 
 def plot_loss_curves(grid: Grid, runs: Sequence[Curve], folder: Path) -> list[Path]:

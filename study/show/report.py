@@ -65,7 +65,8 @@ def render_report(
 
     The same input gives the same page. Missing figures are listed on it.
     """
-    states = [(cell, *find_state(cell)) for cell in grid.measured]
+    runs = [(cell, read_summary(cell.folder)) for cell in grid.measured]
+    states = [(cell, *find_state(cell, summary)) for cell, summary in runs]
     missing = [(cell.name, state, detail) for cell, state, detail in states if state != "measured"]
     estimate_only = [cell.name for cell in grid if not cell.measure]
     environment = jinja2.Environment(
@@ -79,7 +80,7 @@ def render_report(
         study=grid.study.study,
         cells=len(grid.measured),
         measured=len(states) - len(missing),
-        facts=_facts(grid),
+        facts=_facts([run for cell, run in runs if run is not None and not is_stale(cell, run)]),
         estimates=[
             Table(*time_table.readable_estimates(rows))
             for rows in time_table.by_horizon(estimates).values()
@@ -101,11 +102,8 @@ def _clusters(grid: Grid) -> list[tuple[str, Any]]:
     return list({cell.cluster: cell.cluster_config for cell in grid}.items())
 
 
-def _facts(grid: Grid) -> list[tuple[str, str]]:
+def _facts(runs: Sequence[RunSummary]) -> list[tuple[str, str]]:
     """Return the hosts, processors and software of the runs, each distinct value once."""
-    found = [read_summary(cell.folder) for cell in grid.measured]
-    pairs = zip(grid.measured, found, strict=True)
-    runs = [run for cell, run in pairs if run is not None and not is_stale(cell, run)]
 
     def versions(run: RunSummary) -> Iterable[str | None]:
         named = {"Python": run.versions.python, "torch": run.versions.torch}
