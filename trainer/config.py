@@ -8,11 +8,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from trainer.layers import Layer, Merged, merge, nest
 from trainer.problems import ConfigError, Problem, RuleError
-from trainer.settings import IsNumber, Settings, suggest, validate
+from trainer.settings import IsNumber, Settings, report_with, suggest, validate
 from trainer.yaml_files import (
     Document,
     dump_yaml,
@@ -81,18 +87,20 @@ class ModelConfig(Settings):
         "seed": "the run's seed draws the initial weights; set seed",
     }
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _complete_heads(cls, values: Any) -> Any:
+    def _complete_heads(
+        cls, values: Any, build: ModelWrapValidatorHandler["ModelConfig"]
+    ) -> "ModelConfig":
         """Derive a missing n_heads or head_dim from the other."""
         if not isinstance(values, Mapping):
-            return values
+            return build(values)
         values = {
             key: value
             for key, value in values.items()
             if value is not None or key not in ("n_heads", "head_dim")
         }
-        dim = values.get("dim")
+        dim, broken = values.get("dim"), None
         for given, other in (("n_heads", "head_dim"), ("head_dim", "n_heads")):
             count = values.get(given)
             if other in values or not _are_positive_integers(dim, count):
@@ -100,11 +108,11 @@ class ModelConfig(Settings):
             if dim % count:
                 message = f"= {count} does not divide dim = {dim}"
                 hint = f"try {_nearest_divisor(dim, count)}"
-                raise RuleError([given, "dim"], f"{message}; {hint}")
-            values[other] = dim // count
+                broken = RuleError([given, "dim"], f"{message}; {hint}")
+            values[other] = 2 if broken else dim // count
         if "n_heads" not in values and "head_dim" not in values:
             values["head_dim"] = 2  # report only n_heads as missing
-        return values
+        return build(values) if broken is None else report_with(broken, build, values)
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "ModelConfig":

@@ -5,9 +5,9 @@ All problems are reported together, so that they can be fixed in one go.
 
 import difflib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -18,6 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails
 
 from trainer.kinds import Kinds, check_number
 from trainer.layers import Layer, Merged
@@ -73,6 +74,23 @@ def validate(cls: type[SettingsT], data: Mapping[str, Any] | Merged, source: str
         merged = data if isinstance(data, Merged) else Merged([Layer(values)])
         problems = [merged.trace(problem) for problem in problems]
     raise ConfigError(source, problems)
+
+
+def report_with(broken: RuleError, build: Callable[[Any], Any], values: Any) -> NoReturn:
+    """Raise `broken` of the settings that `build` makes, with what is wrong with single keys."""
+    try:
+        build(values)
+    except ValidationError as error:
+        found = [
+            InitErrorDetails(
+                type=item["type"], loc=item["loc"], input=item["input"], ctx=item.get("ctx", {})
+            )
+            for item in error.errors()
+            if item["loc"]  # other rules of the same settings may follow from this one
+        ]
+        found.append(InitErrorDetails(type="value_error", input=values, ctx={"error": broken}))
+        raise ValidationError.from_exception_data(error.title, found) from None
+    raise broken
 
 
 def problems_of(cls: type[Settings], values: Any, error: ValidationError) -> list[Problem]:

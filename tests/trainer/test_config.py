@@ -85,6 +85,19 @@ def test_command_line_overrides_the_file(config_file: Path) -> None:
     assert config.eval is not None
 
 
+@pytest.mark.parametrize(("heads", "derived"), [("n_heads", "head_dim"), ("head_dim", "n_heads")])
+def test_heads_that_do_not_divide_are_reported_beside_other_mistakes(
+    config_file: Path, heads: str, derived: str
+) -> None:
+    model = f"model={{{heads}: 7, {derived}: null, n_kv_heads: 4, n_layers: many, norm: 1}}"
+    found = problems(config_file, model)
+    assert sorted(found) == [
+        f"model.{heads} = 7 does not divide dim = 64; try 8",
+        "model.n_layers: found 'many'; expected a number",
+        "model.norm: unknown key; did you mean 'norm_eps'?",
+    ]
+
+
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [

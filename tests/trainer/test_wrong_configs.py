@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -156,6 +156,7 @@ def test_a_valid_config_is_accepted(tmp_path: Path, no_training: None) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(wrong=st.lists(mistakes(), min_size=1, max_size=3))
+@example(wrong=[("delete", ("model", "n_layers"), None), ("set", ("model", "n_heads"), 2**63)])
 def test_every_wrong_config_is_rejected_with_its_keys(
     tmp_path_factory: pytest.TempPathFactory, no_training: None, wrong: list[Any]
 ) -> None:
