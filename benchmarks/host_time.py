@@ -35,6 +35,7 @@ from trainer.loop.learner import Learner, decide
 from trainer.loop.session import open_session
 from trainer.loop.step import compute_step
 from trainer.loop.stop_signal import StopSignal
+from trainer.loop.summary import open_journal
 from trainer.loop.train import begin, take_step
 from trainer.startup import Startup
 from trainer.tokens.shards import open_shards
@@ -91,6 +92,7 @@ def ours(
     agree(0, world)
     shards = open_shards(config.data)
     session = open_session(config, decide(config, world), Startup(), world, shards, "start")
+    open_journal(session)
     step = TimedStep(session.learner)
     session.learner.graph = step
     stop, numbers = StopSignal(world), iter(range(1, config.steps + 1))

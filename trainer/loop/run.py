@@ -11,11 +11,12 @@ from trainer.folder import failure
 from trainer.folder.run_folder import Action, Lock, choose_action, is_completed
 from trainer.folder.trackers import check_trackers
 from trainer.loop.learner import build_model, set_up_process
-from trainer.loop.session import content_keys, open_session
+from trainer.loop.session import open_session
+from trainer.loop.summary import open_journal
 from trainer.loop.train import train
 from trainer.model.model import Transformer
 from trainer.startup import Startup
-from trainer.tokens.shards import open_shards
+from trainer.tokens.shards import content_keys, open_shards
 from trainer.world import World, agree, barrier, get_world, process_group
 
 LOCK_POLL_S = 1.0
@@ -94,6 +95,7 @@ def _run(
         return 0
     session = open_session(config, choices, startup, world, shards, action, model)
     try:
+        open_journal(session)
         return train(session)
     except BaseException:
         session.journal.end("failed")

@@ -1,28 +1,25 @@
 """The state of one attempt: learner, data and files, created or restored here."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer import host
 from trainer.config import RunConfig
-from trainer.execution.choices import Choices, has_bf16
-from trainer.flops import flops_per_token, mean_context
+from trainer.execution.choices import Choices
+from trainer.flops import flops_per_token
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import Position
 from trainer.folder.journal import Journal
 from trainer.folder.metrics import LossMean, RecordTimer
 from trainer.folder.profiler import Profiler
-from trainer.folder.run_folder import Action, describe_software, now, read_summary, set_aside
-from trainer.loop.feed import preparation
+from trainer.folder.run_folder import Action, read_summary, set_aside
+from trainer.loop.feed import attention_context, open_loader
 from trainer.loop.learner import Learner, build_learner
 from trainer.machine_load import MachineLoad
-from trainer.model.model import DocumentBorder, Transformer
-from trainer.records import Attempt, Layout, RunSummary, UsedChoices
+from trainer.model.model import Transformer
 from trainer.startup import Startup
-from trainer.tokens.context import documents_context, first_inputs
 from trainer.tokens.data import BatchLoader
 from trainer.tokens.shards import Shards
-from trainer.world import RankHost, World, cores_per_rank, device_name, gather_hosts
+from trainer.world import RankHost, World, device_name, gather_hosts
 
 
 @dataclass
@@ -44,6 +41,8 @@ class Session:
     flops_per_token: float
     """Model FLOPs per token at that context, forward and backward."""
     losses: LossMean
+    ranks: list[RankHost]
+    """Where each rank runs."""
     load: MachineLoad
     timer: RecordTimer = field(default_factory=RecordTimer)
 
@@ -59,11 +58,6 @@ class Session:
         self.profiler.close()
 
 
-def content_keys(shards: dict[str, Shards]) -> dict[str, str]:
-    """Return source -> key of its content; changed text makes a different run."""
-    return {source: shard.key for source, shard in shards.items()}
-
-
 def open_session(
     config: RunConfig,
     choices: Choices,
@@ -73,7 +67,7 @@ def open_session(
     action: Action,
     model: Transformer | None = None,
 ) -> Session:
-    """Build the model and optimizer, restore the newest checkpoint, open the output files.
+    """Build the model and optimizer, restore the newest checkpoint, open the data.
 
     `model` is that of `build_model`, if already built.
     """
@@ -84,10 +78,10 @@ def open_session(
     learner = build_learner(config, choices, world, model, kept)
     start = _restore(config, folder, learner, world, action)
     startup.mark("model")
-    loader = _open_loader(config, shards, world, start.step)
-    context = _attention_context(config, learner.model.border, loader, shards)
+    loader = open_loader(config, shards, world, start.step)
+    context = attention_context(config, learner.model.border, loader, shards)
     ranks = gather_hosts(world)
-    session = Session(
+    return Session(
         config=config,
         world=world,
         startup=startup,
@@ -99,17 +93,13 @@ def open_session(
         profiler=Profiler(config.profiling, folder, world, start.step),
         journal=Journal(config, folder, start.step, startup),
         losses=LossMean(world.device, start.loss_sum, start.loss_steps),
+        ranks=ranks,
         load=_machine_load(ranks),
         attention_context=context,
         flops_per_token=flops_per_token(
             config.model, config.data.tokenizer.vocab_size, config.data.seq_len, context=context
         ),
     )
-    if world.is_main:
-        summary = _summarize(session, ranks)
-        session.journal.open(summary)
-        _announce(config, summary)
-    return session
 
 
 def _kept_attention(folder: Path, world: World) -> str | None:
@@ -142,95 +132,8 @@ def _restore(
     return start
 
 
-def _open_loader(
-    config: RunConfig, shards: dict[str, Shards], world: World, done: int
-) -> BatchLoader:
-    """Return the loader of the batches after step `done`."""
-    return BatchLoader(
-        shards,
-        config.data,
-        seed=config.seed if config.data.seed is None else config.data.seed,
-        grad_acc_steps=config.grad_acc_steps,
-        rank=world.data_rank,
-        world=world.data_size,
-        start_step=done,
-        stop_step=config.steps,
-        prepare=preparation(world.device),
-    )
-
-
-def _attention_context(
-    config: RunConfig, border: DocumentBorder | None, loader: BatchLoader, shards: dict[str, Shards]
-) -> float:
-    """Return the mean number of keys that a token attends to; in a long run, at its beginning."""
-    window = config.model.sliding_window
-    if border is None:
-        return mean_context(config.data.seq_len, window)
-    inputs = first_inputs(loader.order, shards, config.steps * loader.global_batch)
-    return documents_context(inputs, border.token, border.opens, window)
-
-
-def _summarize(session: Session, ranks: list[RankHost]) -> RunSummary:
-    """Return run.json as of the start of an attempt."""
-    config, world, learner = session.config, session.world, session.learner
-    hosts = {rank.host: rank.address for rank in ranks}
-    replicas, shards = config.distributed.data_parallel(world.size)
-    fingerprint = config.fingerprint(world.size)
-    attempt = Attempt(
-        attempt=1,  # RunFile numbers it
-        start=now(),
-        fingerprint=fingerprint,
-        gpus=world.size,
-        hosts=tuple(hosts),
-        first_step=session.start.step + 1,
-    )
-    return RunSummary(
-        status="running",
-        name=config.name,
-        params=sum(parameter.numel() for parameter in learner.model.parameters()),
-        device=config.device,
-        gpu_name=device_name(world),
-        gpus=world.size,
-        nodes=world.nodes,
-        hosts=tuple(hosts),
-        addresses=tuple(hosts.values()),
-        layout=Layout(dp_replicate=replicas, dp_shard=shards, tp_size=world.tp_size),
-        cores_per_rank=cores_per_rank(ranks),
-        machine_cores=session.load.cores,
-        choices=UsedChoices(**asdict(learner.choices)),
-        **describe_software(),
-        fingerprint=fingerprint,
-        trajectory=session.start.trajectory,
-        content=content_keys(session.shards),
-        attention_context=session.attention_context,
-        steps_done=session.start.step,
-        attempts=(attempt,),
-    )
-
-
 def _machine_load(ranks: list[RankHost]) -> MachineLoad:
     """Return the counter of the load on the main process's machine."""
     here = [rank for rank in ranks if rank.host == ranks[0].host]
     cores = frozenset[int]().union(*(rank.cores for rank in here))
     return MachineLoad([rank.pid for rank in here], cores)
-
-
-def _announce(config: RunConfig, summary: RunSummary) -> None:
-    """Print model and devices, and warn of what slows the run down."""
-    gpus = summary.gpus or 1
-    print(
-        f"{config.name}: {summary.params:,} parameters on {gpus} x {summary.gpu_name}, "
-        f"{config.tokens_per_step(gpus):,} tokens per step",
-        flush=True,
-    )
-    ranks = gpus // (summary.nodes or 1)
-    cores = round((summary.cores_per_rank or 1) * ranks)
-    problems = [host.find_complaint(config.device, cores, ranks)]
-    if config.device == "cpu" and config.distributed.model_dtype == "bf16" and not has_bf16():
-        problems.append(
-            "distributed.model_dtype = bf16: this processor has no bf16 instructions; fp32 is many "
-            "times faster"
-        )
-    for problem in problems:
-        if problem is not None:
-            print(f"warning: {problem}", flush=True)

@@ -67,6 +67,11 @@ def open_shards(data: DataConfig) -> dict[str, Shards]:
     return shards
 
 
+def content_keys(shards: dict[str, Shards]) -> dict[str, str]:
+    """Return source -> key of its content; changed text makes a different run."""
+    return {source: shard.key for source, shard in shards.items()}
+
+
 def ensure_shards(
     root_dir: str | Path,
     source: str,

@@ -1,0 +1,79 @@
+"""run.json and the terminal at the start of an attempt: what runs, and where."""
+
+from dataclasses import asdict
+
+from trainer import host
+from trainer.config import RunConfig
+from trainer.execution.choices import has_bf16
+from trainer.folder.run_folder import describe_software, now
+from trainer.loop.session import Session
+from trainer.records import Attempt, Layout, RunSummary, UsedChoices
+from trainer.tokens.shards import content_keys
+from trainer.world import cores_per_rank, device_name
+
+
+def open_journal(session: Session) -> None:
+    """Open the output files and announce the run, on the main process."""
+    if session.world.is_main:
+        summary = _summarize(session)
+        session.journal.open(summary)
+        _announce(session.config, summary)
+
+
+def _summarize(session: Session) -> RunSummary:
+    """Return run.json as of the start of an attempt."""
+    config, world = session.config, session.world
+    hosts = {rank.host: rank.address for rank in session.ranks}
+    replicas, shards = config.distributed.data_parallel(world.size)
+    fingerprint = config.fingerprint(world.size)
+    attempt = Attempt(
+        attempt=1,  # RunFile numbers it
+        start=now(),
+        fingerprint=fingerprint,
+        gpus=world.size,
+        hosts=tuple(hosts),
+        first_step=session.start.step + 1,
+    )
+    return RunSummary(
+        status="running",
+        name=config.name,
+        params=sum(parameter.numel() for parameter in session.learner.model.parameters()),
+        device=config.device,
+        gpu_name=device_name(world),
+        gpus=world.size,
+        nodes=world.nodes,
+        hosts=tuple(hosts),
+        addresses=tuple(hosts.values()),
+        layout=Layout(dp_replicate=replicas, dp_shard=shards, tp_size=world.tp_size),
+        cores_per_rank=cores_per_rank(session.ranks),
+        machine_cores=session.load.cores,
+        choices=UsedChoices(**asdict(session.learner.choices)),
+        **describe_software(),
+        fingerprint=fingerprint,
+        trajectory=session.start.trajectory,
+        content=content_keys(session.shards),
+        attention_context=session.attention_context,
+        steps_done=session.start.step,
+        attempts=(attempt,),
+    )
+
+
+def _announce(config: RunConfig, summary: RunSummary) -> None:
+    """Print model and devices, and warn of what slows the run down."""
+    gpus = summary.gpus or 1
+    print(
+        f"{config.name}: {summary.params:,} parameters on {gpus} x {summary.gpu_name}, "
+        f"{config.tokens_per_step(gpus):,} tokens per step",
+        flush=True,
+    )
+    ranks = gpus // (summary.nodes or 1)
+    cores = round((summary.cores_per_rank or 1) * ranks)
+    problems = [host.find_complaint(config.device, cores, ranks)]
+    if config.device == "cpu" and config.distributed.model_dtype == "bf16" and not has_bf16():
+        problems.append(
+            "distributed.model_dtype = bf16: this processor has no bf16 instructions; fp32 is many "
+            "times faster"
+        )
+    for problem in problems:
+        if problem is not None:
+            print(f"warning: {problem}", flush=True)
