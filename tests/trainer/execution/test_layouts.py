@@ -51,18 +51,15 @@ LAYOUTS = {
         "ddp-tp": [f"{TP}2", *KEPT["full"]],
     },
     8: {
-        "ddp": [],
         "fsdp": [FULL],
-        "hsdp": [FULL, f"{SHARDS}4"],
         "fsdp-tp": [FULL, f"{TP}4"],
-        "ddp-tp": [f"{TP}2"],
         "hsdp-tp": [FULL, f"{SHARDS}2", f"{TP}2"],
     },
 }
 COMPILED = {
     1: {"one": [], "full": KEPT["full"]},
-    2: {name: LAYOUTS[2][name] for name in ("ddp", "fsdp", "tp", "fsdp-selective")},
-    4: {name: LAYOUTS[4][name] for name in ("hsdp", "fsdp-tp", "ddp-tp")},
+    2: {name: LAYOUTS[2][name] for name in ("ddp", "tp", "fsdp-selective")},
+    4: {name: LAYOUTS[4][name] for name in ("fsdp-tp", "ddp-tp")},
 }
 
 
