@@ -24,7 +24,7 @@ def test_two_cells_find_what_one_job_has_compiled(cluster: Cluster, tmp_path: Pa
     assert "compiled in" in log
     runs = [json.loads(path.read_text()) for path in study.results.rglob("runs/**/run.json")]
     assert sorted(run["gpus"] for run in runs) == [1, 2]
-    assert all(run["compiled"] for run in runs)
+    assert all(run["choices"]["compiled"] for run in runs)
     code = [path for path in tmp_path.glob("results/compile_cache/**/*") if path.is_file()]
     assert code
     assert max(path.stat().st_mtime for path in code) <= flag.stat().st_mtime
