@@ -91,7 +91,7 @@ test: lint
 # What another version of Python can break: checkpoints, exports and runs that go on. Tested on the
 # newest supported one at hand, in an environment of its own from the same lock.
 CHECKPOINT_TESTS := $(patsubst %,tests/trainer/%.py,folder/test_checkpoint commands/test_export \
-  loop/test_train)
+  loop/test_kills)
 
 test-newest: setup
 	@newest=$$(python python_versions.py newest); \
