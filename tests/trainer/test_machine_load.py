@@ -159,13 +159,15 @@ def spent_s(process: "subprocess.Popen[str]") -> float:
 
 
 def test_a_run_records_the_load_of_other_processes(runs: Runs) -> None:
-    """One thread and four processes that spin, on two cores: 1.6 cores for these."""
+    """One thread and four processes that spin: four fifths of the cores for these, at most four."""
     with spinning(4):
         runs.run("steps=100", "logging.freq=10", "checkpoint=null")
     loads = [record["machine/load"] for record in read_records(runs.out())]
     known = [load for load in loads[1:] if load is not None]
     facts = account(runs.out())
     assert known
-    assert sum(known) / len(known) > 1
-    assert facts["machine_load"] > 1
-    assert facts["machine_cores"] == len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
+    others = 4 * min(1, cores / 5)
+    assert 0.6 * others < sum(known) / len(known) < 1.1 * others
+    assert 0.6 * others < facts["machine_load"] < 1.1 * others
+    assert facts["machine_cores"] == cores

@@ -175,7 +175,7 @@ def test_a_waiting_command_can_be_stopped(machine: Machine) -> None:
     assert waiting.stdout is not None
     assert "process" in waiting.stdout.readline()
     find(waiting, *LOCK).terminate()
-    assert "alone" not in waiting.communicate(timeout=30)[0]
+    assert "alone" not in waiting.communicate(timeout=30)[0].splitlines()
     assert waiting.returncode == 128 + signal.SIGTERM
     assert alive(holder)
 

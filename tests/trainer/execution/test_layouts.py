@@ -109,7 +109,7 @@ def torchrun(runs: Runs, processes: int, lines: list[list[str]]) -> None:
         env=runs.environment(),
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

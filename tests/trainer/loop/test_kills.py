@@ -42,7 +42,7 @@ def wait_for_a_moment(process: subprocess.Popen[str], folder: Path, rng: random.
 
 
 def wait_until(process: subprocess.Popen[str], come: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while process.poll() is None and not come():
         assert time.monotonic() < deadline, "the run does not go on"
         time.sleep(0.0005)
@@ -61,8 +61,8 @@ def kill_one(process: subprocess.Popen[str], rng: random.Random) -> str:
         # The ranks have sessions of their own and outlive the launcher; the machine is to be free.
         for rank in ranks:
             rank.kill()
-    process.communicate(timeout=60)
-    psutil.wait_procs(ranks, timeout=40)
+    process.communicate(timeout=180)
+    psutil.wait_procs(ranks, timeout=90)
     return f"{number.name} to {'the launcher' if victim.pid == process.pid else 'a rank'}"
 
 
