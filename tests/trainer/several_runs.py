@@ -1,12 +1,16 @@
 """Several runs of the trainer in one set of processes, which are started only once.
 
-    torchrun --nproc_per_node=2 -m tests.trainer.several_runs runs.json
+    python -m tests.trainer.several_runs 2 runs.json
 
-runs.json is a list of command lines of the trainer. Each rank records the samples that it has read
-in each step, in samples-<rank>.json in the run's folder. Not a test by itself.
+The first argument is the number of processes, forked after the import of torch, which takes longer
+than these runs. runs.json is a list of command lines of the trainer. Each rank records the samples
+that it has read in each step, in samples-<rank>.json in the run's folder. Not a test by itself.
 """
 
 import json
+import multiprocessing
+import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,14 +37,38 @@ def note_samples() -> None:
     BatchLoader._gather = noted  # type: ignore[method-assign]
 
 
-if __name__ == "__main__":
-    # One group for all runs: torchrun's store still holds the keys of a destroyed group.
+def run_all(rank: int, processes: int, port: int, command_lines: list[list[str]]) -> None:
+    """Run them as one rank."""
+    os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"}
+    os.environ |= {"WORLD_SIZE": f"{processes}", "LOCAL_WORLD_SIZE": f"{processes}"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+    # One group for all runs: the store still holds the keys of a destroyed group.
     with process_group(get_world("cpu"), timeout_s=60) as wait_for_others:
         wait_for_others()
         note_samples()
-        for arguments in json.loads(Path(sys.argv[1]).read_text()):
+        for arguments in command_lines:
             READ.clear()
             config = load_run_config(arguments)
             assert run(config, Startup()) == 0
             file = Path(config.dump_dir, f"samples-{get_world('cpu').rank}.json")
             file.write_text(json.dumps(READ))
+
+
+def main() -> int:
+    processes, command_lines = int(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    ranks = [
+        fork.Process(target=run_all, args=(rank, processes, port, command_lines))
+        for rank in range(processes)
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    return max(abs(rank.exitcode or 0) for rank in ranks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -58,8 +58,11 @@ LAYOUTS = {
 }
 COMPILED = {
     1: {"one": [], "full": KEPT["full"]},
-    2: {name: LAYOUTS[2][name] for name in ("ddp", "tp", "fsdp-selective")},
-    4: {name: LAYOUTS[4][name] for name in ("fsdp-tp", "ddp-tp")},
+    4: {
+        "fsdp-selective": [FULL, *KEPT["selective"]],
+        "fsdp-tp": LAYOUTS[4]["fsdp-tp"],
+        "ddp-tp": LAYOUTS[4]["ddp-tp"],
+    },
 }
 
 
@@ -95,16 +98,11 @@ def samples(folder: Path, processes: int, settings: list[str]) -> list[list[list
     ]
 
 
-def torchrun(runs: Runs, processes: int, lines: list[list[str]]) -> None:
+def run_all(runs: Runs, processes: int, lines: list[list[str]]) -> None:
     file = runs.folder / f"runs-{processes}.json"
     file.write_text(json.dumps(lines))
-    program = ["-m", "tests.trainer.several_runs", str(file)]
-    start = [sys.executable, *program]
-    if processes > 1:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        start = [*launcher, f"--nproc_per_node={processes}", *program]
     done = subprocess.run(
-        start,
+        [sys.executable, "-m", "tests.trainer.several_runs", str(processes), str(file)],
         cwd=ROOT,
         env=runs.environment(),
         capture_output=True,
@@ -135,13 +133,13 @@ def assert_same_run(runs: Runs, name: str, processes: int, settings: list[str]) 
 
 def test_losses_do_not_depend_on_the_layout(runs: Runs) -> None:
     """20 steps with the same global batch; some then resume, from any checkpoint."""
-    torchrun(runs, 1, [arguments(runs, "one", 1, [])])
+    run_all(runs, 1, [arguments(runs, "one", 1, [])])
     for processes, layouts in LAYOUTS.items():
         lines = [
             arguments(runs, f"{name}{processes}", processes, settings)
             for name, settings in layouts.items()
         ]
-        torchrun(runs, processes, lines)
+        run_all(runs, processes, lines)
         for name, settings in layouts.items():
             assert_same_run(runs, f"{name}{processes}", processes, settings)
         layout = json.loads((runs.out(f"{name}{processes}") / "run.json").read_text())["layout"]
@@ -151,14 +149,14 @@ def test_losses_do_not_depend_on_the_layout(runs: Runs) -> None:
 
 
 def test_losses_do_not_depend_on_compiling(runs: Runs) -> None:
-    torchrun(runs, 1, [arguments(runs, "one", 1, [])])
+    run_all(runs, 1, [arguments(runs, "one", 1, [])])
     compiled = ["distributed.compile=true", f"distributed.compile_cache={runs.folder / 'cache'}"]
     for processes, layouts in COMPILED.items():
         lines = [
             arguments(runs, f"{name}{processes}", processes, [*settings, *compiled])
             for name, settings in layouts.items()
         ]
-        torchrun(runs, processes, lines)
+        run_all(runs, processes, lines)
         for name, settings in layouts.items():
             assert_same_run(runs, f"{name}{processes}", processes, settings)
             assert json.loads((runs.out(f"{name}{processes}") / "run.json").read_text())["choices"][
@@ -173,7 +171,7 @@ def _go_on_under_the_same_layout(runs: Runs) -> None:
     expected = [load_weights(folder, 20) for folder in folders]
     for folder in folders:
         _back_to_step_10(folder.parent)
-    torchrun(runs, 4, [arguments(runs, f"{name}4", 4, LAYOUTS[4][name]) for name in names])
+    run_all(runs, 4, [arguments(runs, f"{name}4", 4, LAYOUTS[4][name]) for name in names])
     for folder, weights in zip(folders, expected, strict=True):
         found = load_weights(folder, 20)
         assert all(torch.equal(found[key], weight) for key, weight in weights.items()), folder
@@ -194,7 +192,7 @@ def _go_on_under_another_layout(runs: Runs) -> None:
         lines[processes].append(arguments(runs, source, processes, LAYOUTS[processes][layout]))
     expected = losses(runs.out("ddp2"))
     for processes, commands in lines.items():
-        torchrun(runs, processes, commands)
+        run_all(runs, processes, commands)
     for source in pairs:
         facts = json.loads((runs.out(source) / "run.json").read_text())
         assert facts["attempts"][-1]["first_step"] == 11
