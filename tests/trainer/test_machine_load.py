@@ -168,6 +168,6 @@ def test_a_run_records_the_load_of_other_processes(runs: Runs) -> None:
     assert known
     cores = len(os.sched_getaffinity(0))
     others = 4 * min(1, cores / 5)
-    assert 0.6 * others < sum(known) / len(known) < 1.1 * others
-    assert 0.6 * others < facts["machine_load"] < 1.1 * others
+    assert sum(known) / len(known) > 0.65 * others
+    assert facts["machine_load"] > 0.65 * others
     assert facts["machine_cores"] == cores

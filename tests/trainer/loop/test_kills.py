@@ -61,8 +61,8 @@ def kill_one(process: subprocess.Popen[str], rng: random.Random) -> str:
         # The ranks have sessions of their own and outlive the launcher; the machine is to be free.
         for rank in ranks:
             rank.kill()
-    process.communicate(timeout=180)
-    psutil.wait_procs(ranks, timeout=90)
+    process.communicate(timeout=60)
+    psutil.wait_procs(ranks, timeout=40)
     return f"{number.name} to {'the launcher' if victim.pid == process.pid else 'a rank'}"
 
 

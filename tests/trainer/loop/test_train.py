@@ -20,7 +20,7 @@ def account(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
 
 
-def wait_for_step(folder: Path, step: int, timeout_s: float = 180) -> None:
+def wait_for_step(folder: Path, step: int, timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if (folder / "metrics.jsonl").exists() and any(s >= step for s, _ in losses_so_far(folder)):
@@ -109,7 +109,7 @@ def test_a_run_asked_to_stop_saves_and_reports_it(runs: Runs, number: signal.Sig
     process = runs.start("steps=2000", "checkpoint={}")
     wait_for_step(runs.out(), 10)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
     facts = account(runs.out())
     assert facts["status"] == "preempted"
@@ -130,9 +130,9 @@ def test_a_signal_to_the_launcher_saves_on_all_ranks(runs: Runs, number: signal.
     wait_for_step(runs.out(), 10)
     ranks = psutil.Process(process.pid).children()
     process.send_signal(number)
-    process.communicate(timeout=180)
+    process.communicate(timeout=60)
     assert process.returncode != 0
-    _, alive = psutil.wait_procs(ranks, timeout=90)
+    _, alive = psutil.wait_procs(ranks, timeout=30)
     assert not alive
     facts = account(runs.out())
     assert facts["status"] == "preempted"
@@ -155,7 +155,7 @@ def test_a_signal_to_any_rank_ends_all_with_one_exit_code(
     ]
     wait_for_step(runs.out(), 10)
     ranks[victim].send_signal(number)
-    output = [rank.communicate(timeout=180)[0] for rank in ranks]
+    output = [rank.communicate(timeout=60)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [EXIT_PREEMPTED, EXIT_PREEMPTED], output
     assert EXIT_PREEMPTED not in (0, 1, 128 + number)
     assert account(runs.out())["status"] == "preempted"
