@@ -178,7 +178,17 @@ class Evidence(Settings):
 
     file: str
     """Path of the table or log."""
-    format: Literal["csv", "throughput", "lingua", "torchtitan", "nanogpt"] = "csv"
+    format: Literal[
+        "csv",
+        "throughput",
+        "lingua",
+        "torchtitan",
+        "nanogpt",
+        "nanochat",
+        "litgpt",
+        "trainer_state",
+        "wandb",
+    ] = "csv"
     """csv: columns cluster, model, gpus and a speed; throughput: an earlier study's throughput.csv,
     next to its study.yaml; the others: a log of one run with that trainer."""
     by: str | None = None

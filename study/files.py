@@ -1,15 +1,34 @@
-"""Write files, and convert tables from and to CSV."""
+"""Open text as people save it, write files, and convert tables from and to CSV."""
 
+import codecs
 import csv
 import io
+import math
 import types
 import typing
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from trainer.config import ConfigError
 from trainer.files import write_atomically
+
+
+def open_text(path: str | Path, *, errors: str = "strict", newline: str | None = None) -> TextIO:
+    """Open a UTF-8 text file, or a UTF-16 one that begins with a byte order mark.
+
+    `errors` and `newline` are those of `open`. Raises ConfigError if the file cannot be opened.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(2)
+        marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        encoding = "utf-16" if start in marks else "utf-8-sig"
+        return Path(path).open(encoding=encoding, errors=errors, newline=newline)
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(str(path), [f"cannot be read: {reason}"]) from None
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -49,6 +68,14 @@ def _parse(text: str, hint: Any) -> Any:
     kinds = typing.get_args(hint) if is_union else (hint,)
     if text == "" and type(None) in kinds:
         return None
+    known = typing.get_args(kinds[0]) if typing.get_origin(kinds[0]) is typing.Literal else None
+    if kinds[0] is bool:
+        known = ("True", "False")
+    if known is not None and text not in known:
+        raise ValueError(f"found {text!r}; expected {' or '.join(known)}")
     if kinds[0] is bool:
         return text == "True"
-    return text if typing.get_origin(kinds[0]) is typing.Literal else kinds[0](text)
+    value = text if known is not None else kinds[0](text)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"found {text!r}; expected a finite number")
+    return value

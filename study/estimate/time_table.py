@@ -1,11 +1,11 @@
 """Read time_estimates.csv, and write the time table as Markdown for people."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
+from study.csv_tables import read_csv
 from study.estimate.estimate import VERIFIED, Estimate
 from study.files import parse_row
 from trainer.config import ConfigError
@@ -13,11 +13,9 @@ from trainer.config import ConfigError
 
 def read_estimates(csv_path: str | Path) -> list[Estimate]:
     """Return the rows of a time_estimates.csv. Raises ConfigError."""
+    table = read_csv(csv_path)
     try:
-        with Path(csv_path).open(encoding="utf-8", newline="") as file:
-            return [parse_row(Estimate, row) for row in csv.DictReader(file)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(csv_path), [f"cannot be read: {error}"]) from None
+        return [parse_row(Estimate, row.cells) for row in table.rows]
     except (KeyError, TypeError, ValueError) as error:
         problem = f"not a time-estimate table: {error!r}; recreate it with `estimate`"
         raise ConfigError(str(csv_path), [problem]) from None

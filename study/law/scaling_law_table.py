@@ -1,6 +1,5 @@
 """The scaling law as files: the losses that it is fitted to, and its tables."""
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from statistics import median
 import numpy as np
 from tabulate import tabulate
 
+from study.csv_tables import read_csv
 from study.estimate.time_table import format_count
 from study.grid import Grid
 from study.law.scaling_law import (
@@ -112,12 +112,9 @@ def read_losses(path: Path, drop_highest: int = 0) -> list[TrainedModel]:
 
     `drop_highest` is the number of rows with the highest loss to leave out. Raises ConfigError.
     """
+    table = read_csv(path)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(line for line in file if not line.startswith("#"))
-            rows = [_run(number, row) for number, row in enumerate(reader, start=2)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
+        rows = [_run(row.line, row.cells) for row in table.rows]
     except ValueError as error:
         raise ConfigError(str(path), [str(error)]) from None
     return sorted(rows, key=lambda run: run.loss)[: max(0, len(rows) - drop_highest)]

@@ -1,10 +1,10 @@
 """Rows of throughput.csv: their type, and the only reader and writer of the file."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from study.csv_tables import read_csv
 from study.files import parse_row, to_csv, write_file
 from trainer.config import ConfigError
 from trainer.execution.choices import Dtype
@@ -101,23 +101,17 @@ def read_rows(csv_path: str | Path) -> list[ThroughputRow]:
 
     Raises ConfigError if the file cannot be read, or is not a throughput table.
     """
-    try:
-        with Path(csv_path).open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            found, lines = reader.fieldnames or [], list(reader)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(str(csv_path), [f"cannot be read: {reason}"]) from None
-    missing = [name for name in ("cluster", "model", "fingerprint") if name not in found]
+    table = read_csv(csv_path)
+    missing = [name for name in ("cluster", "model", "fingerprint") if name not in table.columns]
     if missing:
         problem = f"not a throughput table: no column '{missing[0]}'; {AGAIN}"
         raise ConfigError(str(csv_path), [problem])
     rows = []
-    for number, line in enumerate(lines, start=2):
+    for row in table.rows:
         try:
-            rows.append(parse_row(ThroughputRow, line))
+            rows.append(parse_row(ThroughputRow, row.cells))
         except (KeyError, TypeError, ValueError) as error:
-            problem = f"line {number}: not a row of a throughput table: {error!r}; {AGAIN}"
+            problem = f"line {row.line}: not a row of a throughput table: {error!r}; {AGAIN}"
             raise ConfigError(str(csv_path), [problem]) from None
     return rows
 
