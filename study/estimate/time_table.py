@@ -6,7 +6,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from study.csv_tables import read_csv
-from study.estimate.estimate import VERIFIED, Estimate
+from study.estimate.estimate import MEASURED_STEPS, PREDICTED_STARTUP, VERIFIED, Estimate
 from study.files import parse_row
 from trainer.config import ConfigError
 
@@ -69,9 +69,11 @@ def readable_estimates(estimates: Sequence[Estimate]) -> tuple[list[str], list[l
 
 def _note(item: Estimate) -> str:
     """Return the basis of an estimate, who measured it, and why it is uncertain."""
-    if item.basis != VERIFIED:
+    if item.basis not in (VERIFIED, MEASURED_STEPS):
         return f"{item.basis}, {item.method}"
-    note = f"{VERIFIED} by {item.by}" if item.by else VERIFIED
+    note = f"{item.basis} by {item.by}" if item.by else item.basis
+    if item.method == PREDICTED_STARTUP:
+        note += ", start-up predicted"
     if item.doubt:
         note += f", {item.doubt}"
     if item.measured_steps is not None:

@@ -158,6 +158,7 @@ def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
         startup_s=None,
         wall_s=None,
         peak_memory_gib=None,
+        steps_only=True,
     )
 
 

@@ -4,7 +4,7 @@ The first interval of every attempt includes start-up and compilation and is lef
 intervals that include a checkpoint or an evaluation.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -82,9 +82,8 @@ def _check_tokens(log: TrainingLog, cell: Cell) -> None:
     logged, expected = log.tokens_per_step, cell.tokens_per_step
     if logged is not None and abs(logged - expected) > SAME * expected:
         message = (
-            f"about {logged:,.0f} tokens per step; {cell.model} on {cell.gpus} GPUs has "
-            f"{expected:,} with the settings of the study and of this entry's `run`; expected the "
-            "settings of the logged run"
+            f"found about {logged:,.0f} tokens per step; expected {expected:,}, which the study "
+            f"and this entry's `run` set for {cell.model} on {cell.gpus}x GPU"
         )
         raise ConfigError(log.source, [message])
 
@@ -98,27 +97,39 @@ def _save_periods(cell: Cell) -> list[int]:
 def mark_attempts(records: Iterable[LogRecord]) -> tuple[LogRecord, ...]:
     """Return each step of a log once, with the first record of each attempt marked.
 
-    The later attempt counts if steps were done again. An attempt starts where the log says so
-    (`starts`), or where the steps go back. A step that is seen again, or the last but one
-    while fewer ranks have printed it than printed others, is another rank's and left out. Takes
-    time in proportion to the number of records.
+    An attempt starts where the log says so (`starts`), or where the steps go back; it replaces the
+    earlier records of the steps that it does again. A step that is seen twice is another rank's and
+    left out; so is the last but one, if fewer ranks have printed it than printed others, or if the
+    log then goes on beyond the last. Takes time in proportion to the number of records.
     """
+    given = list(records)
     kept: list[LogRecord] = []
     printed: dict[int, int] = {}  # step of this attempt -> how many have printed it
-    ranks = 1
-    starts, pauses = True, False
-    for record in records:
+    ranks, starts, pauses = 1, True, False
+    for record, following in zip(given, _following(given), strict=True):
         step = record.step
         starts, pauses = starts or record.starts, pauses or record.pauses
-        behind = bool(kept) and step < kept[-1].step
-        late = 0 < printed.get(step, 0) < ranks and len(kept) > 1 and step == kept[-2].step
-        if starts or (behind and not late):
+        top = kept[-1].step if kept else step
+        is_last_but_one = step in printed and len(kept) > 1 and step == kept[-2].step
+        late = is_last_but_one and (printed[step] < ranks or following > top)
+        if starts or (step < top and not late):
             starts, printed = True, {}
             while kept and kept[-1].step >= step:
                 kept.pop()
         printed[step] = printed.get(step, 0) + 1
         ranks = max(ranks, printed[step])
-        if starts or not kept or step > kept[-1].step:
+        if starts or step > top:
             kept.append(replace(record, starts=starts, pauses=pauses))
             starts, pauses = False, False
     return tuple(kept)
+
+
+def _following(records: Sequence[LogRecord]) -> list[int]:
+    """Return for each record the next other step; its own at the end of the log."""
+    found = []
+    step = after = records[-1].step if records else 0
+    for record in reversed(records):
+        if record.step != step:
+            step, after = record.step, step
+        found.append(after)
+    return found[::-1]
