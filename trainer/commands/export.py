@@ -181,7 +181,7 @@ def _card(settings: RunConfig, step: int, loading: str) -> str:
         f"# {settings.name}\n\n"
         f"Step {step} of {settings.steps}, for transformers' `LlamaForCausalLM`, float32. Trained "
         f"on sequences of {settings.data.seq_len} tokens, with {bos}BOS before and {eos}EOS after "
-        f"each document; the tokenizer adds neither.\n\n{loading}\n"
+        f"each document.\n\n{loading}\n"
     )
 
 
