@@ -108,6 +108,8 @@ def test_the_pages_learning_rates() -> None:
 
 def test_the_pages_end_of_a_cycle() -> None:
     config = OptimConfig(lr=1.0, cycle_length=0.5, lr_min_ratio=0.1)
+    assert lingua_factor(OptimConfig(), 500, 500) == 1.0  # a run with more steps goes on there
+    assert "the formula at step 500 of 500 is 1" in said()
     for step, theirs, ours in table("step", "lingua's formula", "ours"):
         assert float(ours) == pytest.approx(learning_rate(config, int(step), 100), abs=1e-6)
         assert float(theirs) == pytest.approx(lingua_factor(config, int(step), 100), abs=1e-6)
