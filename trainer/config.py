@@ -58,7 +58,7 @@ WANDB_PASSED_ON = (
 
 
 class ModelConfig(Settings):
-    """The shape of the decoder. Its vocabulary is the tokenizer's."""
+    """The shape of the decoder. Its vocabulary is the tokenizer's, or data.tokenizer.n_words."""
 
     dim: PositiveInt
     """Width of the residual stream, d."""
@@ -355,7 +355,8 @@ class TokenizerConfig(Settings):
     path: Text | None = None
     """The tokenizer's file."""
     n_words: PositiveInt | None = None
-    """Number of token ids, V, special ones included; null: read from the file."""
+    """Number of token ids, V, special ones included; null: read from the file. A larger multiple of
+    8 pads the vocabulary, such as 50304 for the 50257 ids of GPT-2."""
     bos: str | None = None
     """hf: the token before a document; null: a well-known name."""
     eos: str | None = None
@@ -523,7 +524,8 @@ class CheckpointConfig(Settings):
     path: Text | None = None
     """Folder of the checkpoints; null: dump_dir/checkpoints."""
     init_ckpt_path: Text | None = None
-    """Checkpoint folder of another run, to start from its weights."""
+    """Weights to start from: a run or checkpoint of ours, an export or a Hugging Face Llama, or a
+    checkpoint of lingua. The shape must be this run's."""
     async_save: bool = True
     """Write checkpoints in the background while training continues."""
 
