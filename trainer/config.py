@@ -572,7 +572,7 @@ class EvalConfig(Settings):
             lingua.names_no_tasks,
         ),
         "generator": LeftOut(
-            "training generates no text; export the model and use transformers",
+            "training generates no text; python -m trainer.sample does, from a run",
             lambda value: isinstance(value, Mapping),  # only harness uses it
         ),
         "dataset_dir": "the held-out text is always that of data.sources",
