@@ -39,6 +39,8 @@ ATTENTION_WITH_MASK = ("auto", "cudnn", "efficient", "math")
 
 Device = Literal["cuda", "cpu"]
 
+TokenizerName = Literal["bytes", "hf", "tiktoken", "sp", "cl100k_base", "o200k_base", "gpt2"]
+
 ActivationCheckpointing = Literal["none", "selective", "full"]
 """Which activations the backward pass recomputes: none, all but the results of matmuls and
 attention, or those of whole blocks."""
@@ -349,9 +351,10 @@ class DistributedConfig(Settings):
 class TokenizerConfig(Settings):
     """How text becomes token ids."""
 
-    name: Literal["bytes", "hf", "tiktoken", "sp"] = "bytes"
+    name: TokenizerName = "bytes"
     """bytes: the UTF-8 bytes, BOS 256, EOS 257; hf: a tokenizer.json; tiktoken: a file of ranks, as
-    in Llama 3; sp: a SentencePiece model."""
+    in Llama 3; sp: a SentencePiece model; cl100k_base, o200k_base, gpt2: that encoding of tiktoken,
+    from its published file."""
     path: Text | None = None
     """The tokenizer's file."""
     n_words: PositiveInt | None = None

@@ -12,10 +12,18 @@ from trainer.problems import ConfigError
 TIKTOKEN_SPECIALS = 256
 """Special tokens after the ranks, as in Llama 3 and lingua."""
 
+ENCODING_SIZES = {"cl100k_base": 100_277, "o200k_base": 200_019, "gpt2": 50_257}
+"""Encoding of tiktoken -> V: one more than its largest id, unused ids included."""
+
 
 @cache
 def vocabulary_size(name: str, path: str) -> int:
-    """Return V of the file of tokenizer `name`: hf, tiktoken or sp. Raises ConfigError."""
+    """Return V of the file of tokenizer `name`, all but bytes. Raises ConfigError.
+
+    The sizes of tiktoken's encodings are known without their files.
+    """
+    if name in ENCODING_SIZES:
+        return ENCODING_SIZES[name]
     try:
         if name == "hf":
             return _of_json(json.loads(Path(path).read_text(encoding="utf-8")))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import DataConfig
-from trainer.tokens.tokenizer import Tokenizer
+from trainer.tokens.tokenizer import Tokenizer, byte_characters
 
 BOS, EOS = "<|bos|>", "<|eos|>"
 """Strings of the special tokens of `bytes`: a tokenizer.json needs a string for every token."""
@@ -33,7 +33,7 @@ def write_tokenizer(folder: Path, data: DataConfig, tokenizer: Tokenizer) -> str
 
 def _copy_unsupported(folder: Path, name: str, path: str) -> str:
     """Copy the file of a tokenizer that transformers does not load."""
-    file = FILE_NAMES[name]
+    file = FILE_NAMES.get(name, Path(path).name)
     shutil.copyfile(path, folder / file)
     return (
         f"`AutoTokenizer` does not support this `{name}` tokenizer. Load it with this project:\n\n"
@@ -77,16 +77,6 @@ def byte_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
             "merges": [],
         },
     }
-
-
-def byte_characters() -> list[str]:
-    """Return the character for each byte in byte-level BPE (GPT-2).
-
-    Printable Latin-1 bytes map to themselves, the others to U+0100 and up, in order.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(b if b in printable else 0x100 + others.index(b)) for b in range(256)]
 
 
 def _post_processor(

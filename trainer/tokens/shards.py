@@ -19,8 +19,9 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
-from trainer.config import DataConfig, TokenizerConfig
+from trainer.config import DataConfig, TokenizerConfig, TokenizerName
 from trainer.files import make_folder, write_atomically
 from trainer.problems import ConfigError
 from trainer.settings import validate
@@ -204,7 +205,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--source", required=True, help="name of the source's folder")
     parser.add_argument("--shards-dir", required=True, help="folder of the token shards")
     parser.add_argument("--output", required=True, type=Path, help="JSON file that describes them")
-    parser.add_argument("--tokenizer", choices=["bytes", "hf", "tiktoken", "sp"], default="bytes")
+    parser.add_argument("--tokenizer", choices=get_args(TokenizerName), default="bytes")
     parser.add_argument("--tokenizer-path", help="the tokenizer file; bytes has none")
     parser.add_argument("--n-words", type=int, help="number of token ids, padding included")
     parser.add_argument("--bos", help="hf: the token before a document")

@@ -62,3 +62,13 @@ class ByteTokenizer:
         Bytes that are not valid UTF-8, as at the edge of a window, become U+FFFD.
         """
         return tokens[tokens < self.bos].astype(np.uint8).tobytes().decode("utf-8", "replace")
+
+
+def byte_characters() -> list[str]:
+    """Return the character for each byte in byte-level BPE (GPT-2).
+
+    Printable Latin-1 bytes map to themselves, the others to U+0100 and up, in order.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(b if b in printable else 0x100 + others.index(b)) for b in range(256)]

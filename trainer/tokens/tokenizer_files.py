@@ -4,9 +4,8 @@ Special-token strings in a document are encoded as plain text. A lone surrogate,
 but UTF-8 does not, becomes a question mark.
 """
 
-import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 
 from trainer.config import TokenizerConfig
 from trainer.problems import ConfigError
+from trainer.tokens.encodings import ENCODINGS, END_OF_TEXT, Ranks, read_ranks
 from trainer.tokens.tokenizer import Tokenizer, Tokens
-from trainer.vocabulary import TIKTOKEN_SPECIALS
+from trainer.vocabulary import ENCODING_SIZES, TIKTOKEN_SPECIALS
 
 KNOWN_ENDS = (
     ("<|begin_of_text|>", "<|end_of_text|>"),
@@ -34,11 +34,12 @@ PATTERN = (
 TIKTOKEN_CHARS = 400_000
 """Characters encoded in one call, as in lingua: more overflow the library's stack."""
 
-INSTALL = {"hf": "tokenizers", "tiktoken": "tiktoken", "sp": "sentencepiece"}
+INSTALL = {"hf": "tokenizers", "sp": "sentencepiece"}
+"""Package that a tokenizer needs; all others need tiktoken."""
 
 
 class FileTokenizer:
-    """Common parts of the three tokenizers."""
+    """Common parts of the tokenizers."""
 
     def __init__(self, name: str, path: Path, vocab_size: int, bos: int, eos: int) -> None:
         self.name, self.vocab_size, self.bos, self.eos = name, vocab_size, bos, eos
@@ -95,26 +96,17 @@ class HfTokenizer(FileTokenizer):
         return str(self._library.decode(ids, skip_special_tokens=True))
 
 
-class TiktokenTokenizer(FileTokenizer):
-    """A file of base64 tokens and their ranks, with the special tokens of Llama 3 after them."""
+class TiktokenBase(FileTokenizer):
+    """Common parts of the tokenizers of tiktoken."""
 
-    def __init__(self, config: TokenizerConfig, path: Path) -> None:
+    def _load(self, pattern: str, ranks: Ranks, special_tokens: Mapping[str, int]) -> None:
+        """Build the encoding. The library's own loader caches by path and would miss a new file."""
         import tiktoken
 
-        # Not the library's loader: it caches by path and would miss a new file.
-        lines = [line.split() for line in path.read_bytes().splitlines() if line.strip()]
-        ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
-        if sorted(ranks.values()) != list(range(len(lines))):
-            raise ValueError(f"found {len(lines):,} lines; expected the ranks 0, 1, 2, ...")
-        count = len(ranks)
-        special = {"<|begin_of_text|>": count, "<|end_of_text|>": count + 1}
-        for number in range(len(special), TIKTOKEN_SPECIALS):
-            special[f"<|reserved_special_token_{number}|>"] = count + number
+        self._ranks = len(ranks)
         self._library = tiktoken.Encoding(
-            path.stem, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special
+            "", pat_str=pattern, mergeable_ranks=ranks, special_tokens=dict(special_tokens)
         )
-        self._ranks = count
-        super().__init__("tiktoken", path, count + TIKTOKEN_SPECIALS, count, count + 1)
 
     def _encode(self, text: str) -> Sequence[int]:
         ids: list[int] = []
@@ -124,6 +116,35 @@ class TiktokenTokenizer(FileTokenizer):
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._library.decode([number for number in ids if number < self._ranks]))
+
+
+class TiktokenTokenizer(TiktokenBase):
+    """A file of base64 tokens and their ranks, with the special tokens of Llama 3 after them."""
+
+    def __init__(self, config: TokenizerConfig, path: Path) -> None:
+        ranks = read_ranks(path.read_bytes())
+        count = len(ranks)
+        special = {"<|begin_of_text|>": count, "<|end_of_text|>": count + 1}
+        for number in range(len(special), TIKTOKEN_SPECIALS):
+            special[f"<|reserved_special_token_{number}|>"] = count + number
+        self._load(PATTERN, ranks, special)
+        super().__init__("tiktoken", path, count + TIKTOKEN_SPECIALS, count, count + 1)
+
+
+class NamedTokenizer(TiktokenBase):
+    """An encoding of tiktoken by its name. BOS and EOS are its <|endoftext|>."""
+
+    def __init__(self, config: TokenizerConfig, path: Path) -> None:
+        name, content = config.name, path.read_bytes()
+        encoding, found = ENCODINGS[name], hashlib.sha256(content).hexdigest()
+        if found not in encoding.files:
+            known = " or ".join(f"{where} ({sha})" for sha, (where, _) in encoding.files.items())
+            problem = f"found the SHA-256 {found}; tokenizer '{name}' has the file {known}"
+            raise ConfigError(str(path), [problem])
+        _, read = encoding.files[found]
+        self._load(encoding.pattern, read(content), encoding.special_tokens)
+        end = encoding.special_tokens[END_OF_TEXT]
+        super().__init__(name, path, ENCODING_SIZES[name], end, end)
 
 
 class SentencePieceTokenizer(FileTokenizer):
@@ -148,6 +169,7 @@ KINDS: dict[str, Any] = {
     "hf": HfTokenizer,
     "tiktoken": TiktokenTokenizer,
     "sp": SentencePieceTokenizer,
+    **dict.fromkeys(ENCODINGS, NamedTokenizer),
 }
 
 
@@ -158,7 +180,9 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
         path.read_bytes()
         tokenizer: Tokenizer = KINDS[config.name](config, path)
     except ImportError:
-        needs = f"tokenizer '{config.name}' needs: pip install {INSTALL[config.name]}"
+        needs = (
+            f"tokenizer '{config.name}' needs: pip install {INSTALL.get(config.name, 'tiktoken')}"
+        )
         raise ConfigError(str(path), [needs]) from None
     except ConfigError:
         raise

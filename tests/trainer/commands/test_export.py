@@ -311,17 +311,20 @@ def export_of_bytes(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "of-bytes" / "tokenizer.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["tiktoken", "sp"])
+@pytest.mark.parametrize(
+    ("name", "copy"),
+    [("tiktoken", "tokenizer.model"), ("sp", "tokenizer.model"), ("cl100k_base", "ranks")],
+)
 def test_an_unsupported_tokenizer_is_copied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, copy: str
 ) -> None:
     file = tmp_path / "ranks"
     file.write_bytes(b"\x00ranks")
     monkeypatch.setattr(export, "build_tokenizer", lambda config: SimpleNamespace(bos=1, eos=2))
     make_run(tmp_path / "run", tokenizer={"name": name, "path": str(file), "n_words": 300})
     export.export(tmp_path / "run", tmp_path / "export")
-    assert (tmp_path / "export" / "tokenizer.model").read_bytes() == b"\x00ranks"
-    assert f'name="{name}", path="tokenizer.model"' in (tmp_path / "export/README.md").read_text()
+    assert (tmp_path / "export" / copy).read_bytes() == b"\x00ranks"
+    assert f'name="{name}", path="{copy}"' in (tmp_path / "export/README.md").read_text()
     assert json.loads((tmp_path / "export/config.json").read_text())["bos_token_id"] == 1
 
 

@@ -1,8 +1,11 @@
 """Tokenizers of a file against their own libraries, on tiny files made here."""
 
 import base64
+import hashlib
 import io
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +13,20 @@ import numpy as np
 import pytest
 import sentencepiece
 import tiktoken
+import tiktoken.load
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiktoken.load import load_tiktoken_bpe
+from tiktoken_ext import openai_public
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
 from tests.trainer.tokens.test_shards import write_source
-from trainer.config import TokenizerConfig
+from trainer.config import TokenizerConfig, validate
 from trainer.problems import ConfigError
+from trainer.tokens import encodings
 from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.tokens.shards import ensure_shards, main
 from trainer.tokens.tokenizer import Tokenizer
@@ -283,3 +289,131 @@ def test_the_command_accepts_tokenizers(tmp_path: Path, files: dict[str, Path], 
         expected += [tokenizer.bos, *directly(name, files[name], text), tokenizer.eos]
     assert np.fromfile(folder / "train.bin", "<u2").tolist() == expected
     assert main(command) == 1  # the path is missing
+
+
+ENCODINGS = ("gpt2", "cl100k_base", "o200k_base")
+MIXED = st.lists(
+    st.one_of(
+        st.sampled_from(
+            ["The", " sum", "'S", "'ll", "12345", " \n\r\n", "  x", "naïve", "日本", "ǅ"]
+        ),
+        st.sampled_from(
+            ["<|endoftext|>", "<|fim_prefix|>", "ſ", "\u2028", "🎉", "/\n", "HTTPServer"]
+        ),
+        st.characters(exclude_categories=["Cs"]),
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Tiny files in place of the published ones: name -> path; and the library's own encodings."""
+    folder = tmp_path_factory.mktemp("published")
+    make_tiktoken(folder / "ranks")
+    latin = "".join(map(chr, [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]))
+    merges = ["#version: 0.2", "T h", "Th e", "Ġ s", "Ċ Ċ", "ï v"]
+    (folder / "vocab.bpe").write_text("\n".join(merges) + "\n")
+    tokens = [*latin, *(chr(0x100 + number) for number in range(68))]
+    tokens += [merge.replace(" ", "") for merge in merges[1:]]
+    vocabulary = {token: rank for rank, token in enumerate(tokens)}
+    (folder / "encoder.json").write_text(json.dumps({**vocabulary, "<|endoftext|>": 50256}))
+    paths = {name: folder / "ranks" for name in ENCODINGS} | {"gpt2": folder / "vocab.bpe"}
+
+    def read_file(url: str, expected_hash: str | None = None) -> bytes:
+        name = url.rpartition("/")[2]
+        return (folder / (name if (folder / name).exists() else "ranks")).read_bytes()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiktoken.load, "read_file_cached", read_file)
+        theirs = {name: getattr(openai_public, name)() for name in ENCODINGS}
+    theirs["gpt2"].pop("explicit_n_vocab")  # of the whole file
+    return {name: (path, tiktoken.Encoding(**theirs[name])) for name, path in paths.items()}
+
+
+def load_tiny(name: str, path: Path) -> Tokenizer:
+    """Load a named encoding from a tiny file, whose checksum stands for the published one's."""
+    published = encodings.ENCODINGS[name]
+    *_, (url, read) = published.files.values()
+    if path.suffix == ".bpe":
+        (url, read), *_ = published.files.values()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.MonkeyPatch.context() as patch:
+        tiny = replace(published, files={digest: (url, read)})
+        patch.setitem(encodings.ENCODINGS, name, tiny)
+        return load(name, path)
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+@settings(max_examples=60, deadline=None)
+@given(words=MIXED)
+def test_ids_of_a_named_encoding_match_the_librarys(
+    published: dict[str, Any], name: str, words: list[str]
+) -> None:
+    path, theirs = published[name]
+    ours, text = load_tiny(name, path), "".join(words)
+    assert ours.encode(text).tolist() == theirs.encode_ordinary(text)
+    assert ours.decode(ours.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "end"),
+    [("gpt2", 50257, 50256), ("cl100k_base", 100277, 100257), ("o200k_base", 200019, 199999)],
+)
+def test_special_tokens_of_a_named_encoding(
+    published: dict[str, Any], name: str, size: int, end: int
+) -> None:
+    path, theirs = published[name]
+    ours = load_tiny(name, path)
+    assert (ours.vocab_size, ours.bos, ours.eos) == (size, end, end)
+    assert (theirs.n_vocab, theirs.eot_token) == (size, end)
+    assert dict(encodings.ENCODINGS[name].special_tokens) == theirs._special_tokens
+    assert ours.decode(np.array([end, *ours.encode("The").tolist(), end])) == "The"
+    # The study counts parameters where the file may not be.
+    config = TokenizerConfig(name=name, path="elsewhere")  # type: ignore[arg-type]
+    assert config.vocab_size == size
+
+
+def test_both_files_of_gpt2_have_one_encoding(published: dict[str, Any]) -> None:
+    """vocab.bpe lists merges; r50k_base.tiktoken the same tokens as ranks."""
+    path, theirs = published["gpt2"]
+    ranks = path.with_name("r50k")
+    pairs = sorted(theirs._mergeable_ranks.items(), key=lambda pair: pair[1])
+    ranks.write_bytes(b"".join(b"%b %d\n" % (base64.b64encode(t), rank) for t, rank in pairs))
+    text = "The The sums\n\nnaïve"
+    by_ranks, by_merges = (load_tiny("gpt2", file).encode(text) for file in (ranks, path))
+    assert by_ranks.tolist() == by_merges.tolist() == theirs.encode(text)
+
+
+def test_another_file_than_the_names_is_rejected_in_one_line(tmp_path: Path) -> None:
+    """A wrong file would give ids without an error. The checksums are the published ones."""
+    make_tiktoken(tmp_path / "cl100k_base.tiktoken")
+    found = hashlib.sha256((tmp_path / "cl100k_base.tiktoken").read_bytes()).hexdigest()
+    with pytest.raises(ConfigError) as caught:
+        load("cl100k_base", tmp_path / "cl100k_base.tiktoken")
+    assert str(caught.value) == (
+        f"{tmp_path}/cl100k_base.tiktoken: 1 problem\n"
+        f"  found the SHA-256 {found}; tokenizer 'cl100k_base' has the file "
+        "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken "
+        "(223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7)"
+    )
+    with pytest.raises(ConfigError, match=r"path: tokenizer 'gpt2' needs its file"):
+        validate(TokenizerConfig, {"name": "gpt2"}, "run.yaml")
+
+
+def test_the_library_has_the_same_checksums(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, str | None] = {}
+
+    def note(url: str, expected_hash: str | None = None) -> bytes:
+        asked[url] = expected_hash
+        raise OSError
+
+    monkeypatch.setattr(tiktoken.load, "read_file_cached", note)
+    for name in (*ENCODINGS, "r50k_base"):
+        with pytest.raises(OSError):
+            getattr(openai_public, name)()
+    ours = {
+        url: digest
+        for encoding in encodings.ENCODINGS.values()
+        for digest, (url, _) in encoding.files.items()
+    }
+    assert ours == asked
