@@ -13,6 +13,7 @@ from pydantic import (
     ModelWrapValidatorHandler,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -47,7 +48,7 @@ attention, or those of whole blocks."""
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
-Weight = Annotated[PositiveFloat, IsNumber]
+Weight = Annotated[NonNegative, IsNumber]
 Text = Annotated[str, Field(min_length=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 
@@ -390,7 +391,8 @@ class DataConfig(Settings):
     root_dir: Text
     """Folder with one folder per source."""
     sources: Annotated[dict[Text, Weight], Field(min_length=1)]
-    """Source folder -> weight; weights are normalised."""
+    """Source folder -> weight; weights are normalised. A source of weight 0 is switched off: it is
+    as if it were not there."""
     shards_dir: Text = "results/shards"
     """Folder of the token shards, made once per content and tokenizer."""
     batch_size: PositiveInt = 8
@@ -418,6 +420,14 @@ class DataConfig(Settings):
             "a sequence always has two views, inputs and targets; expected 2", lingua.equals(2)
         ),
     }
+
+    @field_validator("sources")
+    @classmethod
+    def _drop_switched_off(cls, sources: dict[str, float]) -> dict[str, float]:
+        left = {source: weight for source, weight in sources.items() if weight > 0}
+        if not left:
+            raise ValueError("found only weights of 0; expected one above 0")
+        return left
 
     @model_validator(mode="after")
     def _borders_are_marked(self) -> "DataConfig":
