@@ -1,6 +1,7 @@
 """Validation loss on held-out text, over the same windows on any number of GPUs."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 from trainer.execution.choices import Dtype
 from trainer.execution.compiling import uncompiled
 from trainer.execution.precision import precision
+from trainer.tokens.packing import Part
+from trainer.tokens.shard_folder import Shards
 from trainer.world import World, sum_over_ranks
 
 
@@ -44,6 +47,10 @@ def validation_loss(
     return loss_sum / tokens_sum, int(tokens_sum) // world.tp_size
 
 
-def bits_per_byte(loss: float, tokens_per_byte: float) -> float:
-    """Convert a loss from nats per token to bits per byte, comparable between tokenizers."""
-    return loss / math.log(2) * tokens_per_byte
+def bits_per_byte(loss: float, shards: Iterable[Shards]) -> float | None:
+    """Convert a loss from nats per token to bits per byte, comparable between tokenizers.
+
+    `shards` are those of the held-out text; None if its bytes are unknown, as of token ids.
+    """
+    held_out = sum((shard.held_out for shard in shards), Part(0, 0, 0))
+    return loss / math.log(2) * held_out.tokens / held_out.bytes if held_out.bytes else None

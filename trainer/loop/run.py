@@ -16,7 +16,7 @@ from trainer.loop.summary import open_journal
 from trainer.loop.train import train
 from trainer.model.model import Transformer
 from trainer.startup import Startup
-from trainer.tokens.shards import content_keys, open_shards
+from trainer.tokens.shards import check_held_out, content_keys, open_shards
 from trainer.world import World, agree, barrier, get_world, process_group
 
 LOCK_POLL_S = 1.0
@@ -84,6 +84,8 @@ def _run(
     barrier(world)
     if shards is None:
         shards = open_shards(config.data)
+    if config.eval is not None:
+        check_held_out(config.data, shards)
     startup.mark("data")
     action: Action = "done"
     if world.is_main:

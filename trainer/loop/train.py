@@ -150,24 +150,21 @@ def _evaluation_due(config: RunConfig, step: int) -> bool:
 
 
 def _evaluate(session: Session, step: int) -> None:
-    """Write the validation loss to metrics.eval.jsonl; does nothing without held-out text."""
+    """Write the validation loss to metrics.eval.jsonl."""
     config, world, learner = session.config, session.world, session.learner
     assert config.eval is not None
     count = config.eval.validation.max_sequences
     with session.timer.spending("eval"):
         windows = validation_windows(session.shards, config.data.seq_len, count)
-        if len(windows) == 0:
-            return
         loss, tokens = validation_loss(
             learner.model, windows, config.data.batch_size, learner.choices.model_dtype, world
         )
-    val_tokens = sum(shard.val_tokens for shard in session.shards.values())
-    val_bytes = sum(shard.val_bytes for shard in session.shards.values())
+    bits = bits_per_byte(loss, session.shards.values())
     session.journal.evaluated(
         Evaluation(
             step=step,
             loss=finite(loss),
-            bits_per_byte=finite(bits_per_byte(loss, val_tokens / val_bytes)),
+            bits_per_byte=None if bits is None else finite(bits),
             tokens=tokens,
             elapsed_s=session.elapsed_s,
             attempt=session.journal.attempt,

@@ -2,7 +2,7 @@
 files. Imports no torch.
 
 A file is JSONL, plain or compressed by gzip or Zstandard, with the document under `text` or
-`content`; or Parquet, with the document in a column of that name. At most one document, or one row
+`content`; or has rows (tables.py); or is Megatron's (megatron.py). At most one document, or one row
 group, is in memory.
 """
 
@@ -14,39 +14,38 @@ import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from trainer.problems import ConfigError
-from trainer.tokens.text_files import PARQUET, unreadable
+from trainer.tokens.megatron import document_borders, read_megatron
+from trainer.tokens.piece import Document, Piece
+from trainer.tokens.tables import TEXT_KEYS, kind_of, read_rows, row_borders
+from trainer.tokens.text_files import ARROW, MEGATRON, PARQUET, unreadable
 
-TEXT_KEYS = ("text", "content")
 BLOCK_BYTES = 2**20
+LINE_BYTES = 2**28
+"""Longest line, 256 MiB, which bounds the memory: a small compressed file may hold one of many
+gigabytes."""
 ZSTANDARD_BYTES = 2**15
 """Compressed bytes read at a time: repetitive text can expand a thousandfold."""
-BATCH_ROWS = 1000
-"""Rows of a Parquet file decoded at a time."""
 
 Advance = Callable[[int], None]
 """Called with the number of bytes on disk that were read since the last call."""
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A part of a text file, of whole documents."""
-
-    path: Path
-    start: int = 0
-    stop: int | None = None
-    """The range is bytes of a plain file (the lines that begin there), or rows of a Parquet file
-    (whole row groups). A compressed file is a single piece. None: to the end."""
+def has_lines(path: Path) -> bool:
+    """Say whether a file consists of lines, not of rows or documents."""
+    return not path.name.endswith((PARQUET, ARROW, MEGATRON))
 
 
 def cut(path: Path, piece_bytes: int) -> list[Piece]:
     """Return the pieces of a file, of about `piece_bytes` each if its format can be split."""
-    if path.name.endswith(PARQUET):
-        borders = _row_borders(path, piece_bytes)
+    if path.name.endswith(MEGATRON):
+        borders = document_borders(path, piece_bytes)
+    elif path.name.endswith((PARQUET, ARROW)):
+        borders = row_borders(path, piece_bytes)
     elif path.name.endswith(".jsonl"):
         borders = [*range(0, path.stat().st_size, piece_bytes), path.stat().st_size]
     else:
@@ -54,44 +53,60 @@ def cut(path: Path, piece_bytes: int) -> list[Piece]:
     return [Piece(path, *pair) for pair in itertools.pairwise(borders)]
 
 
-def read_documents(piece: Piece) -> Iterator[tuple[str, int]]:
+def read_documents(piece: Piece) -> Iterator[tuple[Document, int]]:
     """Yield the documents of a piece, each with the bytes on disk that were read for it.
 
     Blank lines are skipped. Raises ConfigError that names the line or row.
     """
-    return _read_rows(piece) if piece.path.name.endswith(PARQUET) else _read_lines(piece)
+    if has_lines(piece.path):
+        return _read_lines(piece)
+    return read_megatron(piece) if piece.path.name.endswith(MEGATRON) else read_rows(piece)
 
 
 def digest_files(paths: Sequence[Path], advance: Advance) -> list[str]:
     """Return the SHA-256 of no file, the first file, the first two files and so on, as one stream.
 
-    The stream consists of the decompressed lines; a Parquet row counts as the line {"text": ...}.
-    So the last digest does not depend on how documents are split and compressed.
+    The stream consists of the decompressed lines; a row of text counts as the line {"text": ...},
+    and a pre-tokenised document as in `_record`. So the last digest does not depend on how
+    documents are split and compressed.
     """
     digest = hashlib.sha256()
     digests = [digest.hexdigest()]
     for path in paths:
-        if path.name.endswith(PARQUET):
-            for text, read in _read_rows(Piece(path)):
-                digest.update(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
-                advance(read)
-        else:
+        if has_lines(path):
             _digest_lines(path, digest, advance)
+        else:
+            for document, read in read_documents(Piece(path)):
+                digest.update(_record(document))
+                advance(read)
         digests.append(digest.hexdigest())
     return digests
 
 
+def _record(document: Document) -> bytes:
+    """Return what a document adds to the digest: token ids as a zero byte, their number (u8) and
+    themselves (u4), which no text begins like."""
+    if isinstance(document, str):
+        return json.dumps({"text": document}, ensure_ascii=False).encode() + b"\n"
+    count = len(document.ids).to_bytes(8, "little")
+    return b"\0" + count + document.ids.astype("<u4").tobytes()
+
+
 def _digest_lines(path: Path, digest: Any, advance: Advance) -> None:
-    buffer = memoryview(bytearray(BLOCK_BYTES))  # reused: new memory takes time
-    last, before = b"\n", 0
+    block = bytearray(BLOCK_BYTES)  # reused: new memory takes time
+    buffer = memoryview(block)
+    total = length = before = 0
     with open_lines(path) as (lines, file):
         while size := lines.readinto(buffer):  # type: ignore[attr-defined]
             digest.update(buffer[:size])
-            last = bytes(buffer[size - 1 : size])
+            total, last_end = total + size, block.rfind(b"\n", 0, size)
+            length = length + size if last_end < 0 else size - last_end - 1
+            if length > LINE_BYTES:
+                raise _too_long(path, 1 + _ends_before(path, total))
             offset = file.tell()
             advance(offset - before)
             before = offset
-    if last != b"\n":
+    if length:
         digest.update(b"\n")
 
 
@@ -101,10 +116,12 @@ def _read_lines(piece: Piece) -> Iterator[tuple[str, int]]:
             lines.seek(piece.start - 1)
             lines.readline()
         at = before = lines.tell() if piece.start else 0
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(iter(partial(lines.readline, LINE_BYTES + 1), b""), 1):
             if piece.stop is not None and at >= piece.stop:
                 return
             at += len(line)
+            if len(line) > LINE_BYTES:
+                raise _too_long(piece.path, _line_number(piece, number))
             if line.isspace():
                 continue
             try:
@@ -115,6 +132,11 @@ def _read_lines(piece: Piece) -> Iterator[tuple[str, int]]:
             offset = at if lines is file else file.tell()
             yield text, offset - before
             before = offset
+
+
+def _too_long(path: Path, number: int) -> ConfigError:
+    expected = f"expected at most {LINE_BYTES >> 20:,} MiB, which have to fit into memory"
+    return ConfigError(str(path), [f"line {number}: more than {LINE_BYTES:,} bytes; {expected}"])
 
 
 def _parse(line: bytes) -> Any:
@@ -130,32 +152,32 @@ def _parse(line: bytes) -> Any:
 
 def _text_of(record: Any) -> str:
     if not isinstance(record, dict):
-        raise ValueError(f"found {_kind(record)}")
+        raise ValueError(f"found {kind_of(record)}")
     for key in TEXT_KEYS:
         if key in record:
             if not isinstance(record[key], str):
-                raise ValueError(f"found {_kind(record[key])} under '{key}'")
+                raise ValueError(f"found {kind_of(record[key])} under '{key}'")
             return str(record[key])
     keys = ", ".join(f"'{key}'" for key in list(record)[:5]) or "none"
     raise ValueError(f"found the keys {keys}")
 
 
 def _line_error(piece: Piece, number: int, found: str) -> ConfigError:
-    with open_lines(piece.path) as (lines, _):
-        number += piece.start and 1 + _count_ends(lines, piece.start - 1)
     wanted = "expected a JSON object with the document's text, a string, under 'text' or 'content'"
+    number = _line_number(piece, number)
     return ConfigError(str(piece.path), [f"line {number}: {found}; {wanted}"])
 
 
-def _count_ends(lines: BinaryIO, size: int) -> int:
-    """Return the number of newlines in the next `size` bytes."""
+def _line_number(piece: Piece, number: int) -> int:
+    """Return the number in its file of the `number`th line of a piece."""
+    return number + (1 + _ends_before(piece.path, piece.start - 1) if piece.start else 0)
+
+
+def _ends_before(path: Path, size: int) -> int:
+    """Return the number of newlines in the first `size` bytes of a file's content."""
     blocks = [BLOCK_BYTES] * (size // BLOCK_BYTES) + [size % BLOCK_BYTES]
-    return sum(lines.read(block).count(b"\n") for block in blocks)
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
-    return "null" if value is None else names.get(type(value), "a number")
+    with open_lines(path) as (lines, _):
+        return sum(lines.read(block).count(b"\n") for block in blocks)
 
 
 @contextlib.contextmanager
@@ -222,61 +244,3 @@ class _ZstandardFile(io.RawIOBase):
         if self._frame.eof:
             self._frame = None
         return text
-
-
-def _read_rows(piece: Piece) -> Iterator[tuple[str, int]]:
-    wanted = "expected the document's text, a string, in a column 'text' or 'content'"
-    with _open_parquet(piece.path) as file:
-        names = file.schema_arrow.names
-        column = next((key for key in TEXT_KEYS if key in names), None)
-        if column is None:
-            raise ConfigError(
-                str(piece.path), [f"found the columns {', '.join(names) or 'none'}; {wanted}"]
-            )
-        size, rows, first = piece.path.stat().st_size, file.metadata.num_rows, 0
-        for group in range(file.num_row_groups):
-            number = first
-            first += file.metadata.row_group(group).num_rows
-            if number < piece.start or (piece.stop is not None and number >= piece.stop):
-                continue
-            for text in _values(file, group, column):
-                number += 1
-                if not isinstance(text, str):
-                    problem = f"row {number}: found {_kind(text)} under '{column}'; {wanted}"
-                    raise ConfigError(str(piece.path), [problem])
-                yield text, number * size // rows - (number - 1) * size // rows
-
-
-def _values(file: Any, group: int, column: str) -> Iterator[Any]:
-    batches = file.iter_batches(
-        batch_size=BATCH_ROWS, row_groups=[group], columns=[column], use_threads=False
-    )
-    for batch in batches:
-        yield from batch.column(0).to_pylist()
-
-
-def _row_borders(path: Path, piece_bytes: int) -> list[int]:
-    """Return first rows of row groups, about `piece_bytes` apart, and the number of rows."""
-    with _open_parquet(path) as file:
-        groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
-    borders, row, size = [0], 0, 0
-    for group in groups:
-        if size >= piece_bytes:
-            borders.append(row)
-            size = 0
-        row, size = row + group.num_rows, size + group.total_byte_size
-    return [*borders, row] if row else []
-
-
-@contextlib.contextmanager
-def _open_parquet(path: Path) -> Iterator[Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise ConfigError(str(path), ["reading it needs: pip install pyarrow"]) from None
-    try:
-        with parquet.ParquetFile(path, pre_buffer=False) as file:
-            yield file
-    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
-        raise unreadable(path, error) from None

@@ -1,6 +1,9 @@
-"""Tokenises documents into a file of token ids. Imports no torch."""
+"""Tokenises documents into a file of token ids. Imports no torch.
 
-import dataclasses
+Pre-tokenised documents are taken as ids of the configured tokenizer. Each is checked against its
+vocabulary, and BOS and EOS are added where a document lacks them.
+"""
+
 import io
 import os
 import threading
@@ -17,8 +20,9 @@ import numpy as np
 from trainer.config import TokenizerConfig
 from trainer.problems import ConfigError
 from trainer.tokens.build_tokenizer import build_tokenizer
-from trainer.tokens.documents import BLOCK_BYTES, Advance, Piece, read_documents
-from trainer.tokens.tokenizer import Tokenizer
+from trainer.tokens.documents import BLOCK_BYTES, Advance, read_documents
+from trainer.tokens.piece import Document, Piece
+from trainer.tokens.tokenizer import Tokenizer, Tokens
 
 LAYOUT = 1
 """Version of the shard format, part of every key: increment it if the format changes."""
@@ -35,12 +39,16 @@ class Part:
     documents: int
     tokens: int
     """Token ids, BOS and EOS included."""
-    bytes: int
-    """UTF-8 bytes of the text, for bits per byte."""
+    bytes: int | None
+    """UTF-8 bytes of the text, for bits per byte; None if a document was pre-tokenised."""
 
     def __add__(self, other: "Part") -> "Part":
-        both = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
-        return Part(*(one + two for one, two in both))
+        is_known = self.bytes is not None and other.bytes is not None
+        return Part(
+            self.documents + other.documents,
+            self.tokens + other.tokens,
+            (self.bytes or 0) + (other.bytes or 0) if is_known else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,23 @@ class Encoding:
             "add_bos": self.add_bos,
             "add_eos": self.add_eos,
         }
+
+    def ids(self, document: Document) -> Tokens:
+        """Return the ids of a document without the BOS and EOS of `frame`. Raises ConfigError."""
+        if isinstance(document, str):
+            return self.tokenizer.encode(document)
+        ids, size = document.ids, self.tokenizer.vocab_size
+        if ids.size and not 0 <= ids.min() <= ids.max() < size:
+            position = int(((ids < 0) | (ids >= size)).argmax())
+            found = f"{document.where}, token {position + 1}: found id {ids[position]}"
+            expected = f"expected ids from 0 to {size - 1:,}, those of data.tokenizer"
+            hint = f"'{self.config.name}'; name the tokenizer that the ids were made with"
+            raise ConfigError(str(document.path), [f"{found}; {expected} {hint}"])
+        if self.add_eos and ids.size and ids[-1] == self.tokenizer.eos:
+            ids = ids[:-1]
+        if self.add_bos and ids.size and ids[0] == self.tokenizer.bos:
+            ids = ids[1:]
+        return ids
 
     def frame(self) -> tuple[bytes, bytes]:
         """Return the bytes to write before and after the tokens of each document."""
@@ -128,20 +153,28 @@ class _SyncedFile(io.FileIO):
 def pack(pieces: Iterable[Piece], target: Path, encoding: Encoding, advance: Advance) -> Part:
     """Write the documents of pieces to a file of token ids. Raises ConfigError."""
     documents = tokens = text_bytes = 0
-    (before, after), dtype, encode = encoding.frame(), encoding.dtype, encoding.tokenizer.encode
+    knows_bytes = True
+    (before, after), dtype = encoding.frame(), encoding.dtype
     with io.BufferedWriter(_SyncedFile(target), BLOCK_BYTES) as file:
         for piece in pieces:
-            for text, read in read_documents(piece):
-                ids = encode(text)
+            for document, read in read_documents(piece):
+                ids = encoding.ids(document)
                 file.write(before)
                 file.write(ids.astype(dtype, copy=False).data)
                 file.write(after)
                 documents += 1
                 tokens += len(ids)
-                text_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+                if isinstance(document, str):
+                    text_bytes += _utf8_bytes(document)
+                else:
+                    knows_bytes = False
                 advance(read)
     tokens += documents * (len(before) + len(after)) // dtype.itemsize
-    return Part(documents, tokens, text_bytes)
+    return Part(documents, tokens, text_bytes if knows_bytes else None)
+
+
+def _utf8_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 class Progress:

@@ -30,9 +30,11 @@ from typing import Any
 from trainer.config import TokenizerConfig
 from trainer.files import write_atomically
 from trainer.problems import ConfigError
-from trainer.tokens.documents import BLOCK_BYTES, Advance, Piece, cut
+from trainer.tokens.documents import BLOCK_BYTES, Advance, cut, has_lines
 from trainer.tokens.packing import Encoding, Part, pack
-from trainer.tokens.text_files import PARQUET, Stat, stat_file
+from trainer.tokens.piece import Piece
+from trainer.tokens.shard_folder import disk_errors_named
+from trainer.tokens.text_files import Stat, stat_file
 
 PIECE_BYTES = 2**25
 """Takes some seconds to tokenise: that much is lost in a kill, and cores idle at the end."""
@@ -89,7 +91,7 @@ def plan_jobs(
     for path, stat, (before, after) in zip(paths, stats, itertools.pairwise(digests), strict=True):
         pieces = cut(path, PIECE_BYTES)
         for piece in pieces:
-            kind = "rows" if path.name.endswith(PARQUET) else "bytes"
+            kind = "bytes" if has_lines(path) else "rows"
             identity = json.dumps([before, after, kind, piece.start, piece.stop])
             name = hashlib.sha256(identity.encode()).hexdigest()[:32]
             jobs.append(Job(piece, stat[1] // len(pieces), stat, folder / name))
@@ -116,16 +118,17 @@ def make_pieces(jobs: Sequence[Job], encoding: Encoding, workers: int, advance: 
 
 def make_piece(job: Job, encoding: Encoding, advance: Advance) -> None:
     """Tokenise one piece; its files get their final names when they are complete."""
-    job.target.parent.mkdir(parents=True, exist_ok=True)
-    making = job.target.with_name(f".{job.target.name}.{uuid.uuid4().hex}")
-    try:
-        part = pack([job.piece], making, encoding, advance)
-        if stat_file(job.piece.path) != job.stat:
-            raise ConfigError(str(job.piece.path.parent), [CHANGED])
-        making.replace(job.tokens)
-    finally:
-        making.unlink(missing_ok=True)
-    write_atomically(job.target.with_suffix(".json"), json.dumps(dataclasses.asdict(part)))
+    with disk_errors_named(job.target.parent.parent):
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        making = job.target.with_name(f".{job.target.name}.{uuid.uuid4().hex}")
+        try:
+            part = pack([job.piece], making, encoding, advance)
+            if stat_file(job.piece.path) != job.stat:
+                raise ConfigError(str(job.piece.path.parent), [CHANGED])
+            making.replace(job.tokens)
+        finally:
+            making.unlink(missing_ok=True)
+        write_atomically(job.target.with_suffix(".json"), json.dumps(dataclasses.asdict(part)))
 
 
 def join_pieces(jobs: Sequence[Job], target: Path, width: int) -> Part:

@@ -4,10 +4,12 @@ Imports no torch.
 """
 
 import contextlib
+import errno
 import json
 import shutil
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +18,14 @@ from typing import Any
 import numpy as np
 
 from trainer.files import write_atomically
+from trainer.problems import ConfigError, Problem
 from trainer.tokens.packing import Part
 from trainer.tokens.tokenizer import Tokens
 
 MAKING = ".making-"
 """Prefix of an unfinished folder's name."""
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What a disk that is full, over quota or broken answers to a write."""
 ABANDONED_S = 24 * 3600.0
 """Seconds without a write after which an unfinished folder is considered abandoned."""
 
@@ -48,13 +53,13 @@ class Shards:
         return self.held_out.tokens
 
     @property
-    def train_bytes(self) -> int:
-        """Bytes of the text to train on."""
+    def train_bytes(self) -> int | None:
+        """Bytes of the text to train on; None if they are unknown."""
         return self.training.bytes
 
     @property
-    def val_bytes(self) -> int:
-        """Bytes of the held-out text."""
+    def val_bytes(self) -> int | None:
+        """Bytes of the held-out text; None if they are unknown."""
         return self.held_out.bytes
 
     @cached_property
@@ -140,3 +145,16 @@ def remove_abandoned(shards_dir: Path, wanted: Path) -> None:
 def unused(folder: Path) -> Path:
     """Return a path next to a folder that no other process uses and readers ignore."""
     return folder.with_name(f"{MAKING}{folder.name}-{uuid.uuid4().hex}")
+
+
+@contextlib.contextmanager
+def disk_errors_named(shards_dir: Path) -> Iterator[None]:
+    """Raise ConfigError instead of the OSError of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        message = f"cannot be written: {error.strerror}; expected a disk with room for the tokens"
+        problem = Problem(("data", "shards_dir"), message)
+        raise ConfigError(str(shards_dir), [problem]) from None

@@ -23,27 +23,39 @@ from typing import get_args
 
 from trainer.config import DataConfig, TokenizerConfig, TokenizerName
 from trainer.files import make_folder, write_atomically
-from trainer.problems import ConfigError
+from trainer.problems import ConfigError, Problem
 from trainer.settings import validate
-from trainer.tokens.documents import Piece, digest_files
+from trainer.tokens.documents import digest_files
 from trainer.tokens.packing import Encoding, Part, Progress, pack
+from trainer.tokens.piece import Piece
 from trainer.tokens.pieces import CHANGED, WorkerError, join_pieces, make_pieces, plan_jobs
 from trainer.tokens.shard_folder import (
     MAKING,
     Shards,
+    disk_errors_named,
     publish,
     read_manifest,
     remove_abandoned,
     unused,
     write_manifest,
 )
-from trainer.tokens.text_files import Stat, TextFiles, find_text_files
+from trainer.tokens.text_files import HELD_OUT_FILES, Stat, TextFiles, find_text_files
 
 IN_PIECES_BYTES = 2**26
 """Least bytes of text that are tokenised in pieces: for less, starting workers does not pay off."""
 
 Digests = dict[str, list[str]]
 """For train and val, see `digest_files`."""
+
+
+def check_held_out(data: DataConfig, shards: dict[str, Shards]) -> None:
+    """Raise ConfigError if no source has a sequence of held-out text, for the validation loss."""
+    found = max(shard.val_tokens for shard in shards.values())
+    if found < data.seq_len + 1:
+        folders = ", ".join(str(Path(data.root_dir, source)) for source in shards)
+        expected = f"expected at least data.seq_len + 1 = {data.seq_len + 1:,} in one source"
+        message = f"found {found:,} held-out tokens; {expected}: {HELD_OUT_FILES}, or eval: null"
+        raise ConfigError(folders, [Problem(("eval",), message)])
 
 
 def open_shards(data: DataConfig) -> dict[str, Shards]:
@@ -111,7 +123,8 @@ def _find_or_make(
             write_manifest(folder, found[1] | {"stat": stat})
         return found[0]
     workers = workers or len(os.sched_getaffinity(0))
-    return _make(folder, digests, files, stat, encoding, workers)
+    with disk_errors_named(shards_dir):
+        return _make(folder, digests, files, stat, encoding, workers)
 
 
 def _digest_halves(files: TextFiles, stat: Stat) -> Digests:
@@ -150,6 +163,10 @@ def _make(
             manifest[name] = dataclasses.asdict(part)
         write_manifest(making, {**manifest, "stat": stat})
         shards = publish(making, shards)
+        if None in (training.bytes, held_out.bytes):
+            tokenizer = encoding.tokenizer
+            taken = f"ids of the tokenizer '{tokenizer.name}' ({tokenizer.vocab_size:,} ids)"
+            print(f"{files.source}: its token ids are taken as {taken}", flush=True)
     except (FileNotFoundError, WorkerError):
         # Another process may have finished first and removed pieces that we still needed.
         found = read_manifest(folder)
@@ -224,11 +241,14 @@ def main(arguments: Sequence[str]) -> int:
             not given.no_add_eos,
             given.workers,
         )
-    except ConfigError as error:
+        given.output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(given.output, json.dumps(shards.describe(), indent=1) + "\n")
+    except (ConfigError, WorkerError) as error:
         print(error, file=sys.stderr)
         return 1
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(given.output, json.dumps(shards.describe(), indent=1) + "\n")
+    except OSError as error:
+        print(f"{given.output}: cannot be written: {error.strerror or error}", file=sys.stderr)
+        return 1
     print(
         f"{given.source}: {shards.train_tokens:,} tokens to train on, "
         f"{shards.val_tokens:,} held out, in {shards.folder}"

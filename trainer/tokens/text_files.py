@@ -1,10 +1,14 @@
 """Lists the text files of a source and detects changes. Imports no torch.
 
 Reads   names in <root_dir>/<source>/: *.chunk.*.jsonl, also compressed as .jsonl.gz or .jsonl.zst,
-        and *.parquet. Held out are *.val.jsonl[.gz|.zst] and *.val.parquet, or, if there are none,
-        such a file next to the folder: <root_dir>/<source>.val.jsonl
+        *.parquet, *.arrow, and *.bin with its *.idx (Megatron). Held out are *.val.jsonl[.gz|.zst],
+        *.val.parquet, *.val.arrow and *.val.bin, or, if there are none, such a file next to the
+        folder: <root_dir>/<source>.val.jsonl
+Reads   dataset_dict.json and state.json there, which name the files of a Hugging Face dataset
 """
 
+import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +18,23 @@ from trainer.problems import ConfigError
 
 LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 PARQUET = ".parquet"
-ENDINGS = (*LINES, PARQUET)
+ARROW = ".arrow"
+MEGATRON = ".bin"
+INDEX = ".idx"
+"""Ending of the index of a Megatron file; only with it is a .bin one."""
+ENDINGS = (*LINES, PARQUET, ARROW, MEGATRON)
 """Endings of the names of text files, which determine their format."""
+
+HELD_OUT_FILES = "a file named like *.val.jsonl"
+"""What makes text held out, for messages."""
+
+TRAINING_SPLIT = "train"
+HELD_OUT_SPLITS = ("validation", "valid", "val", "dev", "test")
+"""Names of the held-out split of a Hugging Face dataset; the first that it has is used."""
+SPLIT_OF_CACHED = re.compile(
+    rf"-({'|'.join((TRAINING_SPLIT, *HELD_OUT_SPLITS))})(-\d{{5}}-of-\d{{5}})?\.arrow"
+)
+"""How the cache of the library `datasets` ends the name of a split's file."""
 
 Stat = list[list[Any]]
 """Path, size in bytes and mtime in ns of each text file; if equal, the text is assumed equal."""
@@ -29,18 +48,34 @@ class TextFiles:
     chunks: list[Path]
     held_out: list[Path]
 
+    @property
+    def on_disk(self) -> list[Path]:
+        """All files that are read, Megatron's indexes included."""
+        return [path for text in (*self.chunks, *self.held_out) for path in with_index(text)]
+
     def stat(self) -> Stat:
         """Return the stat of all files, a quick check for changes. Raises ConfigError."""
         return [stat_file(path) for path in (*self.chunks, *self.held_out)]
 
 
+def with_index(path: Path) -> list[Path]:
+    """Return a text file and, if it is Megatron's, its index."""
+    return [path, path.with_suffix(INDEX)] if path.name.endswith(MEGATRON) else [path]
+
+
 def stat_file(path: Path) -> list[Any]:
-    """Return path, size and mtime of a file. Raises ConfigError."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise unreadable(path, error) from None
-    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+    """Return path, size and mtime of a file; a Megatron file and its index count as one.
+
+    Raises ConfigError.
+    """
+    size, changed = 0, 0
+    for part in with_index(path):
+        try:
+            stat = part.stat()
+        except OSError as error:
+            raise unreadable(part, error) from None
+        size, changed = size + stat.st_size, max(changed, stat.st_mtime_ns)
+    return [str(path.resolve()), size, changed]
 
 
 def unreadable(path: Path, error: Exception) -> ConfigError:
@@ -49,24 +84,90 @@ def unreadable(path: Path, error: Exception) -> ConfigError:
 
 
 def list_text_files(root: Path, source: str) -> TextFiles:
-    """Return the text files of a source, without checking them; there may be none."""
+    """Return the text files of a source, without checking them; there may be none.
+
+    Raises ConfigError if the description of a Hugging Face dataset cannot be read.
+    """
     folder = root / source
-    held_out = _matching(folder, (f"*.val{ending}" for ending in ENDINGS))
-    wanted = [f"*.chunk.*{ending}" for ending in LINES]
-    chunks = _matching(folder, [*wanted, f"*{PARQUET}"])
+    held_out = _matching(folder, "*.val")
+    splits = _read_splits(folder)
+    chunks = [path for ending in LINES for path in folder.glob(f"*.chunk.*{ending}")]
+    chunks += [*folder.glob(f"*{PARQUET}"), *_megatron(folder, "*"), *splits[TRAINING_SPLIT]]
     if not held_out:
-        held_out = _matching(root, (f"{source}.val{ending}" for ending in ENDINGS))
+        held_out = next((splits[name] for name in HELD_OUT_SPLITS if name in splits), [])
+    if not held_out:
+        held_out = _matching(root, f"{source}.val")
     return TextFiles(source, sorted(set(chunks) - set(held_out)), held_out)
 
 
-def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    return sorted(path for pattern in patterns for path in folder.glob(pattern))
+def _matching(folder: Path, stem: str) -> list[Path]:
+    """Return the files of any format whose name without its ending matches `stem`."""
+    plain = [ending for ending in ENDINGS if ending != MEGATRON]
+    found = [path for ending in plain for path in folder.glob(f"{stem}{ending}")]
+    return sorted([*found, *_megatron(folder, stem)])
+
+
+def _megatron(folder: Path, stem: str) -> list[Path]:
+    """Return the Megatron files: those with an index, and not every .bin file."""
+    return [path.with_suffix(MEGATRON) for path in folder.glob(f"{stem}{INDEX}")]
+
+
+def _read_splits(folder: Path) -> dict[str, list[Path]]:
+    """Return split -> Arrow files of a folder; there is always a training split.
+
+    What `save_to_disk` of the library `datasets` wrote is known from its JSON files: the folder may
+    contain files of an earlier dataset too. Otherwise the names tell, as in the library's cache.
+    """
+    if (folder / "dataset_dict.json").exists():
+        names = _read_json(folder / "dataset_dict.json", "splits")
+        splits = {str(name): _saved_files(folder / str(name)) for name in names}
+        if TRAINING_SPLIT not in splits:
+            problem = f"found the splits {', '.join(splits) or 'none'}; expected '{TRAINING_SPLIT}'"
+            raise ConfigError(str(folder), [problem])
+        return splits
+    if (folder / "state.json").exists():
+        return {TRAINING_SPLIT: _saved_files(folder)}
+    splits = {TRAINING_SPLIT: []}
+    for path in sorted(folder.glob(f"*{ARROW}")):
+        if path.name.startswith("cache-"):  # what the library computed from the dataset
+            continue
+        found = SPLIT_OF_CACHED.search(path.name)
+        splits.setdefault(found[1] if found else TRAINING_SPLIT, []).append(path)
+    return splits
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    """Return the files of a dataset that `save_to_disk` wrote to a folder."""
+    return [folder / str(file) for file in _read_json(folder / "state.json", "_data_files")]
+
+
+def _read_json(path: Path, key: str) -> list[Any]:
+    """Return a list of names in one of the JSON files of a dataset. Raises ConfigError."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))[key]
+        return [item["filename"] if isinstance(item, dict) else item for item in list(values)]
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        expected = f"expected the '{key}' that `save_to_disk` of datasets writes"
+        raise ConfigError(str(path), [f"cannot be read: {expected}"]) from None
 
 
 def find_text_files(root: Path, source: str) -> TextFiles:
-    """Return the text files of a source. Raises ConfigError if there are none to train on."""
+    """Return the text files of a source.
+
+    Raises ConfigError if there are none to train on, or if one of them is missing.
+    """
+    try:
+        return _find(root, source)
+    except OSError as error:
+        raise unreadable(root / source, error) from None
+
+
+def _find(root: Path, source: str) -> TextFiles:
     folder = root / source
-    wanted = f"files named like {source}.chunk.00.jsonl (or .jsonl.gz, .jsonl.zst, .parquet)"
+    others = [".jsonl.gz", ".jsonl.zst", PARQUET, ARROW, f"{MEGATRON} with {INDEX}"]
+    wanted = f"files named like {source}.chunk.00.jsonl (or {', '.join(others)})"
     if not folder.is_dir():
         present = sorted(path.name for path in root.glob("*") if path.is_dir())
         known = f"; {root} has {', '.join(present[:10])}" if present else ""
@@ -77,6 +178,7 @@ def find_text_files(root: Path, source: str) -> TextFiles:
         found = ", ".join(names[:5] + ["..."] * (len(names) > 5)) or "nothing"
         raise ConfigError(str(folder), [f"found {found}; expected {wanted}"])
     _reject_copies(folder, [*files.chunks, *files.held_out])
+    files.stat()  # each of them is there
     return files
 
 

@@ -5,6 +5,7 @@ import math
 import signal
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,10 @@ import pytest
 from tests.trainer.conftest import Runs, losses, read_records
 from tests.trainer.tokens.test_documents import write_parquet
 from tests.trainer.tokens.test_tokenizer_files import make_hf
+from trainer.loop.evaluate import bits_per_byte
 from trainer.loop.train import EXIT_PREEMPTED
+from trainer.tokens.packing import Part
+from trainer.tokens.shard_folder import Shards
 
 
 def account(folder: Path) -> dict:
@@ -68,6 +72,15 @@ def test_a_run_writes_its_documented_files(runs: Runs) -> None:
     assert "step     20/20  loss " in done.stdout
     saved = sorted(path.name for path in (runs.out() / "checkpoints").iterdir())
     assert saved == ["0000000020"]
+
+
+def test_bits_per_byte_of_token_ids_are_unknown() -> None:
+    """The text that they stand for is not there; with it, ln 2 nats per token are a bit."""
+    text = Shards(Path(), "", "<u2", Part(1, 9, 9), held_out=Part(2, 60, 120))
+    more, ids = replace(text, held_out=Part(1, 20, 40)), replace(text, held_out=Part(1, 20, None))
+    assert bits_per_byte(math.log(2), [text, more]) == pytest.approx(80 / 160)
+    assert bits_per_byte(1.0, [text, ids]) is None
+    assert bits_per_byte(1.0, [replace(text, held_out=Part(1, 2, 0))]) is None
 
 
 def size_of(runs: Runs, name: str) -> tuple[int, int]:

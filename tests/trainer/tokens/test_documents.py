@@ -3,11 +3,13 @@
 import gzip
 import json
 import subprocess
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow
+import pyarrow.ipc
 import pytest
 import zstandard
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ from pyarrow import parquet
 
 from study.corpus import _to_line
 from trainer.problems import ConfigError
+from trainer.tokens import documents
 from trainer.tokens.documents import Piece, cut, digest_files, read_documents
 from trainer.tokens.shards import ensure_shards
 from trainer.tokens.text_files import find_text_files, list_text_files
@@ -50,11 +53,19 @@ def write_parquet(path: Path, texts: Sequence[str]) -> None:
     parquet.write_table(pyarrow.table(columns), path, row_group_size=2)
 
 
+def write_arrow(path: Path, texts: Sequence[str]) -> None:
+    """The streaming format, as the library `datasets` writes it."""
+    table = pyarrow.table({"id": range(len(texts)), "text": pyarrow.array(texts, pyarrow.string())})
+    with pyarrow.ipc.new_stream(str(path), table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+
+
 FORMATS: dict[str, Write] = {
     "jsonl": write_plain,
     "jsonl.gz": write_gzip,
     "jsonl.zst": write_zstandard,
     "parquet": write_parquet,
+    "arrow": write_arrow,
 }
 
 
@@ -125,6 +136,7 @@ def test_pieces_contain_every_document_once(
     lines = to_lines(texts).replace(b"\n", b"\n\n" if blank else b"\n")
     (folder / "a.jsonl").write_bytes(lines if end else lines.rstrip(b"\n"))
     write_parquet(folder / "a.parquet", texts)
+    write_arrow(folder / "a.arrow", texts)
     for path in sorted(folder.iterdir()):
         pieces = cut(path, size)
         assert [text for piece in pieces for text, _ in read_documents(piece)] == texts
@@ -142,13 +154,50 @@ def test_bytes_read_add_up_to_the_file(tmp_path: Path, ending: str) -> None:
     assert sum(read for _, read in read_documents(Piece(path))) == path.stat().st_size
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
+def test_a_line_that_does_not_fit_into_memory_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(documents, "LINE_BYTES", 4000)
+    monkeypatch.setattr(documents, "BLOCK_BYTES", 1000)
+    path = tmp_path / f"a.{ending}"
+    FORMATS[ending](path, ["a", "b" * 3000, "c" * 5000, "d"])
+    with pytest.raises(ConfigError, match=r"line 3: more than 4,000 bytes; expected at most"):
+        digest_of([path])
+    with pytest.raises(ConfigError, match=r"line 3: more than 4,000 bytes; expected at most"):
+        texts_of([path])
+    FORMATS[ending](path, ["a", "b" * 3000, "", "d"])
+    assert texts_of([path]) == ["a", "b" * 3000, "", "d"]
+
+
+def test_a_small_gzip_file_of_a_huge_line_is_refused_in_little_memory(tmp_path: Path) -> None:
+    """3 GB of text without an end of line, in 200 members of 15 KB."""
+    (tmp_path / "src").mkdir()
+    member = gzip.compress(b"x" * 15_000_000, 1)
+    path = tmp_path / "src" / "src.chunk.00.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "a"}\n{"text": "') + member * 200)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError) as caught:
+            ensure_shards(tmp_path, "src", tmp_path / "shards")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert str(caught.value) == (
+        f"{path}: 1 problem\n  line 2: more than 268,435,456 bytes; expected at most 256 MiB, "
+        "which have to fit into memory"
+    )
+    assert peak < 2**24
+    assert not list(tmp_path.glob("shards/*"))
+
+
 def test_files_of_other_tools_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(to_lines(TEXTS))
     subprocess.run(["gzip", "-k", "a.jsonl"], cwd=tmp_path, check=True)
     assert texts_of([tmp_path / "a.jsonl.gz"]) == TEXTS
 
 
-@pytest.mark.parametrize("ending", ["jsonl.gz", "jsonl.zst", "parquet"])
+@pytest.mark.parametrize("ending", ["jsonl.gz", "jsonl.zst", "parquet", "arrow"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "nothing of the kind"])
 def test_a_damaged_file_is_named(tmp_path: Path, ending: str, damage: str) -> None:
     (tmp_path / "src").mkdir()
@@ -201,7 +250,8 @@ def test_a_bad_line_of_a_piece_is_counted_from_the_start_of_the_file(
 
 
 @pytest.mark.parametrize(
-    ("ending", "package"), [("jsonl.zst", "zstandard"), ("parquet", "pyarrow")]
+    ("ending", "package"),
+    [("jsonl.zst", "zstandard"), ("parquet", "pyarrow"), ("arrow", "pyarrow")],
 )
 def test_a_missing_package_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, package: str

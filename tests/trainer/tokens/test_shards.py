@@ -1,8 +1,10 @@
 """Text files to token shards: content, reuse, and errors."""
 
+import errno
 import itertools
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -14,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.config import DataConfig
+from trainer.config import DataConfig, validate
 from trainer.problems import ConfigError
-from trainer.tokens.shards import Shards, ensure_shards, main, open_shards
+from trainer.tokens import packing, shards
+from trainer.tokens.shards import Shards, check_held_out, ensure_shards, main, open_shards
 
 TEXTS = ["one", "", "zwei: ä", "three\nlines\n", "x" * 3000, "last"]
 
@@ -326,3 +329,93 @@ def test_tokens_are_synced_before_they_are_published(
     with pytest.raises(OSError, match="the disk is full"):
         ensure_shards(tmp_path, "src", tmp_path / "others")
     assert not list((tmp_path / "others").iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_a_full_disk_is_named_and_nothing_is_left(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    in_pieces: bool,
+) -> None:
+    write_source(tmp_path, [["x" * 2_000_000] * 3])
+    write, room = packing._SyncedFile.write, [5_000_000]
+
+    def fill_up(file: packing._SyncedFile, data: bytes) -> int:
+        if room[0] <= 0:
+            raise OSError(number, os.strerror(number))
+        written = write(file, data[: room[0]])
+        room[0] -= written
+        return written
+
+    if in_pieces:
+        monkeypatch.setattr(shards, "IN_PIECES_BYTES", 0)
+    monkeypatch.setattr(packing._SyncedFile, "write", fill_up)
+    command = ["--root-dir", str(tmp_path), "--source", "src", "--output", str(tmp_path / "o.json")]
+    assert main([*command, "--shards-dir", str(tmp_path / "shards"), "--workers", "1"]) == 1
+    assert capsys.readouterr().err == (
+        f"{tmp_path / 'shards'}: 1 problem\n  data.shards_dir: cannot be written: "
+        f"{os.strerror(number)}; expected a disk with room for the tokens\n"
+    )
+    left = [path for path in (tmp_path / "shards").rglob("*") if path.is_file()]
+    assert (left, (tmp_path / "o.json").exists()) == ([], False)
+    monkeypatch.undo()  # there is room again
+    assert ensure_shards(tmp_path, "src", tmp_path / "shards").training.documents == 3
+
+
+def test_a_file_that_the_system_refuses_to_extend_is_named_by_a_worker_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real error of write(2), in the tokenising process."""
+    write_source(tmp_path, [["x" * 3_000_000]])
+    monkeypatch.setattr(shards, "IN_PIECES_BYTES", 0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, before[1]))
+    try:
+        with pytest.raises(
+            ConfigError, match=r"shards: 1 problem\n.*data.shards_dir: .* too large"
+        ):
+            ensure_shards(tmp_path, "src", tmp_path / "shards", workers=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [path for path in (tmp_path / "shards").rglob("*") if path.is_file()]
+
+
+def test_an_output_that_cannot_be_written_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_source(tmp_path, [["a"]])
+    (tmp_path / "file").touch()
+    command = ["--root-dir", str(tmp_path), "--source", "src", "--shards-dir", f"{tmp_path}/shards"]
+    assert main([*command, "--output", str(tmp_path / "file" / "deep" / "o.json")]) == 1
+    error = capsys.readouterr().err
+    assert error == f"{tmp_path}/file/deep/o.json: cannot be written: Not a directory\n"
+
+
+def test_a_source_of_weight_0_is_switched_off(tmp_path: Path) -> None:
+    """Its text need not exist, and nothing tells the run from one without it."""
+    write_source(tmp_path, [["12345678"]], source="a")
+    values = {"root_dir": str(tmp_path), "shards_dir": str(tmp_path / "shards"), "seq_len": 3}
+    off = DataConfig(sources={"missing": 0, "a": 2.5, "other": 0.0}, **values)
+    assert off == DataConfig(sources={"a": 2.5}, **values)
+    assert list(open_shards(off)) == ["a"]
+    with pytest.raises(ConfigError, match=r"sources: found only weights of 0; expected one"):
+        validate(DataConfig, {"sources": {"a": 0, "b": 0.0}, **values}, "data.sources")
+    with pytest.raises(ConfigError, match=r"sources.a: found -1; .* greater than or equal to 0"):
+        validate(DataConfig, {"sources": {"a": -1}, **values}, "run.yaml")
+
+
+def test_validation_needs_a_sequence_of_held_out_text(tmp_path: Path) -> None:
+    write_source(tmp_path, [["12345678"]], ["12"], source="a")
+    write_source(tmp_path, [["12345678"]], source="b")
+    values = {"root_dir": str(tmp_path), "shards_dir": str(tmp_path / "shards")}
+    both = DataConfig(sources={"a": 1, "b": 1}, seq_len=3, **values)
+    check_held_out(both, open_shards(both))  # one of the two is enough
+    for sources, found in (({"b": 1}, 0), ({"a": 1, "b": 1}, 4)):
+        data = DataConfig(sources=sources, seq_len=4, **values)
+        with pytest.raises(ConfigError) as caught:
+            check_held_out(data, open_shards(data))
+        assert f"eval: found {found} held-out tokens; expected at least" in str(caught.value)
+        assert "= 5 in one source: a file named like *.val.jsonl, or eval" in str(caught.value)
