@@ -179,12 +179,29 @@ class CorpusFiles:
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        for file in self._files:
-            file.close()
-        if error_type is not None:
+        try:
+            failed = self._close()
+            if error_type is None and failed is None:
+                self._publish()
+        finally:
             for path in self._paths:
                 _partial(path).unlink(missing_ok=True)
-            return
+        if failed is not None:
+            folder, reason = str(self._held_out.parent), failed.strerror
+            raise ConfigError(folder, [f"the corpus cannot be written: {reason}"]) from None
+
+    def _close(self) -> OSError | None:
+        """Close all files; return the first error, such as that of a full disk."""
+        errors = []
+        for file in self._files:
+            try:
+                file.close()
+            except OSError as error:
+                errors.append(error)
+        return errors[0] if errors else None
+
+    def _publish(self) -> None:
+        """Rename the finished files."""
         self._held_out.unlink(missing_ok=True)  # a mix of old and new chunks is not complete
         for path in self._stale.difference(self._paths):
             path.unlink()

@@ -14,6 +14,7 @@ from trainer.execution.choices import is_compiled
 from trainer.flops import count_parameters
 from trainer.layers import Layer, Merged
 from trainer.problems import KeyPath, Problem, RuleError, format_path
+from trainer.tokens.text_files import HELD_OUT_FILES, TextFiles, find_text_files
 
 AXES = ("cluster", "model", "gpus", "variant", "seed")
 """The axes of a grid, from the slowest to the fastest varying."""
@@ -189,8 +190,9 @@ def find_problems(study: Study, known: Mapping[str, Sequence[str]]) -> list[Prob
     for index, entry in enumerate(study.grid):
         problems += _unknown_names(("grid", index), entry, names)
     seen: dict[tuple[Any, ...], KeyPath] = {}
+    texts = _Texts(study)
     for point in _points(study):
-        problems += _problems_of_point(study, point, seen)
+        problems += _problems_of_point(study, point, seen, texts)
     return list(dict.fromkeys(problems))
 
 
@@ -241,7 +243,7 @@ def _unknown_names(
 
 
 def _problems_of_point(
-    study: Study, point: _Point, seen: dict[tuple[Any, ...], KeyPath]
+    study: Study, point: _Point, seen: dict[tuple[Any, ...], KeyPath], texts: "_Texts"
 ) -> list[Problem]:
     labels = tuple(point.labels.values())
     if labels in seen:
@@ -261,7 +263,7 @@ def _problems_of_point(
         run = validate(RunConfig, settings, format_path(point.where))
     except ConfigError as error:
         return list(error.problems)
-    found = [*run.find_problems(point.gpus), *_missing_data(study, run)]
+    found = [*run.find_problems(point.gpus), *texts.problems(run)]
     return [settings.trace(problem) for problem in found]
 
 
@@ -366,15 +368,43 @@ def _split_batch(point: _Point, settings: Merged, key: KeyPath) -> dict[str, Any
     return {"data": {"batch_size": fits[-1]}, "grad_acc_steps": share // fits[-1]}
 
 
-def _missing_data(study: Study, run: RunConfig) -> list[Problem]:
-    """Return a problem for each data folder that does not exist and that no rule creates."""
-    root = run.data.root_dir
-    return [
-        Problem(
-            ("data", "sources", source),
-            f"the folder {root}/{source} does not exist; expected *.chunk.*.jsonl files there, or "
-            f"'{source}' among corpora",
-        )
-        for source in run.data.sources
-        if source not in study.corpora and not Path(root, source).is_dir()
-    ]
+class _Texts:
+    """The text files of sources, listed once for all cells of a study."""
+
+    def __init__(self, study: Study) -> None:
+        self._corpora = study.corpora
+        self._found: dict[tuple[str, str], TextFiles | ConfigError] = {}
+
+    def problems(self, run: RunConfig) -> list[Problem]:
+        """Return the problems with the text of a run's sources, except those that a rule creates.
+
+        The validation loss needs held-out text in one of the sources.
+        """
+        root = run.data.root_dir
+        given = [source for source in run.data.sources if source not in self._corpora]
+        problems, has_held_out = [], len(given) < len(run.data.sources)
+        for source in given:
+            if not Path(root, source).is_dir():
+                found = f"the folder {root}/{source} does not exist; expected *.chunk.*.jsonl files"
+                message = f"{found} there, or '{source}' among corpora"
+                problems.append(Problem(("data", "sources", source), message))
+                continue
+            files = self._find(root, source)
+            if isinstance(files, ConfigError):
+                message = f"{files.source}: {files.problems[0].message}"
+                problems.append(Problem(("data", "sources", source), message))
+            else:
+                has_held_out |= bool(files.held_out)
+        if run.eval is not None and not problems and not has_held_out:
+            folders = ", ".join(f"{root}/{source}" for source in given)
+            expected = f"expected {HELD_OUT_FILES} there, or eval: null"
+            problems.append(Problem(("eval",), f"found no held-out text in {folders}; {expected}"))
+        return problems
+
+    def _find(self, root: str, source: str) -> TextFiles | ConfigError:
+        if (root, source) not in self._found:
+            try:
+                self._found[root, source] = find_text_files(Path(root), source)
+            except ConfigError as error:
+                self._found[root, source] = error
+        return self._found[root, source]

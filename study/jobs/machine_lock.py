@@ -63,18 +63,27 @@ def _acquire(path: Path, note: str) -> int:
     while True:
         lock = _open(path)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 4096, 0).decode(errors="replace").strip()
-            message = f"another training run uses this machine ({holder}); waiting for it to end"
-            print(message, file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _wait(lock)
+        except OSError:  # a file system without locks, as NFS and Lustre may be
+            os.close(lock)
+            raise
         # A cleanup of /tmp may have removed the file meanwhile: nobody else would see its lock.
         if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
             os.ftruncate(lock, 0)
             os.pwrite(lock, note.encode(), 0)
             return lock
         os.close(lock)
+
+
+def _wait(lock: int) -> None:
+    """Wait for a lock, and say who holds it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 4096, 0).decode(errors="replace").strip()
+        message = f"another training run uses this machine ({holder}); waiting for it to end"
+        print(message, file=sys.stderr, flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _open(path: Path) -> int:

@@ -112,17 +112,15 @@ def finished_runs(grid: Grid) -> list[str]:
 
 
 def text_files(grid: Grid, source: str) -> list[str]:
-    """Return the files that a source is tokenised from; for a corpus of ours, the last one written.
-
-    Problems with the files are reported by the job that reads them.
-    """
+    """Return the files that a source is tokenised from; for a corpus of ours, the last one
+    written."""
     root = Path(grid.data_root)
     tokenizer = grid.sources[source].data.tokenizer.path
     made_of = [] if tokenizer is None else [tokenizer]
     if source in grid.study.corpora:
         return [str(root / source / f"{source}.val.jsonl"), *made_of]
     files = list_text_files(root, source)
-    return [*(str(path) for path in (*files.chunks, *files.held_out)), *made_of]
+    return [*(str(path) for path in files.on_disk), *made_of]
 
 
 class TrainingRequest:

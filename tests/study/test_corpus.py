@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -78,6 +79,26 @@ def test_sources_in_other_encodings_are_skipped(
     write_python_stdlib(tmp_path / "out")
     written = [record for path in (tmp_path / "out").iterdir() for record in read(path)]
     assert written == [{"text": "good = 1\r\n", "path": "a.py"}]
+
+
+@pytest.mark.parametrize("documents", [1, 400])
+def test_a_full_disk_is_named_and_leaves_the_folder_unchanged(
+    tmp_path: Path, documents: int
+) -> None:
+    """A file that may not grow: noticed while documents are written, or when the files close."""
+    (tmp_path / "s.val.jsonl").write_text("earlier")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(ConfigError) as caught, CorpusFiles(tmp_path, "s", 2) as files:
+            for _ in range(documents):
+                files.write(0, {"text": "a" * 5000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    expected = f"{tmp_path}: 1 problem\n  the corpus cannot be written: File too large"
+    assert str(caught.value) == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["s.val.jsonl"]
+    assert (tmp_path / "s.val.jsonl").read_text() == "earlier"
 
 
 def test_an_error_leaves_the_folder_unchanged(stdlib: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class Workspace:
         self.folder = folder
         self.file = folder / "study.yaml"
         self.results = folder / "results" / "small"
-        text = folder / "data" / "text"
+        text = folder / "the data" / "text"
         text.mkdir(parents=True)
         documents = [path.read_text() for path in sorted((ROOT / "study").glob("*.py"))]
         for name, chosen in (("chunk.00", documents[2:]), ("val", documents[:2])):
@@ -48,7 +48,7 @@ class Workspace:
                 "optim": {"lr": 3e-3},
                 "distributed": {"model_dtype": "fp32"},
                 "data": {
-                    "root_dir": str(folder / "data"),
+                    "root_dir": str(folder / "the data"),
                     "sources": {"text": 1.0},
                     "batch_size": 2,
                     "seq_len": 64,
@@ -388,6 +388,28 @@ def test_a_missing_data_folder_ends_planning(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"the folder {tmp_path}/nowhere/text does not exist" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_a_corpus_is_written_into_a_folder_with_a_space(tmp_path: Path) -> None:
+    """The command as planned, run by a shell with a program that tells what it is given."""
+    workspace = Workspace(tmp_path)
+    workspace.study |= {"corpora": ["python_stdlib"]}
+    workspace.study["run"]["data"]["sources"] = {"python_stdlib": 1.0}
+    workspace.write()
+    planned = workspace.snakemake("-n", "-p")
+    (command,) = re.findall("python -m study corpus .*", planned)
+    tell = f"python() {{ printf '%s|' \"$@\"; }}; {command}"
+    subprocess.run(["bash", "-c", tell], check=True)
+    folder = tmp_path / "the data"
+    given = (folder / "python_stdlib.log").read_text().split("|")
+    assert given[2:] == [
+        "corpus",
+        "--name",
+        "python_stdlib",
+        "--output",
+        f"{folder}/python_stdlib",
+        "",
+    ]
 
 
 def test_yaml_that_does_not_parse_ends_planning(tmp_path: Path) -> None:

@@ -47,11 +47,17 @@ class Lock:
         self._file = (folder / ".lock").open("w")
 
     def try_acquire(self) -> bool:
-        """Take the lock unless another process holds it; say whether it was taken."""
+        """Take the lock unless another process holds it; say whether it was taken.
+
+        A file system without locks, as NFS and Lustre may be, has nobody wait; that is said once.
+        """
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:
+            message = f"{self._file.name}: cannot be locked: {error.strerror}"
+            print(f"warning: {message}; do not start a second run in this folder", flush=True)
         return True
 
     def release(self) -> None:

@@ -1,4 +1,4 @@
-"""Data: text in JSONL or Parquet files, tokenised once.
+"""Data: text in files of several formats, tokenised once.
 
 Reads   the text files in <source>/ of run.data.root_dir, see trainer/tokens/text_files.py
 Writes  the study's corpora, if they are missing
@@ -22,7 +22,7 @@ rule corpus:
     resources:
         **data_resources(GRID),
     shell:
-        "python -m study corpus --name {wildcards.source} --output $(dirname {output:q})"
+        'python -m study corpus --name {wildcards.source} --output "$(dirname {output:q})"'
         " > {log:q} 2>&1"
 
 

@@ -1,5 +1,7 @@
 """One training run at a time on a machine, and signals to it and to those that wait."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -209,6 +211,24 @@ def test_without_a_lock_file_the_run_starts(
     assert own.read_text() == "process 1: a"
     assert acquire([tmp_path], "process 1: a") is None
     assert capsys.readouterr().err.count(f"warning: {tmp_path}: Is a directory") == 2
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_without_locks_in_the_file_system_the_run_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    """As on NFS without lockd, on AFS, and on Lustre mounted without flock."""
+
+    def refuse(file: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    before = {path.name for path in Path("/proc/self/fd").iterdir()}
+    assert acquire([tmp_path / "lock"], "process 1: a") is None
+    assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
+    reason = f"{tmp_path}/lock: {os.strerror(number)}"
+    message = f"warning: {reason}; does not wait for runs that hold this lock\n"
+    assert capsys.readouterr().err == message
 
 
 def test_a_removed_lock_file_is_created_again(machine: Machine) -> None:

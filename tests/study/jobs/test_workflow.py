@@ -9,7 +9,7 @@ import pytest
 from study.grid import Grid
 from study.jobs.workflow import text_files
 from study.load import load_study
-from trainer.config import parse_yaml
+from trainer.config import ConfigError, parse_yaml
 
 STUDY = """
 study: test
@@ -28,6 +28,8 @@ grid:
 
 def grid(root: Path, corpora: tuple[str, ...] = (), **data: Any) -> Grid:
     (root / "src").mkdir(exist_ok=True)
+    if not list((root / "src").iterdir()):
+        (root / "src" / "src.chunk.00.jsonl").touch()
     study = parse_yaml(STUDY, "study.yaml")
     study["corpora"] = list(corpora)
     study["run"]["data"] |= {"root_dir": str(root), **data}
@@ -36,6 +38,7 @@ def grid(root: Path, corpora: tuple[str, ...] = (), **data: Any) -> Grid:
 
 def test_a_source_has_the_files_that_the_trainer_reads(tmp_path: Path) -> None:
     made, folder = grid(tmp_path), tmp_path / "src"
+    (folder / "src.chunk.00.jsonl").unlink()
     names = ["000_00000.parquet", "a.chunk.0.jsonl", "a.chunk.1.jsonl.gz", "a.chunk.2.jsonl.zst"]
     for name in [*names, "a.val.parquet", "notes.jsonl"]:
         (folder / name).touch()
@@ -46,8 +49,65 @@ def test_a_source_has_the_files_that_the_trainer_reads(tmp_path: Path) -> None:
     assert text_files(made, "src")[-1] == str(tmp_path / "src.val.jsonl")
 
 
-def test_a_source_without_files_is_left_for_the_trainer_to_report(tmp_path: Path) -> None:
-    assert text_files(grid(tmp_path), "src") == []
+def test_a_megatron_file_comes_with_its_index(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    for name in ("a.bin", "a.idx", "b.val.bin", "b.val.idx", "c.bin"):
+        (tmp_path / "src" / name).touch()
+    expected = [
+        str(tmp_path / "src" / name) for name in ("a.bin", "a.idx", "b.val.bin", "b.val.idx")
+    ]
+    assert text_files(grid(tmp_path), "src") == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ([], "found nothing; expected files named like src.chunk.00.jsonl (or .jsonl.gz, "),
+        (["train.jsonl", "data.txt"], "found data.txt, train.jsonl; expected files named like "),
+        (["a.val.jsonl"], "found a.val.jsonl; expected files named like src.chunk.00.jsonl"),
+        (["a.chunk.0.jsonl", "a.chunk.0.jsonl.gz"], "found a.chunk.0.jsonl and a.chunk.0.jsonl.gz"),
+    ],
+)
+def test_files_with_wrong_names_are_found_at_planning(
+    tmp_path: Path, names: list[str], found: str
+) -> None:
+    """Once, under the source's key, for all cells of the study."""
+    (tmp_path / "src").mkdir()
+    for name in names:
+        (tmp_path / "src" / name).touch()
+    study = parse_yaml(STUDY, "study.yaml")
+    study["run"]["data"]["root_dir"] = str(tmp_path)
+    study["grid"] = [{"cluster": "here", "model": "tiny", "gpus": 1, "seed": [1, 2, 3]}]
+    with pytest.raises(ConfigError) as caught:
+        load_study(study, "study.yaml")
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(f"run.data.sources.src: {tmp_path}/src: {found}")
+
+
+def test_validation_without_held_out_text_is_found_at_planning(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.chunk.0.jsonl").touch()
+    study = parse_yaml(STUDY, "study.yaml")
+    study["run"] |= {"data": {**study["run"]["data"], "root_dir": str(tmp_path)}, "eval": {}}
+    with pytest.raises(ConfigError) as caught:
+        load_study(study, "study.yaml")
+    (problem,) = caught.value.problems
+    assert str(problem) == (
+        f"run.eval: found no held-out text in {tmp_path}/src; expected a file named like "
+        "*.val.jsonl there, or eval: null"
+    )
+    (tmp_path / "src.val.jsonl").touch()
+    load_study(study, "study.yaml")
+    (tmp_path / "src.val.jsonl").unlink()
+    study["corpora"] = ["python_stdlib"]  # which comes with held-out text
+    study["run"]["data"]["sources"] = {"src": 1.0, "python_stdlib": 0.5}
+    load_study(study, "study.yaml")
+
+
+def test_a_source_of_weight_0_is_neither_wanted_nor_tokenised(tmp_path: Path) -> None:
+    made = grid(tmp_path, sources={"src": 1.0, "missing": 0, "python_stdlib": 0.0})
+    assert list(made.sources) == ["src"]
+    assert made[0].fingerprint == grid(tmp_path)[0].fingerprint
 
 
 def test_a_corpus_of_ours_is_its_last_file(tmp_path: Path) -> None:
@@ -60,7 +120,7 @@ def test_a_corpus_of_ours_is_its_last_file(tmp_path: Path) -> None:
 def test_the_tokenizers_file_is_one_of_them(tmp_path: Path, name: str) -> None:
     path = str(tmp_path / "my tokenizer")
     made = grid(tmp_path, tokenizer={"name": name, "path": path, "n_words": 300}, add_bos=False)
-    assert text_files(made, "src") == [path]
+    assert text_files(made, "src") == [str(tmp_path / "src" / "src.chunk.00.jsonl"), path]
     assert shlex.split(made.tokenizing_options("src")) == [
         f"--tokenizer={name}",
         f"--tokenizer-path={path}",

@@ -1,4 +1,7 @@
+import errno
+import fcntl
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +129,21 @@ def test_notes_are_written_once_the_file_lags(
     file.note(steps_done=3)
     file.end("completed", 1.0)
     assert steps_written() == 3
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_said_and_the_run_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    """As on NFS without lockd, on AFS, and on Lustre mounted without flock."""
+
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    lock = Lock(tmp_path)
+    assert lock.try_acquire()
+    lock.release()
+    reason = f"{tmp_path}/.lock: cannot be locked: {os.strerror(number)}"
+    said = f"warning: {reason}; do not start a second run in this folder\n"
+    assert capsys.readouterr().out == said
