@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trainer.commands.export_tokenizer import write_json, write_tokenizer
 from trainer.config import ConfigError, ModelConfig, RunConfig, load_run_config
+from trainer.files import replace_durably
 from trainer.folder import checkpoint, run_folder
 from trainer.folder.checkpoint_state import CheckpointError, find_steps
 from trainer.tokens.build_tokenizer import build_tokenizer
@@ -193,7 +194,7 @@ def _publishing(output: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        temporary.replace(output)
+        replace_durably(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

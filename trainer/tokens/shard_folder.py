@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.files import write_atomically
+from trainer.files import replace_durably, write_atomically
 from trainer.tokens.packing import Part
 from trainer.tokens.tokenizer import Tokens
 
@@ -91,7 +91,7 @@ def publish(making: Path, shards: Shards) -> Shards:
     """Rename a finished folder; return its shards, or those of a process that was faster."""
     while True:
         try:
-            making.rename(shards.folder)
+            replace_durably(making, shards.folder)
             return shards
         except OSError:
             if not shards.folder.exists():
