@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.problems import ConfigError, Problem
@@ -37,6 +38,17 @@ def remove_leftovers(path: Path) -> None:
     """Remove what killed processes have left of a file in `write_atomically`."""
     for temporary in path.parent.glob(f".{path.name}.[0-9]*"):
         temporary.unlink(missing_ok=True)
+
+
+def move_aside(paths: Sequence[Path]) -> Path:
+    """Move what is in one folder to `superseded/<n>` in it, n = 1, 2, ...; return that folder."""
+    superseded = paths[0].parent / "superseded"
+    number = 1 + sum(1 for _ in superseded.glob("*"))
+    target = superseded / str(number)
+    target.mkdir(parents=True)
+    for path in paths:
+        path.replace(target / path.name)
+    return target
 
 
 def _sync(path: Path) -> None:

@@ -77,7 +77,7 @@ def test_linguas_other_keys_are_accepted(changes: str) -> None:
         ("data.n_views", 2, "leave it out"),
         ("eval.harness", {"tasks": ["hellaswag"]}, "exported model"),
         ("eval.validation.max_steps", 100, "max_sequences"),
-        ("checkpoint.continue_training_from_init", True, "checkpoint.path"),
+        ("checkpoint.continue_training_from_init", True, "checkpoint.continue_from"),
     ],
 )
 def test_unsupported_keys_name_the_alternative(key: str, value: object, instead: str) -> None:
