@@ -1,7 +1,7 @@
 """A copy of the project, in which one process of the tests runs Snakemake.
 
-Snakemake keeps its metadata and locks in the folder that it runs in, so two processes that share one
-would see each other's; and a test may delete the metadata without touching those of the user.
+Snakemake keeps its metadata and locks in the folder that it runs in: two processes that share one
+would see each other's, and a test that deletes the metadata would delete the user's.
 """
 
 import atexit

@@ -1,1 +1,1 @@
-"""Commands besides training: export, autotune, precompile."""
+"""Commands besides training: export, sample, autotune, precompile."""

@@ -16,11 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainer.config import CheckpointConfig, ConfigError
+from trainer.config import CheckpointConfig
 from trainer.files import make_folder, move_aside, replace_durably
 from trainer.folder.checkpoint_state import (
     STATE,
-    CheckpointError,
     Position,
     complete,
     fingerprint_of,
@@ -227,22 +226,3 @@ def load_from(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
 
     # State dicts are views: reading into them loads the weights.
     read_tensors(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-
-
-def start_from(path: Path, model: nn.Module) -> None:
-    """Load the weights of a checkpoint, or of the newest in a folder of checkpoints.
-
-    Raises ConfigError.
-    """
-    from trainer.folder.checkpoint_tensors import METADATA, read_tensors
-
-    chosen = path if (path / STATE).exists() else next((p for p, _ in complete(path)), None)
-    key = "checkpoint.init_ckpt_path"
-    if chosen is None:
-        raise ConfigError(
-            str(path), [f"{key}: found no checkpoint; expected {METADATA} and {STATE}"]
-        )
-    try:
-        read_tensors(chosen, {"model": model.state_dict()})
-    except CheckpointError as error:
-        raise ConfigError(str(path), [f"{key}: {error}"]) from None

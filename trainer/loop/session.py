@@ -6,8 +6,9 @@ from pathlib import Path
 from trainer.config import ConfigError, RunConfig
 from trainer.execution.choices import Choices
 from trainer.flops import flops_per_token
-from trainer.folder import checkpoint
+from trainer.folder import checkpoint, initial_weights
 from trainer.folder.checkpoint_state import Position
+from trainer.folder.initial_weights import InitialWeights
 from trainer.folder.journal import Journal
 from trainer.folder.metrics import LossMean, RecordTimer
 from trainer.folder.owner import claim
@@ -95,11 +96,12 @@ def open_session(
         # Checkpoints of older versions lack some of it.
         known = ("run", "content", "tokenizer", "global_batch")
         start = replace(newest, **{name: getattr(first, name) for name in known})
+    initial = initial_weights.choose(config, world) if start.step == 0 else None
     if world.is_main:
         _prepare_folder(config, action, checkpoints, first, newest)
     kept = _kept_attention(folder, world) if action == "resume" else None
     learner = build_learner(config, choices, world, model, kept)
-    _restore(config, learner, newest, source, world)
+    _restore(config, learner, newest, source or initial, world)
     startup.mark("model")
     loader = open_loader(config, shards, world, start.step, start.data)
     context = attention_context(config, learner.model.border, loader, shards)
@@ -165,7 +167,7 @@ def _restore(
     config: RunConfig,
     learner: Learner,
     newest: Position | None,
-    source: Source | None,
+    begin: Source | InitialWeights | None,
     world: World,
 ) -> None:
     """Load the run's newest checkpoint, that of the run it continues, or its initial weights."""
@@ -173,15 +175,16 @@ def _restore(
         checkpoints = checkpoint.folder_of(config, Path(config.dump_dir))
         checkpoint.load(checkpoints, newest.step, learner.model, learner.optimizer)
         return
-    if source is not None:
-        checkpoint.load_from(source.path, learner.model, learner.optimizer)
-        if world.is_main:
-            step = source.position.step
-            print(f"{config.dump_dir}: continues {source.path} from step {step}", flush=True)
+    if begin is None:
         return
-    init = config.checkpoint and config.checkpoint.init_ckpt_path
-    if init:
-        checkpoint.start_from(Path(init), learner.model)
+    if isinstance(begin, InitialWeights):
+        begin.load(learner.model)
+        what = f"starting from the weights in {begin.path}"
+    else:
+        checkpoint.load_from(begin.path, learner.model, learner.optimizer)
+        what = f"continues {begin.path} from step {begin.position.step}"
+    if world.is_main:
+        print(f"{config.dump_dir}: {what}", flush=True)
 
 
 def _machine_load(ranks: list[RankHost]) -> MachineLoad:
