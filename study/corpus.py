@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from study.config import CORPORA
+from trainer.files import replace_durably
 from trainer.problems import ConfigError
 
 PYTHON_STDLIB, FINEWEB_EDU = CORPORA
@@ -206,7 +207,7 @@ class CorpusFiles:
         for path in self._stale.difference(self._paths):
             path.unlink()
         for path in self._paths:
-            _partial(path).replace(path)
+            replace_durably(_partial(path), path)
 
 
 def _partial(path: Path) -> Path:

@@ -346,6 +346,12 @@ def _merge_settings(
         Layer(changes or {}),
     ]
     settings = Merged(layers)
+    checkpoints = settings.values.get("checkpoint")
+    common = checkpoints.get("path") if isinstance(checkpoints, Mapping) else None
+    if isinstance(common, str):
+        # Below the folder that the study names, each run has its own.
+        own = {"checkpoint": {"path": f"{common}/{cell['name']}"}}
+        settings = settings.over(Layer(own, prefix=("run", "checkpoint", "path"), derived=True))
     if point.entry.global_batch_size is None:
         return settings
     key = (*point.where, "global_batch_size")

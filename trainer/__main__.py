@@ -15,12 +15,16 @@ def main(arguments: list[str]) -> int:
     startup = Startup()
     # A launcher may ignore SIGTERM to outlive its ranks; its ranks must not inherit that.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Until the first step there is nothing to save: Ctrl-C ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # If the launcher is killed, its ranks save and exit instead of training on.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     from trainer.config import ConfigError, load_run_config
+    from trainer.launcher import check_launcher
 
     try:
+        check_launcher(os.environ, arguments)
         config = load_run_config(arguments)
         from trainer.loop.run import run  # loads torch; config errors are reported without it
 

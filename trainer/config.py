@@ -5,7 +5,7 @@ Imports no torch: the study checks and writes these files on machines without it
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -31,6 +31,12 @@ from trainer.yaml_files import (
 )
 
 BYTE_VOCABULARY = 258  # 256 bytes, BOS 256, EOS 257
+
+HOW_DATA_IS_READ: Any = {
+    **dict.fromkeys(("root_dir", "shards_dir", "batch_size", "prefetch_size", "load_async"), True),
+    "tokenizer": {"path"},
+}
+"""Settings of the data that do not change the sequence of samples."""
 
 ATTENTION_ON_CPU = ("auto", "flash", "math")
 """Attention kernels that a CPU has."""
@@ -524,7 +530,7 @@ class SaveConfig(Settings):
     every: PositiveInt | None = None
     """Steps between saves; null: only at the end."""
     keep: Annotated[int, Field(ge=-1)] = 1
-    """How many of this kind to keep; -1: all."""
+    """How many of this kind to keep; 0 or -1: all."""
 
 
 class CheckpointConfig(Settings):
@@ -539,6 +545,9 @@ class CheckpointConfig(Settings):
     init_ckpt_path: Text | None = None
     """Weights to start from: a run or checkpoint of ours, an export or a Hugging Face Llama, or a
     checkpoint of lingua. The shape must be this run's."""
+    continue_from: Text | None = None
+    """Another run's folder (its newest checkpoint) or checkpoint, to continue: its weights,
+    optimizer state, step and position in the data, with this run's steps, schedule and data."""
     async_save: bool = True
     """Write checkpoints in the background while training continues."""
 
@@ -548,6 +557,13 @@ class CheckpointConfig(Settings):
             lingua.equals(False),
         ),
     }
+
+    @model_validator(mode="after")
+    def _begins_once(self) -> "CheckpointConfig":
+        if self.continue_from is not None and self.init_ckpt_path is not None:
+            message = "contradicts init_ckpt_path, which takes only weights; remove one of them"
+            raise RuleError(["continue_from", "init_ckpt_path"], message)
+        return self
 
 
 class ValidationConfig(Settings):
@@ -672,6 +688,11 @@ class RunConfig(Settings):
     def is_masked(self) -> bool:
         """Whether attention needs a mask beyond the causal one."""
         return self.data.document_mask or self.model.sliding_window is not None
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of the sampling order."""
+        return self.seed if self.data.seed is None else self.data.seed
 
     @property
     def weights_seed(self) -> int:
@@ -800,20 +821,21 @@ class RunConfig(Settings):
         """
         included = {"steps", "seed", "optim", "model"}
         values = self.model_dump(mode="json", exclude_defaults=True, include=included)
-        data = self.data.model_dump(
-            mode="json",
-            exclude_defaults=True,
-            exclude={
-                **dict.fromkeys(
-                    ("root_dir", "shards_dir", "batch_size", "prefetch_size", "load_async"), True
-                ),
-                "tokenizer": {"path"},
-            },
-        )
+        data = self.data.model_dump(mode="json", exclude_defaults=True, exclude=HOW_DATA_IS_READ)
         batch = self.sequences_per_step(gpus)
         dtype = self.distributed.model_dtype
         init = self.checkpoint and self.checkpoint.init_ckpt_path
-        return digest({**values, "data": data, "global_batch": batch, "dtype": dtype, "init": init})
+        settings = {**values, "data": data, "global_batch": batch, "dtype": dtype, "init": init}
+        if self.checkpoint and self.checkpoint.continue_from:
+            settings["continue_from"] = self.checkpoint.continue_from
+        return digest(settings)
+
+    def losses_depend_on(self) -> dict[str, Any]:
+        """Return dotted key -> value of what `trajectory` contains, but for the global batch."""
+        included = {"steps", "seed", "optim", "model"}
+        values = self.model_dump(mode="json", include=included)
+        values["data"] = self.data.model_dump(mode="json", exclude=HOW_DATA_IS_READ)
+        return dict(_flatten(values))
 
 
 def load_run_config(arguments: Sequence[str]) -> RunConfig:
@@ -838,6 +860,14 @@ def digest(values: Any) -> str:
     """Return sixteen hex digits of JSON values, independent of the order of keys."""
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _are_positive_integers(*values: Any) -> bool:

@@ -1,16 +1,65 @@
-"""Atomic file writes, and folders that settings name. Imports no torch."""
+"""Atomic and durable file writes, and folders that settings name. Imports no torch."""
 
+import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.problems import ConfigError, Problem
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file atomically: readers see the old content or the new one."""
+    """Replace a file atomically: readers see the old content or the new one, also after a power
+    loss. If it fails, it leaves nothing behind."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        replace_durably(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def replace_durably(temporary: Path, target: Path) -> None:
+    """Rename a finished file or folder to its final name, once its content is on disk.
+
+    Without the sync, a power loss could leave the new name with the content missing.
+    """
+    if temporary.is_dir():
+        for path in temporary.rglob("*"):
+            _sync(path)
+    _sync(temporary)
+    temporary.replace(target)
+    _sync(target.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes have left of a file in `write_atomically`."""
+    for temporary in path.parent.glob(f".{path.name}.[0-9]*"):
+        temporary.unlink(missing_ok=True)
+
+
+def move_aside(paths: Sequence[Path]) -> Path:
+    """Move what is in one folder to `superseded/<n>` in it, n = 1, 2, ...; return that folder."""
+    superseded = paths[0].parent / "superseded"
+    number = 1 + sum(1 for _ in superseded.glob("*"))
+    target = superseded / str(number)
+    target.mkdir(parents=True)
+    for path in paths:
+        path.replace(target / path.name)
+    return target
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(folder: Path, key: str) -> None:

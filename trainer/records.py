@@ -16,6 +16,8 @@ METRICS = "metrics.jsonl"
 EVALUATIONS = "metrics.eval.jsonl"
 SUMMARY = "run.json"
 FAILURE = "failure.json"
+CONFIG = "run.yaml"
+"""File name of the complete settings, in a run's folder and in its checkpoints."""
 
 Status = Literal["running", "completed", "preempted", "failed"]
 Outcome = Literal["trained", "diverged"]
@@ -167,9 +169,22 @@ class UsedChoices(Written):
     attention: str | None = None
 
 
+class Continued(Written):
+    """The checkpoint that a run with `checkpoint.continue_from` began with."""
+
+    path: str
+    """Its folder."""
+    step: PositiveInt
+    """Its step."""
+    trajectory: str
+    """`RunConfig.trajectory` of the run that wrote it."""
+
+
 class RunSummary(Written):
     """run.json: written when a run starts, replaced atomically while it runs."""
 
+    id: str | None = None
+    """The folder's own; its checkpoints carry it. None in files of older versions."""
     status: Status
     """Status of the run."""
     outcome: Outcome | None = None
@@ -212,6 +227,10 @@ class RunSummary(Written):
     """`RunConfig.trajectory` of the run."""
     content: dict[str, str] | None = None
     """Source -> key of its text and tokenizer."""
+    training_content: dict[str, str] | None = None
+    """The same without the held-out text; None in files of older versions."""
+    continued: Continued | None = None
+    """Where the run began, if it continues another."""
     attention_context: PositiveFloat | None = None
     """Mean number of keys that a token attends to; None in files of older versions."""
     steps_done: NonNegativeInt = 0

@@ -68,7 +68,9 @@ def _measurement(cell: Cell, row: ThroughputRow) -> Measurement:
         cell=cell,
         source="",
         completed=row.status == "completed",
-        uninterrupted=row.outcome == "trained" and row.attempts == 1,
+        uninterrupted=row.outcome == "trained"
+        and row.attempts == 1
+        and row.first_step in (None, 1),
         step_s=(p10, p50, p90),
         startup_s=row.startup_s,
         wall_s=row.wall_s,

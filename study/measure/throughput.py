@@ -142,7 +142,7 @@ def _row(cell: Cell, run: Run) -> ThroughputRow:
         torch_version=summary.versions.torch,
         commit=summary.commit,
         val_loss=summary.loss_validation,
-        attempts=len(summary.attempts),
+        attempts=summary.attempts[-1].attempt,
         measured_with=summary.trainer_version,
         outcome=summary.outcome,
         started=summary.attempts[-1].start,
@@ -156,6 +156,7 @@ def _row(cell: Cell, run: Run) -> ThroughputRow:
         compiled=choices.compiled,
         attention=choices.attention,
         speed_key=cell.speed_key,
+        first_step=summary.attempts[0].first_step,
     )
 
 

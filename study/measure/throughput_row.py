@@ -91,6 +91,8 @@ class ThroughputRow:
     """Attention kernel."""
     speed_key: str | None = None
     """`RunConfig.speed_key` of the run."""
+    first_step: int | None = None
+    """The first step that the run took itself: more than 1 if it continues another run."""
 
 
 AGAIN = "recreate it with `throughput`"

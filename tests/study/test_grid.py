@@ -39,6 +39,35 @@ def problems(data: dict[str, Any]) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
+def test_each_cell_has_its_own_folder_of_checkpoints(study: dict[str, Any]) -> None:
+    """Below the one that the study or a variant names; no fingerprint depends on it."""
+    study["grid"][0]["variant"] = ["base", "hot"]
+    study["run"]["checkpoint"] = {"path": "/elsewhere"}
+    elsewhere = [cell.fingerprint for cell in Grid(load_study(study))]
+    study["run"]["checkpoint"] = {"path": "/scratch/ada"}
+    study["variants"]["hot"]["checkpoint"] = {"path": "/fast"}
+    grid = Grid(load_study(study))
+    paths = [cell.run.checkpoint.path for cell in grid]
+    assert paths[0] == "/scratch/ada/test/runs/here/tiny/gpus-1/base/seed-42"
+    assert paths[1] == "/fast/test/runs/here/tiny/gpus-1/hot/seed-42"
+    assert len(set(paths)) == len(grid) == 8
+    assert [cell.fingerprint for cell in grid] == elsewhere
+
+
+def test_runs_of_a_study_may_continue_another(study: dict[str, Any]) -> None:
+    """It is part of what a run is; a study without it has the fingerprints it had."""
+    base = Grid(load_study(study))[0]
+    study["variants"]["branch"] = {"checkpoint": {"continue_from": "runs/trunk"}, "steps": 30}
+    study["grid"].append({"cluster": "here", "model": "tiny", "gpus": 1, "variant": "branch"})
+    grid = Grid(load_study(study))
+    assert grid[0].fingerprint == base.fingerprint
+    assert grid[-1].run.checkpoint.continue_from == "runs/trunk"
+    study["variants"]["branch"]["checkpoint"]["continue_from"] = "runs/other"
+    other = Grid(load_study(study))[-1]
+    assert other.fingerprint != grid[-1].fingerprint
+    assert other.run.trajectory(1) != grid[-1].run.trajectory(1)
+
+
 def test_cells_are_the_product_of_the_axes(study: dict[str, Any]) -> None:
     study["grid"].append({"cluster": "here", "model": "tiny", "gpus": 1, "seed": [1, 2]})
     study["grid"].append({"cluster": "here", "model": "wide", "gpus": 4, "variant": "hot"})

@@ -3,15 +3,21 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from trainer.config import load_run_config
+from trainer.loop.run import run
+from trainer.loop.stop_signal import STOP_SIGNALS
 from trainer.records import Record
+from trainer.startup import Startup
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,6 +113,18 @@ class Runs:
         if check:
             assert done.returncode == 0, done.stdout + done.stderr
         return done
+
+    def here(self, *arguments: str) -> int:
+        """Run in this process, which saves the import of torch; return the exit code."""
+        handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        threads = torch.get_num_threads()
+        kept = "distributed={freeze_gc: false, keep_memory: false, model_dtype: fp32, threads: 1}"
+        try:
+            return run(load_run_config([f"config={self.config}", kept, *arguments]), Startup())
+        finally:
+            torch.set_num_threads(threads)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def out(self, name: str = "out") -> Path:
         """Return a run's folder."""

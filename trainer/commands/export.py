@@ -17,9 +17,11 @@ from torch import Tensor
 
 from trainer.commands.export_tokenizer import write_json, write_tokenizer
 from trainer.config import ConfigError, RunConfig, load_run_config
+from trainer.files import replace_durably
 from trainer.folder import checkpoint, run_folder
 from trainer.folder.checkpoint_state import CheckpointError, find_steps
 from trainer.model.weight_names import transformers_name, weight_shapes
+from trainer.records import CONFIG
 from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.tokens.tokenizer import Tokenizer
 
@@ -29,11 +31,12 @@ def export(run: Path, output: Path, step: int | None = None, config: Path | None
 
     Raises ConfigError or CheckpointError.
     """
-    source = str(config or run / run_folder.CONFIG)
+    source = str(config or run / CONFIG)
     settings = load_run_config([f"config={source}"])
     _check(settings, source, output)
     checkpoints = checkpoint.folder_of(settings, run)
     found = choose_step(checkpoints, run, step)
+    check_settings(settings, source, run, checkpoints / f"{found:010d}")
     weights = {
         transformers_name(name): weight.contiguous()
         for name, weight in weights_of(checkpoints, found, settings, source).items()
@@ -88,6 +91,23 @@ def _check(settings: RunConfig, source: str, output: Path) -> None:
         raise ConfigError(source, [problem])
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(str(output), ["exists already; expected a new or empty folder"])
+
+
+def check_settings(settings: RunConfig, source: str, run: Path, saved: Path) -> None:
+    """Raise ConfigError if settings differ from those that made a checkpoint, in what the losses
+    depend on: its own run.yaml, or in older versions the run's."""
+    made_by = next((path for path in (saved, run) if (path / CONFIG).exists()), None)
+    if made_by is None:
+        return
+    expected = load_run_config([f"config={made_by / CONFIG}"]).losses_depend_on()
+    found = settings.losses_depend_on()
+    problems = [
+        f"{key}: found {found.get(key)}; expected {expected.get(key)}, as in {made_by / CONFIG}"
+        for key in sorted(found.keys() | expected.keys())
+        if found.get(key) != expected.get(key)
+    ]
+    if problems:
+        raise ConfigError(source, problems)
 
 
 def choose_step(folder: Path, run: Path, wanted: int | None) -> int:
@@ -151,7 +171,7 @@ def _publishing(output: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        temporary.replace(output)
+        replace_durably(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

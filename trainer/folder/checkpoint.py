@@ -1,13 +1,14 @@
 """Checkpoints: torch.distributed.checkpoint folders, made visible by one atomic rename.
 
-`checkpoints/<step>/` holds the tensors and state.json: the step, the trajectory, and the size and
-checksum of every file, to detect truncated or changed ones. A checkpoint loads on any number of
-processes and in any layout.
+`checkpoints/<step>/` holds the tensors, the run's settings (run.yaml), and state.json: the step,
+the run, and the size and checksum of every file, to detect truncated or changed ones. A checkpoint
+loads on any number of processes and in any layout. Only the run's own checkpoints are ever replaced
+or deleted.
 """
 
 import shutil
 import threading
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,28 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainer.config import CheckpointConfig, RunConfig
-from trainer.files import make_folder
+from trainer.config import CheckpointConfig
+from trainer.files import make_folder, move_aside, replace_durably
 from trainer.folder.checkpoint_state import (
+    STATE,
     Position,
     complete,
     fingerprint_of,
-    flush,
+    folder_of,
     is_intact,
     read_state,
     write_state,
 )
 from trainer.model.optimizer import Optimizer
+from trainer.records import CONFIG
 from trainer.world import World, agree
 
+__all__ = ["Saver", "due", "find_newest", "folder_of", "load", "load_weights", "prune", "save"]
+
+SAVING = ".saving-"
+"""Prefix of an unfinished checkpoint's name."""
+
 # trainer.folder.checkpoint_tensors is imported on use.
-
-
-def folder_of(config: RunConfig, run: Path) -> Path:
-    """Return the folder of a run's checkpoints; `run` is the run's own."""
-    path = config.checkpoint and config.checkpoint.path
-    return Path(path) if path else run / "checkpoints"
 
 
 def _of_step(folder: Path, step: int) -> Path:
@@ -75,11 +77,23 @@ class Saver:
     error of the background thread.
     """
 
-    def __init__(self, folder: Path, config: CheckpointConfig | None, world: World) -> None:
-        """Raises ConfigError if the folder is not writable."""
+    def __init__(
+        self,
+        folder: Path,
+        config: CheckpointConfig | None,
+        world: World,
+        settings: str | None = None,
+    ) -> None:
+        """`settings`: the text of run.yaml, part of each checkpoint.
+
+        Raises ConfigError if the folder is not writable.
+        """
         self._folder, self._config, self._world = folder, config, world
+        self._settings = settings
         if config is not None and world.is_main:
             make_folder(folder, "checkpoint.path")
+            for unfinished in folder.glob(f"{SAVING}*"):  # by killed attempts
+                shutil.rmtree(unfinished, ignore_errors=True)
         # A separate group: training's collectives continue meanwhile.
         self._group = dist.new_group(backend="gloo") if world.size > 1 else None
         self._thread: threading.Thread | None = None
@@ -123,7 +137,7 @@ class Saver:
         from trainer.folder.checkpoint_tensors import write_tensors
 
         target = _of_step(self._folder, position.step)
-        temporary = target.with_name(f".saving-{target.name}")
+        temporary = target.with_name(f"{SAVING}{target.name}")
         if self._world.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
@@ -131,14 +145,15 @@ class Saver:
         write_tensors(state, temporary, self._group)
         self._barrier()
         if self._world.is_main:
+            if self._settings is not None:
+                (temporary / CONFIG).write_text(self._settings, encoding="utf-8")
             files = {path.name: fingerprint_of(path) for path in sorted(temporary.iterdir())}
-            facts = {**position.__dict__, "kinds": kinds, "files": files}
+            facts = {**asdict(position), "kinds": kinds, "files": files}
             write_state(temporary, facts)
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.replace(target)
-            flush(self._folder)
+            _make_way(target, position)
+            replace_durably(temporary, target)
             if self._config is not None:
-                prune(self._folder, self._config)
+                prune(self._folder, self._config, position)
 
     def _barrier(self) -> None:
         if self._group is not None:
@@ -153,31 +168,44 @@ def _copy_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     return copy_to_cpu(state, next(model.parameters()).device)
 
 
-def prune(folder: Path, config: CheckpointConfig) -> None:
-    """Delete the checkpoints that `keep` of no kind retains; the newest always stays."""
-    found = list(complete(folder))
+def _make_way(target: Path, position: Position) -> None:
+    """Remove a run's earlier checkpoint of a step; move aside what is not the run's."""
+    if not target.exists():
+        return
+    try:
+        is_own = position.is_of(read_state(target))
+    except (OSError, ValueError, KeyError):
+        is_own = (target / STATE).exists()  # damaged: only the run's own get here, see owner.py
+    if is_own:
+        shutil.rmtree(target, ignore_errors=True)
+        return
+    aside = move_aside([target])
+    print(f"warning: {target}: not this run's checkpoint; moved to {aside}", flush=True)
+
+
+def prune(folder: Path, config: CheckpointConfig, position: Position) -> None:
+    """Delete the checkpoints of a run that `keep` of no kind retains; the newest always stays."""
+    found = [item for item in complete(folder) if position.is_of(item[1])]
     wanted = {path for path, _ in found[:1]}
     for kind, keep in (("dump", config.dump.keep), ("eval", config.eval.keep)):
         of_kind = [path for path, facts in found if kind in facts["kinds"]]
-        wanted.update(of_kind if keep < 0 else of_kind[:keep])
+        wanted.update(of_kind[:keep] if keep > 0 else of_kind)
     for path, _ in found:
         if path not in wanted:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def find_newest(folder: Path, trajectory: str, world: World) -> Position | None:
-    """Return the newest intact checkpoint of a trajectory, or None: rank 0's find on all ranks."""
+def find_newest(folder: Path, start: Position, world: World) -> Position | None:
+    """Return the newest intact checkpoint of the run that begins at `start`, or None.
+
+    Rank 0's find, on all ranks.
+    """
     step = -1
     if world.is_main:
-        found = complete(folder)
-        ours = (item for item in found if item[1]["trajectory"] == trajectory)
+        ours = (item for item in complete(folder) if start.is_of(item[1]))
         step = next((facts["step"] for path, facts in ours if is_intact(path, facts)), -1)
     step = agree(step, world)
-    if step < 0:
-        return None
-    facts = read_state(_of_step(folder, step))
-    names = (field.name for field in fields(Position))
-    return Position(**{name: facts[name] for name in names if name in facts})
+    return None if step < 0 else Position.of(read_state(_of_step(folder, step)))
 
 
 def load_weights(folder: Path, step: int) -> dict[str, Tensor]:
@@ -189,8 +217,12 @@ def load_weights(folder: Path, step: int) -> dict[str, Tensor]:
 
 def load(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> None:
     """Load the checkpoint of a step into a model and its optimizer. Raises CheckpointError."""
+    load_from(_of_step(folder, step), model, optimizer)
+
+
+def load_from(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
+    """Load the checkpoint in a folder into a model and its optimizer. Raises CheckpointError."""
     from trainer.folder.checkpoint_tensors import read_tensors
 
     # State dicts are views: reading into them loads the weights.
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    read_tensors(_of_step(folder, step), state)
+    read_tensors(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})

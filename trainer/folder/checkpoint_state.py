@@ -1,13 +1,17 @@
 """The state.json of a checkpoint: its position, and the files that make it complete."""
 
 import json
-import os
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from trainer.config import RunConfig
+from trainer.tokens.data import AT_ITS_BEGINNING, DataStart
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in a run's folder, unless the settings name another."""
 BLOCK_BYTES = 2**20
 STATE = "state.json"
 
@@ -30,6 +34,35 @@ class Position:
     """Sum of the training losses since the last record."""
     loss_steps: int = 0
     """Steps in that sum."""
+    run: str | None = None
+    """`RunSummary.id` of the run."""
+    content: Mapping[str, str] | None = None
+    """Source -> key of the text to train on and of the tokenizer."""
+    tokenizer: str | None = None
+    """Fingerprint of the tokenizer."""
+    global_batch: int | None = None
+    """Sequences of a step."""
+    data: DataStart = AT_ITS_BEGINNING
+    """Where the run began to read."""
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "Position":
+        """Return the position in a state.json."""
+        known = {field.name: facts[field.name] for field in fields(cls) if field.name in facts}
+        if "data" in known:
+            known["data"] = DataStart(**known["data"])
+        return cls(**known)
+
+    def is_of(self, facts: Mapping[str, Any]) -> bool:
+        """Say whether a state.json belongs to the same run; older versions name none."""
+        same_run = None in (self.run, facts.get("run")) or facts["run"] == self.run
+        return bool(facts["trajectory"] == self.trajectory and same_run)
+
+
+def folder_of(config: RunConfig, run: Path) -> Path:
+    """Return the folder of a run's checkpoints; `run` is the run's own."""
+    path = config.checkpoint and config.checkpoint.path
+    return Path(path) if path else run / CHECKPOINTS
 
 
 def find_steps(folder: Path, trajectory: str | None = None) -> list[int]:
@@ -43,7 +76,7 @@ def find_steps(folder: Path, trajectory: str | None = None) -> list[int]:
 
 def complete(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the complete checkpoints and their state.json, newest first; warn of skipped ones."""
-    for path in sorted(folder.glob("[0-9]*"), reverse=True):
+    for path in entries(folder):
         try:
             facts = read_state(path)
             expected = {name: known["size"] for name, known in facts["files"].items()}
@@ -57,6 +90,11 @@ def complete(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             print(f"warning: {path}: truncated files, skipped", flush=True)
 
 
+def entries(folder: Path) -> list[Path]:
+    """Return what is named like a checkpoint in a folder, newest first."""
+    return sorted(folder.glob("[0-9]*"), reverse=True)
+
+
 def fingerprint_of(path: Path) -> dict[str, int]:
     """Return size and CRC-32 of a file, to detect truncated or changed files."""
     check = 0
@@ -67,12 +105,8 @@ def fingerprint_of(path: Path) -> dict[str, int]:
 
 
 def write_state(path: Path, facts: dict[str, Any]) -> None:
-    """Write state.json, with its own checksum, and sync the folder to disk."""
-    with (path / STATE).open("w") as file:
-        json.dump({**facts, "crc32": _checksum(facts)}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    flush(path)
+    """Write state.json, with its own checksum."""
+    (path / STATE).write_text(json.dumps({**facts, "crc32": _checksum(facts)}, indent=1))
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -94,12 +128,3 @@ def is_intact(path: Path, facts: dict[str, Any]) -> bool:
             print(f"warning: {path}: {name} was changed, skipped", flush=True)
             return False
     return True
-
-
-def flush(folder: Path) -> None:
-    """Make a rename in a folder survive a power loss."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

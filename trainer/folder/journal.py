@@ -31,16 +31,23 @@ class Journal:
     def open(self, summary: RunSummary) -> None:
         """Open the files, on the main process only. `summary` contains the new attempt."""
         earlier = read_summary(self._folder)
-        if self._step > 0 and earlier is not None:
-            # Earlier attempts' results stay until this one has its own.
-            kept = ("loss_final", "loss_validation")
-            summary = summary.model_copy(update={key: getattr(earlier, key) for key in kept})
         write_atomically(self._folder / CONFIG, self._config.to_yaml())
-        self._file = RunFile(self._folder, summary, earlier.attempts if earlier else ())
+        self._records = RecordFile(self._folder / METRICS, self._step, self._send)
+        self._evaluations = RecordFile(self._folder / EVALUATIONS, self._step, self._send)
+        records, evaluations = self._records.last, self._evaluations.last
+        # Earlier attempts' results stay until this one has its own.
+        results = {
+            "loss_final": records.get("loss/out"),
+            "loss_validation": evaluations.get("eval/loss"),
+        }
+        previous = earlier.attempts if earlier else ()
+        first = 1 + records.get("attempt", 0)  # more than are in a run.json that was lost
+        summary = summary.model_copy(update=results)
+        self._file = RunFile(self._folder, summary, previous, first)
         self._trackers = Trackers(self._config, self._step, self._file.began)
-        send = self._trackers.write
-        self._records = RecordFile(self._folder / METRICS, self._step, send)
-        self._evaluations = RecordFile(self._folder / EVALUATIONS, self._step, send)
+
+    def _send(self, record: dict[str, Any]) -> None:
+        self._trackers.write(record)
 
     @property
     def attempt(self) -> int:

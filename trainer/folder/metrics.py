@@ -25,6 +25,8 @@ class RecordFile:
         `send` is also called with each record, under its names in the file.
         """
         kept = [line for step, line in _lines(path) if step <= resume_step]
+        self.last: dict[str, Any] = json.loads(kept[-1]) if kept else {}
+        """The last record kept, under its names in the file; empty if there is none."""
         write_atomically(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         self._send = send

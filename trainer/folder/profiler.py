@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from trainer.config import ProfilingConfig
-from trainer.files import make_folder
+from trainer.files import make_folder, replace_durably
 from trainer.world import World
 
 MEMORY_EVENTS = 100_000
@@ -77,7 +77,7 @@ class Profiler:
         self._profile.stop()
         temporary = self._file.with_name(f".{self._file.name}")  # torch picks the format by suffix
         self._profile.export_chrome_trace(str(temporary))
-        temporary.replace(self._file)
+        replace_durably(temporary, self._file)
         self._profile = None
 
     def _write_memory(self, step: int) -> None:

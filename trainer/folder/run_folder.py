@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainer.config import RunConfig
-from trainer.files import make_folder, write_atomically
+from trainer.files import make_folder, move_aside, remove_leftovers, write_atomically
+from trainer.folder.checkpoint_state import CHECKPOINTS, STATE, complete, entries, folder_of
+from trainer.folder.owner import read_owner
 from trainer.records import (
+    CONFIG,
     EVALUATIONS,
     METRICS,
     SUMMARY,
@@ -22,18 +25,15 @@ from trainer.records import (
     Versions,
 )
 
-CONFIG = "run.yaml"
-"""File name of the run's complete settings."""
-
-RUN_FILES = (SUMMARY, METRICS, EVALUATIONS, CONFIG, "checkpoints", "tensorboard", "profiling")
+RUN_FILES = (SUMMARY, METRICS, EVALUATIONS, CONFIG, CHECKPOINTS, "tensorboard", "profiling")
 """Files of a run, to be moved aside when another run starts in the folder."""
 
 PACKAGE = Path(__file__).parents[1]
 """The trainer's sources."""
 
 LAG_S = 1.0
-"""Seconds that run.json may lag behind the records: replacing a file takes a millisecond, more on a
-network file system."""
+"""Least seconds that run.json may lag behind the records: replacing a file durably takes a
+millisecond, more on a network file system."""
 
 Action = Literal["start", "resume", "done"]
 
@@ -44,6 +44,7 @@ class Lock:
     def __init__(self, folder: Path) -> None:
         """Create the folder if needed. Raises ConfigError if it is not writable."""
         make_folder(folder, "dump_dir")
+        self._folder = folder
         self._file = (folder / ".lock").open("w")
 
     def try_acquire(self) -> bool:
@@ -58,6 +59,9 @@ class Lock:
         except OSError as error:
             message = f"{self._file.name}: cannot be locked: {error.strerror}"
             print(f"warning: {message}; do not start a second run in this folder", flush=True)
+            return True  # another process's files may be there
+        for name in (SUMMARY, METRICS, EVALUATIONS, CONFIG):
+            remove_leftovers(self._folder / name)
         return True
 
     def release(self) -> None:
@@ -65,18 +69,45 @@ class Lock:
         self._file.close()
 
 
-def choose_action(folder: Path, config: RunConfig, gpus: int, content: dict[str, str]) -> Action:
-    """Return what to do in a folder, given its run.json.
+def choose_action(
+    folder: Path,
+    config: RunConfig,
+    gpus: int,
+    content: dict[str, str],
+    training_content: dict[str, str] | None = None,
+) -> Action:
+    """Return what to do in a folder, given its run.json, or else its checkpoints.
 
     The same run, completed: nothing. The same losses, not completed: resume. Anything else: start.
-    `content` is source -> key of its text and tokenizer.
+    `content` is source -> key of its text and tokenizer, `training_content` the same without the
+    held-out text, on which the losses do not depend.
     """
     summary = read_summary(folder)
-    if summary is None or summary.content != content:
-        return "start"
+    if summary is None:
+        return "resume" if _has_checkpoint(folder, config, gpus, training_content) else "start"
+    if summary.content != content:
+        if None in (training_content, summary.training_content):
+            return "start"
+        if summary.training_content != training_content:
+            return "start"
+        print(f"warning: {folder}: the held-out text has changed since the run began", flush=True)
     if summary.status == "completed":
         return "done" if summary.fingerprint == config.fingerprint(gpus) else "start"
     return "resume" if summary.trajectory == config.trajectory(gpus) else "start"
+
+
+def _has_checkpoint(
+    folder: Path, config: RunConfig, gpus: int, content: dict[str, str] | None
+) -> bool:
+    """Say whether a run whose run.json is missing or malformed has a checkpoint."""
+    trajectory = config.trajectory(gpus)
+    found = any(
+        facts["trajectory"] == trajectory and facts.get("content") in (None, content)
+        for _, facts in complete(folder_of(config, folder))
+    )
+    if found:
+        print(f"warning: {folder}: {SUMMARY} cannot be read; resuming without it", flush=True)
+    return found
 
 
 def is_completed(folder: Path) -> bool:
@@ -93,31 +124,49 @@ def read_summary(folder: Path) -> RunSummary | None:
         return None
 
 
-def set_aside(folder: Path) -> None:
-    """Move an earlier run's files to `superseded/<n>`, so that nothing computed is lost."""
+def set_aside(folder: Path, checkpoints: Path | None = None) -> None:
+    """Move an earlier run's files to `superseded/<n>`, so that nothing computed is lost.
+
+    `checkpoints` is the folder of its checkpoints, if elsewhere.
+    """
     old = [folder / name for name in RUN_FILES if (folder / name).exists()]
-    if not old:
-        return
-    number = 1 + sum(1 for _ in folder.glob("superseded/*"))
-    target = folder / "superseded" / str(number)
-    target.mkdir(parents=True)
-    for path in old:
-        path.replace(target / path.name)
-    print(f"{folder}: the settings have changed; the earlier run is in {target}", flush=True)
+    owner = read_owner(folder / CHECKPOINTS)
+    if owner is not None and not owner.is_in(folder, folder / CHECKPOINTS):
+        old.remove(folder / CHECKPOINTS)
+    if old:
+        target = move_aside(old)
+        print(f"{folder}: the settings have changed; the earlier run is in {target}", flush=True)
+    elsewhere = [] if checkpoints is None else entries(checkpoints)
+    saved = [path for path in elsewhere if (path / STATE).exists()]
+    if saved:
+        print(f"{folder}: its checkpoints are in {move_aside(saved)}", flush=True)
+
+
+def set_records_aside(folder: Path) -> None:
+    """Move the records of attempts that left no checkpoint to `superseded/<n>`."""
+    old = [folder / name for name in (METRICS, EVALUATIONS) if (folder / name).exists()]
+    kept = f"; the earlier records are in {move_aside(old)}" if old else ""
+    print(f"{folder}: no checkpoint to resume from, so it starts again{kept}", flush=True)
 
 
 class RunFile:
     """run.json: written when a run starts, replaced atomically while it runs."""
 
-    def __init__(self, folder: Path, summary: RunSummary, previous: Sequence[Attempt]) -> None:
-        """Begin the last attempt in `summary`; `previous` are the earlier ones."""
+    def __init__(
+        self, folder: Path, summary: RunSummary, previous: Sequence[Attempt], first: int = 1
+    ) -> None:
+        """Begin the last attempt in `summary`; `previous` are the earlier ones.
+
+        Its number is at least `first`.
+        """
         self._path = folder / SUMMARY
         # A killed attempt could not write its end.
         ended = (
             item.model_copy(update={"status": "failed"}) if item.status == "running" else item
             for item in previous
         )
-        attempt = summary.attempts[-1].model_copy(update={"attempt": 1 + len(previous)})
+        number = max(first, 1 + max((item.attempt for item in previous), default=0))
+        attempt = summary.attempts[-1].model_copy(update={"attempt": number})
         self.summary = summary.model_copy(update={"attempts": (*ended, attempt)})
         self.write()
 
@@ -134,14 +183,17 @@ class RunFile:
     def note(self, **changes: Any) -> None:
         """Apply changes; write the file at most once per `LAG_S`."""
         self.summary = self.summary.model_copy(update=changes)
-        if time.monotonic() - self._written >= LAG_S:
+        if time.monotonic() - self._written >= self._pause_s:
             self.write()
 
     def write(self, **changes: Any) -> None:
         """Apply changes and write the file."""
         self.summary = self.summary.model_copy(update=changes)
-        self._written = time.monotonic()
+        before = time.monotonic()
         write_atomically(self._path, self.summary.to_json(indent=1) + "\n")
+        self._written = time.monotonic()
+        # On a slow file system too, writing takes less than a hundredth of the run.
+        self._pause_s = max(LAG_S, 100 * (self._written - before))
 
     def write_attempt(self, **changes: Any) -> None:
         """Apply changes to the attempt and write the file."""

@@ -9,25 +9,26 @@ from trainer.config import RunConfig
 from trainer.flops import mean_context
 from trainer.model.model import DocumentBorder
 from trainer.tokens.context import documents_context, first_inputs
-from trainer.tokens.data import BatchLoader
+from trainer.tokens.data import BatchLoader, DataStart
 from trainer.tokens.shards import Shards
 from trainer.tokens.tokenizer import Tokens
 from trainer.world import World
 
 
 def open_loader(
-    config: RunConfig, shards: dict[str, Shards], world: World, done: int
+    config: RunConfig, shards: dict[str, Shards], world: World, done: int, begin: DataStart
 ) -> BatchLoader:
-    """Return the loader of the batches after step `done`."""
+    """Return the loader of the batches after step `done` of a run that begins at `begin`."""
     return BatchLoader(
         shards,
         config.data,
-        seed=config.seed if config.data.seed is None else config.data.seed,
+        seed=config.order_seed,
         grad_acc_steps=config.grad_acc_steps,
         rank=world.data_rank,
         world=world.data_size,
         start_step=done,
         stop_step=config.steps,
+        begin=begin,
         prepare=_preparation(world.device),
     )
 

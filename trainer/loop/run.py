@@ -7,16 +7,19 @@ from pathlib import Path
 
 from trainer.config import RunConfig
 from trainer.execution.choices import Choices
+from trainer.files import write_atomically
 from trainer.folder import failure
-from trainer.folder.run_folder import Action, Lock, choose_action, is_completed
+from trainer.folder.owner import identify
+from trainer.folder.run_folder import Action, Lock, choose_action, is_completed, read_summary
 from trainer.folder.trackers import check_trackers
 from trainer.loop.learner import build_model, set_up_process
 from trainer.loop.session import open_session
 from trainer.loop.summary import open_journal
 from trainer.loop.train import train
 from trainer.model.model import Transformer
+from trainer.records import CONFIG
 from trainer.startup import Startup
-from trainer.tokens.shards import check_held_out, content_keys, open_shards
+from trainer.tokens.shards import check_held_out, content_keys, open_shards, training_keys
 from trainer.world import World, agree, barrier, get_world, process_group
 
 LOCK_POLL_S = 1.0
@@ -87,15 +90,19 @@ def _run(
     if config.eval is not None:
         check_held_out(config.data, shards)
     startup.mark("data")
-    action: Action = "done"
+    action, run_id = "done", None
     if world.is_main:
-        action = choose_action(folder, config, world.size, content_keys(shards))
+        run_id = identify(config, folder, read_summary(folder))
+        content = content_keys(shards), training_keys(shards)
+        action = choose_action(folder, config, world.size, *content)
     action = ACTIONS[agree(ACTIONS.index(action), world)]
     if action == "done":
         if world.is_main:
+            if not (folder / CONFIG).exists():
+                write_atomically(folder / CONFIG, config.to_yaml())
             print(f"{folder}: the run is complete already", flush=True)
         return 0
-    session = open_session(config, choices, startup, world, shards, action, model)
+    session = open_session(config, choices, startup, world, shards, action, model, run_id)
     try:
         open_journal(session)
         return train(session)

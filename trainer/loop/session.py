@@ -1,9 +1,9 @@
 """The state of one attempt: learner, data and files, created or restored here."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from trainer.config import RunConfig
+from trainer.config import ConfigError, RunConfig
 from trainer.execution.choices import Choices
 from trainer.flops import flops_per_token
 from trainer.folder import checkpoint, initial_weights
@@ -11,15 +11,17 @@ from trainer.folder.checkpoint_state import Position
 from trainer.folder.initial_weights import InitialWeights
 from trainer.folder.journal import Journal
 from trainer.folder.metrics import LossMean, RecordTimer
+from trainer.folder.owner import claim
 from trainer.folder.profiler import Profiler
-from trainer.folder.run_folder import Action, read_summary, set_aside
+from trainer.folder.run_folder import Action, read_summary, set_aside, set_records_aside
+from trainer.folder.source import KEY, Source, find_source
 from trainer.loop.feed import attention_context, open_loader
 from trainer.loop.learner import Learner, build_learner
 from trainer.machine_load import MachineLoad
 from trainer.model.model import Transformer
 from trainer.startup import Startup
 from trainer.tokens.data import BatchLoader
-from trainer.tokens.shards import Shards
+from trainer.tokens.shards import Shards, training_keys
 from trainer.world import RankHost, World, device_name, gather_hosts
 
 
@@ -45,6 +47,8 @@ class Session:
     ranks: list[RankHost]
     """Where each rank runs."""
     load: MachineLoad
+    source: Source | None = None
+    """The checkpoint of another run that this attempt began with."""
     timer: RecordTimer = field(default_factory=RecordTimer)
 
     @property
@@ -67,20 +71,39 @@ def open_session(
     shards: dict[str, Shards],
     action: Action,
     model: Transformer | None = None,
+    run_id: str | None = None,
 ) -> Session:
     """Build the model and optimizer, restore the newest checkpoint, open the data.
 
-    `model` is that of `build_model`, if already built.
+    `model` is that of `build_model`, if already built; `run_id` that of `identify`, on the main
+    process.
     """
     folder = Path(config.dump_dir)
-    initial = initial_weights.choose(config, world) if action == "start" else None
-    if world.is_main and action == "start":
-        set_aside(folder)
+    first = Position(
+        step=0,
+        elapsed_s=0.0,
+        trajectory=config.trajectory(world.size),
+        run=run_id,
+        content=training_keys(shards),
+        tokenizer=next(iter(shards.values())).tokenizer,
+        global_batch=config.sequences_per_step(world.size),
+    )
+    checkpoints = checkpoint.folder_of(config, folder)
+    newest = checkpoint.find_newest(checkpoints, first, world) if action == "resume" else None
+    source = _find_source(config, checkpoints, world) if newest is None else None
+    start = first if source is None else source.continued(config, first)
+    if newest is not None:
+        # Checkpoints of older versions lack some of it.
+        known = ("run", "content", "tokenizer", "global_batch")
+        start = replace(newest, **{name: getattr(first, name) for name in known})
+    initial = initial_weights.choose(config, world) if start.step == 0 else None
+    if world.is_main:
+        _prepare_folder(config, action, checkpoints, first, newest)
     kept = _kept_attention(folder, world) if action == "resume" else None
     learner = build_learner(config, choices, world, model, kept)
-    start = _restore(config, folder, learner, world, action, initial)
+    _restore(config, learner, newest, source or initial, world)
     startup.mark("model")
-    loader = open_loader(config, shards, world, start.step)
+    loader = open_loader(config, shards, world, start.step, start.data)
     context = attention_context(config, learner.model.border, loader, shards)
     ranks = gather_hosts(world)
     return Session(
@@ -91,12 +114,13 @@ def open_session(
         shards=shards,
         start=start,
         loader=loader,
-        saver=checkpoint.Saver(checkpoint.folder_of(config, folder), config.checkpoint, world),
+        saver=checkpoint.Saver(checkpoints, config.checkpoint, world, config.to_yaml()),
         profiler=Profiler(config.profiling, folder, world, start.step),
         journal=Journal(config, folder, start.step, startup),
         losses=LossMean(world.device, start.loss_sum, start.loss_steps),
         ranks=ranks,
         load=_machine_load(ranks),
+        source=source,
         attention_context=context,
         flops_per_token=flops_per_token(
             config.model, config.data.tokenizer.vocab_size, config.data.seq_len, context=context
@@ -112,33 +136,55 @@ def _kept_attention(folder: Path, world: World) -> str | None:
     return summary.choices.attention
 
 
+def _find_source(config: RunConfig, checkpoints: Path, world: World) -> Source | None:
+    """Return the checkpoint that the settings say to continue. Raises ConfigError."""
+    wanted = config.checkpoint and config.checkpoint.continue_from
+    if not wanted:
+        return None
+    source = find_source(Path(wanted), world)
+    if checkpoints.exists() and source.path.parent.samefile(checkpoints):
+        message = f"{KEY}: is this run's own; expected another run's, or another dump_dir"
+        raise ConfigError(str(source.path), [message])
+    return source
+
+
+def _prepare_folder(
+    config: RunConfig, action: Action, checkpoints: Path, first: Position, newest: Position | None
+) -> None:
+    """Set aside what this run does not go on with, and claim the folder of checkpoints."""
+    folder = Path(config.dump_dir)
+    if action == "start":
+        set_aside(folder, checkpoints)
+    elif newest is None:
+        set_records_aside(folder)
+    else:
+        print(f"{folder}: resuming from step {newest.step}", flush=True)
+    if first.run is not None:
+        claim(config, folder, first.run)
+
+
 def _restore(
     config: RunConfig,
-    folder: Path,
     learner: Learner,
+    newest: Position | None,
+    begin: Source | InitialWeights | None,
     world: World,
-    action: Action,
-    initial: InitialWeights | None,
-) -> Position:
-    """Load this run's newest checkpoint, or the initial weights that the settings name.
-
-    Returns the position to continue from.
-    """
-    start = Position(0, 0.0, config.trajectory(world.size))
-    if action == "resume":
-        checkpoints = checkpoint.folder_of(config, folder)
-        newest = checkpoint.find_newest(checkpoints, start.trajectory, world)
-        if newest is not None:
-            checkpoint.load(checkpoints, newest.step, learner.model, learner.optimizer)
-            if world.is_main:
-                print(f"{folder}: resuming from step {newest.step}", flush=True)
-            return newest
-        initial = initial_weights.choose(config, world)
-    if initial is not None:
-        initial.load(learner.model)
-        if world.is_main:
-            print(f"{folder}: starting from the weights in {initial.path}", flush=True)
-    return start
+) -> None:
+    """Load the run's newest checkpoint, that of the run it continues, or its initial weights."""
+    if newest is not None:
+        checkpoints = checkpoint.folder_of(config, Path(config.dump_dir))
+        checkpoint.load(checkpoints, newest.step, learner.model, learner.optimizer)
+        return
+    if begin is None:
+        return
+    if isinstance(begin, InitialWeights):
+        begin.load(learner.model)
+        what = f"starting from the weights in {begin.path}"
+    else:
+        checkpoint.load_from(begin.path, learner.model, learner.optimizer)
+        what = f"continues {begin.path} from step {begin.position.step}"
+    if world.is_main:
+        print(f"{config.dump_dir}: {what}", flush=True)
 
 
 def _machine_load(ranks: list[RankHost]) -> MachineLoad:

@@ -1,4 +1,4 @@
-"""Stop requests (SIGTERM, SIGUSR1), on which all ranks stop at the same step."""
+"""Stop requests by signal, on which all ranks stop at the same step."""
 
 import signal
 import time
@@ -9,9 +9,12 @@ from torch import Tensor
 
 from trainer.world import World
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+"""Slurm's and torchrun's SIGTERM, the study's SIGUSR1, lingua's SIGUSR2, and Ctrl-C."""
+
 
 class StopSignal:
-    """SIGTERM and SIGUSR1 ask the run to save and stop; all ranks must stop at the same step.
+    """`STOP_SIGNALS` ask the run to save and stop; all ranks must stop at the same step.
 
     The ranks sum their flags with an asynchronous all-reduce over the CPU group, which overlaps
     with the next step and is read one step later, so the GPU never waits for it. It is repeated
@@ -28,7 +31,7 @@ class StopSignal:
         self._pending: tuple[dist.Work, Tensor] | None = None
         self._pause = self._steps = 0  # steps between all-reduces, and since the last one
         self._since = time.perf_counter()
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: object) -> None:

@@ -1,14 +1,15 @@
 """run.json and the terminal at the start of an attempt: what runs, and where."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 from trainer import host
 from trainer.config import RunConfig
 from trainer.execution.choices import has_bf16
-from trainer.folder.run_folder import describe_software, now
+from trainer.folder.run_folder import describe_software, now, read_summary
 from trainer.loop.session import Session
-from trainer.records import Attempt, Layout, RunSummary, UsedChoices
-from trainer.tokens.shards import content_keys
+from trainer.records import Attempt, Continued, Layout, RunSummary, UsedChoices
+from trainer.tokens.shards import content_keys, training_keys
 from trainer.world import cores_per_rank, device_name
 
 
@@ -36,6 +37,7 @@ def _summarize(session: Session) -> RunSummary:
     )
     return RunSummary(
         status="running",
+        id=session.start.run,
         name=config.name,
         params=sum(parameter.numel() for parameter in session.learner.model.parameters()),
         device=config.device,
@@ -52,10 +54,22 @@ def _summarize(session: Session) -> RunSummary:
         fingerprint=fingerprint,
         trajectory=session.start.trajectory,
         content=content_keys(session.shards),
+        training_content=training_keys(session.shards),
+        continued=_continued(session),
         attention_context=session.attention_context,
         steps_done=session.start.step,
         attempts=(attempt,),
     )
+
+
+def _continued(session: Session) -> Continued | None:
+    """Return where the run began: now, or as an earlier attempt has noted."""
+    source = session.source
+    if source is None:
+        earlier = read_summary(Path(session.config.dump_dir))
+        return earlier.continued if earlier is not None and session.start.step > 0 else None
+    position = source.position
+    return Continued(path=str(source.path), step=position.step, trajectory=position.trajectory)
 
 
 def _announce(config: RunConfig, summary: RunSummary) -> None:

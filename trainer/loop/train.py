@@ -3,6 +3,7 @@
 import gc
 import math
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,7 +11,6 @@ from torch import Tensor
 from trainer.config import RunConfig
 from trainer.execution.layout import has_buckets
 from trainer.folder import checkpoint
-from trainer.folder.checkpoint_state import Position
 from trainer.folder.journal import reserved_gib
 from trainer.loop.evaluate import bits_per_byte, validation_loss
 from trainer.loop.session import Session
@@ -114,7 +114,7 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> boo
     session.losses.restart()
     times = session.timer.read()
     if world.is_main:
-        tokens = config.tokens_per_step(world.size)
+        begin, tokens = session.start.data, config.tokens_per_step(world.size)
         tokens_per_s = tokens / times["step_s"]
         per_gpu = tokens_per_s / world.size
         record = Record(
@@ -123,7 +123,7 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> boo
             loss_of_step=finite(_float32(last)),
             rate=learning_rate(config.optim, step, config.steps),
             grad_norm=finite(grad_norm.item()),
-            tokens=step * tokens,
+            tokens=begin.tokens + (step - begin.step) * tokens,
             epoch=session.loader.epoch(step),
             reserved_gib=reserved_gib(world.device),
             tokens_per_s_per_gpu=per_gpu,
@@ -175,10 +175,10 @@ def _evaluate(session: Session, step: int) -> None:
 def _save(session: Session, step: int, kinds: list[str]) -> None:
     with session.timer.spending("checkpoint"):
         losses = session.losses
-        position = Position(
-            step,
-            session.elapsed_s,
-            session.start.trajectory,
+        position = replace(
+            session.start,
+            step=step,
+            elapsed_s=session.elapsed_s,
             loss_steps=losses.steps,
             loss_sum=mean_over_ranks(losses.total, session.world).item() if losses.steps else 0.0,
         )

@@ -9,7 +9,7 @@ import hashlib
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,24 @@ class Samples:
     """First token of the window; the window has seq_len + 1 tokens."""
 
 
+@dataclass(frozen=True)
+class DataStart:
+    """Where a run begins to read: behind what an earlier run has read, if it continues one."""
+
+    step: int = 0
+    """Optimizer steps before it."""
+    sample: int = 0
+    """Index of the first sample, in the order of the run's sources and weights."""
+    tokens: int = 0
+    """Tokens trained on before it."""
+    taken: Mapping[str, int] = field(default_factory=dict)
+    """Source -> windows that were read before sample 0, by a run with other sources or weights."""
+
+
+AT_ITS_BEGINNING = DataStart()
+"""Of a run that continues no other."""
+
+
 class SampleOrder:
     """The endless sequence of training samples.
 
@@ -53,32 +71,39 @@ class SampleOrder:
     """
 
     def __init__(
-        self, tokens: Mapping[str, int], weights: Mapping[str, float], seq_len: int, seed: int
+        self,
+        tokens: Mapping[str, int],
+        weights: Mapping[str, float],
+        seq_len: int,
+        seed: int,
+        taken: Mapping[str, int] | None = None,
     ) -> None:
-        """`tokens` and `weights` are per source; each source needs at least one window."""
+        """`tokens` and `weights` are per source; each source needs at least one window.
+
+        `taken`: source -> windows at its beginning that are left out; see `DataStart`.
+        """
         self.sources = sorted(tokens)
         self.seq_len = seq_len
         self.windows = np.array([count_windows(tokens[name], seq_len) for name in self.sources])
         assert self.windows.min() > 0, "a source is shorter than one sequence"
         self._keys = np.array([_hash_name(seed, name) for name in self.sources], np.uint64)
-        shares = allocate([weights[name] for name in self.sources], TABLE)
-        sorted_table = np.repeat(np.arange(len(shares)), shares)
-        shuffle = permute(np.arange(TABLE), TABLE, np.uint64(_hash_name(seed, "")))
-        self._table = sorted_table[shuffle]
+        shares, self._table = _pattern([weights[name] for name in self.sources], seed)
         self._shares = shares
+        self._taken = np.array([(taken or {}).get(name, 0) for name in self.sources], np.int64)
         self._earlier = np.empty(TABLE, np.int64)  # entries of the same source before this one
         entries = [np.flatnonzero(self._table == source) for source in range(len(shares))]
         for indices in entries:
             self._earlier[indices] = np.arange(len(indices))
         # Per source, for `epoch`; Python numbers, since numpy scalars are slower.
-        self._sources = list(zip(entries, shares.tolist(), self.windows.tolist(), strict=True))
+        lists = (shares.tolist(), self.windows.tolist(), self._taken.tolist())
+        self._sources = list(zip(entries, *lists, strict=True))
 
     def locate(self, index: ArrayLike) -> Samples:
         """Return the locations of the samples at global indices (an array); O(1) per sample."""
         index = np.atleast_1d(np.asarray(index, np.int64))
         entry = index % TABLE
         source = self._table[entry]
-        number = index // TABLE * self._shares[source] + self._earlier[entry]
+        number = index // TABLE * self._shares[source] + self._earlier[entry] + self._taken[source]
         windows = self.windows[source]
         epoch = number // windows
         key = _mix(self._keys[source] + epoch.astype(np.uint64) * np.uint64(GOLDEN))
@@ -88,9 +113,25 @@ class SampleOrder:
         """Return the epochs that the first `index` samples cover of the source repeated most."""
         whole, rest = divmod(index, TABLE)
         return max(
-            (whole * share + int(entries.searchsorted(rest))) / windows
-            for entries, share, windows in self._sources
+            (taken + whole * share + int(entries.searchsorted(rest))) / windows
+            for entries, share, windows, taken in self._sources
         )
+
+
+def count_taken(weights: Mapping[str, float], seed: int, samples: int) -> dict[str, int]:
+    """Return source -> its windows among the first `samples` of a `SampleOrder`."""
+    names = sorted(weights)
+    shares, table = _pattern([weights[name] for name in names], seed)
+    whole, rest = divmod(samples, TABLE)
+    counts = whole * shares + np.bincount(table[:rest], minlength=len(names))
+    return dict(zip(names, counts.tolist(), strict=True))
+
+
+def _pattern(weights: Sequence[float], seed: int) -> tuple[Indices, Indices]:
+    """Return each source's entries of the table, (sources,), and the table, (TABLE,)."""
+    shares = allocate(weights, TABLE)
+    sorted_table = np.repeat(np.arange(len(shares)), shares)
+    return shares, sorted_table[permute(np.arange(TABLE), TABLE, np.uint64(_hash_name(seed, "")))]
 
 
 def count_windows(tokens: int, seq_len: int) -> int:
@@ -170,14 +211,16 @@ class BatchLoader(Iterator[Any]):
         world: int = 1,
         start_step: int = 0,
         stop_step: int,
+        begin: DataStart = AT_ITS_BEGINNING,
         prepare: Callable[[Tokens], Any] = lambda batch: batch,
     ) -> None:
-        """`start_step` of `stop_step` steps are already done.
+        """`start_step` of `stop_step` steps are already done; `begin` says what the first reads.
 
         `prepare` is applied to each batch in the thread.
         """
         tokens = {name: shard.train_tokens for name, shard in shards.items()}
-        self.order = SampleOrder(tokens, data.sources, data.seq_len, seed)
+        self.order = SampleOrder(tokens, data.sources, data.seq_len, seed, begin.taken)
+        self._begin = begin
         self.global_batch = data.batch_size * grad_acc_steps * world
         self._positions = positions(grad_acc_steps, world, rank, data.batch_size)
         self._windows = [
@@ -202,7 +245,10 @@ class BatchLoader(Iterator[Any]):
 
         Over all ranks, the set does not depend on how the global batch is split.
         """
-        return (step - 1) * self.global_batch + self._positions
+        return self._samples_before(step) + self._positions
+
+    def _samples_before(self, step: int) -> int:
+        return self._begin.sample + (step - 1 - self._begin.step) * self.global_batch
 
     def read(self, first: int, last: int) -> Iterator[Tokens]:
         """Yield this rank's batches of the steps `first` to `last`."""
@@ -212,7 +258,7 @@ class BatchLoader(Iterator[Any]):
 
     def epoch(self, step: int) -> float:
         """Return the epochs of the source repeated most, by the end of a step."""
-        return self.order.epoch(step * self.global_batch)
+        return self.order.epoch(self._samples_before(step + 1))
 
     def __next__(self) -> Any:
         if self._ended is None:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import TokenizerConfig
-from trainer.files import write_atomically
+from trainer.files import replace_durably, write_atomically
 from trainer.problems import ConfigError
 from trainer.tokens.documents import BLOCK_BYTES, Advance, cut, has_lines
 from trainer.tokens.packing import Encoding, Part, pack
@@ -125,7 +125,7 @@ def make_piece(job: Job, encoding: Encoding, advance: Advance) -> None:
             part = pack([job.piece], making, encoding, advance)
             if stat_file(job.piece.path) != job.stat:
                 raise ConfigError(str(job.piece.path.parent), [CHANGED])
-            making.replace(job.tokens)
+            replace_durably(making, job.tokens)
         finally:
             making.unlink(missing_ok=True)
         write_atomically(job.target.with_suffix(".json"), json.dumps(dataclasses.asdict(part)))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.files import write_atomically
+from trainer.files import replace_durably, write_atomically
 from trainer.problems import ConfigError, Problem
 from trainer.tokens.packing import Part
 from trainer.tokens.tokenizer import Tokens
@@ -41,6 +41,10 @@ class Shards:
     """Type of a token id: <u2, or <u4 for vocabularies beyond 65,536."""
     training: Part
     held_out: Part
+    training_key: str = ""
+    """As `key`, but of the text to train on alone; empty for shards of older versions."""
+    tokenizer: str = ""
+    """Fingerprint of the tokenizer."""
 
     @property
     def train_tokens(self) -> int:
@@ -96,7 +100,7 @@ def publish(making: Path, shards: Shards) -> Shards:
     """Rename a finished folder; return its shards, or those of a process that was faster."""
     while True:
         try:
-            making.rename(shards.folder)
+            replace_durably(making, shards.folder)
             return shards
         except OSError:
             if not shards.folder.exists():
@@ -115,8 +119,11 @@ def read_manifest(folder: Path) -> tuple[Shards, dict[str, Any]] | None:
     """Return shards and manifest of a folder; None if they are missing or do not match."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        parts = [Part(**manifest[name]) for name in ("train", "val")]
-        shards = Shards(folder, manifest["key"], manifest["dtype"], *parts)
+        training, held_out = parts = [Part(**manifest[name]) for name in ("train", "val")]
+        training_key = str(manifest.get("training_key", ""))
+        key, dtype = manifest["key"], manifest["dtype"]
+        tokenizer = str(manifest["encoding"]["tokenizer"])
+        shards = Shards(folder, key, dtype, training, held_out, training_key, tokenizer)
         width = np.dtype(shards.dtype).itemsize
         for name, part in zip(("train.bin", "val.bin"), parts, strict=True):
             if (folder / name).stat().st_size != part.tokens * width:

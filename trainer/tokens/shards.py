@@ -81,8 +81,13 @@ def open_shards(data: DataConfig) -> dict[str, Shards]:
 
 
 def content_keys(shards: dict[str, Shards]) -> dict[str, str]:
-    """Return source -> key of its content; changed text makes a different run."""
+    """Return source -> key of its content."""
     return {source: shard.key for source, shard in shards.items()}
+
+
+def training_keys(shards: dict[str, Shards]) -> dict[str, str]:
+    """Return source -> key of the text to train on; changed text makes a different run."""
+    return {source: shard.training_key or shard.key for source, shard in shards.items()}
 
 
 def ensure_shards(
@@ -119,9 +124,10 @@ def _find_or_make(
     folder = shards_dir / f"{prefix}-{key}"
     found = read_manifest(folder)
     if found:
+        training_key = _content_key(digests, encoding, ["train"])
         with contextlib.suppress(OSError):  # in a read-only folder, the text is hashed each time
-            write_manifest(folder, found[1] | {"stat": stat})
-        return found[0]
+            write_manifest(folder, found[1] | {"stat": stat, "training_key": training_key})
+        return dataclasses.replace(found[0], training_key=training_key)
     workers = workers or len(os.sched_getaffinity(0))
     with disk_errors_named(shards_dir):
         return _make(folder, digests, files, stat, encoding, workers)
@@ -133,8 +139,10 @@ def _digest_halves(files: TextFiles, stat: Stat) -> Digests:
     return {name: digest_files(paths, progress.advance) for name, paths in halves.items()}
 
 
-def _content_key(digests: Digests, encoding: Encoding) -> str:
-    parts = {name: half[-1] for name, half in digests.items()}
+def _content_key(
+    digests: Digests, encoding: Encoding, halves: Sequence[str] = ("train", "val")
+) -> str:
+    parts = {name: digests[name][-1] for name in halves}
     canonical = json.dumps({**encoding.describe(), **parts}, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -157,8 +165,11 @@ def _make(
             problem = CHANGED
         if problem:
             raise ConfigError(str(files.chunks[0].parent), [problem])
-        shards = Shards(folder, folder.name[-16:], encoding.dtype.str, training, held_out)
+        training_key = _content_key(digests, encoding, ["train"])
+        keys = {"training_key": training_key, "tokenizer": encoding.tokenizer.fingerprint}
+        shards = Shards(folder, folder.name[-16:], encoding.dtype.str, training, held_out, **keys)
         manifest = {"key": shards.key, "dtype": shards.dtype, "encoding": encoding.describe()}
+        manifest["training_key"] = training_key
         for name, part in (("train", training), ("val", held_out)):
             manifest[name] = dataclasses.asdict(part)
         write_manifest(making, {**manifest, "stat": stat})

@@ -221,6 +221,34 @@ def test_settings_of_another_model_are_reported(tmp_path: Path) -> None:
     )
 
 
+def test_settings_of_another_run_are_refused(tmp_path: Path) -> None:
+    """Four heads or two: the weights have the same shapes, and another meaning."""
+    make_run(tmp_path / "run")
+    given = tmp_path / "given.yaml"
+    text = (tmp_path / "run" / "run.yaml").read_text()
+    changed = text.replace("n_heads: 4", "n_heads: 2").replace("head_dim: 8", "head_dim: 16")
+    given.write_text(changed)
+    with pytest.raises(ConfigError) as caught:
+        export.export(tmp_path / "run", tmp_path / "export", config=given)
+    assert str(caught.value).splitlines() == [
+        f"{given}: 2 problems",
+        f"  model.head_dim: found 16; expected 8, as in {tmp_path}/run/run.yaml",
+        f"  model.n_heads: found 2; expected 4, as in {tmp_path}/run/run.yaml",
+    ]
+    assert not (tmp_path / "export").exists()
+    given.write_text(text.replace("batch_size: 8", "batch_size: 2"))  # as on another GPU count
+    export.export(tmp_path / "run", tmp_path / "export", config=given)
+
+
+def test_a_run_yaml_that_was_changed_is_refused(runs: Runs) -> None:
+    """The checkpoint has its own."""
+    runs.here("steps=2")
+    path = runs.out() / "run.yaml"
+    path.write_text(path.read_text().replace("rope_theta: 10000.0", "rope_theta: 500000.0"))
+    with pytest.raises(ConfigError, match=r"model\.rope_theta: found 500000\.0; expected 10000\.0"):
+        export.export(runs.out(), runs.folder / "export")
+
+
 def test_an_unsupported_sliding_window_is_rejected(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     settings = tmp_path / "run" / "run.yaml"
@@ -331,7 +359,7 @@ def test_an_unsupported_tokenizer_is_copied(
 def test_transformers_finds_the_validation_loss_of_a_run(runs: Runs) -> None:
     """From a checkpoint that two processes wrote."""
     runs.run("steps=4", processes=2)
-    export.export(runs.out(), runs.folder / "export", config=runs.config)
+    export.export(runs.out(), runs.folder / "export")
     model = LlamaForCausalLM.from_pretrained(runs.folder / "export")
     config = load_run_config([f"config={runs.config}"])
     windows = validation_windows(open_shards(config.data), config.data.seq_len, 8)

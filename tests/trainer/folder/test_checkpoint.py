@@ -17,6 +17,7 @@ from trainer.world import World
 
 ALONE = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
 BATCH = torch.arange(66).view(2, 33)
+START = Position(0, 0.0, "trajectory")
 
 
 class Run:
@@ -49,14 +50,14 @@ def test_a_resumed_run_is_bitwise_equal(tmp_path: Path) -> None:
     run.steps(3)
     run.save(tmp_path, 3, "dump")
     expected = run.steps(3)
-    assert checkpoint.find_newest(tmp_path, "trajectory", ALONE) == Position(3, 4.5, "trajectory")
+    assert checkpoint.find_newest(tmp_path, START, ALONE) == Position(3, 4.5, "trajectory")
     checkpoint.load(tmp_path, 3, other.model, other.optimizer)
     assert other.steps(3) == expected
 
 
 def test_another_trajectory_is_not_resumed(tmp_path: Path) -> None:
     Run().save(tmp_path, 3, "dump")
-    assert checkpoint.find_newest(tmp_path, "another", ALONE) is None
+    assert checkpoint.find_newest(tmp_path, Position(0, 0.0, "another"), ALONE) is None
 
 
 def test_an_incomplete_checkpoint_is_skipped(
@@ -69,7 +70,7 @@ def test_an_incomplete_checkpoint_is_skipped(
     os.truncate(data, data.stat().st_size - 1)
     (tmp_path / "0000000002" / "state.json").write_text("{")
     (tmp_path / ".saving-0000000004").mkdir()
-    newest = checkpoint.find_newest(tmp_path, "trajectory", ALONE)
+    newest = checkpoint.find_newest(tmp_path, START, ALONE)
     assert newest is not None
     assert newest.step == 1
     assert capsys.readouterr().out.count("warning") == 2
@@ -86,7 +87,7 @@ def test_a_changed_checkpoint_is_skipped(
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
-    newest = checkpoint.find_newest(tmp_path, "trajectory", ALONE)
+    newest = checkpoint.find_newest(tmp_path, START, ALONE)
     assert newest is not None
     assert newest.step == 1
     assert f"{data.name} was changed" in capsys.readouterr().out
@@ -115,7 +116,7 @@ def test_a_changed_state_is_skipped(
     text = state.read_text()
     assert old in text
     state.write_text(text.replace(old, new, 1) + "]" * (new == "[{"))
-    newest = checkpoint.find_newest(tmp_path, "trajectory", ALONE)
+    newest = checkpoint.find_newest(tmp_path, START, ALONE)
     assert newest is not None
     assert newest.step == 1
     assert "warning: " in capsys.readouterr().out
@@ -158,7 +159,14 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dump", "evals", "left"), [(1, 1, [3, 4]), (2, 1, [2, 3, 4]), (-1, 0, [2, 4]), (0, 0, [4])]
+    ("dump", "evals", "left"),
+    [
+        (1, 1, [3, 4]),
+        (2, 1, [2, 3, 4]),
+        (-1, 1, [2, 3, 4]),
+        (1, 0, [1, 3, 4]),
+        (0, 0, [1, 2, 3, 4]),
+    ],
 )
 def test_keep_is_honoured_for_each_kind(
     tmp_path: Path, dump: int, evals: int, left: list[int]
@@ -167,7 +175,7 @@ def test_keep_is_honoured_for_each_kind(
     for step, kind in ((1, "eval"), (2, "dump"), (3, "eval"), (4, "dump")):
         run.save(tmp_path, step, kind)
     config = CheckpointConfig.model_validate({"dump": {"keep": dump}, "eval": {"keep": evals}})
-    checkpoint.prune(tmp_path, config)
+    checkpoint.prune(tmp_path, config, START)
     assert steps_in(tmp_path) == left
 
 

@@ -1,5 +1,6 @@
 """A run that is killed again and again ends with the losses of one that was left alone."""
 
+import hashlib
 import random
 import signal
 import subprocess
@@ -13,8 +14,12 @@ import torch
 
 from tests.trainer.conftest import Runs, long, losses, read_records
 from trainer.folder import checkpoint
+from trainer.loop.stop_signal import STOP_SIGNALS
 
 CHECKPOINT = "checkpoint={dump: {every: 4, keep: 2}, eval: {every: 30}}"
+
+SCHEDULE = "optim={scheduler: wsd}"
+"""The learning rate falls in the last tenth of the steps."""
 
 
 def steps_done(folder: Path) -> int:
@@ -55,7 +60,7 @@ def kill_one(process: subprocess.Popen[str], rng: random.Random) -> str:
         return "it had ended"
     ranks = psutil.Process(process.pid).children(recursive=True)
     victim = rng.choice([*ranks, psutil.Process(process.pid)])
-    number = rng.choice([signal.SIGKILL, signal.SIGTERM])
+    number = rng.choice([signal.SIGKILL, signal.SIGKILL, *STOP_SIGNALS])
     victim.send_signal(number)
     if number == signal.SIGKILL and victim.pid == process.pid:
         # The ranks have sessions of their own and outlive the launcher; the machine is to be free.
@@ -66,21 +71,43 @@ def kill_one(process: subprocess.Popen[str], rng: random.Random) -> str:
     return f"{number.name} to {'the launcher' if victim.pid == process.pid else 'a rank'}"
 
 
+def digest_of(folder: Path) -> dict[str, str]:
+    """Return file -> checksum of its content."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
 def evaluations(folder: Path) -> list[tuple[int, float]]:
     records = read_records(folder, "metrics.eval.jsonl")
     return [(record["global_step"], record["eval/loss"]) for record in records]
 
 
 @pytest.mark.parametrize(
-    ("processes", "kills"),
-    [(1, 10), (2, 3), *(pytest.param(count, 30, marks=long) for count in (1, 2, 4))],
+    ("processes", "kills", "branch"),
+    [
+        (1, 7, 0),
+        (1, 3, 40),
+        (2, 3, 0),
+        *(pytest.param(count, 30, 0, marks=long) for count in (1, 2, 4)),
+        *(pytest.param(count, 30, 40, marks=long) for count in (1, 2)),
+    ],
 )
-def test_killed_and_restarted(runs: Runs, processes: int, kills: int) -> None:
-    whole, out = runs.out("whole"), runs.out()
-    steps = 80 + 24 * kills  # each attempt may get 14 steps on, and then waits for a save
-    settings = [f"steps={steps}", CHECKPOINT, f"data.batch_size={4 // processes}"]
+def test_killed_and_restarted(runs: Runs, processes: int, kills: int, branch: int) -> None:
+    """If `branch` is not 0, the killed run continues that step of a longer one."""
+    whole, out, source = runs.out("whole"), runs.out(), runs.out("source")
+    steps = branch + 80 + 24 * kills  # each attempt may get 14 on, and then waits for a save
+    settings = [CHECKPOINT, SCHEDULE, f"data.batch_size={4 // processes}"]
+    if branch:
+        # Long before its decay, as the run that is not killed.
+        keep = f"checkpoint={{dump: {{every: {branch}, keep: 0}}}}"
+        longer = ["steps=60", keep, f"dump_dir={source}"]
+        runs.run(*settings, *longer, processes=processes)
+    saved = digest_of(source)
+    settings.append(f"steps={steps}")
     runs.run(f"dump_dir={whole}", *settings, processes=processes)
-    rng = random.Random(f"{processes} {kills}")
+    if branch:
+        settings.append(f"checkpoint.continue_from={source}/checkpoints/{branch:010d}")
+    rng = random.Random(f"{processes} {kills} {branch}")
     done = []
     for _ in range(kills):
         process = runs.start(*settings, processes=processes)
@@ -88,13 +115,17 @@ def test_killed_and_restarted(runs: Runs, processes: int, kills: int) -> None:
         saving = is_saving(out)
         done.append(kill_one(process, rng) + " during a save" * saving)
     runs.run(*settings, processes=processes)
-    assert losses(out) == losses(whole), done
-    assert evaluations(out) == evaluations(whole), done
+    assert losses(out) == [item for item in losses(whole) if item[0] > branch], done
+    assert evaluations(out) == [item for item in evaluations(whole) if item[0] > branch], done
     weights, expected = (
         checkpoint.load_weights(path / "checkpoints", steps) for path in (out, whole)
     )
     assert all(torch.equal(weights[name], weight) for name, weight in expected.items()), done
+    assert digest_of(source) == saved
+    assert not [*out.glob("checkpoints/.saving-*"), *out.glob(".*.[0-9]*")]
+    print(*done, sep="\n")
     assert "it had ended" not in done
     if kills == 30:
-        for way in ("SIGKILL", "SIGTERM", "launcher", *["a rank"] * (processes > 1), "a save"):
+        ways = [number.name for number in (signal.SIGKILL, *STOP_SIGNALS)]
+        for way in (*ways, "launcher", *["a rank"] * (processes > 1), "a save"):
             assert any(way in text for text in done), done

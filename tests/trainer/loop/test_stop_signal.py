@@ -58,7 +58,7 @@ class Ranks:
 @pytest.fixture(scope="module", autouse=True)
 def handlers() -> Iterator[None]:
     """Signals are handled as before, afterwards."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.getsignal(number) for number in stop_signal.STOP_SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -95,3 +95,13 @@ def test_short_steps_need_few_all_reduces(
     for _ in range(320):
         ranks.step(step_s)
     assert ranks.sums == pytest.approx(sums, abs=2)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"])
+def test_each_signal_asks_to_stop_however_often_it_comes(name: str) -> None:
+    """Slurm's, the study's, lingua's and Ctrl-C."""
+    stop = StopSignal(World(0, 1, 0, 1, torch.device("cpu")))
+    assert not stop.agreed()
+    for _ in range(2):
+        signal.raise_signal(signal.Signals[name])
+    assert stop.agreed()

@@ -117,7 +117,7 @@ def test_a_complete_run_is_not_run_again(runs: Runs) -> None:
     assert (runs.out() / "superseded" / "1" / "metrics.jsonl").read_text() == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_run_asked_to_stop_saves_and_reports_it(runs: Runs, number: signal.Signals) -> None:
     process = runs.start("steps=2000", "checkpoint={}")
     wait_for_step(runs.out(), 10)

@@ -1,0 +1,262 @@
+"""Runs that continue others, or themselves after damage: what they read, train and leave alone."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.trainer.conftest import ROOT, Runs, losses, read_records
+from trainer.config import ConfigError, RunConfig, load_run_config
+from trainer.folder import checkpoint
+from trainer.folder.checkpoint_state import Position
+from trainer.folder.source import Source
+from trainer.tokens.data import DataStart, SampleOrder, count_taken
+
+WSD = "optim={scheduler: wsd, decay_fraction: 0.4, warmup: 2, lr: 3e-3}"
+KEEP = "checkpoint={dump: {every: 4, keep: 0}, eval: {every: 10}}"
+
+
+def digest_of(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture
+def trunk(runs: Runs) -> Path:
+    """Return the folder of a run of 30 steps, of which the last 12 decay."""
+    assert runs.here("steps=30", WSD, KEEP, "logging.freq=1", f"dump_dir={runs.out('trunk')}") == 0
+    return runs.out("trunk")
+
+
+def branch(runs: Runs, source: Path, *settings: str, name: str = "branch") -> Path:
+    out = runs.out(name)
+    keys = [WSD, KEEP, "logging.freq=1", f"checkpoint.continue_from={source}"]
+    assert runs.here("steps=20", *keys, f"dump_dir={out}", *settings) == 0
+    return out
+
+
+def test_a_decay_branch_equals_a_run_trained_through(runs: Runs, trunk: Path) -> None:
+    """The decay of 20 steps begins after step 12, that of the trunk's 30 after step 18."""
+    before = digest_of(trunk)
+    through = runs.out("through")
+    assert runs.here("steps=20", WSD, KEEP, "logging.freq=1", f"dump_dir={through}") == 0
+    out = branch(runs, trunk / "checkpoints" / "0000000012")
+    assert [step for step, _ in losses(out)] == list(range(13, 21))
+    assert losses(out) == losses(through)[12:]
+    assert losses(out) != losses(trunk)[12:20]
+    for key in ("optim/total_tokens", "data/epoch", "optim/lr", "loss/out"):
+        expected = [record[key] for record in read_records(through)[12:]]
+        assert [record[key] for record in read_records(out)] == expected
+    ours, theirs = (checkpoint.load_weights(path / "checkpoints", 20) for path in (out, through))
+    assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
+    assert digest_of(trunk) == before
+    continued = json.loads((out / "run.json").read_text())["continued"]
+    assert continued["path"] == str(trunk / "checkpoints" / "0000000012")
+    assert continued["step"] == 12
+
+
+def test_a_run_is_continued_from_its_newest_checkpoint(runs: Runs, trunk: Path) -> None:
+    """Twice, the second time with smaller micro-batches and the first run gone."""
+    longer = branch(runs, trunk, "steps=32")
+    assert [step for step, _ in losses(longer)] == [31, 32]
+    trunk.rename(runs.out("gone"))
+    again = branch(runs, longer, "steps=34", "data.batch_size=2", "grad_acc_steps=2", name="again")
+    assert [step for step, _ in losses(again)] == [33, 34]
+    assert read_records(again)[-1]["optim/total_tokens"] == 34 * 4 * 64
+
+
+def test_a_resumed_run_goes_on_from_its_own_checkpoints(
+    runs: Runs, trunk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = trunk / "checkpoints" / "0000000012"
+    out = branch(runs, source)
+    expected, records = losses(out), read_records(out)
+    interrupt(out, 20)
+    (out / "run.json").write_bytes(b"")  # as a power loss may leave it
+    source.rename(runs.out("gone"))
+    branch(runs, source)
+    assert "run.json cannot be read; resuming without it" in capsys.readouterr().out
+    assert losses(out) == expected
+    assert [record["attempt"] for record in read_records(out)] == [1] * 4 + [2] * 4
+    facts = json.loads((out / "run.json").read_text())
+    assert [attempt["attempt"] for attempt in facts["attempts"]] == [2]
+    assert facts["loss_final"] == records[-1]["loss/out"]
+    assert facts["status"] == "completed"
+
+
+def interrupt(out: Path, step: int) -> None:
+    """Leave a completed run as if it had been killed before it saved a step."""
+    facts = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**facts, "status": "running", "outcome": None}))
+    (out / "checkpoints" / f"{step:010d}").rename(out.with_name(f"unsaved-{out.name}"))
+
+
+def test_two_processes_continue_what_one_has_saved(runs: Runs, trunk: Path) -> None:
+    through = runs.out("through")
+    assert runs.here("steps=20", WSD, KEEP, "logging.freq=1", f"dump_dir={through}") == 0
+    source = trunk / "checkpoints" / "0000000012"
+    keys = [f"config={runs.config}", WSD, KEEP, "logging.freq=1", "steps=20", "data.batch_size=2"]
+    keys += [f"checkpoint.continue_from={source}", f"dump_dir={runs.out()}"]
+    (runs.folder / "runs.json").write_text(json.dumps([keys]))
+    command = [sys.executable, "-m", "tests.trainer.several_runs", "2", runs.folder / "runs.json"]
+    subprocess.run(command, env=runs.environment(), cwd=ROOT, check=True, capture_output=True)
+    found, expected = losses(runs.out()), losses(through)[12:]
+    assert [step for step, _ in found] == [step for step, _ in expected]
+    for (_, ours), (_, theirs) in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["steps=12"], "is at step 12; expected less than steps = 12"),
+        (["model.n_heads=1"], "found model.n_heads = 2; expected 1, as in this run"),
+        (["model.rope_theta=5e5"], "found model.rope_theta = 10000.0; expected 500000.0, as in"),
+        (["model.sliding_window=8"], "found model.sliding_window = all; expected 8, as in this"),
+        (["data.seq_len=32"], "found data.seq_len = 64; expected 32, as in this run"),
+        (["data.tokenizer.n_words=300"], "found data.tokenizer.n_words = 258; expected 300, as"),
+        (["data.seed=7"], "found the seed of the sampling order = 42; expected 7, as in this run"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(
+    tmp_path: Path, settings: list[str], expected: str
+) -> None:
+    position = Position(12, 1.0, "trajectory", content={"text": "a"}, global_batch=4)
+    source = Source(tmp_path / "0000000012", position, config_of(tmp_path))
+    with pytest.raises(ConfigError) as caught:
+        source.continued(config_of(tmp_path, *settings), Position(0, 0.0, "new"))
+    first, second = str(caught.value).splitlines()[:2]
+    assert first.startswith(f"{tmp_path}/0000000012: ")
+    assert second.startswith(f"  checkpoint.continue_from: {expected}")
+
+
+def test_another_file_of_the_tokenizer_is_refused(tmp_path: Path) -> None:
+    position = Position(12, 1.0, "trajectory", tokenizer="hf sha256=1", global_batch=4)
+    source = Source(tmp_path, position, config_of(tmp_path))
+    with pytest.raises(
+        ConfigError, match="found the tokenizer = hf sha256=1; expected hf sha256=2"
+    ):
+        source.continued(config_of(tmp_path), Position(0, 0.0, "new", tokenizer="hf sha256=2"))
+
+
+def config_of(folder: Path, *settings: str) -> RunConfig:
+    runs = [f"dump_dir={folder}", "steps=20", "model={dim: 32, n_layers: 1, n_heads: 2}"]
+    data = "data={root_dir: data, sources: {a: 3.0, b: 1.0}, batch_size: 4, seq_len: 64}"
+    return load_run_config([*runs, data, *settings])
+
+
+def test_sources_that_are_none_are_refused(runs: Runs) -> None:
+    lingua = runs.folder / "lingua" / "0000000100"
+    lingua.mkdir(parents=True)
+    (lingua / "train_state_00000.json").touch()
+    for path in (runs.folder / "nowhere", lingua.parent, lingua):
+        with pytest.raises(ConfigError, match=r"continue_from: found no intact checkpoint; expec"):
+            branch(runs, path)
+    with pytest.raises(ConfigError, match="contradicts init_ckpt_path, which takes only weights"):
+        branch(runs, runs.folder, f"checkpoint.init_ckpt_path={runs.folder}")
+
+
+def test_a_run_cannot_continue_itself(runs: Runs) -> None:
+    runs.here("steps=4", f"dump_dir={runs.out('branch')}")
+    with pytest.raises(ConfigError, match="is this run's own; expected another run's, or another"):
+        branch(runs, runs.out("branch"))
+    assert (runs.out("branch") / "checkpoints" / "0000000004").exists()
+
+
+def start_of(position: Position, tmp_path: Path, *settings: str, **start: object) -> DataStart:
+    source = Source(tmp_path, position, config_of(tmp_path))
+    first = Position(0, 0.0, "new", content=position.content)
+    return source.continued(config_of(tmp_path, *settings), replace(first, **start)).data
+
+
+REACHED = Position(10, 1.0, "old", content={"a": "1", "b": "2"}, global_batch=4)
+
+
+def test_the_data_go_on_at_the_next_sample(tmp_path: Path) -> None:
+    """10 steps of 4 sequences of 64 tokens, then whatever the batch, then again."""
+    first = start_of(REACHED, tmp_path, "data.batch_size=16")
+    assert first == DataStart(step=10, sample=40, tokens=2560)
+    reached = replace(REACHED, step=15, global_batch=16, data=first)
+    assert start_of(reached, tmp_path) == DataStart(step=15, sample=120, tokens=7680)
+
+
+def test_a_source_goes_on_where_it_stopped_in_another_mix(tmp_path: Path) -> None:
+    read = count_taken({"a": 3.0, "b": 1.0}, 42, 40)
+    assert sum(read.values()) == 40
+    changed = start_of(REACHED, tmp_path, "data.sources={a: 1.0, b: 9.0}")
+    assert changed == DataStart(step=10, sample=0, tokens=2560, taken=read)
+    other_text = start_of(REACHED, tmp_path, content={"a": "1", "b": "changed"})
+    assert other_text == DataStart(step=10, sample=0, tokens=2560, taken={"a": read["a"]})
+    reached = replace(REACHED, step=15, data=changed)
+    source = Source(tmp_path, reached, config_of(tmp_path, "data.sources={a: 1.0, b: 9.0}"))
+    first = Position(0, 0.0, "new", content=REACHED.content)
+    again = source.continued(config_of(tmp_path), first)
+    more = count_taken({"a": 1.0, "b": 9.0}, 42, 20)
+    assert again.data.taken == {name: read[name] + more[name] for name in "ab"}
+
+
+@pytest.mark.parametrize("samples", [0, 1, 500, 70_000, 140_000])
+def test_no_window_is_read_twice_and_none_is_left_out(samples: int) -> None:
+    """Of a source, over two mixes: the windows are those of the source alone, in order."""
+    tokens, seed, later = {"a": 10_000_001, "b": 5_000_001}, 3, 300
+    mixes = {"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 2.0}
+    taken = count_taken(mixes[0], seed, samples)
+    before = SampleOrder(tokens, mixes[0], 10, seed).locate(np.arange(samples))
+    after = SampleOrder(tokens, mixes[1], 10, seed, taken).locate(np.arange(later))
+    for index, name in enumerate("ab"):
+        assert (before.source == index).sum() == taken[name]
+        read = np.concatenate([found.start[found.source == index] for found in (before, after)])
+        alone = SampleOrder({name: tokens[name]}, {name: 1.0}, 10, seed)
+        assert (read == alone.locate(np.arange(len(read))).start).all()
+    order = SampleOrder(tokens, mixes[1], 10, seed, taken)
+    assert order.epoch(0) == max(taken["a"] / 1_000_000, taken["b"] / 500_000)
+
+
+def test_records_without_a_checkpoint_are_set_aside(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.here("steps=6")
+    old = (runs.out() / "metrics.jsonl").read_text()
+    interrupt(runs.out(), 6)
+    runs.here("steps=6")
+    kept = runs.out() / "superseded" / "1"
+    assert (kept / "metrics.jsonl").read_text() == old
+    assert f"starts again; the earlier records are in {kept}" in capsys.readouterr().out
+    assert [record["attempt"] for record in read_records(runs.out())] == [2] * 4
+    assert len(json.loads((runs.out() / "run.json").read_text())["attempts"]) == 2
+
+
+def test_other_held_out_text_does_not_start_a_run_again(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.here("steps=12")
+    held_out = runs.folder / "data" / "text" / "text.val.jsonl"
+    held_out.write_text(held_out.read_text().splitlines(keepends=True)[0])
+    runs.here("steps=12")
+    assert "the run is complete already" in capsys.readouterr().out
+    interrupt(runs.out(), 12)
+    runs.here("steps=12")
+    output = capsys.readouterr().out
+    assert "warning: " in output
+    assert "the held-out text has changed since the run began" in output
+    assert f"{runs.out()}: resuming from step 10" in output
+    assert not (runs.out() / "superseded").exists()
+    training = runs.folder / "data" / "text" / "text.chunk.00.jsonl"
+    training.write_text(training.read_text().splitlines(keepends=True)[0] * 2)
+    runs.here("steps=12")
+    assert "the settings have changed; the earlier run is in" in capsys.readouterr().out
+
+
+def test_a_run_folder_always_holds_its_settings(runs: Runs) -> None:
+    runs.here("steps=2")
+    settings = (runs.out() / "run.yaml").read_text()
+    assert load_run_config([f"config={runs.out() / 'run.yaml'}"]).to_yaml() == settings
+    (runs.out() / "run.yaml").unlink()
+    runs.here("steps=2")
+    assert (runs.out() / "run.yaml").read_text() == settings

@@ -1,0 +1,141 @@
+"""The checkpoint of another run that this one continues: `checkpoint.continue_from`.
+
+The source is only read.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trainer.config import ConfigError, RunConfig, load_run_config
+from trainer.folder.checkpoint_state import (
+    STATE,
+    Position,
+    complete,
+    folder_of,
+    is_intact,
+    read_state,
+)
+from trainer.records import CONFIG
+from trainer.tokens.data import DataStart, count_taken
+from trainer.world import World, agree
+
+KEY = "checkpoint.continue_from"
+
+INITIAL = {"init_base_std", "init_std_factor"}
+"""Settings of the model that matter only to its initial weights."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint, and the settings of the run that wrote it."""
+
+    path: Path
+    """Its folder."""
+    position: Position
+    settings: RunConfig
+
+    def continued(self, config: RunConfig, start: Position) -> Position:
+        """Return the position at which a run begins that continues this one.
+
+        `start` is that of a run from its beginning. Data that is the same goes on at the next
+        sample. After a change of sources, weights or text, the sampling order of the new mix
+        begins, and each source whose text is the same goes on where it stopped.
+
+        Raises ConfigError if the run cannot continue this one.
+        """
+        reached = self.position
+        problems = list(self._find_problems(config, start.tokenizer))
+        if problems:
+            raise ConfigError(str(self.path), [f"{KEY}: {problem}" for problem in problems])
+        assert reached.global_batch is not None
+        samples = (reached.step - reached.data.step) * reached.global_batch
+        tokens = reached.data.tokens + samples * config.data.seq_len
+        samples += reached.data.sample
+        taken = reached.data.taken
+        old, new = self.settings.data.sources, config.data.sources
+        if old != new or reached.content != start.content:
+            read = count_taken(old, config.order_seed, samples)
+            changed = _changed(reached.content or {}, start.content or {})
+            taken = {
+                name: taken.get(name, 0) + read.get(name, 0)
+                for name in sorted(taken.keys() | read.keys())
+                if name not in changed
+            }
+            samples = 0
+        begin = DataStart(reached.step, samples, tokens, taken)
+        return replace(start, step=reached.step, data=begin)
+
+    def _find_problems(self, config: RunConfig, tokenizer: str | None) -> Iterator[str]:
+        if config.steps <= self.position.step:
+            yield f"is at step {self.position.step}; expected less than steps = {config.steps}"
+        if self.position.global_batch is None:
+            yield f"found no global_batch in {STATE}; expected a checkpoint of this version"
+        found, expected = _fixed(self.settings), _fixed(config)
+        found["the tokenizer"] = self.position.tokenizer
+        expected["the tokenizer"] = tokenizer
+        for key, value in expected.items():
+            if found[key] != value and None not in (found[key], value):
+                yield f"found {key} = {found[key]}; expected {value}, as in this run"
+
+
+def find_source(path: Path, world: World) -> Source:
+    """Return the newest intact checkpoint of a run or a folder, or the one at `path`.
+
+    Rank 0's find, on all ranks. Raises ConfigError.
+    """
+    found = {facts["step"]: (folder, facts) for folder, facts in _candidates(path)}
+    step = -1
+    if world.is_main:
+        step = next((step for step in found if is_intact(*found[step])), -1)
+    step = agree(step, world)
+    if step not in found:
+        expected = "the folder of a run of this trainer, or of one of its checkpoints"
+        raise ConfigError(str(path), [f"{KEY}: found no intact checkpoint; expected {expected}"])
+    folder, facts = found[step]
+    if not (folder / CONFIG).exists():
+        expected = f"a checkpoint with its run's {CONFIG}, as this version writes them"
+        raise ConfigError(str(folder), [f"{KEY}: found no {CONFIG}; expected {expected}"])
+    return Source(folder, Position.of(facts), load_run_config([f"config={folder / CONFIG}"]))
+
+
+def _candidates(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the checkpoints that a path names, newest first, with their state.json."""
+    if (path / STATE).exists():
+        try:
+            yield path, read_state(path)
+        except (OSError, ValueError) as error:
+            raise ConfigError(str(path), [f"{KEY}: cannot be read: {error}"]) from None
+        return
+    folder = path
+    if (path / CONFIG).exists():
+        folder = folder_of(load_run_config([f"config={path / CONFIG}"]), path)
+    yield from complete(folder)
+
+
+def _fixed(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that a run and the one it continues have in common."""
+    model = config.model.model_dump(mode="json", exclude=INITIAL)
+    model["n_kv_heads"] = config.model.kv_heads
+    model["sliding_window"] = config.model.sliding_window or "all"
+    return {
+        **{f"model.{key}": value for key, value in model.items()},
+        "data.tokenizer.n_words": _vocabulary(config),
+        "data.seq_len": config.data.seq_len,
+        "the seed of the sampling order": config.order_seed,
+        "optim.name": config.optim.name,
+    }
+
+
+def _vocabulary(config: RunConfig) -> int | None:
+    """Return the number of token ids; None if the tokenizer's file is no longer there."""
+    try:
+        return config.data.tokenizer.vocab_size
+    except ConfigError:
+        return None
+
+
+def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> set[str]:
+    """Return the sources of both whose text differs."""
+    return {name for name in old.keys() & new.keys() if old[name] != new[name]}
