@@ -1,6 +1,7 @@
 """The grid: a study's cells, each with the complete config of its run; a pure function."""
 
 import itertools
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,12 @@ CELL_NAME = "{cluster}/{model}/gpus-{gpus}/{variant}/seed-{seed}"
 
 RUN_FOLDER = f"runs/{CELL_NAME}"
 """Folder of a run, relative to its study's folder."""
+
+LARGEST_BATCH = 1_000_000
+"""Most sequences of a micro-batch of which a global batch is made up."""
+
+MOST_CELLS = 10_000
+"""Most cells of a study."""
 
 MANAGED = {
     "name": "the cell's folder names the run",
@@ -188,6 +195,10 @@ def find_problems(study: Study, known: Mapping[str, Sequence[str]]) -> list[Prob
     names = {**known, "variants": ["base", *study.variants]}
     for index, entry in enumerate(study.grid):
         problems += _unknown_names(("grid", index), entry, names)
+    count = sum(math.prod(len(getattr(entry, axis)) for axis in AXES) for entry in study.grid)
+    if count > MOST_CELLS:
+        message = f"found {count:,} cells; expected {MOST_CELLS:,} or fewer"
+        return [*problems, Problem(("grid",), message)]
     seen: dict[tuple[Any, ...], KeyPath] = {}
     for point in _points(study):
         problems += _problems_of_point(study, point, seen)
@@ -359,10 +370,14 @@ def _split_batch(point: _Point, settings: Merged, key: KeyPath) -> dict[str, Any
     share = total // point.gpus
     data = settings.values["data"]
     largest: Any = data.get("batch_size", share) if isinstance(data, Mapping) else None
-    if type(largest) not in (int, float) or largest < 1:
+    if type(largest) not in (int, float) or not 1 <= largest < float("inf"):
         return {}  # the run's settings are invalid
-    fits = [n for n in range(1, share + 1) if share % n == 0 and n <= largest]
-    return {"data": {"batch_size": fits[-1]}, "grad_acc_steps": share // fits[-1]}
+    start = min(int(largest), share)
+    if start > LARGEST_BATCH:
+        message = f"found {total}, {start:,} of them on one GPU; expected fewer"
+        raise ConfigError(format_path(point.where), [Problem(key, message)])
+    fits = next(size for size in range(start, 0, -1) if share % size == 0)
+    return {"data": {"batch_size": fits}, "grad_acc_steps": share // fits}
 
 
 def _missing_data(study: Study, run: RunConfig) -> list[Problem]:
