@@ -1,5 +1,6 @@
 """Atomic file writes, and folders that settings name. Imports no torch."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -7,10 +8,20 @@ from trainer.problems import ConfigError, Problem
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file atomically: readers see the old content or the new one."""
+    """Replace a file atomically: readers see the old content or the new one.
+
+    If that fails, on a full disk for example, nothing of it stays; the OSError names `path`.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 def make_folder(folder: Path, key: str) -> None:

@@ -79,8 +79,8 @@ def load_document(path: str | Path) -> Document:
             raise ValueError(f"more than {LARGEST_FILE // 2**20} MiB; expected a file of settings")
         text = content.decode("utf-8")
     except (OSError, ValueError) as error:
-        reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
-        reason = error.strerror if isinstance(error, OSError) else reason
+        reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+        reason = error.strerror or reason if isinstance(error, OSError) else reason
         raise ConfigError(str(path), [f"cannot be read: {reason}"]) from None
     return parse_document(text.replace("\r\n", "\n"), str(path))
 

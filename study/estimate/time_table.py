@@ -1,26 +1,16 @@
 """Read time_estimates.csv, and write the time table as Markdown for people."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
 from study.estimate.estimate import VERIFIED, Estimate
-from study.files import parse_row
-from trainer.config import ConfigError
+from study.files import read_rows
+from study.markdown import markdown_table
 
 
 def read_estimates(csv_path: str | Path) -> list[Estimate]:
     """Return the rows of a time_estimates.csv. Raises ConfigError."""
-    try:
-        with Path(csv_path).open(encoding="utf-8", newline="") as file:
-            return [parse_row(Estimate, row) for row in csv.DictReader(file)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(csv_path), [f"cannot be read: {error}"]) from None
-    except (KeyError, TypeError, ValueError) as error:
-        problem = f"not a time-estimate table: {error!r}; recreate it with `estimate`"
-        raise ConfigError(str(csv_path), [problem]) from None
+    return read_rows(csv_path, Estimate, "time-estimate table", "recreate it with `estimate`")
 
 
 def by_horizon(estimates: Sequence[Estimate]) -> dict[str, list[Estimate]]:
@@ -86,7 +76,7 @@ def to_markdown(estimates: Sequence[Estimate]) -> str:
     tables = []
     for rows in by_horizon(estimates).values():
         headings, cells = readable_estimates(rows)
-        tables.append(tabulate(cells, headings, "pipe", disable_numparse=True) + "\n")
+        tables.append(markdown_table(headings, cells) + "\n")
     return "\n".join(tables)
 
 

@@ -1,12 +1,11 @@
 """Rows of throughput.csv: their type, and the only reader and writer of the file."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.files import parse_row, to_csv, write_file
-from trainer.config import ConfigError
+from study import files
+from study.files import to_csv, write_file
 from trainer.execution.choices import Dtype
 
 
@@ -101,24 +100,10 @@ def read_rows(csv_path: str | Path) -> list[ThroughputRow]:
 
     Raises ConfigError if the file cannot be read, or is not a throughput table.
     """
-    try:
-        with Path(csv_path).open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            found, lines = reader.fieldnames or [], list(reader)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(str(csv_path), [f"cannot be read: {reason}"]) from None
-    missing = [name for name in ("cluster", "model", "fingerprint") if name not in found]
-    if missing:
-        problem = f"not a throughput table: no column '{missing[0]}'; {AGAIN}"
-        raise ConfigError(str(csv_path), [problem])
-    rows = []
-    for number, line in enumerate(lines, start=2):
-        try:
-            rows.append(parse_row(ThroughputRow, line))
-        except (KeyError, TypeError, ValueError) as error:
-            problem = f"line {number}: not a row of a throughput table: {error!r}; {AGAIN}"
-            raise ConfigError(str(csv_path), [problem]) from None
+    columns = ("cluster", "model", "fingerprint")
+    rows: list[ThroughputRow] = files.read_rows(
+        csv_path, ThroughputRow, "throughput table", AGAIN, columns
+    )
     return rows
 
 

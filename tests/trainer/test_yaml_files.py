@@ -128,7 +128,7 @@ def test_aliases_that_multiply_are_refused_at_once(form: str) -> None:
     "text", ["a: &x [*x]", "a: &x {<<: *x}", "a: &x {<<: [{b: *x}]}", "&x {? *x : 1}"]
 )
 def test_a_group_inside_itself_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="an alias of the mapping or list|unhashable|recursive"):
+    with pytest.raises(ConfigError, match=r"an alias of the mapping or list|unhashable|recursive"):
         parse_yaml(text, "file.yaml")
 
 

@@ -122,10 +122,24 @@ class Saver:
             self._failure = error
 
     def _write(self, state: dict[str, Any], position: Position, kinds: list[str]) -> None:
-        from trainer.folder.checkpoint_tensors import write_tensors
-
         target = _of_step(self._folder, position.step)
         temporary = target.with_name(f".saving-{target.name}")
+        try:
+            self._fill(temporary, state, {**position.__dict__, "kinds": kinds})
+            if self._world.is_main:
+                shutil.rmtree(target, ignore_errors=True)
+                temporary.replace(target)
+                flush(self._folder)
+                if self._config is not None:
+                    prune(self._folder, self._config)
+        except BaseException:  # a full disk, for example, which torch reports on all ranks
+            if self._world.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    def _fill(self, temporary: Path, state: dict[str, Any], facts: dict[str, Any]) -> None:
+        from trainer.folder.checkpoint_tensors import write_tensors
+
         if self._world.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
@@ -134,13 +148,7 @@ class Saver:
         self._barrier()
         if self._world.is_main:
             files = {path.name: fingerprint_of(path) for path in sorted(temporary.iterdir())}
-            facts = {**position.__dict__, "kinds": kinds, "files": files}
-            write_state(temporary, facts)
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.replace(target)
-            flush(self._folder)
-            if self._config is not None:
-                prune(self._folder, self._config)
+            write_state(temporary, {**facts, "files": files})
 
     def _barrier(self) -> None:
         if self._group is not None:

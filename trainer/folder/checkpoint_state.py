@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.json_files import parse_json
+
 BLOCK_BYTES = 2**20
 STATE = "state.json"
 
@@ -77,7 +79,7 @@ def write_state(path: Path, facts: dict[str, Any]) -> None:
 
 def read_state(path: Path) -> dict[str, Any]:
     """Return the content of state.json. Raises OSError, or ValueError if it was changed."""
-    facts = json.loads((path / STATE).read_text())
+    facts = parse_json((path / STATE).read_bytes())
     if not isinstance(facts, dict) or facts.pop("crc32", None) != _checksum(facts):
         raise ValueError(f"{STATE} was changed")
     return facts
