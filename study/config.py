@@ -46,6 +46,24 @@ def _as_names(value: Any) -> Any:
     return [str(item) if isinstance(item, int) else item for item in _as_list(value)]
 
 
+def brace_in(path: str) -> str | None:
+    """Return what is wrong with a path that Snakemake would read as a pattern, or None."""
+    if "{" not in path and "}" not in path:
+        return None
+    found = shorten(repr(path))
+    return f"found {found}; expected no braces, which are wildcards in Snakemake's file names"
+
+
+def _without_braces(path: str) -> str:
+    problem = brace_in(path)
+    if problem is not None:
+        raise ValueError(problem)
+    return path
+
+
+WorkflowPath = Annotated[FilePath, AfterValidator(_without_braces)]
+"""A path of which Snakemake is told."""
+
 RunValues = Annotated[dict[str, Any], AfterValidator(expand_paths)]
 
 Names = Annotated[list[Name], BeforeValidator(_as_names), Field(min_length=1)]
@@ -245,7 +263,7 @@ class BudgetConfig(Settings):
 class Evidence(Settings):
     """Speeds measured elsewhere."""
 
-    file: FilePath
+    file: WorkflowPath
     """Path of the table or log."""
     format: Literal["csv", "throughput", "lingua", "torchtitan", "nanogpt"] = "csv"
     """csv: columns cluster, model, gpus and a speed; throughput: an earlier study's throughput.csv,
@@ -292,7 +310,7 @@ class Study(Settings):
 
     study: Name
     """Name of the study, and of its folder below results_dir."""
-    results_dir: FilePath = "results"
+    results_dir: WorkflowPath = "results"
     """Folder of all results; on a cluster, one on the scratch file system."""
     models: dict[Name, ModelConfig]
     """The ladder: name -> shape. In a study file, it may be a path of a file with the ladder."""

@@ -77,7 +77,7 @@ def read_csv(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, str
         for row in reader:
             if None in row or None in row.values():
                 found = sum(value is not None for key, value in row.items() if key is not None)
-                found += len(row.get(None, []))  # type: ignore[call-overload]
+                found += len(row.get(None, []))
                 raise ValueError(f"line {reader.line_num}: {found} cells, {len(columns)} columns")
             rows.append((reader.line_num, row))
     except (OSError, ValueError, csv.Error) as error:
@@ -103,9 +103,10 @@ def read_rows(
     for number, row in rows:
         try:
             parsed.append(parse_row(row_type, row))
-        except (KeyError, TypeError, ValueError) as error:
-            reason = str(error) if isinstance(error, ValueError) else f"no column {error}"
-            problem = f"line {number}: not a row of a {table}: {reason}; {remedy}"
+        except KeyError as error:
+            raise ConfigError(str(path), [f"not a {table}: no column {error}; {remedy}"]) from None
+        except (TypeError, ValueError) as error:
+            problem = f"line {number}: not a row of a {table}: {error}; {remedy}"
             raise ConfigError(str(path), [problem]) from None
     return parsed
 

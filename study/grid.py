@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from study.config import CORPORA, ClusterConfig, GridEntry, Study
+from study.config import CORPORA, ClusterConfig, GridEntry, Study, brace_in
 from trainer.config import ConfigError, RunConfig, suggest, validate
 from trainer.execution.choices import is_compiled
 from trainer.flops import count_parameters
@@ -272,7 +272,7 @@ def _problems_of_point(
         run = validate(RunConfig, settings, format_path(point.where))
     except ConfigError as error:
         return list(error.problems)
-    found = [*run.find_problems(point.gpus), *_missing_data(study, run)]
+    found = [*run.find_problems(point.gpus), *_missing_data(study, run), *_wildcards(run)]
     return [settings.trace(problem) for problem in found]
 
 
@@ -392,3 +392,11 @@ def _missing_data(study: Study, run: RunConfig) -> list[Problem]:
         for source in run.data.sources
         if source not in study.corpora and not Path(root, source).is_dir()
     ]
+
+
+def _wildcards(run: RunConfig) -> list[Problem]:
+    """Return a problem for each path of a run's data that Snakemake would read as a pattern."""
+    paths: dict[KeyPath, str] = {("data", "sources", source): source for source in run.data.sources}
+    paths[("data", "root_dir")] = run.data.root_dir
+    paths[("data", "tokenizer", "path")] = run.data.tokenizer.path or ""
+    return [Problem(key, error) for key, path in paths.items() if (error := brace_in(path))]

@@ -1,12 +1,12 @@
 """Speeds measured elsewhere, as measurements: earlier studies, other trainers' logs, plain CSV."""
 
-import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from study.config import Evidence, Study
+from study.files import read_csv
 from study.grid import Cell, Grid, build_cell
 from study.measure.foreign_logs import READERS, percentiles
 from study.measure.measurement import Measurement, read_measurements
@@ -60,19 +60,13 @@ def _of_study(entry: Evidence) -> Iterator[Measurement]:
 
 
 def _of_csv(study: Study, entry: Evidence) -> Iterator[Measurement]:
-    path = Path(entry.file)
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            numbered = [(n, line) for n, line in enumerate(file, start=1) if line[0] != "#"]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(entry.file, [f"cannot be read: {error}"]) from None
-    rows = csv.DictReader(line for _, line in numbered)
+    columns, rows = read_csv(entry.file)
     known = {*OTHER_COLUMNS, *SETTING_COLUMNS, *SPEED_COLUMNS}
-    unknown = [name for name in rows.fieldnames or [] if name not in known]
+    unknown = [name for name in columns if name not in known]
     if unknown:
         problem = f"unknown column '{unknown[0]}'; expected {', '.join(sorted(known))}"
         raise ConfigError(entry.file, [problem])
-    for (number, _), row in zip(numbered[1:], rows, strict=True):
+    for number, row in rows:
         try:
             yield _of_row(study, entry, row)
         except ConfigError as error:
