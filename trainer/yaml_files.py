@@ -113,12 +113,12 @@ def parse_assignment(argument: str, source: str = "command line") -> tuple[str, 
     """Return key and value of `key=value`, the value read as YAML. Raises ConfigError."""
     key, sign, text = argument.partition("=")
     if not sign or not key:
-        raise ConfigError(source, [f"{argument}: expected key=value"])
+        raise ConfigError(source, [f"{shorten(argument)}: expected key=value"])
     try:
         return key, _parse(text, source)[1]
     except ConfigError:
         message = f"'{shorten(text)}' is not a YAML value"
-        raise ConfigError(source, [Problem((key,), message)]) from None
+        raise ConfigError(source, [Problem((shorten(key),), message)]) from None
 
 
 def shorten(value: Any) -> str:

@@ -1,9 +1,9 @@
 """Fuzz all readers of files: python -m tests.fuzz --inputs 500000
 
-Every input is a mutation of a valid one, made from the seed, the reader and the input's number alone.
-A reader may refuse it with a ConfigError. Anything else is a failure: another exception, more than
-CPU_S of CPU time, more than MEMORY_BYTES of memory, a message that cannot be printed. Failures are
-printed with the input and the command that repeats it; the exit code is then 1.
+Every input is a mutation of a valid one, made from the seed, the reader and the input's number
+alone. A reader may refuse it with a ConfigError. Anything else is a failure: another exception,
+more than CPU_S of CPU time, more than MEMORY_BYTES of memory, a message that cannot be printed.
+Failures are printed with the input and the command that repeats it; the exit code is then 1.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,7 +174,9 @@ def fuzz(inputs: int, seed: int, jobs: int, readers: dict[str, Reader] = READERS
                     failures, peak = receiver.recv()
                     print(f"process {slot}: {len(part):,} inputs, at most {peak:,} MiB", flush=True)
                 except EOFError:
-                    failures = [_lost(name, number, "the process ended", seed, readers)]
+                    process.join()
+                    what = f"the process ended with code {process.exitcode}"
+                    failures = [_lost(name, number, what, seed, readers)]
             elif place[slot] != seen[slot][0]:
                 seen[slot] = (place[slot], time.monotonic())
                 continue
@@ -190,7 +193,12 @@ def fuzz(inputs: int, seed: int, jobs: int, readers: dict[str, Reader] = READERS
 
 
 def _child(sender: Any, readers: Any, part: Any, seed: int, place: Any, slot: int) -> None:
-    failures = work(readers, part, seed, place, slot)
+    try:
+        failures = work(readers, part, seed, place, slot)
+    except BaseException as error:
+        name, number = part[place[slot]]
+        what = "".join(traceback.format_exception(error)[-12:])
+        failures = [Failure(name, number, what, f"work {type(error).__name__}", b"")]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     sender.send((failures, peak))
 
@@ -203,10 +211,9 @@ def _lost(name: str, number: int, what: str, seed: int, readers: dict[str, Reade
 def describe(failure: Failure, seed: int) -> str:
     """Return a failure for people."""
     shown = repr(failure.content[:SHOWN]) + ("..." if len(failure.content) > SHOWN else "")
-    again = (
-        f"python -m tests.fuzz --seed {seed} --reader '{failure.reader}' --number {failure.number}"
-    )
-    return f"{failure.reader}, input {failure.number}:\n{failure.what}\n{shown}\nagain: {again}\n"
+    again = f"--seed {seed} --reader '{failure.reader}' --number {failure.number}"
+    where = f"{failure.reader}, input {failure.number}"
+    return f"{where}:\n{failure.what}\n{shown}\nagain: python -m tests.fuzz {again}\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -233,11 +240,16 @@ def main(arguments: list[str] | None = None) -> int:
         failures = fuzz(given.inputs, given.seed, given.jobs, readers)
     for failure in failures:
         print(describe(failure, given.seed))
+    if given.number is None:
+        counts = Counter(name for name, _ in schedule(readers, given.inputs))
+        print(", ".join(f"{name} {count:,}" for name, count in counts.items()))
     seconds = time.monotonic() - start
     tried = 1 if given.number is not None else given.inputs
     rate = tried / max(seconds, 1e-9)
-    print(f"{tried:,} inputs of {len(readers)} readers in {seconds:.0f} s ({rate:,.0f}/s), seed ")
-    print(f"{given.seed}: {len(failures)} failures")
+    print(
+        f"{tried:,} inputs for {len(readers)} readers in {seconds:.0f} s ({rate:,.0f}/s), "
+        f"seed {given.seed}: {len(failures)} failures"
+    )
     return 1 if failures else 0
 
 

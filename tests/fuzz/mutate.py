@@ -5,25 +5,27 @@ import random
 from typing import Any
 
 TOKENS: tuple[bytes, ...] = (
-    b"", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\r", b"\r\n", b"\n\n", b"\t", b" ",
-    b"NaN", b"Infinity", b"-Infinity", b".nan", b".inf", b"1e999", b"-1", b"0", b"1e-400", b"1_000",
-    b"9223372036854775808", b"1" * 30, b"9" * 5000, b"0x10", b"0o17", b"010", b"1.5", b"600,000",
-    b"64000000001", b"true", b"yes", b"null", b"~", b"2026-01-01", b"12:00:00", b"1-12", b"00:30:00",
-    b'"', b"'", b"''", b"\\", b"|", b"#", b"%", b"@", b"`", b"!", b"&a ", b"*a", b"<<: *a", b"!!str ",
-    b"!!python/object:os.system ", b"!!timestamp ", b"!!binary ", b"!!set ", b"--- ", b"...", b"? ",
-    b": ", b"- ", b",", b";", b"{", b"}", b"[", b"]", b"[" * 500, b"{a: " * 200, b'{"a":' * 3000,
-    b"[0-9]{1,2}", b"{x}", b"${HOME}", b"$NOPE", b"${oc.env:HOME}", b"<!--", b"-->", b"\xe2\x80\xa8",
-    b"\\ud800", b"\\ud83d\\ude00", b'"\\ud800"', b"\\u0000", b"\x1b[31m", b"a" * 70_000, b"=", b"==",
+    b"", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\r", b"\r\n", b"\n\n", b"\t",
+    b" ", b"NaN", b"Infinity", b"-Infinity", b".nan", b".inf", b"1e999", b"-1", b"0", b"1e-400",
+    b"1_000", b"9223372036854775808", b"1" * 30, b"9" * 5000, b"0x10", b"0o17", b"010", b"1.5",
+    b"600,000", b"64000000001", b"true", b"yes", b"null", b"~", b"2026-01-01", b"12:00:00",
+    b"1-12", b"00:30:00", b'"', b"'", b"''", b"\\", b"|", b"#", b"%", b"@", b"`", b"!", b"&a ",
+    b"*a", b"<<: *a", b"!!str ", b"!!python/object:os.system ", b"!!timestamp ", b"!!binary ",
+    b"!!set ", b"--- ", b"...", b"? ", b": ", b"- ", b",", b";", b"{", b"}", b"[", b"]",
+    b"[" * 500, b"{a: " * 200, b'{"a":' * 3000, b"[0-9]{1,2}", b"{x}", b"${HOME}", b"$NOPE",
+    b"${oc.env:HOME}", b"<!--", b"-->", b"\xe2\x80\xa8", b"\\ud800", b"\\ud83d\\ude00",
+    b'"\\ud800"', b"\\u0000", b"\x1b[31m", b"a" * 70_000, b"=", b"==",
 )  # fmt: skip
 """What readers of YAML, JSON, CSV, logs and Markdown give a meaning to, or cannot bear."""
 
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 3, 7, 1.5, -0.5, 0.0, 1e308, -1e308, 5e-324, 2**31, 2**63 - 1,
     2**63, 2**64, -(2**63), 10**30, 64_000_000_001, 999_999_999_989, float("nan"), float("inf"),
-    float("-inf"), "", " ", "x", "one", "base", "auto", "a" * 5000, "\ud800", "\x00", "\n", "|", "{x}",
-    "${HOME}", "$NOPE", "~", "~nobody/x", "${oc.env:HOME}", "..", "/", "/dev/null", "config/nope.yaml",
-    "12:00:00", "1-12", "99999999-0", "2026-01-01", "1e18", "9" * 400 + " steps", "1 steps", "nan",
-    "chinchilla", [], {}, [[]], [None], [1], ["one"], {"": 1}, {"a": {"b": {}}}, [1] * 300,
+    float("-inf"), "", " ", "x", "one", "base", "auto", "a" * 5000, "\ud800", "\x00", "\n", "|",
+    "{x}", "${HOME}", "$NOPE", "~", "~nobody/x", "${oc.env:HOME}", "..", "/", "/dev/null",
+    "config/nope.yaml", "12:00:00", "1-12", "99999999-0", "2026-01-01", "1e18",
+    "9" * 400 + " steps", "1 steps", "nan", "chinchilla", [], {}, [[]], [None], [1], ["one"],
+    {"": 1}, {"a": {"b": {}}}, [1] * 300,
 )  # fmt: skip
 
 
@@ -76,10 +78,8 @@ def mutate_value(value: Any, draw: random.Random) -> Any:
         elif kind == 6:
             holder[key] = draw.choice(([holder[key]], {"a": holder[key]}, str(holder[key])[:5000]))
         elif isinstance(holder, dict):
-            new = draw.choice(
-                (7, "", f"{key}s", str(key).upper(), "learning_rate", "{x}", 1.5, None)
-            )
-            holder[new] = holder.pop(key)
+            names = (7, "", f"{key}s", str(key).upper(), "learning_rate", "{x}", 1.5, None)
+            holder[draw.choice(names)] = holder.pop(key)
     return value
 
 

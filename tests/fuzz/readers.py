@@ -359,43 +359,46 @@ READERS: dict[str, Reader] = {
         lambda: STUDY["clusters"],
     ),
     "run": Reader(
-        read_run_config, lambda: [dump_yaml(RUN).encode()], lambda: RUN, share=2
+        read_run_config, lambda: [dump_yaml(RUN).encode()], lambda: RUN, share=1
     ),
     "assignment": Reader(
-        read_assignment, lambda: [b"optim.lr=3e-4", b"run={steps: 010, 'x': [yes]}"], share=2
+        read_assignment, lambda: [b"optim.lr=3e-4", b"run={steps: 010, 'x': [yes]}"], share=5
     ),
     "metrics": Reader(
-        read_records, lambda: [_json_lines(_records())], _records, _json_lines, share=8
+        read_records, lambda: [_json_lines(_records())], _records, _json_lines, share=10
     ),
     "runs": Reader(read_own_runs, lambda: [_json_lines(_records())], _records, _json_lines),
     "run.json": Reader(
-        read_run_json, lambda: [json.dumps(SUMMARY).encode()], lambda: SUMMARY, share=10
+        read_run_json, lambda: [json.dumps(SUMMARY).encode()], lambda: SUMMARY, share=30
     ),
     "failure.json": Reader(
         read_failure_json,
         lambda: [b'{"kind": "error", "rank": 0, "retry": true, "message": "lost"}'],
-        share=2,
+        share=10,
     ),
     **{
-        f"evidence {form}": Reader(_evidence(form), _logs, share=4)
+        f"evidence {form}": Reader(_evidence(form), _logs, share=6)
         for form in typing.get_args(Evidence.model_fields["format"].annotation)
         if form != "throughput"
     },
-    "throughput.csv": Reader(read_throughput, _throughput, share=6),
+    "throughput.csv": Reader(read_throughput, _throughput, share=15),
     "time_estimates.csv": Reader(read_time_table, _estimates, share=2),
     "losses.csv": Reader(
         lambda content, folder: read_losses(_file(folder, "losses.csv", content)),
-        lambda: [b"params,tokens,loss\n1e6,1e8,3.5\n2e6,2e8,3.1\n", b"params,loss,training_flop\n1,2,3\n"],
-        share=6,
+        lambda: [
+            b"params,tokens,loss\n1e6,1e8,3.5\n2e6,2e8,3.1\n",
+            b"params,loss,training_flop\n1,2,3\n",
+        ],
+        share=30,
     ),
-    "document": Reader(read_document, _document, share=4),
-    "state.json": Reader(read_state, _state, share=4),
+    "document": Reader(read_document, _document, share=5),
+    "state.json": Reader(read_state, _state, share=20),
     "tokenizer": Reader(
         read_tokenizer, lambda: [json.dumps(TOKENIZER).encode(), b"YQ== 0\nYg== 1\n"],
-        lambda: TOKENIZER, share=3,
+        lambda: TOKENIZER, share=15,
     ),
     "manifest": Reader(
-        read_shards, lambda: [json.dumps(MANIFEST).encode()], lambda: MANIFEST, share=3
+        read_shards, lambda: [json.dumps(MANIFEST).encode()], lambda: MANIFEST, share=15
     ),
 }  # fmt: skip
 """Name -> reader."""
