@@ -32,7 +32,7 @@ import torch
 from benchmarks import command_line
 from benchmarks.timing import range_text, ratios
 from benchmarks.trainer_runs import SOURCE, run_module, settings, shape_of, train, write_text
-from study.measure.foreign_logs import READERS
+from study.measure.foreign_logs import FORMATS, read_steady_steps
 from trainer.config import BYTE_VOCABULARY, ModelConfig
 from trainer.flops import flops_per_token, utilisation
 from trainer.tokens.shards import ensure_shards
@@ -91,7 +91,7 @@ def parse_arguments() -> argparse.Namespace:
         action="append",
         default=[],
         metavar=("FORMAT", "COMMAND", "LOG"),
-        help=f"another trainer ({', '.join(READERS)}), its shell command, its log",
+        help=f"another trainer ({', '.join(FORMATS)}), its shell command, its log",
     )
     return parser.parse_args()
 
@@ -172,7 +172,7 @@ class Bench:
         run: Any = SimpleNamespace(
             tokens_per_step=tokens, gpus=1, run=SimpleNamespace(checkpoint=None)
         )
-        return Result(statistics.median(READERS[kind](log, run)))
+        return Result(statistics.median(read_steady_steps(kind, log, run)))
 
 
 def show(options: argparse.Namespace, shape: dict[str, Any], results: Results) -> None:

@@ -265,9 +265,20 @@ class Evidence(Settings):
 
     file: WorkflowPath
     """Path of the table or log."""
-    format: Literal["csv", "throughput", "lingua", "torchtitan", "nanogpt"] = "csv"
+    format: Literal[
+        "csv",
+        "throughput",
+        "lingua",
+        "torchtitan",
+        "nanogpt",
+        "nanochat",
+        "litgpt",
+        "trainer_state",
+        "wandb",
+    ] = "csv"
     """csv: columns cluster, model, gpus and a speed; throughput: an earlier study's throughput.csv,
-    next to its study.yaml; the others: a log of one run with that trainer."""
+    next to its study.yaml; the others: a log of one run with that trainer, a trainer_state.json of
+    Hugging Face's Trainer, or a CSV export of Weights & Biases."""
     by: str | None = None
     """Who measured, for 'Verified by ...' in the time table; null: the file's or study's name."""
     cluster: Name | None = None

@@ -290,7 +290,8 @@ def build_cell(
 
     Raises ConfigError with source `where` if a name is unknown or the settings are invalid.
     """
-    entry = GridEntry(cluster=[cluster], model=[model], gpus=[gpus], variant=[variant])
+    axes = {"cluster": [cluster], "model": [model], "gpus": [gpus], "variant": [variant]}
+    entry = validate(GridEntry, axes, where)
     names = {
         "clusters": list(study.clusters),
         "models": list(study.models),

@@ -2,7 +2,8 @@
 
 Verified: from the start-up and step times of completed runs of the configuration, by the study or
 by a source in its `evidence`. Estimated: by the cluster's performance model, which interpolates
-between measurements or extrapolates from them.
+between measurements or extrapolates from them; or from measured steps, if they are known from a
+log alone, which has no start-up.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ from study.workload import Workload, workload
 VERIFIED = "Verified"
 INTERPOLATED = "Estimated by interpolation"
 EXTRAPOLATED = "Estimated by extrapolation"
+MEASURED_STEPS = "Estimated from measured steps"
+
+PREDICTED_STARTUP = "predicted start-up + steps x step p50"
+"""Method of an estimate whose step time was measured, but not its start-up."""
 
 MEASURED_SIZES = {
     "params": "parameters",
@@ -61,7 +66,7 @@ class Estimate:
     gpu_hours: float | None
     """seconds * gpus / 3600."""
     basis: str
-    """Verified, Estimated by interpolation, or Estimated by extrapolation."""
+    """Verified, or Estimated: by interpolation, by extrapolation, or from measured steps."""
     method: str
     """How `seconds` was derived, and what makes it uncertain."""
     variant: str
@@ -179,6 +184,9 @@ class Estimator:
         method = (
             "wall-clock time of the run" if walls == len(own) else "start-up + steps x step p50"
         )
+        # The study's own runs record their start-up.
+        if not walls and all(item.source and item.startup_s is None for item in own):
+            method = PREDICTED_STARTUP
         by = ", ".join(dict.fromkeys(item.source for item in own if item.source))
         longest = max(item.cell.run.steps for item in own)
         return self._row(
@@ -188,7 +196,7 @@ class Estimator:
             PredictionInterval(min(low), median(middle), max(high)),
             startup_s=median(self._measured_startup(cell, item).middle for item in own),
             step=_measured_step(own),
-            basis=VERIFIED,
+            basis=MEASURED_STEPS if all(item.steps_only for item in own) else VERIFIED,
             method=method,
             gpu_name=_gpu_name(cell, own),
             by=by,

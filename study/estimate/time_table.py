@@ -3,14 +3,21 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from study.estimate.estimate import VERIFIED, Estimate
-from study.files import read_rows
+from study.csv_tables import read_csv
+from study.estimate.estimate import MEASURED_STEPS, PREDICTED_STARTUP, VERIFIED, Estimate
+from study.files import parse_row
 from study.markdown import markdown_table
+from trainer.config import ConfigError
 
 
 def read_estimates(csv_path: str | Path) -> list[Estimate]:
     """Return the rows of a time_estimates.csv. Raises ConfigError."""
-    return read_rows(csv_path, Estimate, "time-estimate table", "recreate it with `estimate`")
+    table = read_csv(csv_path)
+    try:
+        return [parse_row(Estimate, row.cells) for row in table.rows]
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"not a time-estimate table: {error!r}; recreate it with `estimate`"
+        raise ConfigError(str(csv_path), [problem]) from None
 
 
 def by_horizon(estimates: Sequence[Estimate]) -> dict[str, list[Estimate]]:
@@ -61,9 +68,11 @@ def readable_estimates(estimates: Sequence[Estimate]) -> tuple[list[str], list[l
 
 def _note(item: Estimate) -> str:
     """Return the basis of an estimate, who measured it, and why it is uncertain."""
-    if item.basis != VERIFIED:
+    if item.basis not in (VERIFIED, MEASURED_STEPS):
         return f"{item.basis}, {item.method}"
-    note = f"{VERIFIED} by {item.by}" if item.by else VERIFIED
+    note = f"{item.basis} by {item.by}" if item.by else item.basis
+    if item.method == PREDICTED_STARTUP:
+        note += ", start-up predicted"
     if item.doubt:
         note += f", {item.doubt}"
     if item.measured_steps is not None:

@@ -7,8 +7,8 @@ from statistics import median
 
 import numpy as np
 
+from study.csv_tables import read_csv
 from study.estimate.time_table import format_count
-from study.files import read_csv
 from study.grid import Grid
 from study.law.scaling_law import (
     ScalingLaw,
@@ -112,9 +112,9 @@ def read_losses(path: Path, drop_highest: int = 0) -> list[TrainedModel]:
 
     `drop_highest` is the number of rows with the highest loss to leave out. Raises ConfigError.
     """
-    lines = read_csv(path)[1]
+    table = read_csv(path)
     try:
-        rows = [_run(number, row) for number, row in lines]
+        rows = [_run(row.line, row.cells) for row in table.rows]
     except ValueError as error:
         raise ConfigError(str(path), [str(error)]) from None
     return sorted(rows, key=lambda run: run.loss)[: max(0, len(rows) - drop_highest)]

@@ -1,15 +1,16 @@
 """Speeds measured elsewhere, as measurements: earlier studies, other trainers' logs, plain CSV."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 from study.config import Evidence, Study
-from study.files import read_csv
+from study.csv_tables import CsvRow, read_csv
 from study.grid import Cell, Grid, build_cell
-from study.measure.foreign_logs import READERS, percentiles
+from study.measure.foreign_logs import read_steady_steps
 from study.measure.measurement import Measurement, read_measurements
+from study.measure.training_log import Unit, to_step_s
 from trainer.config import ConfigError, load_yaml, merge, nest, validate
 from trainer.problems import Problem
 
@@ -21,7 +22,7 @@ SETTING_COLUMNS = {
 }
 """Columns of a CSV that are settings of the run -> key in a run.yaml."""
 
-SPEED_COLUMNS = ("tokens_per_s_per_gpu", "tokens_per_s", "step_ms")
+SPEED_COLUMNS: tuple[Unit, ...] = get_args(Unit)
 """Columns of a CSV for the speed, of which it has one."""
 
 OTHER_COLUMNS = (
@@ -35,6 +36,9 @@ OTHER_COLUMNS = (
     "peak_memory_gib",
 )
 """All other columns of a CSV."""
+
+SHOWN = 20
+"""Problems of a CSV that are reported at once."""
 
 
 def read_evidence(study: Study) -> list[Measurement]:
@@ -59,42 +63,50 @@ def _of_study(entry: Evidence) -> Iterator[Measurement]:
         yield replace(item, source=by)
 
 
-def _of_csv(study: Study, entry: Evidence) -> Iterator[Measurement]:
-    columns, rows = read_csv(entry.file)
+def _of_csv(study: Study, entry: Evidence) -> list[Measurement]:
+    table = read_csv(entry.file)
+    if not table.columns:
+        expected = "a header line with cluster, model, gpus and a speed"
+        raise ConfigError(entry.file, [f"no columns; expected {expected}"])
     known = {*OTHER_COLUMNS, *SETTING_COLUMNS, *SPEED_COLUMNS}
-    unknown = [name for name in columns if name not in known]
+    unknown = [name for name in table.columns if name not in known]
     if unknown:
         problem = f"unknown column '{unknown[0]}'; expected {', '.join(sorted(known))}"
         raise ConfigError(entry.file, [problem])
-    for number, row in rows:
+    found, problems = [], []
+    for row in table.rows:
         try:
-            yield _of_row(study, entry, row)
+            found.append(_of_row(study, entry, row))
         except ConfigError as error:
-            problems = [replace(problem, line=number) for problem in error.problems]
-            raise ConfigError(entry.file, problems) from None
+            problems += [replace(problem, line=row.line) for problem in error.problems]
+            if len(problems) >= SHOWN:
+                break
+    if problems:
+        raise ConfigError(entry.file, problems)
+    return found
 
 
-def _of_row(study: Study, entry: Evidence, row: Mapping[str, Any]) -> Measurement:
+def _of_row(study: Study, entry: Evidence, row: CsvRow) -> Measurement:
     changes = dict(entry.run)
     for column, key in SETTING_COLUMNS.items():
-        if row.get(column):
-            changes = merge(changes, nest(key, int(_number(row, column))))
+        if row.text(column):
+            changes = merge(changes, nest(key, row.whole(column)))
     for name in ("cluster", "model", "gpus"):
-        if not row.get(name):
-            raise ConfigError(entry.file, [Problem((name,), "empty; expected a value")])
+        if not row.text(name):
+            raise row.problem(name, "empty; expected a value")
     cell = build_cell(
         study,
         entry.file,
-        cluster=row["cluster"],
-        model=row["model"],
-        gpus=int(_number(row, "gpus")),
-        variant=row.get("variant") or "base",
+        cluster=row.text("cluster"),
+        model=row.text("model"),
+        gpus=row.whole("gpus"),
+        variant=row.text("variant") or "base",
         changes=changes,
     )
     step_s = _step_s(cell, row)
     return Measurement(
         cell=cell,
-        source=row.get("by") or entry.by or Path(entry.file).stem,
+        source=row.text("by") or entry.by or Path(entry.file).stem,
         completed=True,
         uninterrupted=True,
         step_s=(step_s, step_s, step_s),
@@ -104,31 +116,20 @@ def _of_row(study: Study, entry: Evidence, row: Mapping[str, Any]) -> Measuremen
     )
 
 
-def _step_s(cell: Cell, row: Mapping[str, Any]) -> float:
-    given = [name for name in SPEED_COLUMNS if row.get(name)]
+def _step_s(cell: Cell, row: CsvRow) -> float:
+    given = [name for name in SPEED_COLUMNS if row.text(name)]
     if len(given) != 1:
         found = " and ".join(given) or "none"
-        problem = Problem(("speed",), f"found {found}; expected one of {', '.join(SPEED_COLUMNS)}")
-        raise ConfigError("csv", [problem])
-    value = _number(row, given[0])
-    if given[0] == "step_ms":
-        return value / 1e3
-    return cell.tokens_per_step / (value * (cell.gpus if given[0].endswith("_gpu") else 1))
+        message = f"found {found}; expected one of {', '.join(SPEED_COLUMNS)}"
+        raise row.problem("speed", message)
+    step_s = to_step_s(cell, given[0], row.number(given[0]))
+    if not 0 < step_s < float("inf"):
+        raise row.problem(given[0], f"'{row.text(given[0])}' makes a step of {step_s:g} s")
+    return step_s
 
 
-def _number(row: Mapping[str, Any], name: str) -> float:
-    try:
-        value = float(row[name])
-    except (TypeError, ValueError):
-        value = 0.0
-    if not 0 < value < float("inf"):
-        problem = Problem((name,), f"'{row[name]}'; expected a number above 0")
-        raise ConfigError("csv", [problem])
-    return value
-
-
-def _optional(row: Mapping[str, Any], name: str) -> float | None:
-    return _number(row, name) if row.get(name) else None
+def _optional(row: CsvRow, name: str) -> float | None:
+    return row.number(name) if row.text(name) else None
 
 
 def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
@@ -147,10 +148,7 @@ def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
         variant=entry.variant,
         changes=entry.run,
     )
-    steps = READERS[entry.format](Path(entry.file), cell)
-    if not steps:
-        message = f"found no steady step; expected a {entry.format} log with two or more"
-        raise ConfigError(entry.file, [message])
+    steps = read_steady_steps(entry.format, Path(entry.file), cell)
     return Measurement(
         cell=cell,
         source=entry.by or Path(entry.file).stem,
@@ -160,7 +158,16 @@ def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
         startup_s=None,
         wall_s=None,
         peak_memory_gib=None,
+        steps_only=True,
     )
+
+
+def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
+    """Return the 10th, 50th and 90th percentiles."""
+    import numpy as np
+
+    low, middle, high = (float(value) for value in np.quantile(list(values), (0.1, 0.5, 0.9)))
+    return low, middle, high
 
 
 def known_measurements(grid: Grid, csv_path: Path | None = None) -> list[Measurement]:

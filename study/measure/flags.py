@@ -50,6 +50,8 @@ def describe_load(load: float | None, cores: float | None) -> str:
 def row_flags(row: Mapping[str, Any]) -> list[str]:
     """Return the warnings about a row of the throughput table, whose unknown values are None."""
     flags = []
+    if row.get("step_ms_p50") and row.get("startup_s") is None and row.get("wall_s") is None:
+        flags.append("only the step time was measured, not the start-up or the time of the run")
     if is_wide(row["step_spread"]):
         flags.append(
             f"wide spread: p90 - p10 of the step time is more than {WIDE_SPREAD:.0%} of p50"

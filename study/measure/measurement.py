@@ -36,6 +36,8 @@ class Measurement:
     """Cores used by other processes during the run."""
     machine_cores: float | None = None
     """Cores available to the run."""
+    steps_only: bool = False
+    """Only the steps were measured, not the start-up or the whole run: it is from a log."""
 
 
 def read_measurements(csv_path: str | Path, grid: Grid, ended: bool = False) -> list[Measurement]:

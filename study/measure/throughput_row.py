@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from study import files
-from study.files import to_csv, write_file
+from study.csv_tables import read_csv
+from study.files import parse_row, to_csv, write_file
+from trainer.config import ConfigError
 from trainer.execution.choices import Dtype
 
 
@@ -100,10 +101,18 @@ def read_rows(csv_path: str | Path) -> list[ThroughputRow]:
 
     Raises ConfigError if the file cannot be read, or is not a throughput table.
     """
-    columns = ("cluster", "model", "fingerprint")
-    rows: list[ThroughputRow] = files.read_rows(
-        csv_path, ThroughputRow, "throughput table", AGAIN, columns
-    )
+    table = read_csv(csv_path)
+    missing = [name for name in ("cluster", "model", "fingerprint") if name not in table.columns]
+    if missing:
+        problem = f"not a throughput table: no column '{missing[0]}'; {AGAIN}"
+        raise ConfigError(str(csv_path), [problem])
+    rows = []
+    for row in table.rows:
+        try:
+            rows.append(parse_row(ThroughputRow, row.cells))
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"line {row.line}: not a row of a throughput table: {error!r}; {AGAIN}"
+            raise ConfigError(str(csv_path), [problem]) from None
     return rows
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from study.config import BudgetConfig
-from study.estimate.estimate import VERIFIED, Estimate
+from study.estimate.estimate import MEASURED_STEPS, VERIFIED, Estimate
 from study.estimate.forecast import Forecast
 from study.estimate.time_table import format_count, format_interval, format_seconds
 from study.grid import Cell, Grid
@@ -103,7 +103,10 @@ def format_plan(grid: Grid, rows: Sequence[PlanRow], forecast: Forecast) -> str:
     table = tabulate([_cells(row) for row in rows], headings, "simple", disable_numparse=True)
     lines = [f"{row.cell.name}: {row.warning}." for row in rows if row.warning]
     lines += format_budget(grid.study.budget, rows)
-    unmeasured = [row.cell for row in rows if row.estimate.basis != VERIFIED and row.cell.measure]
+    measured = (VERIFIED, MEASURED_STEPS)
+    unmeasured = [
+        row.cell for row in rows if row.estimate.basis not in measured and row.cell.measure
+    ]
     if len(unmeasured) > 1 and (best := forecast.estimator.most_informative(unmeasured)):
         lines.append(f"Measuring {best.name} first narrows the remaining estimates most.")
     return "\n".join([table, "", format_totals(rows), *lines]) + "\n"

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from study.estimate.estimate import estimate_table
+from study.estimate.estimate import Estimate, estimate_table
+from study.estimate.time_table import to_markdown
 from study.grid import Grid
 from study.measure.evidence import known_measurements, read_evidence
 from study.measure.throughput import throughput_rows, write_table
@@ -50,8 +51,40 @@ def test_a_table_of_speeds_by_hand(make_grid: MakeGrid, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "tokens_per_s"),
+    [
+        ("cluster,model,gpus,tokens_per_s\nhere,tiny,1,600000\n\nhere,wide,1,600000\n", 600_000),
+        ("\ufeffcluster,model,gpus,tokens_per_s\nhere,tiny,1,600000\n", 600_000),
+        ("cluster;model;gpus;tokens_per_s\nhere;tiny;1;600000,5\n", 600_000.5),
+        ('cluster,model,gpus,tokens_per_s\nhere,tiny,1,"600,000"\n', 600_000),
+        ('cluster,model,gpus,tokens_per_s,by\nhere,tiny,1.0,6e5,"two\nlines"\n', 600_000),
+    ],
+)
+def test_a_table_as_people_save_it(
+    make_grid: MakeGrid, tmp_path: Path, text: str, tokens_per_s: float
+) -> None:
+    path = tmp_path / "speeds.csv"
+    path.write_text(text, encoding="utf-8")
+    found = read_evidence(with_evidence(make_grid, path).study)
+    assert len(found) == text.count("here")
+    for item in found:
+        assert item.step_s[1] == pytest.approx(512 / tokens_per_s)
+        assert item.source == ("two lines" if "two" in text else "speeds")
+
+
+@pytest.mark.parametrize(
     ("lines", "message"),
     [
+        ("", "no columns; expected a header line with cluster, model, gpus and a speed"),
+        ("# only a comment\n", "no columns; expected a header line"),
+        ("cluster,model,gpus,step_ms\nhere,tiny,1.5,5\n", "line 2: gpus: '1.5'; expected a whole"),
+        ("cluster,model,gpus,step_ms\nhere,tiny,1,600,000\n", "line 2: cell 5, '000', has no col"),
+        ("cluster,model,gpus,step_ms\n\nhere,tiny,1,nan\n", "line 3: step_ms: 'nan'; expected"),
+        ("cluster;model;gpus;step_ms\nhere;tiny;1;600,000\n", "'600,000' may mean 600000 or 600;"),
+        ("cluster,model,gpus,step_ms\na b,tiny,1,5\n", "line 2: cluster"),
+        ("cluster,model,gpus,step_ms\nhere,tiny,1,5e-324\n", "makes a step of 0 s"),
+        ("cluster,model,gpus,tokens_per_s\nhere,tiny,1,1e-320\n", "makes a step of inf s"),
+        ("cluster,model,gpus,step_ms,seq_len\nhere,tiny,1,5,64.5\n", "seq_len: '64.5'"),
         ("cluster,model,gpus,speed\n", "unknown column 'speed'"),
         ("cluster,model,gpus,step_ms\nhere,tiny,1,fast\n", "line 2: step_ms: 'fast'"),
         ("cluster,model,gpus,step_ms\nhere,tiny,1,\n", "line 2: speed: found none"),
@@ -70,6 +103,13 @@ def test_a_wrong_table_is_rejected(
         read_evidence(with_evidence(make_grid, path).study)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_all_problems_of_a_table_are_reported(make_grid: MakeGrid, tmp_path: Path) -> None:
+    path = tmp_path / "speeds.csv"
+    path.write_text("cluster,model,gpus,step_ms\nhere,tiny,x,5\nhere,tiny,1,5\nhere,tiny,1,y\n")
+    with pytest.raises(ConfigError, match=r"(?s)line 2: gpus: 'x'.*line 4: step_ms: 'y'"):
+        read_evidence(with_evidence(make_grid, path).study)
 
 
 def lingua_line(step: int, step_s: float) -> str:
@@ -136,6 +176,57 @@ def test_a_log_without_a_steady_step_is_rejected(
         steps_of(make_grid, tmp_path / "none", format=kind)
     with pytest.raises(ConfigError, match=r"evidence\[0\]\.gpus: missing"):
         steps_of(make_grid, path, format=kind, gpus=None)
+
+
+def nanogpt_log(path: Path, step_ms: float = 250) -> Path:
+    path.write_text(
+        "".join(f"iter {i}: loss 3.1, time {step_ms:.2f}ms, mfu 1%\n" for i in range(9))
+    )
+    return path
+
+
+def test_a_log_has_measured_the_steps_but_not_the_start_up(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    """40 steps of 0.25 s take 10 s; the start-up of the model comes on top."""
+    log = nanogpt_log(tmp_path / "nano.log")
+    entry = {"file": str(log), "format": "nanogpt", **LOG}
+    row = find_row(make_grid({"evidence": [entry], "estimate": {"steps": 40}}))
+    assert row.basis == "Estimated from measured steps"
+    assert row.step_s == 0.25
+    assert row.startup_s is not None
+    assert row.seconds is not None
+    assert row.seconds > 10 + row.startup_s - 0.25
+    assert "Estimated from measured steps by nano, start-up predicted" in to_markdown([row])
+    assert "Verified" not in to_markdown([row])
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "note"),
+    [
+        ("", "", "Verified by speeds, start-up predicted"),
+        (",startup_s", ",7", "Verified by speeds "),
+        (",wall_s,steps", ",17,40", "Verified by speeds "),
+        (",wall_s,steps", ",17,50", "Verified by speeds, start-up predicted"),
+    ],
+)
+def test_a_table_without_a_start_up_says_so(
+    make_grid: MakeGrid, tmp_path: Path, columns: str, values: str, note: str
+) -> None:
+    path = tmp_path / "speeds.csv"
+    path.write_text(f"cluster,model,gpus,step_ms{columns}\nhere,tiny,2,250{values}\n")
+    grid = make_grid({"evidence": [{"file": str(path)}], "estimate": {"steps": 40}})
+    row = find_row(grid)
+    assert note in to_markdown([row])
+    log = {"file": str(nanogpt_log(tmp_path / "nano.log")), "format": "nanogpt", **LOG}
+    both = make_grid({"evidence": [{"file": str(path)}, log], "estimate": {"steps": 40}})
+    assert find_row(both).basis == "Verified"
+
+
+def find_row(grid: Grid) -> Estimate:
+    """Return the time of the cell that `LOG` names."""
+    rows = estimate_table(grid, known_measurements(grid))
+    return next(row for row in rows if (row.model, row.gpus) == ("tiny", 2))
 
 
 def test_an_earlier_study_is_evidence_and_our_own_runs_come_first(make_grid: MakeGrid) -> None:

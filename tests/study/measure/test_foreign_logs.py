@@ -1,0 +1,458 @@
+"""Step times from the logs of other trainers, as they look in the wild."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast, get_args
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from study.config import Evidence
+from study.grid import Cell
+from study.measure.foreign_logs import FORMATS, read_steady_steps
+from study.measure.training_log import LogRecord, mark_attempts
+from trainer.config import ConfigError
+
+
+def make_cell(tokens_per_step: int = 1024, gpus: int = 2, save_every: int | None = None) -> Cell:
+    """Return as much of a cell as the step times depend on."""
+    saves = None
+    if save_every is not None:
+        saves = SimpleNamespace(
+            dump=SimpleNamespace(every=save_every), eval=SimpleNamespace(every=None)
+        )
+    run = SimpleNamespace(checkpoint=saves)
+    return cast(
+        Cell,
+        SimpleNamespace(tokens_per_step=tokens_per_step, gpus=gpus, model="tiny", run=run),
+    )
+
+
+def read(tmp_path: Path, kind: str, text: str, cell: Cell | None = None) -> list[float]:
+    path = tmp_path / "log"
+    path.write_text(text, encoding="utf-8")
+    return read_steady_steps(kind, path, cell or make_cell())
+
+
+def titan(step: int, tps: int) -> str:
+    return (
+        f"[titan] 2026-02-24 19:46:17,508 - root - INFO - step: {step:2}  loss:  7.62585  "
+        f"grad_norm: 26.6250  memory: 66.91GiB(37.51%)  tps: {tps:,}  tflops: 314.71  mfu: 13.99%\n"
+    )
+
+
+def titan_validation(step: int, tps: int) -> str:
+    return (
+        "[titan] 2026-02-24 19:46:18,508 - root - INFO - "
+        f"validate step: {step:2}  loss:  7.1  memory: 66.91GiB(37.51%)  tps: {tps:,}\n"
+    )
+
+
+def nano(step: int, ms: float) -> str:
+    return f"iter {step}: loss 3.1415, time {ms:.2f}ms, mfu 30.12%\n"
+
+
+def chat(step: int, ms: float, tokens: int = 1024, mfu: str = "bf16_mfu") -> str:
+    return (
+        f"step {step:05d}/21400 (0.02%) | loss: 8.893647 | lrm: 1.00 | dt: {ms:.2f}ms | "
+        f"tok/sec: {int(1e3 * tokens / ms):,} | {mfu}: 74.13 | epoch: 1 pq: 0 rg: 9 | "
+        "total time: 0.00m\n"
+    )
+
+
+def lingua(step: int, wps: float, **more: Any) -> str:
+    return json.dumps({"global_step": step, "speed/wps": wps, "loss/out": 3.0, **more}) + "\n"
+
+
+LITGPT = "epoch,iter,iter_time,learning_rate,loss,remaining_time,step,tokens,total_tokens"
+
+STATE = {"epoch": 1.0, "train_runtime": 120.3, "train_samples_per_second": 33.2,
+         "train_steps_per_second": 4.15, "step": 500}  # fmt: skip
+
+
+def trainer_state(*entries: dict[str, Any]) -> str:
+    return json.dumps({"global_step": 500, "log_history": list(entries)}, indent=2)
+
+
+GOOD = {
+    "lingua": "".join(lingua(step, 512) for step in (10, 20, 30)),
+    "torchtitan": "".join(titan(step, 512) for step in (1, 10, 20)),
+    "nanogpt": "".join(nano(step, 1000) for step in (0, 10, 20)),
+    "nanochat": "".join(chat(step, 1000) for step in range(3)),
+    "litgpt": f"{LITGPT}\n0,1,9,4e-05,9.1,100,1,512,1024\n0,2,1,4e-05,9.0,100,2,1024,2048\n"
+    "0,3,1,4e-05,9.0,100,3,1536,3072\n",
+    "trainer_state": trainer_state(
+        {"loss": 5.2, "step": 10}, {**STATE, "train_runtime": 500.0, "train_steps_per_second": 1.0}
+    ),
+    "wandb": '"Step","run - speed/wps","run - speed/wps__MIN"\n"10","9","9"\n"20","512","512"\n',
+}
+"""Format -> a log whose steady steps take a second for 1,024 tokens on 2 GPUs."""
+
+
+def test_every_format_of_a_study_has_a_reader() -> None:
+    named = get_args(Evidence.model_fields["format"].annotation)
+    assert set(named) == {"csv", "throughput", *FORMATS} == {"csv", "throughput", *GOOD}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_every_format(tmp_path: Path, kind: str, encoding: str, end: str) -> None:
+    """PowerShell's `>` writes UTF-16 with \\r\\n."""
+    path = tmp_path / "log"
+    path.write_bytes(GOOD[kind].replace("\n", end).encode(encoding))
+    steps = read_steady_steps(kind, path, make_cell())
+    assert steps
+    assert steps == pytest.approx([1.0] * len(steps))
+
+
+@pytest.mark.parametrize("kind", GOOD)
+@pytest.mark.parametrize("stated", FORMATS)
+def test_a_wrong_format_names_the_right_one(tmp_path: Path, stated: str, kind: str) -> None:
+    if stated == kind:
+        return
+    with pytest.raises(ConfigError, match=f"looks like the format '{kind}'") as caught:
+        read(tmp_path, stated, GOOD[kind])
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert str(tmp_path / "log") in lines[0]
+    assert "line " in lines[1]
+
+
+def test_validation_of_torchtitan_is_not_training(tmp_path: Path) -> None:
+    speeds = {1: 50, 10: 512, 20: 256, 30: 1024}
+    text = "".join(titan(*item) + titan_validation(item[0], 41_000) for item in speeds.items())
+    assert read(tmp_path, "torchtitan", text) == pytest.approx([1.0, 2.0, 0.5])
+
+
+def test_a_save_of_torchtitan_is_left_out(tmp_path: Path) -> None:
+    saving = "[titan] 2026-02-24 19:46:18,508 - root - INFO - Saving the checkpoint.\n"
+    text = titan(1, 50) + titan(10, 512) + saving + titan(20, 64) + titan(30, 512)
+    assert read(tmp_path, "torchtitan", text) == pytest.approx([1.0, 1.0])
+
+
+def test_every_rank_prints(tmp_path: Path) -> None:
+    """Eight ranks without prefixes; one is late by a line of the next interval."""
+    speeds = {1: 50, 10: 512, 20: 256, 30: 1024}
+    lines = [titan(step, tps) for step, tps in speeds.items() for _ in range(8)]
+    lines[15], lines[17] = lines[17], lines[15]  # two of step 20, then the last of step 10
+    assert lines[15] != lines[17]
+    assert read(tmp_path, "torchtitan", "".join(lines)) == pytest.approx([1.0, 2.0, 0.5])
+
+
+RANKS: Sequence[Callable[[int], str]] = (
+    lambda rank: f"[rank{rank}]:",
+    lambda rank: f"[default{rank}]:",
+    lambda rank: f"[1,{rank}]<stdout>:",
+    lambda rank: f"{rank}: ",
+    lambda rank: f"2025-01-02 10:00:00 [trainer{rank}]:",
+)
+
+
+@pytest.mark.parametrize("label", RANKS)
+@pytest.mark.parametrize("kind", ["torchtitan", "nanogpt", "nanochat"])
+def test_the_lowest_rank_counts(tmp_path: Path, kind: str, label: Callable[[int], str]) -> None:
+    """Rank 3 is far ahead of rank 1 in the file: it must not look like a second attempt."""
+    line: Callable[[int, float], str] = {
+        "torchtitan": lambda step, s: titan(step, round(512 / s)),
+        "nanogpt": lambda step, s: nano(step, 1e3 * s),
+        "nanochat": lambda step, s: chat(step, 1e3 * s),
+    }[kind]
+    first = [label(1) + line(step, 1.0) for step in (10, 20, 30, 40)]
+    other = [label(3) + line(step, 4.0) for step in (10, 20, 30, 40)]
+    text = "".join([*first[:2], *other, *first[2:]])
+    assert read(tmp_path, kind, text) == pytest.approx([1.0] * 3)
+
+
+@pytest.mark.parametrize(
+    "before", ["", "2025-01-02 10:00:00 ", "[default0]:", "  \x1b[36m", "INFO "]
+)
+@pytest.mark.parametrize("after", ["", "\x1b[0m"])
+def test_nanogpt_with_prefixes(tmp_path: Path, before: str, after: str) -> None:
+    lines = [
+        "step 0: train loss 10.9, val loss 10.9\n", nano(0, 9000), nano(10, 100),
+        "step 20: train loss 8.0, val loss 8.1\n", nano(20, 4000), nano(30, 300),
+    ]  # fmt: skip
+    text = "".join(before + line.replace("\n", after + "\n") for line in lines)
+    assert read(tmp_path, "nanogpt", text) == pytest.approx([0.1, 0.3])
+
+
+def test_a_resumed_log_says_so_or_its_steps_go_back(tmp_path: Path) -> None:
+    """Steps 30 and 40 are done again; then a start beyond the last step that was logged."""
+    again = [titan(30, 8), titan(40, 256), titan(50, 512)]
+    text = "".join([titan(1, 8), *(titan(step, 1024) for step in (10, 20, 30, 40)), *again])
+    assert read(tmp_path, "torchtitan", text) == pytest.approx([0.5, 0.5, 2.0, 1.0])
+    start = "[titan] 2026-02-24 19:46:17,508 - root - INFO - Training starts at step 56\n"
+    text += start + titan(60, 8) + titan(70, 512)
+    assert read(tmp_path, "torchtitan", text) == pytest.approx([0.5, 0.5, 2.0, 1.0, 1.0])
+
+
+def test_older_and_newer_lines_of_nanochat(tmp_path: Path) -> None:
+    text = chat(4, 9000) + chat(5, 1000, mfu="mfu") + "Step 00006 | Validation bpb: 1.1\n"
+    assert read(tmp_path, "nanochat", text + chat(6, 500)) == pytest.approx([1.0, 0.5])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    attempts=st.lists(
+        st.tuples(st.integers(2, 6), st.integers(2, 5), st.lists(st.booleans(), min_size=9)),
+        min_size=1,
+        max_size=4,
+    ),
+    ranks=st.integers(1, 4),
+)
+def test_attempts_of_several_ranks(attempts: list[tuple[int, int, list[bool]]], ranks: int) -> None:
+    """A run that is resumed two or more intervals back; a rank may be late by an interval."""
+    printed: list[LogRecord] = []
+    expected: dict[int, tuple[float, bool]] = {}
+    top = 0
+    for attempt, (count, back, late) in enumerate(attempts):
+        first = max(1, top - back) if attempt else 1
+        top = max(top, first + count - 1) if attempt == 0 else max(top + 1, first + count - 1)
+        waiting: list[LogRecord] = []
+        expected = {step: value for step, value in expected.items() if step < first}
+        for index, step in enumerate(range(first, top + 1)):
+            record = LogRecord(step, 100.0 * attempt + step, line=1)
+            expected[step] = (record.speed, step == first)
+            printed += [record] * (ranks - 1)
+            if ranks == 1 or not late[index % len(late)]:
+                printed.append(record)
+                printed += waiting
+                waiting = []
+            else:
+                printed += waiting
+                waiting = [record]
+        printed += waiting
+    marked = mark_attempts(printed)
+    assert {record.step: (record.speed, record.starts) for record in marked} == expected
+    assert [record.step for record in marked] == sorted(expected)
+
+
+class CountedInt(int):
+    """An int that counts comparisons."""
+
+    compared = 0
+
+    def _count(name: str) -> Any:  # type: ignore[misc] # noqa: N805
+        def compare(self: int, other: int) -> bool:
+            CountedInt.compared += 1
+            return bool(getattr(int, name)(self, other))
+
+        return compare
+
+    __lt__, __le__, __gt__, __ge__, __eq__ = map(
+        _count, ("__lt__", "__le__", "__gt__", "__ge__", "__eq__")
+    )
+    __hash__ = int.__hash__
+
+
+@pytest.mark.parametrize("length", [1, 3, 50, 10**9])
+def test_attempts_take_time_in_proportion_to_the_log(length: int) -> None:
+    """Runs of `length` steps, each of which goes back to nearly its start."""
+
+    def comparisons(records: int) -> int:
+        CountedInt.compared = 0
+        steps = [index % length + index // (2 * length) for index in range(records)]
+        mark_attempts(LogRecord(CountedInt(step), 1.0, 1) for step in steps)
+        return CountedInt.compared
+
+    assert comparisons(4000) < 2.2 * comparisons(2000) < 100_000
+
+
+@pytest.mark.parametrize("total", [True, False])
+def test_accumulation_of_lingua_with_a_record_for_each_micro_batch(
+    tmp_path: Path, total: bool
+) -> None:
+    """Four micro-batches of 128 tokens on each GPU take 0.1, 0.1, 0.1 and 0.3 s: 0.6 s a step."""
+    text = ""
+    for batch in range(1, 13):
+        step, micro = divmod(batch, 4)
+        seconds = 0.3 if micro == 0 else 0.1
+        more = {"optim/total_tokens": 256 * batch} if total else {}
+        text += lingua(step, 128 / seconds, acc_step=micro, **more)
+    assert read(tmp_path, "lingua", text) == pytest.approx([0.6, 0.6])
+
+
+def test_accumulation_of_lingua_with_unequal_parts(tmp_path: Path) -> None:
+    """Every ten steps, records at micro-batches 0 and 2: parts of 2 and of 38 micro-batches."""
+    text = lingua(10, 500, acc_step=0, **{"optim/total_tokens": 10 * 1024})
+    for step in (10, 20):
+        tokens = step * 1024
+        text += lingua(step, 256 / 0.2, acc_step=2, **{"optim/total_tokens": tokens + 512})
+        text += lingua(
+            step + 10, 38 * 128 / 5.8, acc_step=0, **{"optim/total_tokens": tokens + 10240}
+        )
+    assert read(tmp_path, "lingua", text) == pytest.approx([0.6, 0.6])
+
+
+def test_a_log_of_another_batch_is_rejected(tmp_path: Path) -> None:
+    """524,288 tokens a step, as nanochat has them by default."""
+    sample = "".join(chat(step, 989.44, tokens=524_288) for step in range(4))
+    assert read(tmp_path, "nanochat", sample, make_cell(524_288, 8)) == pytest.approx([0.98944] * 3)
+    with pytest.raises(ConfigError, match=r"about 524,28\d tokens per step; expected 1,024"):
+        read(tmp_path, "nanochat", sample)
+    with pytest.raises(ConfigError, match="about 2,048 tokens per step"):
+        more = [lingua(step, 1, **{"optim/total_tokens": 2048 * step}) for step in (1, 2)]
+        read(tmp_path, "lingua", "".join(more))
+
+
+def test_litgpt_times_with_validation(tmp_path: Path) -> None:
+    """Two micro-batches a step: 1,024 tokens in 1 s; the interval after validation takes 5 s more.
+
+    CSVLogger replaces `step` by the number of the micro-batch before.
+    """
+    text = LITGPT + ",time,val_loss,val_ppl\n"
+    for number, time_s, validated in ((2, 9, 0), (4, 10, 1), (6, 16, 0), (8, 17, 0)):
+        text += (
+            f"0,{number},0.4,4e-05,9.1,100,{number - 1},{256 * number},{512 * number},{time_s},,\n"
+        )
+        text += f",,,,,,{number - 1},,,,9.2,9000\n" * validated
+    assert read(tmp_path, "litgpt", text) == pytest.approx([1.0, 1.0])
+
+
+def test_the_mean_of_a_trainer_state(tmp_path: Path) -> None:
+    """120.3 s for 500 steps; with evaluations; resumed at step 300; without a summary."""
+    loss = {"loss": 5.2, "step": 10}
+    evaluation = {"eval_loss": 5.0, "eval_runtime": 20.3}
+    assert read(tmp_path, "trainer_state", trainer_state(loss, STATE)) == [pytest.approx(0.2406)]
+    entries = [{**evaluation, "step": 250}, {**evaluation, "step": 500}, STATE]
+    text = trainer_state(*entries[:1], STATE, {**evaluation, "step": 500})
+    assert read(tmp_path, "trainer_state", text) == [pytest.approx(0.2)]
+    assert read(tmp_path, "trainer_state", trainer_state(*entries)) == [pytest.approx(79.7 / 500)]
+    resumed = {**STATE, "train_steps_per_second": round(200 / 120.3, 3)}
+    text = trainer_state(*entries[:2], resumed)
+    assert read(tmp_path, "trainer_state", text) == [pytest.approx(0.5)]
+    with pytest.raises(ConfigError, match="no 'train_runtime' in log_history"):
+        read(tmp_path, "trainer_state", trainer_state(loss))
+
+
+def test_intervals_of_a_trainer_state(tmp_path: Path) -> None:
+    """Entries have times with `include_num_input_tokens_seen`; step 30 follows an evaluation."""
+    times = {10: 9.0, 20: 19.0, 30: 89.0, 40: 109.0}
+    entries: list[dict[str, Any]] = [
+        {"loss": 5.0, "step": step, "train_runtime": time_s} for step, time_s in times.items()
+    ]
+    entries.insert(2, {"eval_loss": 5.0, "eval_runtime": 60.0, "step": 20})
+    resumed = [{"loss": 4.0, "step": 50, "train_runtime": 11.0},
+               {"loss": 4.0, "step": 60, "train_runtime": 41.0}]  # fmt: skip
+    text = trainer_state(*entries, STATE, *resumed)
+    assert read(tmp_path, "trainer_state", text) == pytest.approx([1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("header", "speeds", "expected"),
+    [
+        ("Step,a - speed/wps", (1, 512), 1.0),
+        ("_step,speed/tokens_per_s", (1, 512), 2.0),
+        ("Step,my - run - throughput(tps)", (1, 128), 4.0),
+        ("Step,d20 - train/tok_per_sec", (1, 1024), 1.0),
+        ("Step,d20 - train/dt", (9, 0.25), 0.25),
+        ("global_step,time/step_s", (9, 0.5), 0.5),
+    ],
+)
+def test_metrics_of_wandb(
+    tmp_path: Path, header: str, speeds: tuple[float, float], expected: float
+) -> None:
+    text = header + "".join(f"\n{10 * i},{value}" for i, value in enumerate(speeds)) + "\n15,\n"
+    assert read(tmp_path, "wandb", text) == pytest.approx([expected])
+
+
+def test_intervals_with_unmarked_saves_are_left_out(tmp_path: Path) -> None:
+    text = "Step,a - speed/wps\n10,1\n20,512\n30,64\n40,512\n"
+    cell = make_cell(save_every=20)
+    assert read(tmp_path, "wandb", text, cell) == pytest.approx([1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("wandb", "Step,a - speed/wps,b - speed/wps\n1,2,3\n", "several runs, 'a - speed/wps'"),
+        ("wandb", "Step,a - loss/out\n1,2\n", "no column with a speed"),
+        ("wandb", "Relative Time,a - speed/wps\n1,2\n", "no column with the step"),
+        ("wandb", "Step,a - speed/wps\n1,2\n2,NaN\n", "line 3: a - speed/wps: 'NaN'"),
+        ("litgpt", LITGPT + "\n0,1,x,4e-05,9.1,1,1,512,1024\n", "line 2: iter_time: 'x'"),
+        ("litgpt", "iter,total_tokens,time\n1,9,5\n2,18,4\n", "line 3: time: 4 after 5"),
+        ("lingua", lingua(1, 5) + lingua(2, float("nan")), "line 2: speed/wps: found 'nan'"),
+        ("lingua", lingua(1, 5) + lingua(2, 0), "line 2: step 2 has the speed 0"),
+        ("lingua", '{"global_step": 1.5, "speed/wps": 5}\n', "line 1: global_step: found 1.5"),
+        ("lingua", '{"global_step": 1e999, "speed/wps": 5}\n', "line 1: global_step: found 'inf'"),
+        ("lingua", '{"global_step": true, "speed/wps": 5}\n', "line 1: global_step: found 'True'"),
+        ("lingua", "[1, 2]\n", r"line 1: found '\[1, 2\]'"),
+        ("torchtitan", titan(1, 5) + titan(10, 0), "line 2: step 10 has the speed 0"),
+        ("torchtitan", titan(1, 5).replace("tps: 5", "tps: 5.5.5"), "line 1: '5.5.5'"),
+        ("trainer_state", "{", "not valid JSON"),
+        ("trainer_state", "[" * 100_000, "not valid JSON"),
+        ("trainer_state", '{"log_history": [1]}', "expected a list of mappings"),
+        ("trainer_state", trainer_state({**STATE, "step": ""}), r"log_history\[0\].step: found"),
+        ("trainer_state", trainer_state({**STATE, "step": 0}), "expected more"),
+    ],
+)  # fmt: skip
+def test_a_malformed_log_is_rejected(tmp_path: Path, kind: str, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        read(tmp_path, kind, text)
+    assert str(tmp_path / "log") in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [".", "none", "nul\0"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_that_cannot_be_read(tmp_path: Path, kind: str, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_steady_steps(kind, tmp_path / name, make_cell())
+
+
+PIECES = [
+    *(
+        "",
+        "\n",
+        "\r",
+        "\0",
+        "\x1b[",
+        "\ufeff",
+        '"',
+        ",",
+        ";",
+        "nan",
+        "1e999",
+        "9" * 5000,
+        "-1",
+        "[rank1]:",
+    ),
+    *("{", "}", "[", "null", "step: 1 ", "tps: ", "iter 1: loss 1, time ", "\ud800"),
+]
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    kind=st.sampled_from(list(GOOD)),
+    source=st.sampled_from(list(GOOD)),
+    changes=st.lists(
+        st.tuples(
+            st.floats(0, 1), st.integers(0, 40),
+            st.one_of(st.sampled_from(PIECES), st.text(max_size=8)), st.integers(1, 300),
+        ),
+        max_size=4,
+    ),
+    cut=st.floats(0, 1),
+)  # fmt: skip
+def test_a_damaged_log_gives_times_or_an_error_of_ours(
+    tmp_path: Path, kind: str, source: str, changes: list[Any], cut: float
+) -> None:
+    text = GOOD[kind if len(changes) < 3 else source]
+    for where, length, piece, times in changes:
+        at = int(where * len(text))
+        text = text[:at] + piece * times + text[at + length :]
+    data = text.encode("utf-8", errors="surrogatepass")
+    path = tmp_path / "log"
+    path.write_bytes(data[: int(cut * len(data))] if cut > 0.5 else data)
+    try:
+        steps = read_steady_steps(kind, path, make_cell())
+    except ConfigError as error:
+        assert str(path) in str(error)
+    else:
+        assert steps
+        assert all(0 < step_s < float("inf") for step_s in steps)
