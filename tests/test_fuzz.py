@@ -11,8 +11,9 @@ from trainer.problems import ConfigError
 
 
 def test_no_reader_fails() -> None:
-    failures = fuzzer.fuzz(3000, seed=314, jobs=1)
-    assert not failures, fuzzer.describe(failures[0], 314)
+    outcome = fuzzer.fuzz(3000, seed=314, jobs=1)
+    assert not outcome.failures, fuzzer.describe(outcome.failures[0], 314)
+    assert outcome.tried == 3000
 
 
 def test_every_seed_is_read(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def refuse(message: str) -> None:
 def test_what_is_a_failure(act: Any, told: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuzzer, "CPU_S", 0.2)
     readers = {"planted": Reader(lambda content, folder: act(), lambda: [b"a", b"b"])}
-    failures = fuzzer.fuzz(4, seed=0, jobs=2, readers=readers)
+    failures = fuzzer.fuzz(4, seed=0, jobs=2, readers=readers).failures
     assert [told] * len(failures) == [told for item in failures if told and told in item.what]
     assert bool(failures) == (told is not None)
 
@@ -67,7 +68,7 @@ def test_a_process_that_is_lost_is_a_failure() -> None:
     import os
 
     readers = {"planted": Reader(lambda content, folder: os._exit(3), lambda: [b"a"])}
-    (failure,) = fuzzer.fuzz(2, seed=0, jobs=1, readers=readers)
+    (failure,) = fuzzer.fuzz(2, seed=0, jobs=1, readers=readers).failures
     assert "the process ended with code 3" in failure.what
 
 

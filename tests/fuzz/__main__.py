@@ -46,6 +46,8 @@ SHOWN = 2000
 
 MOST_FAILURES = 20
 
+PROGRESS_S = 30.0
+
 
 class TooSlow(BaseException):
     """An input took too much CPU time."""
@@ -122,90 +124,118 @@ def limits() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def work(
-    readers: dict[str, Reader], inputs: list[tuple[str, int]], seed: int, place: Any, slot: int
-) -> list[Failure]:
-    """Try inputs one after the other; return the failures.
+class Worker:
+    """A process that tries a part of the inputs, and tells of failures as it finds them."""
 
-    `place[slot]` says which one is being tried.
-    """
-    failures: dict[str, Failure] = {}
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=parent))
-    try:
-        (folder / "0000000001").mkdir()
-        with limits():
-            for position, (name, number) in enumerate(inputs):
-                place[slot] = position
-                content = make(name, readers[name], number, seed)
-                signal.setitimer(signal.ITIMER_PROF, CPU_S)
-                failure = try_input(name, readers[name], number, content, folder)
-                signal.setitimer(signal.ITIMER_PROF, 0)
-                if failure is not None:
-                    failures.setdefault(failure.key, failure)
-                    if len(failures) >= MOST_FAILURES:
-                        break
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return list(failures.values())
-
-
-def fuzz(inputs: int, seed: int, jobs: int, readers: dict[str, Reader] = READERS) -> list[Failure]:
-    """Try inputs on `jobs` processes; return one failure of each cause."""
-    planned = schedule(readers, inputs)
-    place = memoryview(mmap.mmap(-1, 8 * jobs)).cast("q")
-    context = multiprocessing.get_context("fork")
-    running = {}
-    for slot in range(jobs):
-        receiver, sender = context.Pipe(duplex=False)
-        part = planned[slot::jobs]
-        process = context.Process(target=_child, args=(sender, readers, part, seed, place, slot))
-        process.start()
+    def __init__(
+        self, readers: dict[str, Reader], part: list[tuple[str, int]], seed: int, shared: Any
+    ) -> None:
+        """`shared`: the number of inputs tried, and whether to stop."""
+        self.readers, self.part, self.seed, self.shared = readers, part, seed, shared
+        context = multiprocessing.get_context("fork")
+        self._receiver, sender = context.Pipe(duplex=False)
+        self._process = context.Process(target=self._work, args=(sender,), daemon=True)
+        self._process.start()
         sender.close()
-        running[slot] = (process, receiver, part)
+        self._seen = (0, time.monotonic())
+        self.ended = False
+        self.peak_mib = 0
+
+    @property
+    def tried(self) -> int:
+        """Inputs tried so far."""
+        return int(self.shared[0])
+
+    def poll(self, wait_s: float) -> Failure | None:
+        """Return a failure if one is found within `wait_s`; note the end of the process."""
+        if self._receiver.poll(wait_s):
+            try:
+                message = self._receiver.recv()
+            except EOFError:
+                self._process.join()
+                message = self._lost(f"the process ended with code {self._process.exitcode}")
+            if isinstance(message, Failure) and not self.ended:
+                return message
+            self.ended, self.peak_mib = True, message
+        elif self.tried != self._seen[0]:
+            self._seen = (self.tried, time.monotonic())
+        elif time.monotonic() - self._seen[1] > WALL_S:
+            self._process.kill()
+            return self._lost(f"more than {WALL_S:g} s")
+        return None
+
+    def _lost(self, what: str) -> Failure:
+        self.ended = True
+        name, number = self.part[min(self.tried, len(self.part) - 1)]
+        content = make(name, self.readers[name], number, self.seed)
+        return Failure(name, number, what, f"{what} {name}", content)
+
+    def _work(self, sender: Any) -> None:
+        causes: set[str] = set()
+        parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=parent))
+        (folder / "0000000001").mkdir()
+        try:
+            with limits():
+                for name, number in self.part:
+                    failure = try_number(name, self.readers[name], number, self.seed, folder)
+                    if failure is not None and failure.key not in causes:
+                        causes.add(failure.key)
+                        sender.send(failure)
+                    self.shared[0] += 1
+                    if self.shared[1] or len(causes) >= MOST_FAILURES:
+                        break
+            sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def try_number(name: str, reader: Reader, number: int, seed: int, folder: Path) -> Failure | None:
+    """Have an input read within the limit of CPU time."""
+    content = make(name, reader, number, seed)
+    signal.setitimer(signal.ITIMER_PROF, CPU_S)
+    failure = try_input(name, reader, number, content, folder)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    return failure
+
+
+@dataclass
+class Outcome:
+    """What a run of the fuzzer has found."""
+
+    failures: list[Failure]
+    """One of each cause."""
+    tried: int
+    """Inputs."""
+    peak_mib: int
+    """Most memory of a process."""
+
+
+def fuzz(inputs: int, seed: int, jobs: int, readers: dict[str, Reader] = READERS) -> Outcome:
+    """Try inputs on `jobs` processes; SIGINT and SIGTERM end it early, with what was found."""
+    planned = schedule(readers, inputs)
+    shared = [memoryview(mmap.mmap(-1, 16)).cast("q") for _ in range(jobs)]
+
+    def stop(number: int, frame: Any) -> None:
+        for values in shared:
+            values[1] = 1
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    workers = [Worker(readers, planned[i::jobs], seed, shared[i]) for i in range(jobs)]
     found: dict[str, Failure] = {}
-    seen = {slot: (-1, time.monotonic()) for slot in running}
-    while running:
-        for slot, (process, receiver, part) in list(running.items()):
-            name, number = part[place[slot]] if part else ("", 0)
-            failures: list[Failure] = []
-            if receiver.poll(0.2):
-                try:
-                    failures, peak = receiver.recv()
-                    print(f"process {slot}: {len(part):,} inputs, at most {peak:,} MiB", flush=True)
-                except EOFError:
-                    process.join()
-                    what = f"the process ended with code {process.exitcode}"
-                    failures = [_lost(name, number, what, seed, readers)]
-            elif place[slot] != seen[slot][0]:
-                seen[slot] = (place[slot], time.monotonic())
-                continue
-            elif time.monotonic() - seen[slot][1] < WALL_S:
-                continue
-            else:
-                process.kill()
-                failures = [_lost(name, number, f"more than {WALL_S:g} s", seed, readers)]
-            for failure in failures:
-                found.setdefault(failure.key, failure)
-            process.join()
-            del running[slot]
-    return list(found.values())
-
-
-def _child(sender: Any, readers: Any, part: Any, seed: int, place: Any, slot: int) -> None:
-    try:
-        failures = work(readers, part, seed, place, slot)
-    except BaseException as error:
-        name, number = part[place[slot]]
-        what = "".join(traceback.format_exception(error)[-12:])
-        failures = [Failure(name, number, what, f"work {type(error).__name__}", b"")]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    sender.send((failures, peak))
-
-
-def _lost(name: str, number: int, what: str, seed: int, readers: dict[str, Reader]) -> Failure:
-    content = make(name, readers[name], number, seed)
-    return Failure(name, number, what, f"{what} {name}", content)
+    told = time.monotonic()
+    while not all(worker.ended for worker in workers):
+        for worker in workers:
+            failure = None if worker.ended else worker.poll(0.2)
+            if failure is not None and found.setdefault(failure.key, failure) is failure:
+                print(describe(failure, seed), flush=True)
+        if time.monotonic() - told > PROGRESS_S:
+            told = time.monotonic()
+            print(f"{sum(worker.tried for worker in workers):,} inputs so far", flush=True)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    tried = sum(worker.tried for worker in workers)
+    return Outcome(list(found.values()), tried, max(worker.peak_mib for worker in workers))
 
 
 def describe(failure: Failure, seed: int) -> str:
@@ -230,27 +260,23 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.monotonic()
     if given.number is not None:
         (name,) = readers
-        content = make(name, readers[name], given.number, given.seed)
         with tempfile.TemporaryDirectory() as folder, limits():
             Path(folder, "0000000001").mkdir()
-            signal.setitimer(signal.ITIMER_PROF, CPU_S)
-            found = [try_input(name, readers[name], given.number, content, Path(folder))]
-        failures = [failure for failure in found if failure is not None]
+            failure = try_number(name, readers[name], given.number, given.seed, Path(folder))
+        outcome = Outcome([] if failure is None else [failure], 1, 0)
+        for failure in outcome.failures:
+            print(describe(failure, given.seed))
     else:
-        failures = fuzz(given.inputs, given.seed, given.jobs, readers)
-    for failure in failures:
-        print(describe(failure, given.seed))
-    if given.number is None:
-        counts = Counter(name for name, _ in schedule(readers, given.inputs))
+        outcome = fuzz(given.inputs, given.seed, given.jobs, readers)
+        counts = Counter(name for name, _ in schedule(readers, outcome.tried))
         print(", ".join(f"{name} {count:,}" for name, count in counts.items()))
     seconds = time.monotonic() - start
-    tried = 1 if given.number is not None else given.inputs
-    rate = tried / max(seconds, 1e-9)
     print(
-        f"{tried:,} inputs for {len(readers)} readers in {seconds:.0f} s ({rate:,.0f}/s), "
-        f"seed {given.seed}: {len(failures)} failures"
+        f"{outcome.tried:,} inputs for {len(readers)} readers in {seconds:.0f} s "
+        f"({outcome.tried / seconds:,.0f}/s), at most {outcome.peak_mib:,} MiB a process, "
+        f"seed {given.seed}: {len(outcome.failures)} failures"
     )
-    return 1 if failures else 0
+    return 1 if outcome.failures else 0
 
 
 if __name__ == "__main__":
