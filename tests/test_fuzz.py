@@ -32,7 +32,9 @@ def test_every_seed_is_read(tmp_path: Path) -> None:
 
 
 def take_memory() -> None:
-    [bytearray(2**28) for _ in range(64)]
+    kept = []
+    for _ in range(64):
+        kept.append(bytes(2**28))
 
 
 def loop() -> None:
