@@ -87,7 +87,7 @@ lint: setup
 
 test: lint
 	python -m pytest --numprocesses 2 --ignore tests/slurm --ignore tests/workflow
-	python -m pytest tests/workflow
+	python -m pytest --numprocesses 2 --dist loadgroup tests/workflow
 
 # What another version of Python can break: checkpoints, exports and runs that go on. Tested on the
 # newest supported one at hand, in an environment of its own from the same lock.

@@ -170,7 +170,10 @@ class Bench:
         subprocess.run(["bash", "-c", command], check=True, stdout=sys.stderr)
         tokens = self.options.batch_size * self.options.seq_len
         run: Any = SimpleNamespace(
-            tokens_per_step=tokens, gpus=1, run=SimpleNamespace(checkpoint=None)
+            tokens_per_step=tokens,
+            gpus=1,
+            model=self.options.shape,
+            run=SimpleNamespace(checkpoint=None),
         )
         return Result(statistics.median(read_steady_steps(kind, log, run)))
 

@@ -24,7 +24,7 @@ from study.horizon import check_horizon
 from trainer.config import Device, ModelConfig, RunConfig, Settings, expand_paths
 from trainer.other_names import names
 from trainer.paths import FilePath, JobPath
-from trainer.settings import IsNumber, places
+from trainer.settings import IsNumber, LeftOut, places
 from trainer.yaml_files import dump_yaml, shorten
 
 CORPORA = ("python_stdlib", "fineweb_edu_10bt_shuffled")
@@ -293,13 +293,43 @@ class Evidence(Settings):
     """Settings of a run.yaml that differed from this study's `run`."""
 
 
+class EvaluationTask(Settings):
+    """A task of lm-evaluation-harness."""
+
+    task: TaskName
+    """Its name."""
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    """Solved examples in front of each question; null: the task's own number."""
+
+    left_out: ClassVar[Mapping[str, str | LeftOut]] = {
+        "dataset_kwargs": "lm_eval knows the data of its tasks; remove it",
+    }
+
+
+EvaluationTaskOrName = Annotated[
+    EvaluationTask,
+    BeforeValidator(
+        lambda value: {"task": value} if isinstance(value, str) else value,
+        json_schema_input_type=TaskName | EvaluationTask,
+    ),
+]
+
+
 class EvaluateConfig(Settings):
     """Options of the target `evaluate`, which runs lm-evaluation-harness on the exported models."""
 
-    tasks: tuple[TaskName, ...] = ()
-    """Tasks, such as hellaswag; `lm_eval ls tasks` lists them."""
+    tasks: tuple[EvaluationTaskOrName, ...] = ()
+    """Tasks, such as hellaswag, or {task: nq_open, num_fewshot: 5}; `lm_eval ls tasks` lists
+    them."""
     limit: PositiveFloat | None = None
     """Documents of each task, for a trial, or their fraction if below 1; null: all of them."""
+
+    def by_fewshot(self) -> dict[int | None, list[str]]:
+        """Return num_fewshot -> names of its tasks; one invocation of lm_eval takes one number."""
+        groups: dict[int | None, list[str]] = {}
+        for task in self.tasks:
+            groups.setdefault(task.num_fewshot, []).append(task.task)
+        return groups
 
 
 class Study(Settings):

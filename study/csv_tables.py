@@ -18,7 +18,7 @@ from trainer.problems import Problem
 
 DELIMITERS = (",", ";", "\t")
 
-PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+PLAIN = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 GROUPED = re.compile(r"[1-9]\d{0,2}(,\d{3})+(\.\d+)?", re.ASCII)
 """Thousands separated by commas, as in 600,000 and 1,250.5."""
@@ -32,6 +32,12 @@ ONE_GROUP = re.compile(r"[1-9]\d{0,2}[.,]\d{3}", re.ASCII)
 """600,000 or 600.000, which in a file with `;` is 600 to some and 600000 to others."""
 
 LARGEST = 2**63 - 1
+
+LONGEST = 500
+"""Characters of a number; the longest float has 309 digits, and 102 commas."""
+
+SHOWN = 40
+"""Characters of a cell that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class CsvRow:
         """Return a cell as a whole number above 0. Raises ConfigError."""
         value = self._checked(name, "a whole number above 0")
         if value != int(value) or value > LARGEST:
-            raise self.problem(name, f"'{self.text(name)}'; expected a whole number above 0")
+            raise self.problem(name, f"{_quote(self.text(name))}; expected a whole number above 0")
         return int(value)
 
     def problem(self, name: str, message: str) -> ConfigError:
@@ -71,7 +77,7 @@ class CsvRow:
             raise self.problem(name, f"'{text}' may mean {either}; write one of these")
         value = parse_number(text, self.delimiter)
         if value is None or not 0 < value < float("inf"):
-            raise self.problem(name, f"'{text}'; expected {expected}")
+            raise self.problem(name, f"{_quote(text)}; expected {expected}")
         return value
 
 
@@ -83,11 +89,17 @@ class CsvTable:
     rows: tuple[CsvRow, ...]
 
 
+def _quote(text: str) -> str:
+    return f"'{text}'" if len(text) <= SHOWN else f"'{text[:SHOWN]}...'"
+
+
 def parse_number(text: str, delimiter: str = ",") -> float | None:
     """Return a cell's number; None if it is not one. It may be infinite.
 
     A decimal comma is known only where the cells are separated by `;`.
     """
+    if len(text) > LONGEST:
+        return None
     if PLAIN.fullmatch(text):
         return float(text)
     if GROUPED.fullmatch(text):
@@ -179,7 +191,7 @@ def _row(
     cells += [""] * (len(columns) - len(cells))
     for index, cell in enumerate(cells):
         if cell.strip() and (index >= len(columns) or not columns[index]):
-            message = f"cell {index + 1}, '{cell.strip()}', has no column; expected "
+            message = f"cell {index + 1}, {_quote(cell.strip())}, has no column; expected "
             message += f"{sum(map(bool, columns))} cells, and quotes around one with '{delimiter}'"
             raise ConfigError(str(path), [Problem((), message, line=line)])
     named = {name: cell for name, cell in zip(columns, cells, strict=False) if name}

@@ -17,12 +17,13 @@ from pydantic import (
     model_validator,
 )
 
-from trainer import other_names
+from trainer import lingua, other_names
 from trainer.layers import Layer, Merged, merge, nest
 from trainer.paths import FilePath, expand_path, is_path
 from trainer.problems import ConfigError, Problem, RuleError
 from trainer.settings import (
     IsNumber,
+    LeftOut,
     Settings,
     group_in,
     report_with,
@@ -61,9 +62,16 @@ Weight = Annotated[PositiveFloat, IsNumber]
 Text = Annotated[str, Field(min_length=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 
+WANDB_PASSED_ON = (
+    *("resume", "config_exclude_keys", "config_include_keys", "anonymous", "allow_val_change"),
+    *("force", "tensorboard", "sync_tensorboard", "monitor_gym", "save_code"),
+    *("fork_from", "resume_from"),
+)
+"""Keys of logging.wandb that cannot change the speed."""
+
 
 class ModelConfig(Settings):
-    """The shape of the decoder. Its vocabulary is the tokenizer's."""
+    """The shape of the decoder. Its vocabulary is the tokenizer's, or data.tokenizer.n_words."""
 
     other_names: ClassVar[Mapping[str, str]] = other_names.MODEL
 
@@ -95,11 +103,14 @@ class ModelConfig(Settings):
     sqrt(2 (L + 1)), sqrt(2 (l + 1)) of block l = 0, 1, ..., or d / 4096."""
     sliding_window: PositiveInt | None = None
     """Number of tokens that each token attends to, itself included; null means all up to itself."""
+    seed: int | None = None
+    """Seed of the initial weights; null means the run's seed."""
 
-    left_out: ClassVar[Mapping[str, str]] = {
-        "vocab_size": "the tokenizer decides; see data.tokenizer",
-        "max_seqlen": "the positions are those of data.seq_len",
-        "seed": "the run's seed draws the initial weights; set seed",
+    left_out: ClassVar[Mapping[str, str | LeftOut]] = {
+        **lingua.refused_families(),
+        "n_future_head": LeftOut(lingua.refused_families()["n_future_head"], lingua.equals(1)),
+        "vocab_size": LeftOut("the tokenizer decides; see data.tokenizer", lingua.equals(-1)),
+        "max_seqlen": "the positions are those of data.seq_len; expected that or none",
     }
 
     @model_validator(mode="wrap")
@@ -194,7 +205,9 @@ class OptimConfig(Settings):
     fused: bool = True
     """Update all weights in one kernel; false: one operation at a time."""
 
-    left_out: ClassVar[Mapping[str, str]] = {"annealing_step": "lingua defines but never uses it"}
+    left_out: ClassVar[Mapping[str, str | LeftOut]] = {
+        "annealing_step": LeftOut("lingua defines but never uses it", lingua.is_count),
+    }
 
     @model_validator(mode="after")
     def _schedule_is_valid(self) -> "OptimConfig":
@@ -221,7 +234,7 @@ class DistributedConfig(Settings):
     gradients and optimizer state are sharded over dp_shard processes (FSDP2)."""
     dp_shard: PositiveInt | None = None
     """full_shard: processes that share one model replica; null: processes / tp_size /
-    dp_replicate."""
+    dp_replicate. 1, lingua's default: all processes, whatever dp_replicate says, as in lingua."""
     dp_replicate: PositiveInt | None = None
     """Model replicas; null means as many as the number of processes allows. More than one with
     full_shard is hybrid sharding, usually one replica per node."""
@@ -279,8 +292,11 @@ class DistributedConfig(Settings):
     timeout_s: Annotated[float, Field(gt=0, le=1e9)] = 600.0
     """Seconds after which a collective fails: a rank that hangs ends the run."""
 
-    left_out: ClassVar[Mapping[str, str]] = {
-        "spawn_method": "torchrun starts the ranks, not multiprocessing",
+    left_out: ClassVar[Mapping[str, str | LeftOut]] = {
+        "spawn_method": LeftOut(
+            "torchrun starts the ranks, not multiprocessing",
+            lingua.equals("fork", "forkserver", "spawn"),
+        ),
     }
 
     @model_validator(mode="before")
@@ -332,6 +348,8 @@ class DistributedConfig(Settings):
             message = f"= {self.tp_size} does not divide {gpus} processes"
             raise RuleError(["distributed.tp_size"], message)
         data_parallel = gpus // self.tp_size
+        if self.fsdp_type == "full_shard" and self.dp_shard == 1:
+            return 1, data_parallel
         if self.fsdp_type == "no_shard":
             shard = 1
         else:
@@ -357,7 +375,8 @@ class TokenizerConfig(Settings):
     path: FilePath | None = None
     """The tokenizer's file."""
     n_words: PositiveInt | None = None
-    """Number of token ids, V, special ones included; null: read from the file."""
+    """Number of token ids, V, special ones included; null: read from the file. A larger multiple of
+    8 pads the vocabulary, such as 50304 for the 50257 ids of GPT-2."""
     bos: str | None = None
     """hf: the token before a document; null: a well-known name."""
     eos: str | None = None
@@ -413,8 +432,10 @@ class DataConfig(Settings):
     """Let tokens attend only within their own document; false: to the whole sequence before
     them."""
 
-    left_out: ClassVar[Mapping[str, str]] = {
-        "n_views": "a sequence always has two views, inputs and targets; leave it out",
+    left_out: ClassVar[Mapping[str, str | LeftOut]] = {
+        "n_views": LeftOut(
+            "a sequence always has two views, inputs and targets; expected 2", lingua.equals(2)
+        ),
     }
 
     @model_validator(mode="after")
@@ -448,6 +469,30 @@ class WandbConfig(Settings):
     """offline: write files for a later `wandb sync`."""
     id: str | None = None
     """Id of the run; null: derived from dump_dir, so that all attempts are one run."""
+    resume: bool | Literal["allow", "must", "never", "auto"] | None = None
+    """Whether to continue the run of that id; null: allow."""
+    config_exclude_keys: tuple[str, ...] | None = None
+    """Settings not to send."""
+    config_include_keys: tuple[str, ...] | None = None
+    """The only settings to send."""
+    anonymous: str | None = None
+    """Whether a run without a login is allowed."""
+    allow_val_change: bool | None = None
+    """Whether settings may change."""
+    force: bool | None = None
+    """Whether a run without a login fails."""
+    tensorboard: bool | None = None
+    """Former name of sync_tensorboard."""
+    sync_tensorboard: bool | None = None
+    """Send TensorBoard's records too."""
+    monitor_gym: bool | None = None
+    """Send videos of OpenAI Gym."""
+    save_code: bool | None = None
+    """Send the main script."""
+    fork_from: str | None = None
+    """Run and step to branch from."""
+    resume_from: str | None = None
+    """Run and step to go back to."""
 
 
 class LoggingConfig(Settings):
@@ -462,7 +507,7 @@ class LoggingConfig(Settings):
     tensorboard: bool = False
     """Also write the records for TensorBoard, to dump_dir/tensorboard."""
 
-    left_out: ClassVar[Mapping[str, str]] = {
+    left_out: ClassVar[Mapping[str, str | LeftOut]] = {
         "acc_freq": "records cover whole steps; set freq",
     }
 
@@ -507,13 +552,16 @@ class CheckpointConfig(Settings):
     path: FilePath | None = None
     """Folder of the checkpoints; null: dump_dir/checkpoints."""
     init_ckpt_path: FilePath | None = None
-    """Checkpoint folder of another run, to start from its weights."""
+    """Weights to start from: a run or checkpoint of ours, an export or a Hugging Face Llama, or a
+    checkpoint of lingua. The shape must be this run's."""
     async_save: bool = True
     """Write checkpoints in the background while training continues."""
 
-    left_out: ClassVar[Mapping[str, str]] = {
-        "continue_training_from_init": "to resume another run's optimizer and step, copy its "
-        "checkpoint folder to checkpoint.path",
+    left_out: ClassVar[Mapping[str, str | LeftOut]] = {
+        "continue_training_from_init": LeftOut(
+            "to continue another run's weights, optimizer and data, set checkpoint.continue_from",
+            lingua.equals(False),
+        ),
     }
 
 
@@ -523,23 +571,39 @@ class ValidationConfig(Settings):
     max_sequences: PositiveInt | None = 128
     """Sequences of data.seq_len in total over all GPUs; null: all."""
 
-    left_out: ClassVar[Mapping[str, str]] = {
+    left_out: ClassVar[Mapping[str, str | LeftOut]] = {
         "max_steps": "a number of steps would depend on the number of GPUs; set max_sequences",
-        "use_val_from_train_src": "the held-out text is always that of data.sources",
-        "root_dir": "the held-out text is always that of data.sources",
-        "sources": "the held-out text is always that of data.sources",
+        **{
+            key: LeftOut("the held-out text is always that of data.sources", lingua.equals(usual))
+            for key, usual in (
+                ("use_val_from_train_src", True),
+                ("root_dir", ""),
+                ("sources", []),
+            )
+        },
     }
 
 
 class EvalConfig(Settings):
-    """Validation loss on held-out documents, every checkpoint.eval.every steps and at the end."""
+    """Validation loss on held-out documents, periodically and at the end."""
 
+    every: PositiveInt | None = None
+    """Steps between evaluations, which then save no checkpoint; null: checkpoint.eval.every."""
     validation: ValidationConfig = ValidationConfig()
     """How much held-out text one evaluation reads."""
 
-    left_out: ClassVar[Mapping[str, str]] = {
-        "harness": "tasks run on the exported model; see the rule evaluate",
-        "generator": "training generates no text; export the model and use transformers",
+    left_out: ClassVar[Mapping[str, str | LeftOut]] = {
+        "harness": LeftOut(
+            "tasks run on the exported model: name them in the study's evaluate.tasks, or run "
+            "lm_eval on an export; here, expected eval: null or eval: {validation: "
+            "{max_sequences: 128}}",
+            lingua.names_no_tasks,
+        ),
+        "generator": LeftOut(
+            "training generates no text; python -m trainer.sample does, from a run",
+            lambda value: isinstance(value, Mapping),  # only harness uses it
+        ),
+        "dataset_dir": "the held-out text is always that of data.sources",
         **dict.fromkeys(
             ("name", "dump_dir", "metric_log_dir", "ckpt_dir", "wandb", "global_step"),
             "evaluations are part of the run: metrics.eval.jsonl in its folder",
@@ -559,7 +623,8 @@ class RunConfig(Settings):
     steps: PositiveInt
     """Optimizer steps."""
     seed: int = 42
-    """Seed of the initial weights and, unless data.seed is set, of the sampling order."""
+    """Seed of the initial weights, unless model.seed is set, and of the sampling order, unless
+    data.seed is set."""
     device: Device = "cuda"
     """What each process trains on. The run fails if the device is missing."""
     gpu_name: str | None = None
@@ -583,12 +648,23 @@ class RunConfig(Settings):
     profiling: ProfilingConfig = ProfilingConfig()
     """Traces of a few steps."""
 
-    left_out: ClassVar[Mapping[str, str]] = {
-        "gc_collect_freq": "garbage is collected once, before the first step; see freeze_gc",
-        "probe_freq": "probes are not supported; see profiling",
-        "env": "set environment variables before the launch: `setup` of the study's cluster",
-        "async_eval_gpus": "evaluation is part of the run; see checkpoint.eval.every",
+    left_out: ClassVar[Mapping[str, str | LeftOut]] = {
+        "gc_collect_freq": LeftOut(
+            "garbage is collected once, before the first step; see freeze_gc", lingua.is_count
+        ),
+        "probe_freq": "probes are not supported; set it to null, or see profiling",
+        "env": LeftOut(
+            "set environment variables before the launch: `setup` of the study's cluster",
+            lingua.is_default_environment,
+        ),
+        "async_eval_gpus": "evaluation is part of the run; see eval.every, checkpoint.eval.every",
+        "model_type": lingua.ONLY,
     }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_lingua(cls, values: Any) -> Any:
+        return lingua.translate(values, BYTE_VOCABULARY) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> "RunConfig":
@@ -613,6 +689,19 @@ class RunConfig(Settings):
     def is_masked(self) -> bool:
         """Whether attention needs a mask beyond the causal one."""
         return self.data.document_mask or self.model.sliding_window is not None
+
+    @property
+    def weights_seed(self) -> int:
+        """Seed of the initial weights."""
+        return self.seed if self.model.seed is None else self.model.seed
+
+    @property
+    def evaluation_period(self) -> int | None:
+        """Steps between evaluations of the validation loss; None: only at the end, if at all."""
+        if self.eval is None:
+            return None
+        every = self.checkpoint.eval.every if self.checkpoint else None
+        return self.eval.every or every
 
     def find_problems(self, gpus: int) -> list[Problem]:
         """Return the problems with running on `gpus` processes."""
@@ -693,12 +782,14 @@ class RunConfig(Settings):
             mode="json",
             exclude={
                 **dict.fromkeys(("dump_dir", "name", "seed", "steps", "gpu_name", "optim"), True),
-                "model": {"rope_theta", "norm_eps", "init_base_std", "init_std_factor"},
+                "model": {"rope_theta", "norm_eps", "init_base_std", "init_std_factor", "seed"},
                 "data": {"root_dir", "sources", "shards_dir", "seed", "tokenizer", "add_eos"},
                 "distributed": {
                     *("timeout_s", "compile_cache", "dp_shard", "dp_replicate"),
                     *("activation_checkpointing", "selective_activation_checkpointing"),
                 },
+                # The first wandb keys stay, so that the keys of earlier runs do not change.
+                "logging": {"wandb": {*WANDB_PASSED_ON}},
                 "checkpoint": True,
                 "eval": True,
             },

@@ -6,6 +6,7 @@ All problems are reported together, so that they can be fixed in one go.
 import difflib
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, NoReturn, TypeVar
 
@@ -28,6 +29,16 @@ IsNumber = BeforeValidator(check_number)
 """Rejects booleans and strings as numbers inside lists and mappings, which `Settings` does not."""
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """An unsupported key, some values of which ask for what happens anyway."""
+
+    reason: str
+    """Why it is unsupported, and what to use instead."""
+    asks_nothing: Callable[[Any], bool]
+    """Says whether a value asks for what happens anyway."""
+
+
 class Settings(BaseModel):
     """A frozen set of settings; a key that is not declared is an error."""
 
@@ -40,8 +51,9 @@ class Settings(BaseModel):
         protected_namespaces=(),
     )
 
-    left_out: ClassVar[Mapping[str, str]] = {}
-    """Unsupported keys that a user may expect here -> the reason. They are accepted if null."""
+    left_out: ClassVar[Mapping[str, str | LeftOut]] = {}
+    """Unsupported keys that a user may expect here -> the reason. They are accepted if null, and if
+    they ask for what happens anyway."""
 
     other_names: ClassVar[Mapping[str, str]] = {}
     """Names that other programs give a key -> the key here, or a dotted one in another group. They
@@ -49,14 +61,10 @@ class Settings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_null(cls, values: Any) -> Any:
+    def _drop_without_effect(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        return {
-            key: value
-            for key, value in values.items()
-            if value is not None or key not in cls.left_out
-        }
+        return {key: value for key, value in values.items() if not _asks_nothing(cls, key, value)}
 
     @field_validator("*", mode="before")
     @classmethod
@@ -158,6 +166,14 @@ LONGEST_WORD = 100
 """Most characters of a word that is compared with others."""
 
 
+def _asks_nothing(cls: type[Settings], key: Any, value: Any) -> bool:
+    """Say whether a key is unsupported and its value asks for what happens anyway."""
+    entry = cls.left_out.get(key)
+    if entry is None or value is None:
+        return entry is not None
+    return isinstance(entry, LeftOut) and entry.asks_nothing(value)
+
+
 def _find_key(values: Any, item: Any) -> KeyPath:
     """Return the key that one of pydantic's errors is about.
 
@@ -178,7 +194,8 @@ def _describe(cls: type[Settings], path: KeyPath, item: Any) -> Problem:
     if item["type"] in ("extra_forbidden", "invalid_key"):
         word, owner = str(path[-1]), _settings_at(cls, path[:-1])
         if owner is not None and word in owner.left_out:
-            return Problem(path, owner.left_out[word])
+            entry = owner.left_out[word]
+            return Problem(path, entry if isinstance(entry, str) else entry.reason)
         return Problem(path, f"unknown key; {suggest_key(cls, path[:-1], word)}")
     if item["type"] == "missing":
         return Problem(path, "missing; this key is required")

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from trainer import host
 from trainer.config import ConfigError, Device
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,15 @@ def agree(value: int, world: World) -> int:
     box = torch.tensor([value], dtype=torch.int64)
     dist.broadcast(box, src=0)
     return int(box.item())
+
+
+def share(value: Value, world: World) -> Value:
+    """Return rank 0's value, a small object, on every rank."""
+    if world.size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
 
 
 def barrier(world: World) -> None:

@@ -25,8 +25,8 @@ def count_evaluations(cell: Cell, steps: int) -> int:
     run = cell.run
     if run.eval is None:
         return 0
-    every = run.checkpoint.eval.every if run.checkpoint else None
-    if not every:
+    every = run.evaluation_period
+    if every is None:
         return 1
     return steps // every + (1 if steps % every else 0)
 

@@ -169,10 +169,17 @@ def launch_line(cluster: ClusterConfig, gpus: int) -> str:
 
 def evaluation_line(cluster: ClusterConfig, evaluate: EvaluateConfig) -> str:
     """Return the shell command of an evaluation, without its model and output."""
-    command = f"lm_eval --model hf --tasks {','.join(evaluate.tasks)}"
-    if evaluate.limit is not None:
-        command += f" --limit {evaluate.limit:g}"
-    return _on_one_gpu(cluster, command)
+    limit = "" if evaluate.limit is None else f" --limit {evaluate.limit:g}"
+    commands = [
+        f"lm_eval --model hf --tasks {','.join(tasks)}"
+        + ("" if count is None else f" --num_fewshot {count}")
+        + limit
+        for count, tasks in evaluate.by_fewshot().items()
+    ]
+    if len(commands) == 1:
+        return _on_one_gpu(cluster, commands[0])
+    in_turn = " && ".join(f'{command} "$@"' for command in commands)
+    return _on_one_gpu(cluster, f"bash -c '{in_turn}' evaluate")
 
 
 def autotune_line(cluster: ClusterConfig) -> str:

@@ -190,6 +190,10 @@ class EvaluationRequest(TrainingRequest):
         """Return the line that starts the evaluation."""
         return evaluation_line(self._cell(wildcards).cluster_config, self._grid.study.evaluate)
 
+    def starts_with_bos(self, wildcards: Any) -> bool:
+        """Say whether texts start with BOS, as those that the model was trained on."""
+        return self._cell(wildcards).run.data.add_bos
+
 
 class AutotuneRequest(EvaluationRequest):
     """Resources and command of the rule `autotune_run`, on one GPU of the run's cluster."""

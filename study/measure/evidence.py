@@ -1,6 +1,6 @@
 """Speeds measured elsewhere, as measurements: earlier studies, other trainers' logs, plain CSV."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -8,7 +8,7 @@ from typing import get_args
 from study.config import Evidence, Study
 from study.csv_tables import CsvRow, read_csv
 from study.grid import Cell, Grid, build_cell
-from study.measure.foreign_logs import read_steady_steps
+from study.measure.foreign_logs import read_steady_steps, with_hint
 from study.measure.measurement import Measurement, read_measurements
 from study.measure.training_log import Unit, to_step_s
 from trainer.config import ConfigError, load_yaml, merge, nest, validate
@@ -64,17 +64,12 @@ def _of_study(entry: Evidence) -> Iterator[Measurement]:
 
 
 def _of_csv(study: Study, entry: Evidence) -> list[Measurement]:
-    table = read_csv(entry.file)
-    if not table.columns:
-        expected = "a header line with cluster, model, gpus and a speed"
-        raise ConfigError(entry.file, [f"no columns; expected {expected}"])
-    known = {*OTHER_COLUMNS, *SETTING_COLUMNS, *SPEED_COLUMNS}
-    unknown = [name for name in table.columns if name not in known]
-    if unknown:
-        problem = f"unknown column '{unknown[0]}'; expected {', '.join(sorted(known))}"
-        raise ConfigError(entry.file, [problem])
+    try:
+        rows = _read_rows(entry)
+    except ConfigError as error:
+        raise with_hint(error, entry.format, Path(entry.file)) from None
     found, problems = [], []
-    for row in table.rows:
+    for row in rows:
         try:
             found.append(_of_row(study, entry, row))
         except ConfigError as error:
@@ -84,6 +79,19 @@ def _of_csv(study: Study, entry: Evidence) -> list[Measurement]:
     if problems:
         raise ConfigError(entry.file, problems)
     return found
+
+
+def _read_rows(entry: Evidence) -> Sequence[CsvRow]:
+    table = read_csv(entry.file)
+    if not table.columns:
+        expected = "a header line with cluster, model, gpus and a speed"
+        raise ConfigError(entry.file, [f"no columns; expected {expected}"])
+    known = {*OTHER_COLUMNS, *SETTING_COLUMNS, *SPEED_COLUMNS}
+    unknown = [name for name in table.columns if name not in known]
+    if unknown:
+        problem = f"unknown column '{unknown[0][:40]}'; expected {', '.join(sorted(known))}"
+        raise ConfigError(entry.file, [problem])
+    return table.rows
 
 
 def _of_row(study: Study, entry: Evidence, row: CsvRow) -> Measurement:

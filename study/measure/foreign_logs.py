@@ -69,24 +69,28 @@ def read_steady_steps(name: str, path: Path, cell: Cell) -> list[float]:
     try:
         steps = steady_steps(FORMATS[name].read(path), cell)
     except ConfigError as error:
-        if other := _other_format(name, path):
-            first = error.problems[0]
-            hinted = replace(first, message=f"{first.message}; {other}")
-            raise ConfigError(error.source, [hinted]) from None
-        raise
+        raise with_hint(error, name, path) from None
     if not steps:
         problem = f"found no steady step; expected {FORMATS[name].example}, two or more"
-        other = _other_format(name, path)
-        raise ConfigError(str(path), [f"{problem}; {other}" if other else problem])
+        raise with_hint(ConfigError(str(path), [problem]), name, path)
     return steps
 
 
+def with_hint(error: ConfigError, name: str, path: Path) -> ConfigError:
+    """Return an error of reading a file as format `name`; if it seems to have another, say so."""
+    other = _other_format(name, path)
+    if other is None:
+        return error
+    first = error.problems[0]
+    return ConfigError(error.source, [replace(first, message=f"{first.message}; {other}")])
+
+
 def _other_format(name: str, path: Path) -> str | None:
-    """Return which other format a log has, if a line of it shows so and none shows this one."""
+    """Return which other format a file has, if a line of it shows so and none shows this one."""
     found = None
     try:
         for number, line in read_lines(path):
-            if FORMATS[name].recognise(line) or number > SEARCHED:
+            if number > SEARCHED or (name in FORMATS and FORMATS[name].recognise(line)):
                 break
             for other, kind in FORMATS.items():
                 if found is None and kind.recognise(line):

@@ -71,7 +71,8 @@ RUN: dict[str, Any] = {
 }  # fmt: skip
 
 RECORD = {
-    "global_step": 1, "loss/out": 5.5, "eval/loss": 5.4, "optim/lr": 1e-3, "optim/total_tokens": 512,
+    "global_step": 1, "loss/out": 5.5, "eval/loss": 5.4, "optim/lr": 1e-3,
+    "optim/total_tokens": 512,
     "speed/wps": 100.0, "time/elapsed_s": 1.0, "time/step_s": 0.1, "time/interval_steps": 1,
     "attempt": 1,
 }  # fmt: skip

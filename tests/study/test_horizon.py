@@ -48,3 +48,6 @@ def test_saves_and_evaluations_in_100_steps(
 ) -> None:
     cell = make_grid({"run": {"checkpoint": checkpoint, "eval": {}}})[0]
     assert (count_saves(cell, 100), count_evaluations(cell, 100)) == (saves, evaluations)
+    # 30, 60, 90 and the last, whenever the run saves.
+    own = make_grid({"run": {"checkpoint": checkpoint, "eval": {"every": 30}}})[0]
+    assert (count_saves(own, 100), count_evaluations(own, 100)) == (saves, 4)

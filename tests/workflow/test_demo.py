@@ -11,8 +11,7 @@ from pathlib import Path
 from study.corpus import write_python_stdlib
 from study.grid import Grid
 from study.load import load_study_file
-
-ROOT = Path(__file__).parents[2]
+from tests.workflow.checkout import ROOT
 
 
 def unigram_entropy(files: list[Path]) -> float:

@@ -56,7 +56,7 @@ def test_measured_cells_are_exported_and_evaluated(workspace: Workspace, lm_eval
     arguments = json.loads((folder / "evaluation" / "results.json").read_text())
     assert arguments == [
         *("--model", "hf", "--tasks", "hellaswag,arc_easy", "--limit", "10"),
-        *("--model_args", f"pretrained={export},tokenizer={export}"),
+        *("--model_args", f"pretrained={export},tokenizer={export},add_bos_token=True"),
         *("--output_path", str(folder / "evaluation")),
     ]
     assert (folder / "evaluation.log").read_text() == "evaluated\n"

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.publish import GO_ON
-from tests.workflow.test_workflow import ROOT, Workspace, snakemake, wait_for
+from tests.workflow.checkout import ROOT
+from tests.workflow.test_workflow import Workspace, snakemake, wait_for
 
 
 def start(workspace: Workspace) -> subprocess.Popen[str]:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.workflow.checkout import ROOT
 
 
 class Workspace:

@@ -1,4 +1,4 @@
-"""Commands besides training: export, autotune, precompile."""
+"""Commands besides training: export, sample, autotune, precompile."""
 
 from trainer.environment import check
 

@@ -9,38 +9,19 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from trainer.commands.export_tokenizer import write_json, write_tokenizer
-from trainer.config import ConfigError, ModelConfig, RunConfig, load_run_config
+from trainer.config import ConfigError, RunConfig, load_run_config
 from trainer.folder import checkpoint, run_folder
 from trainer.folder.checkpoint_state import CheckpointError, find_steps
+from trainer.model.weight_names import transformers_name, weight_shapes
 from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.tokens.tokenizer import Tokenizer
-
-WEIGHTS = {
-    "tok_embeddings": "model.embed_tokens",
-    "norm": "model.norm",
-    "output": "lm_head",
-}
-"""Our module name -> transformers' name."""
-
-LAYER_WEIGHTS = {
-    "attention.wq": "self_attn.q_proj",
-    "attention.wk": "self_attn.k_proj",
-    "attention.wv": "self_attn.v_proj",
-    "attention.wo": "self_attn.o_proj",
-    "feed_forward.w1": "mlp.gate_proj",
-    "feed_forward.w2": "mlp.down_proj",
-    "feed_forward.w3": "mlp.up_proj",
-    "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-}
-"""The same for the modules of each layer."""
 
 
 def export(run: Path, output: Path, step: int | None = None, config: Path | None = None) -> int:
@@ -52,8 +33,11 @@ def export(run: Path, output: Path, step: int | None = None, config: Path | None
     settings = load_run_config([f"config={source}"])
     _check(settings, source, output)
     checkpoints = checkpoint.folder_of(settings, run)
-    found = _choose_step(checkpoints, run, step)
-    weights = _rename(checkpoint.load_weights(checkpoints, found), settings, source)
+    found = choose_step(checkpoints, run, step)
+    weights = {
+        transformers_name(name): weight.contiguous()
+        for name, weight in weights_of(checkpoints, found, settings, source).items()
+    }
     tokenizer = build_tokenizer(settings.data.tokenizer)
     with _publishing(output) as folder:
         _write_weights(folder, weights)
@@ -106,8 +90,8 @@ def _check(settings: RunConfig, source: str, output: Path) -> None:
         raise ConfigError(str(output), ["exists already; expected a new or empty folder"])
 
 
-def _choose_step(folder: Path, run: Path, wanted: int | None) -> int:
-    """Return the step to export; if there is a run.json, of that run's checkpoints only."""
+def choose_step(folder: Path, run: Path, wanted: int | None) -> int:
+    """Return the step to read; if there is a run.json, of that run's checkpoints only."""
     summary = run_folder.read_summary(run)
     steps = find_steps(folder, summary.trajectory if summary else None)
     if wanted is None and steps:
@@ -120,9 +104,13 @@ def _choose_step(folder: Path, run: Path, wanted: int | None) -> int:
     raise ConfigError(str(folder), [problem])
 
 
-def _rename(weights: Mapping[str, Tensor], settings: RunConfig, source: str) -> dict[str, Tensor]:
-    """Return the weights under transformers' names. Raises ConfigError if shapes differ."""
-    shapes = _shapes(settings.model, settings.data.tokenizer.vocab_size)
+def weights_of(folder: Path, step: int, settings: RunConfig, source: str) -> dict[str, Tensor]:
+    """Return the weights at a step of a run whose settings are in `source`, under our names.
+
+    Raises CheckpointError, or ConfigError if their shapes are not the settings'.
+    """
+    weights = checkpoint.load_weights(folder, step)
+    shapes = weight_shapes(settings.model, settings.data.tokenizer.vocab_size)
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if settings.model.weight_tying:
         found.pop("output.weight", None)  # the embedding, under another name
@@ -134,37 +122,7 @@ def _rename(weights: Mapping[str, Tensor], settings: RunConfig, source: str) -> 
     ]
     if problems:
         raise ConfigError(source, problems)
-    return {_their_name(name): weights[name].contiguous() for name in shapes}
-
-
-def _shapes(model: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a model's weights, under our names."""
-    dim, hidden, kv_dim = model.dim, model.ffn_hidden, model.kv_heads * model.head_dim
-    of_layer: dict[str, tuple[int, ...]] = {
-        "attention.wq": (model.q_dim, dim),
-        "attention.wk": (kv_dim, dim),
-        "attention.wv": (kv_dim, dim),
-        "attention.wo": (dim, model.q_dim),
-        "feed_forward.w1": (hidden, dim),
-        "feed_forward.w2": (dim, hidden),
-        "feed_forward.w3": (hidden, dim),
-        "attention_norm": (dim,),
-        "ffn_norm": (dim,),
-    }
-    shapes: dict[str, tuple[int, ...]] = {"tok_embeddings": (vocab_size, dim), "norm": (dim,)}
-    if not model.weight_tying:
-        shapes["output"] = (vocab_size, dim)
-    for layer in range(model.n_layers):
-        shapes |= {f"layers.{layer}.{name}": shape for name, shape in of_layer.items()}
-    return {f"{name}.weight": shape for name, shape in shapes.items()}
-
-
-def _their_name(name: str) -> str:
-    module = name.removesuffix(".weight")
-    if not module.startswith("layers."):
-        return f"{WEIGHTS[module]}.weight"
-    _, layer, part = module.split(".", 2)
-    return f"model.layers.{layer}.{LAYER_WEIGHTS[part]}.weight"
+    return {name: weights[name] for name in shapes}
 
 
 def _write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
@@ -181,7 +139,7 @@ def _card(settings: RunConfig, step: int, loading: str) -> str:
         f"# {settings.name}\n\n"
         f"Step {step} of {settings.steps}, for transformers' `LlamaForCausalLM`, float32. Trained "
         f"on sequences of {settings.data.seq_len} tokens, with {bos}BOS before and {eos}EOS after "
-        f"each document; the tokenizer adds neither.\n\n{loading}\n"
+        f"each document.\n\n{loading}\n"
     )
 
 

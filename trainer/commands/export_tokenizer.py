@@ -19,14 +19,16 @@ def write_tokenizer(folder: Path, data: DataConfig, tokenizer: Tokenizer) -> str
     name, path = data.tokenizer.name, data.tokenizer.path
     if path is None:
         values = byte_tokenizer_json(tokenizer)
-        write_json(folder / "tokenizer.json", values)
     elif name == "hf":
-        shutil.copyfile(path, folder / "tokenizer.json")
-        values = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
     else:
         return _copy_unsupported(folder, name, path)
+    values["post_processor"] = _post_processor(values, tokenizer, data)
+    write_json(folder / "tokenizer.json", values)
     write_json(folder / "tokenizer_config.json", _describe(values, tokenizer, data))
-    return "Load model and tokenizer with `AutoModelForCausalLM` and `AutoTokenizer`."
+    adds = "adds BOS before a text, not" if data.add_bos else "adds neither BOS nor"
+    loading = "Load model and tokenizer with `AutoModelForCausalLM` and `AutoTokenizer`"
+    return f"{loading}; the tokenizer {adds} EOS."
 
 
 def _copy_unsupported(folder: Path, name: str, path: str) -> str:
@@ -85,6 +87,38 @@ def byte_characters() -> list[str]:
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(b if b in printable else 0x100 + others.index(b)) for b in range(256)]
+
+
+def _post_processor(
+    values: dict[str, Any], tokenizer: Tokenizer, data: DataConfig
+) -> dict[str, Any] | None:
+    """Return the part of a tokenizer.json that adds BOS to each text, if training added it.
+
+    What else adds tokens in the file is dropped: it did not in training.
+    """
+    given = values.get("post_processor") or {}
+    kept = [
+        part
+        for part in given.get("processors", [given])
+        if part.get("type") == "ByteLevel"  # adds nothing; it trims the offsets of tokens
+    ]
+    bos = _texts(values).get(tokenizer.bos)
+    if data.add_bos and bos is not None:
+        first, second = (
+            [{"SpecialToken": {"id": bos, "type_id": n}}, {"Sequence": {"id": name, "type_id": n}}]
+            for n, name in enumerate("AB")
+        )
+        kept.append(
+            {
+                "type": "TemplateProcessing",
+                "single": first,
+                "pair": [*first, *second],
+                "special_tokens": {bos: {"id": bos, "ids": [tokenizer.bos], "tokens": [bos]}},
+            }
+        )
+    if len(kept) < 2:
+        return kept[0] if kept else None
+    return {"type": "Sequence", "processors": kept}
 
 
 def _describe(values: dict[str, Any], tokenizer: Tokenizer, data: DataConfig) -> dict[str, Any]:

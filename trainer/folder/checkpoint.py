@@ -15,11 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainer.config import CheckpointConfig, ConfigError, RunConfig
+from trainer.config import CheckpointConfig, RunConfig
 from trainer.files import make_folder
 from trainer.folder.checkpoint_state import (
-    STATE,
-    CheckpointError,
     Position,
     complete,
     fingerprint_of,
@@ -204,22 +202,3 @@ def load(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> Non
     # State dicts are views: reading into them loads the weights.
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     read_tensors(_of_step(folder, step), state)
-
-
-def start_from(path: Path, model: nn.Module) -> None:
-    """Load the weights of a checkpoint, or of the newest in a folder of checkpoints.
-
-    Raises ConfigError.
-    """
-    from trainer.folder.checkpoint_tensors import METADATA, read_tensors
-
-    chosen = path if (path / STATE).exists() else next((p for p, _ in complete(path)), None)
-    key = "checkpoint.init_ckpt_path"
-    if chosen is None:
-        raise ConfigError(
-            str(path), [f"{key}: found no checkpoint; expected {METADATA} and {STATE}"]
-        )
-    try:
-        read_tensors(chosen, {"model": model.state_dict()})
-    except CheckpointError as error:
-        raise ConfigError(str(path), [f"{key}: {error}"]) from None

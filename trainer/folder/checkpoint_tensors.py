@@ -36,6 +36,9 @@ from trainer.folder.failure import find_full_disk, reason_of
 
 METADATA = ".metadata"
 
+PREFIX = "model."
+"""What the names of weights begin with in an index; other names are the optimizer's."""
+
 
 def copy_to_cpu(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Return a copy of a state on the CPU."""
@@ -53,14 +56,44 @@ def write_tensors(state: dict[str, Any], folder: Path, group: dist.ProcessGroup 
 
 
 def read_tensors(source: Path, state: dict[str, Any]) -> None:
-    """Read into the tensors of `state`, whatever layout they were saved with.
+    """Read into the tensors of `state`, whatever layout they were saved with; all ranks call it.
 
     Raises CheckpointError.
     """
-    no_dist = not dist.is_initialized()
+    _read(_SafeReader(source), state, no_dist=not dist.is_initialized())
+
+
+class ModelReader:
+    """Reads the weights of a checkpoint, one rank by itself; objects elsewhere in it are ignored.
+
+    Each method raises CheckpointError.
+    """
+
+    def __init__(self, source: Path) -> None:
+        self._reader = _SafeReader(source, PREFIX)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of all weights."""
+        try:
+            index = self._reader.read_metadata().state_dict_metadata
+        except (OSError, RuntimeError, ValueError, pickle.PickleError) as error:
+            raise CheckpointError(f"{self._reader.path}: cannot be read: {error}") from error
+        return {
+            name.removeprefix(PREFIX): tuple(entry.size)
+            for name, entry in index.items()
+            if isinstance(entry, TensorStorageMetadata)
+        }
+
+    def read(self, weights: dict[str, Tensor]) -> None:
+        """Read into `weights`: of a distributed one, the part that this rank holds."""
+        _read(self._reader, {"model": weights}, no_dist=True)
+
+
+def _read(reader: "_SafeReader", state: dict[str, Any], no_dist: bool) -> None:
+    source = reader.path
     try:
         with _no_group_warning_off():
-            dcp.load(state, storage_reader=_SafeReader(source), no_dist=no_dist)
+            dcp.load(state, storage_reader=reader, no_dist=no_dist)
     # CheckpointException derives from BaseException, so other handlers would miss it.
     except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as error:
         raise CheckpointError(f"{source}: cannot be read: {reason_of(error)}") from error
@@ -71,9 +104,9 @@ def read_weights(source: Path) -> dict[str, Tensor]:
     try:
         index = _SafeReader(source).read_metadata().state_dict_metadata
         weights = {
-            key.removeprefix("model."): torch.empty(entry.size, dtype=entry.properties.dtype)
+            key.removeprefix(PREFIX): torch.empty(entry.size, dtype=entry.properties.dtype)
             for key, entry in index.items()
-            if key.startswith("model.") and isinstance(entry, TensorStorageMetadata)
+            if key.startswith(PREFIX) and isinstance(entry, TensorStorageMetadata)
         }
     except (OSError, RuntimeError, ValueError, pickle.PickleError) as error:
         raise CheckpointError(f"{source}: cannot be read: {error}") from error
@@ -110,14 +143,31 @@ class _SafeReader(dcp.FileSystemReader):
     with plain pickle.
     """
 
+    def __init__(self, source: Path, prefix: str = "") -> None:
+        """With a `prefix`, entries whose name does not begin with it are left out."""
+        super().__init__(source)
+        self._prefix = prefix
+        self._metadata: Metadata | None = None
+
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        if self._metadata is None:
+            self._metadata = self._load_metadata()
+        return self._metadata
+
+    def _load_metadata(self) -> Metadata:
         path = Path(self.path) / METADATA
-        metadata = _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
-        if not isinstance(metadata, Metadata):
-            raise pickle.UnpicklingError(f"{METADATA} is not an index")
-        for name, entry in metadata.state_dict_metadata.items():
+        try:
+            metadata = _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
+            index = metadata.state_dict_metadata
+            index = {name: entry for name, entry in index.items() if name.startswith(self._prefix)}
+        except (OSError, pickle.PickleError):
+            raise
+        except Exception as error:  # a damaged pickle raises any
+            raise pickle.UnpicklingError(f"{METADATA} is not an index: {error}") from error
+        for name, entry in index.items():
             if not isinstance(entry, TensorStorageMetadata):
                 raise pickle.UnpicklingError(f"{name} is not a tensor")
+        metadata.state_dict_metadata = index
         metadata.storage_meta = getattr(metadata, "storage_meta", None) or StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata

@@ -111,11 +111,11 @@ class _Wandb:
             "name": config.name,
             "dir": config.dump_dir,
             "id": make_id(config.dump_dir, began),
+            "resume": "allow",
         }
         self._run = wandb.init(
             **(defaults | given),
             config=config.model_dump(mode="json"),
-            resume="allow",
             # train.log has the console output; wandb would keep a copy.
             settings=wandb.Settings(console="off", login_timeout=LOGIN_TIMEOUT_S),
         )

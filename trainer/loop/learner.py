@@ -73,7 +73,7 @@ def build_model(config: RunConfig, choices: Choices, device: torch.device) -> Tr
         fused=choices.fused_projections,
         loss_chunk=choices.loss_chunk,
     )
-    model.init_weights(config.seed)
+    model.init_weights(config.weights_seed)
     for layer in model.layers:
         layer.ac_mode = config.distributed.ac_mode  # type: ignore[assignment]
     return model.to(device)

@@ -6,8 +6,9 @@ from pathlib import Path
 from trainer.config import RunConfig
 from trainer.execution.choices import Choices
 from trainer.flops import flops_per_token
-from trainer.folder import checkpoint
+from trainer.folder import checkpoint, initial_weights
 from trainer.folder.checkpoint_state import Position
+from trainer.folder.initial_weights import InitialWeights
 from trainer.folder.journal import Journal
 from trainer.folder.metrics import LossMean, RecordTimer
 from trainer.folder.profiler import Profiler
@@ -72,11 +73,12 @@ def open_session(
     `model` is that of `build_model`, if already built.
     """
     folder = Path(config.dump_dir)
+    initial = initial_weights.choose(config, world) if action == "start" else None
     if world.is_main and action == "start":
         set_aside(folder)
     kept = _kept_attention(folder, world) if action == "resume" else None
     learner = build_learner(config, choices, world, model, kept)
-    start = _restore(config, folder, learner, world, action)
+    start = _restore(config, folder, learner, world, action, initial)
     startup.mark("model")
     loader = open_loader(config, shards, world, start.step)
     context = attention_context(config, learner.model.border, loader, shards)
@@ -111,7 +113,12 @@ def _kept_attention(folder: Path, world: World) -> str | None:
 
 
 def _restore(
-    config: RunConfig, folder: Path, learner: Learner, world: World, action: Action
+    config: RunConfig,
+    folder: Path,
+    learner: Learner,
+    world: World,
+    action: Action,
+    initial: InitialWeights | None,
 ) -> Position:
     """Load this run's newest checkpoint, or the initial weights that the settings name.
 
@@ -126,9 +133,11 @@ def _restore(
             if world.is_main:
                 print(f"{folder}: resuming from step {newest.step}", flush=True)
             return newest
-    init = config.checkpoint and config.checkpoint.init_ckpt_path
-    if init:
-        checkpoint.start_from(Path(init), learner.model)
+        initial = initial_weights.choose(config, world)
+    if initial is not None:
+        initial.load(learner.model)
+        if world.is_main:
+            print(f"{folder}: starting from the weights in {initial.path}", flush=True)
     return start
 
 

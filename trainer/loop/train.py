@@ -144,10 +144,9 @@ def _float32(value: float) -> float:
 
 
 def _evaluation_due(config: RunConfig, step: int) -> bool:
-    if config.eval is None:
-        return False
-    every = None if config.checkpoint is None else config.checkpoint.eval.every
-    return step == config.steps or (every is not None and step % every == 0)
+    every = config.evaluation_period
+    is_due = step == config.steps or (every is not None and step % every == 0)
+    return config.eval is not None and is_due
 
 
 def _evaluate(session: Session, step: int) -> None:

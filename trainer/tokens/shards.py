@@ -206,7 +206,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", required=True, type=Path, help="JSON file that describes them")
     parser.add_argument("--tokenizer", choices=["bytes", "hf", "tiktoken", "sp"], default="bytes")
     parser.add_argument("--tokenizer-path", help="the tokenizer file; bytes has none")
-    parser.add_argument("--n-words", type=int, help="expected number of token ids")
+    parser.add_argument("--n-words", type=int, help="number of token ids, padding included")
     parser.add_argument("--bos", help="hf: the token before a document")
     parser.add_argument("--eos", help="hf: the token after a document")
     parser.add_argument("--no-add-bos", action="store_true", help="no BOS before documents")

@@ -55,6 +55,8 @@ rule evaluate_run:
         **EVALUATION.resources(),
     params:
         launch=EVALUATION.launch,
+        bos=EVALUATION.starts_with_bos,
     shell:
-        "({params.launch} --model_args pretrained={input:q},tokenizer={input:q}"
+        "({params.launch}"
+        " --model_args pretrained={input:q},tokenizer={input:q},add_bos_token={params.bos}"
         " --output_path {output:q}) > {log:q} 2>&1"

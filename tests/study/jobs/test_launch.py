@@ -7,6 +7,7 @@ import pytest
 from study.config import ClusterConfig, EvaluateConfig
 from study.grid import Grid, why_impossible
 from study.jobs.launch import (
+    ALONE,
     autotune_line,
     evaluation_line,
     launch_line,
@@ -16,9 +17,11 @@ from study.jobs.launch import (
 )
 from study.jobs.workflow import AutotuneRequest, EvaluationRequest
 from study.load import load_study_file
+from trainer.config import ConfigError, validate
 
 LINGUA = Grid(load_study_file("config/studies/lingua.yaml"))
 SPHINX, MISO = LINGUA[0].cluster_config, LINGUA[1].cluster_config
+LOCAL = SPHINX.model_copy(update={"slurm": None, "setup": (), "scratch": None})
 
 # In every request, but not in the guide's commands: a requeued job appends to its log, and a run is
 # signalled a minute before its time limit.
@@ -194,3 +197,47 @@ def test_an_evaluation_requests_one_gpu_and_names_its_tasks() -> None:
     line = evaluation_line(MISO, EvaluateConfig(tasks=("a", "b"), limit=0.5))
     assert line.endswith("; lm_eval --model hf --tasks a,b --limit 0.5")
     assert "SLURM_JOB_ID:?" in line
+    assert request.starts_with_bos(wildcards)
+
+
+def test_tasks_are_grouped_by_their_number_of_examples(tmp_path: Path) -> None:
+    """The line is run by bash, with the arguments that the rule appends."""
+    tasks = ["a", {"task": "b", "num_fewshot": 5}, "c", {"task": "d"}]
+    tasks += [{"task": "e", "num_fewshot": 0}, {"task": "f", "num_fewshot": 5}]
+    evaluate = EvaluateConfig.model_validate({"tasks": tasks, "limit": 10})
+    line = evaluation_line(LOCAL, evaluate).replace(ALONE, "")
+    program = tmp_path / "lm_eval"
+    program.write_text('#!/bin/sh\nprintf "%s|" "$@"\necho\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-c", f"{line} --output_path 'my folder'"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        "--model|hf|--tasks|a,c,d|--limit|10|--output_path|my folder|",
+        "--model|hf|--tasks|b,f|--num_fewshot|5|--limit|10|--output_path|my folder|",
+        "--model|hf|--tasks|e|--num_fewshot|0|--limit|10|--output_path|my folder|",
+    ]
+    alone = EvaluateConfig.model_validate({"tasks": [{"task": "b", "num_fewshot": 5}]})
+    assert evaluation_line(MISO, alone).endswith("--tasks b --num_fewshot 5")
+
+
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        ({"task": "b", "num_fewshot": -1}, "evaluate.tasks[1].num_fewshot: found -1; "),
+        ({"task": "b", "num_fewshots": 1}, "evaluate.tasks[1].num_fewshots: unknown key; did you"),
+        ({"num_fewshot": 1}, "evaluate.tasks[1].task: missing; this key is required"),
+        ({"task": "b", "dataset_kwargs": {}}, "evaluate.tasks[1].dataset_kwargs: lm_eval knows"),
+        ("a b", "evaluate.tasks[1]: found 'a b'; "),
+        (7, "evaluate.tasks[1]: found 7; "),
+    ],
+)
+def test_a_wrong_task_is_named(task: object, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(EvaluateConfig, {"tasks": ["a", task]}, "study.yaml")
+    (problem,) = caught.value.problems
+    assert f"evaluate.{problem}".startswith(told)

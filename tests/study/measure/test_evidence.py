@@ -178,6 +178,12 @@ def test_a_log_without_a_steady_step_is_rejected(
         steps_of(make_grid, path, format=kind, gpus=None)
 
 
+def test_a_log_without_its_format_is_recognised(make_grid: MakeGrid, tmp_path: Path) -> None:
+    log = nanogpt_log(tmp_path / "nano.log")
+    with pytest.raises(ConfigError, match=r"nano\.log: 1 problem\n.*line 1 looks like .*'nanogpt'"):
+        read_evidence(with_evidence(make_grid, log, **LOG).study)
+
+
 def nanogpt_log(path: Path, step_ms: float = 250) -> Path:
     path.write_text(
         "".join(f"iter {i}: loss 3.1, time {step_ms:.2f}ms, mfu 1%\n" for i in range(9))

@@ -1,3 +1,4 @@
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import fields
@@ -339,6 +340,28 @@ def test_a_different_csv_is_rejected(tmp_path: Path, text: str) -> None:
         read_table(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_table(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("step_ms_p50", "nan"), ("wall_s", "inf"), ("compiled", "yes"), ("model_dtype", "fp8"),
+     ("gpus", "1.5")],
+)  # fmt: skip
+def test_a_changed_cell_is_not_cast(
+    make_grid: MakeGrid, tmp_path: Path, column: str, value: str
+) -> None:
+    grid = make_grid()
+    write_run(grid[0])
+    path = tmp_path / "throughput.csv"
+    write_table(throughput_rows(grid), path)
+    with path.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerow({**row, column: value})
+    with pytest.raises(ConfigError, match=rf"line 2: not a row of a throughput table.*{value}"):
+        read_table(path)
 
 
 def test_markdown_is_aligned() -> None:

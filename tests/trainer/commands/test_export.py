@@ -17,11 +17,13 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from tests.trainer.conftest import Runs
 from tests.trainer.folder.test_run_folder import make_summary
 from trainer.commands import export
-from trainer.config import ConfigError, OptimConfig, RunConfig, load_run_config
+from trainer.commands.export_tokenizer import byte_tokenizer_json, write_tokenizer
+from trainer.config import ConfigError, DataConfig, OptimConfig, RunConfig, load_run_config
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import CheckpointError, Position
 from trainer.model.adamw import AdamW
 from trainer.model.model import Transformer
+from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.tokens.data import validation_windows
 from trainer.tokens.shards import open_shards
 from trainer.tokens.tokenizer import ByteTokenizer
@@ -132,8 +134,10 @@ def test_transformers_gives_our_ids(tmp_path: Path) -> None:
     export.export(tmp_path / "run", tmp_path / "export")
     ours, theirs = ByteTokenizer(), AutoTokenizer.from_pretrained(tmp_path / "export")
     for text in [*TEXTS, "".join(map(chr, range(0xD800))), (ROOT / "README.md").read_text()]:
-        ids = theirs(text)["input_ids"]
+        start, *ids = theirs(text)["input_ids"]
+        assert start == 256  # as training puts BOS before a document
         assert ids == ours.encode(text).tolist()
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ids
         assert theirs.decode(ids) == text
         assert theirs.decode([256, *ids, 257], skip_special_tokens=True) == text
     assert (theirs.bos_token_id, theirs.eos_token_id) == (256, 257)
@@ -256,10 +260,49 @@ def test_the_tokenizer_of_a_run_goes_with_it(
     monkeypatch.setattr(export, "build_tokenizer", lambda config: fake)
     make_run(tmp_path / "hf", tokenizer={"name": "hf", "path": str(file)})
     export.export(tmp_path / "hf", tmp_path / "exported")
-    assert (tmp_path / "exported" / "tokenizer.json").read_bytes() == file.read_bytes()
+    copied = json.loads((tmp_path / "exported" / "tokenizer.json").read_text())
+    assert copied | {"post_processor": values["post_processor"]} == values
     theirs = AutoTokenizer.from_pretrained(tmp_path / "exported")
     assert (theirs.bos_token, theirs.eos_token) == ("<s>", "</s>")
-    assert theirs("<s>ä")["input_ids"] == [256, 0xC3, 0xA4]
+    assert theirs("<s>ä")["input_ids"] == [256, 256, 0xC3, 0xA4]
+
+
+ADDS_EOS = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "</s>", "type_id": 0}},
+    ],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+    "special_tokens": {"</s>": {"id": "</s>", "ids": [257], "tokens": ["</s>"]}},
+}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+BYTE_LEVEL["use_regex"] = False
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+@pytest.mark.parametrize(
+    "given",
+    [None, ADDS_EOS, BYTE_LEVEL, {"type": "Sequence", "processors": [BYTE_LEVEL, ADDS_EOS]}],
+)
+def test_an_exported_tokenizer_adds_bos_if_training_did(
+    tmp_path: Path, given: dict[str, Any] | None, adds_bos: bool
+) -> None:
+    """Whatever the file adds: training ignores that. `add_bos_token` is lm_eval's."""
+    values = byte_tokenizer_json(ByteTokenizer()) | {"post_processor": given}
+    for token, text in zip(values["added_tokens"], ("<s>", "</s>"), strict=True):
+        token["content"] = text
+    (tmp_path / "mine.json").write_text(json.dumps(values))
+    tokenizer = {"name": "hf", "path": str(tmp_path / "mine.json"), "n_words": 258}
+    data = DataConfig.model_validate(
+        {"root_dir": "d", "sources": {"s": 1}, "tokenizer": tokenizer, "add_bos": adds_bos}
+    )
+    write_tokenizer(tmp_path, data, build_tokenizer(data.tokenizer))
+    expected = [*([256] if adds_bos else []), *b"ab"]
+    for asked in ({}, {"add_bos_token": adds_bos}):
+        theirs = AutoTokenizer.from_pretrained(tmp_path, **asked)
+        assert theirs.encode("ab", add_special_tokens=True) == expected
+        assert theirs.encode("ab", add_special_tokens=False) == [*b"ab"]
 
 
 def export_of_bytes(folder: Path) -> dict[str, Any]:

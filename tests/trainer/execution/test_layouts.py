@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 import torch
 
 from tests.trainer.conftest import ROOT, Runs, losses
+from tests.trainer.folder.test_initial_weights import V, make_llama, write_lingua
 from trainer.config import ActivationCheckpointing, ConfigError, ModelConfig, RunConfig
 from trainer.execution.compiling import compile_blocks
 from trainer.folder.checkpoint import load_weights
 from trainer.model.model import DocumentBorder, Transformer, attention_mask
+from trainer.model.weight_names import transformers_name
 from trainer.tokens.data import positions
 from trainer.world import World
 
@@ -132,14 +135,19 @@ def assert_same_run(runs: Runs, name: str, processes: int, settings: list[str]) 
 
 
 def test_losses_do_not_depend_on_the_layout(runs: Runs) -> None:
-    """20 steps with the same global batch; some then resume, from any checkpoint."""
+    """20 steps with the same global batch; some then resume, from any checkpoint.
+
+    Others start from weights of other programs.
+    """
     run_all(runs, 1, [arguments(runs, "one", 1, [])])
     for processes, layouts in LAYOUTS.items():
         lines = [
             arguments(runs, f"{name}{processes}", processes, settings)
             for name, settings in layouts.items()
         ]
-        run_all(runs, processes, lines)
+        others = _starting_from(runs) if processes == 4 else {}
+        run_all(runs, processes, [*lines, *others.values()])
+        _assert_started_from(runs, others)
         for name, settings in layouts.items():
             assert_same_run(runs, f"{name}{processes}", processes, settings)
         layout = json.loads((runs.out(f"{name}{processes}") / "run.json").read_text())["layout"]
@@ -162,6 +170,39 @@ def test_losses_do_not_depend_on_compiling(runs: Runs) -> None:
             assert json.loads((runs.out(f"{name}{processes}") / "run.json").read_text())["choices"][
                 "compiled"
             ]
+
+
+def _starting_from(runs: Runs) -> dict[str, list[str]]:
+    """Return runs on four processes that start from the same weights in files of others.
+
+    Their shards cut the heads of lingua's wk. The rate is so small that no step changes a weight.
+    """
+    changes = {"n_kv_heads": 2}
+    make_llama(changes).save_pretrained(runs.folder / "hf", max_shard_size="100KB")
+    write_lingua(runs.folder / "lingua", make_llama(changes), changes)
+    chosen = {
+        "from-hf": ("hf", "fsdp-tp"),
+        "from-lingua": ("lingua", "fsdp-tp"),
+        "from-ours": ("from-lingua", "hsdp"),
+    }
+    return {
+        name: [
+            *arguments(runs, name, 4, LAYOUTS[4][layout]),
+            "model={dim: 64, n_layers: 2, n_heads: 4, n_kv_heads: 2, multiple_of: 64}",
+            *(f"data.tokenizer.n_words={V}", "steps=2", "optim.lr=1e-30", "eval=null"),
+            f"checkpoint={{init_ckpt_path: {runs.folder / source}}}",
+        ]
+        for name, (source, layout) in chosen.items()
+    }
+
+
+def _assert_started_from(runs: Runs, names: Iterable[str]) -> None:
+    expected = make_llama({"n_kv_heads": 2}).state_dict()
+    for name in names:
+        found = load_weights(runs.out(name) / "checkpoints", 2)
+        assert len(found) == len(expected)
+        for key, weight in found.items():
+            assert torch.equal(weight, expected[transformers_name(key)]), (name, key)
 
 
 def _go_on_under_the_same_layout(runs: Runs) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.config import CheckpointConfig, ConfigError, ModelConfig, OptimConfig
+from trainer.config import CheckpointConfig, ModelConfig, OptimConfig
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import CheckpointError, Position
 from trainer.folder.checkpoint_tensors import write_tensors
+from trainer.folder.initial_weights import find
 from trainer.model.adamw import AdamW
 from trainer.model.model import Transformer
 from trainer.world import World
@@ -150,17 +151,10 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
     run.steps(3)
     for path, loaded in ((tmp_path, True), (tmp_path / "0000000001", True)):
         other.model.init_weights(1)
-        checkpoint.start_from(path, other.model)
+        find(path).load(other.model)
         fresh = Run()
         for name, weight in fresh.model.state_dict().items():
             assert torch.equal(other.model.state_dict()[name], weight) == loaded
-
-
-@pytest.mark.parametrize("name", ["nowhere", "empty"])
-def test_missing_initial_weights_are_reported(tmp_path: Path, name: str) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"checkpoint\.init_ckpt_path: found no checkpoint"):
-        checkpoint.start_from(tmp_path / name, Run().model)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import dataclasses
 import importlib.util
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.trainer.conftest import Runs, read_records
-from trainer.config import ConfigError, RunConfig
+from trainer.config import ConfigError, RunConfig, WandbConfig
 from trainer.folder.trackers import Trackers, check_trackers, make_id
 
 OFFLINE = {"wandb": {"mode": "offline"}}
@@ -93,6 +94,24 @@ def test_wandb_gets_the_users_settings_and_our_defaults(
     assert "mode" not in given[1]
     assert all(arguments["resume"] == "allow" for arguments in given)
     assert given[0]["config"]["optim"]["lr"] == 3e-4
+
+
+def test_wandb_gets_every_key_that_lingua_passes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    assert set(WandbConfig.model_fields) <= set(inspect.signature(wandb.init).parameters)
+    own = {"resume": "never", "tags": ["a"], "save_code": True, "config_exclude_keys": ["optim"]}
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(wandb, "init", lambda **arguments: given.append(arguments))
+    Trackers(configure(tmp_path, {"wandb": {**own, "anonymous": None}}), 0, "began")
+    assert {key: given[0][key] for key in own} == {
+        **own,
+        "tags": ("a",),
+        "config_exclude_keys": ("optim",),
+    }
+    assert "anonymous" not in given[0]
 
 
 @dataclasses.dataclass

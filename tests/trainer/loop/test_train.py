@@ -227,7 +227,11 @@ def test_environment_variables_are_not_recorded(runs: Runs) -> None:
 
 
 def test_a_loss_can_be_learned(runs: Runs) -> None:
-    runs.run("steps=60", "checkpoint=null")
+    runs.run("steps=60", "checkpoint=null", "eval.every=25")
     curve = losses(runs.out())
     assert curve[0][1] == pytest.approx(math.log(258) + 0.49, abs=0.3)
     assert curve[-1][1] < 3.5
+    evaluations = read_records(runs.out(), "metrics.eval.jsonl")
+    assert [record["global_step"] for record in evaluations] == [25, 50, 60]
+    assert evaluations[-1]["eval/loss"] < evaluations[0]["eval/loss"]
+    assert not (runs.out() / "checkpoints").exists()

@@ -207,8 +207,27 @@ def test_the_fingerprint_changes_with_the_file(
 def test_n_words_is_checked(files: dict[str, Path], name: str) -> None:
     size = load(name, files[name]).vocab_size
     assert load(name, files[name], n_words=size).vocab_size == size
-    with pytest.raises(ConfigError, match=f"found {size} token ids.*n_words = {size + 1}"):
-        load(name, files[name], n_words=size + 1)
+    typo = size + 1 if (size + 1) % 8 else size + 2
+    with pytest.raises(ConfigError, match=f"found {size} token ids.*n_words = {typo}"):
+        load(name, files[name], n_words=typo)
+
+
+@pytest.mark.parametrize("name", ["bytes", *NAMES])
+def test_a_larger_n_words_pads_the_vocabulary(
+    tmp_path: Path, files: dict[str, Path], name: str
+) -> None:
+    """The model has more ids than the tokenizer; the tokens and their shards are the same."""
+    path = None if name == "bytes" else str(files[name])
+    plain = TokenizerConfig.model_validate({"name": name, "path": path})
+    padded = plain.model_copy(update={"n_words": 50304})
+    assert padded.vocab_size == 50304
+    assert build_tokenizer(padded).vocab_size == plain.vocab_size < 1000
+    write_source(tmp_path, [CORPUS])
+    made = [ensure_shards(tmp_path, "src", tmp_path / "shards", kind) for kind in (plain, padded)]
+    assert made[0].folder == made[1].folder
+    too_few = plain.model_copy(update={"n_words": 256})
+    with pytest.raises(ConfigError, match=r"or a larger multiple of 8 to pad the vocabulary"):
+        build_tokenizer(too_few)
 
 
 def test_n_words_of_bytes_is_checked() -> None:

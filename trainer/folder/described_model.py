@@ -1,0 +1,191 @@
+"""The model that a folder of weights describes: config.json, params.json or run.yaml.
+
+Tensors do not tell how their rows divide into heads, the base of the rotary embedding, or epsilon.
+Imports no torch.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.config import ConfigError, ModelConfig, validate
+from trainer.model.weight_names import Shape
+from trainer.problems import Problem
+from trainer.tokens.build_tokenizer import is_padding
+
+PADDED_TO = "data.tokenizer.n_words"
+
+FACTS: dict[str, Callable[[ModelConfig], Any]] = {
+    "dim": lambda model: model.dim,
+    "n_layers": lambda model: model.n_layers,
+    "n_heads": lambda model: model.n_heads,
+    "n_kv_heads": lambda model: model.kv_heads,
+    "head_dim": lambda model: model.head_dim,
+    "ffn_hidden": lambda model: model.ffn_hidden,
+    "rope_theta": lambda model: model.rope_theta,
+    "norm_eps": lambda model: model.norm_eps,
+    "weight_tying": lambda model: model.weight_tying,
+}
+"""What must be equal: name -> its value in a model."""
+
+LLAMA_KEYS = {
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "ffn_hidden": "intermediate_size",
+    "rope_theta": "rope_theta",
+    "norm_eps": "rms_norm_eps",
+    "weight_tying": "tie_word_embeddings",
+    "vocab_size": "vocab_size",
+}
+"""The same in transformers' config.json."""
+
+LLAMA_ONLY = {
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "quantization_config": None,
+}
+"""Keys of config.json with the one value that our model has; all but the first may be missing."""
+
+OUR_KEYS = {name: f"model.{name}" for name in FACTS} | {
+    "ffn_hidden": "model.ffn_dim_multiplier and multiple_of",
+    "vocab_size": "data.tokenizer",
+}
+
+
+@dataclass(frozen=True)
+class DescribedModel:
+    """What a file says about a model."""
+
+    file: str
+    values: Mapping[str, Any]
+    """Name in `FACTS`, or vocab_size, -> value; what is left out is unknown."""
+    keys: Mapping[str, str]
+    """The same names -> keys in the file."""
+
+    def problems(self, model: ModelConfig, vocab_size: int) -> list[Problem]:
+        """Return where a run's model differs."""
+        expected = {name: value(model) for name, value in FACTS.items()}
+        expected["vocab_size"] = vocab_size
+        return [
+            self._problem(name, self.values[name], wanted)
+            for name, wanted in expected.items()
+            if name in self.values and self.values[name] != wanted
+        ]
+
+    def _problem(self, name: str, found: Any, expected: Any) -> Problem:
+        hint = ""
+        if name == "vocab_size" and is_padding(expected, found):
+            hint = f"; {PADDED_TO}: {found} pads the run's vocabulary"
+        what = "the FFN's hidden width by " if name == "ffn_hidden" else ""
+        message = f"found {found!r}; expected {expected!r}, {what}the run's {OUR_KEYS[name]}{hint}"
+        return Problem((self.keys[name],), message)
+
+
+def of_llama(file: Path) -> DescribedModel:
+    """Read transformers' config.json. Raises ConfigError if it is not a Llama like our model."""
+    values = read_json(file)
+    rope = _rope(values)
+    problems = [
+        Problem((key,), f"found {found!r}; expected {only!r}: other models are not supported")
+        for key, only in LLAMA_ONLY.items()
+        if (found := values.get(key, None if key == "model_type" else only)) != only
+    ]
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        message = f"found {kind!r}; expected 'default': scaled positions are not supported"
+        problems.append(Problem(("rope_type",), message))
+    needed = ("dim", "n_layers", "n_heads", "ffn_hidden", "vocab_size")
+    problems += [
+        Problem((LLAMA_KEYS[name],), f"found {found!r}; expected a positive integer")
+        for name in needed
+        if type(found := values.get(LLAMA_KEYS[name])) is not int or found < 1
+    ]
+    if problems:
+        raise ConfigError(str(file), problems)
+    heads = values["num_attention_heads"]
+    # The defaults of transformers' LlamaConfig, which leaves some keys out or null.
+    defaults = {
+        "n_kv_heads": heads,
+        "head_dim": values["hidden_size"] // heads,
+        "rope_theta": 10000.0,
+        "norm_eps": 1e-6,
+        "weight_tying": False,
+    }
+    given = {name: values[key] for name, key in LLAMA_KEYS.items() if values.get(key) is not None}
+    if rope.get("rope_theta") is None:
+        return DescribedModel(str(file), defaults | given, LLAMA_KEYS)
+    given["rope_theta"] = rope["rope_theta"]
+    keys = {**LLAMA_KEYS, "rope_theta": "rope_parameters.rope_theta"}
+    return DescribedModel(str(file), defaults | given, keys)
+
+
+def _rope(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return rope_parameters, which was rope_scaling before transformers 5."""
+    found = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    return found if isinstance(found, Mapping) else {"rope_type": found}
+
+
+def of_lingua(file: Path) -> DescribedModel:
+    """Read lingua's params.json. Raises ConfigError."""
+    values = read_json(file).get("model", {})
+    found = of_model(values, str(file))
+    vocab_size = values.get("vocab_size")
+    if not isinstance(vocab_size, int) or vocab_size < 1:  # lingua's -1: the tokenizer's
+        return found
+    known = {**found.values, "vocab_size": vocab_size}
+    return DescribedModel(found.file, known, {**found.keys, "vocab_size": "model.vocab_size"})
+
+
+def of_model(values: Any, file: str) -> DescribedModel:
+    """Read the shape in one of our files, or in lingua's. Raises ConfigError."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(file, [Problem(("model",), f"found {values!r}; expected a mapping")])
+    known = {key: value for key, value in values.items() if key in ModelConfig.model_fields}
+    try:
+        model = validate(ModelConfig, known, file)
+    except ConfigError as error:
+        problems = [Problem(("model", *item.path), item.message) for item in error.problems]
+        raise ConfigError(file, problems) from None
+    keys = {name: f"model.{name}" for name in FACTS}
+    keys["ffn_hidden"] = "model.ffn_dim_multiplier, multiple_of"
+    return DescribedModel(file, {name: value(model) for name, value in FACTS.items()}, keys)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the mapping in a JSON file. Raises ConfigError."""
+    try:
+        values = json.loads(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(str(file), [f"cannot be read: {error.strerror}"]) from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(str(file), [f"cannot be read as JSON: {error}"]) from None
+    if not isinstance(values, dict):
+        raise ConfigError(str(file), [f"found a {type(values).__name__}; expected a mapping"])
+    return values
+
+
+def shape_problems(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> list[str]:
+    """Return how the shapes of tensors differ: at most a line for each kind of difference."""
+    missing = [name for name in expected if name not in found]
+    unknown = [name for name in found if name not in expected]
+    others = [name for name in expected if name in found and found[name] != expected[name]]
+    problems = []
+    if missing:
+        problems.append(f"found no {missing[0]}{_more(missing)}; expected {expected[missing[0]]}")
+    if unknown:
+        problems.append(f"found {unknown[0]}{_more(unknown)}; expected no such weight")
+    if others:
+        first = others[0]
+        problems.append(f"{first}: found {found[first]}; expected {expected[first]}{_more(others)}")
+    return problems
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

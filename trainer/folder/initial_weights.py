@@ -1,0 +1,193 @@
+"""The weights that a run starts from, if not drawn: `checkpoint.init_ckpt_path`.
+
+Accepted are a run's folder, a checkpoint or a folder of them; an export, or any Llama of Hugging
+Face (config.json and safetensors); and lingua's checkpoints, with params.json beside the shards or
+consolidated.pth. They are checked against the run's model before anything is loaded. Optimizer
+state is never taken over.
+"""
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from trainer.config import ConfigError, ModelConfig, RunConfig, load_run_config
+from trainer.folder.checkpoint import folder_of
+from trainer.folder.checkpoint_state import STATE, CheckpointError, complete
+from trainer.folder.described_model import (
+    DescribedModel,
+    of_lingua,
+    of_llama,
+    of_model,
+    shape_problems,
+)
+from trainer.folder.run_folder import CONFIG, RUN_FILES, read_summary
+from trainer.model.model import Transformer
+from trainer.model.weight_names import weight_shapes
+from trainer.world import World, share
+
+if TYPE_CHECKING:
+    from trainer.folder.weight_files import WeightFiles
+
+# trainer.folder.weight_files is imported on use.
+
+KEY = "checkpoint.init_ckpt_path"
+
+Kind = Literal["ours", "llama", "lingua", "consolidated"]
+
+MARKS: dict[Kind, tuple[str, ...]] = {
+    "ours": (STATE,),
+    "llama": ("config.json",),
+    "lingua": (".metadata", "params.json"),
+    "consolidated": ("consolidated.pth",),
+}
+"""Kind of folder -> the files that tell it."""
+
+EXPECTED = (
+    "expected a run, a checkpoint (.metadata and state.json), a Hugging Face Llama (config.json "
+    "and model.safetensors) or a checkpoint of lingua (params.json, and .metadata or "
+    "consolidated.pth)"
+)
+
+DERIVED = re.compile(r"rotary_emb\.inv_freq$|^rope_embeddings\.|^output\.tied_module\.weight$")
+"""Names of tensors that older files contain, and that follow from others."""
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """A folder of weights."""
+
+    kind: Kind
+    path: Path
+
+    def check(self, model: ModelConfig, vocab_size: int) -> None:
+        """Raise ConfigError if they do not fit a model: heads, rotary base, epsilon, shapes."""
+        described = self._describe()
+        if described is not None:
+            problems = described.problems(model, vocab_size)
+            if problems:
+                raise ConfigError(described.file, problems)
+        files = self._open(model)
+        expected = {
+            files.name(name): shape for name, shape in weight_shapes(model, vocab_size).items()
+        }
+        tied = {files.name("output.weight")} if model.weight_tying else set()
+        found = {
+            name: shape
+            for name, shape in files.shapes.items()
+            if name not in tied and not DERIVED.search(name)
+        }
+        differences = shape_problems(found, expected)
+        if differences:
+            raise ConfigError(str(self.path), differences)
+
+    def load(self, model: Transformer) -> None:
+        """Load them into a model in any layout. Raises ConfigError if they cannot be read."""
+        try:
+            self._open(model.config).load(model.state_dict())
+        except CheckpointError as error:
+            raise ConfigError(str(self.path), [f"{KEY}: {error}"]) from None
+
+    def _describe(self) -> DescribedModel | None:
+        if self.kind == "llama":
+            return of_llama(self.path / "config.json")
+        return _describe_run(self.path) if self.kind == "ours" else of_lingua(self._params())
+
+    def _params(self) -> Path:
+        return self.path / "params.json"
+
+    def _open(self, model: ModelConfig) -> "WeightFiles":
+        from trainer.folder import weight_files
+
+        try:
+            if self.kind == "llama":
+                return weight_files.SafetensorsFolder(self.path)
+            if self.kind == "consolidated":
+                return weight_files.ConsolidatedFile(self.path, model.head_dim)
+            if self.kind == "lingua":
+                return weight_files.LinguaCheckpoint(self.path, model.head_dim)
+            return weight_files.OurCheckpoint(self.path)
+        except CheckpointError as error:
+            raise ConfigError(str(self.path), [f"{KEY}: {error}"]) from None
+
+
+def choose(config: RunConfig, world: World) -> InitialWeights | None:
+    """Return the weights that a run names, checked; None if it names none. All ranks call it.
+
+    Raises ConfigError on rank 0; the others exit with code 1.
+    """
+    path = config.checkpoint and config.checkpoint.init_ckpt_path
+    if not path:
+        return None
+    chosen, refusal = None, None
+    if world.is_main:
+        try:
+            chosen = _find_checked(Path(path), config)
+        except ConfigError as error:
+            refusal = error
+        except OSError as error:
+            refusal = ConfigError(path, [f"{KEY}: cannot be read: {error.strerror}"])
+    chosen = share(chosen, world)
+    if refusal is not None:
+        raise refusal
+    if chosen is None:
+        sys.exit(1)  # rank 0 says why
+    return chosen
+
+
+def _find_checked(path: Path, config: RunConfig) -> InitialWeights:
+    chosen = find(path)
+    run = Path(config.dump_dir)
+    own = [folder_of(config, run), *(run / name for name in RUN_FILES)]
+    if any(chosen.path.resolve().is_relative_to(folder.resolve()) for folder in own):
+        problem = f"{KEY}: is in this run's own folder, whose files a new run moves aside"
+        raise ConfigError(str(path), [f"{problem}; expected another folder, or another dump_dir"])
+    chosen.check(config.model, config.data.tokenizer.vocab_size)
+    return chosen
+
+
+def find(path: Path) -> InitialWeights:
+    """Return the weights in a folder: of several checkpoints the newest. Raises ConfigError."""
+    if path.name == "consolidated.pth" and path.is_file():
+        path = path.parent
+    for kind, marks in MARKS.items():
+        if all((path / mark).exists() for mark in marks):
+            return InitialWeights(kind, path)
+    folder, trajectory = path, None
+    if (path / CONFIG).exists():
+        summary = read_summary(path)
+        folder = folder_of(load_run_config([f"config={path / CONFIG}"]), path)
+        trajectory = summary.trajectory if summary else None
+    elif (path / "checkpoints").is_dir():
+        folder = path / "checkpoints"
+    newest = _newest(folder, trajectory)
+    if newest is None:
+        raise ConfigError(str(path), [f"{KEY}: found no checkpoint; {EXPECTED}"])
+    return newest
+
+
+def _newest(folder: Path, trajectory: str | None) -> InitialWeights | None:
+    """Return the newest complete checkpoint in a folder; if given, of one trajectory only."""
+    if any(folder.glob(f"[0-9]*/{STATE}")):
+        for path, facts in complete(folder):
+            if trajectory is None or facts["trajectory"] == trajectory:
+                return InitialWeights("ours", path)
+    for path in sorted(folder.glob("[0-9]*"), reverse=True):
+        if all((path / mark).exists() for mark in MARKS["lingua"]):
+            return InitialWeights("lingua", path)
+    return None
+
+
+def _describe_run(path: Path) -> DescribedModel | None:
+    """Return the model of a checkpoint of ours; None, with a warning, if no run.yaml tells it."""
+    for folder in (
+        path,
+        path.absolute().parent.parent,
+    ):  # older checkpoints lie in the run's folder, without
+        settings = folder / CONFIG
+        if settings.exists():
+            model = load_run_config([f"config={settings}"]).model
+            return of_model(model.model_dump(), str(settings))
+    print(f"warning: {path}: no {CONFIG} tells heads and rope_theta; only shapes are checked")
+    return None

@@ -1,0 +1,1 @@
+"""The command `python -m trainer.sample`: trainer/commands/sample.py."""
