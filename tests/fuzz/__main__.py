@@ -153,8 +153,8 @@ class Worker:
                 message = self._receiver.recv()
             except EOFError:
                 self._process.join()
-                message = self._lost(f"the process ended with code {self._process.exitcode}")
-            if isinstance(message, Failure) and not self.ended:
+                return self._lost(f"the process ended with code {self._process.exitcode}")
+            if isinstance(message, Failure):
                 return message
             self.ended, self.peak_mib = True, message
         elif self.tried != self._seen[0]:

@@ -31,6 +31,7 @@ from study.measure.throughput_row import read_rows
 from study.show.document import check_document, markers, update_document
 from study.show.plan import find_state
 from tests.fuzz.mutate import mutate_bytes, mutate_value
+from tests.study.measure.test_foreign_logs import GOOD
 from trainer.config import load_run_config
 from trainer.folder import run_folder
 from trainer.folder.checkpoint_state import complete, write_state
@@ -85,24 +86,8 @@ SUMMARY = {
                   "fingerprint": "0123456789abcdef", "startup": {"total_s": 1.0}}],
 }  # fmt: skip
 
-LOGS: tuple[bytes, ...] = (
-    b"".join(json.dumps({**RECORD, "global_step": n}).encode() + b"\n" for n in (1, 10, 20, 30)),
-    b"".join(b"[rank0]:2026-01-01 - root - INFO - \x1b[31mstep: %2d  loss: 7.1  grad_norm: 1.2  "
-             b"memory: 1.1GiB(2.0%%)  tps: 6,123  tflops: 1.2  mfu: 3.1%%\n" % n
-             for n in (1, 10, 20, 30)),
-    b"step 0: train loss 4.2, val loss 4.3\n" + b"".join(
-        b"iter %d: loss 3.1, time %d.45ms, mfu 30.12%%\n" % (n, 100 + n) for n in range(0, 50, 10)),
-    b"".join(b"step %05d/01000 (1.2%%) | loss: 5.1 | lrm: 1.00 | dt: 123.45ms | tok/sec: 65,000 | "
-             b"mfu: 31.2 | total time: 0.10m\n" % n for n in range(5)),
-    b"step,loss,iter,iter_time,epoch,tokens_per_sec\n" + b"".join(
-        b"%d,5.1,%d,0.12,0,65000\n" % (n, n) for n in range(1, 6)),
-    json.dumps({"global_step": 30, "logging_steps": 10, "log_history": [
-        {"step": n, "loss": 3.1, "train_runtime": 5.5, "train_steps_per_second": 3.0}
-        for n in (10, 20, 30)]}).encode(),
-    b'"Step","run - speed/wps","run - speed/wps__MIN"\n' + b"".join(
-        b'"%d","100.5","100.5"\n' % n for n in (10, 20, 30)),
-)  # fmt: skip
-"""Samples of the logs of other trainers."""
+LOGS = tuple(text.encode() for text in GOOD.values())
+"""Logs of other trainers, for the study's 1,024 tokens per step on 2 GPUs."""
 
 CSV = (
     b"cluster,model,gpus,batch_size_per_gpu,steps,tokens_per_s_per_gpu,wall_s,by\n"
@@ -333,7 +318,7 @@ def _state() -> list[bytes]:
 
 
 def _logs() -> list[bytes]:
-    return [*LOGS, *CSV]
+    return [*LOGS, LOGS[0].decode().encode("utf-16"), *CSV]
 
 
 def _json_lines(value: Any) -> bytes:
