@@ -10,7 +10,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 PIP_OPTIONS ?=
 
-.PHONY: help setup wheels setup-offline study published test test-newest test-checkpoints test-long
+.PHONY: help setup wheels setup-offline study published test test-newest test-checkpoints test-long fuzz
 .PHONY: slurm-up slurm-down test-slurm bench lint lock schemas clean
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make lint    lint and types alone"
 	@echo "make test-newest    checkpoints, exports and resumed runs, on the newest supported Python at hand"
 	@echo "make test-long    the trainer killed 90 times, which CI has no time for"
+	@echo "make fuzz    500,000 mutated inputs for the readers of files"
 	@echo "make bench     our trainer beside transformers', whole runs in turns"
 	@echo "make published      run config/studies/h200.yaml in parts, publish its tables and plots"
 	@echo "make wheels, setup-offline    the environment for a machine with torch and no network"
@@ -104,6 +105,12 @@ test-newest: setup
 test-checkpoints: setup
 	python --version
 	python -m pytest --numprocesses 2 $(CHECKPOINT_TESTS)
+
+# Half a million mutated inputs for the readers of files, on all cores; `make test` tries a few.
+INPUTS ?= 500000
+
+fuzz: setup
+	python -m tests.fuzz --inputs $(INPUTS)
 
 test-long: setup
 	python -m pytest -m long tests/trainer

@@ -1,6 +1,8 @@
 """The study's commands, `python -m study COMMAND ...`: each is a stage that writes its files."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ from study.config import Study
 from study.grid import Grid
 from study.load import load_study_file
 from trainer.config import ConfigError
+from trainer.environment import describe
 
 # Each command has its own imports, so that `plan` does not wait for matplotlib.
 
@@ -204,15 +207,29 @@ HELP = {
 }
 
 
+PIPE_CLOSED = 128 + signal.SIGPIPE
+"""Exit code of a program whose output nobody reads any more, as in `| head`."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code. User errors are printed without a traceback."""
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         options.command(options)
+        sys.stdout.flush()
     except ConfigError as error:
         print(error, file=sys.stderr)
-        return 1
-    return 0
+    except ModuleNotFoundError as error:
+        print(describe([error.name or str(error)]), file=sys.stderr)
+    except BrokenPipeError:
+        # Otherwise the interpreter tries to write the rest when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except OSError as error:
+        print(f"{error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+    else:
+        return 0
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,8 @@
 anywhere. study/load.py reads one with the ladder and the clusters that it names.
 """
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,12 +17,15 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     StringConstraints,
+    field_validator,
 )
 
 from study.horizon import check_horizon
-from trainer.config import Device, ModelConfig, Settings
-from trainer.settings import IsNumber, LeftOut
-from trainer.yaml_files import dump_yaml
+from trainer.config import Device, ModelConfig, RunConfig, Settings, expand_paths
+from trainer.other_names import names
+from trainer.paths import FilePath, JobPath
+from trainer.settings import IsNumber, LeftOut, places
+from trainer.yaml_files import dump_yaml, shorten
 
 CORPORA = ("python_stdlib", "fineweb_edu_10bt_shuffled")
 """Sources that the workflow creates (the first) or downloads (the second)."""
@@ -41,14 +46,67 @@ def _as_names(value: Any) -> Any:
     return [str(item) if isinstance(item, int) else item for item in _as_list(value)]
 
 
+def brace_in(path: str) -> str | None:
+    """Return what is wrong with a path that Snakemake would read as a pattern, or None."""
+    if "{" not in path and "}" not in path:
+        return None
+    found = shorten(repr(path))
+    return f"found {found}; expected no braces, which are wildcards in Snakemake's file names"
+
+
+def _without_braces(path: str) -> str:
+    problem = brace_in(path)
+    if problem is not None:
+        raise ValueError(problem)
+    return path
+
+
+WorkflowPath = Annotated[FilePath, AfterValidator(_without_braces)]
+"""A path of which Snakemake is told."""
+
+RunValues = Annotated[dict[str, Any], AfterValidator(expand_paths)]
+
 Names = Annotated[list[Name], BeforeValidator(_as_names), Field(min_length=1)]
 GpuCount = Annotated[PositiveInt, IsNumber]
 GpuCounts = Annotated[list[GpuCount], BeforeValidator(_as_list), Field(min_length=1)]
 Seeds = Annotated[list[Annotated[int, IsNumber]], BeforeValidator(_as_list), Field(min_length=1)]
 
 
+SLURM_TIME = re.compile(
+    r"(?P<days>\d+)-(?P<hours>\d+)(:(?P<minutes>\d+)(:(?P<seconds>\d+))?)?"
+    r"|(?P<h>\d+):(?P<m>\d+):(?P<s>\d+)"
+    r"|(?P<min>\d+)(:(?P<sec>\d+))?",
+    re.ASCII,
+)
+"""The forms of `sbatch --time`: days-hours[:minutes[:seconds]], hours:minutes:seconds and
+minutes[:seconds]."""
+
+
+def minutes_of(time: str) -> int:
+    """Return the minutes of a Slurm time, rounded up, as Slurm does. Raises ValueError."""
+    found = SLURM_TIME.fullmatch(time) if len(time) < 40 else None
+    if found is None:
+        expected = "minutes, or a time of Slurm such as 12:00:00 or 1-12:00:00"
+        raise ValueError(f"found {shorten(repr(time))}; expected {expected}")
+    parts = {name: int(value or 0) for name, value in found.groupdict().items()}
+    hours = 24 * parts["days"] + parts["hours"] + parts["h"]
+    minutes = 60 * hours + parts["minutes"] + parts["m"] + parts["min"]
+    return minutes + math.ceil((parts["seconds"] + parts["s"] + parts["sec"]) / 60)
+
+
 class SlurmConfig(Settings):
     """How to request GPUs from a partition."""
+
+    other_names: ClassVar[Mapping[str, str]] = names(
+        {
+            "runtime_min": "time time_limit walltime runtime timeout_min timeout",
+            "max_runtime_min": "max_time max_runtime",
+            "mem_gib": "mem memory mem_gb memory_gb mem_mb",
+            "max_nodes": "nodes",
+            "gpu_type": "gpu_model gpu",
+            "extra": "slurm_extra args extra_args",
+        }
+    )
 
     account: str | None = None
     """Account to charge, `--account`; null if the cluster has no accounts."""
@@ -64,8 +122,8 @@ class SlurmConfig(Settings):
     max_mem_gib: PositiveInt | None = None
     """Maximum of `mem_gib` for retries, GiB: a node's memory; null if it is not known."""
     runtime_min: PositiveInt | Literal["auto"] = "auto"
-    """Time limit, `--time`, minutes; auto: the upper end of the run's time estimate and a margin.
-    Each retry adds the same amount."""
+    """Time limit, `--time`, minutes or a time of Slurm such as "12:00:00"; auto: the upper end of
+    the run's time estimate and a margin. Each retry adds the same amount."""
     max_runtime_min: PositiveInt | None = None
     """Maximum of `runtime_min` for retries, minutes: the partition's limit; null if it is not
     known."""
@@ -79,6 +137,12 @@ class SlurmConfig(Settings):
     """Node features, `--constraint`."""
     extra: str = ""
     """More flags for sbatch, verbatim."""
+
+    @field_validator("runtime_min", "max_runtime_min", mode="before")
+    @classmethod
+    def _take_slurm_times(cls, value: Any) -> Any:
+        """Accept a time as `sbatch --time` does."""
+        return minutes_of(value) if isinstance(value, str) and value != "auto" else value
 
 
 class RatesConfig(Settings):
@@ -99,6 +163,17 @@ class RatesConfig(Settings):
 
 class ClusterConfig(Settings):
     """Where runs are executed: this machine, or a Slurm partition."""
+
+    other_names: ClassVar[Mapping[str, str]] = names(
+        {
+            "gpu_name": "gpu gpu_type gpu_model name",
+            "gpus_per_node": "gpus num_gpus n_gpus",
+            "cpus_per_gpu": "cpus cores cpus_per_task",
+            "peak_tflops": "tflops peak_flops peak",
+            "memory_gib": "memory gpu_memory memory_gb",
+            "setup": "env environment modules module",
+        }
+    )
 
     device: Device = "cuda"
     """Device to train on. On a CPU, each process counts as one GPU."""
@@ -128,7 +203,7 @@ class ClusterConfig(Settings):
     """CPU cores for each GPU's process, and its threads (`distributed.threads`)."""
     setup: tuple[str, ...] = ()
     """Shell lines to run before the launch, such as `module load cuda`."""
-    scratch: str | None = None
+    scratch: JobPath | None = None
     """Folder for temporary files and caches, such as `/scratch/$USER`; null: the machine's
     defaults. Results go to the study's results_dir."""
     slurm: SlurmConfig | None = None
@@ -137,6 +212,17 @@ class ClusterConfig(Settings):
 
 class GridEntry(Settings):
     """A block of cells: the product of its axes. Each axis takes one value or a list."""
+
+    other_names: ClassVar[Mapping[str, str]] = names(
+        {
+            "cluster": "clusters",
+            "model": "models model_size",
+            "gpus": "gpu num_gpus n_gpus world_size",
+            "variant": "variants",
+            "seed": "seeds",
+            "global_batch_size": "batch_size global_batch",
+        }
+    )
 
     cluster: Names
     """Names from the clusters file."""
@@ -177,7 +263,7 @@ class BudgetConfig(Settings):
 class Evidence(Settings):
     """Speeds measured elsewhere."""
 
-    file: str
+    file: WorkflowPath
     """Path of the table or log."""
     format: Literal[
         "csv",
@@ -203,7 +289,7 @@ class Evidence(Settings):
     """For a log: the GPU count."""
     variant: Name = "base"
     """For a log: the variant with its settings."""
-    run: dict[str, Any] = Field(default={})
+    run: RunValues = Field(default={})
     """Settings of a run.yaml that differed from this study's `run`."""
 
 
@@ -249,9 +335,23 @@ class EvaluateConfig(Settings):
 class Study(Settings):
     """A study: the grid and the settings of its cells."""
 
+    other_names: ClassVar[Mapping[str, str]] = {
+        **{name: f"run.{key}" for name, key in places(RunConfig).items()},
+        **names(
+            {
+                "study": "name",
+                "results_dir": "output_dir dump_dir out_dir",
+                "models": "model ladder",
+                "clusters": "cluster",
+                "grid": "cells matrix sweep",
+                "grid[0].seed": "seed",
+            }
+        ),
+    }
+
     study: Name
     """Name of the study, and of its folder below results_dir."""
-    results_dir: str = "results"
+    results_dir: WorkflowPath = "results"
     """Folder of all results; on a cluster, one on the scratch file system."""
     models: dict[Name, ModelConfig]
     """The ladder: name -> shape. In a study file, it may be a path of a file with the ladder."""
@@ -259,10 +359,10 @@ class Study(Settings):
     """Name -> cluster. In a study file, it may be a path of a file with the clusters."""
     corpora: tuple[Name, ...] = ()
     """Sources that the workflow writes into run.data.root_dir; others must already be there."""
-    run: dict[str, Any]
+    run: RunValues
     """Settings of every run: any key of a run.yaml except name, dump_dir, seed, device, gpu_name
     and model."""
-    variants: dict[Name, dict[str, Any]] = Field(default={})
+    variants: dict[Name, RunValues] = Field(default={})
     """Named overrides of `run` and of the model's shape."""
     grid: Annotated[list[GridEntry], Field(min_length=1)]
     """The cells."""
@@ -276,7 +376,7 @@ class Study(Settings):
     """Tasks for the exported models."""
     evidence: tuple[Evidence, ...] = ()
     """Speeds measured elsewhere, used for estimates along with the study's own."""
-    document: str | None = None
+    document: FilePath | None = None
     """Markdown file in which the target `document` updates the time table, between two markers."""
     partial: bool = False
     """true: build the tables from existing runs, and train nothing."""

@@ -1,6 +1,7 @@
 """The grid: a study's cells, each with the complete config of its run; a pure function."""
 
 import itertools
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from study.config import CORPORA, ClusterConfig, GridEntry, Study
+from study.config import CORPORA, ClusterConfig, GridEntry, Study, brace_in
 from trainer.config import ConfigError, RunConfig, suggest, validate
 from trainer.execution.choices import is_compiled
 from trainer.flops import count_parameters
@@ -24,6 +25,12 @@ CELL_NAME = "{cluster}/{model}/gpus-{gpus}/{variant}/seed-{seed}"
 
 RUN_FOLDER = f"runs/{CELL_NAME}"
 """Folder of a run, relative to its study's folder."""
+
+LARGEST_BATCH = 1_000_000
+"""Most sequences of a micro-batch of which a global batch is made up."""
+
+MOST_CELLS = 10_000
+"""Most cells of a study."""
 
 MANAGED = {
     "name": "the cell's folder names the run",
@@ -189,6 +196,10 @@ def find_problems(study: Study, known: Mapping[str, Sequence[str]]) -> list[Prob
     names = {**known, "variants": ["base", *study.variants]}
     for index, entry in enumerate(study.grid):
         problems += _unknown_names(("grid", index), entry, names)
+    count = sum(math.prod(len(getattr(entry, axis)) for axis in AXES) for entry in study.grid)
+    if count > MOST_CELLS:
+        message = f"found {count:,} cells; expected {MOST_CELLS:,} or fewer"
+        return [*problems, Problem(("grid",), message)]
     seen: dict[tuple[Any, ...], KeyPath] = {}
     texts = _Texts(study)
     for point in _points(study):
@@ -263,7 +274,7 @@ def _problems_of_point(
         run = validate(RunConfig, settings, format_path(point.where))
     except ConfigError as error:
         return list(error.problems)
-    found = [*run.find_problems(point.gpus), *texts.problems(run)]
+    found = [*run.find_problems(point.gpus), *texts.problems(run), *_wildcards(run)]
     return [settings.trace(problem) for problem in found]
 
 
@@ -368,10 +379,14 @@ def _split_batch(point: _Point, settings: Merged, key: KeyPath) -> dict[str, Any
     share = total // point.gpus
     data = settings.values["data"]
     largest: Any = data.get("batch_size", share) if isinstance(data, Mapping) else None
-    if type(largest) not in (int, float) or largest < 1:
+    if type(largest) not in (int, float) or not 1 <= largest < float("inf"):
         return {}  # the run's settings are invalid
-    fits = [n for n in range(1, share + 1) if share % n == 0 and n <= largest]
-    return {"data": {"batch_size": fits[-1]}, "grad_acc_steps": share // fits[-1]}
+    start = min(int(largest), share)
+    if start > LARGEST_BATCH:
+        message = f"found {total}, {start:,} of them on one GPU; expected fewer"
+        raise ConfigError(format_path(point.where), [Problem(key, message)])
+    fits = next(size for size in range(start, 0, -1) if share % size == 0)
+    return {"data": {"batch_size": fits}, "grad_acc_steps": share // fits}
 
 
 class _Texts:
@@ -414,3 +429,11 @@ class _Texts:
             except ConfigError as error:
                 self._found[root, source] = error
         return self._found[root, source]
+
+
+def _wildcards(run: RunConfig) -> list[Problem]:
+    """Return a problem for each path of a run's data that Snakemake would read as a pattern."""
+    paths: dict[KeyPath, str] = {("data", "sources", source): source for source in run.data.sources}
+    paths[("data", "root_dir")] = run.data.root_dir
+    paths[("data", "tokenizer", "path")] = run.data.tokenizer.path or ""
+    return [Problem(key, error) for key, path in paths.items() if (error := brace_in(path))]

@@ -8,6 +8,9 @@ TOKENS_PER_PARAMETER = 20
 
 CHINCHILLA = "chinchilla"
 
+LONGEST = 40
+"""Most characters of a horizon."""
+
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 HORIZON_PATTERN = re.compile(r"^(\d+(?:\.\d+)?) ?([KMBT]?) (steps|tokens)$")
@@ -19,6 +22,8 @@ def check_horizon(text: str) -> str:
         raise ValueError(
             f"'{text}' is not a horizon; expected e.g. '500 steps', '10B tokens' or '{CHINCHILLA}'"
         )
+    if len(text) > LONGEST:
+        raise ValueError(f"'{text[:LONGEST]}...' is too long a number")
     return text
 
 

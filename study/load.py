@@ -4,19 +4,24 @@ All problems in all files are reported together.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from study.config import DEFAULT_FILE, Study
+from study.config import DEFAULT_FILE, ClusterConfig, Study
 from study.grid import find_problems
+from trainer.config import ModelConfig, Settings
 from trainer.layers import Layer, Merged
 from trainer.problems import ConfigError, Problem, combine
 from trainer.settings import problems_of
-from trainer.yaml_files import load_document
+from trainer.yaml_files import Document, load_document, shorten
 
 TABLES = {"models": "config/models.yaml", "clusters": "config/clusters.yaml"}
 """Key that may be a path -> its default."""
+
+ENTRIES: dict[str, type[Settings]] = {"models": ModelConfig, "clusters": ClusterConfig}
+"""Key -> class of its entries."""
 
 
 def load_study(config: Mapping[str, Any] | Merged, source: str = DEFAULT_FILE) -> Study:
@@ -54,10 +59,38 @@ def _merge_tables(settings: Merged) -> tuple[Merged, dict[str, ConfigError]]:
         path = settings.values.get(key, default)
         if isinstance(path, str):
             try:
-                settings = settings.over(Layer.of(load_document(path), at=(key,)))
+                document = load_document(path)
+                _check_entries(document, key)
+                settings = settings.over(Layer.of(document, at=(key,)))
             except ConfigError as error:
-                unreadable[key] = error
+                unreadable[key] = _named_by(settings, key, error)
     return settings, unreadable
+
+
+def _check_entries(document: Document, key: str) -> None:
+    """Raise ConfigError if most entries of a file have nothing of what the key's entries have."""
+    known = {*ENTRIES[key].model_fields, *ENTRIES[key].other_names}
+    entries = document.values.values()
+    fits = [isinstance(entry, Mapping) and not known.isdisjoint(entry) for entry in entries]
+    if 2 * sum(fits) < len(fits):
+        found = shorten(", ".join(document.values))
+        keys = ", ".join(list(ENTRIES[key].model_fields)[:3])
+        expected = f"names of {key}, each with keys such as {keys}"
+        message = f"not a file of {key}: found {found}; expected {expected}"
+        raise ConfigError(document.source, [message])
+
+
+def _named_by(settings: Merged, key: str, error: ConfigError) -> ConfigError:
+    """Return the error of a file that a key names, which tells of a problem with the whole file
+    where the key is."""
+    if len(error.problems) > 1 or error.problems[0].path or key not in settings.values:
+        return error
+    named = settings.trace(Problem((key,), ""))
+    if named.source is None:
+        return error
+    where = named.source if named.line is None else f"{named.source}, line {named.line}"
+    message = f"{error.problems[0].message} (named by `{key}` in {where})"
+    return ConfigError(error.source, [replace(error.problems[0], message=message)])
 
 
 def _validate(values: dict[str, Any]) -> tuple[list[Problem], Study | None]:

@@ -10,6 +10,7 @@ from study.config import ClusterConfig, Study
 from study.grid import AXES
 from study.load import TABLES
 from trainer.config import ConfigError, ModelConfig, RunConfig
+from trainer.files import write_atomically
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 COMMAND = "python -m study schemas --output workflow/schemas"
@@ -36,7 +37,7 @@ def write_schemas(folder: Path, check: bool = False) -> None:
         if check:
             stale += [] if path.is_file() and path.read_text() == text else [name]
         else:
-            path.write_text(text)
+            write_atomically(path, text)
     if stale:
         raise ConfigError(str(folder), [f"{name}: out of date; run `{COMMAND}`" for name in stale])
 

@@ -24,6 +24,7 @@ STUDY_MAY_IMPORT = {
     f"trainer.{name}"
     for name in (
         *("config", "files", "flops", "layers", "problems", "records", "settings", "yaml_files"),
+        *("environment", "json_files", "other_names", "paths"),
         *("execution.choices", "model.optimizers", "tokens.text_files"),
     )
 }

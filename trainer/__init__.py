@@ -1,1 +1,5 @@
 """One run: python -m trainer config=run.yaml key=value ..."""
+
+from trainer.environment import check
+
+check("pydantic", "yaml")

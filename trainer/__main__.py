@@ -5,13 +5,27 @@ import os
 import signal
 import sys
 
+from trainer.environment import describe
 from trainer.startup import Startup
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
+USAGE = """usage: python -m trainer config=run.yaml [key=value ...]
+       torchrun --nproc_per_node=2 --standalone -m trainer config=run.yaml [key=value ...]
+
+Start or resume one training run.
+
+  config=FILE     settings of the run; config/README.md explains every key
+  key=value       overrides a setting of the file: optim.lr=1e-3 data.batch_size=4
+                  The value is read as YAML.
+"""
+
 
 def main(arguments: list[str]) -> int:
     """Run the command line; return the exit code."""
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        print(USAGE, end="")
+        return 0
     startup = Startup()
     # A launcher may ignore SIGTERM to outlive its ranks; its ranks must not inherit that.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -32,6 +46,11 @@ def main(arguments: list[str]) -> int:
         return run(config, startup)
     except ConfigError as error:
         print(error, file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        print(describe([error.name]), file=sys.stderr)
         return 1
 
 

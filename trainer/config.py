@@ -3,6 +3,7 @@
 Imports no torch: the study checks and writes these files on machines without it.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +18,19 @@ from pydantic import (
     model_validator,
 )
 
-from trainer import lingua
+from trainer import lingua, other_names
 from trainer.layers import Layer, Merged, merge, nest
+from trainer.paths import FilePath, expand_path, is_path
 from trainer.problems import ConfigError, Problem, RuleError
-from trainer.settings import IsNumber, LeftOut, Settings, report_with, suggest, validate
+from trainer.settings import (
+    IsNumber,
+    LeftOut,
+    Settings,
+    group_in,
+    report_with,
+    suggest,
+    validate,
+)
 from trainer.yaml_files import (
     Document,
     dump_yaml,
@@ -37,6 +47,9 @@ HOW_DATA_IS_READ: Any = {
     "tokenizer": {"path"},
 }
 """Settings of the data that do not change the sequence of samples."""
+
+MOST_TRIES = 10_000
+"""Most numbers to look at on each side for a divisor to suggest."""
 
 ATTENTION_ON_CPU = ("auto", "flash", "math")
 """Attention kernels that a CPU has."""
@@ -68,6 +81,8 @@ WANDB_PASSED_ON = (
 
 class ModelConfig(Settings):
     """The shape of the decoder. Its vocabulary is the tokenizer's, or data.tokenizer.n_words."""
+
+    other_names: ClassVar[Mapping[str, str]] = other_names.MODEL
 
     dim: PositiveInt
     """Width of the residual stream, d."""
@@ -126,9 +141,8 @@ class ModelConfig(Settings):
             if other in values or not _are_positive_integers(dim, count):
                 continue
             if dim % count:
-                message = f"= {count} does not divide dim = {dim}"
-                hint = f"try {_nearest_divisor(dim, count)}"
-                broken = RuleError([given, "dim"], f"{message}; {hint}")
+                message = f"= {count} does not divide dim = {dim}{_hint_at_divisor(dim, count)}"
+                broken = RuleError([given, "dim"], message)
             values[other] = 2 if broken else dim // count
         if "n_heads" not in values and "head_dim" not in values:
             values["head_dim"] = 2  # report only n_heads as missing
@@ -141,8 +155,8 @@ class ModelConfig(Settings):
             raise RuleError(["head_dim", "n_heads", "dim"], message)
         if self.n_heads % self.kv_heads:
             message = f"= {self.kv_heads} does not divide n_heads = {self.n_heads}"
-            hint = f"try {_nearest_divisor(self.n_heads, self.kv_heads)}"
-            raise RuleError(["n_kv_heads", "n_heads"], f"{message}; {hint}")
+            hint = _hint_at_divisor(self.n_heads, self.kv_heads)
+            raise RuleError(["n_kv_heads", "n_heads"], f"{message}{hint}")
         return self
 
     @property
@@ -166,6 +180,8 @@ class ModelConfig(Settings):
 
 class OptimConfig(Settings):
     """The optimizer and its learning-rate schedule."""
+
+    other_names: ClassVar[Mapping[str, str]] = other_names.OPTIM
 
     name: Literal["adamw"] = "adamw"
     """The optimizer; trainer/model/optimizers.py lists what each one costs."""
@@ -220,6 +236,8 @@ class OptimConfig(Settings):
 class DistributedConfig(Settings):
     """How a run is distributed over processes, and its arithmetic."""
 
+    other_names: ClassVar[Mapping[str, str]] = other_names.DISTRIBUTED
+
     fsdp_type: Literal["no_shard", "full_shard"] = "no_shard"
     """no_shard: every data-parallel process holds the whole model (DDP); full_shard: weights,
     gradients and optimizer state are sharded over dp_shard processes (FSDP2)."""
@@ -239,7 +257,7 @@ class DistributedConfig(Settings):
     compile: bool | Literal["auto"] = "auto"
     """Compile each block with torch.compile before the first step. auto: true on a GPU, false on a
     CPU, where the gain is only a few percent."""
-    compile_cache: str | None = None
+    compile_cache: FilePath | None = None
     """Cache folder of compiled code, shared by runs and machines; null: torch's default."""
     cuda_graphs: bool = False
     """One GPU only: capture the whole step as a CUDA graph and replay it."""
@@ -358,11 +376,13 @@ class DistributedConfig(Settings):
 class TokenizerConfig(Settings):
     """How text becomes token ids."""
 
+    other_names: ClassVar[Mapping[str, str]] = other_names.TOKENIZER
+
     name: TokenizerName = "bytes"
     """bytes: the UTF-8 bytes, BOS 256, EOS 257; hf: a tokenizer.json; tiktoken: a file of ranks, as
     in Llama 3; sp: a SentencePiece model; cl100k_base, o200k_base, gpt2: that encoding of tiktoken,
     from its published file."""
-    path: Text | None = None
+    path: FilePath | None = None
     """The tokenizer's file."""
     n_words: PositiveInt | None = None
     """Number of token ids, V, special ones included; null: read from the file. A larger multiple of
@@ -394,12 +414,14 @@ class TokenizerConfig(Settings):
 class DataConfig(Settings):
     """The training data and the shape of its batches."""
 
-    root_dir: Text
+    other_names: ClassVar[Mapping[str, str]] = other_names.DATA
+
+    root_dir: FilePath
     """Folder with one folder per source."""
     sources: Annotated[dict[Text, Weight], Field(min_length=1)]
     """Source folder -> weight; weights are normalised. A source of weight 0 is switched off: it is
     as if it were not there."""
-    shards_dir: Text = "results/shards"
+    shards_dir: FilePath = "results/shards"
     """Folder of the token shards, made once per content and tokenizer."""
     batch_size: PositiveInt = 8
     """Sequences per GPU and micro-batch."""
@@ -460,7 +482,7 @@ class WandbConfig(Settings):
     """Tags."""
     notes: str | None = None
     """Notes."""
-    dir: str | None = None
+    dir: FilePath | None = None
     """Folder of wandb's files; null: the run's folder."""
     mode: Literal["online", "offline", "disabled"] | None = None
     """offline: write files for a later `wandb sync`."""
@@ -495,6 +517,8 @@ class WandbConfig(Settings):
 class LoggingConfig(Settings):
     """What the run logs."""
 
+    other_names: ClassVar[Mapping[str, str]] = other_names.LOGGING
+
     freq: PositiveInt = 10
     """Steps between records of metrics.jsonl; the first and the last step are always recorded."""
     wandb: WandbConfig | None = None
@@ -512,7 +536,7 @@ class ProfilingConfig(Settings):
 
     run: bool = False
     """Profile."""
-    trace_folder: Text = "profiling"
+    trace_folder: FilePath = "profiling"
     """Folder of the traces below dump_dir; open them in https://ui.perfetto.dev."""
     profile_warmup: NonNegativeInt = 102
     """Steps before the window."""
@@ -527,6 +551,8 @@ class ProfilingConfig(Settings):
 class SaveConfig(Settings):
     """One kind of checkpoint."""
 
+    other_names: ClassVar[Mapping[str, str]] = other_names.SAVE
+
     every: PositiveInt | None = None
     """Steps between saves; null: only at the end."""
     keep: Annotated[int, Field(ge=-1)] = 1
@@ -536,16 +562,18 @@ class SaveConfig(Settings):
 class CheckpointConfig(Settings):
     """Checkpoints to resume from. The last step is always saved."""
 
+    other_names: ClassVar[Mapping[str, str]] = other_names.CHECKPOINT
+
     dump: SaveConfig = SaveConfig()
     """Regular checkpoints."""
     eval: SaveConfig = SaveConfig()
     """Checkpoints taken at evaluations: `every` is also the period of the validation loss."""
-    path: Text | None = None
+    path: FilePath | None = None
     """Folder of the checkpoints; null: dump_dir/checkpoints."""
-    init_ckpt_path: Text | None = None
+    init_ckpt_path: FilePath | None = None
     """Weights to start from: a run or checkpoint of ours, an export or a Hugging Face Llama, or a
     checkpoint of lingua. The shape must be this run's."""
-    continue_from: Text | None = None
+    continue_from: FilePath | None = None
     """Another run's folder (its newest checkpoint) or checkpoint, to continue: its weights,
     optimizer state, step and position in the data, with this run's steps, schedule and data."""
     async_save: bool = True
@@ -615,7 +643,9 @@ class EvalConfig(Settings):
 class RunConfig(Settings):
     """All settings of one training run: the content of run.yaml."""
 
-    dump_dir: Text
+    other_names: ClassVar[Mapping[str, str]] = other_names.RUN
+
+    dump_dir: FilePath
     """Folder of the run: metrics, run.json and checkpoints."""
     name: str = "run"
     """Display name."""
@@ -856,6 +886,20 @@ def load_run_config(arguments: Sequence[str]) -> RunConfig:
     return validate(RunConfig, Merged(layers), files[-1].source if files else "command line")
 
 
+def expand_paths(values: Mapping[str, Any], group: type[Settings] = RunConfig) -> dict[str, Any]:
+    """Return some keys of a run.yaml with their paths expanded; what cannot be is left as it is,
+    for `RunConfig` to refuse."""
+    expanded = dict(values)
+    for name, field in group.model_fields.items():
+        value, inner = values.get(name), group_in(field.annotation)
+        if inner is not None and isinstance(value, Mapping):
+            expanded[name] = expand_paths(value, inner)
+        elif isinstance(value, str) and is_path(field):
+            with contextlib.suppress(ValueError):
+                expanded[name] = expand_path(value)
+    return expanded
+
+
 def digest(values: Any) -> str:
     """Return sixteen hex digits of JSON values, independent of the order of keys."""
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
@@ -874,9 +918,13 @@ def _are_positive_integers(*values: Any) -> bool:
     return all(type(value) is int and value > 0 for value in values)
 
 
-def _nearest_divisor(total: int, wanted: int) -> int:
-    divisors = [n for n in range(1, total + 1) if total % n == 0]
-    return min(divisors, key=lambda n: (abs(n - wanted), -n))
+def _hint_at_divisor(total: int, wanted: int) -> str:
+    """Return `; try 8`, with the divisor of `total` nearest to `wanted`; empty if none is near."""
+    for distance in range(MOST_TRIES):
+        for number in (wanted + distance, wanted - distance):
+            if 0 < number <= total and total % number == 0:
+                return f"; try {number}"
+    return ""
 
 
 __all__ = [

@@ -10,14 +10,19 @@ from trainer.problems import ConfigError, Problem
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file atomically: readers see the old content or the new one, also after a power
-    loss. If it fails, it leaves nothing behind."""
+    loss.
+
+    If it fails, on a full disk for example, it leaves nothing behind; an OSError names `path`.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         replace_durably(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 

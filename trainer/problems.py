@@ -68,7 +68,9 @@ class ConfigError(ValueError):
             problem if isinstance(problem, Problem) else Problem((), problem)
             for problem in problems
         )
-        super().__init__("\n".join(_describe(source, self.problems)))
+        text = "\n".join(_describe(source, self.problems))
+        # A command line may hold bytes that are no text.
+        super().__init__(text.encode(errors="backslashreplace").decode())
 
 
 def combine(errors: Sequence[ConfigError]) -> ConfigError:

@@ -55,6 +55,10 @@ class Settings(BaseModel):
     """Unsupported keys that a user may expect here -> the reason. They are accepted if null, and if
     they ask for what happens anyway."""
 
+    other_names: ClassVar[Mapping[str, str]] = {}
+    """Names that other programs give a key -> the key here, or a dotted one in another group. They
+    are only suggested."""
+
     @model_validator(mode="before")
     @classmethod
     def _drop_without_effect(cls, values: Any) -> Any:
@@ -113,10 +117,53 @@ def problems_of(cls: type[Settings], values: Any, error: ValidationError) -> lis
 
 def suggest(word: str, known: Sequence[str]) -> str:
     """Return `did you mean 'x'?`, or a list of the known words if none is similar."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    near = _most_similar(word, known)
     if near:
-        return f"did you mean '{near[0]}'?"
+        return f"did you mean '{near}'?"
     return f"expected one of: {', '.join(known)}" if known else "none is expected here"
+
+
+def suggest_key(root: type[Settings], group: KeyPath, word: str) -> str:
+    """Return what may be meant by an unknown key of a group of `root`: the key that other programs
+    call so, a similar key of the group, or the key of that name in another group."""
+    owner = _settings_at(root, group)
+    known = [] if owner is None else list(owner.model_fields)
+    plain = word.lower().replace("-", "_")
+    meant = None if owner is None else owner.other_names.get(plain)
+    # A word that is hardly similar may well be a key of another group.
+    meant = meant or _most_similar(plain, known, 0.8) or places(root).get(plain)
+    return f"did you mean '{meant}'?" if meant else suggest(word, known)
+
+
+@cache
+def places(root: type[Settings]) -> dict[str, str]:
+    """Return key or other name -> dotted key, of all groups of `root`; the outermost come first."""
+    found: dict[str, str] = {}
+    groups: list[tuple[str, type[Settings]]] = [("", root)]
+    for prefix, group in groups:
+        for name, meant in group.other_names.items():
+            found.setdefault(name, prefix + meant)
+        for name, field in group.model_fields.items():
+            found.setdefault(name, prefix + name)
+            inner = group_in(field.annotation)
+            if inner is not None:
+                groups.append((f"{prefix}{name}{_inside(field.annotation)}.", inner))
+    return found
+
+
+def _inside(annotation: Any) -> str:
+    """Return what stands for an entry between a key and the keys of its entries."""
+    kinds = {typing.get_origin(part) for part in (annotation, *typing.get_args(annotation))}
+    return ".NAME" if dict in kinds else "[0]" if kinds & {list, tuple} else ""
+
+
+def _most_similar(word: str, known: Sequence[str], cutoff: float = 0.6) -> str | None:
+    near = difflib.get_close_matches(word[:LONGEST_WORD], known, n=1, cutoff=cutoff)
+    return near[0] if near else None
+
+
+LONGEST_WORD = 100
+"""Most characters of a word that is compared with others."""
 
 
 def _asks_nothing(cls: type[Settings], key: Any, value: Any) -> bool:
@@ -149,8 +196,7 @@ def _describe(cls: type[Settings], path: KeyPath, item: Any) -> Problem:
         if owner is not None and word in owner.left_out:
             entry = owner.left_out[word]
             return Problem(path, entry if isinstance(entry, str) else entry.reason)
-        known = [] if owner is None else list(owner.model_fields)
-        return Problem(path, f"unknown key; {suggest(word, known)}")
+        return Problem(path, f"unknown key; {suggest_key(cls, path[:-1], word)}")
     if item["type"] == "missing":
         return Problem(path, "missing; this key is required")
     if item["type"] == "value_error":
@@ -169,11 +215,11 @@ def _settings_at(cls: type[Settings], path: KeyPath) -> type[Settings] | None:
         if typing.get_origin(current) in (list, dict, tuple):
             current = next(arg for arg in reversed(typing.get_args(current)) if arg is not ...)
             continue
-        owner = _settings_in(current)
+        owner = group_in(current)
         if owner is None or part not in owner.model_fields:
             return None
         current = owner.model_fields[str(part)].annotation
-    return _settings_in(current)
+    return group_in(current)
 
 
 @cache
@@ -181,7 +227,8 @@ def _kinds(cls: type[Settings], field: str) -> Kinds:
     return Kinds.of(cls.model_fields[field].annotation)
 
 
-def _settings_in(annotation: Any) -> type[Settings] | None:
+def group_in(annotation: Any) -> type[Settings] | None:
+    """Return the settings class that an annotation contains, if any."""
     for part in (annotation, *typing.get_args(annotation)):
         if isinstance(part, type) and issubclass(part, Settings):
             return part
@@ -195,4 +242,5 @@ def _kind(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list | tuple):
         return "a list"
-    return repr(value)
+    text = repr(value)
+    return text if len(text) <= LONGEST_WORD else f"{text[:LONGEST_WORD]}..."

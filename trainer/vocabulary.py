@@ -3,10 +3,10 @@
 The study counts parameters while it plans; the tokenizer's library may not be installed there.
 """
 
-import json
 from functools import cache
 from pathlib import Path
 
+from trainer.json_files import parse_json
 from trainer.problems import ConfigError
 
 TIKTOKEN_SPECIALS = 256
@@ -26,7 +26,7 @@ def vocabulary_size(name: str, path: str) -> int:
         return ENCODING_SIZES[name]
     try:
         if name == "hf":
-            return _of_json(json.loads(Path(path).read_text(encoding="utf-8")))
+            return _of_json(parse_json(Path(path).read_bytes()))
         if name == "tiktoken":
             ranks = sum(1 for line in Path(path).read_bytes().splitlines() if line.strip())
             return ranks + TIKTOKEN_SPECIALS
@@ -36,7 +36,7 @@ def vocabulary_size(name: str, path: str) -> int:
     except ImportError:
         needs = "needs `pip install sentencepiece`; or set data.tokenizer.n_words"
         raise ConfigError(path, [f"data.tokenizer: {needs}"]) from None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         problem = f"cannot be read as the file of a tokenizer '{name}': {error}"
         raise ConfigError(path, [problem]) from None
 

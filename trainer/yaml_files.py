@@ -2,6 +2,9 @@
 
 Plain scalars follow the core schema of YAML 1.2: `1e18` and `3e-4` are numbers, `010` is 10, `0o17`
 is 15, and `yes`, `on`, `1:30` and `1_000` are strings. PyYAML itself implements YAML 1.1.
+
+Keys are strings: `7:` is the same key as `"7":`. Size, nesting and the use of aliases are limited,
+so that no file takes all memory or the stack.
 """
 
 import re
@@ -12,6 +15,7 @@ from typing import Any, ClassVar
 
 import yaml
 
+from trainer.paths import expand_path
 from trainer.problems import ConfigError, KeyPath, Problem
 
 TAG = "tag:yaml.org,2002:"
@@ -31,6 +35,18 @@ CORE_SCHEMA = {
 
 LONGEST_NUMBER = 1000
 """Most characters of a number; Python's own limit is 4300 digits."""
+
+LARGEST_FILE = 4 * 2**20
+"""Most bytes of a file."""
+
+DEEPEST = 64
+"""Most mappings and lists inside each other."""
+
+MOST_VALUES = 200_000
+"""Most values of a file in which each alias counts like a copy of what it stands for."""
+
+SHOWN = 60
+"""Most characters of a wrong value in a message."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +73,16 @@ class Document:
 def load_document(path: str | Path) -> Document:
     """Read a YAML mapping. Raises ConfigError, see `parse_document`."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        with Path(expand_path(str(path))).open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise ValueError(f"more than {LARGEST_FILE // 2**20} MiB; expected a file of settings")
+        text = content.decode("utf-8")
+    except (OSError, ValueError) as error:
+        reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+        reason = error.strerror or reason if isinstance(error, OSError) else reason
         raise ConfigError(str(path), [f"cannot be read: {reason}"]) from None
-    return parse_document(text, str(path))
+    return parse_document(text.replace("\r\n", "\n"), str(path))
 
 
 def parse_document(text: str, source: str) -> Document:
@@ -71,7 +92,8 @@ def parse_document(text: str, source: str) -> Document:
     """
     root, values = _parse(text, source)
     if not isinstance(values, dict):
-        found = "nothing" if values is None else "a list" if isinstance(values, list) else values
+        found = "nothing" if values is None else "a list" if isinstance(values, list) else "text"
+        found = shorten(values) if isinstance(values, bool | int | float) else found
         raise ConfigError(source, [f"expected a mapping of keys, found {found}"])
     assert root is not None
     return Document(values, source, root)
@@ -91,11 +113,18 @@ def parse_assignment(argument: str, source: str = "command line") -> tuple[str, 
     """Return key and value of `key=value`, the value read as YAML. Raises ConfigError."""
     key, sign, text = argument.partition("=")
     if not sign or not key:
-        raise ConfigError(source, [f"{argument}: expected key=value"])
+        raise ConfigError(source, [f"{shorten(argument)}: expected key=value"])
     try:
         return key, _parse(text, source)[1]
     except ConfigError:
-        raise ConfigError(source, [Problem((key,), f"'{text}' is not a YAML value")]) from None
+        message = f"'{shorten(text)}' is not a YAML value"
+        raise ConfigError(source, [Problem((shorten(key),), message)]) from None
+
+
+def shorten(value: Any) -> str:
+    """Return a value's text for a message, with an ellipsis if it is long."""
+    text = str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def dump_yaml(values: Any) -> str:
@@ -109,13 +138,43 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012  (as PyYAML declares it)
     yaml_constructors: ClassVar[dict[Any, Any]] = {}
 
+    depth = 0
+    """Mappings and lists around the node that is being composed."""
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        """Return the next node. Raises MarkedYAMLError if it is nested too deeply."""
+        if self.depth > DEEPEST:
+            mark = self.peek_event().start_mark
+            problem = f"more than {DEEPEST} mappings and lists inside each other"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        """Return a string. JSON writes characters beyond 16 bits as two escapes, joined here."""
+        text = str(node.value)
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            try:
+                text = text.encode("utf-16", "surrogatepass").decode("utf-16")
+            except UnicodeDecodeError:
+                problem = "found half of a surrogate pair, which is not a character"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+        return text
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping whose integer keys are strings, as if they were quoted."""
+        values = super().construct_mapping(node, deep)
+        return {_name(key): value for key, value in values.items()}
+
     def construct_core(self, node: yaml.ScalarNode) -> Any:
         """Return a boolean or a number. Checks the text, since an explicit tag allows any."""
         kind, text = node.tag.removeprefix(TAG), str(node.value)
         if len(text) > LONGEST_NUMBER or not re.fullmatch(CORE_SCHEMA[kind][0], text):
-            found = text if len(text) <= LONGEST_NUMBER else f"{text[:20]}..."
             raise yaml.MarkedYAMLError(
-                problem=f"'{found}' is not of type {kind}", problem_mark=node.start_mark
+                problem=f"'{shorten(text)}' is not of type {kind}", problem_mark=node.start_mark
             )
         if kind == "int":
             return int(text, 0 if text.startswith(("0o", "0x")) else 10)
@@ -132,7 +191,8 @@ for _kind, (_pattern, _first) in CORE_SCHEMA.items():
         _class.add_implicit_resolver(TAG + _kind, _regexp, _first)
 for _kind in ("bool", "int", "float"):
     _Loader.add_constructor(TAG + _kind, _Loader.construct_core)
-for _tag in (f"{TAG}null", f"{TAG}str", f"{TAG}seq", f"{TAG}map", None):
+_Loader.add_constructor(f"{TAG}str", _Loader.construct_text)
+for _tag in (f"{TAG}null", f"{TAG}seq", f"{TAG}map", None):
     _construct: Any = yaml.SafeLoader.yaml_constructors[_tag]
     _Loader.add_constructor(_tag, _construct)  # None: any other tag, which is an error
 
@@ -144,9 +204,13 @@ def _parse(text: str, source: str) -> tuple[yaml.Node | None, Any]:
         root = loader.get_single_node()
         if root is None:
             return None, None
-        problems = list(_check_structure(loader, root, (), {}))
-        if problems:
-            raise ConfigError(source, problems)
+        check = _StructureCheck(loader)
+        values = check.count(root, ())
+        if check.problems:
+            raise ConfigError(source, check.problems)
+        if values > MOST_VALUES:
+            problem = f"more than {MOST_VALUES:,} values, with those that aliases repeat"
+            raise ConfigError(source, [problem])
         return root, loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -158,29 +222,46 @@ def _parse(text: str, source: str) -> tuple[yaml.Node | None, Any]:
         raise ConfigError(source, [Problem((), message, line=line)]) from None
 
 
-def _check_structure(
-    loader: _Loader, node: yaml.Node, path: KeyPath, done: dict[int, bool]
-) -> Iterator[Problem]:
-    """Yield duplicate keys, which PyYAML accepts, and aliases of a group inside itself.
+class _StructureCheck:
+    """Finds what PyYAML accepts and we do not: duplicate keys, keys that are no names, an alias of
+    a group inside itself, and aliases that repeat more values than memory can hold."""
 
-    `done`: id of each group visited so far -> whether the visit is complete.
-    """
-    if isinstance(node, yaml.ScalarNode):
-        return
-    if id(node) in done:
-        if not done[id(node)]:
-            yield Problem(path, "found an alias of the mapping or list that contains it")
-        return
-    done[id(node)] = False
-    lines: dict[Any, int] = {}
-    for key, line, value in _children(loader, node):
-        part = key if type(key) in (str, int) else str(key)
-        if key in lines:
-            first = "" if lines[key] == line else f"; first given on line {lines[key]}"
-            yield Problem((*path, part), f"duplicate key{first}", line=line)
-        lines.setdefault(key, line)
-        yield from _check_structure(loader, value, (*path, part), done)
-    done[id(node)] = True
+    def __init__(self, loader: _Loader) -> None:
+        self.problems: list[Problem] = []
+        self._loader = loader
+        self._counts: dict[int, int | None] = {}
+        """id of each group visited so far -> its values; None during the visit."""
+
+    def count(self, node: yaml.Node, path: KeyPath) -> int:
+        """Return the number of values in a node; note problems."""
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) in self._counts:
+            known = self._counts[id(node)]
+            if known is None:
+                message = "found an alias of the mapping or list that contains it"
+                self.problems.append(Problem(path, message))
+            return known or 0
+        self._counts[id(node)] = None
+        lines: dict[Any, int] = {}
+        total = 1
+        for key, line, value in _children(self._loader, node):
+            if isinstance(key, float | bool) or key is None:
+                found = "nothing" if key is None else str(key).lower()
+                message = f"found {found} as a key; expected a name, in quotes if it is meant so"
+                self.problems.append(Problem(path, message, line=line))
+            part = key if isinstance(key, int) and not isinstance(key, bool) else str(key)
+            if key in lines:
+                first = "" if lines[key] == line else f"; first given on line {lines[key]}"
+                self.problems.append(Problem((*path, part), f"duplicate key{first}", line=line))
+            if key != MERGE:
+                lines.setdefault(key, line)
+            total += 1 + self.count(value, (*path, part))
+        self._counts[id(node)] = total
+        return total
+
+
+MERGE = "<<"
 
 
 def _children(loader: _Loader, node: yaml.Node) -> Iterator[tuple[Any, int, yaml.Node]]:
@@ -190,8 +271,14 @@ def _children(loader: _Loader, node: yaml.Node) -> Iterator[tuple[Any, int, yaml
         return
     for key, value in node.value:
         line = key.start_mark.line + 1
-        if isinstance(key, yaml.ScalarNode) and key.tag != f"{TAG}merge":
-            yield loader.construct_object(key), line, value
+        if isinstance(key, yaml.ScalarNode):
+            merges = key.tag == f"{TAG}merge"
+            yield MERGE if merges else _name(loader.construct_object(key)), line, value
+
+
+def _name(key: Any) -> Any:
+    """Return a key; an integer as a string."""
+    return str(key) if type(key) is int else key
 
 
 def _find_child(node: yaml.Node, part: str | int) -> tuple[yaml.Node, int] | None:

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
 from study.csv_tables import read_csv
 from study.estimate.estimate import MEASURED_STEPS, PREDICTED_STARTUP, VERIFIED, Estimate
 from study.files import parse_row
+from study.markdown import markdown_table
 from trainer.config import ConfigError
 
 
@@ -86,7 +85,7 @@ def to_markdown(estimates: Sequence[Estimate]) -> str:
     tables = []
     for rows in by_horizon(estimates).values():
         headings, cells = readable_estimates(rows)
-        tables.append(tabulate(cells, headings, "pipe", disable_numparse=True) + "\n")
+        tables.append(markdown_table(headings, cells) + "\n")
     return "\n".join(tables)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from study.config import ClusterConfig, EvaluateConfig, SlurmConfig
 from study.estimate.needs import NOT_KNOWN, Needs
+from trainer.paths import in_shell
 
 WHOLE_MACHINE = 2**16
 """Threads of a rule that must run alone: Snakemake reduces them to its cores."""
@@ -207,6 +208,7 @@ def _environment(cluster: ClusterConfig) -> list[str]:
         save_s = cluster.slurm.warn_s or SAVE_S
         lines += [f"export PET_SIGNALS_TO_HANDLE={TORCHRUN_SIGNALS} PET_SHUTDOWN_TIMEOUT={save_s}"]
     if cluster.scratch is not None:
-        folders = [f'{name}="{cluster.scratch}/{below}"' for name, below in CACHES.items()]
+        scratch = in_shell(cluster.scratch)
+        folders = [f'{name}="{scratch}/{below}"' for name, below in CACHES.items()]
         lines += [f"export {' '.join(folders)}", 'mkdir -p "$TMPDIR"']
     return lines

@@ -20,6 +20,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.environment import REMEDY
+
 VARIABLE = "SCALING_STUDY_LOCK"
 
 SHARED = Path("/tmp/scaling-study.lock")
@@ -38,7 +40,8 @@ def main(command: Sequence[str]) -> int:
     try:
         process = subprocess.Popen(command, pass_fds=() if lock is None else (lock,))
     except OSError as error:
-        print(f"{command[0]}: {error.strerror}", file=sys.stderr)
+        hint = f"; {REMEDY}" if isinstance(error, FileNotFoundError) else ""
+        print(f"{command[0]}: {error.strerror}{hint}", file=sys.stderr)
         return 127
     _forward_signals(process)
     code = process.wait()
@@ -126,6 +129,10 @@ def _forward_signals(process: "subprocess.Popen[bytes]") -> None:
 
 
 if __name__ == "__main__":
+    usage = "usage: python -m study.jobs.machine_lock COMMAND ..."
     if len(sys.argv) < 2:
-        sys.exit("usage: python -m study.jobs.machine_lock COMMAND ...")
+        sys.exit(usage)
+    if sys.argv[1] in ("-h", "--help"):
+        print(usage)
+        sys.exit(0)
     sys.exit(main(sys.argv[1:]))

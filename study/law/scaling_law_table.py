@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from tabulate import tabulate
 
 from study.csv_tables import read_csv
 from study.estimate.time_table import format_count
@@ -19,6 +18,7 @@ from study.law.scaling_law import (
     fit_law,
     isoflop_profiles,
 )
+from study.markdown import markdown_table
 from study.measure.logs import read_runs
 from trainer.config import ConfigError
 
@@ -135,15 +135,13 @@ def _run(number: int, row: dict[str, str]) -> TrainedModel:
 
 def to_markdown(fit: Fit) -> str:
     """Return the law, the optima for some budgets, and the IsoFLOP profiles, for people."""
-    law = tabulate(
+    law = markdown_table(
+        ["Coefficient", "Value", "80% interval", "Standard error"],
         [
             [row.name, f"{row.value:.4g}", f"{row.low:.4g} to {row.high:.4g}",
              f"{row.standard_error:.2g}"]
             for row in fit.coefficients
         ],
-        ["Coefficient", "Value", "80% interval", "Standard error"],
-        "pipe",
-        disable_numparse=True,
     )  # fmt: skip
     parts = [
         f"L(N, D) = E + A / N^alpha + B / D^beta, {fit.what} of {len(fit.runs)} runs, "
@@ -161,7 +159,7 @@ def to_markdown(fit: Fit) -> str:
             for item in profiles
         ]  # fmt: skip
         headings = ["FLOPs", "Runs", "Best params", "Loss"]
-        parts += ["IsoFLOP profiles:", tabulate(rows, headings, "pipe", disable_numparse=True)]
+        parts += ["IsoFLOP profiles:", markdown_table(headings, rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -181,4 +179,4 @@ def _optima(fit: Fit) -> str:
         ]
         rows.append([f"{flops:.2e}", *texts, f"{middle:.3f} ({low:.3f} to {high:.3f})"])
     headings = ["FLOPs", "Params", "Tokens", "Loss"]
-    return tabulate(rows, headings, "pipe", disable_numparse=True)
+    return markdown_table(headings, rows)

@@ -4,7 +4,6 @@ A run may still be in progress, or may have been killed during a write: an incom
 skipped. Any other deviation from `trainer.records` is a ConfigError with file, line and key.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from study.grid import Cell, Grid
+from trainer.json_files import parse_json
 from trainer.problems import ConfigError
 from trainer.records import (
     EVALUATIONS,
@@ -24,6 +24,7 @@ from trainer.records import (
     RunSummary,
 )
 from trainer.settings import validate
+from trainer.yaml_files import shorten
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def read_summary(folder: str | Path) -> RunSummary | None:
     """Return a run's run.json; None if no run was started."""
     path = Path(folder, SUMMARY)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_finite)
+        data = parse_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -88,7 +89,7 @@ def is_stale(cell: Cell, summary: RunSummary) -> bool:
 def is_up_to_date(cell: Cell) -> bool:
     """Return whether a cell's run is complete, with the cell's current settings."""
     try:
-        facts = json.loads(Path(cell.folder, SUMMARY).read_bytes())
+        facts = parse_json(Path(cell.folder, SUMMARY).read_bytes())
         return facts["status"] == "completed" and facts["fingerprint"] == cell.fingerprint
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -131,7 +132,7 @@ def _read_lines(path: Path, cls: type[LineT]) -> Iterator[LineT]:
     for number, line in enumerate([*lines, rest] if rest else lines, start=1):
         source = f"{path}, line {number}"
         try:
-            data = json.loads(line, parse_constant=_not_finite)
+            data = parse_json(line)
         except ValueError as error:
             # Only a line without its newline can be incomplete: the trainer writes both at once.
             if number > len(lines):
@@ -147,9 +148,5 @@ def _read_lines(path: Path, cls: type[LineT]) -> Iterator[LineT]:
 
 def _as_object(data: Any, source: str) -> dict[str, Any]:
     if not isinstance(data, dict):
-        raise ConfigError(source, [f"expected a JSON object, found {str(data)[:40]}"])
+        raise ConfigError(source, [f"expected a JSON object, found {shorten(data)}"])
     return data
-
-
-def _not_finite(_: str) -> None:
-    """Read NaN and Infinity, which some writers use though JSON has neither, as null."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tabulate import tabulate
 
+from study import markdown
 from study.files import write_file
 from study.grid import Cell, Grid
 from study.measure.efficiency import scaling_efficiencies
@@ -273,7 +273,7 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
     """Return an aligned Markdown table; columns of numbers are right-aligned."""
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(headings)
     align = ["right" if is_numeric(column) else "left" for column in columns]
-    return tabulate(rows, headings, "pipe", disable_numparse=True, colalign=align) + "\n"
+    return markdown.markdown_table(headings, rows, align) + "\n"
 
 
 def is_numeric(column: Iterable[str]) -> bool:

@@ -128,6 +128,7 @@ def test_an_unreadable_table_is_the_only_problem(models: Path) -> None:
     assert message(path) == f"{models}: 1 problem\n  line 1: small.dim: duplicate key"
     models.unlink()
     text = f"{models}: 1 problem\n  cannot be read: No such file or directory"
+    text += f" (named by `models` in {path}, line 2)"
     assert message(path) == text
 
 

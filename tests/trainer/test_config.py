@@ -130,7 +130,7 @@ def test_heads_that_do_not_divide_are_reported_beside_other_mistakes(
         ("logging.wandb=5", "logging.wandb: found 5; expected a mapping"),
         ("data.sources={text: true}", "data.sources.text: found true; expected a number"),
         ("data.sources={text: '1'}", "data.sources.text: found '1'; expected a number"),
-        ("data.tokenizer={1: 2}", "data.tokenizer[1]: unknown key; expected one of: name"),
+        ("data.tokenizer={1: 2}", "data.tokenizer.1: unknown key; expected one of: name"),
         ("nonsense", "nonsense: expected key=value"),
     ],
 )

@@ -91,7 +91,7 @@ def test_other_readers_get_the_same_strings(values: dict[str, Any]) -> None:
         ("a:\n  b: 1\n  c: 2\n  b: 3\n", ["line 4: a.b: duplicate key; first given on line 2"]),
         ("a: {b: 1, b: 2}\n", ["line 1: a.b: duplicate key"]),
         ("a: 1\n'a': 2\nb: [{c: 1},\n {c: 1, c: 2}]\n", ["line 2: a: dup", "line 4: b[1].c: dup"]),
-        ("10: a\n0xA: b\n", ["line 2: [10]: duplicate key"]),
+        ("10: a\n0xA: b\n", ["line 2: 10: duplicate key"]),
         ("a: &x {b: *x}\n", ["a.b: found an alias of the mapping or list that contains it"]),
         ("a: !!int x\n", ["line 1, column 4: not valid YAML: 'x' is not of type int"]),
         ("a: !!bool yes\n", ["line 1, column 4: not valid YAML: 'yes' is not of type bool"]),
@@ -110,9 +110,26 @@ def test_invalid_yaml_is_reported_with_its_line(text: str, expected: list[str]) 
 
 
 def test_one_anchor_may_be_used_many_times() -> None:
-    """Each level names the one before it twice; the text grows by a line, the tree doubles."""
-    levels = [f"l{n}: &l{n} {{a: *l{n - 1}, b: *l{n - 1}}}" for n in range(1, 64)]
-    assert parse_yaml("\n".join(["l0: &l0 {x: 1}", *levels]), "file.yaml")["l0"] == {"x": 1}
+    lines = ["base: &base {x: 1}", *(f"l{n}: {{<<: *base, y: {n}}}" for n in range(500))]
+    assert parse_yaml("\n".join(lines), "file.yaml")["l499"] == {"x": 1, "y": 499}
+
+
+# Each level names the one before it twice; the text grows by a line, the tree doubles.
+@pytest.mark.parametrize(
+    "form", ["{{a: *l{0}, b: *l{0}}}", "{{<<: [*l{0}, *l{0}]}}", "[*l{0}, *l{0}]"]
+)
+def test_aliases_that_multiply_are_refused_at_once(form: str) -> None:
+    levels = [f"l{n}: &l{n} {form.format(n - 1)}" for n in range(1, 60)]
+    with pytest.raises(ConfigError, match="more than 200,000 values, with those that aliases"):
+        parse_yaml("\n".join(["l0: &l0 {x: 1}", *levels]), "file.yaml")
+
+
+@pytest.mark.parametrize(
+    "text", ["a: &x [*x]", "a: &x {<<: *x}", "a: &x {<<: [{b: *x}]}", "&x {? *x : 1}"]
+)
+def test_a_group_inside_itself_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"an alias of the mapping or list|unhashable|recursive"):
+        parse_yaml(text, "file.yaml")
 
 
 def test_keys_have_line_numbers() -> None:

@@ -185,7 +185,8 @@ class Clock:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return the exit code."""
-    return run_command(arguments, lambda config: dump_yaml(tune(config)))
+    purpose = "Print the fastest micro-batch, activation checkpointing and compilation of a run."
+    return run_command("autotune", purpose, arguments, lambda config: dump_yaml(tune(config)))
 
 
 def tune(config: RunConfig) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from trainer.loop.step import compile_ahead
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return the exit code."""
-    return run_command(arguments, precompile)
+    purpose = "Compile a run's blocks into distributed.compile_cache, in one process, without data."
+    return run_command("precompile", purpose, arguments, precompile)
 
 
 def precompile(config: RunConfig) -> str:

@@ -8,9 +8,25 @@ from trainer.execution.choices import Choices
 from trainer.loop.learner import set_up_process
 from trainer.world import World, get_world
 
+USAGE = """usage: python -m trainer.commands.{name} config=run.yaml [key=value ...]
 
-def run_command(arguments: Sequence[str], act: Callable[[RunConfig], str]) -> int:
-    """Print the result of `act` on the run that a command line names; return the exit code."""
+{purpose}
+
+  config=FILE     settings of the run; config/README.md explains every key
+  key=value       overrides a setting of the file; the value is read as YAML
+"""
+
+
+def run_command(
+    name: str, purpose: str, arguments: Sequence[str], act: Callable[[RunConfig], str]
+) -> int:
+    """Print the result of `act` on the run that a command line names; return the exit code.
+
+    `name` and `purpose` are for `--help`.
+    """
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        print(USAGE.format(name=name, purpose=purpose), end="")
+        return 0
     try:
         text = act(load_run_config(arguments))
     except ConfigError as error:

@@ -7,6 +7,7 @@ interruption does not change the losses.
 import re
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from trainer.execution.choices import Choices
 from trainer.execution.precision import DTYPES, precision
 from trainer.model.linear import Linear
 from trainer.world import World, agree
+
+NO_TORCHAO = "distributed.float8_recipe: needs torchao (pip install torchao)"
 
 CHOICES = ("torch", "cudnn", "fa3", "flash", "efficient", "math")
 """Attention kernels; `torch` is torch's default."""
@@ -35,6 +38,8 @@ def check(config: RunConfig) -> None:
     problem = _find_fa3_problem() if config.distributed.attention == "fa3" else None
     if problem is not None:
         raise ConfigError("run", [f"distributed.attention = fa3: {problem}"])
+    if config.distributed.float8_recipe is not None and find_spec("torchao") is None:
+        raise ConfigError("run", [NO_TORCHAO])
 
 
 def choose_attention(
@@ -97,7 +102,8 @@ def _find_fa3_problem() -> str | None:
     try:
         _allow_only("fa3")
     except attention_timing.UNFIT as error:
-        return f"needs the package flash_attn_3, for GPUs like the H100: {error}"
+        reason = " ".join(str(error).split())
+        return f"needs the package flash_attn_3, for GPUs like the H100: {reason}"
     finally:
         _allow_all()
     return None
@@ -163,9 +169,7 @@ def use_float8(model: nn.Module, config: DistributedConfig, device: torch.device
     try:
         from torchao.float8 import Float8LinearConfig, convert_to_float8_training
     except ImportError as error:
-        raise ConfigError(
-            "run", [f"distributed.float8_recipe: needs torchao (pip install torchao): {error}"]
-        ) from None
+        raise ConfigError("run", [f"{NO_TORCHAO}: {error}"]) from None
     settings = Float8LinearConfig.from_recipe_name(config.float8_recipe)
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
         raise ConfigError(

@@ -134,10 +134,23 @@ class Saver:
             self._failure = error
 
     def _write(self, state: dict[str, Any], position: Position, kinds: list[str]) -> None:
-        from trainer.folder.checkpoint_tensors import write_tensors
-
         target = _of_step(self._folder, position.step)
         temporary = target.with_name(f"{SAVING}{target.name}")
+        try:
+            self._fill(temporary, state, {**asdict(position), "kinds": kinds})
+            if self._world.is_main:
+                _make_way(target, position)
+                replace_durably(temporary, target)
+                if self._config is not None:
+                    prune(self._folder, self._config, position)
+        except BaseException:  # a full disk, for example, which torch reports on all ranks
+            if self._world.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    def _fill(self, temporary: Path, state: dict[str, Any], facts: dict[str, Any]) -> None:
+        from trainer.folder.checkpoint_tensors import write_tensors
+
         if self._world.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
@@ -148,12 +161,7 @@ class Saver:
             if self._settings is not None:
                 (temporary / CONFIG).write_text(self._settings, encoding="utf-8")
             files = {path.name: fingerprint_of(path) for path in sorted(temporary.iterdir())}
-            facts = {**asdict(position), "kinds": kinds, "files": files}
-            write_state(temporary, facts)
-            _make_way(target, position)
-            replace_durably(temporary, target)
-            if self._config is not None:
-                prune(self._folder, self._config, position)
+            write_state(temporary, {**facts, "files": files})
 
     def _barrier(self) -> None:
         if self._group is not None:

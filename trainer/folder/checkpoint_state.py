@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import RunConfig
+from trainer.json_files import parse_json
 from trainer.tokens.data import AT_ITS_BEGINNING, DataStart
 
 CHECKPOINTS = "checkpoints"
@@ -111,7 +112,7 @@ def write_state(path: Path, facts: dict[str, Any]) -> None:
 
 def read_state(path: Path) -> dict[str, Any]:
     """Return the content of state.json. Raises OSError, or ValueError if it was changed."""
-    facts = json.loads((path / STATE).read_text())
+    facts = parse_json((path / STATE).read_bytes())
     if not isinstance(facts, dict) or facts.pop("crc32", None) != _checksum(facts):
         raise ValueError(f"{STATE} was changed")
     return facts

@@ -32,6 +32,7 @@ from torch.serialization import _get_layout
 from torch.utils._pytree import tree_map
 
 from trainer.folder.checkpoint_state import CheckpointError
+from trainer.folder.failure import find_full_disk, reason_of
 
 METADATA = ".metadata"
 
@@ -49,8 +50,9 @@ def copy_to_cpu(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 def write_tensors(state: dict[str, Any], folder: Path, group: dist.ProcessGroup | None) -> None:
     """Write a state to a folder; all ranks of the group call it. Raises CheckpointException."""
+    writer = _Writer(folder)
     with _no_group_warning_off():
-        dcp.save(state, checkpoint_id=folder, process_group=group, no_dist=group is None)
+        dcp.save(state, storage_writer=writer, process_group=group, no_dist=group is None)
 
 
 def read_tensors(source: Path, state: dict[str, Any]) -> None:
@@ -94,14 +96,7 @@ def _read(reader: "_SafeReader", state: dict[str, Any], no_dist: bool) -> None:
             dcp.load(state, storage_reader=reader, no_dist=no_dist)
     # CheckpointException derives from BaseException, so other handlers would miss it.
     except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as error:
-        raise CheckpointError(f"{source}: cannot be read: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """Return what went wrong on the first rank that failed, without torch's tracebacks."""
-    if isinstance(error, CheckpointException):
-        error = next((failure for failure, _ in error.failures.values()), error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise CheckpointError(f"{source}: cannot be read: {reason_of(error)}") from error
 
 
 def read_weights(source: Path) -> dict[str, Tensor]:
@@ -125,6 +120,20 @@ def _no_group_warning_off() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
+
+
+class _Writer(dcp.FileSystemWriter):
+    """Reports a full disk as such: torch's own error only says that a position is not as expected,
+    and what caused it does not reach the other ranks."""
+
+    def write_data(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().write_data(*args, **kwargs)
+        except RuntimeError as error:
+            full = find_full_disk(error)
+            if full is None:
+                raise
+            raise OSError(full.errno, full.strerror, str(self.path)) from None
 
 
 class _SafeReader(dcp.FileSystemReader):

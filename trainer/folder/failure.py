@@ -5,6 +5,7 @@ describes the first failure, which causes those on other ranks, and says whether
 """
 
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -41,29 +42,72 @@ def reported(config: RunConfig, world: World) -> Iterator[None]:
     """
     try:
         yield
-    except ConfigError:
+    except (ConfigError, SystemExit, GeneratorExit):
         raise
-    except Exception as error:
+    # torch's CheckpointException derives from BaseException, like KeyboardInterrupt.
+    except BaseException as error:
         failure = describe(error, config, world)
-        sys.stdout.flush()
-        print(f"{failure.message}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+        text = failure.message
+        if find_full_disk(error) is None and not isinstance(error, BrokenPipeError):
+            text += f"\n{traceback.format_exc()}"
+        with contextlib.suppress(OSError):  # nobody may read it any more
+            sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            print(text.rstrip(), file=sys.stderr, flush=True)
         write_first(Path(config.dump_dir), failure)
         if world.size > 1:
             os._exit(1)
         sys.exit(1)
 
 
-def describe(error: Exception, config: RunConfig, world: World) -> Failure:
+def describe(error: BaseException, config: RunConfig, world: World) -> Failure:
     """Return the content of failure.json: the kind of failure, where, the remedy, whether to retry.
 
     Out of GPU memory recurs in every attempt; anything else may have been the machine's fault.
     """
     where = f"rank {world.rank} of {world.size} on {socket.gethostname()}"
-    message = f"{where} failed: {type(error).__name__}: {error}"
+    full = find_full_disk(error)
+    if full is None:
+        reason = reason_of(error)
+    else:
+        reason = f"{full.filename or config.dump_dir}: {os.strerror(full.errno or 0)}"
+    message = f"{where} failed: {reason}"
     if isinstance(error, torch.OutOfMemoryError):
         message = f"{where} is out of GPU memory. {_remedy(config, world, error)}"
         return Failure(kind="gpu_out_of_memory", rank=world.rank, retry=False, message=message)
     return Failure(rank=world.rank, retry=True, message=message)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the type and text of an exception, on one line.
+
+    Of torch's CheckpointException, whose text contains the tracebacks of all ranks, this is what
+    the first rank raised.
+    """
+    failures = getattr(error, "failures", None)
+    if isinstance(failures, dict) and failures:
+        rank, (cause, _) = next(iter(failures.items()))
+        return f"{type(error).__name__} of rank {rank}: {reason_of(cause)}"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space, quota exceeded, file too large: what a write meets on a full disk."""
+
+
+def find_full_disk(error: BaseException | None) -> OSError | None:
+    """Return the exception that says that a disk is full, if that is what led to `error`."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            return error
+        failures = getattr(error, "failures", None)
+        for cause, _ in failures.values() if isinstance(failures, dict) else ():
+            found = find_full_disk(cause)
+            if found is not None:
+                return found
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class DoesNotFit(torch.OutOfMemoryError):

@@ -1,6 +1,7 @@
 """The record files, and what accumulates between records: losses and times."""
 
-import json
+import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.files import write_atomically
+from trainer.json_files import parse_json
 from trainer.records import Evaluation, Record
 
 
@@ -25,16 +27,25 @@ class RecordFile:
         `send` is also called with each record, under its names in the file.
         """
         kept = [line for step, line in _lines(path) if step <= resume_step]
-        self.last: dict[str, Any] = json.loads(kept[-1]) if kept else {}
+        self.last: dict[str, Any] = parse_json(kept[-1]) if kept else {}
         """The last record kept, under its names in the file; empty if there is none."""
         write_atomically(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        self._file = path.open("ab", buffering=0)
         self._send = send
 
     def write(self, record: Record | Evaluation) -> None:
-        """Append a record."""
-        self._file.write(record.to_json() + "\n")
-        self._file.flush()
+        """Append a record: all of its line, or nothing if the disk is full."""
+        line = record.to_json().encode() + b"\n"
+        size = os.fstat(self._file.fileno()).st_size
+        written = 0
+        try:
+            while written < len(line):
+                written += self._file.write(line[written:])
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(size)
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
         if self._send is not None:
             self._send(record.to_dict())
 
@@ -47,10 +58,11 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield step and line of each complete record; a line cut off by a kill is skipped."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for content in path.read_bytes().split(b"\n"):
         try:
-            yield int(json.loads(line)["global_step"]), line
-        except (ValueError, KeyError, TypeError):
+            line = content.decode("utf-8")
+            yield int(parse_json(line)["global_step"]), line
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue
 
 

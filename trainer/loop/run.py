@@ -107,7 +107,8 @@ def _run(
         open_journal(session)
         return train(session)
     except BaseException:
-        session.journal.end("failed")
+        with contextlib.suppress(OSError):  # a full disk, for example
+            session.journal.end("failed")
         raise
     finally:
         session.close()

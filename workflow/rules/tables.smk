@@ -20,7 +20,8 @@ rule study_file:
     conda:
         "../../environment.yml"
     params:
-        text=STUDY.to_yaml(),
+        # A function's value is not searched for wildcards, such as in "${HOME}" or "[0-9]{1,2}".
+        text=lambda wildcards: STUDY.to_yaml(),
     shell:
         "printf '%s' {params.text:q} > {output:q} 2> {log:q}"
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -624,7 +625,8 @@ def test_a_path_that_cannot_be_looked_at_is_refused(tmp_path: Path) -> None:
 def test_a_refused_run_leaves_an_earlier_one_where_it_is(tmp_path: Path, originals: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("those of an earlier run\n")
     config, unused = run_config(tmp_path, originals / "lingua"), cast(Any, None)
+    text = Mock(key="text", training_key="text", tokenizer="bytes")
     with pytest.raises(ConfigError, match=r"params\.json: [0-9] problems\n  model\.dim: found 64"):
-        open_session(config, unused, Startup(), ALONE, {}, "start")
+        open_session(config, unused, Startup(), ALONE, {"text": text}, "start")
     assert (tmp_path / "metrics.jsonl").read_text() == "those of an earlier run\n"
     assert not (tmp_path / "superseded").exists()

@@ -1,0 +1,390 @@
+"""What is fuzzed: each reader with valid inputs for it.
+
+A reader gets the bytes of a file. It may refuse them by a `ConfigError`, as a user sees it, and by
+nothing else.
+"""
+
+import functools
+import json
+import math
+import random
+import tempfile
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from study.config import Evidence, Study
+from study.estimate.time_table import read_estimates
+from study.estimate.time_table import to_markdown as time_table
+from study.files import to_csv
+from study.grid import Grid
+from study.jobs.launch import launch_line, request_line
+from study.law.scaling_law_table import read_losses
+from study.load import load_study, load_study_file
+from study.measure.evidence import read_evidence
+from study.measure.logs import is_up_to_date, read_failure, read_run, read_summary
+from study.measure.measurement import read_measurements
+from study.measure.throughput import throughput_rows, to_frame
+from study.measure.throughput_row import read_rows
+from study.show.document import check_document, markers, update_document
+from study.show.plan import find_state
+from tests.fuzz.mutate import mutate_bytes, mutate_value
+from tests.study.measure.test_foreign_logs import GOOD
+from trainer.config import load_run_config
+from trainer.folder import run_folder
+from trainer.folder.checkpoint_state import complete, write_state
+from trainer.folder.metrics import RecordFile
+from trainer.json_files import parse_json
+from trainer.problems import ConfigError
+from trainer.tokens.shard_folder import read_manifest
+from trainer.vocabulary import vocabulary_size
+from trainer.yaml_files import dump_yaml, parse_assignment, parse_yaml
+
+STUDY: dict[str, Any] = {
+    "study": "small",
+    "models": {"one": {"dim": 32, "n_layers": 1, "n_heads": 2}, "7": {"dim": 64, "n_layers": 2,
+               "head_dim": 16, "n_kv_heads": 2, "sliding_window": 16}},
+    "clusters": {
+        "here": {"device": "cpu", "gpu_name": "CPU", "gpus_per_node": 2},
+        "fast": {"gpu_name": "H200", "peak_tflops": 989.5, "gpus_per_node": 8, "setup": ["a"],
+                 "scratch": "/scratch/$USER", "slurm": {"partition": "p", "gpu_request": "gres",
+                 "runtime_min": "12:00:00", "mem_gib": "auto", "max_nodes": 2}},
+    },
+    "corpora": ["python_stdlib"],
+    "run": {"steps": 40, "optim": {"lr": 1e-3, "warmup": 2}, "checkpoint": {"dump": {"every": 10}},
+            "data": {"root_dir": "data", "sources": {"python_stdlib": 1.0}, "batch_size": 8,
+                     "seq_len": 64}, "eval": {"validation": {"max_sequences": 4}}},
+    "variants": {"v": {"optim": {"lr": 2e-3}, "model": {"weight_tying": True}}},
+    "grid": [{"cluster": "here", "model": ["one", 7], "gpus": [1, 2], "variant": ["base", "v"]},
+             {"cluster": "fast", "model": "one", "gpus": 8, "global_batch_size": 64, "seed": 3}],
+    "estimate": {"steps": 100, "horizons": ["10B tokens", "chinchilla"]},
+    "budget": {"gpu_hours": 10}, "evaluate": {"tasks": ["hellaswag"], "limit": 10},
+    "document": "README.md",
+}  # fmt: skip
+
+RUN: dict[str, Any] = {
+    "dump_dir": "out", "device": "cpu", "steps": 20, "model": STUDY["models"]["one"],
+    **{key: STUDY["run"][key] for key in ("optim", "data", "checkpoint", "eval")},
+    "distributed": {"model_dtype": "fp32", "compile_cache": "~/cache", "loss_chunk": "auto"},
+    "logging": {"freq": 2, "wandb": {"tags": ["a"]}},
+}  # fmt: skip
+
+RECORD = {
+    "global_step": 1, "loss/out": 5.5, "eval/loss": 5.4, "optim/lr": 1e-3,
+    "optim/total_tokens": 512,
+    "speed/wps": 100.0, "time/elapsed_s": 1.0, "time/step_s": 0.1, "time/interval_steps": 1,
+    "attempt": 1,
+}  # fmt: skip
+
+SUMMARY = {
+    "status": "completed", "outcome": "trained", "params": 20_000, "gpus": 1, "hosts": ["n"],
+    "versions": {"python": "3.11.2", "torch": "2.13.0"}, "fingerprint": "0123456789abcdef",
+    "choices": {"model_dtype": "fp32", "threads": 1}, "content": {"text": "k"}, "steps_done": 40,
+    "attempts": [{"attempt": 1, "start": "2026-01-01T00:00:00+00:00", "wall_s": 5.0,
+                  "fingerprint": "0123456789abcdef", "startup": {"total_s": 1.0}}],
+}  # fmt: skip
+
+LOGS = tuple(text.encode() for text in GOOD.values())
+"""Logs of other trainers, for the study's 1,024 tokens per step on 2 GPUs."""
+
+CSV = (
+    b"cluster,model,gpus,batch_size_per_gpu,steps,tokens_per_s_per_gpu,wall_s,by\n"
+    b"here,one,1,8,500,230000,60,me\nhere,7,2,4,500,75000,,\n",
+    b"# a comment\ncluster,model,gpus,step_ms\nhere,one,2,12.5\n\nfast,one,8,1.5\n",
+    b"\xef\xbb\xbfcluster;model;gpus;step_ms\r\nhere;one;2;12.5\r\n",
+)
+
+TOKENIZER = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 2, "content": "c"}]}
+
+MANIFEST = {
+    "key": "k", "dtype": "<u2", "encoding": {}, "stat": [],
+    "train": {"tokens": 0, "documents": 0, "bytes": 0},
+    "val": {"tokens": 0, "documents": 0, "bytes": 0},
+}  # fmt: skip
+
+
+@functools.cache
+def study() -> Study:
+    """Return the valid study."""
+    return load_study(STUDY, "study.yaml")
+
+
+@functools.cache
+def grid() -> Grid:
+    """Return its grid."""
+    return Grid(study())
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader, and the inputs that it is given."""
+
+    read: Callable[[bytes, Path], Any]
+    """Reads a file's content; may use a folder of its own."""
+    seeds: Callable[[], Sequence[bytes]]
+    """Valid inputs, of whose bytes some are changed."""
+    value: Callable[[], Any] | None = None
+    """A valid value, of which parts are changed and which is then written by `dump`."""
+    dump: Callable[[Any], bytes] = lambda value: json.dumps(value).encode()
+    share: int = 1
+    """Inputs of this reader for each of a reader with 1."""
+
+    def make(self, draw: random.Random) -> bytes:
+        """Return an input."""
+        seeds = _seeds(self.seeds)
+        if self.value is not None and draw.random() < 0.6:
+            return self.dump(mutate_value(self.value(), draw))
+        return mutate_bytes(draw.choice(seeds), seeds, draw)
+
+
+@functools.cache
+def _seeds(make: Callable[[], Sequence[bytes]]) -> list[bytes]:
+    return list(make())
+
+
+def _file(folder: Path, name: str, content: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def _use(grid: Grid) -> None:
+    """Do what planning does with a valid study."""
+    for cell in grid:
+        cell.name.encode(), cell.folder, cell.params, cell.speed_key, cell.nodes, cell.fingerprint
+        launch_line(cell.cluster_config, cell.gpus).encode()
+        request_line(cell.cluster_config, cell.gpus)
+    parse_yaml(grid.study.to_yaml(), "study.yaml")
+
+
+def read_study(content: bytes, folder: Path) -> None:
+    _use(Grid(load_study_file(str(_file(folder, "study.yaml", content)))))
+
+
+def read_study_values(content: bytes, folder: Path) -> None:
+    """Read the values of a study, as JSON, without the reader of YAML, which is slow."""
+    try:
+        values = parse_json(content)
+    except ValueError:
+        return
+    if isinstance(values, dict):
+        _use(Grid(load_study(values, "study.yaml")))
+
+
+def _table(key: str) -> Callable[[bytes, Path], None]:
+    def read(content: bytes, folder: Path) -> None:
+        path = _file(folder, f"{key}.yaml", content)
+        _use(Grid(load_study({**STUDY, key: str(path)}, "study.yaml")))
+
+    return read
+
+
+def read_run_config(content: bytes, folder: Path) -> None:
+    config = load_run_config([f"config={_file(folder, 'run.yaml', content)}"])
+    config.fingerprint(1), config.trajectory(1), config.find_problems(2)
+    config.to_yaml().encode()
+
+
+def read_assignment(content: bytes, folder: Path) -> None:
+    parse_assignment(content.decode("utf-8", "surrogateescape"))
+
+
+def read_records(content: bytes, folder: Path) -> None:
+    cell = grid()[0]
+    summary = {**SUMMARY, "params": cell.params, "fingerprint": cell.fingerprint}
+    _file(folder, "run.json", json.dumps(summary).encode())
+    _file(folder, "metrics.jsonl", content)
+    _file(folder, "metrics.eval.jsonl", content)
+    RecordFile(_file(folder, "again.jsonl", content), 20).close()
+    run = read_run(folder)
+    assert run is not None and (run.wall_s or 0) >= 0
+
+
+def read_own_runs(content: bytes, folder: Path) -> None:
+    """Make the throughput table of a run whose records are the input."""
+    small = Grid(study().model_copy(update={"results_dir": str(folder), "grid": study().grid[:1]}))
+    cell = small[0]
+    run = Path(cell.folder)
+    run.mkdir(parents=True, exist_ok=True)
+    summary = {**SUMMARY, "params": cell.params, "fingerprint": cell.fingerprint}
+    _file(run, "run.json", json.dumps(summary).encode())
+    _file(run, "metrics.jsonl", content)
+    to_frame(throughput_rows(small))
+
+
+def read_run_json(content: bytes, folder: Path) -> None:
+    _file(folder, "run.json", content)
+    run_folder.read_summary(folder)
+    cell = grid()[0]
+    run = cell.run.model_copy(update={"dump_dir": str(folder)})
+    is_up_to_date(replace(cell, run=run))
+    find_state(cell, read_summary(folder))
+
+
+def read_failure_json(content: bytes, folder: Path) -> None:
+    _file(folder, "failure.json", content)
+    failure = read_failure(folder)
+    assert failure is None or failure.message.encode() is not None
+
+
+def _evidence(form: str) -> Callable[[bytes, Path], None]:
+    def read(content: bytes, folder: Path) -> None:
+        path = _file(folder, "evidence.csv", content)
+        of_log = {} if form == "csv" else {"cluster": "here", "model": "one", "gpus": 2}
+        entry = Evidence.model_validate({"file": str(path), "format": form, **of_log})
+        for item in read_evidence(study().model_copy(update={"evidence": (entry,)})):
+            assert all(math.isfinite(value) and value >= 0 for value in item.step_s)
+
+    return read
+
+
+def read_throughput(content: bytes, folder: Path) -> None:
+    path = _file(folder, "throughput.csv", content)
+    read_rows(path)
+    for item in read_measurements(path, grid(), ended=True):
+        assert all(math.isfinite(value) for value in item.step_s)
+
+
+def read_time_table(content: bytes, folder: Path) -> None:
+    time_table(read_estimates(_file(folder, "time_estimates.csv", content))).encode()
+
+
+def read_document(content: bytes, folder: Path) -> None:
+    path = _file(folder, "README.md", content)
+    update_document(path, "small", estimates())
+    check_document(path, "small", estimates())
+
+
+def read_state(content: bytes, folder: Path) -> None:
+    _file(folder, "0000000001/state.json", content)
+    list(complete(folder))
+
+
+def read_tokenizer(content: bytes, folder: Path) -> None:
+    path = _file(folder, "tokenizer.json", content)
+    for name in ("hf", "tiktoken"):
+        try:
+            vocabulary_size.__wrapped__(name, str(path))
+        except ConfigError:
+            continue
+
+
+def read_shards(content: bytes, folder: Path) -> None:
+    for name in ("train.bin", "val.bin"):
+        _file(folder, name, b"")
+    _file(folder, "manifest.json", content)
+    read_manifest(folder)
+
+
+@functools.cache
+def estimates() -> Any:
+    """Return the rows of the time table of the study."""
+    from study.estimate.estimate import estimate_table
+
+    return estimate_table(grid(), [])
+
+
+def _estimates() -> list[bytes]:
+    from study.estimate.estimate import Estimate
+
+    return [to_csv(estimates(), Estimate).encode()]
+
+
+def _throughput() -> list[bytes]:
+    from study.measure.throughput_row import ThroughputRow
+
+    rows = []
+    for cell in grid()[:2]:
+        hints = typing.get_type_hints(ThroughputRow)
+        samples = {int: 3, float: 1.5, str: "a", bool: True}
+        kinds = {name: (typing.get_args(hint) or (hint,))[0] for name, hint in hints.items()}
+        values = {name: samples.get(kind, "fp32") for name, kind in kinds.items()}
+        rows.append(ThroughputRow(**{**values, **cell.labels, "status": "completed"}))
+    return [to_csv(rows, ThroughputRow).encode()]
+
+
+def _document() -> list[bytes]:
+    begin, end = markers("small")
+    return [b"# A guide\n\n" + begin + b"\n\n| a | b |\n\n" + end + b"\nrest\n"]
+
+
+def _state() -> list[bytes]:
+    facts = {"step": 1, "trajectory": "t", "kinds": ["dump"], "files": {}, "elapsed_s": 1.0}
+    with tempfile.TemporaryDirectory() as name:
+        write_state(Path(name), facts)
+        return [Path(name, "state.json").read_bytes()]
+
+
+def _logs() -> list[bytes]:
+    return [*LOGS, LOGS[0].decode().encode("utf-16"), *CSV]
+
+
+def _json_lines(value: Any) -> bytes:
+    return b"".join(json.dumps(item).encode() + b"\n" for item in value) if value else b"\n"
+
+
+def _records() -> list[dict[str, Any]]:
+    return [{**RECORD, "global_step": n} for n in (1, 10, 20)]
+
+
+READERS: dict[str, Reader] = {
+    "study": Reader(read_study, lambda: [dump_yaml(STUDY).encode()], lambda: STUDY ),
+    "study values": Reader(
+        read_study_values, lambda: [json.dumps(STUDY).encode()], lambda: STUDY, share=4
+    ),
+    "models": Reader(
+        _table("models"),
+        lambda: [dump_yaml(STUDY["models"]).encode()],
+        lambda: STUDY["models"],
+    ),
+    "clusters": Reader(
+        _table("clusters"),
+        lambda: [dump_yaml(STUDY["clusters"]).encode()],
+        lambda: STUDY["clusters"],
+    ),
+    "run": Reader(
+        read_run_config, lambda: [dump_yaml(RUN).encode()], lambda: RUN, share=1
+    ),
+    "assignment": Reader(
+        read_assignment, lambda: [b"optim.lr=3e-4", b"run={steps: 010, 'x': [yes]}"], share=5
+    ),
+    "metrics": Reader(
+        read_records, lambda: [_json_lines(_records())], _records, _json_lines, share=10
+    ),
+    "runs": Reader(read_own_runs, lambda: [_json_lines(_records())], _records, _json_lines),
+    "run.json": Reader(
+        read_run_json, lambda: [json.dumps(SUMMARY).encode()], lambda: SUMMARY, share=30
+    ),
+    "failure.json": Reader(
+        read_failure_json,
+        lambda: [b'{"kind": "error", "rank": 0, "retry": true, "message": "lost"}'],
+        share=10,
+    ),
+    **{
+        f"evidence {form}": Reader(_evidence(form), _logs, share=6)
+        for form in typing.get_args(Evidence.model_fields["format"].annotation)
+        if form != "throughput"
+    },
+    "throughput.csv": Reader(read_throughput, _throughput, share=15),
+    "time_estimates.csv": Reader(read_time_table, _estimates, share=2),
+    "losses.csv": Reader(
+        lambda content, folder: read_losses(_file(folder, "losses.csv", content)),
+        lambda: [
+            b"params,tokens,loss\n1e6,1e8,3.5\n2e6,2e8,3.1\n",
+            b"params,loss,training_flop\n1,2,3\n",
+        ],
+        share=30,
+    ),
+    "document": Reader(read_document, _document, share=5),
+    "state.json": Reader(read_state, _state, share=20),
+    "tokenizer": Reader(
+        read_tokenizer, lambda: [json.dumps(TOKENIZER).encode(), b"YQ== 0\nYg== 1\n"],
+        lambda: TOKENIZER, share=15,
+    ),
+    "manifest": Reader(
+        read_shards, lambda: [json.dumps(MANIFEST).encode()], lambda: MANIFEST, share=15
+    ),
+}  # fmt: skip
+"""Name -> reader."""
