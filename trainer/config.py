@@ -259,8 +259,15 @@ class DistributedConfig(Settings):
     CPU, where the gain is only a few percent."""
     compile_cache: FilePath | None = None
     """Cache folder of compiled code, shared by runs and machines; null: torch's default."""
-    cuda_graphs: bool = False
-    """One GPU only: capture the whole step as a CUDA graph and replay it."""
+    residual_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the residual stream, between the blocks; bf16 takes effect only if
+    model_dtype is bf16. Norms and loss compute in fp32 either way."""
+    cuda_graphs: bool | Literal["auto"] = "auto"
+    """Capture the whole step as a CUDA graph and replay it. auto: true on GPUs, unless weights are
+    sharded, float8 or anomalies detected."""
+    fused_pointwise: bool | Literal["auto"] = "auto"
+    """Compute SwiGLU and rotary embedding in one Triton kernel each way, if projections are fused.
+    auto: true on a GPU."""
     fused_projections: bool | Literal["auto"] = "auto"
     """Fuse matmuls that share an input: wq, wk, wv, and w1, w3. auto: true on a GPU, and on a CPU
     for tiny models. Never fused if weights are sharded or float8."""

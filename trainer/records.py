@@ -167,6 +167,10 @@ class UsedChoices(Written):
     cpu_matmul: str | None = None
     threads: PositiveInt | None = None
     attention: str | None = None
+    cuda_graphs: bool | None = None
+    residual_dtype: Literal["bf16", "fp32"] | None = None
+    fused_pointwise: bool | None = None
+    output_multiple: PositiveInt | None = None
 
 
 class Continued(Written):

@@ -18,6 +18,10 @@ LARGE_VOCABULARY = 32_000
 LOSS_CHUNK = 4096
 """Tokens per chunk."""
 
+OUTPUT_MULTIPLE = 64
+"""Bytes have 258 ids; rows of so many numbers in bf16 are not aligned to the 16 bytes that a GPU's
+fast matmuls load at a time."""
+
 Dtype = Literal["bf16", "fp32"]
 CpuMatmul = Literal["torch", "mkl", "onednn"]
 
@@ -56,6 +60,14 @@ class Choices:
     """CPU threads of a rank."""
     attention: str | None
     """Attention kernel; `torch`: torch's default; None: to be benchmarked on this GPU."""
+    cuda_graphs: bool
+    """The step is replayed as a CUDA graph."""
+    residual_dtype: Dtype
+    """Number format of the residual stream."""
+    fused_pointwise: bool
+    """SwiGLU and rotary embedding are one Triton kernel each way."""
+    output_multiple: int
+    """Multiple of rows to which the loss's matmuls pad the output matrix; 1: none."""
 
     def with_attention(self, kernel: str) -> "Choices":
         """Return the choices with an attention kernel."""
@@ -83,14 +95,19 @@ def choose(config: RunConfig, gpus: int, machine: Machine) -> Choices:
     settings, vocab_size = config.distributed, config.data.tokenizer.vocab_size
     dtype = model_dtype(settings, config.device, machine.has_bf16)
     assert dtype is not None, "the processor is known"
+    fuses_projections = _fuses_projections(config, gpus)
     return Choices(
         model_dtype=dtype,
         compiled=is_compiled(settings, config.device),
-        fused_projections=_fuses_projections(config, gpus),
+        fused_projections=fuses_projections,
         loss_chunk=loss_chunk(settings, vocab_size),
         cpu_matmul=_cpu_matmul(config, dtype, machine),
         threads=settings.threads or max(1, machine.cores // machine.ranks),
         attention=_attention(config),
+        cuda_graphs=_uses_cuda_graphs(config, gpus),
+        residual_dtype=settings.residual_dtype if dtype == "bf16" else "fp32",
+        fused_pointwise=fuses_projections and _fuses_pointwise(config),
+        output_multiple=_output_multiple(config, gpus),
     )
 
 
@@ -138,6 +155,27 @@ def _fuses_projections(config: RunConfig, gpus: int) -> bool:
     # On a CPU fusing large matmuls gains nothing, and unfused ones fit the caches better.
     tokens = config.data.batch_size * config.data.seq_len
     return config.device == "cuda" or not is_large_matmul(tokens, dim, 3 * dim)
+
+
+def _uses_cuda_graphs(config: RunConfig, gpus: int) -> bool:
+    settings = config.distributed
+    if config.device == "cpu":
+        return False
+    if settings.cuda_graphs != "auto":
+        return settings.cuda_graphs
+    # Anomaly detection reads from the device at each step.
+    is_static = not settings.detect_anomaly and settings.float8_recipe is None
+    return is_static and not is_sharded(settings, gpus)
+
+
+def _fuses_pointwise(config: RunConfig) -> bool:
+    wanted = config.distributed.fused_pointwise
+    return config.device == "cuda" if wanted == "auto" else wanted
+
+
+def _output_multiple(config: RunConfig, gpus: int) -> int:
+    is_plain = config.device == "cuda" and not is_sharded(config.distributed, gpus)
+    return OUTPUT_MULTIPLE if is_plain else 1
 
 
 def _cpu_matmul(config: RunConfig, dtype: Dtype, machine: Machine) -> CpuMatmul:

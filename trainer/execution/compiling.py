@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.nn import attention
+
+from trainer.model.model import Transformer
 
 VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """Cache folders of torch and Triton; values that the user has set take precedence."""
@@ -24,6 +25,14 @@ def use_cache(folder: str | None) -> None:
     path = Path(folder).absolute()
     for variable, name in zip(VARIABLES, ("inductor", "triton"), strict=True):
         os.environ.setdefault(variable, str(path / name))
+
+
+def use_workers(count: int) -> None:
+    """Compile in so many processes, unless the environment says how many. Call before compiling.
+
+    torch starts one for each core of the machine, on each rank.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(count))
 
 
 def tag_cache(device: torch.device) -> None:
@@ -64,11 +73,13 @@ def _dependencies(device: torch.device) -> list[str]:
     return found
 
 
-def compile_blocks(model: nn.Module, limit: int) -> None:
-    """Compile each block at its first call; equal blocks share one compilation."""
+def compile_blocks(model: Transformer, limit: int, with_loss: bool) -> None:
+    """Compile each block, and the loss, at its first call; equal blocks share one compilation."""
     torch._dynamo.config.recompile_limit = limit
-    for layer in model.layers:  # type: ignore[union-attr]
+    for layer in model.layers:
         layer.compile(dynamic=False)
+    if with_loss:
+        model.compile_loss(dynamic=False)
 
 
 def uncompiled() -> contextlib.AbstractContextManager:

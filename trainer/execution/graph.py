@@ -12,28 +12,42 @@ from torch import Tensor
 EAGER_STEPS = 3
 """Eager steps before the capture: they load kernels and libraries, which a capture must not."""
 
+DDP_STEPS = 11
+"""With DDP, which times its first ten steps with events that a capture must not wait for."""
+
+
+def leave_default_stream() -> None:
+    """Give this thread a stream of its own, since the default one cannot be captured.
+
+    Call it before the model is built: DDP accumulates gradients on the stream that it was made on.
+    """
+    torch.cuda.set_stream(torch.cuda.Stream())
+
+
 Step = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class StepGraph:
-    """A step that runs eagerly `EAGER_STEPS` times, then is captured and replayed."""
+    """A step that runs eagerly `eager_steps` times, then is captured and replayed."""
 
-    def __init__(self, step: Step) -> None:
-        self._step, self._taken = step, 0
+    def __init__(self, step: Step, eager_steps: int = EAGER_STEPS) -> None:
+        self._step, self._left = step, eager_steps
         self._graph: torch.cuda.CUDAGraph | None = None
         self._tokens: Tensor
         self._result: tuple[Tensor, Tensor]
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Take a step; its result is valid until the next one."""
-        if self._taken < EAGER_STEPS:
-            self._taken += 1
+        if self._left:
+            self._left -= 1
             return self._step(tokens)
         if self._graph is None:
             self._tokens = tokens.clone()
             self._graph = torch.cuda.CUDAGraph()
+            stream = torch.cuda.current_stream()
             # The loader's thread pins memory meanwhile, which other modes forbid in all threads.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            mode = "thread_local"
+            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode=mode):
                 self._result = self._step(self._tokens)
         self._tokens.copy_(tokens)
         self._graph.replay()

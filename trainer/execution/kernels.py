@@ -19,6 +19,7 @@ from trainer.execution import attention_timing
 from trainer.execution.choices import Choices
 from trainer.execution.precision import DTYPES, precision
 from trainer.model.linear import Linear
+from trainer.model.model import Attention, FeedForward
 from trainer.world import World, agree
 
 NO_TORCHAO = "distributed.float8_recipe: needs torchao (pip install torchao)"
@@ -68,6 +69,8 @@ def use(choices: Choices, model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear):
             module.fast_cpu = fast_cpu
+        elif isinstance(module, Attention | FeedForward):
+            module.one_kernel = choices.fused_pointwise
 
 
 def _allow_only(name: str) -> None:

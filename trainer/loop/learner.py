@@ -12,10 +12,10 @@ from trainer import host
 from trainer.config import RunConfig
 from trainer.execution import kernels
 from trainer.execution.choices import Choices, choose, find_machine, is_sharded
-from trainer.execution.compiling import tag_cache, use_cache
-from trainer.execution.graph import Step
+from trainer.execution.compiling import tag_cache, use_cache, use_workers
+from trainer.execution.graph import Step, leave_default_stream
 from trainer.execution.layout import parallelize
-from trainer.execution.precision import set_arithmetic
+from trainer.execution.precision import DTYPES, set_arithmetic
 from trainer.model.model import DocumentBorder, Transformer
 from trainer.model.optimizer import Optimizer, build_optimizer
 from trainer.tokens.build_tokenizer import build_tokenizer
@@ -54,6 +54,9 @@ def set_up_process(config: RunConfig, world: World) -> Choices:
         host.keep_freed_memory()
     set_arithmetic(settings)
     use_cache(settings.compile_cache)
+    use_workers(choices.threads)
+    if choices.cuda_graphs:
+        leave_default_stream()
     return choices
 
 
@@ -72,6 +75,8 @@ def build_model(config: RunConfig, choices: Choices, device: torch.device) -> Tr
         _border(config),
         fused=choices.fused_projections,
         loss_chunk=choices.loss_chunk,
+        residual_dtype=DTYPES["bf16"] if choices.residual_dtype == "bf16" else None,
+        output_multiple=choices.output_multiple,
     )
     model.init_weights(config.weights_seed)
     for layer in model.layers:

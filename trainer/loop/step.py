@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from trainer.execution.compiling import uncompiled
-from trainer.execution.graph import StepGraph
-from trainer.execution.layout import synchronised
+from trainer.execution.graph import DDP_STEPS, EAGER_STEPS, StepGraph
+from trainer.execution.layout import has_buckets, synchronised
 from trainer.execution.precision import precision
 from trainer.folder.failure import DoesNotFit
 from trainer.loop.feed import to_device
@@ -125,4 +125,7 @@ def capture_later(learner: Learner, rate: float) -> None:
     """Capture the step as a CUDA graph after a few eager steps."""
     # A tensor, so that replays read the current learning rate, not that of the capture.
     learner.optimizer.rate = torch.tensor(rate, device=learner.device)
-    learner.graph = StepGraph(lambda tokens: compute_step(learner, tokens))
+    learner.graph = StepGraph(
+        lambda tokens: compute_step(learner, tokens),
+        eager_steps=DDP_STEPS if has_buckets(learner.trained) else EAGER_STEPS,
+    )

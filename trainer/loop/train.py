@@ -42,7 +42,7 @@ def train(session: Session) -> int:
 def begin(session: Session) -> None:
     """Prepare the first step: CUDA graph, compilation, garbage collection."""
     settings, learner = session.config.distributed, session.learner
-    if settings.cuda_graphs and learner.device.type == "cuda":
+    if learner.choices.cuda_graphs:
         capture_later(learner, session.config.optim.lr)
     compiled = learner.choices.compiled
     if compiled or (session.start.step > 0 and has_buckets(learner.trained)):

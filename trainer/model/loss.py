@@ -6,6 +6,7 @@ and freed; the backward pass scales the gradients that the forward pass has comp
 Liger Kernel's (Hsu et al. 2024, arXiv:2410.10989), in torch's operations.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,11 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def mean_loss(x: Tensor, weight_VD: Tensor, targets: Tensor, chunk: int) -> Tensor:
+Gradient = Callable[[Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
+"""`chunk_gradient`, or the same compiled."""
+
+
+def mean_loss(
+    x: Tensor,
+    weight_VD: Tensor,
+    targets: Tensor,
+    chunk: int,
+    multiple: int = 1,
+    gradient: Gradient | None = None,
+) -> Tensor:
     """Return the mean cross-entropy of x W^T, a scalar in nats, `chunk` tokens at a time.
 
-    `x` is (..., D) and `targets` (...). Matmuls run in the dtype of autocast; the loss and the
-    gradient of the weights are float32.
+    `x` is (..., D) and `targets` (...). Matmuls run in the dtype of autocast, with W padded to a
+    `multiple` of rows; the loss and the gradient of the weights are float32. `gradient` is
+    `chunk_gradient`, or the same compiled.
     """
     x_ND, targets_N = x.flatten(0, -2), targets.flatten()
     device = x.device.type
@@ -25,7 +38,8 @@ def mean_loss(x: Tensor, weight_VD: Tensor, targets: Tensor, chunk: int) -> Tens
     with torch.autocast(device, enabled=False):
         x_ND = x_ND.to(dtype)
         if torch.is_grad_enabled():
-            return _ChunkedLoss.apply(x_ND, weight_VD, targets_N, chunk)
+            gradient = gradient or chunk_gradient
+            return _ChunkedLoss.apply(x_ND, weight_VD, targets_N, chunk, multiple, gradient)
         parts = zip(x_ND.split(chunk), targets_N.split(chunk), strict=True)
         weight_VD = weight_VD.to(dtype)
         losses = [
@@ -37,29 +51,60 @@ def mean_loss(x: Tensor, weight_VD: Tensor, targets: Tensor, chunk: int) -> Tens
 
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk: int) -> Tensor:
-        narrow_VD = weight_VD.to(x_ND.dtype)
+    def forward(
+        ctx: Any,
+        x_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        chunk: int,
+        multiple: int,
+        gradient: Gradient,
+    ) -> Tensor:
+        vocabulary, count = len(weight_VD), len(targets_N)
+        narrow_VD = pad_rows(weight_VD.to(x_ND.dtype), multiple)
         total = torch.zeros((), device=x_ND.device)
         dx_ND = torch.empty_like(x_ND)
         dweight_VD = torch.zeros_like(weight_VD)
-        for start in range(0, len(targets_N), chunk):
+        for start in range(0, count, chunk):
             part = slice(start, start + chunk)
             x_CD, target_C1 = x_ND[part], targets_N[part, None]
-            log_CV = F.log_softmax((x_CD @ narrow_VD.t()).float(), dim=-1)
-            total -= log_CV.gather(1, target_C1).sum()
-            dlogits_CV = log_CV.exp_().scatter_add_(1, target_C1, _minus_ones(target_C1))
-            dlogits_CV = (dlogits_CV / len(targets_N)).to(x_ND.dtype)
+            log_sum, dlogits_CV = gradient(x_CD @ narrow_VD.t(), target_C1, vocabulary, count)
+            total -= log_sum
             dx_ND[part] = dlogits_CV @ narrow_VD
-            dweight_VD += dlogits_CV.t() @ x_CD
+            dweight_VD += (dlogits_CV.t() @ x_CD)[:vocabulary]
         ctx.save_for_backward(dx_ND, dweight_VD)
-        return total / len(targets_N)
+        return total / count
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         dx_ND, dweight_VD = ctx.saved_tensors
         (scale,) = gradients
-        return dx_ND * scale.to(dx_ND.dtype), dweight_VD * scale, None, None
+        return dx_ND * scale.to(dx_ND.dtype), dweight_VD * scale, None, None, None, None
+
+
+def chunk_gradient(
+    logits_CV: Tensor, target_C1: Tensor, vocabulary: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return the targets' log-probabilities, summed, and the gradient of a mean over `count` tokens.
+
+    Logits from column `vocabulary` on are padding: their gradient is zero. The gradient has the
+    logits' dtype.
+    """
+    log_CV = F.log_softmax(logits_CV[:, :vocabulary].float(), dim=-1)
+    log_sum = log_CV.gather(1, target_C1).sum()
+    if torch.compiler.is_compiling():  # a scatter would end the fused kernel
+        ids_V = torch.arange(vocabulary, device=logits_CV.device)
+        dlogits_CV = log_CV.exp() - (ids_V == target_C1).float()
+    else:
+        dlogits_CV = log_CV.exp_().scatter_add_(1, target_C1, _minus_ones(target_C1))
+    dlogits_CV = (dlogits_CV / count).to(logits_CV.dtype)
+    return log_sum, F.pad(dlogits_CV, (0, logits_CV.shape[1] - vocabulary))
 
 
 def _minus_ones(like: Tensor) -> Tensor:
     return torch.full(like.shape, -1.0, device=like.device)
+
+
+def pad_rows(weight_VD: Tensor, multiple: int) -> Tensor:
+    """Return a matrix with rows of zeros appended, up to a multiple of so many."""
+    return F.pad(weight_VD, (0, 0, 0, -len(weight_VD) % multiple))

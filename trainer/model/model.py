@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from trainer.config import ActivationCheckpointing, ModelConfig
+from trainer.model import pointwise
 from trainer.model.linear import ONEDNN_LINEAR, FusedLinear, Linear, join_parts, parts_of
-from trainer.model.loss import mean_loss
+from trainer.model.loss import Gradient, chunk_gradient, mean_loss, pad_rows
 
 TRUNCATION_SIGMAS = 3.0
 
@@ -92,6 +93,8 @@ class Attention(nn.Module):
             self.wq, self.wk, self.wv = (Linear(config.dim, count) for count in rows.values())
         self.register_load_state_dict_pre_hook(join_parts)
         self.wo = Linear(config.q_dim, config.dim)
+        self.one_kernel = False
+        """Rotate with `pointwise.rotary`; needs fused matrices."""
 
     def forward(
         self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Tensor | None = None
@@ -101,9 +104,12 @@ class Attention(nn.Module):
         split = (batch, length, -1, self.head_dim)
         if self.wqkv is not None:
             qkv_BTXE = self.wqkv(x_BTD).view(split)
-            qk_BTXE, v_BTKE = qkv_BTXE.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
-            qk_BTXE = rotate(qk_BTXE, cos_T1E, sin_T1E)
-            q_BTHE, k_BTKE = qk_BTXE.split((self.heads, self.kv_heads), dim=2)
+            if self.one_kernel:
+                q_BTHE, k_BTKE, v_BTKE = pointwise.rotary(qkv_BTXE, cos_T1E, sin_T1E, self.kv_heads)
+            else:
+                qk_BTXE, v_BTKE = qkv_BTXE.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+                qk_BTXE = rotate(qk_BTXE, cos_T1E, sin_T1E)
+                q_BTHE, k_BTKE = qk_BTXE.split((self.heads, self.kv_heads), dim=2)
         else:
             q_BTHE = rotate(self.wq(x_BTD).view(split), cos_T1E, sin_T1E)
             k_BTKE = rotate(self.wk(x_BTD).view(split), cos_T1E, sin_T1E)
@@ -130,11 +136,16 @@ class FeedForward(nn.Module):
             self.w1, self.w3 = (Linear(config.dim, count) for count in rows.values())
         self.register_load_state_dict_pre_hook(join_parts)
         self.w2 = Linear(config.ffn_hidden, config.dim)
+        self.one_kernel = False
+        """Compute with `pointwise.swiglu`; needs fused matrices."""
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return (B, T, D)."""
         if self.w13 is not None:
-            gate_BTF, up_BTF = self.w13(x_BTD).chunk(2, dim=-1)
+            gate_up_BTG = self.w13(x_BTD)
+            if self.one_kernel:
+                return self.w2(pointwise.swiglu(gate_up_BTG))
+            gate_BTF, up_BTF = gate_up_BTG.chunk(2, dim=-1)
         else:
             gate_BTF, up_BTF = self.w1(x_BTD), self.w3(x_BTD)
         return self.w2(F.silu(gate_BTF) * up_BTF)
@@ -176,8 +187,14 @@ class Block(nn.Module):
     def _compute(
         self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Tensor | None
     ) -> Tensor:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_T1E, sin_T1E, mask)
-        return x_BTD + self.feed_forward(self.ffn_norm(x_BTD))
+        normed_BTD = _norm(self.attention_norm, x_BTD)
+        x_BTD = x_BTD + self.attention(normed_BTD, cos_T1E, sin_T1E, mask)
+        return x_BTD + self.feed_forward(_norm(self.ffn_norm, x_BTD))
+
+
+def _norm(norm: nn.RMSNorm, x_BTD: Tensor) -> Tensor:
+    """Return the normalised residual stream, in the dtype of the norm's weight."""
+    return norm(x_BTD.to(norm.weight.dtype))
 
 
 def _keep_matmuls() -> Any:
@@ -205,16 +222,23 @@ class Transformer(nn.Module):
         *,
         fused: bool = True,
         loss_chunk: int = 0,
+        residual_dtype: torch.dtype | None = None,
+        output_multiple: int = 1,
     ) -> None:
         """With a `border`, tokens attend only within their own document.
 
         `fused`: fuse matmuls that share an input. `loss_chunk`: tokens per chunk of `mean_loss`, or
-        0 for all logits at once.
+        0 for all logits at once. `residual_dtype`: dtype of the residual stream; None: that of the
+        embedding. `output_multiple`: the output matrix is padded with zeros to a multiple of so
+        many rows for the matmuls of the loss; parameters and logits have the vocabulary's size.
         """
         super().__init__()
         self.config = config
         self.border = border
         self.loss_chunk = loss_chunk
+        self.residual_dtype = residual_dtype
+        self.output_multiple = output_multiple
+        self._chunk_gradient: Gradient = chunk_gradient
         table_VD = torch.empty(vocab_size, config.dim)  # drawn by init_weights
         self.tok_embeddings = nn.Embedding.from_pretrained(table_VD, freeze=False)
         self.layers = nn.ModuleList(Block(config, fused) for _ in range(config.n_layers))
@@ -227,21 +251,42 @@ class Transformer(nn.Module):
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None) -> Tensor:
         """Return the logits (B, T, V) or, with targets, the mean loss in nats, a float32 scalar."""
         x_BTD = self.tok_embeddings(tokens_BT)
+        if self.residual_dtype is not None:
+            x_BTD = x_BTD.to(self.residual_dtype)
         length = tokens_BT.shape[1]
         cos_T1E, sin_T1E = self.cos_T1E[:length], self.sin_T1E[:length]  # type: ignore[index]
         mask = attention_mask(tokens_BT, self.config.sliding_window, self.border)
         for layer in self.layers:
             x_BTD = layer(x_BTD, cos_T1E, sin_T1E, mask)
-        x_BTD = self.norm(x_BTD)
-        if targets_BT is not None and self.loss_chunk:
-            return mean_loss(x_BTD, self._output_weight, targets_BT, self.loss_chunk)
-        if self.output is None:
-            logits_BTV = F.linear(x_BTD, self.tok_embeddings.weight)
-        else:
-            logits_BTV = self.output(x_BTD)
         if targets_BT is None:
-            return logits_BTV
+            return self._logits(_norm(self.norm, x_BTD))
+        return self._loss(x_BTD, targets_BT)
+
+    def _logits(self, x_BTD: Tensor) -> Tensor:
+        if self.output is None:
+            return F.linear(x_BTD, self.tok_embeddings.weight)
+        return self.output(x_BTD)
+
+    def _loss(self, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+        """Return the mean loss of the last block's results, before the last norm."""
+        x_BTD = _norm(self.norm, x_BTD)
+        weight_VD = self._output_weight
+        if self.loss_chunk:
+            multiple, gradient = self.output_multiple, self._chunk_gradient
+            return mean_loss(x_BTD, weight_VD, targets_BT, self.loss_chunk, multiple, gradient)
+        if self.output_multiple == 1:
+            logits_BTV = self._logits(x_BTD)
+        else:
+            padded = F.linear(x_BTD, pad_rows(weight_VD, self.output_multiple))
+            logits_BTV = padded[..., : len(weight_VD)]
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
+
+    def compile_loss(self, **kwargs: Any) -> None:
+        """Compile the last norm, output matrix and loss; of a chunked loss, its gradient."""
+        if self.loss_chunk:  # its matmuls are one by one
+            self._chunk_gradient = torch.compile(chunk_gradient, **kwargs)
+        else:
+            self._loss = torch.compile(self._loss, **kwargs)  # type: ignore[method-assign]
 
     @property
     def _output_weight(self) -> Tensor:

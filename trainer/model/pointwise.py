@@ -1,0 +1,143 @@
+"""SwiGLU and rotary embedding as one GPU kernel each way, written in Triton.
+
+Between two matmuls each is a single pass over memory: every tensor is read once and written once.
+torch.compile's own code writes the gradient of a fused matrix through `cat`, which reads its inputs
+twice. The operators also run on a CPU, in torch's operations, for which nothing but tests uses them.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LIBRARY = torch.library.Library("trainer", "FRAGMENT")
+LIBRARY.define("swiglu(Tensor gate_up) -> Tensor")
+LIBRARY.define("swiglu_backward(Tensor dhidden, Tensor gate_up) -> Tensor")
+LIBRARY.define("rotary(Tensor qkv, Tensor cos, Tensor sin, int kv_heads) -> Tensor")
+LIBRARY.define("rotary_backward(Tensor dq, Tensor dk, Tensor dv, Tensor cos, Tensor sin) -> Tensor")
+
+OPS = torch.ops.trainer
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """Return silu(gate) * up, (..., F), of the gates and then the ups, (..., 2F)."""
+    return _Swiglu.apply(gate_up)
+
+
+def rotary(
+    qkv_BTXE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, kv_heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rotated queries (B, T, H, E), rotated keys (B, T, K, E) and the values.
+
+    `qkv_BTXE` is all three in this order, X = H + 2K; cos and sin are those of `rotary_table`.
+    """
+    return _Rotary.apply(qkv_BTXE, cos_T1E, sin_T1E, kv_heads)
+
+
+class _Swiglu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        return OPS.swiglu(gate_up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        return OPS.swiglu_backward(gradients[0], gate_up)
+
+
+class _Rotary(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        rotated = OPS.rotary(qkv, cos, sin, kv_heads)
+        q, k = rotated.split((rotated.shape[2] - kv_heads, kv_heads), dim=2)
+        return q, k, qkv[:, :, -kv_heads:]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        cos, sin = ctx.saved_tensors
+        return OPS.rotary_backward(*gradients, cos, sin), None, None, None
+
+
+def _swiglu_cpu(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.float().chunk(2, dim=-1)
+    return (F.silu(gate) * up).to(gate_up.dtype)
+
+
+def _swiglu_backward_cpu(dhidden: Tensor, gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.float().chunk(2, dim=-1)
+    slope = torch.sigmoid(gate)
+    dgate = dhidden * up * slope * (1 + gate * (1 - slope))
+    return torch.cat((dgate, dhidden * gate * slope), dim=-1).to(gate_up.dtype)
+
+
+def _rotary_cpu(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> Tensor:
+    return _turn(qkv[:, :, :-kv_heads], cos, sin)
+
+
+def _rotary_backward_cpu(dq: Tensor, dk: Tensor, dv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return torch.cat((_turn(dq, cos, -sin), _turn(dk, cos, -sin), dv), dim=2)
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    partner = x.roll(x.shape[-1] // 2, -1)
+    return torch.addcmul(x * cos, partner, sin).to(x.dtype)
+
+
+def _swiglu_shape(gate_up: Tensor) -> Tensor:
+    return gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))
+
+
+def _swiglu_backward_shape(dhidden: Tensor, gate_up: Tensor) -> Tensor:
+    return gate_up.new_empty(gate_up.shape)
+
+
+def _rotary_shape(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> Tensor:
+    batch, length, heads, width = qkv.shape
+    return qkv.new_empty((batch, length, heads - kv_heads, width))
+
+
+def _rotary_backward_shape(
+    dq: Tensor, dk: Tensor, dv: Tensor, cos: Tensor, sin: Tensor
+) -> Tensor:
+    batch, length, heads, width = dq.shape
+    return dq.new_empty((batch, length, heads + dk.shape[2] + dv.shape[2], width))
+
+
+def _swiglu_gpu(gate_up: Tensor) -> Tensor:
+    from trainer.model import triton_kernels
+
+    return triton_kernels.swiglu(gate_up)
+
+
+def _swiglu_backward_gpu(dhidden: Tensor, gate_up: Tensor) -> Tensor:
+    from trainer.model import triton_kernels
+
+    return triton_kernels.swiglu_backward(dhidden, gate_up)
+
+
+def _rotary_gpu(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> Tensor:
+    from trainer.model import triton_kernels
+
+    return triton_kernels.rotary(qkv, cos, sin, kv_heads)
+
+
+def _rotary_backward_gpu(dq: Tensor, dk: Tensor, dv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    from trainer.model import triton_kernels
+
+    return triton_kernels.rotary_backward(dq, dk, dv, cos, sin)
+
+
+for _name, _cpu, _gpu, _shape in (
+    ("swiglu", _swiglu_cpu, _swiglu_gpu, _swiglu_shape),
+    ("swiglu_backward", _swiglu_backward_cpu, _swiglu_backward_gpu, _swiglu_backward_shape),
+    ("rotary", _rotary_cpu, _rotary_gpu, _rotary_shape),
+    ("rotary_backward", _rotary_backward_cpu, _rotary_backward_gpu, _rotary_backward_shape),
+):
+    LIBRARY.impl(_name, _cpu, "CPU")
+    LIBRARY.impl(_name, _gpu, "CUDA")
+    torch.library.register_fake(f"trainer::{_name}", _shape, lib=LIBRARY)

@@ -1,0 +1,152 @@
+"""The Triton kernels of trainer/model/pointwise.py. Imported on a GPU only, at the first use.
+
+Arithmetic is in float32, whatever the tensors' dtype.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 1024
+"""Elements of a program of SwiGLU: eight for each thread, a load of 16 bytes in bf16."""
+
+
+@triton.jit
+def _swiglu(gate_up, hidden, count, width: tl.constexpr, block: tl.constexpr):
+    index = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    inside = index < count
+    at = index // width * (2 * width) + index % width
+    gate = tl.load(gate_up + at, mask=inside).to(tl.float32)
+    up = tl.load(gate_up + at + width, mask=inside).to(tl.float32)
+    tl.store(hidden + index, gate * tl.sigmoid(gate) * up, mask=inside)
+
+
+@triton.jit
+def _swiglu_backward(
+    dhidden, gate_up, dgate_up, count, width: tl.constexpr, block: tl.constexpr
+):
+    index = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    inside = index < count
+    at = index // width * (2 * width) + index % width
+    dh = tl.load(dhidden + index, mask=inside).to(tl.float32)
+    gate = tl.load(gate_up + at, mask=inside).to(tl.float32)
+    up = tl.load(gate_up + at + width, mask=inside).to(tl.float32)
+    slope = tl.sigmoid(gate)
+    tl.store(dgate_up + at, dh * up * slope * (1 + gate * (1 - slope)), mask=inside)
+    tl.store(dgate_up + at + width, dh * gate * slope, mask=inside)
+
+
+@triton.jit
+def _turn_heads(
+    source, stride, target, cosine, sine, column, inside_columns,
+    heads: tl.constexpr, padded: tl.constexpr, half: tl.constexpr,
+):
+    """Rotate all heads of one token, (heads, 2 * half)."""
+    head = tl.arange(0, padded)[:, None]
+    inside = (head < heads) & inside_columns
+    read = source + head * stride + column
+    first = tl.load(read, mask=inside).to(tl.float32)
+    second = tl.load(read + half, mask=inside).to(tl.float32)
+    write = target + head * (2 * half) + column
+    tl.store(write, first * cosine - second * sine, mask=inside)
+    tl.store(write + half, second * cosine + first * sine, mask=inside)
+
+
+@triton.jit
+def _rotary(
+    qkv, rotated, cos, sin, length, token_stride,
+    heads: tl.constexpr, padded: tl.constexpr, half: tl.constexpr, padded_half: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, padded_half)[None, :]
+    inside = column < half
+    # The second half of each row: the first half of sin is negated.
+    angle = (token % length) * (2 * half) + half + column
+    cosine, sine = tl.load(cos + angle, mask=inside), tl.load(sin + angle, mask=inside)
+    _turn_heads(
+        qkv + token * token_stride, 2 * half, rotated + token * (heads * 2 * half),
+        cosine, sine, column, inside, heads, padded, half,
+    )
+
+
+@triton.jit
+def _rotary_backward(
+    dq, dk, dv, dqkv, cos, sin, length,
+    q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head,
+    heads: tl.constexpr, padded: tl.constexpr,
+    kv_heads: tl.constexpr, kv_padded: tl.constexpr,
+    half: tl.constexpr, padded_half: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    batch, token = row // length, row % length
+    column = tl.arange(0, padded_half)[None, :]
+    inside = column < half
+    angle = token * (2 * half) + half + column
+    cosine, sine = tl.load(cos + angle, mask=inside), -tl.load(sin + angle, mask=inside)
+    write = dqkv + row * ((heads + 2 * kv_heads) * 2 * half)
+    _turn_heads(
+        dq + batch * q_batch + token * q_token, q_head, write,
+        cosine, sine, column, inside, heads, padded, half,
+    )
+    write += heads * 2 * half
+    _turn_heads(
+        dk + batch * k_batch + token * k_token, k_head, write,
+        cosine, sine, column, inside, kv_heads, kv_padded, half,
+    )
+    write += kv_heads * 2 * half
+    head = tl.arange(0, kv_padded)[:, None]
+    inside = (head < kv_heads) & inside
+    read = dv + batch * v_batch + token * v_token + head * v_head + column
+    to = write + head * (2 * half) + column
+    tl.store(to, tl.load(read, mask=inside), mask=inside)
+    tl.store(to + half, tl.load(read + half, mask=inside), mask=inside)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """Return (..., F) of (..., 2F)."""
+    gate_up = gate_up.contiguous()
+    width = gate_up.shape[-1] // 2
+    hidden = gate_up.new_empty((*gate_up.shape[:-1], width))
+    count = hidden.numel()
+    _swiglu[(triton.cdiv(count, BLOCK),)](gate_up, hidden, count, width, BLOCK)
+    return hidden
+
+
+def swiglu_backward(dhidden: Tensor, gate_up: Tensor) -> Tensor:
+    """Return the gradient of `gate_up`."""
+    dhidden, gate_up = dhidden.contiguous(), gate_up.contiguous()
+    dgate_up = torch.empty_like(gate_up)
+    count = dhidden.numel()
+    grid = (triton.cdiv(count, BLOCK),)
+    _swiglu_backward[grid](dhidden, gate_up, dgate_up, count, gate_up.shape[-1] // 2, BLOCK)
+    return dgate_up
+
+
+def rotary(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> Tensor:
+    """Return rotated queries and keys (B, T, H + K, E) of (B, T, H + 2K, E)."""
+    qkv = qkv.contiguous()
+    batch, length, heads, width = qkv.shape
+    rotated = qkv.new_empty((batch, length, heads - kv_heads, width))
+    half = width // 2
+    _rotary[(batch * length,)](
+        qkv, rotated, cos, sin, length, qkv.stride(1),
+        heads - kv_heads, triton.next_power_of_2(heads - kv_heads),
+        half, triton.next_power_of_2(half),
+    )
+    return rotated
+
+
+def rotary_backward(dq: Tensor, dk: Tensor, dv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Return the gradient (B, T, H + 2K, E) of what was rotated."""
+    dq, dk, dv = (x if x.stride(-1) == 1 else x.contiguous() for x in (dq, dk, dv))
+    batch, length, heads, width = dq.shape
+    kv_heads, half = dk.shape[2], width // 2
+    dqkv = dq.new_empty((batch, length, heads + 2 * kv_heads, width))
+    _rotary_backward[(batch * length,)](
+        dq, dk, dv, dqkv, cos, sin, length,
+        *dq.stride()[:3], *dk.stride()[:3], *dv.stride()[:3],
+        heads, triton.next_power_of_2(heads), kv_heads, triton.next_power_of_2(kv_heads),
+        half, triton.next_power_of_2(half),
+    )
+    return dqkv
