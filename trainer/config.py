@@ -54,7 +54,10 @@ MOST_TRIES = 10_000
 ATTENTION_ON_CPU = ("auto", "flash", "math")
 """Attention kernels that a CPU has."""
 
-ATTENTION_WITH_MASK = ("auto", "cudnn", "efficient", "math")
+FLEX_BLOCK = 128
+"""Queries, and keys, of a block of FlexAttention's masks."""
+
+ATTENTION_WITH_MASK = ("auto", "flex", "cudnn", "efficient", "math")
 """Attention kernels that take a mask on a GPU."""
 
 Device = Literal["cuda", "cpu"]
@@ -271,9 +274,10 @@ class DistributedConfig(Settings):
     fused_projections: bool | Literal["auto"] = "auto"
     """Fuse matmuls that share an input: wq, wk, wv, and w1, w3. auto: true on a GPU, and on a CPU
     for tiny models. Never fused if weights are sharded or float8."""
-    attention: Literal["auto", "flash", "fa3", "cudnn", "efficient", "math"] = "auto"
-    """Attention kernel; auto: on a GPU the fastest, measured at the start of the run. fa3 needs
-    the package flash_attn_3."""
+    attention: Literal["auto", "flash", "fa3", "fa4", "cudnn", "efficient", "math", "flex"] = "auto"
+    """Attention kernel; auto: on a GPU the fastest, measured at the start of the run; with a
+    document mask or sliding window flex, which skips what the mask hides. fa3 needs the package
+    flash_attn_3, fa4 flash-attn-4."""
     cpu_matmul: Literal["auto", "mkl", "onednn"] = "auto"
     """Library of fp32 matmuls on a CPU; auto: oneDNN if MKL leaves AVX-512 unused."""
     loss_chunk: NonNegativeInt | Literal["auto"] = "auto"
@@ -719,6 +723,12 @@ class RunConfig(Settings):
             expected = f"expected one of {', '.join(ATTENTION_WITH_MASK)}"
             keys = [key, "data.document_mask", "model.sliding_window"]
             raise RuleError(keys, f"= {wanted}: not supported with a mask; {expected}")
+        if wanted == "flex" and not (self.is_masked and self.fits_flex):
+            expected = (
+                f"expected a document mask or sliding window, and data.seq_len ({self.data.seq_len}) "
+                f"a multiple of {FLEX_BLOCK}"
+            )
+            raise RuleError([key, "data.seq_len"], f"= flex: not supported here; {expected}")
         return self
 
     @property
@@ -743,6 +753,11 @@ class RunConfig(Settings):
             return None
         every = self.checkpoint.eval.every if self.checkpoint else None
         return self.eval.every or every
+
+    @property
+    def fits_flex(self) -> bool:
+        """Whether FlexAttention's blocks divide the sequences."""
+        return self.data.seq_len % FLEX_BLOCK == 0
 
     def find_problems(self, gpus: int) -> list[Problem]:
         """Return the problems with running on `gpus` processes."""
@@ -865,6 +880,8 @@ class RunConfig(Settings):
         settings = {**values, "data": data, "global_batch": batch, "dtype": dtype, "init": init}
         if self.checkpoint and self.checkpoint.continue_from:
             settings["continue_from"] = self.checkpoint.continue_from
+        if self.distributed.residual_dtype != "fp32":
+            settings["residual_dtype"] = self.distributed.residual_dtype
         return digest(settings)
 
     def losses_depend_on(self) -> dict[str, Any]:

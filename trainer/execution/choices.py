@@ -60,13 +60,13 @@ class Choices:
     """CPU threads of a rank."""
     attention: str | None
     """Attention kernel; `torch`: torch's default; None: to be benchmarked on this GPU."""
-    cuda_graphs: bool
+    cuda_graphs: bool = False
     """The step is replayed as a CUDA graph."""
-    residual_dtype: Dtype
+    residual_dtype: Dtype = "fp32"
     """Number format of the residual stream."""
-    fused_pointwise: bool
+    fused_pointwise: bool = False
     """SwiGLU and rotary embedding are one Triton kernel each way."""
-    output_multiple: int
+    output_multiple: int = 1
     """Multiple of rows to which the loss's matmuls pad the output matrix; 1: none."""
 
     def with_attention(self, kernel: str) -> "Choices":
@@ -103,7 +103,7 @@ def choose(config: RunConfig, gpus: int, machine: Machine) -> Choices:
         loss_chunk=loss_chunk(settings, vocab_size),
         cpu_matmul=_cpu_matmul(config, dtype, machine),
         threads=settings.threads or max(1, machine.cores // machine.ranks),
-        attention=_attention(config),
+        attention=_attention(config, gpus),
         cuda_graphs=_uses_cuda_graphs(config, gpus),
         residual_dtype=settings.residual_dtype if dtype == "bf16" else "fp32",
         fused_pointwise=fuses_projections and _fuses_pointwise(config),
@@ -189,9 +189,13 @@ def _cpu_matmul(config: RunConfig, dtype: Dtype, machine: Machine) -> CpuMatmul:
     return wanted
 
 
-def _attention(config: RunConfig) -> str | None:
-    wanted = config.distributed.attention
-    if wanted != "auto":
-        return wanted
-    # On a CPU torch's default depends on the shape alone.
-    return "torch" if config.device == "cpu" else None
+def _attention(config: RunConfig, gpus: int) -> str | None:
+    settings = config.distributed
+    if settings.attention != "auto":
+        return settings.attention
+    if config.device == "cpu":
+        return "torch"  # torch's default depends on the shape alone
+    is_usual = not is_sharded(settings, gpus) and settings.ac_mode == "none"
+    if config.is_masked and is_usual and config.fits_flex:
+        return "flex"  # skips what the mask hides; the others compute all of it
+    return None

@@ -76,6 +76,8 @@ def _dependencies(device: torch.device) -> list[str]:
 def compile_blocks(model: Transformer, limit: int, with_loss: bool) -> None:
     """Compile each block, and the loss, at its first call; equal blocks share one compilation."""
     torch._dynamo.config.recompile_limit = limit
+    # It would split a block's graph; DDP reduces the gradients of blocks one by one without it.
+    torch._dynamo.config.optimize_ddp = False
     for layer in model.layers:
         layer.compile(dynamic=False)
     if with_loss:

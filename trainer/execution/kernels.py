@@ -19,15 +19,21 @@ from trainer.execution import attention_timing
 from trainer.execution.choices import Choices
 from trainer.execution.precision import DTYPES, precision
 from trainer.model.linear import Linear
-from trainer.model.model import Attention, FeedForward
+from trainer.model.model import Attention, FeedForward, Transformer
 from trainer.world import World, agree
 
 NO_TORCHAO = "distributed.float8_recipe: needs torchao (pip install torchao)"
 
-CHOICES = ("torch", "cudnn", "fa3", "flash", "efficient", "math")
+CHOICES = ("torch", "cudnn", "fa3", "flash", "efficient", "math", "fa4", "flex")
 """Attention kernels; `torch` is torch's default."""
 
-UNMASKED = ("cudnn", "flash", "fa3", "efficient")
+PACKAGES = {
+    "fa3": "flash_attn_3, for GPUs like the H100",
+    "fa4": "flash-attn-4, for GPUs from the H100 on",
+}
+"""Attention kernel -> the package that it needs."""
+
+UNMASKED = ("cudnn", "flash", "fa3", "fa4", "efficient")
 """Attention kernels to benchmark on a GPU. Of equally fast ones the first is used."""
 
 MASKED = ("cudnn", "efficient", "math")
@@ -36,9 +42,10 @@ MASKED = ("cudnn", "efficient", "math")
 
 def check(config: RunConfig) -> None:
     """Raise ConfigError if a run names a kernel that is not installed."""
-    problem = _find_fa3_problem() if config.distributed.attention == "fa3" else None
+    wanted = config.distributed.attention
+    problem = _find_problem(wanted) if wanted in PACKAGES else None
     if problem is not None:
-        raise ConfigError("run", [f"distributed.attention = fa3: {problem}"])
+        raise ConfigError("run", [f"distributed.attention = {wanted}: {problem}"])
     if config.distributed.float8_recipe is not None and find_spec("torchao") is None:
         raise ConfigError("run", [NO_TORCHAO])
 
@@ -52,16 +59,17 @@ def choose_attention(
     """
     if choices.attention is not None:
         return choices
-    if kept == "fa3" and _find_fa3_problem() is not None:
+    if kept in PACKAGES and _find_problem(kept) is not None:
         kept = None  # only the earlier machine has the package
     found = kept or _fastest(config, choices, world)
     return choices.with_attention(CHOICES[agree(CHOICES.index(found), world)])
 
 
-def use(choices: Choices, model: nn.Module) -> None:
+def use(choices: Choices, model: Transformer) -> None:
     """Make torch and the model use the chosen kernels."""
     assert choices.attention is not None, "chosen by choose_attention"
-    if choices.attention == "torch":
+    model.masks_blocks = choices.attention == "flex"
+    if choices.attention in ("torch", "flex"):  # flex is no kernel of torch's attention
         _allow_all()
     else:
         _allow_only(choices.attention)
@@ -76,11 +84,11 @@ def use(choices: Choices, model: nn.Module) -> None:
 def _allow_only(name: str) -> None:
     """Enable a single attention kernel for the whole process, so that compiled code uses it."""
     _allow_all()
-    if name == "fa3":
-        attention.activate_flash_attention_impl("FA3")
+    if name in PACKAGES:
+        attention.activate_flash_attention_impl(name.upper())
     backends = torch.backends.cuda  # its switches apply to the CPU too
     backends.enable_cudnn_sdp(name == "cudnn")
-    backends.enable_flash_sdp(name in ("flash", "fa3"))
+    backends.enable_flash_sdp(name == "flash" or name in PACKAGES)
     backends.enable_mem_efficient_sdp(name == "efficient")
     backends.enable_math_sdp(name == "math")
 
@@ -100,13 +108,13 @@ def _allow_all() -> None:
         attention.restore_flash_attention_impl()
 
 
-def _find_fa3_problem() -> str | None:
-    """Return why FA3 cannot be used, or None."""
+def _find_problem(name: str) -> str | None:
+    """Return why a kernel of `PACKAGES` cannot be used, or None."""
     try:
-        _allow_only("fa3")
+        _allow_only(name)
     except attention_timing.UNFIT as error:
         reason = " ".join(str(error).split())
-        return f"needs the package flash_attn_3, for GPUs like the H100: {reason}"
+        return f"needs the package {PACKAGES[name]}: {reason}"
     finally:
         _allow_all()
     return None

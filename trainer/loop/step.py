@@ -13,6 +13,7 @@ from trainer.execution.precision import precision
 from trainer.folder.failure import DoesNotFit
 from trainer.loop.feed import to_device
 from trainer.loop.learner import Learner
+from trainer.world import World, barrier
 
 Result = TypeVar("Result")
 
@@ -34,13 +35,19 @@ def first_step(learner: Learner, batch: Tensor) -> tuple[Tensor, Tensor]:
     return _finding_what_fits(learner, lambda: train_step(learner, batch))
 
 
-def rehearse(learner: Learner) -> None:
+def rehearse(learner: Learner, world: World) -> None:
     """Dry-run a step, so that the first real one starts from the same state as later ones.
 
     It compiles the code, and makes DDP rebuild its buckets in the order in which gradients arrive,
     as DDP does after the first backward pass. Sums over three or more processes, and so the losses
-    of a resumed run, depend on the buckets. Raises DoesNotFit if memory runs out.
+    of a resumed run, depend on the buckets. One process of a machine compiles before the others,
+    which then load its code from the cache. Raises DoesNotFit if memory runs out.
     """
+    alone = learner.choices.compiled and world.local_size > 1 and not learner.is_sharded
+    if alone:
+        if world.local_rank == 0:
+            _finding_what_fits(learner, lambda: compile_ahead(learner, communicates=False))
+        barrier(world)
     _finding_what_fits(learner, lambda: compile_ahead(learner))
 
 
@@ -108,10 +115,11 @@ def find_fitting_batch(learner: Learner) -> int | None:
     return None
 
 
-def compile_ahead(learner: Learner) -> None:
+def compile_ahead(learner: Learner, communicates: bool = True) -> None:
     """Compile the forward and backward pass on a batch of zeros, ahead of the first step."""
     sequences, _ = learner.batch_shape
-    compute_gradients(learner, _zeros(learner, sequences)[None])
+    with synchronised(learner.trained, is_last=communicates):
+        _backward(learner, _zeros(learner, sequences), count=1)
     learner.optimizer.zero_grad()
 
 

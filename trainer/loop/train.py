@@ -46,7 +46,7 @@ def begin(session: Session) -> None:
         capture_later(learner, session.config.optim.lr)
     compiled = learner.choices.compiled
     if compiled or (session.start.step > 0 and has_buckets(learner.trained)):
-        rehearse(learner)
+        rehearse(learner, session.world)
         session.startup.mark("compile" if compiled else "rehearsal")
     if settings.freeze_gc:
         gc.collect()

@@ -9,7 +9,7 @@ F hidden width of the FFN, V vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,12 @@ from trainer.config import ActivationCheckpointing, ModelConfig
 from trainer.model import pointwise
 from trainer.model.linear import ONEDNN_LINEAR, FusedLinear, Linear, join_parts, parts_of
 from trainer.model.loss import Gradient, chunk_gradient, mean_loss, pad_rows
+
+if TYPE_CHECKING:  # the import takes a second
+    from torch.nn.attention.flex_attention import BlockMask
+
+Mask: TypeAlias = Union[Tensor, "BlockMask"]
+"""Dense, or in blocks for FlexAttention."""
 
 TRUNCATION_SIGMAS = 3.0
 
@@ -71,12 +77,32 @@ def attention_mask(
         mask_TT = mask_TT & (distance_TT < sliding_window)
     if border is None:
         return mask_TT[None, None]
+    document_BT = _documents(tokens_BT, border)
+    same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
+    return (mask_TT & same_BTT)[:, None]
+
+
+def _documents(tokens_BT: Tensor, border: DocumentBorder | None) -> Tensor:
+    """Return the number of each token's document within its sequence, (B, T), ascending."""
+    if border is None:
+        return torch.zeros_like(tokens_BT)
     at_border_BT = tokens_BT == border.token
     document_BT = at_border_BT.cumsum(dim=1)
     if not border.opens:  # EOS belongs to the document that it ends
         document_BT = document_BT - at_border_BT.long()
-    same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
-    return (mask_TT & same_BTT)[:, None]
+    return document_BT
+
+
+def attend(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, mask: Mask | None) -> Tensor:
+    """Return the values mixed by attention, (B, H, T, E); without a mask it is causal."""
+    if mask is not None and not isinstance(mask, Tensor):
+        from trainer.model import flex
+
+        return flex.attend(q_BHTE, k_BKTE, v_BKTE, mask)
+    grouped = q_BHTE.shape[1] != k_BKTE.shape[1]
+    return F.scaled_dot_product_attention(
+        q_BHTE, k_BKTE, v_BKTE, mask, is_causal=mask is None, enable_gqa=grouped
+    )
 
 
 class Attention(nn.Module):
@@ -97,7 +123,7 @@ class Attention(nn.Module):
         """Rotate with `pointwise.rotary`; needs fused matrices."""
 
     def forward(
-        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Tensor | None = None
+        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Mask | None = None
     ) -> Tensor:
         """Return (B, T, D); under tensor parallelism from this process's share of the heads."""
         batch, length, _ = x_BTD.shape
@@ -114,13 +140,8 @@ class Attention(nn.Module):
             q_BTHE = rotate(self.wq(x_BTD).view(split), cos_T1E, sin_T1E)
             k_BTKE = rotate(self.wk(x_BTD).view(split), cos_T1E, sin_T1E)
             v_BTKE = self.wv(x_BTD).view(split)
-        mixed_BHTE = F.scaled_dot_product_attention(
-            q_BTHE.transpose(1, 2),
-            k_BTKE.transpose(1, 2),
-            v_BTKE.transpose(1, 2),
-            mask,
-            is_causal=mask is None,
-            enable_gqa=self.kv_heads != self.heads,
+        mixed_BHTE = attend(
+            q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2), mask
         )
         return self.wo(mixed_BHTE.transpose(1, 2).reshape(batch, length, -1))
 
@@ -163,7 +184,7 @@ class Block(nn.Module):
         self.ac_mode: ActivationCheckpointing = "none"
 
     def forward(
-        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Tensor | None = None
+        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Mask | None = None
     ) -> Tensor:
         """Return (B, T, D)."""
         if self.ac_mode == "none" or not self.training:
@@ -185,7 +206,7 @@ class Block(nn.Module):
             super().compile(*args, **kwargs)
 
     def _compute(
-        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Tensor | None
+        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Mask | None
     ) -> Tensor:
         normed_BTD = _norm(self.attention_norm, x_BTD)
         x_BTD = x_BTD + self.attention(normed_BTD, cos_T1E, sin_T1E, mask)
@@ -239,6 +260,8 @@ class Transformer(nn.Module):
         self.residual_dtype = residual_dtype
         self.output_multiple = output_multiple
         self._chunk_gradient: Gradient = chunk_gradient
+        self.masks_blocks = False
+        """In training, mask with FlexAttention."""
         table_VD = torch.empty(vocab_size, config.dim)  # drawn by init_weights
         self.tok_embeddings = nn.Embedding.from_pretrained(table_VD, freeze=False)
         self.layers = nn.ModuleList(Block(config, fused) for _ in range(config.n_layers))
@@ -255,12 +278,20 @@ class Transformer(nn.Module):
             x_BTD = x_BTD.to(self.residual_dtype)
         length = tokens_BT.shape[1]
         cos_T1E, sin_T1E = self.cos_T1E[:length], self.sin_T1E[:length]  # type: ignore[index]
-        mask = attention_mask(tokens_BT, self.config.sliding_window, self.border)
+        mask = self._mask(tokens_BT)
         for layer in self.layers:
             x_BTD = layer(x_BTD, cos_T1E, sin_T1E, mask)
         if targets_BT is None:
             return self._logits(_norm(self.norm, x_BTD))
         return self._loss(x_BTD, targets_BT)
+
+    def _mask(self, tokens_BT: Tensor) -> Mask | None:
+        # Evaluation is eager, where FlexAttention computes all scores.
+        if not self.masks_blocks or not self.training:
+            return attention_mask(tokens_BT, self.config.sliding_window, self.border)
+        from trainer.model import flex
+
+        return flex.block_mask(_documents(tokens_BT, self.border), self.config.sliding_window)
 
     def _logits(self, x_BTD: Tensor) -> Tensor:
         if self.output is None:
