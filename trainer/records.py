@@ -184,6 +184,21 @@ class Continued(Written):
     """`RunConfig.trajectory` of the run that wrote it."""
 
 
+class GpuConditions(Written):
+    """The main process's GPU during an attempt, sampled at records; see trainer/gpu_state.py."""
+
+    clock_mhz: NonNegativeFloat
+    """Mean clock of the multiprocessors."""
+    clock_mhz_min: NonNegativeFloat
+    """Lowest clock."""
+    clock_mhz_max: NonNegativeFloat
+    """Highest clock."""
+    power_limit_w: NonNegativeFloat
+    """Enforced power limit."""
+    limits: tuple[str, ...] = ()
+    """What lowered the clock, such as the power limit or the temperature."""
+
+
 class RunSummary(Written):
     """run.json: written when a run starts, replaced atomically while it runs."""
 
@@ -217,6 +232,8 @@ class RunSummary(Written):
     """Cores of the first machine that the run may use; `machine_load` is counted on them."""
     machine_load: NonNegativeFloat | None = None
     """Cores of the first machine that other processes used, mean over the attempt."""
+    gpu_conditions: GpuConditions | None = None
+    """Clock and power limit of the main process's GPU; None on a CPU and without nvidia-ml-py."""
     choices: UsedChoices = UsedChoices()
     """How each `auto` was decided."""
     versions: Versions = Versions()

@@ -113,6 +113,13 @@ def device_name(world: World) -> str:
     return host.processor_name()
 
 
+def gpu_uuid(world: World) -> str | None:
+    """Return the UUID of this process's GPU; None on a CPU."""
+    if world.device.type == "cpu":
+        return None
+    return str(torch.cuda.get_device_properties(world.device).uuid)
+
+
 @contextlib.contextmanager
 def process_group(world: World, timeout_s: float) -> Iterator[Callable[[], None]]:
     """Hold the process group open; a single process needs none, and an open one is kept.

@@ -5,6 +5,7 @@ waits for one block only.
 """
 
 import contextlib
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from torch.nn import attention
 
+from trainer.model import pointwise
 from trainer.model.model import Transformer
 
 VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
@@ -39,7 +41,7 @@ def tag_cache(device: torch.device) -> None:
     """Add to the cache keys what compiled code depends on but torch's keys leave out.
 
     torch compiles one of the enabled attention kernels into the code, but its key is the graph
-    before that choice (pytorch/pytorch#185449). CPU code also depends on the vector instructions
+    before that choice (pytorch/pytorch#185449). They also leave out autograd functions. CPU code also depends on the vector instructions
     and on the number of threads, which torch's keys include from 2.13 on. Call it after all of
     these are set and before anything is compiled.
     """
@@ -66,7 +68,12 @@ def _dependencies(device: torch.device) -> list[str]:
     # Older versions of torch have a single flash attention.
     current = getattr(attention, "current_flash_attention_impl", None)
     flash = current() if current is not None else None
-    found = [f"attention={'+'.join(names)}", f"flash={flash or 'FA2'}"]
+    source = hashlib.sha256(Path(pointwise.__file__).read_bytes()).hexdigest()[:16]
+    found = [
+        f"attention={'+'.join(names)}",
+        f"flash={flash or 'FA2'}",
+        f"pointwise={source}",
+    ]
     if device.type == "cpu":
         vectors = torch.backends.cpu.get_cpu_capability()
         found += [f"vectors={vectors}", f"threads={torch.get_num_threads()}"]
@@ -78,6 +85,10 @@ def compile_blocks(model: Transformer, limit: int, with_loss: bool) -> None:
     torch._dynamo.config.recompile_limit = limit
     # It would split a block's graph; DDP reduces the gradients of blocks one by one without it.
     torch._dynamo.config.optimize_ddp = False
+    # Without it, a warm start traces the blocks again: pointwise.py has autograd functions, whose
+    # code torch leaves out of its key and `tag_cache` adds.
+    if hasattr(torch._functorch.config, "autograd_cache_allow_custom_autograd_functions"):
+        torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
     for layer in model.layers:
         layer.compile(dynamic=False)
     if with_loss:

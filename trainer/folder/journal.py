@@ -14,7 +14,7 @@ from trainer.files import write_atomically
 from trainer.folder.metrics import RecordFile
 from trainer.folder.run_folder import CONFIG, RunFile, read_summary
 from trainer.folder.trackers import Trackers
-from trainer.records import EVALUATIONS, METRICS, Evaluation, Record, RunSummary, Status
+from trainer.records import EVALUATIONS, METRICS, Evaluation, GpuConditions, Record, RunSummary, Status
 from trainer.startup import Startup
 
 BYTES_PER_GIB = 2**30
@@ -59,8 +59,13 @@ class Journal:
         if self._file is not None:
             self._file.write_attempt(startup=self._startup.split)
 
-    def record(self, record: Record, machine_load: float | None = None) -> None:
-        """Write a record, and a line on the terminal; `machine_load` is the mean so far."""
+    def record(
+        self,
+        record: Record,
+        machine_load: float | None = None,
+        gpu_conditions: GpuConditions | None = None,
+    ) -> None:
+        """Write a record, and a line on the terminal; the load and conditions are those so far."""
         if self._file is None:
             return
         self._records.write(record)
@@ -68,6 +73,7 @@ class Journal:
             steps_done=record.step,
             loss_final=record.loss,
             machine_load=machine_load,
+            gpu_conditions=gpu_conditions,
             peak_memory_gib=_peak_memory_gib(record.reserved_gib),
         )
         steps = self._config.steps

@@ -15,6 +15,7 @@ from trainer.folder.owner import claim
 from trainer.folder.profiler import Profiler
 from trainer.folder.run_folder import Action, read_summary, set_aside, set_records_aside
 from trainer.folder.source import KEY, Source, find_source
+from trainer.gpu_state import GpuMeter
 from trainer.loop.feed import attention_context, open_loader
 from trainer.loop.learner import Learner, build_learner
 from trainer.machine_load import MachineLoad
@@ -22,7 +23,7 @@ from trainer.model.model import Transformer
 from trainer.startup import Startup
 from trainer.tokens.data import BatchLoader
 from trainer.tokens.shards import Shards, training_keys
-from trainer.world import RankHost, World, device_name, gather_hosts
+from trainer.world import RankHost, World, device_name, gather_hosts, gpu_uuid
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Session:
     ranks: list[RankHost]
     """Where each rank runs."""
     load: MachineLoad
+    gpu: GpuMeter
     source: Source | None = None
     """The checkpoint of another run that this attempt began with."""
     timer: RecordTimer = field(default_factory=RecordTimer)
@@ -121,6 +123,7 @@ def open_session(
         ranks=ranks,
         load=_machine_load(ranks),
         source=source,
+        gpu=GpuMeter(gpu_uuid(world)),
         attention_context=context,
         flops_per_token=flops_per_token(
             config.model, config.data.tokenizer.vocab_size, config.data.seq_len, context=context

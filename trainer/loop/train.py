@@ -134,7 +134,8 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> boo
             machine_load=session.load.read(),
             attempt=session.journal.attempt,
         )
-        session.journal.record(record, session.load.mean)
+        session.gpu.sample()
+        session.journal.record(record, session.load.mean, session.gpu.conditions)
     return math.isfinite(mean)
 
 

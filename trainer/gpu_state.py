@@ -1,0 +1,106 @@
+"""Clock, power limit and throttling of a GPU, read with NVML. Imports no torch; changes nothing.
+
+Needs the package nvidia-ml-py; without it, or without a driver, there is nothing to read.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.records import GpuConditions
+
+REASONS = {
+    0x04: "power limit",
+    0x08: "hardware slowdown",
+    0x20: "temperature",
+    0x40: "temperature",
+    0x80: "power brake",
+}
+"""Bit of NVML's clocksEventReasons -> what lowers the clock (nvmlClocksEventReasons)."""
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """A GPU at one moment."""
+
+    clock_mhz: int
+    """Clock of the multiprocessors."""
+    power_limit_w: float
+    """Enforced power limit."""
+    limits: tuple[str, ...]
+    """What lowers the clock, values of `REASONS`."""
+
+    @property
+    def limits_text(self) -> str:
+        """What lowers the clock, for a line of text; empty if nothing does."""
+        return f" ({', '.join(self.limits)})" if self.limits else ""
+
+
+def read(uuid: str) -> GpuState | None:
+    """Return the state of a GPU, named as in torch's device properties; None if unknown."""
+    nvml = _nvml()
+    if nvml is None:
+        return None
+    try:
+        handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        bits = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+        return GpuState(
+            clock_mhz=nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+            power_limit_w=nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+            limits=tuple(dict.fromkeys(text for bit, text in REASONS.items() if bits & bit)),
+        )
+    except nvml.NVMLError:
+        return None
+
+
+class GpuMeter:
+    """The state of a GPU over a run, sampled at records."""
+
+    EVERY_S = 2.0
+    """Least time between samples: one takes up to a millisecond."""
+
+    def __init__(self, uuid: str | None, clock: Callable[[], float] = time.monotonic) -> None:
+        """`uuid` is None on a CPU, where nothing is sampled."""
+        self._uuid, self._clock = uuid, clock
+        self._next = clock()
+        self._states: list[GpuState] = []
+
+    def sample(self) -> None:
+        """Read the GPU's state, if the last sample is old enough."""
+        if self._uuid is None or self._clock() < self._next:
+            return
+        state = read(self._uuid)
+        if state is None:
+            self._uuid = None
+            return
+        self._states.append(state)
+        self._next = self._clock() + self.EVERY_S
+
+    @property
+    def conditions(self) -> GpuConditions | None:
+        """The states so far; None without any."""
+        if not self._states:
+            return None
+        clocks = [state.clock_mhz for state in self._states]
+        return GpuConditions(
+            clock_mhz=sum(clocks) / len(clocks),
+            clock_mhz_min=min(clocks),
+            clock_mhz_max=max(clocks),
+            power_limit_w=self._states[-1].power_limit_w,
+            limits=tuple(sorted({text for state in self._states for text in state.limits})),
+        )
+
+
+@functools.cache
+def _nvml() -> Any:
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    return pynvml
