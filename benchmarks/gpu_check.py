@@ -119,6 +119,7 @@ class Bench:
         items += [
             Item("whole run, 500 steps", 60, partial(whole_run, self)),
             Item("whole run again", 40, partial(whole_run, self)),
+            Item("whole run, nothing compiled", 60, partial(whole_run, self, empty_cache=True)),
             Item("kernels, 206M", 20, partial(kernels, self, "206M")),
             Item("kernels, 27.5M", 15, partial(kernels, self, "27.5M")),
             Item("losses, grouped queries", 25, partial(losses, self, grouped)),
@@ -448,13 +449,14 @@ def _ddp_line(bench: Bench, count: int) -> str:
     return f"graph, {count} micro-batches: within {_gap(*curves):.4f} nats of launched steps"
 
 
-def whole_run(bench: Bench) -> list[str]:
-    """Return the time of a run as a user starts it, into the compile cache of the ones before."""
+def whole_run(bench: Bench, empty_cache: bool = False) -> list[str]:
+    """Return the time of a run as a user starts it, with the compile cache of the ones before."""
     steps = 20 if bench.rehearses else 500
     _write_text(bench)
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=bench.folder))
     start = _now()
-    code = _trainer(bench, folder, steps, {})
+    changes = {"distributed": {"compile_cache": str(folder / "cache")}} if empty_cache else {}
+    code = _trainer(bench, folder, steps, changes)
     took = _now() - start
     summary = json.loads((folder / "run.json").read_text())
     startup = summary["attempts"][-1]["startup"]
