@@ -133,7 +133,7 @@ class Bench:
             "without fused pointwise": {"distributed": {"fused_pointwise": False}},
             "eager": {"distributed": {"compile": False}},
             "document mask": masked,
-            "document mask, dense": merge(masked, {"distributed": {"attention": "efficient"}}),
+            "document mask, dense": merge(masked, {"distributed": {"attention": "cudnn"}}),
             "32K ids": {"data": {"tokenizer": {"n_words": 32768}}},
             "4 micro-batches": {"grad_acc_steps": 4},
         }
