@@ -11,7 +11,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 PIP_OPTIONS ?=
 
 .PHONY: help setup wheels setup-offline study published test test-newest test-checkpoints test-long fuzz
-.PHONY: slurm-up slurm-down test-slurm bench lint lock schemas clean
+.PHONY: slurm-up slurm-down test-slurm bench gpu-check lint lock schemas clean
 
 help:
 	@echo "make study   train the default study on this machine, print its tables"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-long    the trainer killed 90 times, which CI has no time for"
 	@echo "make fuzz    500,000 mutated inputs for the readers of files"
 	@echo "make bench     our trainer beside transformers', whole runs in turns"
+	@echo "make gpu-check    correctness and speed on this machine's GPU, in 8 minutes, without a network"
 	@echo "make published      run config/studies/h200.yaml in parts, publish its tables and plots"
 	@echo "make wheels, setup-offline    the environment for a machine with torch and no network"
 	@echo "make slurm-up, slurm-down, test-slurm    a trial Slurm cluster on this machine, as root"
@@ -118,6 +119,11 @@ test-long: setup
 # Trainers side by side, on whatever device is there.
 bench: setup
 	python -m benchmarks.side_by_side
+
+# Goes on where it stopped; on a machine without a network, after `make setup-offline`.
+MINUTES ?= 8
+gpu-check:
+	python -m benchmarks.gpu_check --minutes $(MINUTES)
 
 # The trial Slurm cluster: as root, on Debian or Ubuntu.
 slurm-up: setup

@@ -40,6 +40,7 @@ from benchmarks import ROOT, command_line
 from benchmarks.trainer_runs import device, machine_text, settings, shape_of, write_text
 from trainer import gpu_state
 from trainer.config import BYTE_VOCABULARY, RunConfig
+from trainer.execution.compiling import VARIABLES as CACHE_VARIABLES
 from trainer.execution.compiling import use_workers
 from trainer.execution.graph import leave_default_stream
 from trainer.execution.precision import set_arithmetic
@@ -143,7 +144,16 @@ class Bench:
             items.append(Item(f"27.5M, {name}", 25, partial(speed, self, "27.5M", changes)))
         items.append(Item("rates", 60, partial(module, self, "roofline", ["--measure"])))
         if importlib.util.find_spec("transformers") is not None and not self.rehearses:
-            options = ["--shape", "small", "--batch-size", "8", "--seq-len", "2048", "--steps", "60"]
+            options = [
+                "--shape",
+                "small",
+                "--batch-size",
+                "8",
+                "--seq-len",
+                "2048",
+                "--steps",
+                "60",
+            ]
             options += ["--dtype", "bf16", "--repeats", "1"]
             for how, seconds in (("eager", 60), ("compiled, cold", 130)):
                 work = partial(module, self, "side_by_side", [*options, "--only", how])
@@ -415,7 +425,10 @@ def kernels(bench: Bench, size: str) -> list[str]:
         us = event.device_time if config.device == "cuda" else event.self_cpu_time_total
         times[event.name] += us
         calls[event.name] += 1
-    rows = [f"{sum(times.values()) / 1e3:.2f} ms in {calls.total()} kernels"]
+    rows = [
+        f"{sum(times.values()) / 1e3:.2f} ms in {calls.total()} kernels, "
+        f"attention {learner.choices.attention}"
+    ]
     for name, us in times.most_common(TABLE_LINES):
         rows.append(f"{us / 1e3:8.3f} ms {calls[name]:5} x {name[:90]}")
     return rows
@@ -493,7 +506,11 @@ def _trainer(
     (folder / "run.yaml").write_text(yaml.safe_dump(values))
     command = [sys.executable, "-m", "trainer", f"config={folder / 'run.yaml'}"]
     with (folder / "log").open("a") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        # torch sets the cache's variables in this process, and they would override the settings.
+        environment = {name: v for name, v in os.environ.items() if name not in CACHE_VARIABLES}
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
         summary = folder / "run/run.json"
         while process.poll() is None:
             time.sleep(0.1)

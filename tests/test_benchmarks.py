@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import gpu_check
 from benchmarks.interleaved_steps import ours, plain
 from benchmarks.operations import count
 from benchmarks.trainer_runs import TINY
@@ -71,3 +72,20 @@ def test_host_time_of_the_loop(processes: int) -> None:
     share = re.search(r"communication: ([\d.]+)%", done.stdout)
     assert share is not None
     assert 0 < float(share[1]) < 50
+
+
+def test_gpu_check_rehearsed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An item of its own, and that the next call goes on after it."""
+    command = ["--rehearse", "--folder", str(tmp_path), "--only", "27.5M, "]
+    assert gpu_check.main([*command, "--minutes", "0"]) == gpu_check.UNFINISHED
+    assert "not measured yet: 27.5M, default" in capsys.readouterr().out
+    log = gpu_check.Log(tmp_path)
+    log.write(item="27.5M, default", lines=["measured before"])
+    log.write(item="27.5M, bf16 residual")
+    log.fail_unfinished("the process ended with -11")
+    assert gpu_check.main([*command, "--minutes", "10"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("27.5M")]
+    assert "27.5M, default                   measured before" in lines
+    assert "27.5M, bf16 residual             FAILED: the process ended with -11" in lines
+    masked = [line for line in lines if line.startswith("27.5M, document mask ")]
+    assert all("tokens/s" in line for line in masked)

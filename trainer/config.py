@@ -725,8 +725,8 @@ class RunConfig(Settings):
             raise RuleError(keys, f"= {wanted}: not supported with a mask; {expected}")
         if wanted == "flex" and not (self.is_masked and self.fits_flex):
             expected = (
-                f"expected a document mask or sliding window, and data.seq_len ({self.data.seq_len}) "
-                f"a multiple of {FLEX_BLOCK}"
+                "expected a document mask or sliding window, and data.seq_len "
+                f"({self.data.seq_len}) a multiple of {FLEX_BLOCK}"
             )
             raise RuleError([key, "data.seq_len"], f"= flex: not supported here; {expected}")
         return self

@@ -41,9 +41,9 @@ def tag_cache(device: torch.device) -> None:
     """Add to the cache keys what compiled code depends on but torch's keys leave out.
 
     torch compiles one of the enabled attention kernels into the code, but its key is the graph
-    before that choice (pytorch/pytorch#185449). They also leave out autograd functions. CPU code also depends on the vector instructions
-    and on the number of threads, which torch's keys include from 2.13 on. Call it after all of
-    these are set and before anything is compiled.
+    before that choice (pytorch/pytorch#185449). It also leaves out the code of autograd functions.
+    CPU code also depends on the vector instructions and on the number of threads, which torch's
+    keys include from 2.13 on. Call it after all of these are set and before anything is compiled.
     """
     user = os.environ.get("TORCH_COMPILE_CACHE_KEY_TAG", "")
     tag = " ".join([user, *_dependencies(device)]).strip()

@@ -14,7 +14,15 @@ from trainer.files import write_atomically
 from trainer.folder.metrics import RecordFile
 from trainer.folder.run_folder import CONFIG, RunFile, read_summary
 from trainer.folder.trackers import Trackers
-from trainer.records import EVALUATIONS, METRICS, Evaluation, GpuConditions, Record, RunSummary, Status
+from trainer.records import (
+    EVALUATIONS,
+    METRICS,
+    Evaluation,
+    GpuConditions,
+    Record,
+    RunSummary,
+    Status,
+)
 from trainer.startup import Startup
 
 BYTES_PER_GIB = 2**30

@@ -10,7 +10,6 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from trainer.config import FLEX_BLOCK as BLOCK
 
-
 _flex_attention = torch.compile(flex_attention, dynamic=False)
 
 

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 Gradient = Callable[[Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
 """`chunk_gradient`, or the same compiled."""
 
@@ -85,7 +84,7 @@ class _ChunkedLoss(torch.autograd.Function):
 def chunk_gradient(
     logits_CV: Tensor, target_C1: Tensor, vocabulary: int, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the targets' log-probabilities, summed, and the gradient of a mean over `count` tokens.
+    """Return the sum of the targets' log-probabilities, and the gradient of a mean over `count`.
 
     Logits from column `vocabulary` on are padding: their gradient is zero. The gradient has the
     logits' dtype.

@@ -1,8 +1,8 @@
 """SwiGLU and rotary embedding as one GPU kernel each way, written in Triton.
 
-Between two matmuls each is a single pass over memory: every tensor is read once and written once.
-torch.compile's own code writes the gradient of a fused matrix through `cat`, which reads its inputs
-twice. The operators also run on a CPU, in torch's operations, for which nothing but tests uses them.
+Each lies between two matmuls, and reads and writes every tensor once. torch.compile's own code
+writes the gradient of a fused matrix through `cat`, which reads its inputs twice. On a CPU the
+operators are made of torch's, for tests.
 """
 
 from typing import Any
@@ -101,9 +101,7 @@ def _rotary_shape(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> Tenso
     return qkv.new_empty((batch, length, heads - kv_heads, width))
 
 
-def _rotary_backward_shape(
-    dq: Tensor, dk: Tensor, dv: Tensor, cos: Tensor, sin: Tensor
-) -> Tensor:
+def _rotary_backward_shape(dq: Tensor, dk: Tensor, dv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     batch, length, heads, width = dq.shape
     return dq.new_empty((batch, length, heads + dk.shape[2] + dv.shape[2], width))
 

@@ -23,9 +23,7 @@ def _swiglu(gate_up, hidden, count, width: tl.constexpr, block: tl.constexpr):
 
 
 @triton.jit
-def _swiglu_backward(
-    dhidden, gate_up, dgate_up, count, width: tl.constexpr, block: tl.constexpr
-):
+def _swiglu_backward(dhidden, gate_up, dgate_up, count, width: tl.constexpr, block: tl.constexpr):
     index = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = index < count
     at = index // width * (2 * width) + index % width
@@ -39,8 +37,16 @@ def _swiglu_backward(
 
 @triton.jit
 def _turn_heads(
-    source, stride, target, cosine, sine, column, inside_columns,
-    heads: tl.constexpr, padded: tl.constexpr, half: tl.constexpr,
+    source,
+    stride,
+    target,
+    cosine,
+    sine,
+    column,
+    inside_columns,
+    heads: tl.constexpr,
+    padded: tl.constexpr,
+    half: tl.constexpr,
 ):
     """Rotate all heads of one token, (heads, 2 * half)."""
     head = tl.arange(0, padded)[:, None]
@@ -55,8 +61,16 @@ def _turn_heads(
 
 @triton.jit
 def _rotary(
-    qkv, rotated, cos, sin, length, token_stride,
-    heads: tl.constexpr, padded: tl.constexpr, half: tl.constexpr, padded_half: tl.constexpr,
+    qkv,
+    rotated,
+    cos,
+    sin,
+    length,
+    token_stride,
+    heads: tl.constexpr,
+    padded: tl.constexpr,
+    half: tl.constexpr,
+    padded_half: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, padded_half)[None, :]
@@ -65,18 +79,43 @@ def _rotary(
     angle = (token % length) * (2 * half) + half + column
     cosine, sine = tl.load(cos + angle, mask=inside), tl.load(sin + angle, mask=inside)
     _turn_heads(
-        qkv + token * token_stride, 2 * half, rotated + token * (heads * 2 * half),
-        cosine, sine, column, inside, heads, padded, half,
+        qkv + token * token_stride,
+        2 * half,
+        rotated + token * (heads * 2 * half),
+        cosine,
+        sine,
+        column,
+        inside,
+        heads,
+        padded,
+        half,
     )
 
 
 @triton.jit
 def _rotary_backward(
-    dq, dk, dv, dqkv, cos, sin, length,
-    q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head,
-    heads: tl.constexpr, padded: tl.constexpr,
-    kv_heads: tl.constexpr, kv_padded: tl.constexpr,
-    half: tl.constexpr, padded_half: tl.constexpr,
+    dq,
+    dk,
+    dv,
+    dqkv,
+    cos,
+    sin,
+    length,
+    q_batch,
+    q_token,
+    q_head,
+    k_batch,
+    k_token,
+    k_head,
+    v_batch,
+    v_token,
+    v_head,
+    heads: tl.constexpr,
+    padded: tl.constexpr,
+    kv_heads: tl.constexpr,
+    kv_padded: tl.constexpr,
+    half: tl.constexpr,
+    padded_half: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     batch, token = row // length, row % length
@@ -86,13 +125,29 @@ def _rotary_backward(
     cosine, sine = tl.load(cos + angle, mask=inside), -tl.load(sin + angle, mask=inside)
     write = dqkv + row * ((heads + 2 * kv_heads) * 2 * half)
     _turn_heads(
-        dq + batch * q_batch + token * q_token, q_head, write,
-        cosine, sine, column, inside, heads, padded, half,
+        dq + batch * q_batch + token * q_token,
+        q_head,
+        write,
+        cosine,
+        sine,
+        column,
+        inside,
+        heads,
+        padded,
+        half,
     )
     write += heads * 2 * half
     _turn_heads(
-        dk + batch * k_batch + token * k_token, k_head, write,
-        cosine, sine, column, inside, kv_heads, kv_padded, half,
+        dk + batch * k_batch + token * k_token,
+        k_head,
+        write,
+        cosine,
+        sine,
+        column,
+        inside,
+        kv_heads,
+        kv_padded,
+        half,
     )
     write += kv_heads * 2 * half
     head = tl.arange(0, kv_padded)[:, None]
@@ -130,9 +185,16 @@ def rotary(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> Tensor:
     rotated = qkv.new_empty((batch, length, heads - kv_heads, width))
     half = width // 2
     _rotary[(batch * length,)](
-        qkv, rotated, cos, sin, length, qkv.stride(1),
-        heads - kv_heads, triton.next_power_of_2(heads - kv_heads),
-        half, triton.next_power_of_2(half),
+        qkv,
+        rotated,
+        cos,
+        sin,
+        length,
+        qkv.stride(1),
+        heads - kv_heads,
+        triton.next_power_of_2(heads - kv_heads),
+        half,
+        triton.next_power_of_2(half),
     )
     return rotated
 
@@ -144,9 +206,21 @@ def rotary_backward(dq: Tensor, dk: Tensor, dv: Tensor, cos: Tensor, sin: Tensor
     kv_heads, half = dk.shape[2], width // 2
     dqkv = dq.new_empty((batch, length, heads + 2 * kv_heads, width))
     _rotary_backward[(batch * length,)](
-        dq, dk, dv, dqkv, cos, sin, length,
-        *dq.stride()[:3], *dk.stride()[:3], *dv.stride()[:3],
-        heads, triton.next_power_of_2(heads), kv_heads, triton.next_power_of_2(kv_heads),
-        half, triton.next_power_of_2(half),
+        dq,
+        dk,
+        dv,
+        dqkv,
+        cos,
+        sin,
+        length,
+        *dq.stride()[:3],
+        *dk.stride()[:3],
+        *dv.stride()[:3],
+        heads,
+        triton.next_power_of_2(heads),
+        kv_heads,
+        triton.next_power_of_2(kv_heads),
+        half,
+        triton.next_power_of_2(half),
     )
     return dqkv

@@ -29,7 +29,12 @@ def run_config(device: str, **changes: Any) -> RunConfig:
         (
             "cuda",
             SKYLAKE,
-            Choices("bf16", True, True, 0, "torch", 16, attention=None),
+            Choices(
+                *("bf16", True, True, 0, "torch", 16, None),
+                cuda_graphs=True,
+                fused_pointwise=True,
+                output_multiple=64,
+            ),
         ),
         (
             "cpu",
@@ -110,3 +115,55 @@ def test_auto_chunks_only_large_vocabularies() -> None:
     assert loss_chunk(DistributedConfig(tp_size=2), 128_256) == 0
     with pytest.raises(ConfigError, match="loss_chunk = 8"):
         validate(DistributedConfig, {"loss_chunk": 8, "tp_size": 2}, "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "stated", "expected"),
+    [
+        (1, {}, True),
+        (8, {}, True),  # DDP
+        (8, {"fsdp_type": "full_shard"}, False),
+        (1, {"fsdp_type": "full_shard"}, True),
+        (1, {"detect_anomaly": True}, False),
+        (1, {"float8_recipe": "rowwise"}, False),
+        (1, {"cuda_graphs": False}, False),
+        (1, {"float8_recipe": "rowwise", "cuda_graphs": True}, True),
+    ],
+)
+def test_static_steps_are_captured(gpus: int, stated: dict[str, Any], expected: bool) -> None:
+    found = choose(run_config("cuda", distributed=stated), gpus, SKYLAKE)
+    assert found.cuda_graphs is expected
+    assert not choose(run_config("cpu", distributed=stated), gpus, SKYLAKE).cuda_graphs
+
+
+def test_the_residual_stream_is_narrow_only_in_bf16() -> None:
+    stated = {"residual_dtype": "bf16"}
+    assert choose(run_config("cpu", distributed=stated), 1, ZEN5).residual_dtype == "bf16"
+    assert choose(run_config("cpu", distributed=stated), 1, SKYLAKE).residual_dtype == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("length", "gpus", "stated", "expected"),
+    [
+        (256, 1, {}, "flex"),
+        (200, 1, {}, None),  # not whole blocks: the others are benchmarked
+        (256, 2, {"tp_size": 2}, None),
+        (256, 1, {"activation_checkpointing": "selective"}, None),
+        (256, 1, {"attention": "cudnn"}, "cudnn"),
+    ],
+)
+def test_masks_are_in_blocks(
+    length: int, gpus: int, stated: dict[str, Any], expected: str | None
+) -> None:
+    config = run_config("cuda", distributed=stated)
+    data = config.data.model_copy(update={"seq_len": length, "document_mask": True})
+    config = config.model_copy(update={"data": data})
+    assert choose(config, gpus, SKYLAKE).attention == expected
+
+
+def test_flex_needs_a_mask_and_whole_blocks() -> None:
+    for seq_len, mask in ((256, False), (200, True)):
+        data = {"root_dir": "x", "sources": {"text": 1.0}, "seq_len": seq_len}
+        values = {"data": {**data, "document_mask": mask}, "distributed": {"attention": "flex"}}
+        with pytest.raises(ValueError, match="expected a document mask or sliding window"):
+            run_config("cuda", **values)

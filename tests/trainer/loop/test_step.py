@@ -104,7 +104,7 @@ def test_a_rehearsal_does_not_change_the_run(runs: Runs) -> None:
     session = open_run(runs)
     try:
         before = {name: value.clone() for name, value in session.learner.model.state_dict().items()}
-        rehearse(session.learner)
+        rehearse(session.learner, session.world)
         after = session.learner.model.state_dict()
         assert all(torch.equal(after[name], value) for name, value in before.items())
         assert all(parameter.grad is None for parameter in session.learner.model.parameters())
@@ -166,7 +166,7 @@ def test_the_largest_batch_that_fits_is_reported(
     try:
         with pytest.raises(DoesNotFit) as caught:
             learner, batch = session.learner, next(session.loader)
-            rehearse(learner) if rehearsed else first_step(learner, batch)
+            rehearse(learner, session.world) if rehearsed else first_step(learner, batch)
         assert caught.value.fits == fits
         message = describe(caught.value, session.config, session.world).message
         if fits is None:

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from trainer.config import ModelConfig
-from trainer.model.loss import mean_loss
+from trainer.model.loss import chunk_gradient, mean_loss
 from trainer.model.model import Transformer
 
 
@@ -40,3 +40,21 @@ def test_training_is_the_same_with_chunks(tied: bool) -> None:
         gradients.append([parameter.grad for parameter in model.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_padding_and_compilation_change_no_chunk(compiled: bool) -> None:
+    """50 ids, padded to 64 rows."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(24, 16, generator=generator)
+    weight = torch.randn(50, 16, generator=generator)
+    targets = torch.randint(50, (24,), generator=generator)
+    gradient = torch.compile(chunk_gradient, dynamic=False) if compiled else chunk_gradient
+    results = []
+    for multiple, function in ((1, chunk_gradient), (64, gradient)):
+        a, b = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        loss = mean_loss(a, b, targets, 10, multiple, function)
+        loss.backward()
+        results.append((loss.detach(), a.grad, b.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)

@@ -1,0 +1,108 @@
+"""SwiGLU and rotary embedding in one kernel each way, against torch's own derivative."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.config import ModelConfig
+from trainer.execution.choices import Choices
+from trainer.execution.kernels import use
+from trainer.model import pointwise
+from trainer.model.model import Transformer, rotary_table, rotate
+
+LENGTH = 5
+Shape = tuple[int, int, int]
+SHAPES = [(4, 4, 16), (6, 2, 12)]
+"""Query heads, key heads, width of a head."""
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def rotated_apart(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> tuple[Tensor, ...]:
+    heads = qkv.shape[2] - 2 * kv_heads
+    q, k, v = qkv.split((heads, kv_heads, kv_heads), dim=2)
+    return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+
+def test_swiglu_and_its_gradient() -> None:
+    gate_up, dhidden = draw(3, 5, 48), draw(3, 5, 24, seed=1)
+    own, book = gate_up.clone().requires_grad_(), gate_up.clone().requires_grad_()
+    gate, up = book.chunk(2, dim=-1)
+    (F.silu(gate) * up).backward(dhidden)
+    pointwise.swiglu(own).backward(dhidden)
+    torch.testing.assert_close(own.grad, book.grad)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rotation_and_its_gradient(shape: Shape) -> None:
+    heads, kv_heads, width = shape
+    cos, sin = (table[:LENGTH] for table in rotary_table(LENGTH + 2, width, 1e4))
+    qkv = draw(2, LENGTH, heads + 2 * kv_heads, width)
+    own, book = qkv.clone().requires_grad_(), qkv.clone().requires_grad_()
+    results = pointwise.rotary(own, cos, sin, kv_heads)
+    expected = rotated_apart(book, cos, sin, kv_heads)
+    for index, (one, other) in enumerate(zip(results, expected, strict=True)):
+        torch.testing.assert_close(one, other)
+        # As attention returns them: heads before tokens in memory.
+        gradient = draw(2, one.shape[2], LENGTH, width, seed=index).transpose(1, 2)
+        one.backward(gradient, retain_graph=True)
+        other.backward(gradient, retain_graph=True)
+    torch.testing.assert_close(own.grad, book.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_with_them_is_the_same(dtype: torch.dtype) -> None:
+    """Against fp32 without them: equal in fp32, within bf16's noise in bf16."""
+    config = ModelConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, multiple_of=32)
+    tokens = torch.randint(258, (2, 33), generator=torch.Generator().manual_seed(0))
+    found = []
+    for fused, narrow in ((False, False), (True, dtype == torch.bfloat16)):
+        model = Transformer(
+            config,
+            258,
+            32,
+            residual_dtype=torch.bfloat16 if narrow else None,
+            output_multiple=64 if fused else 1,
+        )
+        model.init_weights(0)
+        use(Choices("fp32", False, True, 0, "mkl", 1, "torch", fused_pointwise=fused), model)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
+            loss = model(tokens[:, :-1], tokens[:, 1:])
+        loss.backward()
+        shapes = {name: value.shape for name, value in model.state_dict().items()}
+        found.append((loss.detach(), shapes, [p.grad for p in model.parameters()]))
+    (loss, shapes, gradients), (own_loss, own_shapes, own_gradients) = found
+    assert own_shapes == shapes, "padding is not in the checkpoint"
+    noise = 1e-5 if dtype == torch.float32 else 2e-2
+    assert own_loss.item() == pytest.approx(loss.item(), abs=noise)
+    for own, other in zip(own_gradients, gradients, strict=True):
+        assert own is not None and other is not None
+        assert (own - other).norm() <= 5 * noise * other.norm()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_triton_kernels(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Triton's interpreter, or on a GPU. A CPU's torch comes without Triton."""
+    monkeypatch.setenv("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
+    pytest.importorskip("triton")
+    from trainer.model import triton_kernels
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    heads, kv_heads, width = shape
+    gate_up, dhidden = draw(3, 5, 48).to(device), draw(3, 5, 24, seed=1).to(device)
+    tables = (table[:LENGTH].to(device) for table in rotary_table(LENGTH + 2, width, 1e4))
+    cos, sin = tables
+    qkv = draw(2, LENGTH, heads + 2 * kv_heads, width).to(device)
+    parts = [draw(2, n, LENGTH, width, seed=n).to(device) for n in (heads, kv_heads, kv_heads)]
+    gradients = [part.transpose(1, 2) for part in parts]
+    for name, inputs in (
+        ("swiglu", (gate_up,)),
+        ("swiglu_backward", (dhidden, gate_up)),
+        ("rotary", (qkv, cos, sin, kv_heads)),
+        ("rotary_backward", (*gradients, cos, sin)),
+    ):
+        own = getattr(triton_kernels, name)(*inputs)
+        torch.testing.assert_close(own, getattr(pointwise, f"_{name}_cpu")(*inputs))

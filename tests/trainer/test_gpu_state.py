@@ -1,0 +1,31 @@
+import pytest
+
+from trainer import gpu_state
+from trainer.gpu_state import GpuMeter, GpuState
+
+
+def test_a_meter_keeps_the_extremes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples at 0, 2 and 4 s; the one asked for at 1 s is too early."""
+    states = iter([(1980, ()), (1620, ("power limit",)), (1800, ())])
+    monkeypatch.setattr(
+        gpu_state, "read", lambda uuid: GpuState(*(lambda c, why: (c, 700.0, why))(*next(states)))
+    )
+    now = 0.0
+    meter = GpuMeter("some", clock=lambda: now)
+    for moment in (0.0, 1.0, 2.0, 4.0):
+        now = moment
+        meter.sample()
+    found = meter.conditions
+    assert found is not None
+    assert (found.clock_mhz, found.clock_mhz_min, found.clock_mhz_max) == (1800, 1620, 1980)
+    assert found.power_limit_w == 700
+    assert found.limits == ("power limit",)
+
+
+def test_without_a_gpu_there_is_nothing() -> None:
+    meter = GpuMeter(None)
+    meter.sample()
+    assert meter.conditions is None
+    unreadable = GpuMeter("GPU-that-is-not-there")
+    unreadable.sample()
+    assert unreadable.conditions is None
