@@ -6,10 +6,9 @@ from trainer.gpu_state import GpuMeter, GpuState
 
 def test_a_meter_keeps_the_extremes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples at 0, 2 and 4 s; the one asked for at 1 s is too early."""
-    states = iter([(1980, ()), (1620, ("power limit",)), (1800, ())])
-    monkeypatch.setattr(
-        gpu_state, "read", lambda uuid: GpuState(*(lambda c, why: (c, 700.0, why))(*next(states)))
-    )
+    seen = [(1980, ()), (1620, ("power limit",)), (1800, ())]
+    states = iter([GpuState(clock, 700.0, limits) for clock, limits in seen])
+    monkeypatch.setattr(gpu_state, "read", lambda uuid: next(states))
     now = 0.0
     meter = GpuMeter("some", clock=lambda: now)
     for moment in (0.0, 1.0, 2.0, 4.0):

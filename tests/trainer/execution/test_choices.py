@@ -61,6 +61,9 @@ def test_explicit_settings_are_used() -> None:
         "cpu_matmul": "mkl",
         "threads": 3,
         "attention": "math",
+        "cuda_graphs": False,
+        "residual_dtype": "fp32",
+        "fused_pointwise": True,  # without effect: matrices are not fused
     }
     found = choose(run_config("cpu", distributed=stated), 1, ZEN5)
     assert asdict(found) == {
@@ -71,6 +74,10 @@ def test_explicit_settings_are_used() -> None:
         "cpu_matmul": "mkl",
         "threads": 3,
         "attention": "math",
+        "cuda_graphs": False,
+        "residual_dtype": "fp32",
+        "fused_pointwise": False,
+        "output_multiple": 1,
     }
 
 
