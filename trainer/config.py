@@ -779,8 +779,9 @@ class RunConfig(Settings):
         if tp > 1 and model.weight_tying:
             keys = ["model.weight_tying", "distributed.tp_size"]
             rules.append(RuleError(keys, "not supported with distributed.tp_size > 1"))
-        if distributed.cuda_graphs and gpus > 1:
-            message = f"not supported with {gpus} GPUs; expected one"
+        shards = gpus > 1 and distributed.shards_weights
+        if distributed.cuda_graphs is True and shards and self.device == "cuda":
+            message = "= true: not supported with sharded weights; expected auto or false"
             rules.append(RuleError(["distributed.cuda_graphs"], message))
         return [rule.problem() for rule in rules]
 
