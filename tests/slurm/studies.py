@@ -15,6 +15,7 @@ from tests.slurm.cluster.api import Cluster
 
 ROOT = Path(__file__).parents[2]
 FAULTS = ROOT / "tests" / "slurm" / "faults"
+STANDIN = ROOT / "tests" / "slurm" / "standin"
 STEPS = 24
 
 
@@ -40,6 +41,16 @@ def partition(name: str, fault: str = "", folder: Path | None = None, **slurm: A
         "setup": setup,
         "slurm": {**request, **slurm},
     }
+
+
+def standin(name: str, folder: Path, does: str = "", step_s: float = 0.05, **slurm: Any) -> dict:
+    """Return a cluster like `partition`, whose runs are those of standin/torchrun."""
+    cluster = partition(name, **slurm)
+    cluster["setup"] = [
+        f"export PATH={STANDIN}:$PATH STANDIN={does} STANDIN_FOLDER={folder} "
+        f"STANDIN_STEP_S={step_s}"
+    ]
+    return cluster
 
 
 class SlurmStudy:
@@ -93,9 +104,9 @@ class SlurmStudy:
         """Start `snakemake --executor slurm`; what it prints is appended to `log`."""
         self.file.write_text(yaml.safe_dump(self.study))
         command = [
-            *(sys.executable, str(ROOT / "tests" / "slurm" / "fast_snakemake.py")),
+            *(sys.executable, "-m", "snakemake"),
             *("--executor", "slurm", "--configfile", str(self.file)),
-            *("--max-status-checks-per-second", "10", *arguments),
+            *("--slurm-init-seconds-before-status-checks", "2", *arguments),
         ]
         with self.log.open("ab") as log:
             return subprocess.Popen(
