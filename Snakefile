@@ -7,10 +7,12 @@ STUDY = load_config(workflow.configfiles, workflow.config_settings.config_args)
 GRID = Grid(STUDY)
 
 if workflow.is_main_process:
-    from study.jobs.executors import install
+    from study.jobs.executors import install, work_without_lock
 
     install(GRID)
     mirror_disk(GRID)
+    if STUDY.partial:
+        work_without_lock()
 
 
 pathvars:

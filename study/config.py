@@ -426,5 +426,8 @@ class Study(Settings):
         return f"{self.results_dir}/{self.study}"
 
     def to_yaml(self) -> str:
-        """The study with its ladder and clusters written out."""
-        return dump_yaml(self.model_dump(mode="json"))
+        """The study with its ladder and clusters written out.
+
+        Without `partial`, which is about one invocation: it may run beside a complete one.
+        """
+        return dump_yaml(self.model_dump(mode="json", exclude={"partial"}))

@@ -12,7 +12,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from study.grid import Cell, Grid
 from study.jobs.executors import Prepared, SlurmExecutor, leave_on_sigterm
-from study.jobs.slurm_commands import ask, classify_refusal, find_submit_limit
+from study.jobs.slurm_commands import ask, classify_refusal
 from trainer.files import write_atomically
 from trainer.problems import ConfigError
 
@@ -55,7 +55,7 @@ def start(workflow: Any, grid: Grid) -> None:
             executor.find_earlier_jobs()
         except WorkflowError as error:
             sys.exit(str(error))
-        executor.limit_queue(find_submit_limit() or sys.maxsize)
+        executor.learn_limits()
         _hand_over_all(workflow)
         leave_on_sigterm(executor)
     else:

@@ -20,13 +20,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from snakemake.executors.local import Executor as SnakemakeLocalExecutor
+from snakemake.persistence import PersistenceBase
 from snakemake_executor_plugin_slurm import Executor as PluginExecutor
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import get_job_wildcards, set_gres_string
@@ -56,6 +58,7 @@ from study.jobs.slurm_commands import (
     ask,
     find_exit_code,
     find_recorded_state,
+    find_submit_limits,
     list_jobs,
 )
 from study.jobs.submission import Request, Submissions
@@ -85,6 +88,14 @@ def install(grid: Grid) -> None:
     for name, executor in (("local", LocalExecutor), ("slurm", SlurmExecutor)):
         executor.grid = grid
         registry.get_plugin(name).executor = executor
+
+
+def work_without_lock() -> None:
+    """Have an invocation that trains nothing run beside one that does, as with `--nolock`.
+
+    Whether the Snakefile's study is such a one is known too late for the option.
+    """
+    PersistenceBase.lock = PersistenceBase.noop
 
 
 class _Decisions:
@@ -182,13 +193,15 @@ class SlurmExecutor(_Decisions, PluginExecutor):
         self._first_interval = workflow.executor_settings.init_seconds_before_status_checks or 20.0
         self._interval = self._first_interval
         self._leaving = threading.Event()
+        self._limits: Callable[[str | None, str | None], int | None] = lambda account, qos: None
         self._doubtful = ""  # name and comment of a request that got no answer
         self.progress = Progress(self.grid)
         self._submissions = Submissions(
             self._submit,
             self._refused,
-            active=lambda: len(self._in_queue),
+            active=lambda: Counter(info.aux["kind"] for info in list(self._in_queue.values())),
             most=workflow.resource_settings.nodes or sys.maxsize,
+            limit=self._limit_of,
         )
         super().__init__(workflow, logger)  # starts the thread that polls
 
@@ -198,9 +211,13 @@ class SlurmExecutor(_Decisions, PluginExecutor):
 
     # Before the first job.
 
-    def limit_queue(self, most: int) -> None:
-        """Have no more than `most` jobs in Slurm's queue."""
-        self._submissions.limit(most)
+    def learn_limits(self) -> None:
+        """Learn from the accounting how many jobs this user may submit."""
+        self._limits = find_submit_limits()
+
+    def _limit_of(self, kind: Any) -> int | None:
+        _, account, _, qos = kind
+        return self._limits(account, qos)
 
     def find_earlier_jobs(self) -> None:
         """Find the jobs of earlier invocations that are still in the queue, by one squeue."""
@@ -299,14 +316,11 @@ class SlurmExecutor(_Decisions, PluginExecutor):
         self.run_jobs([job])
 
     def _request(self, job: Any, reason: str = "") -> Request:
-        of = job.resources
-        kind = (
-            of.get("clusters"),
-            of.get("slurm_account"),
-            of.get("slurm_partition"),
-            of.get("qos"),
-        )
-        return Request(job, kind, reason)
+        return Request(job, self._kind(job), reason)
+
+    def _kind(self, job: Any) -> tuple[Any, ...]:
+        names = ("clusters", "slurm_account", "slurm_partition", "qos")
+        return tuple(job.resources.get(name) for name in names)
 
     def _submit(self, request: Request) -> Answer:
         job = request.job
@@ -392,6 +406,7 @@ class SlurmExecutor(_Decisions, PluginExecutor):
             "step": _steps_done(cell) if cell and not kept else 0,
             "doubts": 0,
             "kept": kept,
+            "kind": self._kind(job),
         }
         info = SubmittedJobInfo(job, external_jobid=made.job_id, aux=aux)
         self._in_queue[made.job_id] = info

@@ -11,7 +11,7 @@ from study.jobs.slurm_commands import NEVER_STARTS, QueuedJob
 from study.measure.logs import read_summary
 from trainer.problems import ConfigError
 
-EVERY_S = 60
+FIRST_S, EVERY_S = 20, 60
 
 NAMED = 3
 """Running cells that are named in the line."""
@@ -29,7 +29,7 @@ class Progress:
         self._seconds: dict[str, float] = {}
         self._finished = self._total = 0
         self._answered = True
-        self._shown = time.monotonic()
+        self._next = time.monotonic() + FIRST_S
 
     def expect(self, seconds: Mapping[str, float | None]) -> None:
         """Take the cells to train, with the estimated time of each, s."""
@@ -65,10 +65,10 @@ class Progress:
                 )
 
     def show(self, not_submitted: int) -> None:
-        """Print the line if a minute has passed since the last one."""
-        if time.monotonic() - self._shown < EVERY_S or not self._cells:
+        """Print the line if a minute has passed since the last one, or 20 s since the start."""
+        if time.monotonic() < self._next or not self._cells:
             return
-        self._shown = time.monotonic()
+        self._next = time.monotonic() + EVERY_S
         _say(self.line(not_submitted))
 
     def line(self, not_submitted: int) -> str:

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -150,25 +150,29 @@ def classify_refusal(message: str) -> Literal["limit", "transient", "refused"]:
     return "transient" if _TRANSIENT.search(message) else "refused"
 
 
-def find_submit_limit() -> int | None:
-    """Return the lowest limit on this user's submitted jobs that the accounting knows, or None.
+def find_submit_limits() -> Callable[[str | None, str | None], int | None]:
+    """Return a function from account and QOS to this user's limit of submitted jobs.
 
-    Limits of accounts and partitions may differ; the lowest never overfills the queue.
+    None stands for the default account or QOS, and for no limit that the accounting tells.
     """
     if shutil.which("sacctmgr") is None:
-        return None
-    user = f"user={getpass.getuser()}"
-    shown = ["--noheader", "--parsable2", "--readonly"]
-    answer = ask(["sacctmgr", *shown, "show", "assoc", user, "format=maxsubmitjobs,qos"])
-    limits: list[int] = []
-    names: set[str] = set()
-    for line in answer.out.splitlines():
-        limit, _, qos = line.partition("|")
-        names.update(filter(None, qos.split(",")))
-        limits += [int(limit)] if limit.isdigit() else []
-    if names:
-        fields = "format=name,maxsubmitjobsperuser"
-        for line in ask(["sacctmgr", *shown, "show", "qos", fields]).out.splitlines():
-            name, _, limit = line.partition("|")
-            limits += [int(limit)] if name in names and limit.isdigit() else []
-    return min(limits, default=None)
+        return lambda account, qos: None
+    shown = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show"]
+    fields = "format=account,defaultqos,maxsubmitjobs"
+    rows = _rows([*shown, "assoc", f"user={getpass.getuser()}", fields])
+    accounts = {row[0]: row[1:] for row in rows if len(row) == 3}
+    of_qos = dict(_rows([*shown, "qos", "format=name,maxsubmitjobsperuser"]))
+    default = [
+        row[1] for row in _rows([*shown, "user", getpass.getuser(), "format=user,defaultaccount"])
+    ]
+
+    def limit(account: str | None, qos: str | None) -> int | None:
+        default_qos, of_account = accounts.get(account or "".join(default[:1]), ("", ""))
+        told = [of_account, of_qos.get(qos or default_qos, "")]
+        return min((int(number) for number in told if number.isdigit()), default=None)
+
+    return limit
+
+
+def _rows(command: Sequence[str]) -> list[list[str]]:
+    return [line.split("|") for line in ask(command).out.splitlines()]

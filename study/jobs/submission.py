@@ -7,7 +7,7 @@ jobs have ended. A moment without a controller holds up all of them. Neither cou
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -54,11 +54,16 @@ class Submissions:
         self,
         submit: Callable[[Request], Answer],
         refused: Callable[[Request, str], None],
-        active: Callable[[], int],
+        active: Callable[[], Counter[Hashable]],
         most: int,
+        limit: Callable[[Hashable], int | None] = lambda kind: None,
     ) -> None:
-        """`submit` asks sbatch; `refused` is told what Slurm will never accept."""
-        self._submit, self._refused, self._active, self._most = submit, refused, active, most
+        """`submit` asks sbatch; `refused` is told what Slurm will never accept.
+
+        `active` counts the jobs in the queue by kind, and `limit` is the most of a kind.
+        """
+        self._submit, self._refused, self._active = submit, refused, active
+        self._most, self._limit = most, limit
         self._waiting: deque[Request] = deque()
         self._pauses: dict[Hashable, _Pause] = {}
         self._outage: _Pause | None = None
@@ -69,10 +74,6 @@ class Submissions:
 
     def __len__(self) -> int:
         return len(self._waiting)
-
-    def limit(self, most: int) -> None:
-        """Have no more than `most` requests in the queue."""
-        self._most = min(self._most, most)
 
     def add(self, request: Request, first: bool = False) -> None:
         """Add a request; `first`: before those that wait already."""
@@ -110,13 +111,22 @@ class Submissions:
 
     def _next(self) -> Request | None:
         """Take the first request that is not held up."""
-        if not self._waiting or self._active() >= self._most:
+        if not self._waiting:
+            return None
+        active = self._active()
+        if active.total() >= self._most:
             return None
         if self._outage is not None and not self._outage.is_over:
             return None
+        held_up = set()
         for index, request in enumerate(self._waiting):
-            pause = self._pauses.get(request.kind)
-            if pause is None or pause.is_over:
+            if request.kind in held_up:
+                continue
+            pause, limit = self._pauses.get(request.kind), self._limit(request.kind)
+            full = limit is not None and active[request.kind] >= limit
+            if full or not (pause is None or pause.is_over):
+                held_up.add(request.kind)
+            else:
                 del self._waiting[index]
                 return request
         return None

@@ -63,6 +63,7 @@ class SlurmStudy:
         self.file = folder / "study.yaml"
         self.results = folder / "results" / name
         self.log = folder / "snakemake.log"
+        self.process: subprocess.Popen[bytes] | None = None
         text = folder / "data" / "text"
         text.mkdir(parents=True)
         documents = [path.read_text() for path in sorted((ROOT / "study").glob("*.py"))]
@@ -109,7 +110,7 @@ class SlurmStudy:
             *("--slurm-init-seconds-before-status-checks", "2", *arguments),
         ]
         with self.log.open("ab") as log:
-            return subprocess.Popen(
+            self.process = subprocess.Popen(
                 command,
                 cwd=ROOT,
                 env={**self.cluster.environment(), **environment},
@@ -117,6 +118,13 @@ class SlurmStudy:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        return self.process
+
+    def kill(self) -> None:
+        """End the Snakemake that was started last."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     def run(self, *arguments: str, timeout: float = 300, **environment: str) -> str:
         """Run to the end and return what was printed, whatever the exit code."""
@@ -126,6 +134,21 @@ class SlurmStudy:
         finally:
             process.kill()
         return self.log.read_text()
+
+    def flags(self) -> list[Path]:
+        """Return the files that say that a cell's run is complete, without any table."""
+        runs = self.results / "runs"
+        return [
+            runs
+            / entry["cluster"]
+            / "one"
+            / f"gpus-{entry['gpus']}"
+            / "base"
+            / f"seed-{seed}"
+            / "completed"
+            for entry in self.study["grid"]
+            for seed in entry.get("seed", [42])
+        ]
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """Return the whole lines of a cell's metrics.jsonl."""

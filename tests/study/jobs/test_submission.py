@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -45,7 +46,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def started(slurm: Slurm, most: int = 100) -> Submissions:
-    return Submissions(slurm.submit, slurm.refuse, lambda: slurm.active, most)
+    return Submissions(slurm.submit, slurm.refuse, lambda: Counter({"one": slurm.active}), most)
 
 
 def wait_for(holds: Callable[[], bool]) -> None:
@@ -123,6 +124,25 @@ def test_the_queue_is_bounded() -> None:
     slurm.active = 1
     queue.job_ended()
     wait_for(lambda: slurm.accepted == ["a"])
+    queue.stop()
+
+
+def test_a_limit_that_the_accounting_tells_bounds_its_kind_only() -> None:
+    slurm = Slurm()
+    slurm.active = 2
+    queue = Submissions(
+        slurm.submit,
+        slurm.refuse,
+        lambda: Counter({"one": slurm.active}),
+        most=100,
+        limit=lambda kind: 2 if kind == "one" else None,
+    )
+    queue.add(Request("a", "one"))
+    queue.add(Request("b", "other"))
+    wait_for(lambda: slurm.accepted == ["b"])
+    slurm.active = 1
+    queue.job_ended()
+    wait_for(lambda: slurm.accepted == ["b", "a"])
     queue.stop()
 
 
