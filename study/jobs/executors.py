@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,26 @@ LAST_S = 8
 """Seconds after SIGTERM at which Snakemake is ended if it has not ended itself."""
 
 
+TESTED = {"snakemake": "9.27", "snakemake-executor-plugin-slurm": "2.8"}
+"""The versions that these classes extend, as pyproject.toml has them."""
+
+
+def check_versions() -> None:
+    """End the program if a package that is extended here has another version than tested."""
+    for package, tested in TESTED.items():
+        found = version(package)
+        if not found.startswith(f"{tested}."):
+            sys.exit(
+                f"{package} {found}: study/jobs/executors.py extends its executor and was tested "
+                f"with {tested} only. Run `pip install '{package}=={tested}.*'`, or run tests/slurm"
+                " "
+                "with it, then change TESTED and pyproject.toml."
+            )
+
+
 def install(grid: Grid) -> None:
     """Register the executors of a study."""
+    check_versions()
     registry = ExecutorPluginRegistry()
     for name, executor in (("local", LocalExecutor), ("slurm", SlurmExecutor)):
         executor.grid = grid
@@ -456,7 +475,7 @@ class SlurmExecutor(_Decisions, PluginExecutor):
         listed = None
         if active_jobs and (time.monotonic() >= self._next_poll or any(codes.values())):
             listed = list_jobs(self._clusters)
-            self._interval = min(LONGEST_POLL_S, self._interval + 10)
+            self._interval = min(LONGEST_POLL_S, 1.5 * self._interval)
             self._next_poll = time.monotonic() + self._interval
             self.progress.polled(listed)
         for info in active_jobs:
