@@ -152,15 +152,24 @@ class SlurmStudy:
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """Return the whole lines of a cell's metrics.jsonl."""
-        path = self.run_folder(name) / "metrics.jsonl"
+        return self.records_of(self.run_folder(name))
+
+    def records_of(self, folder: Path) -> list[dict[str, Any]]:
+        path = folder / "metrics.jsonl"
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
 
     def losses(self, name: str) -> list[tuple[int, float]]:
-        return [(record["global_step"], record["loss/out"]) for record in self.records(name)]
+        return self.losses_of(self.run_folder(name))
+
+    def losses_of(self, folder: Path) -> list[tuple[int, float]]:
+        return [(record["global_step"], record["loss/out"]) for record in self.records_of(folder)]
 
     def summary(self, name: str) -> dict[str, Any]:
-        return json.loads((self.run_folder(name) / "run.json").read_text())
+        return self.summary_of(self.run_folder(name))
+
+    def summary_of(self, folder: Path) -> dict[str, Any]:
+        return json.loads((folder / "run.json").read_text())
 
     def jobs(self, name: str) -> list[int]:
         """Return the ids of a cell's jobs, first to last, from the links to their logs."""
