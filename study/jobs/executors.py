@@ -516,10 +516,13 @@ class SlurmExecutor(_Decisions, PluginExecutor):
         if state != GONE:
             return state
         code = read_note(self.slurm_logdir, info.external_jobid)
-        if code is not None:
-            return "FAILED" if code else "COMPLETED"
+        if code == 0:
+            return "COMPLETED"
+        # A run that was cancelled saves, and its job notes an exit code like any other.
         recorded = find_recorded_state(info.external_jobid, info.aux["cluster"])
-        return GONE if recorded in ACTIVE else recorded or GONE
+        if recorded and recorded not in ACTIVE:
+            return recorded
+        return GONE if code is None else "FAILED"
 
     def _settle(self, info: Any, state: str) -> None:
         """Do what follows from the end of a job."""
