@@ -151,6 +151,7 @@ def _middle(values: Sequence[float | None]) -> float | None:
 def _startup_before_step(item: Measurement) -> float | None:
     return None if item.startup_s is None else max(0.1, item.startup_s - item.step_s[1])
 
+
 PART = 128
 """Candidates compared with all targets at a time, which bounds the memory."""
 
