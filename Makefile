@@ -11,7 +11,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 PIP_OPTIONS ?=
 
 .PHONY: help setup wheels setup-offline study published test test-newest test-checkpoints test-long fuzz
-.PHONY: slurm-up slurm-down test-slurm bench gpu-check lint lock schemas clean
+.PHONY: slurm-up slurm-down test-slurm soak bench gpu-check lint lock schemas clean
 
 help:
 	@echo "make study   train the default study on this machine, print its tables"
@@ -24,7 +24,7 @@ help:
 	@echo "make gpu-check    correctness and speed on this machine's GPU, in 8 minutes, without a network"
 	@echo "make published      run config/studies/h200.yaml in parts, publish its tables and plots"
 	@echo "make wheels, setup-offline    the environment for a machine with torch and no network"
-	@echo "make slurm-up, slurm-down, test-slurm    a trial Slurm cluster on this machine, as root"
+	@echo "make slurm-up, slurm-down, test-slurm, soak    a trial Slurm cluster on this machine, as root"
 
 setup: $(VENV)/installed
 
@@ -136,6 +136,11 @@ slurm-down: setup
 test-slurm: setup
 	bash tests/slurm/cluster/install.sh
 	TRIAL_CLUSTER_REQUIRED=1 python -m pytest tests/slurm
+
+# 60 runs while jobs, daemons and Snakemake are killed: about 15 minutes.
+soak: setup
+	bash tests/slurm/cluster/install.sh
+	python -m tests.slurm.soak
 
 # Exact versions, as they are installed now. A local build of torch is written by its public version.
 lock: setup

@@ -1,17 +1,18 @@
 """A scaling study as a table of contents: the requested files, and the stages that create them."""
 
-from study.jobs.dispatch import start
 from study.grid import RUN_FOLDER, Grid
-from study.jobs.stop_requests import forward_stop_requests
 from study.jobs.workflow import finished_runs, load_config, mirror_disk
-
-forward_stop_requests()
 
 STUDY = load_config(workflow.configfiles, workflow.config_settings.config_args)
 GRID = Grid(STUDY)
 
 if workflow.is_main_process:
+    from study.jobs.executors import install, work_without_lock
+
+    install(GRID)
     mirror_disk(GRID)
+    if STUDY.partial:
+        work_without_lock()
 
 
 pathvars:
@@ -38,6 +39,8 @@ localrules:
 
 
 onstart:
+    from study.jobs.dispatch import start
+
     start(workflow, GRID)
 
 

@@ -35,6 +35,8 @@ DEFAULT_FILE = "config/config.yaml"
 # Names become folders of the results, so they contain no special characters of paths or shells.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
+GpuType = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
+
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./:-]*$")]
 
 
@@ -94,6 +96,27 @@ def minutes_of(time: str) -> int:
     return minutes + math.ceil((parts["seconds"] + parts["s"] + parts["sec"]) / 60)
 
 
+class SlurmDataConfig(Settings):
+    """How to request the jobs without a GPU: corpora, tokenising, exports."""
+
+    local: bool = False
+    """true: run them where Snakemake runs."""
+    partition: str | None = None
+    """Partition; null: the cluster's, with its QOS, constraint and other flags."""
+    account: str | None = None
+    """Account; null: the cluster's."""
+    qos: str | None = None
+    """Quality of service; null: the cluster's, in its partition."""
+    cpus: PositiveInt = 4
+    """CPU cores."""
+    mem_gib: PositiveInt = 16
+    """Memory, GiB; at most `max_mem_gib` in the cluster's partition."""
+    runtime_min: PositiveInt = 240
+    """Time limit, minutes; at most `max_runtime_min` in the cluster's partition."""
+    extra: str = ""
+    """More flags for sbatch, verbatim."""
+
+
 class SlurmConfig(Settings):
     """How to request GPUs from a partition."""
 
@@ -115,15 +138,16 @@ class SlurmConfig(Settings):
     gpu_request: Literal["gres", "gpus-per-task", "gpus-per-node"]
     """gres: `--gres=gpu:N`; gpus-per-task: `--gpus-per-task=N --ntasks=1`; gpus-per-node: one task
     for each node. Jobs of several nodes always use the last."""
-    gpu_type: str | None = None
-    """GPU type in the request, as in `--gres=gpu:a100:1`; null: any."""
+    gpu_type: GpuType | None = None
+    """GPU type in the request, as in `--gres=gpu:a100:1` and as sinfo shows it; null: any."""
     mem_gib: PositiveInt | Literal["auto"] = "auto"
-    """Memory on each node, `--mem`, GiB; auto: as predicted. Each retry adds the same amount."""
+    """Memory on each node, `--mem`, GiB; auto: as predicted. A retry after running out adds the
+    same amount."""
     max_mem_gib: PositiveInt | None = None
     """Maximum of `mem_gib` for retries, GiB: a node's memory; null if it is not known."""
     runtime_min: PositiveInt | Literal["auto"] = "auto"
     """Time limit, `--time`, minutes or a time of Slurm such as "12:00:00"; auto: the upper end of
-    the run's time estimate and a margin. Each retry adds the same amount."""
+    the run's time estimate and a margin. A retry after a time-out adds the same amount."""
     max_runtime_min: PositiveInt | None = None
     """Maximum of `runtime_min` for retries, minutes: the partition's limit; null if it is not
     known."""
@@ -135,8 +159,23 @@ class SlurmConfig(Settings):
     """Quality of service, `--qos`."""
     constraint: str | None = None
     """Node features, `--constraint`."""
+    reservation: str | None = None
+    """Reservation, `--reservation`."""
+    clusters: str | None = None
+    """Slurm cluster of the partition, `--clusters`, if it is not the default one."""
+    nodelist: str | None = None
+    """Nodes to use, `--nodelist`."""
+    exclude: str | None = None
+    """Nodes to avoid, `--exclude`."""
     extra: str = ""
     """More flags for sbatch, verbatim."""
+    output: str | None = None
+    """File for what a job prints, `--output`, with %j for the job's id; null: below the study's
+    folder of results."""
+    error: str | None = None
+    """File for its errors, `--error`; null: the same file."""
+    data: SlurmDataConfig = SlurmDataConfig()
+    """The jobs without a GPU; the grid's first Slurm cluster decides for all."""
 
     @field_validator("runtime_min", "max_runtime_min", mode="before")
     @classmethod
@@ -387,5 +426,8 @@ class Study(Settings):
         return f"{self.results_dir}/{self.study}"
 
     def to_yaml(self) -> str:
-        """The study with its ladder and clusters written out."""
-        return dump_yaml(self.model_dump(mode="json"))
+        """The study with its ladder and clusters written out.
+
+        Without `partial`, which is about one invocation: it may run beside a complete one.
+        """
+        return dump_yaml(self.model_dump(mode="json", exclude={"partial"}))

@@ -152,6 +152,10 @@ def _startup_before_step(item: Measurement) -> float | None:
     return None if item.startup_s is None else max(0.1, item.startup_s - item.step_s[1])
 
 
+PART = 128
+"""Candidates compared with all targets at a time, which bounds the memory."""
+
+
 class Performance:
     """The performance model of one cluster."""
 
@@ -246,8 +250,9 @@ class Performance:
 
         (candidates,): squared log time, summed over the targets.
         """
-        points = [self._step_points(works) for works in (candidates, targets)]
-        return self.steps.narrowing(*points)
+        at = self._step_points(targets)
+        parts = [candidates[first : first + PART] for first in range(0, len(candidates), PART)]
+        return np.concatenate([self.steps.narrowing(self._step_points(part), at) for part in parts])
 
     def _predict(self, work: Workload) -> tuple[float, float]:
         mean, sd = self.steps.predict(self._step_points([work]))

@@ -3,10 +3,12 @@
 Pure functions of the settings, so that `plan` shows exactly what is requested.
 """
 
+import shlex
 from typing import Any, Literal
 
 from study.config import ClusterConfig, EvaluateConfig, SlurmConfig
 from study.estimate.needs import NOT_KNOWN, Needs
+from study.jobs.verdict import NO_SHORTAGE, Shortage
 from trainer.paths import in_shell
 
 WHOLE_MACHINE = 2**16
@@ -55,13 +57,16 @@ FIRST_RUNTIME_MIN = 60
 
 
 def slurm_resources(
-    cluster: ClusterConfig, gpus: int, attempt: int = 1, needs: Needs = NOT_KNOWN
+    cluster: ClusterConfig,
+    gpus: int,
+    shortage: Shortage = NO_SHORTAGE,
+    needs: Needs = NOT_KNOWN,
 ) -> dict[str, Any]:
-    """Return Snakemake's resources for a run's `attempt`, 1, 2, ...; empty for this machine.
+    """Return Snakemake's resources for a run; empty for this machine.
 
-    `mem_mb` is in MiB and `runtime` in minutes, as snakemake-executor-plugin-slurm reads them. A
-    retry requests more of both, in case the run failed for lack of them. `needs` applies to
-    settings that are `auto`.
+    `mem_mb` is in MiB and `runtime` in minutes, as snakemake-executor-plugin-slurm reads them. What
+    earlier attempts ran out of is requested in a larger amount. `needs` applies to settings that
+    are `auto`.
     """
     slurm = cluster.slurm
     if slurm is None:
@@ -71,13 +76,22 @@ def slurm_resources(
     runtime_min = _allowed(slurm.runtime_min, minutes, slurm.max_runtime_min)
     resources: dict[str, Any] = {
         "slurm_partition": slurm.partition,
-        "mem_mb": _grown(mem_gib, slurm.max_mem_gib, attempt) * MIB_PER_GIB,
-        "runtime": _grown(runtime_min, slurm.max_runtime_min, attempt),
+        "mem_mb": _grown(mem_gib, slurm.max_mem_gib, shortage.memory) * MIB_PER_GIB,
+        "runtime": _grown(runtime_min, slurm.max_runtime_min, shortage.time),
         "cpus_per_task": threads(cluster, gpus),
     }
-    optional = {"slurm_account": slurm.account, "qos": slurm.qos, "constraint": slurm.constraint}
-    resources |= {key: value for key, value in optional.items() if value is not None}
+    resources |= _place(slurm)
     return resources | _gpu_resources(slurm, cluster.gpus_per_node, gpus)
+
+
+def _place(slurm: SlurmConfig) -> dict[str, Any]:
+    optional = {
+        "slurm_account": slurm.account,
+        "qos": slurm.qos,
+        "constraint": slurm.constraint,
+        "clusters": slurm.clusters,
+    }
+    return {key: value for key, value in optional.items() if value is not None}
 
 
 def _allowed(setting: int | Literal["auto"], needed: int, limit: int | None) -> int:
@@ -87,8 +101,8 @@ def _allowed(setting: int | Literal["auto"], needed: int, limit: int | None) -> 
     return needed if limit is None else min(needed, limit)
 
 
-def _grown(amount: int, limit: int | None, attempt: int) -> int:
-    grown = amount * max(1, attempt)
+def _grown(amount: int, limit: int | None, shortages: int) -> int:
+    grown = amount * (1 + shortages)
     return grown if limit is None else min(grown, max(amount, limit))
 
 
@@ -96,29 +110,55 @@ def _gpu_resources(slurm: SlurmConfig, gpus_per_node: int, gpus: int) -> dict[st
     kind = "" if slurm.gpu_type is None else f"{slurm.gpu_type}:"
     nodes = -(-gpus // gpus_per_node)
     if nodes > 1:
-        # With `mpi`, the plugin does not wrap the shell in srun, so that the shell can start one
-        # launcher on each node from the batch step.
         extra = f"--gpus-per-node={kind}{gpus_per_node}"
-        request: dict[str, Any] = {"mpi": "srun", "nodes": nodes, "tasks": nodes}
+        request: dict[str, Any] = {"nodes": nodes, "tasks": nodes}
     elif slurm.gpu_request == "gres":
         extra, request = "", {"gres": f"gpu:{kind}{gpus}"}
     else:
         # The plugin adds --ntasks=1 if neither gres nor gpu is set.
         extra, request = f"--{slurm.gpu_request}={kind}{gpus}", {}
-    # A requeued job appends to its log.
-    flags = [extra, slurm.extra, "--open-mode=append"]
+    flags = [extra, *_more_flags(slurm)]
     flags += [f"--signal=USR1@{slurm.warn_s}"] if slurm.warn_s else []
     return request | {"slurm_extra": " ".join(flag for flag in flags if flag)}
 
 
+def _more_flags(slurm: SlurmConfig) -> list[str]:
+    """Return the flags for sbatch that Snakemake has no resources for."""
+    named = {
+        "reservation": slurm.reservation,
+        "nodelist": slurm.nodelist,
+        "exclude": slurm.exclude,
+    }
+    flags = [f"--{name}={shlex.quote(value)}" for name, value in named.items() if value is not None]
+    # A requeued job appends to its log.
+    return [*flags, slurm.extra, "--open-mode=append"]
+
+
 def data_request(cluster: ClusterConfig) -> dict[str, Any]:
-    """Return Snakemake's resources for a job that prepares data: a few CPUs and no GPU."""
+    """Return Snakemake's resources for a job without a GPU, such as tokenising."""
     slurm = cluster.slurm
     if slurm is None:
         return {}
-    request: dict[str, Any] = {"slurm_partition": slurm.partition, "mem_mb": 16 * MIB_PER_GIB}
-    request |= {"runtime": 240, "cpus_per_task": 4}
-    return request | ({} if slurm.account is None else {"slurm_account": slurm.account})
+    data = slurm.data
+    if data.partition is None:
+        minutes, mem_gib = slurm.max_runtime_min, slurm.max_mem_gib
+        place, flags = {**_place(slurm), "slurm_partition": slurm.partition}, _more_flags(slurm)
+    else:
+        # The cluster's QOS, constraint and flags belong to its own partition.
+        minutes = mem_gib = None
+        kept = {"slurm_account": slurm.account, "clusters": slurm.clusters}
+        place, flags = {**kept, "slurm_partition": data.partition}, ["--open-mode=append"]
+    place |= {
+        key: value
+        for key, value in {"slurm_account": data.account, "qos": data.qos}.items()
+        if value is not None
+    }
+    return {key: value for key, value in place.items() if value is not None} | {
+        "mem_mb": min(data.mem_gib, mem_gib or data.mem_gib) * MIB_PER_GIB,
+        "runtime": min(data.runtime_min, minutes or data.runtime_min),
+        "cpus_per_task": data.cpus,
+        "slurm_extra": " ".join(flag for flag in [data.extra, *flags] if flag),
+    }
 
 
 def request_line(cluster: ClusterConfig, gpus: int, needs: Needs = NOT_KNOWN) -> str:
@@ -130,6 +170,7 @@ def request_line(cluster: ClusterConfig, gpus: int, needs: Needs = NOT_KNOWN) ->
     mem_gib = resources["mem_mb"] // MIB_PER_GIB
     flags = [f"-A {resources['slurm_account']}"] if "slurm_account" in resources else []
     flags += [f"-p {resources['slurm_partition']}"]
+    flags += [f"--clusters={resources['clusters']}"] if "clusters" in resources else []
     flags += [f"--qos={resources['qos']}"] if "qos" in resources else []
     flags += [f"--constraint={resources['constraint']}"] if "constraint" in resources else []
     flags += [f"--gres={resources['gres']}"] if "gres" in resources else []
@@ -148,14 +189,18 @@ def launch_line(cluster: ClusterConfig, gpus: int) -> str:
     lines = [] if cluster.slurm is None else [OUTSIDE_SLURM]
     lines += [OUTLIVE_STOP, *_environment(cluster)]
     torchrun = f"torchrun --nproc_per_node={per_node}"
+    if cluster.slurm is None:
+        return "; ".join([*lines, f"{ALONE}{torchrun} --standalone -m trainer"])
     if nodes == 1:
-        alone = ALONE if cluster.slurm is None else ""
-        return "; ".join([*lines, f"{alone}{torchrun} --standalone -m trainer"])
-    # The port differs between jobs, so that two jobs of one user on one node do not collide.
-    lines += ["export RENDEZVOUS=$(hostname):$((20000 + SLURM_JOB_ID % 10000))"]
-    rendezvous = (
-        f"--nnodes={nodes} --rdzv_backend=c10d --rdzv_id=$SLURM_JOB_ID --rdzv_endpoint=$RENDEZVOUS"
-    )
+        rendezvous = "--standalone"
+    else:
+        # The port differs between jobs, so that two jobs of one user on one node do not collide.
+        lines += ["export RENDEZVOUS=$(hostname):$((20000 + SLURM_JOB_ID % 10000))"]
+        rendezvous = (
+            f"--nnodes={nodes} --rdzv_backend=c10d --rdzv_id=$SLURM_JOB_ID "
+            "--rdzv_endpoint=$RENDEZVOUS"
+        )
+    # Slurm signals the first process of a step, not those of the batch script: torchrun is one.
     srun = (
         f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 "
         f"--cpus-per-task={threads(cluster, gpus)} --gpus-per-node={per_node} "

@@ -1,14 +1,15 @@
 """Functions for the Snakefile and its rules. Imported whenever Snakemake plans."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from study.config import DEFAULT_FILE, Study
+from study.config import DEFAULT_FILE, ClusterConfig, Study
 from study.estimate.needs import NOT_KNOWN, Needs
-from study.grid import Cell, Grid
+from study.grid import RUN_FOLDER, Cell, Grid
 from study.jobs.evaluation import find_problem
 from study.jobs.launch import (
     autotune_line,
@@ -20,6 +21,7 @@ from study.jobs.launch import (
     threads,
 )
 from study.jobs.precompile import PRECOMPILE_FOLDER, precompile_folder, precompile_run
+from study.jobs.verdict import Shortage, find_shortage
 from study.load import load_study
 from study.measure.logs import is_up_to_date
 from trainer.files import write_atomically
@@ -31,9 +33,12 @@ from trainer.yaml_files import load_document, parse_assignment
 
 RESOURCES = (
     *("slurm_account", "slurm_partition", "mem_mb", "runtime", "cpus_per_task", "qos"),
-    *("constraint", "gres", "nodes", "tasks", "mpi", "slurm_extra"),
+    *("constraint", "gres", "nodes", "tasks", "clusters", "slurm_extra"),
 )
 """Resources that a job may request from Slurm, as Snakemake and its plugin name them."""
+
+NO_NAME = "(?!)"
+"""A pattern that matches nothing."""
 
 UNSET = {"mem_mb": 0, "runtime": 0}
 """Values of resources that may not be None; Snakemake drops any other that is None."""
@@ -149,10 +154,14 @@ class TrainingRequest:
         def value(wildcards: Any, attempt: int) -> Any:
             cell = self._cell(wildcards)
             needs = self._needs(cell)
-            resources = slurm_resources(cell.cluster_config, self._gpus(cell), attempt, needs)
+            shortage = self._shortage(cell, attempt)
+            resources = slurm_resources(cell.cluster_config, self._gpus(cell), shortage, needs)
             return resources.get(name, UNSET.get(name))
 
         return value
+
+    def _shortage(self, cell: Cell, attempt: int) -> Shortage:
+        return find_shortage(cell.name)
 
     def _needs(self, cell: Cell) -> Needs:
         """Return the predicted needs of a cell, if a setting of its cluster is `auto`."""
@@ -183,6 +192,10 @@ class EvaluationRequest(TrainingRequest):
 
     def _gpus(self, cell: Cell) -> int:
         return 1
+
+    def _shortage(self, cell: Cell, attempt: int) -> Shortage:
+        # What these jobs ran out of is not known: a retry requests more of both.
+        return Shortage(time=attempt - 1, memory=attempt - 1)
 
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the evaluation."""
@@ -252,13 +265,37 @@ def evaluations(grid: Grid) -> Callable[[Any], list[str]]:
 
 
 def data_resources(grid: Grid) -> dict[str, Callable[[Any], Any]]:
-    """Return the resources of jobs that prepare data, on the first Slurm cluster of the grid."""
-    cluster = next(
-        (cell.cluster_config for cell in grid if cell.cluster_config.slurm is not None), None
-    )
+    """Return the resources of jobs without a GPU, on the first Slurm cluster of the grid."""
+    cluster = _data_cluster(grid)
     asked = {} if cluster is None else data_request(cluster)
 
     def resource(name: str) -> Callable[[Any], Any]:
         return lambda wildcards: asked.get(name, UNSET.get(name))
 
     return {name: resource(name) for name in (*asked, *UNSET)}
+
+
+def data_is_local(grid: Grid) -> bool:
+    """Return whether jobs without a GPU run where Snakemake runs."""
+    cluster = _data_cluster(grid)
+    return cluster is None or cluster.slurm is None or cluster.slurm.data.local
+
+
+def _data_cluster(grid: Grid) -> ClusterConfig | None:
+    return next((cell.cluster_config for cell in grid if cell.cluster_config.slurm), None)
+
+
+def run_folders(grid: Grid) -> tuple[str, str]:
+    """Return the patterns of the runs' folders that the executor dispatches, and of the others.
+
+    The others are runs on this machine in a study that also has runs on Slurm.
+    """
+    on_slurm = {cell.cluster for cell in grid if cell.cluster_config.slurm is not None}
+    here = {cell.cluster for cell in grid} - on_slurm
+    dispatched, others = (on_slurm, here) if on_slurm else (here, on_slurm)
+
+    def pattern(names: set[str]) -> str:
+        either = "|".join(sorted(map(re.escape, names))) or NO_NAME
+        return RUN_FOLDER.replace("{cluster}", f"{{cluster,{either}}}")
+
+    return pattern(dispatched), pattern(others)

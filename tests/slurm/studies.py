@@ -15,6 +15,7 @@ from tests.slurm.cluster.api import Cluster
 
 ROOT = Path(__file__).parents[2]
 FAULTS = ROOT / "tests" / "slurm" / "faults"
+STANDIN = ROOT / "tests" / "slurm" / "standin"
 STEPS = 24
 
 
@@ -42,6 +43,16 @@ def partition(name: str, fault: str = "", folder: Path | None = None, **slurm: A
     }
 
 
+def standin(name: str, folder: Path, does: str = "", step_s: float = 0.05, **slurm: Any) -> dict:
+    """Return a cluster like `partition`, whose runs are those of standin/torchrun."""
+    cluster = partition(name, **slurm)
+    cluster["setup"] = [
+        f"export PATH={STANDIN}:$PATH STANDIN={does} STANDIN_FOLDER={folder} "
+        f"STANDIN_STEP_S={step_s}"
+    ]
+    return cluster
+
+
 class SlurmStudy:
     """A study of runs that take seconds, and the Snakemake that carries it out."""
 
@@ -52,6 +63,7 @@ class SlurmStudy:
         self.file = folder / "study.yaml"
         self.results = folder / "results" / name
         self.log = folder / "snakemake.log"
+        self.process: subprocess.Popen[bytes] | None = None
         text = folder / "data" / "text"
         text.mkdir(parents=True)
         documents = [path.read_text() for path in sorted((ROOT / "study").glob("*.py"))]
@@ -93,12 +105,12 @@ class SlurmStudy:
         """Start `snakemake --executor slurm`; what it prints is appended to `log`."""
         self.file.write_text(yaml.safe_dump(self.study))
         command = [
-            *(sys.executable, str(ROOT / "tests" / "slurm" / "fast_snakemake.py")),
+            *(sys.executable, "-m", "snakemake"),
             *("--executor", "slurm", "--configfile", str(self.file)),
-            *("--max-status-checks-per-second", "10", *arguments),
+            *("--slurm-init-seconds-before-status-checks", "2", *arguments),
         ]
         with self.log.open("ab") as log:
-            return subprocess.Popen(
+            self.process = subprocess.Popen(
                 command,
                 cwd=ROOT,
                 env={**self.cluster.environment(), **environment},
@@ -106,6 +118,13 @@ class SlurmStudy:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        return self.process
+
+    def kill(self) -> None:
+        """End the Snakemake that was started last."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     def run(self, *arguments: str, timeout: float = 300, **environment: str) -> str:
         """Run to the end and return what was printed, whatever the exit code."""
@@ -116,17 +135,41 @@ class SlurmStudy:
             process.kill()
         return self.log.read_text()
 
+    def flags(self) -> list[Path]:
+        """Return the files that say that a cell's run is complete, without any table."""
+        runs = self.results / "runs"
+        return [
+            runs
+            / entry["cluster"]
+            / "one"
+            / f"gpus-{entry['gpus']}"
+            / "base"
+            / f"seed-{seed}"
+            / "completed"
+            for entry in self.study["grid"]
+            for seed in entry.get("seed", [42])
+        ]
+
     def records(self, name: str) -> list[dict[str, Any]]:
         """Return the whole lines of a cell's metrics.jsonl."""
-        path = self.run_folder(name) / "metrics.jsonl"
+        return self.records_of(self.run_folder(name))
+
+    def records_of(self, folder: Path) -> list[dict[str, Any]]:
+        path = folder / "metrics.jsonl"
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
 
     def losses(self, name: str) -> list[tuple[int, float]]:
-        return [(record["global_step"], record["loss/out"]) for record in self.records(name)]
+        return self.losses_of(self.run_folder(name))
+
+    def losses_of(self, folder: Path) -> list[tuple[int, float]]:
+        return [(record["global_step"], record["loss/out"]) for record in self.records_of(folder)]
 
     def summary(self, name: str) -> dict[str, Any]:
-        return json.loads((self.run_folder(name) / "run.json").read_text())
+        return self.summary_of(self.run_folder(name))
+
+    def summary_of(self, folder: Path) -> dict[str, Any]:
+        return json.loads((folder / "run.json").read_text())
 
     def jobs(self, name: str) -> list[int]:
         """Return the ids of a cell's jobs, first to last, from the links to their logs."""

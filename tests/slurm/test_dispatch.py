@@ -1,62 +1,102 @@
 """What happens to Snakemake, or between Snakemake and Slurm's daemons."""
 
 import os
+import re
 import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from study.grid import Grid
-from study.jobs.dispatch import find_rejected
-from study.jobs.launch import request_line
-from study.load import load_study
 from tests.slurm.cluster.api import Cluster
-from tests.slurm.studies import ROOT, SlurmStudy, partition, wait_until
+from tests.slurm.studies import ROOT, SlurmStudy, partition, standin, wait_until
 
 pytestmark = pytest.mark.slurm
 
-# More than the 30 s after which the plugin alone would have forgotten its jobs, or the minute that
-# a restart of the controller takes.
-OUTAGE_S = 60
+OUTAGE_S = 20
+
+LEAVES_S = 10
+"""The most that Snakemake takes to end on SIGTERM."""
 
 
 @pytest.fixture
 def study(cluster: Cluster, tmp_path: Path) -> Iterator[SlurmStudy]:
-    yield SlurmStudy(cluster, tmp_path, "dispatch")
+    study = SlurmStudy(cluster, tmp_path, "dispatch")
+    yield study
+    study.kill()
     cluster.run("scancel", "--user=root")
 
 
-def held(study: SlurmStudy, name: str) -> None:
-    study.hold(f"hold:{name}")
-    study.add(name, partition("sphinx", f"hold:{name}", study.folder))
+def add(study: SlurmStudy, name: str, does: str = "", **slurm: object) -> None:
+    """Add a cell of the stand-in; `hold`: it stays in its middle as long as the file is there."""
+    folder = study.folder / name
+    folder.mkdir()
+    (folder / ("hold" if does == "hold" else "once")).touch()
+    study.add(name, standin("sphinx", folder, does, **slurm))
+    # What is of no concern here does not take a job.
+    study.study["clusters"][name]["slurm"].setdefault("data", {"local": True})
 
 
-def test_a_wrong_account_or_partition_is_told_in_seconds(study: SlurmStudy) -> None:
+def release(study: SlurmStudy, name: str) -> None:
+    (study.folder / name / "hold").unlink()
+
+
+def middle(study: SlurmStudy) -> int:
+    return study.study["run"]["steps"] // 2
+
+
+def shim(study: SlurmStudy, command: str, script: str) -> dict[str, str]:
+    """Return the PATH on which a command is a shell script; $REAL is the real one."""
+    folder = study.folder / "commands"
+    folder.mkdir(exist_ok=True)
+    real = study.cluster.run("which", command).strip()
+    (folder / command).write_text(f"#!/bin/sh\nREAL={real}\n{script}\n")
+    (folder / command).chmod(0o755 | stat.S_IXUSR)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def test_what_slurm_or_its_plugin_rejects_is_told_in_seconds(study: SlurmStudy) -> None:
     study.add("wrong-account", partition("sphinx", account="miso"))
-    study.add("wrong-partition", partition("phinx"))
-    study.add("right", partition("sphinx"))
-    study.study["clusters"]["wrong-partition"]["slurm"]["account"] = "nlp"
+    study.add("wrong-partition", partition("phinx", account="nlp"))
+    study.add("right", partition("sphinx", extra="--begin='now + 1 hours'"))
+    study.add("no-reservation", partition("sphinx", reservation="theirs"))
+    study.add("managed", partition("sphinx", extra="--mem=1G"))
+    study.add("wrong-type", partition("sphinx", gpu_type="nvidia_h100-pcie"))
+    study.add("too-much", partition("sphinx", mem_gib=2000))
+    study.add("gpus-only", partition("sphinx", data={"partition": "gpus-only", "runtime_min": 10}))
+    study.study["grid"].insert(0, study.study["grid"].pop())  # it decides about the data
+    if not any(Path("/dev").glob("nvidia[0-9]")):
+        study.add("here", {"device": "cuda", "gpu_name": "A100", "gpus_per_node": 1})
     started = time.monotonic()
     output = study.run()
     assert study.returncode == 1
     assert time.monotonic() - started < 15
-    problems = [line for line in output.splitlines() if line.startswith("  cluster '")]
-    assert len(problems) == 2
-    assert "requests to Slurm: 2 problems" in output
-    assert "'wrong-account' requests `sbatch -A miso -p sphinx --gres=gpu:1" in problems[0]
-    assert "Invalid account or account/partition combination specified" in problems[0]
-    assert "'wrong-partition'" in problems[1]
-    assert "invalid partition specified: phinx" in problems[1]
+    problems = dict(re.findall(r"^  (?:cluster|rule) '?([\w-]+)'? (.*)$", output, re.MULTILINE))
+    expected = {
+        "wrong-account": "Invalid account or account/partition combination specified",
+        "wrong-partition": "invalid partition specified: phinx",
+        "no-reservation": "Requested reservation is invalid",
+        "managed": "The --memory option is not allowed in the 'slurm_extra' parameter",
+        "wrong-type": "Requested node configuration is not available",
+        "too-much": "node configuration is not available",
+        "tokenize": "QOSMinGRES",
+        "here": "needs 1 GPUs, found 0",
+    }
+    assert problems.keys() == (
+        expected.keys() if "here" in problems else expected.keys() - {"here"}
+    )
+    for name, words in problems.items():
+        assert expected[name] in words
+    assert "requests `sbatch -A miso -p sphinx -t 10 --mem 4096" in problems["wrong-account"]
     assert "Traceback" not in output
     assert study.cluster.run("squeue", "--me", "--noheader") == ""
     # Nothing is left locked: what needs no such request is made.
-    study.study["grid"] = study.study["grid"][2:]
+    study.study["grid"] = [entry for entry in study.study["grid"] if entry["cluster"] == "right"]
     study.run(str(study.results / "study.yaml"))
     assert study.returncode == 0
 
@@ -69,13 +109,24 @@ def test_sbatch_accepts_every_style_of_a_request(study: SlurmStudy) -> None:
             study.add(f"{name}-{style}", partition(name, **request), gpus=8)
     study.add("two-nodes", partition("miso", gpu_type="h200"), gpus=16)
     study.add("no-warning", partition("sphinx", warn_s=0, extra="--exclusive"))
-    grid = Grid(load_study(study.study))
-    assert len(grid) == 8
-    assert find_rejected(grid) == []
-    study.add("too-much", partition("sphinx", mem_gib=2000))
-    (problem,) = find_rejected(Grid(load_study(study.study)))
-    assert "'too-much'" in problem
-    assert "node configuration is not available" in problem
+    # sbatch itself accepts nodes that are down, and the job waits; its test alone says otherwise.
+    study.add("later", partition("sphinx", nodelist="sphinx3"))
+    # What follows the test is refused, with which the study ends.
+    only_tests = shim(
+        study,
+        "sbatch",
+        'case "$*" in *test-only*) exec $REAL "$@";; esac\n'
+        "echo 'sbatch: error: not today' >&2; exit 1",
+    )
+    cluster = study.cluster
+    cluster.run("scontrol", "update", "NodeName=sphinx3", "State=DRAIN", "Reason=test")
+    try:
+        output = study.run(**only_tests)
+    finally:
+        cluster.run("scontrol", "update", "NodeName=sphinx3", "State=RESUME")
+    assert "requests to Slurm" not in output
+    assert "Slurm refuses the job: not today" in output
+    assert "Trying to restart" not in output
 
 
 def test_a_place_without_slurm_is_told(study: SlurmStudy) -> None:
@@ -85,108 +136,158 @@ def test_a_place_without_slurm_is_told(study: SlurmStudy) -> None:
     assert "cluster 'here' has no `slurm:` settings" in output
 
 
-def test_a_request_for_nodes_that_are_down_may_wait(study: SlurmStudy) -> None:
+def test_snakemake_is_ended_and_started_again(study: SlurmStudy) -> None:
+    """Jobs that run, and those that wait unchanged, are kept; one that is outdated is replaced."""
     cluster = study.cluster
-    study.add("later", partition("sphinx", extra="--nodelist=sphinx3"))
-    (cell,) = Grid(load_study(study.study))
-    cluster.run("scontrol", "update", "NodeName=sphinx3", "State=DRAIN", "Reason=test")
-    try:
-        # sbatch itself takes it, and the job waits; its test alone says otherwise.
-        assert find_rejected([cell]) == []
-        request = request_line(cell.cluster_config, cell.gpus).split()
-        assert cluster.state(cluster.sbatch(*request, command="true")) == "PENDING"
-    finally:
-        cluster.run("scontrol", "update", "NodeName=sphinx3", "State=RESUME")
+    for name in ("runs", "waits", "changes"):
+        # sphinx4 has one GPU.
+        nodes = {"extra": "--begin=now+40seconds"} if name == "changes" else {}
+        add(study, name, "hold" if name == "runs" else "", nodelist="sphinx4", **nodes)
+    flags = [str(flag) for flag in study.flags()]
+    first = study.start(flags[0])
+    study.wait_for_step("runs", middle(study))
+    # It does not end by itself while a job runs, and leaves its jobs to Slurm.
+    started = time.monotonic()
+    first.terminate()
+    assert first.wait(LEAVES_S) == 1
+    assert time.monotonic() - started < LEAVES_S
+    (job,) = study.jobs("runs")
+    assert f"Ended by SIGTERM; Slurm jobs {job} go on." in study.log.read_text()
 
-
-def test_snakemake_killed_and_started_again(study: SlurmStudy) -> None:
-    """The new job waits for the one that still runs, and finds its work done."""
-    held(study, "cell")
-    first = study.start()
-    study.wait_for_step("cell", 8)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    (job,) = study.jobs("cell")
-    assert study.cluster.state(job) == "RUNNING"
+    second = study.start(*flags)
+    wait_until(lambda: study.jobs("waits") and study.jobs("changes"), "all are submitted", 60)
+    os.killpg(second.pid, signal.SIGKILL)
+    second.wait()
+    before = {name: study.jobs(name) for name in ("runs", "waits", "changes")}
+    assert before["runs"] == [job]
+    assert cluster.state(job) == "RUNNING"
 
     unlock = [sys.executable, "-m", "snakemake", "--configfile", str(study.file), "--unlock"]
     subprocess.run(unlock, cwd=ROOT, check=True, capture_output=True)
-    second = study.start()
-    wait_until(lambda: len(study.jobs("cell")) == 2, "the cell is submitted again", 60)
-    time.sleep(3)
-    assert study.cluster.state(study.jobs("cell")[1]) == "PENDING"
-    assert f"Slurm job {job} of an earlier invocation still runs" in study.log.read_text()
-
-    study.release("hold:cell")
-    assert second.wait(120) == 0
-    assert study.cluster.state(job) == "COMPLETED"
-    assert len(study.summary("cell")["attempts"]) == 1
-    assert study.slurm_log("cell").count("the run is complete already") == 1
-
-
-def during(
-    study: SlurmStudy, stop: Callable[[], None], start: Callable[[], None], seconds: float
-) -> None:
-    """Run a study of two cells one after the other, with an outage while the first trains."""
-    held(study, "cell")
-    study.add("next", partition("sphinx"))
-    process = study.start("--jobs", "1")
-    job = study.wait_for_step("cell", 8)
-    stop()
-    try:
-        time.sleep(seconds)
-    finally:
-        start()
-    study.release("hold:cell")
-    assert process.wait(180) == 0
-    assert study.jobs("cell") == [job]
-    assert study.summary("next")["status"] == "completed"
+    study.study["clusters"]["changes"]["slurm"]["extra"] = "--begin=now"
+    calls = study.folder / "squeue-calls"
+    asked = shim(study, "squeue", f'echo "$@" >> {calls}\nexec $REAL "$@"')
+    third = study.start(*flags, **asked)
+    wait_until(lambda: len(study.jobs("changes")) == 2, "the outdated one is replaced", 60)
+    release(study, "runs")
+    assert third.wait(120) == 0
+    assert study.jobs("runs") == before["runs"]
+    assert study.jobs("waits") == before["waits"]
+    assert cluster.sacct(before["changes"][0], "State")["State"].startswith("CANCELLED")
+    for name in before:
+        assert len(study.summary(name)["attempts"]) == 1
+    output = study.log.read_text()
+    assert f"Slurm job {job} of an earlier invocation still runs" in output
+    assert f"Slurm job {before['waits'][0]} of an earlier invocation waits for its turn" in output
 
 
-def test_the_controller_is_away_for_a_minute(study: SlurmStudy) -> None:
+def test_jobs_that_squeue_no_longer_lists_are_resolved(study: SlurmStudy) -> None:
+    """As after a laptop was suspended, on a cluster that forgets its jobs soon."""
     cluster = study.cluster
-    during(
-        study,
-        lambda: cluster.stop_service("slurmctld"),
-        lambda: cluster.start_service("slurmctld"),
-        OUTAGE_S,
-    )
+    add(study, "done", "hold")
+    add(study, "cancelled", "hold", nodelist="sphinx1")
+    process = study.start(*(str(flag) for flag in study.flags()))
+    for name in ("done", "cancelled"):
+        study.wait_for_step(name, middle(study))
+    process.send_signal(signal.SIGSTOP)
+    (done,), (cancelled,) = study.jobs("done"), study.jobs("cancelled")
+    cluster.cancel(cancelled)
+    release(study, "done")
+    wait_until(lambda: not listed(cluster, done, cancelled), "squeue forgets both jobs", 120)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(30) == 1
+    output = study.log.read_text()
+    assert f"Slurm job {cancelled} ended: CANCELLED. It was cancelled and is not retried" in output
+    assert study.summary("done")["status"] == "completed"
+    assert study.jobs("done") == [done]
+    assert (study.run_folder("done") / "completed").exists()
+
+
+def listed(cluster: Cluster, *jobs: int) -> bool:
+    shown = cluster.run("squeue", "--noheader", "--states=all", "--format=%i").split()
+    return bool({str(job) for job in jobs} & set(shown))
+
+
+def test_the_controller_is_away(study: SlurmStudy) -> None:
+    """A job ends meanwhile, and another one cannot be submitted; neither is a failure."""
+    cluster = study.cluster
+    add(study, "cell", "hold")
+    add(study, "next")
+    process = study.start("--jobs", "1", *(str(flag) for flag in study.flags()))
+    wait_until(lambda: study.jobs("cell") or study.jobs("next"), "a job is submitted", 60)
+    study.wait_for_step("cell", middle(study))
+    cluster.stop_service("slurmctld")
+    try:
+        release(study, "cell")
+        time.sleep(OUTAGE_S)
+    finally:
+        cluster.start_service("slurmctld")
+    assert process.wait(120) == 0
+    assert [len(study.jobs(name)) for name in ("cell", "next")] == [1, 1]
+    assert "Trying to restart" not in study.log.read_text()
 
 
 def test_no_accounting_daemon_while_jobs_are_submitted_and_end(study: SlurmStudy) -> None:
     cluster = study.cluster
-    held(study, "cell")
+    add(study, "cell")
     cluster.stop_service("slurmdbd")
     try:
-        process = study.start()
-        study.wait_for_step("cell", 8)
-        study.release("hold:cell")
-        assert process.wait(60) == 0
+        study.run(str(study.flags()[0]), timeout=90)
+        assert study.returncode == 0
     finally:
         cluster.start_service("slurmdbd")
 
 
-def test_no_controller_to_submit_to_costs_no_retry(study: SlurmStudy) -> None:
+def test_moments_without_a_controller_cost_no_retry_and_sigterm_ends_them(
+    study: SlurmStudy,
+) -> None:
     """An sbatch that cannot reach the controller, four times: more often than there are retries."""
-    commands = study.folder / "commands"
-    commands.mkdir()
-    sbatch = commands / "sbatch"
-    real = study.cluster.run("which", "sbatch").strip()
-    sbatch.write_text(
-        "#!/bin/sh\n"
-        f'case "$*" in *test-only*) exec {real} "$@";; esac\n'
-        f"echo x >> {commands}/calls\n"
-        f"if [ $(wc -l < {commands}/calls) -le 4 ]; then\n"
-        "  echo 'sbatch: error: Batch job submission failed: "
-        "Unable to contact slurm controller (connect failure)' >&2; exit 1\n"
-        f'fi\nexec {real} "$@"\n'
+    calls = study.folder / "calls"
+    away = shim(
+        study,
+        "sbatch",
+        'case "$*" in *test-only*) exec $REAL "$@";; esac\n'
+        f"echo x >> {calls}\n"
+        f"if [ $(wc -l < {calls}) -le 4 ] || [ -e {study.folder}/away ]; then\n"
+        "  echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv "
+        "operation' >&2; exit 1\n"
+        'fi\nexec $REAL "$@"',
     )
-    sbatch.chmod(sbatch.stat().st_mode | stat.S_IXUSR)
-    study.add("cell", partition("sphinx"))
-    output = study.run(PATH=f"{commands}:{os.environ['PATH']}")
+    add(study, "cell")
+    (study.folder / "away").touch()
+    process = study.start(str(study.flags()[0]), **away)
+    wait_until(calls.exists, "a job is submitted", 60)
+    process.terminate()
+    assert process.wait(LEAVES_S) == 1
+    assert "no job is in Slurm's queue" in study.log.read_text()
+    (study.folder / "away").unlink()
+    calls.unlink()
+    output = study.run(str(study.flags()[0]), **away)
     assert study.returncode == 0
-    assert output.count("The job is submitted again") == 4
-    assert len((commands / "calls").read_text().splitlines()) == 4 + 2  # text, then the cell
+    assert "Socket timed out on send/recv operation); trying again" in output
+    assert "Trying to restart" not in output
+    assert len(calls.read_text().splitlines()) == 5
+    assert len(study.jobs("cell")) == 1
+
+
+def test_nodes_that_do_not_see_the_clone_or_the_results_are_told(study: SlurmStudy) -> None:
+    cluster = study.cluster
+    add(study, "no-clone", nodelist="sphinx3")
+    add(study, "no-results", nodelist="sphinx2")
+    study.results.mkdir(parents=True)
+    hidden = {"sphinx3": ROOT, "sphinx2": study.results.parent}
+    for node, folder in hidden.items():
+        cluster.on_node(node, "mount", "-t", "tmpfs", "tmpfs", str(folder))
+    try:
+        output = study.run(*(str(flag) for flag in study.flags()), timeout=90)
+    finally:
+        for node, folder in hidden.items():
+            cluster.on_node(node, "umount", str(folder))
+    assert study.returncode == 1
+    assert f"Its node does not see the folder {ROOT}" in output
+    assert "Its node cannot write to" in output
+    assert "on a file system that the nodes mount" in output
+    assert [len(study.jobs(name)) for name in ("no-clone", "no-results")] == [1, 1]
 
 
 def test_profile_states_one_policy() -> None:
@@ -195,6 +296,5 @@ def test_profile_states_one_policy() -> None:
     assert profile["slurm-requeue"] is True
     assert "slurm-no-requeue" not in profile
     assert profile["retries"] == 2
-    assert profile["slurm-status-command"] == "squeue"
     for rules in (ROOT / "workflow" / "rules").glob("*.smk"):
         assert "retries:" not in rules.read_text()

@@ -6,7 +6,7 @@ Writes  <results_dir>/shards: token shards, shared by all studies with this resu
 Writes  <results>/data/<source>.json: the shards of a source, for the training runs
 """
 
-from study.jobs.workflow import data_resources, text_files
+from study.jobs.workflow import data_is_local, data_resources, text_files
 
 
 rule corpus:
@@ -17,6 +17,7 @@ rule corpus:
         "<data>/{source}.log",
     wildcard_constraints:
         source="|".join(STUDY.corpora) or "none",
+    localrule: data_is_local(GRID)
     conda:
         "../../environment.yml"
     resources:
@@ -34,6 +35,7 @@ rule tokenize:
         "<results>/data/{source}.json",
     log:
         "<results>/data/{source}.log",
+    localrule: data_is_local(GRID)
     conda:
         "../../environment.yml"
     resources:

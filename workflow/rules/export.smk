@@ -5,7 +5,13 @@ Writes  export/ in each run's folder: weights, config and tokenizer, for transfo
 Writes  evaluation/ next to it: the results of lm-evaluation-harness
 """
 
-from study.jobs.workflow import EvaluationRequest, data_resources, evaluations, exports
+from study.jobs.workflow import (
+    EvaluationRequest,
+    data_is_local,
+    data_resources,
+    evaluations,
+    exports,
+)
 
 EVALUATION = EvaluationRequest(GRID)
 
@@ -30,6 +36,7 @@ rule export_run:
         directory("<results>/<run>/export"),
     log:
         "<results>/<run>/export.log",
+    localrule: data_is_local(GRID)
     conda:
         "../../environment.yml"
     resources:

@@ -9,9 +9,10 @@ Writes  completed: the run is complete with the cell's current settings; for the
 
 from pathlib import Path
 
-from study.jobs.workflow import TrainingRequest
+from study.jobs.workflow import TrainingRequest, run_folders
 
 REQUEST = TrainingRequest(GRID)
+DISPATCHED, HERE = run_folders(GRID)
 
 
 rule train:
@@ -23,7 +24,7 @@ rule train:
         # Compiled code persists: re-running the precompile job does not trigger training.
         compiled=lambda wildcards: ancient(PRECOMPILE.before(wildcards)),
     output:
-        touch("<results>/<run>/completed"),
+        touch(f"<results>/{DISPATCHED}/completed"),
     log:
         "<results>/<run>/attempt.log",
     conda:
@@ -40,3 +41,9 @@ rule train:
         record=lambda wildcards: Path(GRID.at(wildcards).folder, "train.log"),
     shell:
         "{params.launch} config={params.config:q} 2>&1 | tee -i -a {log:q} {params.record:q}"
+
+
+use rule train as train_here with:
+    output:
+        touch(f"<results>/{HERE}/completed"),
+    localrule: True

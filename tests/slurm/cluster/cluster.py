@@ -94,7 +94,8 @@ def check_machine() -> None:
 
 def up(directory: RunDirectory) -> None:
     """Start the cluster, or whatever of it is not running, and wait until every node is usable."""
-    if not was_built(directory):
+    is_new = not was_built(directory)
+    if is_new:
         down(directory)
         build(directory)
     for name in reversed(services.ALL_SERVICES):
@@ -103,6 +104,8 @@ def up(directory: RunDirectory) -> None:
         nodes.start_node(node, directory)
     logs = f"logs in {directory.logs}"
     wait_until(lambda: all_nodes_usable(directory), f"all nodes are usable ({logs})", timeout=60)
+    if is_new:
+        services.forbid_jobs_without_gpus()
     print(f"export SLURM_CONF={directory.slurm_conf}")
     print(node_listing(), end="")
 
@@ -205,8 +208,9 @@ def all_nodes_usable(directory: RunDirectory) -> bool:
         if not process.is_running():
             raise ClusterError(f"{process.name} ended by itself; see {process.log}")
     usable = {"idle", "mixed", "allocated"}
-    states = run("sinfo", "--noheader", "--Node", "--format=%T").split()
-    return len(states) == len(NODES) and set(states) <= usable
+    shown = run("sinfo", "--noheader", "--Node", "--format=%N %T").splitlines()
+    states = dict(line.split() for line in shown)  # a node in two partitions is listed twice
+    return len(states) == len(NODES) and set(states.values()) <= usable
 
 
 def node_listing() -> str:

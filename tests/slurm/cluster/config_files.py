@@ -113,14 +113,14 @@ def _processes() -> str:
 def _speed() -> str:
     # A test cannot wait for the defaults: a dead node is noticed after 10 s instead of 300 s, the
     # scheduler looks at the queue at once, a process that ignores SIGTERM is killed after 5 s.
-    # MinJobAge keeps its default, since squeue must know a finished job for a while.
+    # A finished job is forgotten within 70 s, as on clusters whose controllers are short of memory.
     return """
 SlurmdTimeout=10
 SlurmctldTimeout=30
 KillWait=5
 TCPTimeout=2
 MessageTimeout=10
-MinJobAge=300
+MinJobAge=10
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=5,bf_interval=2
 """
@@ -166,11 +166,12 @@ def _node_line(node: Node) -> str:
 
 
 def _partition_line(partition: Partition) -> str:
-    names = ",".join(node.name for node in nodes_of(partition.name))
+    names = partition.nodes or ",".join(node.name for node in nodes_of(partition.name))
     is_default = "YES" if partition == PARTITIONS[0] else "NO"
     return (
         f"PartitionName={partition.name} Nodes={names} AllowAccounts={partition.account} "
-        f"Default={is_default} DefaultTime=01:00:00 MaxTime={partition.max_time} State=UP"
+        f"Default={is_default} DefaultTime=01:00:00 MaxTime={partition.max_time} State=UP "
+        f"{partition.more}"
     )
 
 

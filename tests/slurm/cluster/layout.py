@@ -32,6 +32,17 @@ MEMORY_PER_NODE_MB = 1_000_000
 NORMAL_QOS = "normal"
 HIGH_QOS = "high"
 
+# What sites set: a name of sacctmgr -> its settings.
+SITE_QOS = {
+    "cheap": "PreemptMode=cancel",
+    "few": "MaxSubmitJobsPerUser=2",
+    "brief": "MaxWall=00:02:00",
+    "gpus-only": "Flags=DenyOnLimit",
+}
+# Known to the accounting once slurmctld has told it of its GPUs.
+GPUS_ONLY = "qos gpus-only set MinTRESPerJob=gres/gpu=1"
+PREEMPTED_QOS = (NORMAL_QOS, "cheap")
+
 CGROUPS = Path("/sys/fs/cgroup")
 # Of cgroup v1: `memory` limits a job's memory, `freezer` finds all of its processes when it ends.
 CGROUP_CONTROLLERS = ("memory", "freezer")
@@ -74,13 +85,23 @@ class Partition:
     name: str
     account: str
     max_time: str
+    nodes: str = ""
+    """Names of its nodes, if they belong to another partition too."""
+    more: str = ""
+    """More of its line in slurm.conf."""
 
 
 NODES = (
     Node(name="sphinx1", partition="sphinx", host_number=11, gpu_model="a100", gpu_count=8),
     Node(name="sphinx2", partition="sphinx", host_number=12, gpu_model="a100", gpu_count=8),
     Node(name="sphinx3", partition="sphinx", host_number=13, gpu_model="a100", gpu_count=4),
-    Node(name="sphinx4", partition="sphinx", host_number=14, gpu_model="a100", gpu_count=1),
+    Node(
+        name="sphinx4",
+        partition="sphinx",
+        host_number=14,
+        gpu_model="nvidia_a100-sxm4-80gb",
+        gpu_count=1,
+    ),
     Node(name="miso1", partition="miso", host_number=21, gpu_model="h200", gpu_count=8),
     Node(name="miso2", partition="miso", host_number=22, gpu_model="h200", gpu_count=8),
 )
@@ -90,6 +111,13 @@ NODE_BY_NAME = {node.name: node for node in NODES}
 PARTITIONS = (
     Partition(name="sphinx", account="nlp", max_time="21-00:00:00"),
     Partition(name="miso", account="miso", max_time="7-00:00:00"),
+    Partition(
+        name="gpus-only",
+        account="nlp",
+        max_time="00:30:00",
+        nodes="sphinx3",
+        more="AllowQos=normal,few QOS=gpus-only",
+    ),
 )
 
 

@@ -9,9 +9,12 @@ from layout import (
     CLUSTER_NAME,
     CONTROLLER_ADDRESS,
     DATABASE_PORT,
+    GPUS_ONLY,
     HIGH_QOS,
     NORMAL_QOS,
     PARTITIONS,
+    PREEMPTED_QOS,
+    SITE_QOS,
     SLURMDBD_PORT,
     RunDirectory,
 )
@@ -113,16 +116,33 @@ def _slurmdbd_listens() -> bool:
 
 def add_accounts() -> None:
     """The two accounts, a QOS that preempts, and root as a user of both accounts and QOS levels."""
-    accounts = ",".join(partition.account for partition in PARTITIONS)
-    qos = f"{NORMAL_QOS},{HIGH_QOS}"
+    names = dict.fromkeys(partition.account for partition in PARTITIONS)
+    accounts = ",".join(names)
+    qos = ",".join([NORMAL_QOS, HIGH_QOS, *SITE_QOS])
     statements = [
         f"add cluster {CLUSTER_NAME}",
-        f"add qos {HIGH_QOS} priority=1000 preempt={NORMAL_QOS}",
-        *(f"add account {partition.account}" for partition in PARTITIONS),
+        *(f"add qos {name} {settings}" for name, settings in SITE_QOS.items()),
+        f"add qos {HIGH_QOS} priority=1000 preempt={','.join(PREEMPTED_QOS)}",
+        *(f"add account {name}" for name in names),
         f"add user root account={accounts} qos={qos} defaultqos={NORMAL_QOS}",
     ]
     for statement in statements:
         run("sacctmgr", "--immediate", *statement.split())
+
+
+def forbid_jobs_without_gpus() -> None:
+    """Set what only a running slurmctld makes possible."""
+    wait_until(_jobs_without_gpus_are_forbidden, "the QOS asks for a GPU", timeout=20)
+
+
+def _jobs_without_gpus_are_forbidden() -> bool:
+    try:
+        run("sacctmgr", "--immediate", "modify", *GPUS_ONLY.split())
+        name = GPUS_ONLY.split()[1]
+        shown = run("scontrol", "show", "assoc_mgr", f"qos={name}", "flags=qos")
+    except ClusterError:
+        return False
+    return "MinTRESPJ=gres/gpu=1" in shown
 
 
 def _start_slurmctld(directory: RunDirectory) -> None:

@@ -26,6 +26,13 @@ def hold() -> None:
         time.sleep(0.1)
 
 
+def slow() -> None:
+    """Take some seconds more, unless asked to stop."""
+    until = time.monotonic() + float(os.environ.get("FAULT_SECONDS", "0"))
+    while time.monotonic() < until and not asked_to_stop:
+        time.sleep(0.1)
+
+
 def gpu_out_of_memory() -> None:
     import torch
 
@@ -60,7 +67,7 @@ def happens_first() -> bool:
 
 
 # What is done in each step from STEP on, and what in STEP alone.
-EACH_STEP = {"hold": hold}
+EACH_STEP = {"hold": hold, "slow": slow}
 AT_STEP = {
     function.__name__: function
     for function in (gpu_out_of_memory, host_out_of_memory, rank_raises, rank_hangs)

@@ -9,12 +9,14 @@ from study.grid import Grid, why_impossible
 from study.jobs.launch import (
     ALONE,
     autotune_line,
+    data_request,
     evaluation_line,
     launch_line,
     request_line,
     slurm_resources,
     threads,
 )
+from study.jobs.verdict import Shortage
 from study.jobs.workflow import AutotuneRequest, EvaluationRequest
 from study.load import load_study_file
 from trainer.config import ConfigError, validate
@@ -59,15 +61,17 @@ def test_the_miso_request_is_the_guides() -> None:
     )
 
 
-@pytest.mark.parametrize(("cluster", "gpus"), [(SPHINX, 1), (MISO, 8)])
-def test_one_node_is_launched_as_in_the_guide(cluster: ClusterConfig, gpus: int) -> None:
+@pytest.mark.parametrize(("cluster", "gpus", "cpus"), [(SPHINX, 1, 8), (MISO, 8, 32)])
+def test_one_node_is_launched_as_in_the_guide(cluster: ClusterConfig, gpus: int, cpus: int) -> None:
     line = launch_line(cluster, gpus)
-    assert line.endswith(f"torchrun --nproc_per_node={gpus} --standalone -m trainer")
+    assert f"exec torchrun --nproc_per_node={gpus} --standalone -m trainer " in line
+    # Slurm signals the first process of a step.
+    assert f"srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpus-per-task={cpus} " in line
 
 
 def test_more_gpus_than_a_node_has_take_several_nodes() -> None:
     resources = slurm_resources(MISO, 16)
-    assert (resources["nodes"], resources["tasks"], resources["mpi"]) == (2, 2, "srun")
+    assert (resources["nodes"], resources["tasks"]) == (2, 2)
     assert resources["slurm_extra"] == f"--gpus-per-node=8 {BESIDES}"
     line = launch_line(MISO, 16)
     assert "srun --nodes=2 --ntasks=2 --ntasks-per-node=1" in line
@@ -92,16 +96,56 @@ def test_runs_that_are_impossible_on_a_cluster_are_rejected(
 @pytest.mark.parametrize(
     ("limit", "expected"), [(None, [30, 60, 90]), (45, [30, 45, 45]), (20, [30, 30, 30])]
 )
-def test_a_retry_requests_more_time_up_to_the_partitions_limit(
+def test_after_a_time_out_more_time_is_requested_up_to_the_partitions_limit(
     limit: int | None, expected: list[int]
 ) -> None:
     limited = with_slurm(SPHINX, max_runtime_min=limit)
-    assert [slurm_resources(limited, 1, n)["runtime"] for n in (1, 2, 3)] == expected
+    requests = [slurm_resources(limited, 1, Shortage(time=n)) for n in (0, 1, 2)]
+    assert [request["runtime"] for request in requests] == expected
+    assert {request["mem_mb"] for request in requests} == {48 * 1024}
 
 
-def test_a_retry_requests_more_memory_up_to_a_nodes() -> None:
+def test_after_running_out_of_memory_more_is_requested_up_to_a_nodes() -> None:
     limited = with_slurm(SPHINX, max_mem_gib=64)
-    assert [slurm_resources(limited, 1, n)["mem_mb"] for n in (1, 2)] == [48 * 1024, 64 * 1024]
+    requests = [slurm_resources(limited, 1, Shortage(memory=n)) for n in (0, 1)]
+    assert [request["mem_mb"] for request in requests] == [48 * 1024, 64 * 1024]
+    assert {request["runtime"] for request in requests} == {30}
+
+
+def test_jobs_without_a_gpu_keep_to_the_clusters_partition() -> None:
+    limited = with_slurm(
+        SPHINX, max_mem_gib=8, max_runtime_min=60, qos="high", constraint="nvlink",
+        reservation="ours", exclude="n1,n2", extra="--comment='a b'",
+    )  # fmt: skip
+    assert data_request(limited) == {
+        "slurm_account": "nlp",
+        "slurm_partition": "sphinx",
+        "qos": "high",
+        "constraint": "nvlink",
+        "mem_mb": 8 * 1024,
+        "runtime": 60,
+        "cpus_per_task": 4,
+        "slurm_extra": "--reservation=ours --exclude=n1,n2 --comment='a b' --open-mode=append",
+    }
+
+
+def test_jobs_without_a_gpu_may_have_a_partition_of_their_own() -> None:
+    data = {"partition": "cpu", "runtime_min": 20, "mem_gib": 2, "cpus": 1, "qos": "day"}
+    own = with_slurm(SPHINX, max_mem_gib=1, qos="high", constraint="nvlink", data=data)
+    assert data_request(own) == {
+        "slurm_account": "nlp",
+        "slurm_partition": "cpu",
+        "qos": "day",
+        "mem_mb": 2 * 1024,
+        "runtime": 20,
+        "cpus_per_task": 1,
+        "slurm_extra": "--open-mode=append",
+    }
+
+
+def test_a_gpu_type_is_written_as_slurm_shows_it() -> None:
+    typed = with_slurm(SPHINX, gpu_type="nvidia_a100-sxm4-80gb")
+    assert slurm_resources(typed, 2)["gres"] == "gpu:nvidia_a100-sxm4-80gb:2"
 
 
 def test_other_styles_of_a_request() -> None:
@@ -121,7 +165,7 @@ def test_other_styles_of_a_request() -> None:
 
 def test_scratch_takes_temporary_files_and_caches(tmp_path: Path) -> None:
     place = SPHINX.model_copy(update={"scratch": f"{tmp_path}/$USER"})
-    lines = launch_line(place, 1).partition("; torchrun")[0]
+    lines = launch_line(place, 1).partition("; srun")[0]
     done = subprocess.run(
         ["bash", "-c", f'{lines}; echo "$TMPDIR $HF_HOME"'],
         env={"SLURM_JOB_ID": "7", "USER": "ada", "PATH": "/usr/bin:/bin"},

@@ -1,0 +1,669 @@
+"""Snakemake's executors, with what they have no settings for.
+
+`install` registers two classes in place of the executors that they extend:
+
+- `SlurmExecutor`, of snakemake-executor-plugin-slurm: submits the rules' commands as plain batch
+  scripts, waits where Slurm has a submit limit or does not answer, decides what becomes of a job
+  that has ended, and keeps the jobs of an earlier invocation.
+- `LocalExecutor`: the same decisions about a failed run on this machine.
+
+They override methods that the executor interface declares (snakemake-interface-executor-plugins).
+Of the plugin itself they use the command that it makes of a job's resources.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from snakemake.executors.local import Executor as SnakemakeLocalExecutor
+from snakemake.persistence import PersistenceBase
+from snakemake_executor_plugin_slurm import Executor as PluginExecutor
+from snakemake_executor_plugin_slurm.submit_string import get_submit_command
+from snakemake_executor_plugin_slurm.utils import get_job_wildcards, set_gres_string
+from snakemake_executor_plugin_slurm.validation import (
+    validate_or_get_slurm_job_id,
+    validate_slurm_extra,
+)
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
+
+from study.grid import Cell, Grid
+from study.jobs.job_script import (
+    ENDED,
+    NO_LOG,
+    OUT_OF_SIGHT,
+    ran_out_of_memory,
+    read_note,
+    write_script,
+)
+from study.jobs.progress import Progress
+from study.jobs.slurm_commands import (
+    ACTIVE,
+    Answer,
+    QueuedJob,
+    abandon,
+    ask,
+    find_exit_code,
+    find_recorded_state,
+    find_submit_limits,
+    list_jobs,
+)
+from study.jobs.submission import Request, Submissions
+from study.jobs.verdict import GONE, End, Verdict, judge, note_shortage
+from study.measure.logs import is_up_to_date, read_failure, read_summary
+from trainer.files import write_atomically
+from trainer.problems import ConfigError
+
+TRAINING_RULES = ("train", "train_here")
+
+LONGEST_POLL_S = 60
+"""Most seconds between two questions to Slurm."""
+
+GLANCE_S = 1.0
+"""Seconds between two looks at the notes of jobs that have ended."""
+
+SECOND_POLL_S = 5
+"""Seconds until Slurm is asked again about a job that may have ended."""
+
+LAST_S = 8
+"""Seconds after SIGTERM at which Snakemake is ended if it has not ended itself."""
+
+
+TESTED = {"snakemake": "9.27", "snakemake-executor-plugin-slurm": "2.8"}
+"""The versions that these classes extend, as pyproject.toml has them."""
+
+
+def check_versions() -> None:
+    """End the program if a package that is extended here has another version than tested."""
+    for package, tested in TESTED.items():
+        found = version(package)
+        if not found.startswith(f"{tested}."):
+            sys.exit(
+                f"{package} {found}: study/jobs/executors.py extends its executor and was tested "
+                f"with {tested} only. Run `pip install '{package}=={tested}.*'`, or run tests/slurm"
+                " "
+                "with it, then change TESTED and pyproject.toml."
+            )
+
+
+def install(grid: Grid) -> None:
+    """Register the executors of a study."""
+    check_versions()
+    registry = ExecutorPluginRegistry()
+    for name, executor in (("local", LocalExecutor), ("slurm", SlurmExecutor)):
+        executor.grid = grid
+        registry.get_plugin(name).executor = executor
+
+
+def work_without_lock() -> None:
+    """Have an invocation that trains nothing run beside one that does, as with `--nolock`.
+
+    Whether the Snakefile's study is such a one is known too late for the option.
+    """
+    PersistenceBase.lock = PersistenceBase.noop
+
+
+class _Decisions:
+    """What is common to both: a run's own files say whether it is complete, and why it failed."""
+
+    grid: Grid
+
+    def cell(self, job: Any) -> Cell | None:
+        """Return the cell that a job trains; None for other jobs."""
+        if job.is_group() or job.rule.name not in TRAINING_RULES:
+            return None
+        cell: Cell = self.grid.at(job.wildcards)
+        return cell
+
+    def report_job_success(self, job_info: Any) -> None:
+        """Report a job that has ended with code 0; a run that is not complete is an error."""
+        cell = self.cell(job_info.job)
+        if cell is not None and not is_up_to_date(cell):
+            message = f"{cell.name}: the job exited with code 0, but the run is not complete."
+            self.report_job_error(job_info, msg=message)
+            return
+        super().report_job_success(job_info)  # type: ignore[misc]
+
+    def report_job_error(self, job_info: Any, msg: str | None = None, **kwargs: Any) -> None:
+        """Report a failed job, and have it retried only if that can help."""
+        cell = self.cell(job_info.job)
+        verdict = ""
+        if cell is not None and (failure := read_failure(cell.folder)):
+            verdict = failure.message
+            if not failure.retry:
+                give_up(job_info.job)
+                verdict += " Not retried."
+        # The executor appends a sentence of its own.
+        message = "\n".join(filter(None, [msg, verdict, " "]))
+        known = msg or verdict
+        super().report_job_error(job_info, message if known else None, **kwargs)  # type: ignore[misc]
+
+
+def give_up(job: Any) -> None:
+    """Have Snakemake not retry a job."""
+    job.attempt = job.restart_times + 1
+
+
+class LocalExecutor(_Decisions, SnakemakeLocalExecutor):
+    """Runs jobs on this machine."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job that was submitted, as it is remembered for later invocations."""
+
+    job_id: str
+    cluster: str | None
+    name: str
+    comment: str
+    digest: str
+    """Of the whole request: sbatch's arguments and the script."""
+    log: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job as it is submitted."""
+
+    command: list[str]
+    script: str
+    name: str
+    comment: str
+    cluster: str | None
+    log: Path
+
+    @property
+    def digest(self) -> str:
+        """Digest of the request."""
+        return sha256(json.dumps([self.command, self.script]).encode()).hexdigest()[:16]
+
+
+class SlurmExecutor(_Decisions, PluginExecutor):
+    """Runs jobs through Slurm."""
+
+    def __init__(self, workflow: Any, logger: Any) -> None:
+        # Its own polling is not used: nothing is to be said about the command for it.
+        workflow.executor_settings.status_command = None
+        self.slurm_logdir = _log_folder(self.grid)
+        (self.slurm_logdir / ENDED).mkdir(parents=True, exist_ok=True)
+        self._record = self.slurm_logdir / "submitted.jsonl"
+        self._clusters: set[str | None] = {
+            cluster.slurm.clusters for cluster in self.grid.study.clusters.values() if cluster.slurm
+        }
+        self._earlier: dict[str, tuple[Submission, QueuedJob]] = {}
+        self._in_queue: dict[str, SubmittedJobInfo] = {}
+        self._shown: set[Any] = set()
+        self._seen_notes: dict[str, int] = {}
+        self._next_poll = 0.0
+        self._first_interval = workflow.executor_settings.init_seconds_before_status_checks or 20.0
+        self._interval = self._first_interval
+        self._leaving = threading.Event()
+        self._limits: Callable[[str | None, str | None], int | None] = lambda account, qos: None
+        self._doubtful = ""  # name and comment of a request that got no answer
+        self.progress = Progress(self.grid)
+        self._submissions = Submissions(
+            self._submit,
+            self._refused,
+            active=lambda: Counter(info.aux["kind"] for info in list(self._in_queue.values())),
+            most=workflow.resource_settings.nodes or sys.maxsize,
+            limit=self._limit_of,
+        )
+        super().__init__(workflow, logger)  # starts the thread that polls
+
+    def __post_init__(self, test_mode: bool = False) -> None:
+        super().__post_init__(test_mode)
+        self.slurm_logdir = _log_folder(self.grid)
+
+    # Before the first job.
+
+    def learn_limits(self) -> None:
+        """Learn from the accounting how many jobs this user may submit."""
+        self._limits = find_submit_limits()
+
+    def _limit_of(self, kind: Any) -> int | None:
+        _, account, _, qos = kind
+        return self._limits(account, qos)
+
+    def find_earlier_jobs(self) -> None:
+        """Find the jobs of earlier invocations that are still in the queue, by one squeue."""
+        try:
+            lines = self._record.read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return
+        listed = list_jobs(self._clusters) if lines else {}
+        if listed is None:
+            raise WorkflowError(
+                "Slurm does not answer; whether jobs of an earlier invocation still run is not "
+                "known. Start again when squeue answers."
+            )
+        kept = []
+        for line in lines:
+            try:
+                known = Submission(**json.loads(line))
+            except (ValueError, TypeError):
+                continue  # cut off when the file system was full
+            queued = listed.get((known.cluster, known.job_id))
+            if queued and queued.state in ACTIVE and queued.name == known.name:
+                kept.append(line)
+                other = self._earlier.get(known.comment)
+                if other and other[1].state != "PENDING":
+                    self._cancel(known)
+                    continue
+                if other:
+                    self._cancel(other[0])
+                self._earlier[known.comment] = (known, queued)
+        write_atomically(self._record, "".join(f"{line}\n" for line in kept))
+
+    def prepare(self, job: Any) -> Prepared:
+        """Return the sbatch command and the script of a job; raises WorkflowError."""
+        validate_slurm_extra(job)
+        rule, wildcards = f"rule_{job.name}", get_job_wildcards(job)
+        comment = f"{rule}_wildcards_{wildcards}" if wildcards else rule
+        log = self.slurm_logdir / rule / wildcards / "%j.log"
+        cell, name = self.cell(job), self._name(job)
+        slurm = cell.cluster_config.slurm if cell else None
+        if slurm is not None and slurm.output:
+            log = Path(slurm.output).absolute()
+        parameters = {
+            "run_uuid": name,
+            "slurm_logfile": log,
+            "comment_str": comment,
+            # The plugin would ask the accounting daemon about it; sbatch checks it itself.
+            "account": _flag("-A", job.resources.get("slurm_account")),
+            "partition": self.get_partition_arg(job),
+            "workdir": self.workflow.workdir_init,
+        }
+        call = get_submit_command(job, parameters, settings=self.workflow.executor_settings)
+        # The plugin's own check of a GPU type does not accept all that Slurm does.
+        gres = job.resources.get("gres")
+        call += f" --gres={shlex.quote(gres)}" if gres else set_gres_string(job)
+        command = shlex.split(call)
+        if slurm is not None and slurm.error:
+            command.append(f"--error={Path(slurm.error).absolute()}")
+        script = write_script(
+            f"{name}: {comment}",
+            self._command_of(job),
+            workdir=Path(self.workflow.workdir_init),
+            logs=self.slurm_logdir,
+            inputs=map(str, job.input),
+            folders=(str(Path(path).parent) for path in (*job.output, *job.log)),
+            outputs=map(str, job.output),
+            environment={"OMP_NUM_THREADS": str(job.resources.get("cpus_per_task") or job.threads)},
+            latency_s=self.workflow.execution_settings.latency_wait,
+        )
+        return Prepared(command, script, name, comment, job.resources.get("clusters"), log)
+
+    def _command_of(self, job: Any) -> str:
+        """Return a rule's shell command; of anything else, a Snakemake that runs it."""
+        deployed = self.workflow.deployment_settings.deployment_method
+        if job.is_group() or not job.is_shell or deployed:
+            return self.format_job_exec(job)
+        return str(job.shellcmd)
+
+    def additional_general_args(self) -> str:
+        """The executor of such a Snakemake: the script's own shell."""
+        return "--executor local --jobs 1"
+
+    def _name(self, job: Any) -> str:
+        cell = self.cell(job)
+        rest = f"{cell.model}/{cell.gpus}" if cell else str(job.name)
+        return f"{self.grid.study.study[: max(8, 40 - len(rest))]}/{rest}"
+
+    # Submission.
+
+    def run_jobs(self, jobs: list[Any]) -> None:
+        """Queue jobs for submission."""
+        for job in jobs:
+            self._submissions.add(self._request(job))
+
+    def run_job(self, job: Any) -> None:
+        """Queue one job for submission."""
+        self.run_jobs([job])
+
+    def _request(self, job: Any, reason: str = "") -> Request:
+        return Request(job, self._kind(job), reason)
+
+    def _kind(self, job: Any) -> tuple[Any, ...]:
+        names = ("clusters", "slurm_account", "slurm_partition", "qos")
+        return tuple(job.resources.get(name) for name in names)
+
+    def _submit(self, request: Request) -> Answer:
+        job = request.job
+        if job not in self._shown:
+            self._shown.add(job)
+            self.run_job_pre(job)
+        try:
+            prepared = self.prepare(job)
+            if self._keep_earlier(job, prepared):
+                return Answer(0, "", "")
+            prepared.log.parent.mkdir(parents=True, exist_ok=True)
+            answer = self._recover(prepared) or ask(prepared.command, stdin=prepared.script)
+            if answer.code:
+                self._doubtful = prepared.name + prepared.comment
+                return answer
+            self._doubtful = ""
+            job_id = validate_or_get_slurm_job_id(answer.out.strip().split(";")[0], answer.out)
+        except (WorkflowError, OSError) as error:
+            return Answer(1, "", str(error))
+        log = str(prepared.log).replace("%j", job_id)
+        made = Submission(
+            job_id, prepared.cluster, prepared.name, prepared.comment, prepared.digest, log
+        )
+        with self._record.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(made)) + "\n")
+        self._watch(job, made)
+        if request.reason:
+            cell = self.cell(job)
+            where = cell.name if cell else prepared.comment
+            _say(f"{where}: {request.reason}, continues as Slurm job {job_id}.")
+        else:
+            _say(f"Slurm job {job_id}: {prepared.comment} (log: {_shorten(log)})")
+        return answer
+
+    def _recover(self, prepared: Prepared) -> Answer | None:
+        """Find the job of a request whose answer was lost: it may have been accepted."""
+        if self._doubtful != prepared.name + prepared.comment:
+            return None
+        listed = list_jobs({prepared.cluster})
+        if listed is None:
+            return Answer(1, "", "Unable to contact slurm controller")
+        for (_, job_id), queued in listed.items():
+            same = (queued.name, queued.comment) == (prepared.name, prepared.comment)
+            if same and queued.state in ACTIVE and job_id not in self._in_queue:
+                return Answer(0, job_id, "")
+        return None
+
+    def _refused(self, request: Request, message: str) -> None:
+        give_up(request.job)  # the same request would be refused again
+        said = f"Slurm refuses the job: {message}"
+        super().report_job_error(SubmittedJobInfo(request.job), msg=said)
+
+    def _keep_earlier(self, job: Any, prepared: Prepared) -> bool:
+        """Keep an earlier invocation's job for the same work, if there is one; say so.
+
+        One that runs is kept whatever its request was: its steps are not lost. One that waits with
+        another request is cancelled.
+        """
+        known, queued = self._earlier.pop(prepared.comment, (None, None))
+        if known is None or queued is None:
+            return False
+        if queued.state == "PENDING" and known.digest != prepared.digest:
+            self._cancel(known)
+            _say(f"Slurm job {known.job_id} waited with an earlier request; it is replaced.")
+            return False
+        verb = "waits for its turn" if queued.state == "PENDING" else "still runs"
+        _say(
+            f"Slurm job {known.job_id} of an earlier invocation {verb}: {known.comment}. "
+            "It is kept."
+        )
+        self._watch(job, known, kept=True)
+        return True
+
+    def _cancel(self, known: Submission) -> None:
+        where = ["-M", known.cluster] if known.cluster else []
+        ask(["scancel", *where, known.job_id])
+
+    def _watch(self, job: Any, made: Submission, kept: bool = False) -> None:
+        cell = self.cell(job)
+        aux = {
+            "slurm_logfile": Path(made.log),
+            "cluster": made.cluster,
+            "step": _steps_done(cell) if cell and not kept else 0,
+            "doubts": 0,
+            "kept": kept,
+            "kind": self._kind(job),
+        }
+        info = SubmittedJobInfo(job, external_jobid=made.job_id, aux=aux)
+        self._in_queue[made.job_id] = info
+        if cell is not None:
+            _link(Path(made.log), Path(cell.folder, "slurm_logs", f"{made.job_id}.log"))
+            self.progress.submitted(cell, made.job_id)
+        self._next_poll = min(self._next_poll, time.monotonic() + self._first_interval)
+        self.report_job_submission(info)
+
+    # Polling.
+
+    async def sleep(self) -> None:
+        """Wait until Slurm is to be asked, a job has noted its end, or the executor is closed."""
+        while self.wait and not self._leaving.is_set():
+            await asyncio.sleep(GLANCE_S)
+            if time.monotonic() >= self._next_poll or self._new_notes():
+                return
+
+    def _new_notes(self) -> set[str]:
+        """Return the jobs in the queue that have noted their end since the last look."""
+        found: set[str] = set()
+        try:
+            entries = list(os.scandir(self.slurm_logdir / ENDED))
+        except OSError:
+            return found
+        for entry in entries:
+            if entry.name in self._in_queue:
+                try:
+                    changed = entry.stat().st_mtime_ns
+                except OSError:
+                    continue
+                if self._seen_notes.get(entry.name) != changed:
+                    found.add(entry.name)
+        return found
+
+    async def check_active_jobs(self, active_jobs: list[Any]) -> AsyncIterator[Any]:
+        """Yield the jobs that are still active, and settle the others."""
+        if self._leaving.is_set():
+            for info in active_jobs:
+                yield info
+            return
+        noted = self._new_notes()
+        codes = {job_id: read_note(self.slurm_logdir, job_id) for job_id in noted}
+        for job_id in noted:
+            note = self.slurm_logdir / ENDED / job_id
+            self._seen_notes[job_id] = note.stat().st_mtime_ns if note.exists() else 0
+        listed = None
+        if active_jobs and (time.monotonic() >= self._next_poll or any(codes.values())):
+            listed = list_jobs(self._clusters)
+            self._interval = min(LONGEST_POLL_S, 1.5 * self._interval)
+            self._next_poll = time.monotonic() + self._interval
+            self.progress.polled(listed)
+        for info in active_jobs:
+            try:
+                ended = self._find_end(info, listed, codes.get(info.external_jobid))
+                if ended is None:
+                    yield info
+                else:
+                    self._settle(info, ended)
+            except ConfigError as error:  # run.json is malformed
+                self._end(info)
+                give_up(info.job)
+                self.report_job_error(info, msg=str(error))
+        self.progress.show(len(self._submissions))
+
+    def _find_end(
+        self,
+        info: Any,
+        listed: dict[tuple[str | None, str], QueuedJob] | None,
+        code: int | None,
+    ) -> str | None:
+        """Return the state in which a job has ended; None while it is active."""
+        if code == 0:
+            return "COMPLETED"
+        if listed is None:
+            return None
+        queued = listed.get((info.aux["cluster"], info.external_jobid))
+        state = GONE if queued is None else queued.state
+        if state in ACTIVE:
+            info.aux["doubts"] = 0
+            return None
+        # For a moment, a job that Slurm requeues has the state that it was requeued for.
+        if state in (GONE, "PREEMPTED", "NODE_FAIL"):
+            info.aux["doubts"] += 1
+            if info.aux["doubts"] < 2:
+                self._next_poll = min(self._next_poll, time.monotonic() + SECOND_POLL_S)
+                return None
+        if state != GONE:
+            return state
+        code = read_note(self.slurm_logdir, info.external_jobid)
+        if code == 0:
+            return "COMPLETED"
+        # A run that was cancelled saves, and its job notes an exit code like any other.
+        recorded = find_recorded_state(info.external_jobid, info.aux["cluster"])
+        if recorded and recorded not in ACTIVE:
+            return recorded
+        return GONE if code is None else "FAILED"
+
+    def _settle(self, info: Any, state: str) -> None:
+        """Do what follows from the end of a job."""
+        job, cell = info.job, self.cell(info.job)
+        self._end(info)
+        log = info.aux["slurm_logfile"]
+        summary = read_summary(cell.folder) if cell else None
+        last = summary.attempts[-1].status if summary else None
+        end = End(
+            state=state,
+            complete=is_up_to_date(cell) if cell else state == "COMPLETED",
+            saved_step=summary.steps_done if summary and last == "preempted" else None,
+            first_step=info.aux["step"],
+            out_of_memory=state in ("FAILED", "OUT_OF_MEMORY") and ran_out_of_memory(log),
+        )
+        verdict = judge(end)
+        if cell is not None and verdict.action != "done":
+            note_shortage(cell.name, end)
+        if verdict.action == "continue" or (
+            info.aux["kept"] and state == "COMPLETED" and not end.complete
+        ):
+            job.attempt = job.attempt  # its resources are computed again
+            reason = verdict.reason if verdict.action == "continue" else "settings have changed"
+            self._submissions.add(self._request(job, reason), first=True)
+        elif verdict.action == "done":
+            if cell is not None:
+                self.progress.finished(cell)
+            self.report_job_success(info)
+        else:
+            if verdict.action == "give up":
+                give_up(job)
+            self.report_job_error(
+                info, msg=self._explain(info, state, verdict), aux_logs=[str(log)]
+            )
+
+    def _end(self, info: Any) -> None:
+        self._in_queue.pop(info.external_jobid, None)
+        self._seen_notes.pop(info.external_jobid, None)
+        self._interval = self._first_interval
+        (self.slurm_logdir / ENDED / info.external_jobid).unlink(missing_ok=True)
+        self._submissions.job_ended()
+
+    def _explain(self, info: Any, state: str, verdict: Verdict) -> str:
+        said = f"Slurm job {info.external_jobid} ended: {state}. {verdict.reason}".strip()
+        if state != "FAILED":
+            return said
+        log = info.aux["slurm_logfile"]
+        code = find_exit_code(info.external_jobid, info.aux["cluster"])
+        if code == NO_LOG and not log.exists():
+            give_up(info.job)
+            return (
+                f"{said}\nIts node cannot write to {log.parent}: expected `results_dir` "
+                f"({self.grid.study.results_dir}) on a file system that the nodes mount."
+            )
+        if code == f"{OUT_OF_SIGHT}:0":
+            give_up(info.job)
+            return (
+                f"{said}\nIts node does not see the folder {self.workflow.workdir_init}: expected "
+                "this clone and its environment on a file system that the nodes mount."
+            )
+        return said
+
+    # The end.
+
+    def cancel(self) -> None:
+        """Cancel all jobs, on Ctrl-C."""
+        self._submissions.stop()
+        self._submissions.join(timeout=5)
+        super().cancel()
+
+    def shutdown(self) -> None:
+        """End the threads; jobs in the queue are left to Slurm."""
+        self._submissions.stop()
+        super().shutdown()
+
+    def leave(self) -> None:
+        """End Snakemake and leave the jobs to Slurm, on SIGTERM."""
+        self._leaving.set()
+        self._submissions.stop()
+        abandon()
+        jobs = ", ".join(sorted(self._in_queue, key=int))
+        kept = f"Slurm jobs {jobs} go on" if jobs else "no job is in Slurm's queue"
+        _say(f"Ended by SIGTERM; {kept}. Start Snakemake again to continue.")
+        self.wait = False
+        self.workflow.scheduler.executor_error_callback(WorkflowError("ended by SIGTERM"))
+        _terminate_children()
+        time.sleep(LAST_S)
+        # Still here: something waits for a file or for a child.
+        self.workflow.persistence.unlock()
+        os._exit(128 + signal.SIGTERM)
+
+
+def leave_on_sigterm(executor: SlurmExecutor) -> None:
+    """Have SIGTERM end Snakemake within seconds, whatever it waits for; its jobs go on."""
+
+    def leave(number: int, frame: object) -> None:
+        threading.Thread(target=executor.leave, daemon=True).start()
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def _terminate_children() -> None:
+    """Ask the local jobs to end: all processes below this one."""
+    waiting = [os.getpid()]
+    while waiting:
+        for children in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+            for pid in map(int, children.read_text().split()):
+                waiting.append(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+
+
+def _log_folder(grid: Grid) -> Path:
+    """Return the absolute folder of a study's Slurm logs; it may be behind a link to scratch."""
+    return Path(grid.study.folder).resolve() / "slurm_logs"
+
+
+def _steps_done(cell: Cell) -> int:
+    try:
+        summary = read_summary(cell.folder)
+    except ConfigError:
+        return 0
+    return summary.steps_done if summary else 0
+
+
+def _link(log: Path, link: Path) -> None:
+    """Link a job's log in its run's folder, named by the job id."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(log.parent.resolve() / log.name, link.parent.resolve()))
+
+
+def _flag(name: str, value: object) -> str:
+    return f"{name} {shlex.quote(str(value))}" if value else ""
+
+
+def _shorten(path: str) -> str:
+    return (
+        str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
+    )
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

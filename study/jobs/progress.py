@@ -1,0 +1,125 @@
+"""A line every minute: which jobs run, which wait and why, and when the study should be done."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from study.grid import Cell, Grid
+from study.jobs.slurm_commands import NEVER_STARTS, QueuedJob
+from study.measure.logs import read_summary
+from trainer.problems import ConfigError
+
+FIRST_S, EVERY_S = 20, 60
+
+NAMED = 3
+"""Running cells that are named in the line."""
+
+
+class Progress:
+    """The training jobs of an invocation, as Slurm and the runs' files show them."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._cells: dict[str, Cell] = {}
+        self._started: dict[str, float] = {}
+        self._listed: dict[str, QueuedJob] = {}
+        self._warned: set[str] = set()
+        self._seconds: dict[str, float] = {}
+        self._finished = self._total = 0
+        self._answered = True
+        self._next = time.monotonic() + FIRST_S
+
+    def expect(self, seconds: Mapping[str, float | None]) -> None:
+        """Take the cells to train, with the estimated time of each, s."""
+        self._total = len(seconds)
+        self._seconds = {name: known for name, known in seconds.items() if known is not None}
+
+    def submitted(self, cell: Cell, job_id: str) -> None:
+        """Note the job of a cell."""
+        self._cells[job_id] = cell
+
+    def finished(self, cell: Cell) -> None:
+        """Note that a cell's run is complete."""
+        self._finished += 1
+        self._seconds.pop(cell.name, None)
+        self._started.pop(cell.name, None)
+
+    def polled(self, listed: Mapping[tuple[str | None, str], QueuedJob] | None) -> None:
+        """Take squeue's answer; point out the jobs that will never start."""
+        self._answered = listed is not None
+        if listed is None:
+            return
+        jobs = {job_id: job for (_, job_id), job in listed.items() if job_id in self._cells}
+        self._listed = {i: job for i, job in jobs.items() if job.state in ("PENDING", "RUNNING")}
+        for job_id, job in self._listed.items():
+            if job.state == "RUNNING":
+                self._started.setdefault(self._cells[job_id].name, time.monotonic())
+            elif NEVER_STARTS.search(job.reason) and job_id not in self._warned:
+                self._warned.add(job_id)
+                _say(
+                    f"Slurm job {job_id} ({self._cells[job_id].name}) will never start: "
+                    f"{job.reason}. Cancel it (scancel {job_id}), change its request and start "
+                    "Snakemake again."
+                )
+
+    def show(self, not_submitted: int) -> None:
+        """Print the line if a minute has passed since the last one, or 20 s since the start."""
+        if time.monotonic() < self._next or not self._cells:
+            return
+        self._next = time.monotonic() + EVERY_S
+        _say(self.line(not_submitted))
+
+    def line(self, not_submitted: int) -> str:
+        """Return the line."""
+        running = [i for i, job in self._listed.items() if job.state == "RUNNING"]
+        reasons = Counter(job.reason for job in self._listed.values() if job.state == "PENDING")
+        named = ", ".join(self._describe(self._cells[i]) for i in running[:NAMED])
+        more = f", {len(running) - NAMED} more" if len(running) > NAMED else ""
+        parts = [f"{len(running)} running" + (f" ({named}{more})" if named else "")]
+        if reasons:
+            why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+            parts.append(f"{sum(reasons.values())} waiting ({why})")
+        if not_submitted:
+            parts.append(f"{not_submitted} not yet submitted")
+        parts.append(f"{self._finished} of {self._total} finished")
+        end = self._end(len(running))
+        parts += [f"done at about {end:%H:%M}" + _day(end)] if end else []
+        parts += [] if self._answered else ["squeue does not answer"]
+        return f"[{datetime.now():%H:%M}] Slurm: " + "; ".join(parts) + "."
+
+    def _describe(self, cell: Cell) -> str:
+        step = _step(cell)
+        at = f" at step {step} of {cell.run.steps}" if step is not None else ""
+        return f"{cell.cluster}/{cell.model}/{cell.gpus}{at}"
+
+    def _end(self, running: int) -> datetime | None:
+        """Return when the study should be done, if as many runs as now go on side by side."""
+        if not running or len(self._seconds) < self._total - self._finished:
+            return None
+        left = {
+            name: max(0.0, seconds - (time.monotonic() - self._started[name]))
+            if name in self._started
+            else seconds
+            for name, seconds in self._seconds.items()
+        }
+        longest, total = max(left.values(), default=0.0), sum(left.values())
+        return datetime.now() + timedelta(seconds=max(longest, total / running))
+
+
+def _step(cell: Cell) -> int | None:
+    """Return the last recorded step of a run; None if it has not started."""
+    try:
+        summary = read_summary(cell.folder)
+    except ConfigError:
+        return None
+    return summary.steps_done if summary else None
+
+
+def _day(moment: datetime) -> str:
+    return "" if moment.date() == datetime.now().date() else f" on {moment:%a %d %b}"
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

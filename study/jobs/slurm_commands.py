@@ -1,0 +1,178 @@
+"""Slurm's commands and what their answers mean. Knows nothing of Snakemake or of studies."""
+
+import getpass
+import re
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+TIMEOUT_S = 60
+"""Time limit of a Slurm command."""
+
+ACTIVE = frozenset(
+    {
+        *("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED"),
+        *("REQUEUE_FED", "REQUEUE_HOLD", "RESIZING", "RESV_DEL_HOLD", "REVOKED", "SIGNALING"),
+        *("SPECIAL_EXIT", "STAGE_OUT", "STOPPED"),
+    }
+)
+"""States that a job leaves again; squeue(1), "JOB STATE CODES"."""
+
+NEVER_STARTS = re.compile(
+    r"Max\w*Per(Job|Node)|Partition(TimeLimit|NodeLimit)|QOSMin|NotAllowed|Invalid(Account|QOS)"
+    r"|BadConstraints|DependencyNeverSatisfied"
+)
+"""Reasons of squeue for which a waiting job will not start however long it waits."""
+
+# sbatch prints the limit's name before its general message about accounting and QOS policies.
+_LIMIT = re.compile(r"MaxSubmitJob|GrpSubmitJobs|temporarily unable to accept job", re.IGNORECASE)
+_TRANSIENT = re.compile(
+    r"Unable to contact slurm controller|Socket timed out|temporarily unavailable|no answer within"
+    r"|Zero Bytes were transmitted|Connection (refused|reset|timed out)|Unable to connect"
+    r"|Communication connection failure|Transport endpoint|slurm_persist_conn|Protocol auth"
+    r"|Controller .*standby|Slurm backup controller|Transaction (failed|interrupted)",
+    re.IGNORECASE,
+)
+
+_children: set["subprocess.Popen[str]"] = set()
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def message(self) -> str:
+        """The error output on one line, without the commands' prefixes."""
+        lines = (line.removeprefix("sbatch: error: ") for line in self.err.splitlines())
+        return "; ".join(line for line in lines if line.strip())
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """A line of squeue."""
+
+    job_id: str
+    state: str
+    reason: str
+    nodes: str
+    name: str
+    comment: str
+
+
+def ask(command: Sequence[str], stdin: str | None = None) -> Answer:
+    """Run one of Slurm's commands; a command that is missing or gives no answer has code 1."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C must not interrupt a submission halfway
+        )
+    except OSError as error:
+        return Answer(1, "", f"{command[0]}: {error.strerror}")
+    with _lock:
+        _children.add(process)
+    try:
+        out, err = process.communicate(stdin, timeout=TIMEOUT_S)
+        return Answer(process.returncode, out, err)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return Answer(1, "", f"no answer within {TIMEOUT_S} s")
+    finally:
+        with _lock:
+            _children.discard(process)
+
+
+def abandon() -> None:
+    """End the commands that are waiting for an answer."""
+    with _lock:
+        for process in _children:
+            process.send_signal(signal.SIGKILL)
+
+
+def list_jobs(clusters: Iterable[str | None]) -> dict[tuple[str | None, str], QueuedJob] | None:
+    """Return all jobs of this user that squeue lists, by cluster and id; None without an answer.
+
+    Jobs that have ended are listed for Slurm's MinJobAge, 5 minutes by default.
+    """
+    found = {}
+    for cluster in clusters:
+        where = ["-M", cluster] if cluster else []
+        shown = ["--noheader", "--states=all", "--format=%i|%T|%r|%N|%j|%k"]
+        answer = ask(["squeue", *where, "--me", *shown])
+        if answer.code:
+            return None
+        for line in answer.out.splitlines():
+            if line.count("|") >= 5:  # newer versions print the cluster's name first
+                job = QueuedJob(*line.split("|", maxsplit=5))
+                found[cluster, job.job_id] = job
+    return found
+
+
+def find_recorded_state(job_id: str, cluster: str | None) -> str:
+    """Return a job's state by the accounting, if there is one; otherwise an empty string."""
+    if shutil.which("sacct") is None:
+        return ""
+    where = ["-M", cluster] if cluster else []
+    shown = ["--allocations", "--noheader", "--parsable2", "--format=State", f"--jobs={job_id}"]
+    words = ask(["sacct", *where, *shown]).out.split()
+    return words[0].rstrip("+") if words else ""  # 'CANCELLED by 1000' is CANCELLED
+
+
+def find_exit_code(job_id: str, cluster: str | None) -> str:
+    """Return a job's exit code and signal, as in '0:53'; empty if Slurm does not know the job."""
+    where = ["-M", cluster] if cluster else []
+    shown = re.search(r"\bExitCode=(\S+)", ask(["scontrol", *where, "show", "job", job_id]).out)
+    return shown.group(1) if shown else ""
+
+
+def classify_refusal(message: str) -> Literal["limit", "transient", "refused"]:
+    """Say what sbatch's error means: a submit limit, a moment without a controller, or a refusal.
+
+    The first two pass by themselves.
+    """
+    if _LIMIT.search(message):
+        return "limit"
+    return "transient" if _TRANSIENT.search(message) else "refused"
+
+
+def find_submit_limits() -> Callable[[str | None, str | None], int | None]:
+    """Return a function from account and QOS to this user's limit of submitted jobs.
+
+    None stands for the default account or QOS, and for no limit that the accounting tells.
+    """
+    if shutil.which("sacctmgr") is None:
+        return lambda account, qos: None
+    shown = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show"]
+    fields = "format=account,defaultqos,maxsubmitjobs"
+    rows = _rows([*shown, "assoc", f"user={getpass.getuser()}", fields])
+    accounts = {row[0]: row[1:] for row in rows if len(row) == 3}
+    of_qos = dict(_rows([*shown, "qos", "format=name,maxsubmitjobsperuser"]))
+    default = [
+        row[1] for row in _rows([*shown, "user", getpass.getuser(), "format=user,defaultaccount"])
+    ]
+
+    def limit(account: str | None, qos: str | None) -> int | None:
+        default_qos, of_account = accounts.get(account or "".join(default[:1]), ("", ""))
+        told = [of_account, of_qos.get(qos or default_qos, "")]
+        return min((int(number) for number in told if number.isdigit()), default=None)
+
+    return limit
+
+
+def _rows(command: Sequence[str]) -> list[list[str]]:
+    return [line.split("|") for line in ask(command).out.splitlines()]

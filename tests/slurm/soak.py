@@ -1,0 +1,164 @@
+"""A study under kills of everything, on the trial cluster: python -m tests.slurm.soak [--runs 60]
+
+Runs longer than the partition's time limit, under a limit of submitted jobs, while jobs, slurmds,
+slurmctld and Snakemake are killed at random; a loop starts Snakemake again. At the end every cell
+must have been measured once, with the losses of runs that nothing happened to. Prints a log of the
+kills and a summary; exit code 1 if anything is missing or differs. Takes about 15 minutes.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tests.slurm.cluster.api import Cluster, CommandError
+from tests.slurm.studies import ROOT, SlurmStudy, partition
+
+SEEDS = 6
+STEP_S = 4
+"""Seconds of a step: the 24 steps of a run take longer than the limit of a minute."""
+
+MAX_SUBMIT = 8
+NODES = ("sphinx1", "sphinx2", "sphinx3")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=60, help=f"a multiple of {SEEDS}")
+    parser.add_argument("--seed", type=int, default=1, help="of the kills")
+    parser.add_argument("--every", type=float, default=8.0, help="seconds between two kills")
+    options = parser.parse_args()
+    cluster = Cluster()
+    cluster.up()
+    os.environ["SLURM_CONF"] = str(cluster.slurm_conf)
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        study = make_study(cluster, Path(folder), options.runs)
+        if study.run(*targets(study, "calm")) and study.returncode:
+            print(study.log.read_text()[-3000:])
+            return 1
+        limit(cluster, MAX_SUBMIT, "1")
+        try:
+            return soak(study, random.Random(options.seed), options.every)
+        finally:
+            study.kill()
+            cluster.run("scancel", "--user=root")
+            limit(cluster, -1, "21-00:00:00")
+            cluster.restore_nodes()
+
+
+def make_study(cluster: Cluster, folder: Path, runs: int) -> SlurmStudy:
+    study = SlurmStudy(cluster, folder, "soak")
+    seeds = list(range(42, 42 + SEEDS))
+    request: dict[str, Any] = {"runtime_min": 1, "max_runtime_min": 1, "warn_s": 30}
+    request |= {"data": {"local": True}, "mem_gib": 2}
+    study.add("calm", partition("sphinx", data={"local": True}))
+    study.study["grid"][-1]["seed"] = seeds
+    for number in range(runs // SEEDS):
+        place = partition("sphinx", "slow", folder, **request)
+        place["setup"][0] += f" FAULT_STEP=1 FAULT_SECONDS={STEP_S}"
+        study.add(f"c{number}", place)
+        study.study["grid"][-1]["seed"] = seeds
+    return study
+
+
+def targets(study: SlurmStudy, prefix: str) -> list[str]:
+    runs = study.results / "runs"
+    return [
+        str(flag) for flag in study.flags() if flag.relative_to(runs).parts[0].startswith(prefix)
+    ]
+
+
+def limit(cluster: Cluster, submitted: int, max_time: str) -> None:
+    cluster.run(
+        *("sacctmgr", "--immediate", "modify", "user", "root", "set", f"MaxSubmitJobs={submitted}")
+    )
+    cluster.run("scontrol", "update", "PartitionName=sphinx", f"MaxTime={max_time}")
+
+
+def soak(study: SlurmStudy, chance: random.Random, every: float) -> int:
+    flags = targets(study, "c")
+    kills: Counter[str] = Counter()
+    started, starts = time.monotonic(), 0
+    while not all(Path(flag).exists() for flag in flags):
+        unlock = [sys.executable, "-m", "snakemake", "--configfile", str(study.file), "--unlock"]
+        subprocess.run(unlock, cwd=ROOT, capture_output=True)
+        process = study.start(*flags)
+        starts += 1
+        while process.poll() is None:
+            time.sleep(chance.uniform(0.5, 1.5) * every)
+            kind = chance.choices(list(KILLS), [5, 2, 1, 1])[0]
+            with contextlib.suppress(CommandError, TimeoutError, ProcessLookupError):
+                KILLS[kind](study, chance)
+                kills[kind] += 1
+                print(f"{time.monotonic() - started:6.0f} s  {kind}", flush=True)
+    return summarise(study, kills, starts, time.monotonic() - started)
+
+
+def kill_job(study: SlurmStudy, chance: random.Random) -> None:
+    shown = study.cluster.run("squeue", "--noheader", "--states=RUNNING", "--format=%i").split()
+    if shown:
+        study.cluster.run("scancel", "--signal=KILL", "--full", chance.choice(shown))
+
+
+def restart_slurmd(study: SlurmStudy, chance: random.Random) -> None:
+    node = chance.choice(NODES)
+    study.cluster.stop_slurmd(node)
+    time.sleep(2)
+    study.cluster.start_slurmd(node)
+
+
+def restart_slurmctld(study: SlurmStudy, chance: random.Random) -> None:
+    study.cluster.stop_service("slurmctld")
+    time.sleep(chance.uniform(1, 15))
+    study.cluster.start_service("slurmctld")
+    study.cluster.restore_nodes()
+
+
+def kill_snakemake(study: SlurmStudy, chance: random.Random) -> None:
+    assert study.process is not None
+    number = chance.choice([signal.SIGKILL, signal.SIGTERM])
+    os.killpg(study.process.pid, number)
+
+
+KILLS = {
+    "job killed": kill_job,
+    "slurmd restarted": restart_slurmd,
+    "slurmctld restarted": restart_slurmctld,
+    "Snakemake killed": kill_snakemake,
+}
+
+
+def summarise(study: SlurmStudy, kills: Counter[str], starts: int, seconds: float) -> int:
+    wrong, attempts = [], 0
+    steps = study.study["run"]["steps"]
+    for flag in map(Path, targets(study, "c")):
+        records, calm = study.losses_of(flag.parent), study.losses_of(calm_folder(study, flag))
+        attempts += len(study.summary_of(flag.parent)["attempts"])
+        if records != calm or records[-1][0] != steps:
+            wrong.append(flag.parent)
+    text = study.log.read_text()
+    print(f"\n{len(targets(study, 'c'))} runs in {seconds / 60:.1f} min, {attempts} attempts")
+    print(", ".join(f"{count} x {kind}" for kind, count in kills.items()))
+    print(
+        f"Snakemake started {starts} times; {text.count('continues as Slurm job')} continued, "
+        f"{text.count('Trying to restart')} retried, {text.count('It is kept.')} kept"
+    )
+    print(f"{len(wrong)} runs differ from the undisturbed ones: {wrong}")
+    return int(bool(wrong))
+
+
+def calm_folder(study: SlurmStudy, flag: Path) -> Path:
+    parts = flag.parent.relative_to(study.results / "runs").parts
+    return study.results.joinpath("runs", "calm", *parts[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

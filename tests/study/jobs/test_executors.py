@@ -1,0 +1,336 @@
+"""Decisions on jobs that have ended, with a squeue that answers as it is told.
+
+tests/slurm tests the same on Slurm's daemons.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from study.grid import Grid
+from study.jobs import executors
+from study.jobs.executors import TESTED, SlurmExecutor, _Decisions, check_versions
+from study.jobs.job_script import ENDED, read_note, write_script
+from study.jobs.progress import Progress
+from study.jobs.slurm_commands import QueuedJob
+from study.jobs.verdict import GONE
+from study.load import load_study
+
+RETRIES = 2
+
+
+class Recorder:
+    """The part of Snakemake's executor that the decisions end in."""
+
+    def __init__(self) -> None:
+        self.errors: list[str | None] = []
+        self.ended: list[Any] = []
+
+    def report_job_error(self, job_info: Any, msg: str | None = None, **kwargs: Any) -> None:
+        self.errors.append(msg)
+
+    def report_job_success(self, job_info: Any) -> None:
+        self.ended.append(job_info)
+
+
+class Local(_Decisions, Recorder):
+    """A local executor that runs nothing."""
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Grid:
+    study = yaml.safe_load(Path("config/config.yaml").read_text())
+    return Grid(load_study({**study, "results_dir": str(tmp_path)}))
+
+
+def job_of(grid: Grid, attempt: int = 1) -> Any:
+    """Return the used part of a training job, and its run's folder."""
+    cell = grid[0]
+    Path(cell.folder).mkdir(parents=True, exist_ok=True)
+    job = SimpleNamespace(
+        name="train",
+        rule=SimpleNamespace(name="train"),
+        wildcards=SimpleNamespace(**{key: str(value) for key, value in cell.labels.items()}),
+        resources={},
+        attempt=attempt,
+        restart_times=RETRIES,
+        is_group=lambda: False,
+    )
+    return SimpleNamespace(job=job, external_jobid="7"), Path(cell.folder)
+
+
+def retried(job: Any) -> bool:
+    """Return whether Snakemake would retry the job, as in JobScheduler._handle_error."""
+    return job.restart_times > job.attempt - 1
+
+
+def test_a_failure_is_retried_and_its_message_shown(grid: Grid) -> None:
+    executor = Local(grid)
+    info, folder = job_of(grid)
+    (folder / "failure.json").write_text(json.dumps({"message": "rank 1 died", "retry": True}))
+    executor.report_job_error(info, msg="it failed")
+    assert executor.errors[0] is not None
+    assert executor.errors[0].startswith("it failed\nrank 1 died")
+    assert retried(info.job)
+
+
+def test_a_failure_that_a_retry_cannot_fix_is_not_retried(grid: Grid) -> None:
+    executor = Local(grid)
+    info, folder = job_of(grid)
+    (folder / "failure.json").write_text(json.dumps({"message": "no memory", "retry": False}))
+    executor.report_job_error(info)
+    assert "no memory Not retried." in str(executor.errors[0])
+    assert not retried(info.job)
+
+
+@pytest.mark.parametrize("written", ["", "{", '{"message": 3}'])
+def test_an_incomplete_failure_json_changes_nothing(grid: Grid, written: str) -> None:
+    executor = Local(grid)
+    info, folder = job_of(grid)
+    (folder / "failure.json").write_text(written)
+    executor.report_job_error(info)
+    assert executor.errors == [None]
+    assert retried(info.job)
+
+
+def test_exit_code_0_without_a_finished_run_is_an_error(grid: Grid) -> None:
+    executor = Local(grid)
+    info, folder = job_of(grid)
+    executor.report_job_success(info)
+    assert "the job exited with code 0, but the run is not complete" in str(executor.errors[0])
+    complete(grid, folder)
+    executor.report_job_success(info)
+    assert executor.ended == [info]
+
+
+def complete(grid: Grid, folder: Path) -> None:
+    summary = {"status": "completed", "fingerprint": grid[0].fingerprint}
+    (folder / "run.json").write_text(json.dumps(summary | {"params": 1, "attempts": [attempt()]}))
+
+
+def attempt(status: str = "completed") -> dict[str, Any]:
+    return {"attempt": 1, "start": "2026-11-26", "fingerprint": "x", "status": status}
+
+
+class Waiting:
+    """The part of `Submissions` that the end of a job reaches."""
+
+    def __init__(self, again: list[Any]) -> None:
+        self._again = again
+
+    def __len__(self) -> int:
+        return 0
+
+    def add(self, request: Any, first: bool) -> None:
+        self._again.append(request)
+
+    def job_ended(self) -> None: ...
+
+
+class Polled(Recorder, SlurmExecutor):
+    """A Slurm executor without Snakemake and without threads."""
+
+    def __init__(self, grid: Grid) -> None:
+        Recorder.__init__(self)
+        self.grid = grid
+        self.slurm_logdir = Path(grid.study.folder, "slurm_logs")
+        (self.slurm_logdir / ENDED).mkdir(parents=True)
+        self._clusters, self._in_queue, self._seen_notes = {None}, {}, {}
+        self._next_poll, self._first_interval, self._interval = 0.0, 20.0, 20.0
+        self._leaving = SimpleNamespace(is_set=lambda: False)  # type: ignore[assignment]
+        self.progress = Progress(grid)
+        self.again: list[Any] = []
+        self._submissions = Waiting(self.again)  # type: ignore[assignment]
+        self.workflow = SimpleNamespace(workdir_init="/here")
+
+    # What Snakemake is told: the decisions about the run's files come first.
+    def report_job_error(self, job_info: Any, msg: str | None = None, **kwargs: Any) -> None:
+        self.errors.append(msg)
+
+
+def watched(executor: Polled, grid: Grid) -> Any:
+    info, folder = job_of(grid)
+    log = executor.slurm_logdir / "7.log"
+    aux = {"slurm_logfile": log, "cluster": None, "step": 0, "doubts": 0, "kept": False}
+    info.aux = aux | {"kind": ()}
+    executor._in_queue["7"] = info
+    return info, folder
+
+
+def poll(executor: Polled, info: Any, state: str | None) -> bool:
+    """Have the executor ask squeue (None: no answer); return whether the job is active."""
+    queued = {} if state in (None, GONE) else {(None, "7"): queued_job(str(state))}
+    executors.list_jobs = lambda clusters: None if state is None else queued  # type: ignore
+    executor._next_poll = 0.0
+
+    async def check() -> list[Any]:
+        return [one async for one in executor.check_active_jobs([info])]
+
+    return bool(asyncio.run(check()))
+
+
+def queued_job(state: str) -> QueuedJob:
+    return QueuedJob("7", state, "None", "n1", "name", "comment")
+
+
+@pytest.fixture
+def executor(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> Polled:
+    monkeypatch.setattr(executors, "list_jobs", None)
+    monkeypatch.setattr(executors, "find_recorded_state", lambda job_id, cluster: "")
+    monkeypatch.setattr(executors, "find_exit_code", lambda job_id, cluster: "1:0")
+    return Polled(grid)
+
+
+def test_jobs_are_not_forgotten_while_slurm_does_not_answer(executor: Polled, grid: Grid) -> None:
+    info, folder = watched(executor, grid)
+    assert all(poll(executor, info, None) for _ in range(5))
+    complete(grid, folder)
+    assert not poll(executor, info, "COMPLETED")
+    assert executor.ended == [info]
+
+
+@pytest.mark.parametrize("known", ["", "COMPLETED"])
+def test_a_job_that_squeue_no_longer_lists_is_resolved_in_two_polls(
+    executor: Polled, grid: Grid, monkeypatch: pytest.MonkeyPatch, known: str
+) -> None:
+    monkeypatch.setattr(executors, "find_recorded_state", lambda job_id, cluster: known)
+    info, folder = watched(executor, grid)
+    complete(grid, folder)
+    assert poll(executor, info, GONE)
+    assert not poll(executor, info, GONE)
+    assert executor.ended == [info]
+
+
+def test_one_that_was_cancelled_is_told_as_such(
+    executor: Polled, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "find_recorded_state", lambda job_id, cluster: "CANCELLED")
+    info, _ = watched(executor, grid)
+    poll(executor, info, GONE)
+    assert not poll(executor, info, GONE)
+    assert "It was cancelled and is not retried" in str(executor.errors[0])
+    assert not retried(info.job)
+
+
+def test_one_without_a_trace_is_a_failure_that_is_retried(executor: Polled, grid: Grid) -> None:
+    info, _ = watched(executor, grid)
+    poll(executor, info, GONE)
+    assert not poll(executor, info, GONE)
+    assert "Slurm no longer lists it" in str(executor.errors[0])
+    assert retried(info.job)
+
+
+def test_a_job_is_noticed_by_its_note_without_asking_slurm(executor: Polled, grid: Grid) -> None:
+    info, folder = watched(executor, grid)
+    complete(grid, folder)
+    (executor.slurm_logdir / ENDED / "7").write_text("0\n")
+    executor._next_poll = float("inf")
+
+    async def check() -> list[Any]:
+        return [one async for one in executor.check_active_jobs([info])]
+
+    assert asyncio.run(check()) == []
+    assert executor.ended == [info]
+
+
+def test_a_moment_in_the_state_of_a_requeue_is_not_the_end(executor: Polled, grid: Grid) -> None:
+    info, _ = watched(executor, grid)
+    for state in ("RUNNING", "PREEMPTED", "PENDING", "NODE_FAIL", "PENDING", "PREEMPTED"):
+        assert poll(executor, info, state)
+    assert not poll(executor, info, "PREEMPTED")
+    (request,) = executor.again
+    assert request.reason == "preempted"
+    assert executor.errors == []
+
+
+def test_a_run_that_saved_is_submitted_again_and_is_no_failure(
+    executor: Polled, grid: Grid
+) -> None:
+    info, folder = watched(executor, grid)
+    summary = {"status": "preempted", "fingerprint": "x", "params": 1, "steps_done": 12}
+    (folder / "run.json").write_text(json.dumps(summary | {"attempts": [attempt("preempted")]}))
+    assert not poll(executor, info, "FAILED")
+    (request,) = executor.again
+    assert request.reason == "time limit, saved at step 12"
+    assert info.job.attempt == 1
+    assert executor.errors == []
+
+
+def test_polls_are_at_most_a_minute_apart(executor: Polled, grid: Grid) -> None:
+    info, _ = watched(executor, grid)
+    for _ in range(20):
+        poll(executor, info, "RUNNING")
+    assert executor._interval == 60
+
+
+def test_the_line_says_what_runs_and_waits_and_until_when(grid: Grid) -> None:
+    progress = Progress(grid)
+    progress.expect({cell.name: 60.0 for cell in grid[:3]})
+    for number, cell in enumerate(grid[:2], start=1):
+        progress.submitted(cell, str(number))
+    progress.polled(
+        {
+            (None, "1"): QueuedJob("1", "RUNNING", "None", "n1", "", ""),
+            (None, "2"): QueuedJob("2", "PENDING", "Priority", "", "", ""),
+            (None, "3"): QueuedJob("3", "RUNNING", "None", "n1", "another study's", ""),
+        }
+    )
+    line = progress.line(not_submitted=1)
+    cell = grid[0]
+    assert f"1 running ({cell.cluster}/{cell.model}/{cell.gpus}); 1 waiting (1 Priority)" in line
+    assert "; 1 not yet submitted; 0 of 3 finished; done at about " in line
+
+
+def test_the_script_notes_its_exit_code_and_checks_what_it_sees(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    (logs / ENDED).mkdir(parents=True)
+    (tmp_path / "Snakefile").touch()
+
+    def run(command: str, **more: Any) -> str:
+        text = write_script("title", command, workdir=tmp_path, logs=logs, latency_s=1, **more)
+        (tmp_path / "script").write_text(text)
+        environment = f"SLURM_JOB_ID=7 SLURM_NTASKS=3 PATH={os.environ['PATH']}"
+        shown = f"env -i {environment} bash {tmp_path}/script 2>&1"
+        return subprocess.run(shown, shell=True, capture_output=True, text=True).stdout
+
+    assert run("false | true; echo not here") == ""
+    assert read_note(logs, "7") == 1
+    said = run("echo $THREADS ${SLURM_NTASKS-unset}; pwd; ls out", environment={"THREADS": "4"},
+               folders=["out/in"], outputs=["out/old"])  # fmt: skip
+    assert said == f"4 unset\n{tmp_path}\nin\n"
+    assert read_note(logs, "7") == 0
+    assert run("true", inputs=["nowhere"]) == "missing input: nowhere\n"
+    (tmp_path / "Snakefile").unlink()
+    assert "does not see" in run("true")
+
+
+def test_another_version_than_tested_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_versions()
+    monkeypatch.setattr(executors, "version", lambda package: "9.28.0")
+    with pytest.raises(SystemExit, match=r"snakemake 9\.28\.0: .* was tested with 9\.27 only"):
+        check_versions()
+
+
+def test_the_version_window_is_what_was_tested() -> None:
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    wanted = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
+    for package, tested in TESTED.items():
+        major, minor = map(int, tested.split("."))
+        for patch in (0, 99):
+            assert Version(f"{tested}.{patch}") in wanted[package]
+        for other in (f"{major}.{minor - 1}.99", f"{major}.{minor + 1}.0", f"{major + 1}.0.0"):
+            assert Version(other) not in wanted[package]

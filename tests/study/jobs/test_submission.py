@@ -1,0 +1,157 @@
+"""The queue in front of Slurm's, with an sbatch that answers as it is told."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from study.jobs import submission
+from study.jobs.slurm_commands import Answer
+from study.jobs.submission import Request, Submissions
+
+LIMIT = Answer(1, "", "sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job ...")
+AWAY = Answer(1, "", "sbatch: error: Unable to contact slurm controller (connect failure)")
+REFUSED = Answer(1, "", "sbatch: error: Invalid qos specification")
+ACCEPTED = Answer(0, "1", "")
+
+
+class Slurm:
+    """An sbatch with answers to come; then it accepts."""
+
+    def __init__(self, *answers: Answer, kinds: dict[str, list[Answer]] | None = None) -> None:
+        self.answers, self.kinds = list(answers), kinds or {}
+        self.asked: list[str] = []
+        self.accepted: list[str] = []
+        self.refused: list[str] = []
+        self.active = 0
+
+    def submit(self, request: Request) -> Answer:
+        self.asked.append(request.job)
+        answers = self.kinds.get(str(request.kind), self.answers)
+        answer = answers.pop(0) if answers else ACCEPTED
+        if answer.code == 0:
+            self.accepted.append(request.job)
+        return answer
+
+    def refuse(self, request: Request, message: str) -> None:
+        self.refused.append(f"{request.job}: {message}")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "SHORTEST_S", 0.05)
+    monkeypatch.setattr(submission, "PACE_S", 0.0)
+
+
+def started(slurm: Slurm, most: int = 100) -> Submissions:
+    return Submissions(slurm.submit, slurm.refuse, lambda: Counter({"one": slurm.active}), most)
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_requests_are_submitted_in_their_order() -> None:
+    slurm = Slurm()
+    queue = started(slurm)
+    for name in "abc":
+        queue.add(Request(name, "one"))
+    wait_for(lambda: len(slurm.accepted) == 3)
+    assert slurm.accepted == ["a", "b", "c"]
+    queue.stop()
+
+
+def test_a_controller_that_is_away_costs_pauses_that_grow_and_no_failure(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    slurm = Slurm(AWAY, AWAY, AWAY, AWAY)
+    queue = started(slurm)
+    begin = time.monotonic()
+    queue.add(Request("a", "one"))
+    queue.add(Request("b", "two"))
+    wait_for(lambda: len(slurm.accepted) == 2)
+    assert slurm.accepted == ["a", "b"]
+    assert slurm.refused == []
+    assert time.monotonic() - begin > 0.05 * (1 + 2 + 4 + 8)
+    assert capsys.readouterr().err.splitlines() == [
+        "Slurm does not answer (Unable to contact slurm controller (connect failure)); trying "
+        "again.",
+        "Slurm's controller answers again.",
+    ]
+    queue.stop()
+
+
+def test_a_submit_limit_holds_up_only_its_own_kind_until_a_job_ends(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "SHORTEST_S", 60.0)
+    slurm = Slurm(kinds={"full": [LIMIT]})
+    queue = started(slurm)
+    for name, kind in (("a", "full"), ("b", "full"), ("c", "free")):
+        queue.add(Request(name, kind))
+    wait_for(lambda: slurm.accepted == ["c"])
+    assert "QOSMaxSubmitJobPerUserLimit" in capsys.readouterr().err
+    assert slurm.asked == ["a", "c"]
+    queue.job_ended()
+    wait_for(lambda: len(slurm.accepted) == 3)
+    assert slurm.accepted == ["c", "a", "b"]
+    assert slurm.refused == []
+    queue.stop()
+
+
+def test_what_slurm_will_never_accept_is_reported_once() -> None:
+    slurm = Slurm(REFUSED)
+    queue = started(slurm)
+    queue.add(Request("a", "one"))
+    queue.add(Request("b", "one"))
+    wait_for(lambda: slurm.accepted == ["b"])
+    assert slurm.refused == ["a: Invalid qos specification"]
+    queue.stop()
+
+
+def test_the_queue_is_bounded() -> None:
+    slurm = Slurm()
+    slurm.active = 2
+    queue = started(slurm, most=2)
+    queue.add(Request("a", "one"))
+    time.sleep(0.1)
+    assert slurm.asked == []
+    slurm.active = 1
+    queue.job_ended()
+    wait_for(lambda: slurm.accepted == ["a"])
+    queue.stop()
+
+
+def test_a_limit_that_the_accounting_tells_bounds_its_kind_only() -> None:
+    slurm = Slurm()
+    slurm.active = 2
+    queue = Submissions(
+        slurm.submit,
+        slurm.refuse,
+        lambda: Counter({"one": slurm.active}),
+        most=100,
+        limit=lambda kind: 2 if kind == "one" else None,
+    )
+    queue.add(Request("a", "one"))
+    queue.add(Request("b", "other"))
+    wait_for(lambda: slurm.accepted == ["b"])
+    slurm.active = 1
+    queue.job_ended()
+    wait_for(lambda: slurm.accepted == ["b", "a"])
+    queue.stop()
+
+
+def test_it_ends_at_once_though_requests_wait() -> None:
+    slurm = Slurm(*[AWAY] * 50)
+    queue = started(slurm)
+    for name in "abc":
+        queue.add(Request(name, "one"))
+    wait_for(lambda: len(slurm.asked) > 0)
+    queue.stop()
+    queue.join(timeout=1)
+    assert "submissions" not in {t.name for t in threading.enumerate() if t.is_alive()}

@@ -1,0 +1,109 @@
+"""What becomes of a job, from its state and its run's files."""
+
+import pytest
+
+from study.jobs.slurm_commands import NEVER_STARTS, classify_refusal
+from study.jobs.verdict import GONE, End, Shortage, find_shortage, judge, note_shortage
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", GONE, "PREEMPTED"])
+def test_complete_outputs_mean_done(state: str) -> None:
+    assert judge(End(state, complete=True)).action == "done"
+
+
+def test_a_job_that_exits_with_0_and_leaves_no_finished_run_is_an_error() -> None:
+    verdict = judge(End("COMPLETED", complete=False))
+    assert verdict.action == "retry"
+    assert "its outputs are not complete" in verdict.reason
+
+
+@pytest.mark.parametrize("state", ["FAILED", "TIMEOUT", "PREEMPTED", GONE])
+def test_a_run_that_saved_is_continued_while_it_makes_progress(state: str) -> None:
+    assert judge(End(state, complete=False, saved_step=12, first_step=8)).action == "continue"
+
+
+def test_a_run_that_makes_no_progress_is_a_failure() -> None:
+    assert judge(End("FAILED", complete=False, saved_step=8, first_step=8)).action == "retry"
+
+
+def test_the_reason_to_continue_names_the_step() -> None:
+    assert judge(End("FAILED", False, saved_step=12)).reason == "time limit, saved at step 12"
+    assert judge(End("PREEMPTED", False, saved_step=12)).reason == "preempted, saved at step 12"
+
+
+def test_preemption_is_not_a_failure_even_before_the_first_step() -> None:
+    assert judge(End("PREEMPTED", complete=False)).action == "continue"
+
+
+def test_cancelled_is_told_as_cancelled_though_the_run_saved() -> None:
+    verdict = judge(End("CANCELLED", complete=False, saved_step=12))
+    assert verdict.action == "give up"
+    assert "It was cancelled and is not retried" in verdict.reason
+
+
+@pytest.mark.parametrize("state", ["FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", GONE])
+def test_anything_else_is_a_failure_that_may_be_retried(state: str) -> None:
+    assert judge(End(state, complete=False)).action == "retry"
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (End("OUT_OF_MEMORY", False), Shortage(memory=1)),
+        (End("FAILED", False, out_of_memory=True), Shortage(memory=1)),
+        (End("TIMEOUT", False), Shortage(time=1)),
+        (End("FAILED", False, saved_step=12), Shortage(time=1)),
+        (End("FAILED", False), Shortage()),
+        (End("PREEMPTED", False, saved_step=12), Shortage()),
+    ],
+)
+def test_only_what_ran_out_is_requested_again_in_a_larger_amount(
+    end: End, expected: Shortage, request: pytest.FixtureRequest
+) -> None:
+    note_shortage(request.node.name, end)
+    assert find_shortage(request.node.name) == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "meaning"),
+    [
+        # As Slurm 22.05 prints them; the general line alone would also be that of a time limit.
+        ("QOSMaxSubmitJobPerUserLimit; Batch job submission failed: Job violates accounting/QOS "
+         "policy (job submit limit, user's size and/or time limits)", "limit"),
+        ("AssocMaxSubmitJobLimit; Batch job submission failed: Job violates accounting/QOS policy "
+         "(job submit limit, user's size and/or time limits)", "limit"),
+        ("Batch job submission failed: Slurm temporarily unable to accept job, sleeping and "
+         "retrying", "limit"),
+        ("Batch job submission failed: Socket timed out on send/recv operation", "transient"),
+        ("Batch job submission failed: Unable to contact slurm controller (connect failure)",
+         "transient"),
+        ("Batch job submission failed: Resource temporarily unavailable", "transient"),
+        ("QOSMaxWallDurationPerJobLimit; Batch job submission failed: Job violates accounting/QOS "
+         "policy (job submit limit, user's size and/or time limits)", "refused"),
+        ("Batch job submission failed: Invalid account or account/partition combination specified",
+         "refused"),
+    ],
+)  # fmt: skip
+def test_what_sbatch_says_is_a_limit_a_moment_or_a_refusal(message: str, meaning: str) -> None:
+    assert classify_refusal(message) == meaning
+
+
+@pytest.mark.parametrize(
+    ("reason", "never"),
+    [
+        ("QOSMaxWallDurationPerJobLimit", True),
+        ("AssocMaxWallDurationPerJobLimit", True),
+        ("QOSMaxMemoryPerJob", True),
+        ("PartitionTimeLimit", True),
+        ("BadConstraints", True),
+        ("QOSNotAllowed", True),
+        ("Priority", False),
+        ("Resources", False),
+        ("QOSMaxJobsPerUserLimit", False),
+        ("AssocGrpGRES", False),
+        ("BeginTime", False),
+        ("ReqNodeNotAvail", False),
+    ],
+)
+def test_reasons_for_which_a_job_never_starts(reason: str, never: bool) -> None:
+    assert bool(NEVER_STARTS.search(reason)) == never
