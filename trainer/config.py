@@ -886,7 +886,7 @@ class RunConfig(Settings):
         return digest(settings)
 
     def losses_depend_on(self) -> dict[str, Any]:
-        """Return dotted key -> value of the model's, optimizer's and data's part of `trajectory`."""
+        """Return dotted key -> value of what `trajectory` has of model, optimizer and data."""
         included = {"steps", "seed", "optim", "model"}
         values = self.model_dump(mode="json", include=included)
         values["data"] = self.data.model_dump(mode="json", exclude=HOW_DATA_IS_READ)
