@@ -58,6 +58,7 @@ from study.jobs.slurm_commands import (
     abandon,
     ask,
     find_exit_code,
+    find_output_file,
     find_recorded_state,
     find_submit_limits,
     list_jobs,
@@ -383,7 +384,11 @@ class SlurmExecutor(_Decisions, PluginExecutor):
             return Answer(1, "", "Unable to contact slurm controller")
         for (_, job_id), queued in listed.items():
             same = (queued.name, queued.comment) == (prepared.name, prepared.comment)
-            if same and queued.state in ACTIVE and job_id not in self._in_queue:
+            if not same or queued.state not in ACTIVE or job_id in self._in_queue:
+                continue
+            # A study of the same name may be run from elsewhere, with other results.
+            log = str(prepared.log).replace("%j", job_id)
+            if find_output_file(job_id, prepared.cluster) == log:
                 return Answer(0, job_id, "")
         return None
 

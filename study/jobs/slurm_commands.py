@@ -135,9 +135,19 @@ def find_recorded_state(job_id: str, cluster: str | None) -> str:
 
 def find_exit_code(job_id: str, cluster: str | None) -> str:
     """Return a job's exit code and signal, as in '0:53'; empty if Slurm does not know the job."""
+    return _field_of_job(r"\bExitCode=(\S+)", job_id, cluster)
+
+
+def find_output_file(job_id: str, cluster: str | None) -> str:
+    """Return the path of a job's output; empty if Slurm does not know the job."""
+    return _field_of_job(r"^ *StdOut=(.+)$", job_id, cluster).replace("%j", job_id)
+
+
+def _field_of_job(pattern: str, job_id: str, cluster: str | None) -> str:
     where = ["-M", cluster] if cluster else []
-    shown = re.search(r"\bExitCode=(\S+)", ask(["scontrol", *where, "show", "job", job_id]).out)
-    return shown.group(1) if shown else ""
+    shown = ask(["scontrol", *where, "show", "job", job_id]).out
+    found = re.search(pattern, shown, re.MULTILINE)
+    return found.group(1) if found else ""
 
 
 def classify_refusal(message: str) -> Literal["limit", "transient", "refused"]:

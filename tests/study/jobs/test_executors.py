@@ -19,7 +19,7 @@ from packaging.version import Version
 
 from study.grid import Grid
 from study.jobs import executors
-from study.jobs.executors import TESTED, SlurmExecutor, _Decisions, check_versions
+from study.jobs.executors import TESTED, Prepared, SlurmExecutor, _Decisions, check_versions
 from study.jobs.job_script import ENDED, read_note, write_script
 from study.jobs.progress import Progress
 from study.jobs.slurm_commands import QueuedJob
@@ -334,3 +334,24 @@ def test_the_version_window_is_what_was_tested() -> None:
             assert Version(f"{tested}.{patch}") in wanted[package]
         for other in (f"{major}.{minor - 1}.99", f"{major}.{minor + 1}.0", f"{major + 1}.0.0"):
             assert Version(other) not in wanted[package]
+
+
+def test_a_job_whose_submission_got_no_answer_is_known_by_its_output(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A study of the same name may be run from another folder, with the same cells."""
+    executor = object.__new__(SlurmExecutor)
+    executor._doubtful, executor._in_queue = "study/one/1" + "cell one", {}
+    prepared = Prepared([], "", "study/one/1", "cell one", None, Path("/here/logs/%j.log"))
+    files = {"44": "/elsewhere/logs/44.log", "45": "/here/logs/45.log"}
+    listed = {
+        (None, job_id): QueuedJob(job_id, "RUNNING", "", "", "study/one/1", "cell one")
+        for job_id in files
+    }
+    monkeypatch.setattr(executors, "list_jobs", lambda clusters: listed)
+    monkeypatch.setattr(executors, "find_output_file", lambda job_id, cluster: files[job_id])
+    answer = executor._recover(prepared)
+    assert answer is not None
+    assert (answer.code, answer.out) == (0, "45")
+    del listed[None, "45"]
+    assert executor._recover(prepared) is None
