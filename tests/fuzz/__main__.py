@@ -8,6 +8,7 @@ Failures are printed with the input and the command that repeats it; the exit co
 
 import argparse
 import contextlib
+import gc
 import io
 import mmap
 import multiprocessing
@@ -175,6 +176,7 @@ class Worker:
         parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=parent))
         (folder / "0000000001").mkdir()
+        gc.freeze()  # what the readers have loaded is not searched again and again
         try:
             with limits():
                 for name, number in self.part:
