@@ -425,6 +425,12 @@ def _records() -> list[dict[str, Any]]:
     return [{**RECORD, "global_step": n} for n in (1, 10, 20)]
 
 
+def warm_up() -> None:
+    """Load what readers load on their first use; Arrow's allocator alone reserves a GiB then."""
+    to_frame([])
+    percentiles([1.0])
+
+
 READERS: dict[str, Reader] = {
     "study": Reader(read_study, lambda: [dump_yaml(STUDY).encode()], lambda: STUDY ),
     "study values": Reader(
