@@ -5,7 +5,6 @@ scored once the runs have been measured.
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,9 @@ from study.measure.measurement import Measurement
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError
 from trainer.yaml_files import shorten
+
+LONGEST_S = 1e9
+"""Above all step times, s: 32 years."""
 
 
 def _path(study: Study) -> Path:
@@ -130,8 +132,8 @@ def _read_predictions(study: Study) -> list[dict[str, Any]]:
             record = parse_json(line)
             for key in ("step_s", "step_s_low", "step_s_high"):
                 record[key] = float(record[key])
-                if not 0 < record[key] < math.inf:
-                    raise ValueError(f"{key} is {record[key]:g}; expected seconds above 0")
+                if not 0 < record[key] < LONGEST_S:
+                    raise ValueError(f"{key} is {record[key]:g}; expected the seconds of a step")
             for key in ("cell", "fingerprint", "predicted", "basis"):
                 record[key] = str(record[key])
         except (ValueError, KeyError, TypeError, OverflowError) as error:

@@ -69,6 +69,7 @@ def test_an_incomplete_prediction_is_skipped_and_a_malformed_one_reported(
         b"7",
         f"{{{speed}1{'0' * 400}}}".encode(),
         f"{{{speed}1e999}}".encode(),
+        f"{{{speed}1e308}}".encode(),  # beyond a float in ms
         f"{{{speed}-1}}".encode(),
     ):
         path.write_bytes(whole.encode() + line + b"\n")
