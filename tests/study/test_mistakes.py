@@ -259,6 +259,11 @@ def test_braces_in_a_path_of_the_workflow_are_refused(tmp_path: Path, key: str) 
     assert key == "document" or "expected no braces, which are wildcards in Snakemake's" in told
 
 
+def test_a_name_too_long_for_a_folder_is_named(tmp_path: Path) -> None:
+    told = message(write(tmp_path, nest("run.data.sources", {"a" * 300: 1.0})))
+    assert "a: cannot be read: File name too long" in told or "does not exist" in told
+
+
 def test_paths_are_expanded_under_every_key(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("PLACE", str(tmp_path))
     monkeypatch.setenv("HOME", "/home/ada")
