@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import functools
 import io
 import math
 import types
@@ -55,12 +56,17 @@ def parse_row(row_type: Any, line: dict[str, str]) -> Any:
     Raises KeyError if a column without a default is missing, ValueError for a wrong value.
     """
     values: dict[str, Any] = {}
-    hints = typing.get_type_hints(row_type)
+    hints = _hints(row_type)
     for field in fields(row_type):
         if field.name not in line and field.default is not MISSING:
             continue
         values[field.name] = _parse(line[field.name], hints[field.name])
     return row_type(**values)
+
+
+@functools.cache
+def _hints(row_type: Any) -> dict[str, Any]:
+    return typing.get_type_hints(row_type)
 
 
 def _parse(text: str, hint: Any) -> Any:

@@ -389,6 +389,14 @@ def _split_batch(point: _Point, settings: Merged, key: KeyPath) -> dict[str, Any
     return {"data": {"batch_size": fits}, "grad_acc_steps": share // fits}
 
 
+def _may_be_folder(path: Path) -> bool:
+    """Say whether a path is a folder, or one of which that cannot be found out."""
+    try:
+        return path.is_dir()
+    except OSError:  # too long, or in a folder that may not be searched: reading it says so
+        return True
+
+
 class _Texts:
     """The text files of sources, listed once for all cells of a study."""
 
@@ -405,7 +413,7 @@ class _Texts:
         given = [source for source in run.data.sources if source not in self._corpora]
         problems, has_held_out = [], len(given) < len(run.data.sources)
         for source in given:
-            if not Path(root, source).is_dir():
+            if not _may_be_folder(Path(root, source)):
                 found = f"the folder {root}/{source} does not exist; expected *.chunk.*.jsonl files"
                 message = f"{found} there, or '{source}' among corpora"
                 problems.append(Problem(("data", "sources", source), message))

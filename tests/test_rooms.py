@@ -4,6 +4,7 @@ Imports inside functions and for types count like any other.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,14 @@ STUDY_MAY_IMPORT = {
     )
 }
 """What of the trainer needs no torch, and the study may know."""
+
+
+MAY_DECODE_JSON = {
+    "trainer.json_files",
+    "trainer.tokens.documents",  # each line of the text, with its own messages
+    "trainer.tokens.pieces",  # what its own processes tell one another
+    "study.measure.structured_logs",  # a NaN in a log is named as what was found
+}
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -119,6 +128,13 @@ def test_what_works_without_torch_reaches_none(name: str) -> None:
     torch = [m for m in (name, *reached(name)) if m.partition(".")[0] in ("torch", "torchao")]
     assert loaded == {"trainer"}
     assert not torch
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_json_of_files_is_read_in_one_place(name: str) -> None:
+    """json.loads alone raises RecursionError for what is nested deeply, and reads NaN."""
+    if name not in MAY_DECODE_JSON:
+        assert not re.search(r"\bjson\.loads?\b", MODULES[name].read_text()), "use parse_json"
 
 
 def test_planning_loads_neither_torch_nor_matplotlib_nor_pandas() -> None:

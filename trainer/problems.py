@@ -7,6 +7,9 @@ from itertools import takewhile
 KeyPath = tuple[str | int, ...]
 """The keys and list indices that lead to a setting."""
 
+LONGEST_KEY = 1000
+"""Most characters of a key in a message; beyond all names of files and folders."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -84,10 +87,14 @@ def combine(errors: Sequence[ConfigError]) -> ConfigError:
 
 
 def format_path(path: Sequence[str | int]) -> str:
-    """Return `grid[0].model` for `("grid", 0, "model")`."""
+    """Return `grid[0].model` for `("grid", 0, "model")`, a very long key with an ellipsis."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            shown = part if len(part) <= LONGEST_KEY else f"{part[:LONGEST_KEY]}..."
+            text += f".{shown}" if text else shown
     return text
 
 

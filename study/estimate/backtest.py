@@ -16,7 +16,12 @@ from study.estimate.forecast import Forecast
 from study.grid import Cell
 from study.measure.logs import read_summary
 from study.measure.measurement import Measurement
+from trainer.json_files import parse_json
 from trainer.problems import ConfigError
+from trainer.yaml_files import shorten
+
+LONGEST_S = 1e9
+"""Above all step times, s: 32 years."""
 
 
 def _path(study: Study) -> Path:
@@ -115,20 +120,25 @@ def readable_backtest(scored: Sequence[ScoredPrediction]) -> tuple[list[str], li
 
 def _read_predictions(study: Study) -> list[dict[str, Any]]:
     path = _path(study)
-    if not path.exists():
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from None
     found = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             for key in ("step_s", "step_s_low", "step_s_high"):
                 record[key] = float(record[key])
+                if not 0 < record[key] < LONGEST_S:
+                    raise ValueError(f"{key} is {record[key]:g}; expected the seconds of a step")
             for key in ("cell", "fingerprint", "predicted", "basis"):
                 record[key] = str(record[key])
-        except (ValueError, KeyError, TypeError) as error:
-            if line.endswith("\n"):
-                problem = f"line {number}: not a prediction: {error!r}"
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            if line.endswith(b"\n"):
+                problem = f"line {number}: not a prediction: {shorten(repr(error))}"
                 raise ConfigError(str(path), [problem]) from None
             continue
         found.append(record)

@@ -8,6 +8,7 @@ Failures are printed with the input and the command that repeats it; the exit co
 
 import argparse
 import contextlib
+import gc
 import io
 import mmap
 import multiprocessing
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.readers import READERS, Reader
+from tests.fuzz.readers import READERS, Reader, warm_up
 from trainer.problems import ConfigError
 
 CPU_S = 5.0
@@ -175,6 +176,7 @@ class Worker:
         parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=parent))
         (folder / "0000000001").mkdir()
+        gc.freeze()  # what the readers have loaded is not searched again and again
         try:
             with limits():
                 for name, number in self.part:
@@ -213,6 +215,7 @@ class Outcome:
 
 def fuzz(inputs: int, seed: int, jobs: int, readers: dict[str, Reader] = READERS) -> Outcome:
     """Try inputs on `jobs` processes; SIGINT and SIGTERM end it early, with what was found."""
+    warm_up()  # before the limits
     planned = schedule(readers, inputs)
     shared = [memoryview(mmap.mmap(-1, 16)).cast("q") for _ in range(jobs)]
 
@@ -260,6 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.monotonic()
     if given.number is not None:
         (name,) = readers
+        warm_up()
         with tempfile.TemporaryDirectory() as folder, limits():
             Path(folder, "0000000001").mkdir()
             failure = try_number(name, readers[name], given.number, given.seed, Path(folder))

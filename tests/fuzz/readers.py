@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from study.config import Evidence, Study
+from study.estimate.backtest import score_predictions
 from study.estimate.time_table import read_estimates
 from study.estimate.time_table import to_markdown as time_table
 from study.files import to_csv
-from study.grid import Grid
+from study.grid import Cell, Grid, build_cell
 from study.jobs.launch import launch_line, request_line
 from study.law.scaling_law_table import read_losses
 from study.load import load_study, load_study_file
-from study.measure.evidence import read_evidence
+from study.measure.evidence import percentiles, read_evidence
+from study.measure.foreign_logs import read_steady_steps
 from study.measure.logs import is_up_to_date, read_failure, read_run, read_summary
-from study.measure.measurement import read_measurements
+from study.measure.measurement import Measurement, read_measurements
 from study.measure.throughput import throughput_rows, to_frame
 from study.measure.throughput_row import read_rows
 from study.show.document import check_document, markers, update_document
@@ -35,10 +37,13 @@ from tests.study.measure.test_foreign_logs import GOOD
 from trainer.config import load_run_config
 from trainer.folder import run_folder
 from trainer.folder.checkpoint_state import complete, write_state
+from trainer.folder.described_model import DescribedModel, of_lingua, of_llama
 from trainer.folder.metrics import RecordFile
+from trainer.folder.owner import read_owner
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError
 from trainer.tokens.shard_folder import read_manifest
+from trainer.tokens.text_files import find_text_files
 from trainer.vocabulary import vocabulary_size
 from trainer.yaml_files import dump_yaml, parse_assignment, parse_yaml
 
@@ -97,6 +102,24 @@ CSV = (
 )
 
 TOKENIZER = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 2, "content": "c"}]}
+
+OWNER = {"id": "0123456789abcdef", "name": "a", "dump_dir": ".."}
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "intermediate_size": 256, "vocab_size": 260, "rms_norm_eps": 1e-5,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+}  # fmt: skip
+"""config.json of a Hugging Face folder."""
+
+LINGUA = {
+    "name": "a", "steps": 10,
+    "model": {"dim": 32, "n_layers": 1, "n_heads": 2, "rope_theta": 10000.0, "vocab_size": 260},
+}  # fmt: skip
+"""params.json beside lingua's weights."""
+
+DATASET = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_split": "train"}
+"""state.json of a dataset that was saved to disk."""
 
 MANIFEST = {
     "key": "k", "dtype": "<u2", "encoding": {}, "stat": [],
@@ -217,10 +240,15 @@ def read_own_runs(content: bytes, folder: Path) -> None:
 def read_run_json(content: bytes, folder: Path) -> None:
     _file(folder, "run.json", content)
     run_folder.read_summary(folder)
+    is_up_to_date(_cell_in(folder))
+    find_state(grid()[0], read_summary(folder))
+
+
+@functools.cache
+def _cell_in(folder: Path) -> Cell:
+    """Return a cell whose run is in a folder."""
     cell = grid()[0]
-    run = cell.run.model_copy(update={"dump_dir": str(folder)})
-    is_up_to_date(replace(cell, run=run))
-    find_state(cell, read_summary(folder))
+    return replace(cell, run=cell.run.model_copy(update={"dump_dir": str(folder)}))
 
 
 def read_failure_json(content: bytes, folder: Path) -> None:
@@ -229,15 +257,26 @@ def read_failure_json(content: bytes, folder: Path) -> None:
     assert failure is None or failure.message.encode() is not None
 
 
-def _evidence(form: str) -> Callable[[bytes, Path], None]:
+def read_evidence_csv(content: bytes, folder: Path) -> None:
+    entry = Evidence(file=str(_file(folder, "evidence.csv", content)), format="csv")
+    for item in read_evidence(study().model_copy(update={"evidence": (entry,)})):
+        assert all(math.isfinite(value) and value >= 0 for value in item.step_s)
+
+
+def _log(form: Any) -> Callable[[bytes, Path], None]:
     def read(content: bytes, folder: Path) -> None:
-        path = _file(folder, "evidence.csv", content)
-        of_log = {} if form == "csv" else {"cluster": "here", "model": "one", "gpus": 2}
-        entry = Evidence.model_validate({"file": str(path), "format": form, **of_log})
-        for item in read_evidence(study().model_copy(update={"evidence": (entry,)})):
-            assert all(math.isfinite(value) and value >= 0 for value in item.step_s)
+        steps = read_steady_steps(form, _file(folder, "log", content), _cell_of_log())
+        assert all(math.isfinite(value) and value >= 0 for value in percentiles(steps))
 
     return read
+
+
+@functools.cache
+def _cell_of_log() -> Cell:
+    """Return a cell without saves, after which a step of some formats does not count."""
+    no_saves = {"checkpoint": {"dump": {"every": 1000}}}
+    names = {"cluster": "here", "model": "one"}
+    return build_cell(study(), "evidence[0]", **names, gpus=2, changes=no_saves)
 
 
 def read_throughput(content: bytes, folder: Path) -> None:
@@ -276,6 +315,56 @@ def read_shards(content: bytes, folder: Path) -> None:
         _file(folder, name, b"")
     _file(folder, "manifest.json", content)
     read_manifest(folder)
+
+
+def read_predictions(content: bytes, folder: Path) -> None:
+    in_folder = study().model_copy(update={"results_dir": str(folder)})
+    own = Path(in_folder.folder)
+    own.mkdir(exist_ok=True)
+    _file(own, "predictions.jsonl", content)
+    for item in score_predictions(in_folder, _measurements()):
+        assert all(math.isfinite(value) for value in (item.step_ms, item.error))
+
+
+@functools.cache
+def _measurements() -> list[Measurement]:
+    """Return a measurement of the run that is predicted."""
+    return [
+        Measurement(
+            cell=grid()[0],
+            source="",
+            completed=True,
+            uninterrupted=True,
+            step_s=(0.1, 0.1, 0.1),
+            startup_s=None,
+            wall_s=None,
+            peak_memory_gib=None,
+        )
+    ]
+
+
+def read_owner_json(content: bytes, folder: Path) -> None:
+    _file(folder, "owner.json", content)
+    owner = read_owner(folder)
+    if owner is not None:
+        owner.is_in(folder, folder)
+
+
+def _described(read: Callable[[Path], DescribedModel]) -> Callable[[bytes, Path], None]:
+    def read_described(content: bytes, folder: Path) -> None:
+        described = read(_file(folder, "config.json", content))
+        for problem in described.problems(grid()[0].run.model, 260):
+            str(problem).encode()
+
+    return read_described
+
+
+def read_dataset(content: bytes, folder: Path) -> None:
+    source = folder / "dataset"
+    source.mkdir(exist_ok=True)
+    _file(source, "data-00000-of-00001.arrow", b"")
+    _file(source, "state.json", content)
+    find_text_files(folder, "dataset")
 
 
 @functools.cache
@@ -321,12 +410,25 @@ def _logs() -> list[bytes]:
     return [*LOGS, LOGS[0].decode().encode("utf-16"), *CSV]
 
 
+def _prediction() -> list[dict[str, Any]]:
+    labels = {"cell": grid()[0].name, "fingerprint": grid()[0].fingerprint}
+    step = {"step_s": 0.1, "step_s_low": 0.09, "step_s_high": 0.2, "basis": "b", "seconds": 9.0}
+    return [{**labels, "predicted": "2026-01-01T00:00:00+00:00", **step}] * 2
+
+
 def _json_lines(value: Any) -> bytes:
-    return b"".join(json.dumps(item).encode() + b"\n" for item in value) if value else b"\n"
+    lines = value if isinstance(value, list) else [value]
+    return b"".join(json.dumps(item).encode() + b"\n" for item in lines)
 
 
 def _records() -> list[dict[str, Any]]:
     return [{**RECORD, "global_step": n} for n in (1, 10, 20)]
+
+
+def warm_up() -> None:
+    """Load what readers load on their first use; Arrow's allocator alone reserves a GiB then."""
+    to_frame([])
+    percentiles([1.0])
 
 
 READERS: dict[str, Reader] = {
@@ -362,13 +464,17 @@ READERS: dict[str, Reader] = {
         lambda: [b'{"kind": "error", "rank": 0, "retry": true, "message": "lost"}'],
         share=10,
     ),
+    "evidence csv": Reader(read_evidence_csv, _logs, share=6),
     **{
-        f"evidence {form}": Reader(_evidence(form), _logs, share=6)
+        f"evidence {form}": Reader(_log(form), _logs, share=6)
         for form in typing.get_args(Evidence.model_fields["format"].annotation)
-        if form != "throughput"
+        if form not in ("csv", "throughput")
     },
     "throughput.csv": Reader(read_throughput, _throughput, share=15),
     "time_estimates.csv": Reader(read_time_table, _estimates, share=2),
+    "predictions": Reader(
+        read_predictions, lambda: [_json_lines(_prediction())], _prediction, _json_lines, share=10
+    ),
     "losses.csv": Reader(
         lambda content, folder: read_losses(_file(folder, "losses.csv", content)),
         lambda: [
@@ -379,6 +485,18 @@ READERS: dict[str, Reader] = {
     ),
     "document": Reader(read_document, _document, share=5),
     "state.json": Reader(read_state, _state, share=20),
+    "owner.json": Reader(
+        read_owner_json, lambda: [json.dumps(OWNER).encode()], lambda: OWNER, share=5
+    ),
+    "config.json": Reader(
+        _described(of_llama), lambda: [json.dumps(LLAMA).encode()], lambda: LLAMA, share=10
+    ),
+    "params.json": Reader(
+        _described(of_lingua), lambda: [json.dumps(LINGUA).encode()], lambda: LINGUA, share=10
+    ),
+    "dataset": Reader(
+        read_dataset, lambda: [json.dumps(DATASET).encode()], lambda: DATASET, share=5
+    ),
     "tokenizer": Reader(
         read_tokenizer, lambda: [json.dumps(TOKENIZER).encode(), b"YQ== 0\nYg== 1\n"],
         lambda: TOKENIZER, share=15,

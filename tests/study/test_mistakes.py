@@ -259,6 +259,18 @@ def test_braces_in_a_path_of_the_workflow_are_refused(tmp_path: Path, key: str) 
     assert key == "document" or "expected no braces, which are wildcards in Snakemake's" in told
 
 
+def test_a_name_too_long_for_a_folder_is_named(tmp_path: Path) -> None:
+    told = message(write(tmp_path, nest("run.data.sources", {"a" * 300: 1.0})))
+    assert "a: cannot be read: File name too long" in told or "does not exist" in told
+    assert f"run.data.sources.{'a' * 300}: " in told
+
+
+def test_a_key_of_a_page_is_cut_in_the_message(tmp_path: Path) -> None:
+    told = message(write(tmp_path, nest("run", {"b" * 70_000: 1})))
+    assert f"run.{'b' * 1000}...: " in told
+    assert len(told) < 3000
+
+
 def test_paths_are_expanded_under_every_key(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("PLACE", str(tmp_path))
     monkeypatch.setenv("HOME", "/home/ada")

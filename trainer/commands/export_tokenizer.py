@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import DataConfig
+from trainer.json_files import parse_json
 from trainer.tokens.tokenizer import Tokenizer, byte_characters
 
 BOS, EOS = "<|bos|>", "<|eos|>"
@@ -20,7 +21,7 @@ def write_tokenizer(folder: Path, data: DataConfig, tokenizer: Tokenizer) -> str
     if path is None:
         values = byte_tokenizer_json(tokenizer)
     elif name == "hf":
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = parse_json(Path(path).read_bytes())
     else:
         return _copy_unsupported(folder, name, path)
     values["post_processor"] = _post_processor(values, tokenizer, data)

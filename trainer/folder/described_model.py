@@ -4,13 +4,13 @@ Tensors do not tell how their rows divide into heads, the base of the rotary emb
 Imports no torch.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.config import ConfigError, ModelConfig, validate
+from trainer.json_files import parse_json
 from trainer.model.weight_names import Shape
 from trainer.problems import Problem
 from trainer.tokens.build_tokenizer import is_padding
@@ -161,10 +161,10 @@ def of_model(values: Any, file: str) -> DescribedModel:
 def read_json(file: Path) -> dict[str, Any]:
     """Return the mapping in a JSON file. Raises ConfigError."""
     try:
-        values = json.loads(file.read_bytes())
+        values = parse_json(file.read_bytes())
     except OSError as error:
         raise ConfigError(str(file), [f"cannot be read: {error.strerror}"]) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(str(file), [f"cannot be read as JSON: {error}"]) from None
     if not isinstance(values, dict):
         raise ConfigError(str(file), [f"found a {type(values).__name__}; expected a mapping"])

@@ -123,4 +123,7 @@ def _find_owner(
 
 
 def _is_same(one: Path, other: Path) -> bool:
-    return one.exists() and other.exists() and one.samefile(other)
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):  # one is missing, or its path cannot be one
+        return False

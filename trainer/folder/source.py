@@ -85,7 +85,10 @@ def find_source(path: Path, world: World) -> Source:
 
     Rank 0's find, on all ranks. Raises ConfigError.
     """
-    found = {facts["step"]: (folder, facts) for folder, facts in _candidates(path)}
+    try:
+        found = {facts["step"]: (folder, facts) for folder, facts in _candidates(path)}
+    except OSError as error:
+        raise ConfigError(str(path), [f"{KEY}: cannot be read: {error.strerror}"]) from None
     step = -1
     if world.is_main:
         step = next((step for step in found if is_intact(*found[step])), -1)

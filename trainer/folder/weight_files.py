@@ -4,7 +4,6 @@ Imported on use: the import takes over a second.
 """
 
 import contextlib
-import json
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from trainer.folder.checkpoint_state import CheckpointError
 from trainer.folder.checkpoint_tensors import ModelReader
+from trainer.json_files import parse_json
 from trainer.model.weight_names import Shape, transformers_name
 
 CONSOLIDATED = "consolidated.pth"
@@ -183,7 +183,7 @@ def _list_files(folder: Path) -> dict[Path, list[str] | None]:
             raise CheckpointError(f"{folder}: found neither {SAFETENSORS} nor {SAFETENSORS_INDEX}")
         return {folder / SAFETENSORS: None}
     try:
-        named = json.loads(index.read_bytes())["weight_map"]
+        named = parse_json(index.read_bytes())["weight_map"]
         files: dict[Path, list[str] | None] = {}
         for name, file in named.items():
             if Path(file).name != file:

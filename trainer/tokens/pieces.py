@@ -29,6 +29,7 @@ from typing import Any
 
 from trainer.config import TokenizerConfig
 from trainer.files import replace_durably, write_atomically
+from trainer.json_files import parse_json
 from trainer.problems import ConfigError
 from trainer.tokens.documents import BLOCK_BYTES, Advance, cut, has_lines
 from trainer.tokens.packing import Encoding, Part, pack
@@ -72,7 +73,7 @@ class Job:
         `width`: bytes of a token id.
         """
         try:
-            part = Part(**json.loads(self.target.with_suffix(".json").read_text(encoding="utf-8")))
+            part = Part(**parse_json(self.target.with_suffix(".json").read_bytes()))
             is_complete = self.tokens.stat().st_size == part.tokens * width
         except (OSError, ValueError, TypeError):
             return None

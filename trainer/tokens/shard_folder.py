@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from trainer.files import replace_durably, write_atomically
+from trainer.json_files import parse_json
 from trainer.problems import ConfigError, Problem
 from trainer.tokens.packing import Part
 from trainer.tokens.tokenizer import Tokens
@@ -118,7 +119,7 @@ def publish(making: Path, shards: Shards) -> Shards:
 def read_manifest(folder: Path) -> tuple[Shards, dict[str, Any]] | None:
     """Return shards and manifest of a folder; None if they are missing or do not match."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = parse_json((folder / "manifest.json").read_bytes())
         training, held_out = parts = [Part(**manifest[name]) for name in ("train", "val")]
         training_key = str(manifest.get("training_key", ""))
         key, dtype = manifest["key"], manifest["dtype"]

@@ -7,14 +7,15 @@ Reads   names in <root_dir>/<source>/: *.chunk.*.jsonl, also compressed as .json
 Reads   dataset_dict.json and state.json there, which name the files of a Hugging Face dataset
 """
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.problems import ConfigError
+from trainer.json_files import parse_json
+from trainer.problems import ConfigError, Problem
+from trainer.yaml_files import shorten
 
 LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 PARQUET = ".parquet"
@@ -120,7 +121,7 @@ def _read_splits(folder: Path) -> dict[str, list[Path]]:
     """
     if (folder / "dataset_dict.json").exists():
         names = _read_json(folder / "dataset_dict.json", "splits")
-        splits = {str(name): _saved_files(folder / str(name)) for name in names}
+        splits = {name: _saved_files(folder / name) for name in names}
         if TRAINING_SPLIT not in splits:
             problem = f"found the splits {', '.join(splits) or 'none'}; expected '{TRAINING_SPLIT}'"
             raise ConfigError(str(folder), [problem])
@@ -138,17 +139,26 @@ def _read_splits(folder: Path) -> dict[str, list[Path]]:
 
 def _saved_files(folder: Path) -> list[Path]:
     """Return the files of a dataset that `save_to_disk` wrote to a folder."""
-    return [folder / str(file) for file in _read_json(folder / "state.json", "_data_files")]
+    path = folder / "state.json"
+    names = _read_json(path, "_data_files")
+    for name in names:
+        if not name.endswith(ARROW):
+            problem = Problem(("_data_files",), f"found {shorten(name)!r}; expected *{ARROW} files")
+            raise ConfigError(str(path), [problem])
+    return [folder / name for name in names]
 
 
-def _read_json(path: Path, key: str) -> list[Any]:
+def _read_json(path: Path, key: str) -> list[str]:
     """Return a list of names in one of the JSON files of a dataset. Raises ConfigError."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))[key]
-        return [item["filename"] if isinstance(item, dict) else item for item in list(values)]
+        values = parse_json(path.read_bytes())[key]
+        names = [item["filename"] if isinstance(item, dict) else item for item in list(values)]
+        if not all(isinstance(name, str) and "\0" not in name for name in names):
+            raise ValueError("not the name of a file")
+        return names
     except OSError as error:
         raise unreadable(path, error) from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         expected = f"expected the '{key}' that `save_to_disk` of datasets writes"
         raise ConfigError(str(path), [f"cannot be read: {expected}"]) from None
 

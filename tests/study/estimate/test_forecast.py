@@ -61,9 +61,20 @@ def test_an_incomplete_prediction_is_skipped_and_a_malformed_one_reported(
     whole = path.read_text()
     path.write_text(whole + '{"cell": "fa')
     assert score_predictions(grid.study, []) == []
-    path.write_text(whole + '{"cell": "fast"}\n')
-    with pytest.raises(ConfigError, match="line 2: not a prediction"):
-        score_predictions(grid.study, [])
+    speed = '"step_s": 0.1, "step_s_low": 0.1, "step_s_high": '
+    for line in (
+        b'{"cell": "fast"}',
+        b'{"a":' * 5000,
+        b"\xff",
+        b"7",
+        f"{{{speed}1{'0' * 400}}}".encode(),
+        f"{{{speed}1e999}}".encode(),
+        f"{{{speed}1e308}}".encode(),  # beyond a float in ms
+        f"{{{speed}-1}}".encode(),
+    ):
+        path.write_bytes(whole.encode() + line + b"\n")
+        with pytest.raises(ConfigError, match="line 2: not a prediction"):
+            score_predictions(grid.study, [])
 
 
 def test_a_launch_above_its_budget_is_stopped_unless_confirmed(make_grid: MakeGrid) -> None:

@@ -26,6 +26,7 @@ from trainer.commands import export
 from trainer.config import ConfigError, ModelConfig, RunConfig
 from trainer.folder import initial_weights
 from trainer.folder.initial_weights import find
+from trainer.folder.source import find_source
 from trainer.loop.session import open_session
 from trainer.model.model import Transformer
 from trainer.startup import Startup
@@ -261,6 +262,12 @@ def test_bfloat16_is_read_and_older_configs_too(kinds: Path, gqa: dict[str, Any]
     for parameter in llama.parameters():
         parameter.copy_(parameter.bfloat16())
     assert_same_logits(loaded(kinds / "hf", gqa), llama(TOKENS).logits)
+
+
+def test_a_path_that_cannot_be_one_is_no_source(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 300)
+    with pytest.raises(ConfigError, match=r"continue_from: (cannot be read: File|found no)"):
+        find_source(path, ALONE)
 
 
 @torch.no_grad()

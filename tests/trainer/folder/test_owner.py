@@ -84,6 +84,18 @@ def test_the_folder_of_a_run_that_is_gone_is_not_taken_over(tmp_path: Path) -> N
     assert steps_in(shared) == [2]
 
 
+@pytest.mark.parametrize("named", ["a" * 300, "\0", "~nobody", "/dev/null/x"])
+def test_an_owner_that_names_no_folder_still_owns(tmp_path: Path, named: str) -> None:
+    shared = tmp_path / "shared"
+    start(config_of(tmp_path, "first", shared))
+    save(shared, OURS)
+    owner = json.loads((shared / "owner.json").read_text())
+    (shared / "owner.json").write_text(json.dumps({**owner, "dump_dir": named}))
+    with pytest.raises(ConfigError, match="belongs to the run 'first'"):
+        start(config_of(tmp_path, "second", shared))
+    assert steps_in(shared) == [2]
+
+
 def test_checkpoints_of_lingua_are_refused(tmp_path: Path) -> None:
     write_lingua(tmp_path / "theirs" / "checkpoints", 100)
     with pytest.raises(ConfigError, match="holds 0000000100, which is not a checkpoint of this tr"):

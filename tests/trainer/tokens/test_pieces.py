@@ -16,7 +16,9 @@ from trainer.config import TokenizerConfig
 from trainer.problems import ConfigError
 from trainer.tokens import pieces, shards
 from trainer.tokens.packing import Encoding
+from trainer.tokens.piece import Piece
 from trainer.tokens.shards import ensure_shards
+from trainer.tokens.text_files import stat_file
 
 ROOT = Path(__file__).parents[3]
 TEXTS = [f"document {number}: " + "ä" * (number % 40) for number in range(3000)]
@@ -149,6 +151,17 @@ def test_pieces_of_changed_text_are_not_kept(
     with pytest.raises(ConfigError, match="the files changed while they were read"):
         ensure_shards(tmp_path, "src", tmp_path / "shards", workers=1)
     assert not list(tmp_path.glob("shards/*/*.bin"))
+
+
+def test_a_piece_whose_record_is_none_is_unfinished(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("")
+    job = pieces.Job(Piece(path, 0, 0), 0, stat_file(path), tmp_path / "piece")
+    job.tokens.write_bytes(b"\0" * 8)
+    record = '{"documents": 1, "tokens": 4, "bytes": 2}'
+    for text, is_finished in ((record, True), ("[" * 5000, False), (record[:-1], False)):
+        (tmp_path / "piece.json").write_text(text)
+        assert (job.result(2) is not None) == is_finished
 
 
 def test_two_processes_share_the_pieces_and_both_succeed(tmp_path: Path) -> None:

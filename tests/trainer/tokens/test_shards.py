@@ -169,6 +169,16 @@ def test_corrupt_shards_are_made_again(tmp_path: Path, name: str) -> None:
     assert [path.name[0] for path in (tmp_path / "shards").iterdir()] == ["s"]
 
 
+@pytest.mark.parametrize("content", [b'{"a":' * 5000, b"\xff", b"[]", b'{"key": "\\ud800"}'])
+def test_a_manifest_that_is_none_is_made_again(tmp_path: Path, content: bytes) -> None:
+    write_source(tmp_path, [TEXTS])
+    manifest = ensure_shards(tmp_path, "src", tmp_path / "shards").folder / "manifest.json"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(content)
+    assert ensure_shards(tmp_path, "src", tmp_path / "shards").train.tolist() == packed(TEXTS)
+    assert json.loads(manifest.read_bytes())["key"] == json.loads(whole)["key"]
+
+
 def test_leftovers_of_a_dead_process_are_removed_after_a_day(tmp_path: Path) -> None:
     write_source(tmp_path, [TEXTS])
     old, fresh = (tmp_path / "shards" / f".making-{name}" for name in ("old", "fresh"))

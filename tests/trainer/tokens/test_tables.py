@@ -203,6 +203,10 @@ def test_a_description_that_does_not_fit_is_named(tmp_path: Path) -> None:
         (folder / "state.json").write_text(content)
         with pytest.raises(ConfigError, match=r"state.json: 1 problem\n  cannot be read: expected"):
             find_text_files(tmp_path, "src")
+    for name in ("7", '"a\\u0000.arrow"', '"' + "a" * 300 + '.arrow"', '"state.json"', "{}"):
+        (folder / "state.json").write_text(f'{{"_data_files": [{{"filename": {name}}}]}}')
+        with pytest.raises(ConfigError, match=r": 1 problem\n  (cannot be|_data_files: found)"):
+            find_text_files(tmp_path, "src")
     (folder / "dataset_dict.json").write_text('{"splits": ["test"]}')
     save_to_disk(folder / "test", [["a"]])
     with pytest.raises(ConfigError, match=r"src: 1 problem\n  found the splits test; expected 'tr"):
