@@ -10,6 +10,7 @@ from study.estimate.budget import check_budget
 from study.estimate.forecast import Forecast
 from study.grid import Grid
 from study.jobs.launch import slurm_resources
+from study.jobs.verdict import Shortage
 from study.measure.evidence import known_measurements
 from study.measure.throughput import throughput_rows, write_table
 from tests.study.conftest import MakeGrid, write_run
@@ -111,11 +112,12 @@ def test_the_time_limit_is_the_upper_end_and_a_margin(make_grid: MakeGrid) -> No
     assert needs.runtime_min is not None
     assert high * 1.1 / 60 + 5 <= needs.runtime_min < high * 1.1 / 60 + 6
     asked = [
-        slurm_resources(cell.cluster_config, 2, attempt, needs)["runtime"] for attempt in (1, 2, 3)
+        slurm_resources(cell.cluster_config, 2, Shortage(time=ended), needs)["runtime"]
+        for ended in (0, 1, 2)
     ]
     assert asked == [needs.runtime_min, 2 * needs.runtime_min, 70]
     # two ranks with 6 GiB each and 2 for the node, a quarter more; the model is nothing
-    assert slurm_resources(cell.cluster_config, 2, 1, needs)["mem_mb"] == 18 * 1024
+    assert slurm_resources(cell.cluster_config, 2, needs=needs)["mem_mb"] == 18 * 1024
 
 
 def test_without_an_estimate_the_partitions_limit_is_requested(make_grid: MakeGrid) -> None:
@@ -123,11 +125,11 @@ def test_without_an_estimate_the_partitions_limit_is_requested(make_grid: MakeGr
     grid = make_grid({**PAIR, "clusters": unknown})
     needs = Forecast(grid).needs(grid[1])
     assert needs.runtime_min is None
-    assert slurm_resources(grid[1].cluster_config, 2, 1, needs)["runtime"] == 70
+    assert slurm_resources(grid[1].cluster_config, 2, needs=needs)["runtime"] == 70
 
 
 def test_a_fixed_request_is_used_unchanged(make_grid: MakeGrid) -> None:
     grid = make_grid(PAIR)
     write_run(grid[0], step_s=900.0)
     needs = Forecast(measured(grid)).needs(grid[1])
-    assert slurm_resources(grid[1].cluster_config, 2, 1, needs)["runtime"] == 30
+    assert slurm_resources(grid[1].cluster_config, 2, needs=needs)["runtime"] == 30
