@@ -67,6 +67,7 @@ from study.jobs.submission import Request, Submissions
 from study.jobs.verdict import GONE, End, Verdict, judge, note_shortage
 from study.measure.logs import is_up_to_date, read_failure, read_summary
 from trainer.files import write_atomically
+from trainer.json_files import parse_json
 from trainer.problems import ConfigError
 
 TRAINING_RULES = ("train", "train_here")
@@ -254,7 +255,7 @@ class SlurmExecutor(_Decisions, PluginExecutor):
         kept = []
         for line in lines:
             try:
-                known = Submission(**json.loads(line))
+                known = Submission(**parse_json(line))
             except (ValueError, TypeError):
                 continue  # cut off when the file system was full
             queued = listed.get((known.cluster, known.job_id))
