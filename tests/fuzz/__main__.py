@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import random
 import resource
-import shutil
 import signal
 import sys
 import tempfile
@@ -133,6 +132,9 @@ class Worker:
     ) -> None:
         """`shared`: the number of inputs tried, and whether to stop."""
         self.readers, self.part, self.seed, self.shared = readers, part, seed, shared
+        parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        # Removed here, also if the process is killed.
+        self._folder = tempfile.TemporaryDirectory(prefix="fuzz-", dir=parent)
         context = multiprocessing.get_context("fork")
         self._receiver, sender = context.Pipe(duplex=False)
         self._process = context.Process(target=self._work, args=(sender,), daemon=True)
@@ -158,6 +160,7 @@ class Worker:
             if isinstance(message, Failure):
                 return message
             self.ended, self.peak_mib = True, message
+            self._folder.cleanup()
         elif self.tried != self._seen[0]:
             self._seen = (self.tried, time.monotonic())
         elif time.monotonic() - self._seen[1] > WALL_S:
@@ -167,29 +170,27 @@ class Worker:
 
     def _lost(self, what: str) -> Failure:
         self.ended = True
+        self._process.join()
+        self._folder.cleanup()
         name, number = self.part[min(self.tried, len(self.part) - 1)]
         content = make(name, self.readers[name], number, self.seed)
         return Failure(name, number, what, f"{what} {name}", content)
 
     def _work(self, sender: Any) -> None:
         causes: set[str] = set()
-        parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=parent))
+        folder = Path(self._folder.name)
         (folder / "0000000001").mkdir()
         gc.freeze()  # what the readers have loaded is not searched again and again
-        try:
-            with limits():
-                for name, number in self.part:
-                    failure = try_number(name, self.readers[name], number, self.seed, folder)
-                    if failure is not None and failure.key not in causes:
-                        causes.add(failure.key)
-                        sender.send(failure)
-                    self.shared[0] += 1
-                    if self.shared[1] or len(causes) >= MOST_FAILURES:
-                        break
-            sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with limits():
+            for name, number in self.part:
+                failure = try_number(name, self.readers[name], number, self.seed, folder)
+                if failure is not None and failure.key not in causes:
+                    causes.add(failure.key)
+                    sender.send(failure)
+                self.shared[0] += 1
+                if self.shared[1] or len(causes) >= MOST_FAILURES:
+                    break
+        sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
 def try_number(name: str, reader: Reader, number: int, seed: int, folder: Path) -> Failure | None:
