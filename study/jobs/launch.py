@@ -208,8 +208,8 @@ def launch_line(cluster: ClusterConfig, gpus: int) -> str:
     )
     # Slurm resets all signal handlers in the processes of a step.
     outlive = OUTLIVE_STOP.replace("''", '""')
-    on_node = f'{outlive}; exec {torchrun} {rendezvous} -m trainer "$@"'
-    return "; ".join([*lines, f"{srun} bash -c '{on_node}' launch"])
+    launch = f"""bash -c '{outlive}; exec "$@"' launch {torchrun} {rendezvous} -m trainer"""
+    return "; ".join([*lines, f"{srun} {launch}"])
 
 
 def evaluation_line(cluster: ClusterConfig, evaluate: EvaluateConfig) -> str:

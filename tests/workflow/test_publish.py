@@ -53,7 +53,7 @@ def test_a_slice_saves_at_its_end_and_the_next_publishes(tmp_path: Path) -> None
     assert made >= {"time_estimates.md", "loss_vs_tokens.svg", "throughput.svg", "VERSIONS"}
     versions = (tmp_path / "published" / "VERSIONS").read_text().splitlines()
     assert f"torch: {facts['versions']['torch']}" in versions
-    assert f"commit: {facts['commit']}" in versions
+    assert f"commit: {facts['commit'] or 'unknown'}" in versions  # the copy has no history
     assert f"gpu: {facts['gpu_name']}" in versions
 
 
