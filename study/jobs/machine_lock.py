@@ -17,6 +17,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,7 +84,11 @@ def _wait(lock: int) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(lock, 4096, 0).decode(errors="replace").strip()
+        holder = ""
+        deadline = time.monotonic() + 1  # it writes its name just after it has taken the lock
+        while not holder and time.monotonic() < deadline:
+            holder = os.pread(lock, 4096, 0).decode(errors="replace").strip()
+            time.sleep(0.01)
         message = f"another training run uses this machine ({holder}); waiting for it to end"
         print(message, file=sys.stderr, flush=True)
         fcntl.flock(lock, fcntl.LOCK_EX)
