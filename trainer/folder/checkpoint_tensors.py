@@ -184,6 +184,16 @@ _PARTS: dict[tuple[str, str], Any] = {
 }
 
 
+def _memory_format(kind: Any, name: Any) -> _MEM_FORMAT_ENCODING:
+    """Stand in for getattr, by which early releases of Python 3.11 pickle a member of an enum."""
+    if kind is not _MEM_FORMAT_ENCODING:
+        raise pickle.UnpicklingError(f"the index asks for '{name}' of what is no memory format")
+    return _MEM_FORMAT_ENCODING[name]
+
+
+_PARTS["builtins", "getattr"] = _memory_format
+
+
 class _MetadataUnpickler(pickle.Unpickler):
     """Builds an index from its known parts, for any Python version; imports nothing."""
 

@@ -1,7 +1,10 @@
+import io
 import json
 import os
 import pickle
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -199,6 +202,42 @@ def test_an_index_of_any_python_version_is_read(tmp_path: Path, paths: str) -> N
     index.write_bytes(index_of_another_python(index, paths))
     checkpoint.load(tmp_path, 2, other.model, other.optimizer)
     assert other.steps(3) == run.steps(3)
+
+
+class EarlyPickler(pickle._Pickler):
+    """Pickles members of enums as Python 3.11.2 does."""
+
+    def reducer_override(self, value: object) -> Any:
+        return (getattr, (type(value), value.name)) if isinstance(value, Enum) else NotImplemented
+
+
+def test_an_index_of_an_early_python_3_11_is_read(tmp_path: Path) -> None:
+    run, other = Run(), Run(seed=1)
+    run.steps(2)
+    run.save(tmp_path, 2, "dump")
+    index = tmp_path / "0000000002" / ".metadata"
+    written = io.BytesIO()
+    EarlyPickler(written, protocol=4).dump(pickle.loads(index.read_bytes()))
+    assert b"getattr" in written.getvalue()
+    index.write_bytes(written.getvalue())
+    checkpoint.load(tmp_path, 2, other.model, other.optimizer)
+    assert other.steps(3) == run.steps(3)
+
+
+def test_an_index_has_no_attributes_of_its_parts(tmp_path: Path) -> None:
+    run = Run()
+    run.save(tmp_path, 1, "dump")
+    code = pickle.dumps(GetsAttribute())
+    (tmp_path / "0000000001" / ".metadata").write_bytes(code)
+    with pytest.raises(CheckpointError, match="asks for '__subclasses__' of what is no memory"):
+        checkpoint.load(tmp_path, 1, run.model, run.optimizer)
+
+
+class GetsAttribute:
+    """What takes an attribute of a class when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[object, str]]:
+        return getattr, (torch.Size, "__subclasses__")
 
 
 @pytest.mark.parametrize(
