@@ -301,7 +301,7 @@ class Transformer(nn.Module):
     def _loss(self, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         """Return the mean loss of the last block's results, before the last norm."""
         x_BTD = _norm(self.norm, x_BTD)
-        weight_VD = self._output_weight
+        weight_VD = self.output_weight
         if self.loss_chunk:
             multiple, gradient = self.output_multiple, self._chunk_gradient
             return mean_loss(x_BTD, weight_VD, targets_BT, self.loss_chunk, multiple, gradient)
@@ -320,7 +320,8 @@ class Transformer(nn.Module):
             self._loss = torch.compile(self._loss, **kwargs)  # type: ignore[method-assign]
 
     @property
-    def _output_weight(self) -> Tensor:
+    def output_weight(self) -> Tensor:
+        """The output matrix (V, D), which may be the input embedding."""
         return self.tok_embeddings.weight if self.output is None else self.output.weight
 
     @torch.no_grad()
