@@ -19,8 +19,8 @@ LOSS_CHUNK = 4096
 """Tokens per chunk."""
 
 OUTPUT_MULTIPLE = 64
-"""Bytes have 258 ids; rows of so many numbers in bf16 are not aligned to the 16 bytes that a GPU's
-fast matmuls load at a time."""
+"""The byte tokenizer has 258 ids: rows of 258 bf16 numbers are not aligned to the 16 bytes that a
+GPU's fast matmuls load at a time."""
 
 Dtype = Literal["bf16", "fp32"]
 CpuMatmul = Literal["torch", "mkl", "onednn"]

@@ -1,8 +1,8 @@
 """SwiGLU and rotary embedding as one GPU kernel each way, written in Triton.
 
 Each lies between two matmuls, and reads and writes every tensor once. torch.compile's own code
-writes the gradient of a fused matrix through `cat`, which reads its inputs twice. On a CPU the
-operators are made of torch's, for tests.
+writes the gradient of a fused matrix through `cat`, which reads its inputs twice. On a CPU they
+consist of torch's operators, for tests.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The Triton kernels of trainer/model/pointwise.py. Imported on a GPU only, at the first use.
+"""The Triton kernels of trainer/model/pointwise.py. Imported at the first use, on a GPU only.
 
 Arithmetic is in float32, whatever the tensors' dtype.
 """
