@@ -120,7 +120,7 @@ test-long: setup
 bench: setup
 	python -m benchmarks.side_by_side
 
-# Goes on where it stopped; on a machine without a network, after `make setup-offline`.
+# Run it again to continue where it stopped. On a machine without a network: after `make setup-offline`.
 MINUTES ?= 8
 gpu-check:
 	python -m benchmarks.gpu_check --minutes $(MINUTES)

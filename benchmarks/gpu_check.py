@@ -2,9 +2,10 @@
 
     make gpu-check      # python -m benchmarks.gpu_check [--minutes 8] [--folder results/gpu-check]
 
-Needs no network. Each item is written to FOLDER/items.jsonl when it ends; the same command goes on
-after the last one, and a changed commit starts again. An item that crashes or exceeds its time is
-noted, and the next one follows in a new process. Nothing here changes the card's settings.
+Needs no network. Each item is written to FOLDER/items.jsonl when it ends: run the same command
+again to continue after the last one; at another commit it starts over. An item that crashes or
+exceeds its time is recorded as failed, and the next one runs in a new process. Nothing here changes
+the card's settings.
 
 A step's time is the median over groups of five steps, with minimum and maximum; losses are compared
 step by step with eager fp32 from the same weights on the same batches. --rehearse uses tiny shapes
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,14 +42,12 @@ from benchmarks.trainer_runs import device, machine_text, settings, shape_of, wr
 from trainer import gpu_state
 from trainer.config import BYTE_VOCABULARY, RunConfig
 from trainer.execution.compiling import VARIABLES as CACHE_VARIABLES
-from trainer.execution.compiling import use_workers
-from trainer.execution.graph import leave_default_stream
-from trainer.execution.precision import set_arithmetic
 from trainer.folder.run_folder import describe_software
 from trainer.layers import merge
-from trainer.loop.learner import Learner, build_learner, decide
+from trainer.loop.learner import Learner, build_learner, set_up_process
 from trainer.loop.step import capture_later, compile_ahead, train_step
-from trainer.world import get_world
+from trainer.tokens.tokenizer import ByteTokenizer
+from trainer.world import get_world, gpu_uuid
 
 SIZES = {
     "27.5M": "small",
@@ -97,13 +96,13 @@ class Bench:
         return 0.05 if self.rehearses else 1.5
 
     def config(self, size: str, /, **changes: Any) -> RunConfig:
-        """Return a run's settings: those of a real run, without files."""
+        """Return a run's settings: those of a real run."""
         shape = SIZES[size]
         values = shape_of(shape) if isinstance(shape, str) else shape
         if self.rehearses:
             values = {"dim": 32, "n_layers": 2, "n_heads": 4, "multiple_of": 32}
-        base = settings(self.folder / "unused", values, self.batch, 1000)
-        base["distributed"] = {"compile": False} if self.rehearses else {}
+        base = settings(self.folder, values, self.batch, 1000)
+        base["distributed"] = {"compile": False, "threads": 1} if self.rehearses else {}
         base["optim"] = {"lr": 3e-4, "scheduler": "constant"}
         return RunConfig.model_validate(merge(base, changes))
 
@@ -144,17 +143,8 @@ class Bench:
             items.append(Item(f"27.5M, {name}", 25, partial(speed, self, "27.5M", changes)))
         items.append(Item("rates", 60, partial(module, self, "roofline", ["--measure"])))
         if importlib.util.find_spec("transformers") is not None and not self.rehearses:
-            options = [
-                "--shape",
-                "small",
-                "--batch-size",
-                "8",
-                "--seq-len",
-                "2048",
-                "--steps",
-                "60",
-            ]
-            options += ["--dtype", "bf16", "--repeats", "1"]
+            options = ["--shape", "small", "--dtype", "bf16", "--repeats", "1"]
+            options += ["--batch-size", "8", "--seq-len", "2048", "--steps", "60"]
             for how, seconds in (("eager", 60), ("compiled, cold", 130)):
                 work = partial(module, self, "side_by_side", [*options, "--only", how])
                 items.append(Item(f"side by side, {how}", seconds, work))
@@ -166,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--folder", type=Path, default=ROOT / "results/gpu-check")
     parser.add_argument("--rehearse", action="store_true")
-    parser.add_argument("--only", default="", help="items whose names begin so")
+    parser.add_argument("--only", default="", help="only items whose name starts with this")
     parser.add_argument("--worker", type=float, help=argparse.SUPPRESS)  # seconds left
     options = parser.parse_args(arguments)
     log = Log(options.folder)
@@ -181,14 +171,13 @@ def main(arguments: list[str] | None = None) -> int:
     end = _now() + 60 * options.minutes
     log.begin()
     if options.rehearse:
-        torch.set_num_threads(1)
         work(items, log, end)
     else:
         supervise(items, log, end, sys.argv[1:] if arguments is None else arguments)
     missing = [item.name for item in items if item.name not in log.done()]
     print(log.text())
     if missing:
-        print(f"not measured yet: {'; '.join(missing)}. The same command goes on.")
+        print(f"not measured yet: {'; '.join(missing)}. Run the same command to continue.")
     return UNFINISHED if missing else 0
 
 
@@ -217,7 +206,7 @@ class Log:
         return {line["item"] for line in self._lines() if "lines" in line}
 
     def fail_unfinished(self, why: str) -> None:
-        """Note that the item which has begun and not ended failed."""
+        """Record the item that has begun and not ended as failed."""
         begun = [line["item"] for line in self._lines() if "item" in line]
         if begun and begun[-1] not in self.done():
             self.write(item=begun[-1], lines=[f"FAILED: {why}"])
@@ -239,13 +228,14 @@ class Log:
 def _gpu_text() -> str:
     if not torch.cuda.is_available():
         return ""
-    state = gpu_state.read(_uuid())
+    state = _gpu_state()
     power = f", {state.power_limit_w:.0f} W" if state is not None else ""
     return f"{torch.cuda.get_device_name()}{power}, "
 
 
-def _uuid() -> str:
-    return str(torch.cuda.get_device_properties(0).uuid)
+def _gpu_state() -> gpu_state.GpuState | None:
+    uuid = gpu_uuid(get_world(device()))
+    return None if uuid is None else gpu_state.read(uuid)
 
 
 def supervise(items: list[Item], log: Log, end: float, arguments: list[str]) -> None:
@@ -287,25 +277,18 @@ def work(items: list[Item], log: Log, end: float) -> None:
         print(f"{item.name:32} {lines[0] if lines else ''}", flush=True)
 
 
-@contextlib.contextmanager
-def learning(config: RunConfig) -> Iterator[Learner]:
-    """Yield a learner, compiled and about to be captured, as at the beginning of a run."""
-    cuda = config.device == "cuda"
+def open_learner(config: RunConfig) -> Learner:
+    """Return a learner, compiled and about to be captured, as at the beginning of a run."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
     gc.collect()
-    if cuda:
+    if config.device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     world = get_world(config.device)
-    choices = decide(config, world)
-    set_arithmetic(config.distributed)
-    use_workers(choices.threads)
-    if choices.cuda_graphs:
-        leave_default_stream()
-    learner = build_learner(config, choices, world)
+    learner = build_learner(config, set_up_process(config, world), world)
     prepare(learner, config)
-    yield learner
+    return learner
 
 
 def prepare(learner: Learner, config: RunConfig) -> None:
@@ -332,7 +315,7 @@ def batch_of(config: RunConfig, index: int) -> Tensor:
         tokens = torch.randint(config.data.tokenizer.vocab_size, tokens.shape, generator=draw)
     if config.data.document_mask:
         is_border = torch.rand(tokens.shape, generator=draw) < 1 / DOCUMENT
-        tokens = tokens.masked_fill(is_border, 256)  # BOS
+        tokens = tokens.masked_fill(is_border, ByteTokenizer.bos)
     return tokens.pin_memory() if config.device == "cuda" else tokens
 
 
@@ -360,9 +343,9 @@ def losses(bench: Bench, changes: dict[str, Any]) -> list[str]:
         del variants["eager bf16"], variants["bf16 residual"]
     for name, distributed in variants.items():
         config = bench.config("27.5M", **merge(changes, {"distributed": distributed}))
-        with learning(config) as learner:
-            curves[name] = loss_curve(learner, config)
-            kernel = learner.choices.attention
+        learner = open_learner(config)
+        curves[name] = loss_curve(learner, config)
+        kernel = learner.choices.attention
     reference = curves.pop("fp32")
     return [
         f"{name}: within {_gap(own, reference):.4f} nats of eager fp32 over {STEPS} steps, "
@@ -378,22 +361,22 @@ def _gap(own: list[float], reference: list[float]) -> float:
 def speed(bench: Bench, size: str, changes: dict[str, Any]) -> list[str]:
     """Return tokens/s, step time, memory."""
     config = bench.config(size, **changes)
-    with learning(config) as learner:
-        batches = [batch_of(config, index) for index in range(4)]
-        for step in range(2 if bench.rehearses else 8):
+    learner = open_learner(config)
+    batches = [batch_of(config, index) for index in range(4)]
+    for step in range(2 if bench.rehearses else 8):
+        train_step(learner, batches[step % 4])
+    times, end = [], _now() + bench.seconds
+    _synchronize(config)
+    while _now() < end or len(times) < 3:
+        start = _now()
+        for step in range(5):
             train_step(learner, batches[step % 4])
-        times, end = [], _now() + bench.seconds
         _synchronize(config)
-        while _now() < end or len(times) < 3:
-            start = _now()
-            for step in range(5):
-                train_step(learner, batches[step % 4])
-            _synchronize(config)
-            times.append((_now() - start) / 5)
-        choices = learner.choices
+        times.append((_now() - start) / 5)
+    choices = learner.choices
     middle = statistics.median(times)
     memory = torch.cuda.max_memory_reserved() / 2**30 if config.device == "cuda" else 0.0
-    state = gpu_state.read(_uuid()) if config.device == "cuda" else None
+    state = _gpu_state()
     clock = f", {state.clock_mhz} MHz{state.limits_text}" if state is not None else ""
     tokens = config.tokens_per_step(1)
     return [
@@ -411,15 +394,15 @@ def _synchronize(config: RunConfig) -> None:
 def kernels(bench: Bench, size: str) -> list[str]:
     """Return the kernels of a step, those that take longest first."""
     config = bench.config(size)
-    with learning(config) as learner:
-        tokens = batch_of(config, 0)
-        for _ in range(2 if bench.rehearses else 6):
-            train_step(learner, tokens)
+    learner = open_learner(config)
+    tokens = batch_of(config, 0)
+    for _ in range(2 if bench.rehearses else 6):
+        train_step(learner, tokens)
+    _synchronize(config)
+    kind = ProfilerActivity.CUDA if config.device == "cuda" else ProfilerActivity.CPU
+    with profile(activities=[kind]) as trace:
+        train_step(learner, tokens)
         _synchronize(config)
-        kind = ProfilerActivity.CUDA if config.device == "cuda" else ProfilerActivity.CPU
-        with profile(activities=[kind]) as trace:
-            train_step(learner, tokens)
-            _synchronize(config)
     times, calls = Counter[str](), Counter[str]()
     for event in trace.events():
         us = event.device_time if config.device == "cuda" else event.self_cpu_time_total
@@ -452,13 +435,13 @@ def _ddp_line(bench: Bench, count: int) -> str:
     for graphs in (False, "auto"):
         changes = {"grad_acc_steps": count, "distributed": {"cuda_graphs": graphs}}
         config = bench.config("27.5M", **changes)
-        with learning(config) as learner:
-            ids = [0] if config.device == "cuda" else None
-            learner.trained = torch.nn.parallel.DistributedDataParallel(
-                learner.model, device_ids=ids, gradient_as_bucket_view=True
-            )
-            prepare(learner, config)
-            curves.append(loss_curve(learner, config))
+        learner = open_learner(config)
+        ids = [0] if config.device == "cuda" else None
+        learner.trained = torch.nn.parallel.DistributedDataParallel(
+            learner.model, device_ids=ids, gradient_as_bucket_view=True
+        )
+        prepare(learner, config)
+        curves.append(loss_curve(learner, config))
     return f"graph, {count} micro-batches: within {_gap(*curves):.4f} nats of launched steps"
 
 
@@ -471,7 +454,7 @@ def whole_run(bench: Bench, empty_cache: bool = False) -> list[str]:
     changes = {"distributed": {"compile_cache": str(folder / "cache")}} if empty_cache else {}
     code = _trainer(bench, folder, steps, changes)
     took = _now() - start
-    summary = json.loads((folder / "run.json").read_text())
+    summary = json.loads((folder / "run/run.json").read_text())
     startup = summary["attempts"][-1]["startup"]
     parts = ", ".join(f"{k.removesuffix('_s')} {v:.1f}" for k, v in startup.items())
     losses = _losses(folder)
@@ -483,6 +466,7 @@ def resumed(bench: Bench) -> list[str]:
     """Compare a run that was stopped and resumed with one that was not."""
     steps = 60
     saving = {"checkpoint": {"dump": {"every": steps}}, "logging": {"freq": 1}}
+    _write_text(bench)
     whole, parted = (Path(tempfile.mkdtemp(prefix="run-", dir=bench.folder)) for _ in range(2))
     _trainer(bench, whole, steps, saving)
     code = _trainer(bench, parted, steps, saving, stop_at=20)
@@ -496,12 +480,9 @@ def _trainer(
     bench: Bench, folder: Path, steps: int, changes: dict[str, Any], stop_at: int | None = None
 ) -> int:
     """Run the trainer; at step `stop_at` ask it to stop. Return its exit code."""
-    _write_text(bench)
     config = bench.config("27.5M", **merge({"optim": {"scheduler": "cosine"}}, changes))
     values = json.loads(config.model_dump_json(exclude_unset=True))
     values |= {"dump_dir": str(folder / "run"), "steps": steps, "seed": 42}
-    values["data"] |= {name: str(bench.folder / name[:-4]) for name in ("shards_dir",)}
-    values["data"]["root_dir"] = str(bench.folder / "data")
     values["optim"] |= {"warmup": 10}
     (folder / "run.yaml").write_text(yaml.safe_dump(values))
     command = [sys.executable, "-m", "trainer", f"config={folder / 'run.yaml'}"]
@@ -526,8 +507,6 @@ def _trainer(
             code = 0
     if not summary.exists():
         raise RuntimeError((folder / "log").read_text()[-300:])
-    for name in ("run.json", "metrics.jsonl"):
-        (folder / name).write_text((folder / "run" / name).read_text())
     return code
 
 

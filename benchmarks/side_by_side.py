@@ -9,7 +9,7 @@ after the first tenth; times count from the start of the process. MFU = tokens/s
 (6 N + 12 L S d) / peak. Ratios compare runs of the same turn.
 
 --also adds any trainer whose log study/measure/foreign_logs.py reads, as a command that trains the
-same shape and batch: --also lingua 'COMMAND' LOG, with lingua, torchtitan or nanogpt.
+same shape and batch: --also lingua 'COMMAND' LOG.
 """
 
 import argparse

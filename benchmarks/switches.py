@@ -63,7 +63,10 @@ OF_A_PROCESS = (
     Switch("distributed.freeze_gc", True, False, "tiny", (1, 16), turns=400),
     Switch("data.load_async", True, False, "tiny", (1, 16), turns=400),
 )
-GPU_ONLY = ("cuda_graphs", "float8_recipe", "matmul_allow_tf32", "reduce_dtype (several GPUs)")
+GPU_ONLY = (
+    *("cuda_graphs", "fused_pointwise", "float8_recipe", "matmul_allow_tf32"),
+    "reduce_dtype (several GPUs)",
+)
 PROCESS_STEPS = {"tiny": 1500, "nano": 200, "mini": 60}
 
 

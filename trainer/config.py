@@ -359,6 +359,10 @@ class DistributedConfig(Settings):
         """Whether the weights of a model replica are sharded if there are several processes."""
         return self.fsdp_type == "full_shard" or self.tp_size > 1
 
+    def is_sharded(self, gpus: int) -> bool:
+        """Say whether weights are sharded over `gpus` processes; a single one holds them all."""
+        return gpus > 1 and self.shards_weights
+
     def data_parallel(self, gpus: int) -> tuple[int, int]:
         """Return (dp_replicate, dp_shard) on `gpus` processes.
 
@@ -779,8 +783,8 @@ class RunConfig(Settings):
         if tp > 1 and model.weight_tying:
             keys = ["model.weight_tying", "distributed.tp_size"]
             rules.append(RuleError(keys, "not supported with distributed.tp_size > 1"))
-        shards = gpus > 1 and distributed.shards_weights
-        if distributed.cuda_graphs is True and shards and self.device == "cuda":
+        sharded = distributed.is_sharded(gpus)
+        if distributed.cuda_graphs is True and sharded and self.device == "cuda":
             message = "= true: not supported with sharded weights; expected auto or false"
             rules.append(RuleError(["distributed.cuda_graphs"], message))
         return [rule.problem() for rule in rules]

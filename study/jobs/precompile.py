@@ -24,7 +24,7 @@ def precompile_folder(cell: Cell) -> str | None:
 
     Sharded models can only be compiled by the same number of processes.
     """
-    sharded = cell.gpus > 1 and cell.run.distributed.shards_weights
+    sharded = cell.run.distributed.is_sharded(cell.gpus)
     if cell.cluster_config.slurm is None or sharded or not cell.compiled:
         return None
     canonical = json.dumps(_what_is_compiled(cell.run), sort_keys=True)

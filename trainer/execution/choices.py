@@ -19,8 +19,8 @@ LOSS_CHUNK = 4096
 """Tokens per chunk."""
 
 OUTPUT_MULTIPLE = 64
-"""Bytes have 258 ids; rows of so many numbers in bf16 are not aligned to the 16 bytes that a GPU's
-fast matmuls load at a time."""
+"""The byte tokenizer has 258 ids: rows of 258 bf16 numbers are not aligned to the 16 bytes that a
+GPU's fast matmuls load at a time."""
 
 Dtype = Literal["bf16", "fp32"]
 CpuMatmul = Literal["torch", "mkl", "onednn"]
@@ -140,15 +140,10 @@ def loss_chunk(settings: DistributedConfig, vocab_size: int) -> int:
     return LOSS_CHUNK if vocab_size >= LARGE_VOCABULARY and settings.tp_size == 1 else 0
 
 
-def is_sharded(settings: DistributedConfig, gpus: int) -> bool:
-    """Say whether weights are sharded over processes; a single process holds them all."""
-    return gpus > 1 and settings.shards_weights
-
-
 def _fuses_projections(config: RunConfig, gpus: int) -> bool:
     settings, dim = config.distributed, config.model.dim
     # Sharding and float8 select matrices by name, so they need them unfused.
-    if is_sharded(settings, gpus) or settings.float8_recipe is not None:
+    if settings.is_sharded(gpus) or settings.float8_recipe is not None:
         return False
     if settings.fused_projections != "auto":
         return settings.fused_projections
@@ -165,7 +160,7 @@ def _uses_cuda_graphs(config: RunConfig, gpus: int) -> bool:
         return settings.cuda_graphs
     # Anomaly detection reads from the device at each step.
     is_static = not settings.detect_anomaly and settings.float8_recipe is None
-    return is_static and not is_sharded(settings, gpus)
+    return is_static and not settings.is_sharded(gpus)
 
 
 def _fuses_pointwise(config: RunConfig) -> bool:
@@ -174,7 +169,7 @@ def _fuses_pointwise(config: RunConfig) -> bool:
 
 
 def _output_multiple(config: RunConfig, gpus: int) -> int:
-    is_plain = config.device == "cuda" and not is_sharded(config.distributed, gpus)
+    is_plain = config.device == "cuda" and not config.distributed.is_sharded(gpus)
     return OUTPUT_MULTIPLE if is_plain else 1
 
 
@@ -195,7 +190,7 @@ def _attention(config: RunConfig, gpus: int) -> str | None:
         return settings.attention
     if config.device == "cpu":
         return "torch"  # torch's default depends on the shape alone
-    is_usual = not is_sharded(settings, gpus) and settings.ac_mode == "none"
+    is_usual = not settings.is_sharded(gpus) and settings.ac_mode == "none"
     if config.is_masked and is_usual and config.fits_flex:
         return "flex"  # skips what the mask hides; the others compute all of it
     return None

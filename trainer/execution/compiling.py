@@ -30,9 +30,9 @@ def use_cache(folder: str | None) -> None:
 
 
 def use_workers(count: int) -> None:
-    """Compile in so many processes, unless the environment says how many. Call before compiling.
+    """Compile in `count` processes, unless the environment says how many. Call before compiling.
 
-    torch starts one for each core of the machine, on each rank.
+    torch's default is one for each core of the machine, on each rank.
     """
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(count))
 

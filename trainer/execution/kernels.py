@@ -69,7 +69,7 @@ def use(choices: Choices, model: Transformer) -> None:
     """Make torch and the model use the chosen kernels."""
     assert choices.attention is not None, "chosen by choose_attention"
     model.masks_blocks = choices.attention == "flex"
-    if choices.attention in ("torch", "flex"):  # flex is no kernel of torch's attention
+    if choices.attention in ("torch", "flex"):  # flex is not one of SDPA's kernels
         _allow_all()
     else:
         _allow_only(choices.attention)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.config import DistributedConfig
-from trainer.execution.choices import Choices, is_sharded
+from trainer.execution.choices import Choices
 from trainer.execution.compiling import compile_blocks
 from trainer.model.model import Transformer
 from trainer.world import World
@@ -31,7 +31,7 @@ def parallelize(
     trains: the model itself, or DDP around it.
     """
     mesh = None
-    if is_sharded(config, world.size):
+    if config.is_sharded(world.size):
         from trainer.execution.layout_sharded import build_mesh, shard, split_matrices
 
         mesh = build_mesh(config, world)

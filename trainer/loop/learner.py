@@ -11,7 +11,7 @@ from torch import nn
 from trainer import host
 from trainer.config import RunConfig
 from trainer.execution import kernels
-from trainer.execution.choices import Choices, choose, find_machine, is_sharded
+from trainer.execution.choices import Choices, choose, find_machine
 from trainer.execution.compiling import tag_cache, use_cache, use_workers
 from trainer.execution.graph import Step, leave_default_stream
 from trainer.execution.layout import parallelize
@@ -116,6 +116,6 @@ def build_learner(
         model=model,
         trained=parallelize(model, config.distributed, choices, world),
         optimizer=build_optimizer(model, config.optim),
-        is_sharded=is_sharded(config.distributed, world.size),
+        is_sharded=config.distributed.is_sharded(world.size),
         batch_shape=(config.data.batch_size, config.data.seq_len),
     )

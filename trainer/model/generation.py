@@ -47,8 +47,7 @@ class Decoder:
             x_BTD = x_BTD + block.feed_forward(block.ffn_norm(x_BTD))
         self._length = end
         x_D = model.norm(x_BTD[0, -1])
-        output = model.tok_embeddings if model.output is None else model.output
-        return F.linear(x_D, output.weight)
+        return F.linear(x_D, model.output_weight)
 
     def _attend(
         self,

@@ -17,19 +17,41 @@ Gradient = Callable[[Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
 """`chunk_gradient`, or the same compiled."""
 
 
+def chunk_gradient(
+    logits_CV: Tensor, target_C1: Tensor, vocabulary: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return the sum of the targets' log-probabilities, and the gradient of a mean over `count`.
+
+    Logits from column `vocabulary` on are padding: their gradient is zero. The gradient has the
+    logits' dtype.
+    """
+    log_CV = F.log_softmax(logits_CV[:, :vocabulary].float(), dim=-1)
+    log_sum = log_CV.gather(1, target_C1).sum()
+    if torch.compiler.is_compiling():  # a scatter would end the fused kernel
+        ids_V = torch.arange(vocabulary, device=logits_CV.device)
+        dlogits_CV = log_CV.exp() - (ids_V == target_C1).float()
+    else:
+        dlogits_CV = log_CV.exp_().scatter_add_(1, target_C1, _minus_ones(target_C1))
+    dlogits_CV = (dlogits_CV / count).to(logits_CV.dtype)
+    return log_sum, F.pad(dlogits_CV, (0, logits_CV.shape[1] - vocabulary))
+
+
+def _minus_ones(like: Tensor) -> Tensor:
+    return torch.full(like.shape, -1.0, device=like.device)
+
+
 def mean_loss(
     x: Tensor,
     weight_VD: Tensor,
     targets: Tensor,
     chunk: int,
     multiple: int = 1,
-    gradient: Gradient | None = None,
+    gradient: Gradient = chunk_gradient,
 ) -> Tensor:
     """Return the mean cross-entropy of x W^T, a scalar in nats, `chunk` tokens at a time.
 
     `x` is (..., D) and `targets` (...). Matmuls run in the dtype of autocast, with W padded to a
-    `multiple` of rows; the loss and the gradient of the weights are float32. `gradient` is
-    `chunk_gradient`, or the same compiled.
+    `multiple` of rows; the loss and the gradient of the weights are float32.
     """
     x_ND, targets_N = x.flatten(0, -2), targets.flatten()
     device = x.device.type
@@ -37,7 +59,6 @@ def mean_loss(
     with torch.autocast(device, enabled=False):
         x_ND = x_ND.to(dtype)
         if torch.is_grad_enabled():
-            gradient = gradient or chunk_gradient
             return _ChunkedLoss.apply(x_ND, weight_VD, targets_N, chunk, multiple, gradient)
         parts = zip(x_ND.split(chunk), targets_N.split(chunk), strict=True)
         weight_VD = weight_VD.to(dtype)
@@ -81,29 +102,6 @@ class _ChunkedLoss(torch.autograd.Function):
         return dx_ND * scale.to(dx_ND.dtype), dweight_VD * scale, None, None, None, None
 
 
-def chunk_gradient(
-    logits_CV: Tensor, target_C1: Tensor, vocabulary: int, count: int
-) -> tuple[Tensor, Tensor]:
-    """Return the sum of the targets' log-probabilities, and the gradient of a mean over `count`.
-
-    Logits from column `vocabulary` on are padding: their gradient is zero. The gradient has the
-    logits' dtype.
-    """
-    log_CV = F.log_softmax(logits_CV[:, :vocabulary].float(), dim=-1)
-    log_sum = log_CV.gather(1, target_C1).sum()
-    if torch.compiler.is_compiling():  # a scatter would end the fused kernel
-        ids_V = torch.arange(vocabulary, device=logits_CV.device)
-        dlogits_CV = log_CV.exp() - (ids_V == target_C1).float()
-    else:
-        dlogits_CV = log_CV.exp_().scatter_add_(1, target_C1, _minus_ones(target_C1))
-    dlogits_CV = (dlogits_CV / count).to(logits_CV.dtype)
-    return log_sum, F.pad(dlogits_CV, (0, logits_CV.shape[1] - vocabulary))
-
-
-def _minus_ones(like: Tensor) -> Tensor:
-    return torch.full(like.shape, -1.0, device=like.device)
-
-
 def pad_rows(weight_VD: Tensor, multiple: int) -> Tensor:
-    """Return a matrix with rows of zeros appended, up to a multiple of so many."""
+    """Return a matrix with rows of zeros appended, to the next `multiple` of rows."""
     return F.pad(weight_VD, (0, 0, 0, -len(weight_VD) % multiple))

@@ -250,8 +250,8 @@ class Transformer(nn.Module):
 
         `fused`: fuse matmuls that share an input. `loss_chunk`: tokens per chunk of `mean_loss`, or
         0 for all logits at once. `residual_dtype`: dtype of the residual stream; None: that of the
-        embedding. `output_multiple`: the output matrix is padded with zeros to a multiple of so
-        many rows for the matmuls of the loss; parameters and logits have the vocabulary's size.
+        embedding. `output_multiple`: for the matmuls of the loss, the output matrix is padded with
+        rows of zeros to a multiple of this; parameters and logits have the vocabulary's size.
         """
         super().__init__()
         self.config = config
@@ -286,7 +286,7 @@ class Transformer(nn.Module):
         return self._loss(x_BTD, targets_BT)
 
     def _mask(self, tokens_BT: Tensor) -> Mask | None:
-        # Evaluation is eager, where FlexAttention computes all scores.
+        # Evaluation runs eagerly, and eager FlexAttention computes all scores.
         if not self.masks_blocks or not self.training:
             return attention_mask(tokens_BT, self.config.sliding_window, self.border)
         from trainer.model import flex
@@ -299,9 +299,9 @@ class Transformer(nn.Module):
         return self.output(x_BTD)
 
     def _loss(self, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
-        """Return the mean loss of the last block's results, before the last norm."""
+        """Return the mean loss, from the output of the last block before the final norm."""
         x_BTD = _norm(self.norm, x_BTD)
-        weight_VD = self._output_weight
+        weight_VD = self.output_weight
         if self.loss_chunk:
             multiple, gradient = self.output_multiple, self._chunk_gradient
             return mean_loss(x_BTD, weight_VD, targets_BT, self.loss_chunk, multiple, gradient)
@@ -313,14 +313,15 @@ class Transformer(nn.Module):
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
 
     def compile_loss(self, **kwargs: Any) -> None:
-        """Compile the last norm, output matrix and loss; of a chunked loss, its gradient."""
-        if self.loss_chunk:  # its matmuls are one by one
+        """Compile final norm, output matmul and loss; of a chunked loss, the gradient alone."""
+        if self.loss_chunk:  # its matmuls run chunk by chunk
             self._chunk_gradient = torch.compile(chunk_gradient, **kwargs)
         else:
             self._loss = torch.compile(self._loss, **kwargs)  # type: ignore[method-assign]
 
     @property
-    def _output_weight(self) -> Tensor:
+    def output_weight(self) -> Tensor:
+        """The output matrix (V, D), which may be the input embedding."""
         return self.tok_embeddings.weight if self.output is None else self.output.weight
 
     @torch.no_grad()

@@ -1,10 +1,11 @@
 """SwiGLU and rotary embedding as one GPU kernel each way, written in Triton.
 
 Each lies between two matmuls, and reads and writes every tensor once. torch.compile's own code
-writes the gradient of a fused matrix through `cat`, which reads its inputs twice. On a CPU the
-operators are made of torch's, for tests.
+writes the gradient of a fused matrix through `cat`, which reads its inputs twice. On a CPU they
+consist of torch's operators, for tests.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -106,36 +107,21 @@ def _rotary_backward_shape(dq: Tensor, dk: Tensor, dv: Tensor, cos: Tensor, sin:
     return dq.new_empty((batch, length, heads + dk.shape[2] + dv.shape[2], width))
 
 
-def _swiglu_gpu(gate_up: Tensor) -> Tensor:
-    from trainer.model import triton_kernels
+def _on_gpu(name: str) -> Callable[..., Tensor]:
+    def run(*inputs: Any) -> Tensor:
+        from trainer.model import triton_kernels
 
-    return triton_kernels.swiglu(gate_up)
+        return getattr(triton_kernels, name)(*inputs)
 
-
-def _swiglu_backward_gpu(dhidden: Tensor, gate_up: Tensor) -> Tensor:
-    from trainer.model import triton_kernels
-
-    return triton_kernels.swiglu_backward(dhidden, gate_up)
+    return run
 
 
-def _rotary_gpu(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> Tensor:
-    from trainer.model import triton_kernels
-
-    return triton_kernels.rotary(qkv, cos, sin, kv_heads)
-
-
-def _rotary_backward_gpu(dq: Tensor, dk: Tensor, dv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    from trainer.model import triton_kernels
-
-    return triton_kernels.rotary_backward(dq, dk, dv, cos, sin)
-
-
-for _name, _cpu, _gpu, _shape in (
-    ("swiglu", _swiglu_cpu, _swiglu_gpu, _swiglu_shape),
-    ("swiglu_backward", _swiglu_backward_cpu, _swiglu_backward_gpu, _swiglu_backward_shape),
-    ("rotary", _rotary_cpu, _rotary_gpu, _rotary_shape),
-    ("rotary_backward", _rotary_backward_cpu, _rotary_backward_gpu, _rotary_backward_shape),
+for _name, _cpu, _shape in (
+    ("swiglu", _swiglu_cpu, _swiglu_shape),
+    ("swiglu_backward", _swiglu_backward_cpu, _swiglu_backward_shape),
+    ("rotary", _rotary_cpu, _rotary_shape),
+    ("rotary_backward", _rotary_backward_cpu, _rotary_backward_shape),
 ):
     LIBRARY.impl(_name, _cpu, "CPU")
-    LIBRARY.impl(_name, _gpu, "CUDA")
+    LIBRARY.impl(_name, _on_gpu(_name), "CUDA")
     torch.library.register_fake(f"trainer::{_name}", _shape, lib=LIBRARY)

@@ -1,4 +1,4 @@
-"""The Triton kernels of trainer/model/pointwise.py. Imported on a GPU only, at the first use.
+"""The Triton kernels of trainer/model/pointwise.py. Imported at the first use, on a GPU only.
 
 Arithmetic is in float32, whatever the tensors' dtype.
 """
@@ -78,18 +78,8 @@ def _rotary(
     # The second half of each row: the first half of sin is negated.
     angle = (token % length) * (2 * half) + half + column
     cosine, sine = tl.load(cos + angle, mask=inside), tl.load(sin + angle, mask=inside)
-    _turn_heads(
-        qkv + token * token_stride,
-        2 * half,
-        rotated + token * (heads * 2 * half),
-        cosine,
-        sine,
-        column,
-        inside,
-        heads,
-        padded,
-        half,
-    )
+    read, write = qkv + token * token_stride, rotated + token * (heads * 2 * half)
+    _turn_heads(read, 2 * half, write, cosine, sine, column, inside, heads, padded, half)
 
 
 @triton.jit
@@ -124,31 +114,11 @@ def _rotary_backward(
     angle = token * (2 * half) + half + column
     cosine, sine = tl.load(cos + angle, mask=inside), -tl.load(sin + angle, mask=inside)
     write = dqkv + row * ((heads + 2 * kv_heads) * 2 * half)
-    _turn_heads(
-        dq + batch * q_batch + token * q_token,
-        q_head,
-        write,
-        cosine,
-        sine,
-        column,
-        inside,
-        heads,
-        padded,
-        half,
-    )
+    q = dq + batch * q_batch + token * q_token
+    _turn_heads(q, q_head, write, cosine, sine, column, inside, heads, padded, half)
     write += heads * 2 * half
-    _turn_heads(
-        dk + batch * k_batch + token * k_token,
-        k_head,
-        write,
-        cosine,
-        sine,
-        column,
-        inside,
-        kv_heads,
-        kv_padded,
-        half,
-    )
+    k = dk + batch * k_batch + token * k_token
+    _turn_heads(k, k_head, write, cosine, sine, column, inside, kv_heads, kv_padded, half)
     write += kv_heads * 2 * half
     head = tl.arange(0, kv_padded)[:, None]
     inside = (head < kv_heads) & inside
