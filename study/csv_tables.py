@@ -42,8 +42,10 @@ SHOWN = 40
 
 @dataclass(frozen=True)
 class CsvRow:
-    """A row of a CSV file. Its problems name the line and the column."""
+    """A row of a CSV file. Its problems name the file, the line and the column."""
 
+    source: str
+    """Path of the file."""
     line: int
     """The line of the file on which it begins, from 1."""
     cells: dict[str, str]
@@ -67,7 +69,7 @@ class CsvRow:
 
     def problem(self, name: str, message: str) -> ConfigError:
         """Return an error about a cell."""
-        return ConfigError("csv", [Problem((name,), message, line=self.line)])
+        return ConfigError(self.source, [Problem((name,), message, line=self.line)])
 
     def _checked(self, name: str, expected: str) -> float:
         text = self.text(name)
@@ -195,4 +197,4 @@ def _row(
             message += f"{sum(map(bool, columns))} cells, and quotes around one with '{delimiter}'"
             raise ConfigError(str(path), [Problem((), message, line=line)])
     named = {name: cell for name, cell in zip(columns, cells, strict=False) if name}
-    return CsvRow(line, named, delimiter)
+    return CsvRow(str(path), line, named, delimiter)

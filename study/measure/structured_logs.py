@@ -60,10 +60,7 @@ def read_litgpt(path: Path) -> TrainingLog:
         if name not in table.columns:
             problem = f"no column '{name}'; expected litgpt's iter, total_tokens and iter_time"
             raise ConfigError(str(path), [problem])
-    try:
-        records = mark_attempts(_of_litgpt(table.rows, timed))
-    except ConfigError as error:
-        raise ConfigError(str(path), error.problems) from None
+    records = mark_attempts(_of_litgpt(table.rows, timed))
     return TrainingLog(str(path), "tokens_per_s", records, saves_unmarked=timed)
 
 
@@ -206,14 +203,11 @@ def read_wandb(path: Path) -> TrainingLog:
         runs = ", ".join(f"'{name}'" for name in names)
         raise ConfigError(str(path), [f"several runs, {runs}; expected an export of one"])
     unit, factor = WANDB_SPEEDS[metric]
-    try:
-        records = [
-            LogRecord(_whole_or_zero(row, steps[0]), factor * row.number(names[0]), row.line)
-            for row in table.rows
-            if row.text(names[0])
-        ]
-    except ConfigError as error:
-        raise ConfigError(str(path), error.problems) from None
+    records = [
+        LogRecord(_whole_or_zero(row, steps[0]), factor * row.number(names[0]), row.line)
+        for row in table.rows
+        if row.text(names[0])
+    ]
     return TrainingLog(str(path), unit, mark_attempts(records), saves_unmarked=True)
 
 
