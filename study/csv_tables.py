@@ -15,6 +15,7 @@ from pathlib import Path
 from study.files import open_text
 from trainer.config import ConfigError
 from trainer.problems import Problem
+from trainer.yaml_files import shorten
 
 DELIMITERS = (",", ";", "\t")
 
@@ -35,9 +36,6 @@ LARGEST = 2**63 - 1
 
 LONGEST = 500
 """Characters of a number; the longest float has 309 digits, and 102 commas."""
-
-SHOWN = 40
-"""Characters of a cell that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,10 @@ class CsvRow:
 
     def whole(self, name: str) -> int:
         """Return a cell as a whole number above 0. Raises ConfigError."""
-        value = self._checked(name, "a whole number above 0")
+        expected = "a whole number above 0"
+        value = self._checked(name, expected)
         if value != int(value) or value > LARGEST:
-            raise self.problem(name, f"{_quote(self.text(name))}; expected a whole number above 0")
+            raise self.problem(name, f"'{shorten(self.text(name))}'; expected {expected}")
         return int(value)
 
     def problem(self, name: str, message: str) -> ConfigError:
@@ -79,7 +78,7 @@ class CsvRow:
             raise self.problem(name, f"'{text}' may mean {either}; write one of these")
         value = parse_number(text, self.delimiter)
         if value is None or not 0 < value < float("inf"):
-            raise self.problem(name, f"{_quote(text)}; expected {expected}")
+            raise self.problem(name, f"'{shorten(text)}'; expected {expected}")
         return value
 
 
@@ -89,10 +88,6 @@ class CsvTable:
 
     columns: tuple[str, ...]
     rows: tuple[CsvRow, ...]
-
-
-def _quote(text: str) -> str:
-    return f"'{text}'" if len(text) <= SHOWN else f"'{text[:SHOWN]}...'"
 
 
 def parse_number(text: str, delimiter: str = ",") -> float | None:
@@ -193,7 +188,7 @@ def _row(
     cells += [""] * (len(columns) - len(cells))
     for index, cell in enumerate(cells):
         if cell.strip() and (index >= len(columns) or not columns[index]):
-            message = f"cell {index + 1}, {_quote(cell.strip())}, has no column; expected "
+            message = f"cell {index + 1}, '{shorten(cell.strip())}', has no column; expected "
             message += f"{sum(map(bool, columns))} cells, and quotes around one with '{delimiter}'"
             raise ConfigError(str(path), [Problem((), message, line=line)])
     named = {name: cell for name, cell in zip(columns, cells, strict=False) if name}

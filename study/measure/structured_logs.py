@@ -13,6 +13,7 @@ from study.measure.line_logs import read_lines
 from study.measure.training_log import LogRecord, TrainingLog, Unit, mark_attempts
 from trainer.config import ConfigError
 from trainer.problems import Problem
+from trainer.yaml_files import shorten
 
 
 def read_lingua(path: Path) -> TrainingLog:
@@ -227,8 +228,9 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 continue  # cut off by a kill
             data = None
         if not isinstance(data, dict):
-            message = f"found {line.strip()[:40]!r}; expected a JSON object with global_step and "
-            raise ConfigError(str(path), [Problem((), message + "speed/wps", line=number)])
+            expected = "expected a JSON object with global_step and speed/wps"
+            message = f"found {shorten(line.strip())!r}; {expected}"
+            raise ConfigError(str(path), [Problem((), message, line=number)])
         yield number, data
 
 
@@ -248,7 +250,7 @@ def _whole(path: Path, line: int, key: str, value: float) -> int:
 
 
 def _found(value: Any) -> str:
-    return "missing" if value is None else f"found {str(value)[:40]!r}"
+    return "missing" if value is None else f"found {shorten(value)!r}"
 
 
 def _as_number(value: Any) -> float | None:
