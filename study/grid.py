@@ -383,7 +383,8 @@ def _split_batch(point: _Point, settings: Merged, key: KeyPath) -> dict[str, Any
         return {}  # the run's settings are invalid
     start = min(int(largest), share)
     if start > LARGEST_BATCH:
-        message = f"found {total}, {start:,} of them on one GPU; expected fewer"
+        found = f"found {total:,}, in micro-batches of up to {start:,} sequences"
+        message = f"{found}; expected at most {LARGEST_BATCH:,}"
         raise ConfigError(format_path(point.where), [Problem(key, message)])
     fits = next(size for size in range(start, 0, -1) if share % size == 0)
     return {"data": {"batch_size": fits}, "grad_acc_steps": share // fits}
