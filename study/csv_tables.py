@@ -1,8 +1,8 @@
 """Read CSV as people save it: with an editor, a spreadsheet or pandas.
 
-Read are a byte order mark, UTF-16, any line ends, blank lines, comment lines (#), quoted newlines,
-`;` or tabs in place of commas, and numbers such as 600,000. What has no certain meaning is refused
-with its line and cell.
+It may have a byte order mark or be UTF-16, and have any line ends, blank lines, comment lines (#),
+quoted newlines, `;` or tabs in place of commas, and numbers such as 600,000. What is ambiguous is
+refused with its line and cell.
 """
 
 import csv

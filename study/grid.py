@@ -27,7 +27,7 @@ RUN_FOLDER = f"runs/{CELL_NAME}"
 """Folder of a run, relative to its study's folder."""
 
 LARGEST_BATCH = 1_000_000
-"""Most sequences of a micro-batch of which a global batch is made up."""
+"""Most sequences of a micro-batch that a global batch is split into."""
 
 MOST_CELLS = 10_000
 """Most cells of a study."""
