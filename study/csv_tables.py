@@ -1,8 +1,8 @@
 """Read CSV as people save it: with an editor, a spreadsheet or pandas.
 
-Read are a byte order mark, UTF-16, any line ends, blank lines, comment lines (#), quoted newlines,
-`;` or tabs in place of commas, and numbers such as 600,000. What has no certain meaning is refused
-with its line and cell.
+It may have a byte order mark or be UTF-16, and have any line ends, blank lines, comment lines (#),
+quoted newlines, `;` or tabs in place of commas, and numbers such as 600,000. What is ambiguous is
+refused with its line and cell.
 """
 
 import csv
@@ -15,6 +15,7 @@ from pathlib import Path
 from study.files import open_text
 from trainer.config import ConfigError
 from trainer.problems import Problem
+from trainer.yaml_files import shorten
 
 DELIMITERS = (",", ";", "\t")
 
@@ -36,14 +37,13 @@ LARGEST = 2**63 - 1
 LONGEST = 500
 """Characters of a number; the longest float has 309 digits, and 102 commas."""
 
-SHOWN = 40
-"""Characters of a cell that a message shows."""
-
 
 @dataclass(frozen=True)
 class CsvRow:
-    """A row of a CSV file. Its problems name the line and the column."""
+    """A row of a CSV file. Its problems name the file, the line and the column."""
 
+    source: str
+    """Path of the file."""
     line: int
     """The line of the file on which it begins, from 1."""
     cells: dict[str, str]
@@ -60,14 +60,15 @@ class CsvRow:
 
     def whole(self, name: str) -> int:
         """Return a cell as a whole number above 0. Raises ConfigError."""
-        value = self._checked(name, "a whole number above 0")
+        expected = "a whole number above 0"
+        value = self._checked(name, expected)
         if value != int(value) or value > LARGEST:
-            raise self.problem(name, f"{_quote(self.text(name))}; expected a whole number above 0")
+            raise self.problem(name, f"'{shorten(self.text(name))}'; expected {expected}")
         return int(value)
 
     def problem(self, name: str, message: str) -> ConfigError:
         """Return an error about a cell."""
-        return ConfigError("csv", [Problem((name,), message, line=self.line)])
+        return ConfigError(self.source, [Problem((name,), message, line=self.line)])
 
     def _checked(self, name: str, expected: str) -> float:
         text = self.text(name)
@@ -77,7 +78,7 @@ class CsvRow:
             raise self.problem(name, f"'{text}' may mean {either}; write one of these")
         value = parse_number(text, self.delimiter)
         if value is None or not 0 < value < float("inf"):
-            raise self.problem(name, f"{_quote(text)}; expected {expected}")
+            raise self.problem(name, f"'{shorten(text)}'; expected {expected}")
         return value
 
 
@@ -87,10 +88,6 @@ class CsvTable:
 
     columns: tuple[str, ...]
     rows: tuple[CsvRow, ...]
-
-
-def _quote(text: str) -> str:
-    return f"'{text}'" if len(text) <= SHOWN else f"'{text[:SHOWN]}...'"
 
 
 def parse_number(text: str, delimiter: str = ",") -> float | None:
@@ -191,8 +188,8 @@ def _row(
     cells += [""] * (len(columns) - len(cells))
     for index, cell in enumerate(cells):
         if cell.strip() and (index >= len(columns) or not columns[index]):
-            message = f"cell {index + 1}, {_quote(cell.strip())}, has no column; expected "
+            message = f"cell {index + 1}, '{shorten(cell.strip())}', has no column; expected "
             message += f"{sum(map(bool, columns))} cells, and quotes around one with '{delimiter}'"
             raise ConfigError(str(path), [Problem((), message, line=line)])
     named = {name: cell for name, cell in zip(columns, cells, strict=False) if name}
-    return CsvRow(line, named, delimiter)
+    return CsvRow(str(path), line, named, delimiter)

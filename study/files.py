@@ -22,14 +22,14 @@ def open_text(path: str | Path, *, errors: str = "strict", newline: str | None =
     `errors` and `newline` are those of `open`. Raises ConfigError if the file cannot be opened.
     """
     try:
-        with Path(path).open("rb") as file:
-            start = file.read(2)
-        marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        encoding = "utf-16" if start in marks else "utf-8-sig"
-        return Path(path).open(encoding=encoding, errors=errors, newline=newline)
+        file = Path(path).open("rb")  # noqa: SIM115  (the caller closes it)
+        start = file.peek(2)[:2]  # a pipe can be read only once
     except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(str(path), [f"cannot be read: {reason}"]) from None
+    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    encoding = "utf-16" if start in marks else "utf-8-sig"
+    return io.TextIOWrapper(file, encoding=encoding, errors=errors, newline=newline)
 
 
 def write_file(path: Path, content: str | bytes) -> None:

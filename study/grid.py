@@ -27,7 +27,7 @@ RUN_FOLDER = f"runs/{CELL_NAME}"
 """Folder of a run, relative to its study's folder."""
 
 LARGEST_BATCH = 1_000_000
-"""Most sequences of a micro-batch of which a global batch is made up."""
+"""Most sequences of a micro-batch that a global batch is split into."""
 
 MOST_CELLS = 10_000
 """Most cells of a study."""
@@ -383,18 +383,11 @@ def _split_batch(point: _Point, settings: Merged, key: KeyPath) -> dict[str, Any
         return {}  # the run's settings are invalid
     start = min(int(largest), share)
     if start > LARGEST_BATCH:
-        message = f"found {total}, {start:,} of them on one GPU; expected fewer"
+        found = f"found {total:,}, in micro-batches of up to {start:,} sequences"
+        message = f"{found}; expected at most {LARGEST_BATCH:,}"
         raise ConfigError(format_path(point.where), [Problem(key, message)])
     fits = next(size for size in range(start, 0, -1) if share % size == 0)
     return {"data": {"batch_size": fits}, "grad_acc_steps": share // fits}
-
-
-def _may_be_folder(path: Path) -> bool:
-    """Say whether a path is a folder, or one of which that cannot be found out."""
-    try:
-        return path.is_dir()
-    except OSError:  # too long, or in a folder that may not be searched: reading it says so
-        return True
 
 
 class _Texts:
@@ -402,7 +395,7 @@ class _Texts:
 
     def __init__(self, study: Study) -> None:
         self._corpora = study.corpora
-        self._found: dict[tuple[str, str], TextFiles | ConfigError] = {}
+        self._found: dict[tuple[str, str], TextFiles | str] = {}
 
     def problems(self, run: RunConfig) -> list[Problem]:
         """Return the problems with the text of a run's sources, except those that a rule creates.
@@ -413,15 +406,9 @@ class _Texts:
         given = [source for source in run.data.sources if source not in self._corpora]
         problems, has_held_out = [], len(given) < len(run.data.sources)
         for source in given:
-            if not _may_be_folder(Path(root, source)):
-                found = f"the folder {root}/{source} does not exist; expected *.chunk.*.jsonl files"
-                message = f"{found} there, or '{source}' among corpora"
-                problems.append(Problem(("data", "sources", source), message))
-                continue
             files = self._find(root, source)
-            if isinstance(files, ConfigError):
-                message = f"{files.source}: {files.problems[0].message}"
-                problems.append(Problem(("data", "sources", source), message))
+            if isinstance(files, str):
+                problems.append(Problem(("data", "sources", source), files))
             else:
                 has_held_out |= bool(files.held_out)
         if run.eval is not None and not problems and not has_held_out:
@@ -430,13 +417,29 @@ class _Texts:
             problems.append(Problem(("eval",), f"found no held-out text in {folders}; {expected}"))
         return problems
 
-    def _find(self, root: str, source: str) -> TextFiles | ConfigError:
+    def _find(self, root: str, source: str) -> TextFiles | str:
+        """Return the text files of a source, or what is wrong with them."""
         if (root, source) not in self._found:
-            try:
-                self._found[root, source] = find_text_files(Path(root), source)
-            except ConfigError as error:
-                self._found[root, source] = error
+            self._found[root, source] = _list_texts(root, source)
         return self._found[root, source]
+
+
+def _list_texts(root: str, source: str) -> TextFiles | str:
+    if not _may_be_folder(Path(root, source)):
+        expected = f"expected *.chunk.*.jsonl files there, or '{source}' among corpora"
+        return f"the folder {root}/{source} does not exist; {expected}"
+    try:
+        return find_text_files(Path(root), source)
+    except ConfigError as error:
+        return f"{error.source}: {error.problems[0].message}"
+
+
+def _may_be_folder(path: Path) -> bool:
+    """Return whether a path is a folder; true also if that cannot be found out."""
+    try:
+        return path.is_dir()
+    except OSError:  # too long, or in a folder that may not be searched: reading it says so
+        return True
 
 
 def _wildcards(run: RunConfig) -> list[Problem]:

@@ -23,7 +23,9 @@ def check_horizon(text: str) -> str:
             f"'{text}' is not a horizon; expected e.g. '500 steps', '10B tokens' or '{CHINCHILLA}'"
         )
     if len(text) > LONGEST:
-        raise ValueError(f"'{text[:LONGEST]}...' is too long a number")
+        raise ValueError(
+            f"'{text[:LONGEST]}...' is too long; expected at most {LONGEST} characters"
+        )
     return text
 
 

@@ -68,7 +68,7 @@ def _merge_tables(settings: Merged) -> tuple[Merged, dict[str, ConfigError]]:
 
 
 def _check_entries(document: Document, key: str) -> None:
-    """Raise ConfigError if most entries of a file have nothing of what the key's entries have."""
+    """Raise ConfigError if most entries of a file have none of the keys that such entries have."""
     known = {*ENTRIES[key].model_fields, *ENTRIES[key].other_names}
     entries = document.values.values()
     fits = [isinstance(entry, Mapping) and not known.isdisjoint(entry) for entry in entries]
@@ -81,8 +81,8 @@ def _check_entries(document: Document, key: str) -> None:
 
 
 def _named_by(settings: Merged, key: str, error: ConfigError) -> ConfigError:
-    """Return the error of a file that a key names, which tells of a problem with the whole file
-    where the key is."""
+    """Return the error about a file that a key names; one about the whole file says where the key
+    is."""
     if len(error.problems) > 1 or error.problems[0].path or key not in settings.values:
         return error
     named = settings.trace(Problem((key,), ""))

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from study.config import ClusterConfig, Study
+from study.config import Study
 from study.grid import AXES
-from study.load import TABLES
-from trainer.config import ConfigError, ModelConfig, RunConfig
+from study.load import ENTRIES, TABLES
+from trainer.config import ConfigError, RunConfig
 from trainer.files import write_atomically
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -19,8 +19,8 @@ COMMAND = "python -m study schemas --output workflow/schemas"
 def build_schemas() -> dict[str, str]:
     """Return file name -> text of the schema."""
     tables = {
-        "models": TypeAdapter(dict[str, ModelConfig]).json_schema(),
-        "clusters": TypeAdapter(dict[str, ClusterConfig]).json_schema(),
+        key: TypeAdapter(dict[str, entry]).json_schema()  # type: ignore[valid-type]
+        for key, entry in ENTRIES.items()
     }
     schemas = {**tables, "run": RunConfig.model_json_schema(), "study": _study_schema()}
     return {

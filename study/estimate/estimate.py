@@ -22,6 +22,9 @@ INTERPOLATED = "Estimated by interpolation"
 EXTRAPOLATED = "Estimated by extrapolation"
 MEASURED_STEPS = "Estimated from measured steps"
 
+MEASURED = (VERIFIED, MEASURED_STEPS)
+"""The bases of an estimate from measurements of the configuration itself."""
+
 PREDICTED_STARTUP = "predicted start-up + steps x step p50"
 """Method of an estimate whose step time was measured, but not its start-up."""
 

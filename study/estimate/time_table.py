@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from study.csv_tables import read_csv
-from study.estimate.estimate import MEASURED_STEPS, PREDICTED_STARTUP, VERIFIED, Estimate
+from study.estimate.estimate import MEASURED, PREDICTED_STARTUP, Estimate
 from study.files import parse_row
 from study.markdown import markdown_table
 from trainer.config import ConfigError
@@ -68,7 +68,7 @@ def readable_estimates(estimates: Sequence[Estimate]) -> tuple[list[str], list[l
 
 def _note(item: Estimate) -> str:
     """Return the basis of an estimate, who measured it, and why it is uncertain."""
-    if item.basis not in (VERIFIED, MEASURED_STEPS):
+    if item.basis not in MEASURED:
         return f"{item.basis}, {item.method}"
     note = f"{item.basis} by {item.by}" if item.by else item.basis
     if item.method == PREDICTED_STARTUP:

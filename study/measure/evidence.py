@@ -13,6 +13,7 @@ from study.measure.measurement import Measurement, read_measurements
 from study.measure.training_log import Unit, to_step_s
 from trainer.config import ConfigError, load_yaml, merge, nest, validate
 from trainer.problems import Problem
+from trainer.yaml_files import shorten
 
 SETTING_COLUMNS = {
     "batch_size_per_gpu": "data.batch_size",
@@ -89,7 +90,7 @@ def _read_rows(entry: Evidence) -> Sequence[CsvRow]:
     known = {*OTHER_COLUMNS, *SETTING_COLUMNS, *SPEED_COLUMNS}
     unknown = [name for name in table.columns if name not in known]
     if unknown:
-        problem = f"unknown column '{unknown[0][:40]}'; expected {', '.join(sorted(known))}"
+        problem = f"unknown column '{shorten(unknown[0])}'; expected {', '.join(sorted(known))}"
         raise ConfigError(entry.file, [problem])
     return table.rows
 

@@ -13,6 +13,7 @@ from study.measure.line_logs import read_lines
 from study.measure.training_log import LogRecord, TrainingLog, Unit, mark_attempts
 from trainer.config import ConfigError
 from trainer.problems import Problem
+from trainer.yaml_files import shorten
 
 
 def read_lingua(path: Path) -> TrainingLog:
@@ -60,10 +61,7 @@ def read_litgpt(path: Path) -> TrainingLog:
         if name not in table.columns:
             problem = f"no column '{name}'; expected litgpt's iter, total_tokens and iter_time"
             raise ConfigError(str(path), [problem])
-    try:
-        records = mark_attempts(_of_litgpt(table.rows, timed))
-    except ConfigError as error:
-        raise ConfigError(str(path), error.problems) from None
+    records = mark_attempts(_of_litgpt(table.rows, timed))
     return TrainingLog(str(path), "tokens_per_s", records, saves_unmarked=timed)
 
 
@@ -206,14 +204,11 @@ def read_wandb(path: Path) -> TrainingLog:
         runs = ", ".join(f"'{name}'" for name in names)
         raise ConfigError(str(path), [f"several runs, {runs}; expected an export of one"])
     unit, factor = WANDB_SPEEDS[metric]
-    try:
-        records = [
-            LogRecord(_whole_or_zero(row, steps[0]), factor * row.number(names[0]), row.line)
-            for row in table.rows
-            if row.text(names[0])
-        ]
-    except ConfigError as error:
-        raise ConfigError(str(path), error.problems) from None
+    records = [
+        LogRecord(_whole_or_zero(row, steps[0]), factor * row.number(names[0]), row.line)
+        for row in table.rows
+        if row.text(names[0])
+    ]
     return TrainingLog(str(path), unit, mark_attempts(records), saves_unmarked=True)
 
 
@@ -233,8 +228,9 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 continue  # cut off by a kill
             data = None
         if not isinstance(data, dict):
-            message = f"found {line.strip()[:40]!r}; expected a JSON object with global_step and "
-            raise ConfigError(str(path), [Problem((), message + "speed/wps", line=number)])
+            expected = "expected a JSON object with global_step and speed/wps"
+            message = f"found {shorten(line.strip())!r}; {expected}"
+            raise ConfigError(str(path), [Problem((), message, line=number)])
         yield number, data
 
 
@@ -254,7 +250,7 @@ def _whole(path: Path, line: int, key: str, value: float) -> int:
 
 
 def _found(value: Any) -> str:
-    return "missing" if value is None else f"found {str(value)[:40]!r}"
+    return "missing" if value is None else f"found {shorten(value)!r}"
 
 
 def _as_number(value: Any) -> float | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from study.config import BudgetConfig
-from study.estimate.estimate import MEASURED_STEPS, VERIFIED, Estimate
+from study.estimate.estimate import MEASURED, Estimate
 from study.estimate.forecast import Forecast
 from study.estimate.time_table import format_count, format_interval, format_seconds
 from study.grid import Cell, Grid
@@ -103,9 +103,8 @@ def format_plan(grid: Grid, rows: Sequence[PlanRow], forecast: Forecast) -> str:
     table = tabulate([_cells(row) for row in rows], headings, "simple", disable_numparse=True)
     lines = [f"{row.cell.name}: {row.warning}." for row in rows if row.warning]
     lines += format_budget(grid.study.budget, rows)
-    measured = (VERIFIED, MEASURED_STEPS)
     unmeasured = [
-        row.cell for row in rows if row.estimate.basis not in measured and row.cell.measure
+        row.cell for row in rows if row.estimate.basis not in MEASURED and row.cell.measure
     ]
     if len(unmeasured) > 1 and (best := forecast.estimator.most_informative(unmeasured)):
         lines.append(f"Measuring {best.name} first narrows the remaining estimates most.")

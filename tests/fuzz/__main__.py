@@ -95,9 +95,9 @@ def try_input(
             what = f"a message of {len(message):,} characters: {message[:500]}"
             return Failure(name, number, what, "message", content)
         return None
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
         frames = traceback.extract_tb(error.__traceback__)
         ours = [frame for frame in frames if "/site-packages/" not in frame.filename]
         last = (ours or frames)[-1]
@@ -179,7 +179,6 @@ class Worker:
     def _work(self, sender: Any) -> None:
         causes: set[str] = set()
         folder = Path(self._folder.name)
-        (folder / "0000000001").mkdir()
         gc.freeze()  # what the readers have loaded is not searched again and again
         with limits():
             for name, number in self.part:
@@ -266,7 +265,6 @@ def main(arguments: list[str] | None = None) -> int:
         (name,) = readers
         warm_up()
         with tempfile.TemporaryDirectory() as folder, limits():
-            Path(folder, "0000000001").mkdir()
             failure = try_number(name, readers[name], given.number, given.seed, Path(folder))
         outcome = Outcome([] if failure is None else [failure], 1, 0)
         for failure in outcome.failures:

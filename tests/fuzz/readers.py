@@ -17,6 +17,7 @@ from typing import Any
 
 from study.config import Evidence, Study
 from study.estimate.backtest import score_predictions
+from study.estimate.estimate import Estimate, estimate_table
 from study.estimate.time_table import read_estimates
 from study.estimate.time_table import to_markdown as time_table
 from study.files import to_csv
@@ -25,11 +26,11 @@ from study.jobs.launch import launch_line, request_line
 from study.law.scaling_law_table import read_losses
 from study.load import load_study, load_study_file
 from study.measure.evidence import percentiles, read_evidence
-from study.measure.foreign_logs import read_steady_steps
+from study.measure.foreign_logs import FORMATS, read_steady_steps
 from study.measure.logs import is_up_to_date, read_failure, read_run, read_summary
 from study.measure.measurement import Measurement, read_measurements
 from study.measure.throughput import throughput_rows, to_frame
-from study.measure.throughput_row import read_rows
+from study.measure.throughput_row import ThroughputRow, read_rows
 from study.show.document import check_document, markers, update_document
 from study.show.plan import find_state
 from tests.fuzz.mutate import mutate_bytes, mutate_value
@@ -263,7 +264,7 @@ def read_evidence_csv(content: bytes, folder: Path) -> None:
         assert all(math.isfinite(value) and value >= 0 for value in item.step_s)
 
 
-def _log(form: Any) -> Callable[[bytes, Path], None]:
+def _log(form: str) -> Callable[[bytes, Path], None]:
     def read(content: bytes, folder: Path) -> None:
         steps = read_steady_steps(form, _file(folder, "log", content), _cell_of_log())
         assert all(math.isfinite(value) and value >= 0 for value in percentiles(steps))
@@ -297,7 +298,9 @@ def read_document(content: bytes, folder: Path) -> None:
 
 
 def read_state(content: bytes, folder: Path) -> None:
-    _file(folder, "0000000001/state.json", content)
+    checkpoint = folder / "0000000001"
+    checkpoint.mkdir(exist_ok=True)
+    _file(checkpoint, "state.json", content)
     list(complete(folder))
 
 
@@ -368,22 +371,16 @@ def read_dataset(content: bytes, folder: Path) -> None:
 
 
 @functools.cache
-def estimates() -> Any:
+def estimates() -> list[Estimate]:
     """Return the rows of the time table of the study."""
-    from study.estimate.estimate import estimate_table
-
     return estimate_table(grid(), [])
 
 
 def _estimates() -> list[bytes]:
-    from study.estimate.estimate import Estimate
-
     return [to_csv(estimates(), Estimate).encode()]
 
 
 def _throughput() -> list[bytes]:
-    from study.measure.throughput_row import ThroughputRow
-
     rows = []
     for cell in grid()[:2]:
         hints = typing.get_type_hints(ThroughputRow)
@@ -432,7 +429,7 @@ def warm_up() -> None:
 
 
 READERS: dict[str, Reader] = {
-    "study": Reader(read_study, lambda: [dump_yaml(STUDY).encode()], lambda: STUDY ),
+    "study": Reader(read_study, lambda: [dump_yaml(STUDY).encode()], lambda: STUDY),
     "study values": Reader(
         read_study_values, lambda: [json.dumps(STUDY).encode()], lambda: STUDY, share=4
     ),
@@ -446,9 +443,7 @@ READERS: dict[str, Reader] = {
         lambda: [dump_yaml(STUDY["clusters"]).encode()],
         lambda: STUDY["clusters"],
     ),
-    "run": Reader(
-        read_run_config, lambda: [dump_yaml(RUN).encode()], lambda: RUN, share=1
-    ),
+    "run": Reader(read_run_config, lambda: [dump_yaml(RUN).encode()], lambda: RUN),
     "assignment": Reader(
         read_assignment, lambda: [b"optim.lr=3e-4", b"run={steps: 010, 'x': [yes]}"], share=5
     ),
@@ -467,8 +462,7 @@ READERS: dict[str, Reader] = {
     "evidence csv": Reader(read_evidence_csv, _logs, share=6),
     **{
         f"evidence {form}": Reader(_log(form), _logs, share=6)
-        for form in typing.get_args(Evidence.model_fields["format"].annotation)
-        if form not in ("csv", "throughput")
+        for form in FORMATS
     },
     "throughput.csv": Reader(read_throughput, _throughput, share=15),
     "time_estimates.csv": Reader(read_time_table, _estimates, share=2),

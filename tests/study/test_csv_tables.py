@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,17 @@ def test_quoted_newlines_and_comments_in_quotes(tmp_path: Path) -> None:
     assert first.cells["b"] == "two\n# lines\n\nmore"
     assert first.text("b") == "two # lines more"
     assert (first.line, second.line) == (2, 6)
+
+
+def test_a_pipe_is_read_from_its_first_byte() -> None:
+    """As in `--losses <(zcat losses.csv.gz)`."""
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, PLAIN.encode())
+        os.close(writer)
+        assert cells(Path(f"/dev/fd/{reader}")) == ROWS
+    finally:
+        os.close(reader)
 
 
 def test_short_rows_have_empty_cells(tmp_path: Path) -> None:

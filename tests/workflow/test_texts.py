@@ -6,13 +6,14 @@ import pytest
 from snakemake.cli import parse_args
 
 from study.load import load_study_file
-from tests.workflow.test_workflow import ROOT, Workspace
+from tests.workflow.checkout import ROOT
+from tests.workflow.test_workflow import Workspace
 
 TEXT = "{x} ${HOME} [0-9]{1,2} {{y}} 'q' | %s"
 
 
 def test_no_text_of_a_study_is_a_pattern(tmp_path: Path) -> None:
-    """In a job of every kind of parameter: text, setup lines, settings, names."""
+    """Braces and dollar signs in names, settings and setup lines arrive unchanged."""
     workspace = Workspace(tmp_path)
     here = workspace.study["clusters"]["here"]
     here |= {"gpu_name": TEXT, "currency": TEXT, "setup": ["export A=${HOME} B='{z}'"]}

@@ -22,7 +22,7 @@ from tests.workflow.checkout import ROOT
 
 
 class Workspace:
-    """A small study in a separate folder, run from the repository."""
+    """A small study in a separate folder, run from a copy of the project."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

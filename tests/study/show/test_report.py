@@ -3,7 +3,7 @@ from pathlib import Path
 
 from study.estimate.backtest import score_predictions
 from study.estimate.calibration import estimate_checks
-from study.estimate.estimate import estimate_table
+from study.estimate.estimate import MEASURED, estimate_table
 from study.grid import Grid
 from study.measure.logs import read_runs
 from study.measure.measurement import read_measurements
@@ -61,6 +61,7 @@ def test_the_page_is_complete_and_self_contained(make_grid: MakeGrid, tmp_path: 
     assert "torch 2.13.0" in page
     assert "node-1" in page
     assert "Nothing: every cell to measure was measured" in page
+    assert all(f"<b>{basis}</b>: " in page for basis in (*MEASURED, "Estimated"))
     assert page == report(grid, tmp_path)
 
 
