@@ -26,10 +26,7 @@ KNOWN_ENDS = (
 )
 """BOS and EOS of well-known tokenizer.json files; the first pair with a match is used."""
 
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+PATTERN = ENCODINGS["cl100k_base"].pattern
 """Pre-tokenisation pattern of Llama 3 and lingua."""
 TIKTOKEN_CHARS = 400_000
 """Characters encoded in one call, as in lingua: more overflow the library's stack."""
