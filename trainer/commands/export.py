@@ -19,7 +19,7 @@ from trainer.commands.export_tokenizer import write_json, write_tokenizer
 from trainer.config import ConfigError, RunConfig, load_run_config
 from trainer.files import replace_durably
 from trainer.folder import checkpoint, run_folder
-from trainer.folder.checkpoint_state import CheckpointError, find_steps
+from trainer.folder.checkpoint_state import CheckpointError, find_steps, folder_of, of_step
 from trainer.model.weight_names import transformers_name, weight_shapes
 from trainer.records import CONFIG
 from trainer.tokens.build_tokenizer import build_tokenizer
@@ -34,9 +34,9 @@ def export(run: Path, output: Path, step: int | None = None, config: Path | None
     source = str(config or run / CONFIG)
     settings = load_run_config([f"config={source}"])
     _check(settings, source, output)
-    checkpoints = checkpoint.folder_of(settings, run)
+    checkpoints = folder_of(settings, run)
     found = choose_step(checkpoints, run, step)
-    check_settings(settings, source, run, checkpoints / f"{found:010d}")
+    check_settings(settings, source, run, of_step(checkpoints, found))
     weights = {
         transformers_name(name): weight.contiguous()
         for name, weight in weights_of(checkpoints, found, settings, source).items()

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from trainer.config import ConfigError, ModelConfig, RunConfig, load_run_config
-from trainer.folder.checkpoint import folder_of
-from trainer.folder.checkpoint_state import STATE, CheckpointError, complete
+from trainer.folder.checkpoint_state import STATE, CheckpointError, complete, folder_of
 from trainer.folder.described_model import (
     DescribedModel,
     of_lingua,
@@ -22,9 +21,10 @@ from trainer.folder.described_model import (
     of_model,
     shape_problems,
 )
-from trainer.folder.run_folder import CONFIG, RUN_FILES, read_summary
+from trainer.folder.run_folder import RUN_FILES, read_summary
 from trainer.model.model import Transformer
 from trainer.model.weight_names import weight_shapes
+from trainer.records import CONFIG
 from trainer.world import World, share
 
 if TYPE_CHECKING:
@@ -170,9 +170,8 @@ def find(path: Path) -> InitialWeights:
 def _newest(folder: Path, trajectory: str | None) -> InitialWeights | None:
     """Return the newest complete checkpoint in a folder; if given, of one trajectory only."""
     if any(folder.glob(f"[0-9]*/{STATE}")):
-        for path, facts in complete(folder):
-            if trajectory is None or facts["trajectory"] == trajectory:
-                return InitialWeights("ours", path)
+        for path, _ in complete(folder, trajectory):
+            return InitialWeights("ours", path)
     for path in sorted(folder.glob("[0-9]*"), reverse=True):
         if all((path / mark).exists() for mark in MARKS["lingua"]):
             return InitialWeights("lingua", path)

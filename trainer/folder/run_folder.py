@@ -100,10 +100,9 @@ def _has_checkpoint(
     folder: Path, config: RunConfig, gpus: int, content: dict[str, str] | None
 ) -> bool:
     """Say whether a run whose run.json is missing or malformed has a checkpoint."""
-    trajectory = config.trajectory(gpus)
     found = any(
-        facts["trajectory"] == trajectory and facts.get("content") in (None, content)
-        for _, facts in complete(folder_of(config, folder))
+        facts.get("content") in (None, content)
+        for _, facts in complete(folder_of(config, folder), config.trajectory(gpus))
     )
     if found:
         print(f"warning: {folder}: {SUMMARY} cannot be read; resuming without it", flush=True)
