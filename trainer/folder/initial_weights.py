@@ -7,7 +7,6 @@ state is never taken over.
 """
 
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,7 +24,7 @@ from trainer.folder.run_folder import RUN_FILES, read_summary
 from trainer.model.model import Transformer
 from trainer.model.weight_names import weight_shapes
 from trainer.records import CONFIG
-from trainer.world import World, share
+from trainer.world import World, found_by_main
 
 if TYPE_CHECKING:
     from trainer.folder.weight_files import WeightFiles
@@ -120,24 +119,18 @@ def choose(config: RunConfig, world: World) -> InitialWeights | None:
     path = config.checkpoint and config.checkpoint.init_ckpt_path
     if not path:
         return None
-    chosen, refusal = None, None
-    if world.is_main:
-        try:
-            chosen = _find_checked(Path(path), config)
-        except ConfigError as error:
-            refusal = error
-        except OSError as error:
-            refusal = ConfigError(path, [f"{KEY}: cannot be read: {error.strerror}"])
-    chosen = share(chosen, world)
-    if refusal is not None:
-        raise refusal
-    if chosen is None:
-        sys.exit(1)  # rank 0 says why
-    return chosen
+    return found_by_main(lambda: _find_checked(Path(path), config), world)
 
 
 def _find_checked(path: Path, config: RunConfig) -> InitialWeights:
-    chosen = find(path)
+    try:
+        return _checked(find(path), path, config)
+    except OSError as error:
+        raise ConfigError(str(path), [f"{KEY}: cannot be read: {error.strerror}"]) from None
+
+
+def _checked(chosen: InitialWeights, path: Path, config: RunConfig) -> InitialWeights:
+    """Return the weights found at a path. Raises ConfigError if this run cannot start from them."""
     run = Path(config.dump_dir)
     own = [folder_of(config, run), *(run / name for name in RUN_FILES)]
     if any(chosen.path.resolve().is_relative_to(folder.resolve()) for folder in own):

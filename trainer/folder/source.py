@@ -19,7 +19,7 @@ from trainer.folder.checkpoint_state import (
 )
 from trainer.records import CONFIG
 from trainer.tokens.data import DataStart, count_taken
-from trainer.world import World, agree
+from trainer.world import World, found_by_main
 
 KEY = "checkpoint.continue_from"
 
@@ -83,20 +83,20 @@ class Source:
 def find_source(path: Path, world: World) -> Source:
     """Return the newest intact checkpoint of a run or a folder, or the one at `path`.
 
-    Rank 0's find, on all ranks. Raises ConfigError.
+    All ranks call it. Raises ConfigError on rank 0; the others exit with code 1.
     """
+    return found_by_main(lambda: _find(path), world)
+
+
+def _find(path: Path) -> Source:
     try:
-        found = {facts["step"]: (folder, facts) for folder, facts in _candidates(path)}
+        newest = next((found for found in _candidates(path) if is_intact(*found)), None)
     except OSError as error:
         raise ConfigError(str(path), [f"{KEY}: cannot be read: {error.strerror}"]) from None
-    step = -1
-    if world.is_main:
-        step = next((step for step in found if is_intact(*found[step])), -1)
-    step = agree(step, world)
-    if step not in found:
+    if newest is None:
         expected = "the folder of a run of this trainer, or of one of its checkpoints"
         raise ConfigError(str(path), [f"{KEY}: found no intact checkpoint; expected {expected}"])
-    folder, facts = found[step]
+    folder, facts = newest
     if not (folder / CONFIG).exists():
         expected = f"a checkpoint with its run's {CONFIG}, as this version writes them"
         raise ConfigError(str(folder), [f"{KEY}: found no {CONFIG}; expected {expected}"])
