@@ -18,8 +18,9 @@ from torch import Tensor
 from trainer.commands.export_tokenizer import write_json, write_tokenizer
 from trainer.config import ConfigError, RunConfig, load_run_config
 from trainer.files import replace_durably
-from trainer.folder import checkpoint, run_folder
+from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import CheckpointError, find_steps, folder_of, of_step
+from trainer.folder.run_folder import read_settings, read_summary
 from trainer.model.weight_names import transformers_name, weight_shapes
 from trainer.records import CONFIG
 from trainer.tokens.build_tokenizer import build_tokenizer
@@ -99,7 +100,7 @@ def check_settings(settings: RunConfig, source: str, run: Path, saved: Path) -> 
     made_by = next((path for path in (saved, run) if (path / CONFIG).exists()), None)
     if made_by is None:
         return
-    expected = load_run_config([f"config={made_by / CONFIG}"]).losses_depend_on()
+    expected = read_settings(made_by).losses_depend_on()
     found = settings.losses_depend_on()
     problems = [
         f"{key}: found {found.get(key)}; expected {expected.get(key)}, as in {made_by / CONFIG}"
@@ -112,7 +113,7 @@ def check_settings(settings: RunConfig, source: str, run: Path, saved: Path) -> 
 
 def choose_step(folder: Path, run: Path, wanted: int | None) -> int:
     """Return the step to read; if there is a run.json, of that run's checkpoints only."""
-    summary = run_folder.read_summary(run)
+    summary = read_summary(run)
     steps = find_steps(folder, summary.trajectory if summary else None)
     if wanted is None and steps:
         return steps[0]

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from trainer.commands.export import choose_step, weights_of
-from trainer.config import ConfigError, RunConfig, load_run_config
+from trainer.config import ConfigError, RunConfig
 from trainer.folder.checkpoint_state import CheckpointError, folder_of
+from trainer.folder.run_folder import read_settings
 from trainer.model.generation import generate, make_choice
 from trainer.model.model import Transformer
 from trainer.records import CONFIG
@@ -51,7 +52,7 @@ def sample(
     """
     sampling = sampling or Sampling()
     source = str(run / CONFIG)
-    settings = load_run_config([f"config={source}"])
+    settings = read_settings(run)
     tokenizer = build_tokenizer(settings.data.tokenizer)
     tokens = _first_tokens(prompt, settings, tokenizer)
     checkpoints = folder_of(settings, run)

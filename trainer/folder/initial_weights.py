@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from trainer.config import ConfigError, ModelConfig, RunConfig, load_run_config
-from trainer.folder.checkpoint_state import STATE, CheckpointError, complete, folder_of
+from trainer.config import ConfigError, ModelConfig, RunConfig
+from trainer.folder.checkpoint_state import CHECKPOINTS, STATE, CheckpointError, complete, folder_of
 from trainer.folder.described_model import (
     DescribedModel,
     of_lingua,
@@ -20,7 +20,7 @@ from trainer.folder.described_model import (
     of_model,
     shape_problems,
 )
-from trainer.folder.run_folder import RUN_FILES, read_summary
+from trainer.folder.run_folder import RUN_FILES, read_settings, saved_by
 from trainer.model.model import Transformer
 from trainer.model.weight_names import weight_shapes
 from trainer.records import CONFIG
@@ -149,11 +149,9 @@ def find(path: Path) -> InitialWeights:
             return InitialWeights(kind, path)
     folder, trajectory = path, None
     if (path / CONFIG).exists():
-        summary = read_summary(path)
-        folder = folder_of(load_run_config([f"config={path / CONFIG}"]), path)
-        trajectory = summary.trajectory if summary else None
-    elif (path / "checkpoints").is_dir():
-        folder = path / "checkpoints"
+        folder, trajectory = saved_by(path)
+    elif (path / CHECKPOINTS).is_dir():  # lingua's name too
+        folder = path / CHECKPOINTS
     newest = _newest(folder, trajectory)
     if newest is None:
         raise ConfigError(str(path), [f"{KEY}: found no checkpoint; {EXPECTED}"])
@@ -173,13 +171,10 @@ def _newest(folder: Path, trajectory: str | None) -> InitialWeights | None:
 
 def _describe_run(path: Path) -> DescribedModel | None:
     """Return the model of a checkpoint of ours; None, with a warning, if no run.yaml tells it."""
-    for folder in (
-        path,
-        path.absolute().parent.parent,
-    ):  # older checkpoints lie in the run's folder, without
-        settings = folder / CONFIG
-        if settings.exists():
-            model = load_run_config([f"config={settings}"]).model
-            return of_model(model.model_dump(), str(settings))
+    # Older checkpoints are without, but in the run's folder.
+    for folder in (path, path.absolute().parent.parent):
+        if (folder / CONFIG).exists():
+            model = read_settings(folder).model
+            return of_model(model.model_dump(), str(folder / CONFIG))
     print(f"warning: {path}: no {CONFIG} tells heads and rope_theta; only shapes are checked")
     return None

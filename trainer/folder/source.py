@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainer.config import ConfigError, RunConfig, load_run_config
+from trainer.config import ConfigError, RunConfig
 from trainer.folder.checkpoint_state import (
     STATE,
     Position,
     complete,
-    folder_of,
     is_intact,
     read_state,
 )
+from trainer.folder.run_folder import read_settings, saved_by
 from trainer.records import CONFIG
 from trainer.tokens.data import DataStart, count_taken
 from trainer.world import World, found_by_main
@@ -100,7 +100,7 @@ def _find(path: Path) -> Source:
     if not (folder / CONFIG).exists():
         expected = f"a checkpoint with its run's {CONFIG}, as this version writes them"
         raise ConfigError(str(folder), [f"{KEY}: found no {CONFIG}; expected {expected}"])
-    return Source(folder, Position.of(facts), load_run_config([f"config={folder / CONFIG}"]))
+    return Source(folder, Position.of(facts), read_settings(folder))
 
 
 def _candidates(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -111,10 +111,10 @@ def _candidates(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         except (OSError, ValueError) as error:
             raise ConfigError(str(path), [f"{KEY}: cannot be read: {error}"]) from None
         return
-    folder = path
     if (path / CONFIG).exists():
-        folder = folder_of(load_run_config([f"config={path / CONFIG}"]), path)
-    yield from complete(folder)
+        yield from complete(*saved_by(path))
+    else:
+        yield from complete(path)
 
 
 def _fixed(config: RunConfig) -> dict[str, Any]:
