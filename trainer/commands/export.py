@@ -20,6 +20,7 @@ from trainer.config import ConfigError, RunConfig, load_run_config
 from trainer.files import replace_durably
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import CheckpointError, find_steps, folder_of, of_step
+from trainer.folder.described_model import FACTS, LLAMA_KEYS, LLAMA_ONLY
 from trainer.folder.run_folder import read_settings, read_summary
 from trainer.model.weight_names import transformers_name, weight_shapes
 from trainer.records import CONFIG
@@ -54,24 +55,12 @@ def export(run: Path, output: Path, step: int | None = None, config: Path | None
 
 def llama_config(settings: RunConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the config.json of transformers' Llama."""
-    model = settings.model
     return {
         "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": settings.data.tokenizer.vocab_size,
-        "hidden_size": model.dim,
-        "intermediate_size": model.ffn_hidden,
-        "num_hidden_layers": model.n_layers,
-        "num_attention_heads": model.n_heads,
-        "num_key_value_heads": model.kv_heads,
-        "head_dim": model.head_dim,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "rope_theta": model.rope_theta,
-        "rms_norm_eps": model.norm_eps,
+        **{key: only for key, only in LLAMA_ONLY.items() if only is not None},
+        **{LLAMA_KEYS[name]: value(settings.model) for name, value in FACTS.items()},
+        LLAMA_KEYS["vocab_size"]: settings.data.tokenizer.vocab_size,
         "max_position_embeddings": settings.data.seq_len,
-        "tie_word_embeddings": model.weight_tying,
         **_ends(tokenizer),
         "torch_dtype": "float32",  # that of the master weights
     }
