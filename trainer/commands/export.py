@@ -20,7 +20,7 @@ from trainer.config import ConfigError, RunConfig, load_run_config
 from trainer.files import replace_durably
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import CheckpointError, find_steps, folder_of, of_step
-from trainer.folder.described_model import FACTS, LLAMA_KEYS, LLAMA_ONLY
+from trainer.folder.described_model import FACTS, LLAMA_CONFIG, LLAMA_KEYS, LLAMA_ONLY
 from trainer.folder.run_folder import read_settings, read_summary
 from trainer.model.weight_names import transformers_name, weight_shapes
 from trainer.records import CONFIG
@@ -46,7 +46,7 @@ def export(run: Path, output: Path, step: int | None = None, config: Path | None
     tokenizer = build_tokenizer(settings.data.tokenizer)
     with _publishing(output) as folder:
         _write_weights(folder, weights)
-        write_json(folder / "config.json", llama_config(settings, tokenizer))
+        write_json(folder / LLAMA_CONFIG, llama_config(settings, tokenizer))
         write_json(folder / "generation_config.json", _ends(tokenizer))
         loading = write_tokenizer(folder, settings.data, tokenizer)
         (folder / "README.md").write_text(_card(settings, found, loading), encoding="utf-8")

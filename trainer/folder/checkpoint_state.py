@@ -15,6 +15,10 @@ CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in a run's folder, unless the settings name another."""
 BLOCK_BYTES = 2**20
 STATE = "state.json"
+METADATA = ".metadata"
+"""The index of the tensors."""
+CONSOLIDATED = "consolidated.pth"
+"""The weights of a checkpoint of lingua in one file."""
 
 
 class CheckpointError(RuntimeError):

@@ -12,8 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from trainer.config import ConfigError, ModelConfig, RunConfig
-from trainer.folder.checkpoint_state import CHECKPOINTS, STATE, CheckpointError, complete, folder_of
+from trainer.folder.checkpoint_state import (
+    CHECKPOINTS,
+    CONSOLIDATED,
+    METADATA,
+    STATE,
+    CheckpointError,
+    complete,
+    folder_of,
+)
 from trainer.folder.described_model import (
+    LLAMA_CONFIG,
+    PARAMS,
     DescribedModel,
     of_lingua,
     of_llama,
@@ -37,9 +47,9 @@ Kind = Literal["ours", "llama", "lingua", "consolidated"]
 
 MARKS: dict[Kind, tuple[str, ...]] = {
     "ours": (STATE,),
-    "llama": ("config.json",),
-    "lingua": (".metadata", "params.json"),
-    "consolidated": ("consolidated.pth",),
+    "llama": (LLAMA_CONFIG,),
+    "lingua": (METADATA, PARAMS),
+    "consolidated": (CONSOLIDATED,),
 }
 """Kind of folder -> the files that tell it."""
 
@@ -90,11 +100,8 @@ class InitialWeights:
 
     def _describe(self) -> DescribedModel | None:
         if self.kind == "llama":
-            return of_llama(self.path / "config.json")
-        return _describe_run(self.path) if self.kind == "ours" else of_lingua(self._params())
-
-    def _params(self) -> Path:
-        return self.path / "params.json"
+            return of_llama(self.path / LLAMA_CONFIG)
+        return _describe_run(self.path) if self.kind == "ours" else of_lingua(self.path / PARAMS)
 
     def _open(self, model: ModelConfig) -> "WeightFiles":
         from trainer.folder import weight_files
@@ -142,7 +149,7 @@ def _checked(chosen: InitialWeights, path: Path, config: RunConfig) -> InitialWe
 
 def find(path: Path) -> InitialWeights:
     """Return the weights in a folder: of several checkpoints the newest. Raises ConfigError."""
-    if path.name == "consolidated.pth" and path.is_file():
+    if path.name == CONSOLIDATED and path.is_file():
         path = path.parent
     for kind, marks in MARKS.items():
         if all((path / mark).exists() for mark in marks):
