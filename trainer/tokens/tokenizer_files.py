@@ -16,7 +16,7 @@ from trainer.config import TokenizerConfig
 from trainer.problems import ConfigError
 from trainer.tokens.encodings import ENCODINGS, END_OF_TEXT, Ranks, read_ranks
 from trainer.tokens.tokenizer import Tokenizer, Tokens
-from trainer.vocabulary import ENCODING_SIZES, TIKTOKEN_SPECIALS
+from trainer.vocabulary import ENCODING_SIZES, TIKTOKEN_SPECIALS, unreadable_tokenizer
 
 KNOWN_ENDS = (
     ("<|begin_of_text|>", "<|end_of_text|>"),
@@ -184,7 +184,5 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     except ConfigError:
         raise
     except Exception as error:  # the libraries raise bare Exceptions for a damaged file
-        reason = getattr(error, "strerror", None) or error
-        problem = f"cannot be read as the file of a tokenizer '{config.name}': {reason}"
-        raise ConfigError(str(path), [problem]) from None
+        raise unreadable_tokenizer(config.name, str(path), error) from None
     return tokenizer
