@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 
-from trainer.environment import describe
 from trainer.startup import Startup
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -46,11 +45,6 @@ def main(arguments: list[str]) -> int:
         return run(config, startup)
     except ConfigError as error:
         print(error, file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        print(describe([error.name]), file=sys.stderr)
         return 1
 
 

@@ -1,11 +1,15 @@
 """Atomic and durable file writes, and folders that settings name. Imports no torch."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.problems import ConfigError, Problem
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space, quota exceeded, file too large: what a write meets on a full disk."""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union
 
-SCALARS = frozenset((bool, int, float, str))
+from trainer.yaml_files import shorten
 
-SHOWN = 60
-"""Most characters of a wrong value in a message."""
+SCALARS = frozenset((bool, int, float, str))
 
 TYPES: dict[type, set[type]] = {bool: {bool}, int: {int, float}, float: {int, float}, str: {str}}
 """Annotation -> types of the values that it accepts. pydantic checks that an int is whole."""
@@ -46,14 +45,14 @@ class Kinds:
         if kind in self.types or (kind is str and value in self.words):
             # torch and numpy would fail later on integers beyond 64 bits.
             if kind is int and not -(2**63) <= value < 2**63:
-                raise ValueError(f"found {_shorten(str(value))}; expected a 64-bit number")
+                raise ValueError(f"found {shorten(value)}; expected a 64-bit number")
             return value
         if self.only_scalars or kind is bool:
             raise ValueError(self._describe(value))
         return value
 
     def _describe(self, value: Any) -> str:
-        found = str(value).lower() if isinstance(value, bool) else _shorten(repr(value))
+        found = str(value).lower() if isinstance(value, bool) else shorten(repr(value))
         *names, last = self.names
         expected = f"{', '.join(names)} or {last}" if names else last
         hint = _hint(value) if float in self.types and isinstance(value, str) else ""
@@ -101,10 +100,6 @@ def _names(kind: Any) -> Iterator[str]:
         yield "a list"
     elif kind is not NoneType:
         yield "a mapping"
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _hint(text: str) -> str:

@@ -37,8 +37,15 @@ def vocabulary_size(name: str, path: str) -> int:
         needs = "needs `pip install sentencepiece`; or set data.tokenizer.n_words"
         raise ConfigError(path, [f"data.tokenizer: {needs}"]) from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        problem = f"cannot be read as the file of a tokenizer '{name}': {error}"
-        raise ConfigError(path, [problem]) from None
+        raise unreadable_tokenizer(name, path, error) from None
+
+
+def unreadable_tokenizer(name: str, path: str, error: Exception) -> ConfigError:
+    """Return the error for a file that is none of tokenizer `name`."""
+    reason = getattr(error, "strerror", None) or error
+    reason = f"found no {error}" if isinstance(error, KeyError) else reason
+    problem = f"cannot be read as the file of a tokenizer '{name}': {reason}"
+    return ConfigError(path, [problem])
 
 
 def _of_json(tokenizer: dict) -> int:

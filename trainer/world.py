@@ -10,6 +10,7 @@ import datetime
 import os
 import re
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -181,6 +182,25 @@ def share(value: Value, world: World) -> Value:
     box = [value]
     dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
+
+
+def found_by_main(find: Callable[[], Value], world: World) -> Value:
+    """Return what rank 0 finds, not None, on every rank; the others do not look.
+
+    Raises ConfigError on rank 0; the others exit with code 1.
+    """
+    found, refusal = None, None
+    if world.is_main:
+        try:
+            found = find()
+        except ConfigError as error:
+            refusal = error
+    found = share(found, world)
+    if refusal is not None:
+        raise refusal
+    if found is None:
+        sys.exit(1)  # rank 0 says why
+    return found
 
 
 def barrier(world: World) -> None:

@@ -18,8 +18,10 @@ from torch import Tensor
 from trainer.commands.export_tokenizer import write_json, write_tokenizer
 from trainer.config import ConfigError, RunConfig, load_run_config
 from trainer.files import replace_durably
-from trainer.folder import checkpoint, run_folder
-from trainer.folder.checkpoint_state import CheckpointError, find_steps
+from trainer.folder import checkpoint
+from trainer.folder.checkpoint_state import CheckpointError, find_steps, folder_of, of_step
+from trainer.folder.described_model import FACTS, LLAMA_CONFIG, LLAMA_KEYS, LLAMA_ONLY
+from trainer.folder.run_folder import read_settings, read_summary
 from trainer.model.weight_names import transformers_name, weight_shapes
 from trainer.records import CONFIG
 from trainer.tokens.build_tokenizer import build_tokenizer
@@ -34,9 +36,9 @@ def export(run: Path, output: Path, step: int | None = None, config: Path | None
     source = str(config or run / CONFIG)
     settings = load_run_config([f"config={source}"])
     _check(settings, source, output)
-    checkpoints = checkpoint.folder_of(settings, run)
+    checkpoints = folder_of(settings, run)
     found = choose_step(checkpoints, run, step)
-    check_settings(settings, source, run, checkpoints / f"{found:010d}")
+    check_settings(settings, source, run, of_step(checkpoints, found))
     weights = {
         transformers_name(name): weight.contiguous()
         for name, weight in weights_of(checkpoints, found, settings, source).items()
@@ -44,7 +46,7 @@ def export(run: Path, output: Path, step: int | None = None, config: Path | None
     tokenizer = build_tokenizer(settings.data.tokenizer)
     with _publishing(output) as folder:
         _write_weights(folder, weights)
-        write_json(folder / "config.json", llama_config(settings, tokenizer))
+        write_json(folder / LLAMA_CONFIG, llama_config(settings, tokenizer))
         write_json(folder / "generation_config.json", _ends(tokenizer))
         loading = write_tokenizer(folder, settings.data, tokenizer)
         (folder / "README.md").write_text(_card(settings, found, loading), encoding="utf-8")
@@ -53,24 +55,12 @@ def export(run: Path, output: Path, step: int | None = None, config: Path | None
 
 def llama_config(settings: RunConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the config.json of transformers' Llama."""
-    model = settings.model
     return {
         "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": settings.data.tokenizer.vocab_size,
-        "hidden_size": model.dim,
-        "intermediate_size": model.ffn_hidden,
-        "num_hidden_layers": model.n_layers,
-        "num_attention_heads": model.n_heads,
-        "num_key_value_heads": model.kv_heads,
-        "head_dim": model.head_dim,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "rope_theta": model.rope_theta,
-        "rms_norm_eps": model.norm_eps,
+        **{key: only for key, only in LLAMA_ONLY.items() if only is not None},
+        **{LLAMA_KEYS[name]: value(settings.model) for name, value in FACTS.items()},
+        LLAMA_KEYS["vocab_size"]: settings.data.tokenizer.vocab_size,
         "max_position_embeddings": settings.data.seq_len,
-        "tie_word_embeddings": model.weight_tying,
         **_ends(tokenizer),
         "torch_dtype": "float32",  # that of the master weights
     }
@@ -99,7 +89,7 @@ def check_settings(settings: RunConfig, source: str, run: Path, saved: Path) -> 
     made_by = next((path for path in (saved, run) if (path / CONFIG).exists()), None)
     if made_by is None:
         return
-    expected = load_run_config([f"config={made_by / CONFIG}"]).losses_depend_on()
+    expected = read_settings(made_by).losses_depend_on()
     found = settings.losses_depend_on()
     problems = [
         f"{key}: found {found.get(key)}; expected {expected.get(key)}, as in {made_by / CONFIG}"
@@ -112,7 +102,7 @@ def check_settings(settings: RunConfig, source: str, run: Path, saved: Path) -> 
 
 def choose_step(folder: Path, run: Path, wanted: int | None) -> int:
     """Return the step to read; if there is a run.json, of that run's checkpoints only."""
-    summary = run_folder.read_summary(run)
+    summary = read_summary(run)
     steps = find_steps(folder, summary.trajectory if summary else None)
     if wanted is None and steps:
         return steps[0]

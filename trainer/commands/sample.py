@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from trainer.commands.export import choose_step, weights_of
-from trainer.config import ConfigError, RunConfig, load_run_config
-from trainer.folder import checkpoint, run_folder
-from trainer.folder.checkpoint_state import CheckpointError
+from trainer.config import ConfigError, RunConfig
+from trainer.folder.checkpoint_state import CheckpointError, folder_of
+from trainer.folder.run_folder import read_settings
 from trainer.model.generation import generate, make_choice
 from trainer.model.model import Transformer
+from trainer.records import CONFIG
 from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.tokens.tokenizer import Tokenizer
 
@@ -50,11 +51,11 @@ def sample(
     Raises ConfigError or CheckpointError.
     """
     sampling = sampling or Sampling()
-    source = str(run / run_folder.CONFIG)
-    settings = load_run_config([f"config={source}"])
+    source = str(run / CONFIG)
+    settings = read_settings(run)
     tokenizer = build_tokenizer(settings.data.tokenizer)
     tokens = _first_tokens(prompt, settings, tokenizer)
-    checkpoints = checkpoint.folder_of(settings, run)
+    checkpoints = folder_of(settings, run)
     weights = weights_of(checkpoints, choose_step(checkpoints, run, step), settings, source)
     model = Transformer(
         settings.model,

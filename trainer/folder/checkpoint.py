@@ -23,8 +23,8 @@ from trainer.folder.checkpoint_state import (
     Position,
     complete,
     fingerprint_of,
-    folder_of,
     is_intact,
+    of_step,
     read_state,
     write_state,
 )
@@ -32,16 +32,10 @@ from trainer.model.optimizer import Optimizer
 from trainer.records import CONFIG
 from trainer.world import World, agree
 
-__all__ = ["Saver", "due", "find_newest", "folder_of", "load", "load_weights", "prune", "save"]
-
 SAVING = ".saving-"
 """Prefix of an unfinished checkpoint's name."""
 
 # trainer.folder.checkpoint_tensors is imported on use.
-
-
-def _of_step(folder: Path, step: int) -> Path:
-    return folder / f"{step:010d}"
 
 
 def due(config: CheckpointConfig | None, step: int, steps: int) -> list[str]:
@@ -134,7 +128,7 @@ class Saver:
             self._failure = error
 
     def _write(self, state: dict[str, Any], position: Position, kinds: list[str]) -> None:
-        target = _of_step(self._folder, position.step)
+        target = of_step(self._folder, position.step)
         temporary = target.with_name(f"{SAVING}{target.name}")
         try:
             self._fill(temporary, state, {**asdict(position), "kinds": kinds})
@@ -213,19 +207,19 @@ def find_newest(folder: Path, start: Position, world: World) -> Position | None:
         ours = (item for item in complete(folder) if start.is_of(item[1]))
         step = next((facts["step"] for path, facts in ours if is_intact(path, facts)), -1)
     step = agree(step, world)
-    return None if step < 0 else Position.of(read_state(_of_step(folder, step)))
+    return None if step < 0 else Position.of(read_state(of_step(folder, step)))
 
 
 def load_weights(folder: Path, step: int) -> dict[str, Tensor]:
     """Return the weights at a step, without building a model. Raises CheckpointError."""
     from trainer.folder.checkpoint_tensors import read_weights
 
-    return read_weights(_of_step(folder, step))
+    return read_weights(of_step(folder, step))
 
 
 def load(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> None:
     """Load the checkpoint of a step into a model and its optimizer. Raises CheckpointError."""
-    load_from(_of_step(folder, step), model, optimizer)
+    load_from(of_step(folder, step), model, optimizer)
 
 
 def load_from(path: Path, model: nn.Module, optimizer: Optimizer) -> None:

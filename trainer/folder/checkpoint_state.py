@@ -15,6 +15,10 @@ CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in a run's folder, unless the settings name another."""
 BLOCK_BYTES = 2**20
 STATE = "state.json"
+METADATA = ".metadata"
+"""The index of the tensors."""
+CONSOLIDATED = "consolidated.pth"
+"""The weights of a checkpoint of lingua in one file."""
 
 
 class CheckpointError(RuntimeError):
@@ -66,17 +70,21 @@ def folder_of(config: RunConfig, run: Path) -> Path:
     return Path(path) if path else run / CHECKPOINTS
 
 
+def of_step(folder: Path, step: int) -> Path:
+    """Return the folder of the checkpoint of a step."""
+    return folder / f"{step:010d}"
+
+
 def find_steps(folder: Path, trajectory: str | None = None) -> list[int]:
     """Return the steps of the complete checkpoints, newest first; of one trajectory, if given."""
-    return [
-        facts["step"]
-        for _, facts in complete(folder)
-        if trajectory is None or facts["trajectory"] == trajectory
-    ]
+    return [facts["step"] for _, facts in complete(folder, trajectory)]
 
 
-def complete(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the complete checkpoints and their state.json, newest first; warn of skipped ones."""
+def complete(folder: Path, trajectory: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the complete checkpoints and their state.json, newest first; warn of skipped ones.
+
+    If given, those of one trajectory only.
+    """
     for path in entries(folder):
         try:
             facts = read_state(path)
@@ -85,10 +93,10 @@ def complete(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         except (OSError, ValueError) as error:
             print(f"warning: {path}: incomplete checkpoint, skipped: {error}", flush=True)
             continue
-        if sizes == expected:
-            yield path, facts
-        else:
+        if sizes != expected:
             print(f"warning: {path}: truncated files, skipped", flush=True)
+        elif trajectory in (None, facts["trajectory"]):
+            yield path, facts
 
 
 def entries(folder: Path) -> list[Path]:

@@ -31,10 +31,8 @@ from torch.distributed.checkpoint.metadata import (
 from torch.serialization import _get_layout
 from torch.utils._pytree import tree_map
 
-from trainer.folder.checkpoint_state import CheckpointError
+from trainer.folder.checkpoint_state import METADATA, CheckpointError
 from trainer.folder.failure import find_full_disk, reason_of
-
-METADATA = ".metadata"
 
 PREFIX = "model."
 """What the names of weights begin with in an index; other names are the optimizer's."""

@@ -14,6 +14,12 @@ from trainer.json_files import parse_json
 from trainer.model.weight_names import Shape
 from trainer.problems import Problem
 from trainer.tokens.build_tokenizer import is_padding
+from trainer.tokens.text_files import unreadable
+
+LLAMA_CONFIG = "config.json"
+"""The model of an export, or of transformers."""
+PARAMS = "params.json"
+"""The settings of a run of lingua, beside its weights."""
 
 PADDED_TO = "data.tokenizer.n_words"
 
@@ -163,7 +169,7 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         values = parse_json(file.read_bytes())
     except OSError as error:
-        raise ConfigError(str(file), [f"cannot be read: {error.strerror}"]) from None
+        raise unreadable(file, error) from None
     except ValueError as error:
         raise ConfigError(str(file), [f"cannot be read as JSON: {error}"]) from None
     if not isinstance(values, dict):

@@ -5,7 +5,6 @@ describes the first failure, which causes those on other ranks, and says whether
 """
 
 import contextlib
-import errno
 import os
 import socket
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 
 from trainer.config import ConfigError, RunConfig
+from trainer.files import FULL_DISK
 from trainer.records import FAILURE, Failure
 from trainer.world import World
 
@@ -90,10 +90,6 @@ def reason_of(error: BaseException) -> str:
         return f"{type(error).__name__} of rank {rank}: {reason_of(cause)}"
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""No space, quota exceeded, file too large: what a write meets on a full disk."""
 
 
 def find_full_disk(error: BaseException | None) -> OSError | None:

@@ -7,25 +7,34 @@ state is never taken over.
 """
 
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from trainer.config import ConfigError, ModelConfig, RunConfig, load_run_config
-from trainer.folder.checkpoint import folder_of
-from trainer.folder.checkpoint_state import STATE, CheckpointError, complete
+from trainer.config import ConfigError, ModelConfig, RunConfig
+from trainer.folder.checkpoint_state import (
+    CHECKPOINTS,
+    CONSOLIDATED,
+    METADATA,
+    STATE,
+    CheckpointError,
+    complete,
+    folder_of,
+)
 from trainer.folder.described_model import (
+    LLAMA_CONFIG,
+    PARAMS,
     DescribedModel,
     of_lingua,
     of_llama,
     of_model,
     shape_problems,
 )
-from trainer.folder.run_folder import CONFIG, RUN_FILES, read_summary
+from trainer.folder.run_folder import RUN_FILES, read_settings, saved_by
 from trainer.model.model import Transformer
 from trainer.model.weight_names import weight_shapes
-from trainer.world import World, share
+from trainer.records import CONFIG
+from trainer.world import World, found_by_main
 
 if TYPE_CHECKING:
     from trainer.folder.weight_files import WeightFiles
@@ -38,9 +47,9 @@ Kind = Literal["ours", "llama", "lingua", "consolidated"]
 
 MARKS: dict[Kind, tuple[str, ...]] = {
     "ours": (STATE,),
-    "llama": ("config.json",),
-    "lingua": (".metadata", "params.json"),
-    "consolidated": ("consolidated.pth",),
+    "llama": (LLAMA_CONFIG,),
+    "lingua": (METADATA, PARAMS),
+    "consolidated": (CONSOLIDATED,),
 }
 """Kind of folder -> the files that tell it."""
 
@@ -91,11 +100,8 @@ class InitialWeights:
 
     def _describe(self) -> DescribedModel | None:
         if self.kind == "llama":
-            return of_llama(self.path / "config.json")
-        return _describe_run(self.path) if self.kind == "ours" else of_lingua(self._params())
-
-    def _params(self) -> Path:
-        return self.path / "params.json"
+            return of_llama(self.path / LLAMA_CONFIG)
+        return _describe_run(self.path) if self.kind == "ours" else of_lingua(self.path / PARAMS)
 
     def _open(self, model: ModelConfig) -> "WeightFiles":
         from trainer.folder import weight_files
@@ -120,24 +126,18 @@ def choose(config: RunConfig, world: World) -> InitialWeights | None:
     path = config.checkpoint and config.checkpoint.init_ckpt_path
     if not path:
         return None
-    chosen, refusal = None, None
-    if world.is_main:
-        try:
-            chosen = _find_checked(Path(path), config)
-        except ConfigError as error:
-            refusal = error
-        except OSError as error:
-            refusal = ConfigError(path, [f"{KEY}: cannot be read: {error.strerror}"])
-    chosen = share(chosen, world)
-    if refusal is not None:
-        raise refusal
-    if chosen is None:
-        sys.exit(1)  # rank 0 says why
-    return chosen
+    return found_by_main(lambda: _find_checked(Path(path), config), world)
 
 
 def _find_checked(path: Path, config: RunConfig) -> InitialWeights:
-    chosen = find(path)
+    try:
+        return _checked(find(path), path, config)
+    except OSError as error:
+        raise ConfigError(str(path), [f"{KEY}: cannot be read: {error.strerror}"]) from None
+
+
+def _checked(chosen: InitialWeights, path: Path, config: RunConfig) -> InitialWeights:
+    """Return the weights found at a path. Raises ConfigError if this run cannot start from them."""
     run = Path(config.dump_dir)
     own = [folder_of(config, run), *(run / name for name in RUN_FILES)]
     if any(chosen.path.resolve().is_relative_to(folder.resolve()) for folder in own):
@@ -149,18 +149,16 @@ def _find_checked(path: Path, config: RunConfig) -> InitialWeights:
 
 def find(path: Path) -> InitialWeights:
     """Return the weights in a folder: of several checkpoints the newest. Raises ConfigError."""
-    if path.name == "consolidated.pth" and path.is_file():
+    if path.name == CONSOLIDATED and path.is_file():
         path = path.parent
     for kind, marks in MARKS.items():
         if all((path / mark).exists() for mark in marks):
             return InitialWeights(kind, path)
     folder, trajectory = path, None
     if (path / CONFIG).exists():
-        summary = read_summary(path)
-        folder = folder_of(load_run_config([f"config={path / CONFIG}"]), path)
-        trajectory = summary.trajectory if summary else None
-    elif (path / "checkpoints").is_dir():
-        folder = path / "checkpoints"
+        folder, trajectory = saved_by(path)
+    elif (path / CHECKPOINTS).is_dir():  # lingua's name too
+        folder = path / CHECKPOINTS
     newest = _newest(folder, trajectory)
     if newest is None:
         raise ConfigError(str(path), [f"{KEY}: found no checkpoint; {EXPECTED}"])
@@ -170,9 +168,8 @@ def find(path: Path) -> InitialWeights:
 def _newest(folder: Path, trajectory: str | None) -> InitialWeights | None:
     """Return the newest complete checkpoint in a folder; if given, of one trajectory only."""
     if any(folder.glob(f"[0-9]*/{STATE}")):
-        for path, facts in complete(folder):
-            if trajectory is None or facts["trajectory"] == trajectory:
-                return InitialWeights("ours", path)
+        for path, _ in complete(folder, trajectory):
+            return InitialWeights("ours", path)
     for path in sorted(folder.glob("[0-9]*"), reverse=True):
         if all((path / mark).exists() for mark in MARKS["lingua"]):
             return InitialWeights("lingua", path)
@@ -181,13 +178,10 @@ def _newest(folder: Path, trajectory: str | None) -> InitialWeights | None:
 
 def _describe_run(path: Path) -> DescribedModel | None:
     """Return the model of a checkpoint of ours; None, with a warning, if no run.yaml tells it."""
-    for folder in (
-        path,
-        path.absolute().parent.parent,
-    ):  # older checkpoints lie in the run's folder, without
-        settings = folder / CONFIG
-        if settings.exists():
-            model = load_run_config([f"config={settings}"]).model
-            return of_model(model.model_dump(), str(settings))
+    # Older checkpoints are without, but in the run's folder.
+    for folder in (path, path.absolute().parent.parent):
+        if (folder / CONFIG).exists():
+            model = read_settings(folder).model
+            return of_model(model.model_dump(), str(folder / CONFIG))
     print(f"warning: {path}: no {CONFIG} tells heads and rope_theta; only shapes are checked")
     return None

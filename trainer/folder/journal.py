@@ -12,9 +12,10 @@ import torch
 from trainer.config import RunConfig
 from trainer.files import write_atomically
 from trainer.folder.metrics import RecordFile
-from trainer.folder.run_folder import CONFIG, RunFile, read_summary
+from trainer.folder.run_folder import RunFile, read_summary
 from trainer.folder.trackers import Trackers
 from trainer.records import (
+    CONFIG,
     EVALUATIONS,
     METRICS,
     Evaluation,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.config import RunConfig
+from trainer.config import RunConfig, load_run_config
 from trainer.files import make_folder, move_aside, remove_leftovers, write_atomically
 from trainer.folder.checkpoint_state import CHECKPOINTS, STATE, complete, entries, folder_of
 from trainer.folder.owner import read_owner
@@ -100,10 +100,9 @@ def _has_checkpoint(
     folder: Path, config: RunConfig, gpus: int, content: dict[str, str] | None
 ) -> bool:
     """Say whether a run whose run.json is missing or malformed has a checkpoint."""
-    trajectory = config.trajectory(gpus)
     found = any(
-        facts["trajectory"] == trajectory and facts.get("content") in (None, content)
-        for _, facts in complete(folder_of(config, folder))
+        facts.get("content") in (None, content)
+        for _, facts in complete(folder_of(config, folder), config.trajectory(gpus))
     )
     if found:
         print(f"warning: {folder}: {SUMMARY} cannot be read; resuming without it", flush=True)
@@ -122,6 +121,20 @@ def read_summary(folder: Path) -> RunSummary | None:
         return RunSummary.model_validate_json((folder / SUMMARY).read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def read_settings(folder: Path) -> RunConfig:
+    """Return the run.yaml of a run, or of one of its checkpoints. Raises ConfigError."""
+    return load_run_config([f"config={folder / CONFIG}"])
+
+
+def saved_by(run: Path) -> tuple[Path, str | None]:
+    """Return the folder of a run's checkpoints, and the trajectory of its own; None: unknown.
+
+    Raises ConfigError if its run.yaml cannot be read.
+    """
+    summary = read_summary(run)
+    return folder_of(read_settings(run), run), summary.trajectory if summary else None
 
 
 def set_aside(folder: Path, checkpoints: Path | None = None) -> None:

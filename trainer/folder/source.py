@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainer.config import ConfigError, RunConfig, load_run_config
+from trainer.config import ConfigError, RunConfig
 from trainer.folder.checkpoint_state import (
     STATE,
     Position,
     complete,
-    folder_of,
     is_intact,
     read_state,
 )
+from trainer.folder.run_folder import read_settings, saved_by
 from trainer.records import CONFIG
 from trainer.tokens.data import DataStart, count_taken
-from trainer.world import World, agree
+from trainer.world import World, found_by_main
 
 KEY = "checkpoint.continue_from"
 
@@ -83,24 +83,24 @@ class Source:
 def find_source(path: Path, world: World) -> Source:
     """Return the newest intact checkpoint of a run or a folder, or the one at `path`.
 
-    Rank 0's find, on all ranks. Raises ConfigError.
+    All ranks call it. Raises ConfigError on rank 0; the others exit with code 1.
     """
+    return found_by_main(lambda: _find(path), world)
+
+
+def _find(path: Path) -> Source:
     try:
-        found = {facts["step"]: (folder, facts) for folder, facts in _candidates(path)}
+        newest = next((found for found in _candidates(path) if is_intact(*found)), None)
     except OSError as error:
         raise ConfigError(str(path), [f"{KEY}: cannot be read: {error.strerror}"]) from None
-    step = -1
-    if world.is_main:
-        step = next((step for step in found if is_intact(*found[step])), -1)
-    step = agree(step, world)
-    if step not in found:
+    if newest is None:
         expected = "the folder of a run of this trainer, or of one of its checkpoints"
         raise ConfigError(str(path), [f"{KEY}: found no intact checkpoint; expected {expected}"])
-    folder, facts = found[step]
+    folder, facts = newest
     if not (folder / CONFIG).exists():
         expected = f"a checkpoint with its run's {CONFIG}, as this version writes them"
         raise ConfigError(str(folder), [f"{KEY}: found no {CONFIG}; expected {expected}"])
-    return Source(folder, Position.of(facts), load_run_config([f"config={folder / CONFIG}"]))
+    return Source(folder, Position.of(facts), read_settings(folder))
 
 
 def _candidates(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -111,10 +111,10 @@ def _candidates(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         except (OSError, ValueError) as error:
             raise ConfigError(str(path), [f"{KEY}: cannot be read: {error}"]) from None
         return
-    folder = path
     if (path / CONFIG).exists():
-        folder = folder_of(load_run_config([f"config={path / CONFIG}"]), path)
-    yield from complete(folder)
+        yield from complete(*saved_by(path))
+    else:
+        yield from complete(path)
 
 
 def _fixed(config: RunConfig) -> dict[str, Any]:

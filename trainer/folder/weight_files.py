@@ -15,12 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from trainer.folder.checkpoint_state import CheckpointError
+from trainer.folder.checkpoint_state import CONSOLIDATED, CheckpointError
 from trainer.folder.checkpoint_tensors import ModelReader
 from trainer.json_files import parse_json
 from trainer.model.weight_names import Shape, transformers_name
 
-CONSOLIDATED = "consolidated.pth"
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 FLOATS = ("F16", "BF16", "F32", "F64")

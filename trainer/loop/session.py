@@ -7,7 +7,7 @@ from trainer.config import ConfigError, RunConfig
 from trainer.execution.choices import Choices
 from trainer.flops import flops_per_token
 from trainer.folder import checkpoint, initial_weights
-from trainer.folder.checkpoint_state import Position
+from trainer.folder.checkpoint_state import Position, folder_of
 from trainer.folder.initial_weights import InitialWeights
 from trainer.folder.journal import Journal
 from trainer.folder.metrics import LossMean, RecordTimer
@@ -90,7 +90,7 @@ def open_session(
         tokenizer=next(iter(shards.values())).tokenizer,
         global_batch=config.sequences_per_step(world.size),
     )
-    checkpoints = checkpoint.folder_of(config, folder)
+    checkpoints = folder_of(config, folder)
     newest = checkpoint.find_newest(checkpoints, first, world) if action == "resume" else None
     source = _find_source(config, checkpoints, world) if newest is None else None
     start = first if source is None else source.continued(config, first)
@@ -175,7 +175,7 @@ def _restore(
 ) -> None:
     """Load the run's newest checkpoint, that of the run it continues, or its initial weights."""
     if newest is not None:
-        checkpoints = checkpoint.folder_of(config, Path(config.dump_dir))
+        checkpoints = folder_of(config, Path(config.dump_dir))
         checkpoint.load(checkpoints, newest.step, learner.model, learner.optimizer)
         return
     if begin is None:

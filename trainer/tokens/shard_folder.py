@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.files import replace_durably, write_atomically
+from trainer.files import FULL_DISK, replace_durably, write_atomically
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError, Problem
 from trainer.tokens.packing import Part
@@ -25,7 +25,7 @@ from trainer.tokens.tokenizer import Tokens
 
 MAKING = ".making-"
 """Prefix of an unfinished folder's name."""
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+DISK_ERRORS = (*FULL_DISK, errno.EROFS, errno.EIO)
 """What a disk that is full, over quota or broken answers to a write."""
 ABANDONED_S = 24 * 3600.0
 """Seconds without a write after which an unfinished folder is considered abandoned."""

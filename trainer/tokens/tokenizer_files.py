@@ -16,7 +16,7 @@ from trainer.config import TokenizerConfig
 from trainer.problems import ConfigError
 from trainer.tokens.encodings import ENCODINGS, END_OF_TEXT, Ranks, read_ranks
 from trainer.tokens.tokenizer import Tokenizer, Tokens
-from trainer.vocabulary import ENCODING_SIZES, TIKTOKEN_SPECIALS
+from trainer.vocabulary import ENCODING_SIZES, TIKTOKEN_SPECIALS, unreadable_tokenizer
 
 KNOWN_ENDS = (
     ("<|begin_of_text|>", "<|end_of_text|>"),
@@ -26,10 +26,7 @@ KNOWN_ENDS = (
 )
 """BOS and EOS of well-known tokenizer.json files; the first pair with a match is used."""
 
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+PATTERN = ENCODINGS["cl100k_base"].pattern
 """Pre-tokenisation pattern of Llama 3 and lingua."""
 TIKTOKEN_CHARS = 400_000
 """Characters encoded in one call, as in lingua: more overflow the library's stack."""
@@ -187,7 +184,5 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     except ConfigError:
         raise
     except Exception as error:  # the libraries raise bare Exceptions for a damaged file
-        reason = getattr(error, "strerror", None) or error
-        problem = f"cannot be read as the file of a tokenizer '{config.name}': {reason}"
-        raise ConfigError(str(path), [problem]) from None
+        raise unreadable_tokenizer(config.name, str(path), error) from None
     return tokenizer

@@ -303,6 +303,8 @@ def test_checkpoints_of_another_run_in_the_folder_are_passed_over(tmp_path: Path
     (tmp_path / "run" / "run.json").write_text(make_summary(trajectory="another").to_json())
     with pytest.raises(ConfigError, match="found no checkpoint"):
         find(tmp_path / "run")
+    with pytest.raises(ConfigError, match="continue_from: found no intact checkpoint"):
+        find_source(tmp_path / "run", ALONE)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tests.trainer.folder.test_checkpoint import ALONE, Run, steps_in
 from tests.trainer.folder.test_run_folder import make_summary, run_config
 from trainer.config import CheckpointConfig, ConfigError, RunConfig
 from trainer.folder import checkpoint
-from trainer.folder.checkpoint_state import Position
+from trainer.folder.checkpoint_state import Position, complete, folder_of
 from trainer.folder.owner import claim, identify
 from trainer.folder.run_folder import read_summary, set_aside
 
@@ -138,7 +138,7 @@ def test_a_copy_of_a_run_has_no_right_to_checkpoints_elsewhere(tmp_path: Path) -
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_run_without_run_json_knows_its_checkpoints(tmp_path: Path, elsewhere: bool) -> None:
     config = config_of(tmp_path, "run", tmp_path / "elsewhere" if elsewhere else None)
-    folder = checkpoint.folder_of(config, tmp_path / "run")
+    folder = folder_of(config, tmp_path / "run")
     run_id = start(config)
     save(folder, Position(2, 1.0, "ours", run=run_id))
     (tmp_path / "run" / "run.json").write_text("")
@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_of_the_run_is_replaced(tmp_path: Path) -> None:
     save(tmp_path, OURS)
     (tmp_path / "0000000002" / "state.json").write_text("{")
     save(tmp_path, OURS)
-    assert [path for path, _ in checkpoint.complete(tmp_path)] == [tmp_path / "0000000002"]
+    assert [path for path, _ in complete(tmp_path)] == [tmp_path / "0000000002"]
     assert not (tmp_path / "superseded").exists()
 
 

@@ -252,6 +252,23 @@ def test_a_bad_file_is_named(tmp_path: Path, name: str, content: bytes | None) -
 
 
 @pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "No such file or directory"), (b"{}", "found no 'model'"), (b"[", "Expecting value: ")],
+)
+def test_a_file_without_a_vocabulary_is_named(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    """As the study reads it: it said [Errno 2] and the path again, or only 'model'."""
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as refused:
+        _ = TokenizerConfig(name="hf", path=str(path)).vocab_size
+    problem = "  cannot be read as the file of a tokenizer 'hf': "
+    assert str(refused.value).startswith(f"{path}: 1 problem\n{problem}{reason}")
+
+
+@pytest.mark.parametrize(
     ("name", "package"), [("hf", "tokenizers"), ("tiktoken", "tiktoken"), ("sp", "sentencepiece")]
 )
 def test_a_missing_library_is_named(
