@@ -11,6 +11,7 @@ from typing import Any
 from snakemake_interface_common.exceptions import WorkflowError
 
 from study.grid import Cell, Grid
+from study.jobs.decisions import find_cell
 from study.jobs.executors import Prepared, SlurmExecutor, leave_on_sigterm
 from study.jobs.slurm_commands import ask, classify_refusal
 from trainer.files import write_atomically
@@ -31,7 +32,7 @@ def start(workflow: Any, grid: Grid) -> None:
     """
     executor = workflow.scheduler._executor
     jobs = list(workflow.dag.needrun_jobs())
-    cells = _cells_to_train(executor, jobs)
+    cells = _cells_to_train(grid, jobs)
     if isinstance(executor, SlurmExecutor):
         problems = [*find_impossible_here(executor, jobs), *find_rejected(executor, jobs)]
         if problems:
@@ -62,10 +63,10 @@ def start(workflow: Any, grid: Grid) -> None:
         _limit_to_cores(workflow)
 
 
-def _cells_to_train(executor: Any, jobs: Iterable[Any]) -> list[Cell]:
+def _cells_to_train(grid: Grid, jobs: Iterable[Any]) -> list[Cell]:
     """Return the cells that jobs train, in the grid's order."""
-    names = {cell.name for cell in map(executor.cell, jobs) if cell is not None}
-    return [cell for cell in executor.grid if cell.name in names]
+    names = {cell.name for job in jobs if (cell := find_cell(grid, job)) is not None}
+    return [cell for cell in grid if cell.name in names]
 
 
 def _write_settings(jobs: Iterable[Any]) -> None:

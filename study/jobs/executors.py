@@ -42,6 +42,7 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
 from study.grid import Cell, Grid
+from study.jobs.decisions import Decisions, give_up
 from study.jobs.job_script import (
     ENDED,
     NO_LOG,
@@ -65,12 +66,10 @@ from study.jobs.slurm_commands import (
 )
 from study.jobs.submission import Request, Submissions
 from study.jobs.verdict import GONE, End, Verdict, judge, note_shortage
-from study.measure.logs import is_up_to_date, read_failure, read_summary
+from study.measure.logs import is_up_to_date, read_summary
 from trainer.files import write_atomically
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError
-
-TRAINING_RULES = ("train", "train_here")
 
 LONGEST_POLL_S = 60
 """Most seconds between two questions to Slurm."""
@@ -119,48 +118,7 @@ def work_without_lock() -> None:
     PersistenceBase.lock = PersistenceBase.noop
 
 
-class _Decisions:
-    """What is common to both: a run's own files say whether it is complete, and why it failed."""
-
-    grid: Grid
-
-    def cell(self, job: Any) -> Cell | None:
-        """Return the cell that a job trains; None for other jobs."""
-        if job.is_group() or job.rule.name not in TRAINING_RULES:
-            return None
-        cell: Cell = self.grid.at(job.wildcards)
-        return cell
-
-    def report_job_success(self, job_info: Any) -> None:
-        """Report a job that has ended with code 0; a run that is not complete is an error."""
-        cell = self.cell(job_info.job)
-        if cell is not None and not is_up_to_date(cell):
-            message = f"{cell.name}: the job exited with code 0, but the run is not complete."
-            self.report_job_error(job_info, msg=message)
-            return
-        super().report_job_success(job_info)  # type: ignore[misc]
-
-    def report_job_error(self, job_info: Any, msg: str | None = None, **kwargs: Any) -> None:
-        """Report a failed job, and have it retried only if that can help."""
-        cell = self.cell(job_info.job)
-        verdict = ""
-        if cell is not None and (failure := read_failure(cell.folder)):
-            verdict = failure.message
-            if not failure.retry:
-                give_up(job_info.job)
-                verdict += " Not retried."
-        # The executor appends a sentence of its own.
-        message = "\n".join(filter(None, [msg, verdict, " "]))
-        known = msg or verdict
-        super().report_job_error(job_info, message if known else None, **kwargs)  # type: ignore[misc]
-
-
-def give_up(job: Any) -> None:
-    """Have Snakemake not retry a job."""
-    job.attempt = job.restart_times + 1
-
-
-class LocalExecutor(_Decisions, SnakemakeLocalExecutor):
+class LocalExecutor(Decisions, SnakemakeLocalExecutor):
     """Runs jobs on this machine."""
 
 
@@ -194,7 +152,7 @@ class Prepared:
         return sha256(json.dumps([self.command, self.script]).encode()).hexdigest()[:16]
 
 
-class SlurmExecutor(_Decisions, PluginExecutor):
+class SlurmExecutor(Decisions, PluginExecutor):
     """Runs jobs through Slurm."""
 
     def __init__(self, workflow: Any, logger: Any) -> None:

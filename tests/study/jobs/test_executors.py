@@ -19,7 +19,8 @@ from packaging.version import Version
 
 from study.grid import Grid
 from study.jobs import executors
-from study.jobs.executors import TESTED, Prepared, SlurmExecutor, _Decisions, check_versions
+from study.jobs.decisions import Decisions
+from study.jobs.executors import TESTED, Prepared, SlurmExecutor, check_versions
 from study.jobs.job_script import ENDED, read_note, write_script
 from study.jobs.progress import Progress
 from study.jobs.slurm_commands import QueuedJob
@@ -43,7 +44,7 @@ class Recorder:
         self.ended.append(job_info)
 
 
-class Local(_Decisions, Recorder):
+class Local(Decisions, Recorder):
     """A local executor that runs nothing."""
 
     def __init__(self, grid: Grid) -> None:
