@@ -22,7 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -65,10 +65,9 @@ from study.jobs.slurm_commands import (
     list_jobs,
 )
 from study.jobs.submission import Request, Submissions
+from study.jobs.submitted import Record, Submission
 from study.jobs.verdict import GONE, End, Verdict, judge, note_shortage
 from study.measure.logs import is_up_to_date, read_summary
-from trainer.files import write_atomically
-from trainer.json_files import parse_json
 from trainer.problems import ConfigError
 
 LONGEST_POLL_S = 60
@@ -123,19 +122,6 @@ class LocalExecutor(Decisions, SnakemakeLocalExecutor):
 
 
 @dataclass(frozen=True)
-class Submission:
-    """A job that was submitted, as it is remembered for later invocations."""
-
-    job_id: str
-    cluster: str | None
-    name: str
-    comment: str
-    digest: str
-    """Of the whole request: sbatch's arguments and the script."""
-    log: str
-
-
-@dataclass(frozen=True)
 class Prepared:
     """A job as it is submitted."""
 
@@ -160,7 +146,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         workflow.executor_settings.status_command = None
         self.slurm_logdir = _log_folder(self.grid)
         (self.slurm_logdir / ENDED).mkdir(parents=True, exist_ok=True)
-        self._record = self.slurm_logdir / "submitted.jsonl"
+        self._record = Record(self.slurm_logdir / "submitted.jsonl")
         self._clusters: set[str | None] = {
             cluster.slurm.clusters for cluster in self.grid.study.clusters.values() if cluster.slurm
         }
@@ -200,33 +186,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
 
     def find_earlier_jobs(self) -> None:
         """Find the jobs of earlier invocations that are still in the queue, by one squeue."""
-        try:
-            lines = self._record.read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return
-        listed = list_jobs(self._clusters) if lines else {}
-        if listed is None:
-            raise WorkflowError(
-                "Slurm does not answer; whether jobs of an earlier invocation still run is not "
-                "known. Start again when squeue answers."
-            )
-        kept = []
-        for line in lines:
-            try:
-                known = Submission(**parse_json(line))
-            except (ValueError, TypeError):
-                continue  # cut off when the file system was full
-            queued = listed.get((known.cluster, known.job_id))
-            if queued and queued.state in ACTIVE and queued.name == known.name:
-                kept.append(line)
-                other = self._earlier.get(known.comment)
-                if other and other[1].state != "PENDING":
-                    self._cancel(known)
-                    continue
-                if other:
-                    self._cancel(other[0])
-                self._earlier[known.comment] = (known, queued)
-        write_atomically(self._record, "".join(f"{line}\n" for line in kept))
+        self._earlier = self._record.find_queued(self._clusters)
 
     def prepare(self, job: Any) -> Prepared:
         """Return the sbatch command and the script of a job; raises WorkflowError."""
@@ -323,8 +283,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         made = Submission(
             job_id, prepared.cluster, prepared.name, prepared.comment, prepared.digest, log
         )
-        with self._record.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(made)) + "\n")
+        self._record.add(made)
         self._watch(job, made)
         if request.reason:
             cell = self.cell(job)
@@ -366,7 +325,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         if known is None or queued is None:
             return False
         if queued.state == "PENDING" and known.digest != prepared.digest:
-            self._cancel(known)
+            known.cancel()
             _say(f"Slurm job {known.job_id} waited with an earlier request; it is replaced.")
             return False
         verb = "waits for its turn" if queued.state == "PENDING" else "still runs"
@@ -376,10 +335,6 @@ class SlurmExecutor(Decisions, PluginExecutor):
         )
         self._watch(job, known, kept=True)
         return True
-
-    def _cancel(self, known: Submission) -> None:
-        where = ["-M", known.cluster] if known.cluster else []
-        ask(["scancel", *where, known.job_id])
 
     def _watch(self, job: Any, made: Submission, kept: bool = False) -> None:
         cell = self.cell(job)

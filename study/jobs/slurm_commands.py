@@ -111,9 +111,8 @@ def list_jobs(clusters: Iterable[str | None]) -> dict[tuple[str | None, str], Qu
     """
     found = {}
     for cluster in clusters:
-        where = ["-M", cluster] if cluster else []
         shown = ["--noheader", "--states=all", "--format=%i|%T|%r|%N|%j|%k"]
-        answer = ask(["squeue", *where, "--me", *shown])
+        answer = ask(["squeue", *_on(cluster), "--me", *shown])
         if answer.code:
             return None
         for line in answer.out.splitlines():
@@ -123,13 +122,17 @@ def list_jobs(clusters: Iterable[str | None]) -> dict[tuple[str | None, str], Qu
     return found
 
 
+def cancel_job(job_id: str, cluster: str | None) -> None:
+    """Cancel a job."""
+    ask(["scancel", *_on(cluster), job_id])
+
+
 def find_recorded_state(job_id: str, cluster: str | None) -> str:
     """Return a job's state by the accounting, if there is one; otherwise an empty string."""
     if shutil.which("sacct") is None:
         return ""
-    where = ["-M", cluster] if cluster else []
     shown = ["--allocations", "--noheader", "--parsable2", "--format=State", f"--jobs={job_id}"]
-    words = ask(["sacct", *where, *shown]).out.split()
+    words = ask(["sacct", *_on(cluster), *shown]).out.split()
     return words[0].rstrip("+") if words else ""  # 'CANCELLED by 1000' is CANCELLED
 
 
@@ -143,9 +146,12 @@ def find_output_file(job_id: str, cluster: str | None) -> str:
     return _field_of_job(r"^ *StdOut=(.+)$", job_id, cluster).replace("%j", job_id)
 
 
+def _on(cluster: str | None) -> list[str]:
+    return ["-M", cluster] if cluster else []
+
+
 def _field_of_job(pattern: str, job_id: str, cluster: str | None) -> str:
-    where = ["-M", cluster] if cluster else []
-    shown = ask(["scontrol", *where, "show", "job", job_id]).out
+    shown = ask(["scontrol", *_on(cluster), "show", "job", job_id]).out
     found = re.search(pattern, shown, re.MULTILINE)
     return found.group(1) if found else ""
 
