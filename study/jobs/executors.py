@@ -41,7 +41,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
-from study.grid import Cell, Grid
+from study.grid import Grid
 from study.jobs.decisions import Decisions, give_up
 from study.jobs.job_script import (
     ENDED,
@@ -51,7 +51,8 @@ from study.jobs.job_script import (
     read_note,
     write_script,
 )
-from study.jobs.progress import Progress
+from study.jobs.messages import say, shorten
+from study.jobs.progress import Progress, steps_done
 from study.jobs.slurm_commands import (
     ACTIVE,
     Answer,
@@ -288,9 +289,9 @@ class SlurmExecutor(Decisions, PluginExecutor):
         if request.reason:
             cell = self.cell(job)
             where = cell.name if cell else prepared.comment
-            _say(f"{where}: {request.reason}, continues as Slurm job {job_id}.")
+            say(f"{where}: {request.reason}, continues as Slurm job {job_id}.")
         else:
-            _say(f"Slurm job {job_id}: {prepared.comment} (log: {_shorten(log)})")
+            say(f"Slurm job {job_id}: {prepared.comment} (log: {shorten(log)})")
         return answer
 
     def _recover(self, prepared: Prepared) -> Answer | None:
@@ -326,10 +327,10 @@ class SlurmExecutor(Decisions, PluginExecutor):
             return False
         if queued.state == "PENDING" and known.digest != prepared.digest:
             known.cancel()
-            _say(f"Slurm job {known.job_id} waited with an earlier request; it is replaced.")
+            say(f"Slurm job {known.job_id} waited with an earlier request; it is replaced.")
             return False
         verb = "waits for its turn" if queued.state == "PENDING" else "still runs"
-        _say(
+        say(
             f"Slurm job {known.job_id} of an earlier invocation {verb}: {known.comment}. "
             "It is kept."
         )
@@ -341,7 +342,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         aux = {
             "slurm_logfile": Path(made.log),
             "cluster": made.cluster,
-            "step": _steps_done(cell) if cell and not kept else 0,
+            "step": (steps_done(cell) or 0) if cell and not kept else 0,
             "doubts": 0,
             "kept": kept,
             "kind": self._kind(job),
@@ -524,7 +525,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         abandon()
         jobs = ", ".join(sorted(self._in_queue, key=int))
         kept = f"Slurm jobs {jobs} go on" if jobs else "no job is in Slurm's queue"
-        _say(f"Ended by SIGTERM; {kept}. Start Snakemake again to continue.")
+        say(f"Ended by SIGTERM; {kept}. Start Snakemake again to continue.")
         self.wait = False
         self.workflow.scheduler.executor_error_callback(WorkflowError("ended by SIGTERM"))
         _terminate_children()
@@ -559,14 +560,6 @@ def _log_folder(grid: Grid) -> Path:
     return Path(grid.study.folder).resolve() / "slurm_logs"
 
 
-def _steps_done(cell: Cell) -> int:
-    try:
-        summary = read_summary(cell.folder)
-    except ConfigError:
-        return 0
-    return summary.steps_done if summary else 0
-
-
 def _link(log: Path, link: Path) -> None:
     """Link a job's log in its run's folder, named by the job id."""
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -576,13 +569,3 @@ def _link(log: Path, link: Path) -> None:
 
 def _flag(name: str, value: object) -> str:
     return f"{name} {shlex.quote(str(value))}" if value else ""
-
-
-def _shorten(path: str) -> str:
-    return (
-        str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
-    )
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
