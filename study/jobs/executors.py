@@ -561,10 +561,13 @@ def _log_folder(grid: Grid) -> Path:
 
 
 def _link(log: Path, link: Path) -> None:
-    """Link a job's log in its run's folder, named by the job id."""
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(log.parent.resolve() / log.name, link.parent.resolve()))
+    """Link a job's log in its run's folder, named by the job id; if that fails, say so."""
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(log.parent.resolve() / log.name, link.parent.resolve()))
+    except OSError as error:
+        say(f"{link}: cannot be created: {error.strerror or error}. It would link to {log}.")
 
 
 def _flag(name: str, value: object) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from snakemake_interface_common.exceptions import WorkflowError
 
+from study.jobs.messages import say
 from study.jobs.slurm_commands import ACTIVE, QueuedJob, cancel_job, list_jobs
 from trainer.files import write_atomically
 from trainer.json_files import parse_json
@@ -36,9 +37,15 @@ class Record:
         self._path = path
 
     def add(self, made: Submission) -> None:
-        """Add a job."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(made)) + "\n")
+        """Add a job; if the file cannot be written, say so: the job is in the queue anyway."""
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(made)) + "\n")
+        except OSError as error:
+            say(
+                f"{self._path}: cannot be written: {error.strerror or error}. If Snakemake is "
+                f"started again, it will not know of Slurm job {made.job_id}."
+            )
 
     def find_queued(
         self, clusters: Iterable[str | None]

@@ -23,7 +23,9 @@ from study.jobs.decisions import Decisions
 from study.jobs.executors import TESTED, Prepared, SlurmExecutor, check_versions
 from study.jobs.job_script import ENDED, read_note, write_script
 from study.jobs.progress import Progress
-from study.jobs.slurm_commands import QueuedJob
+from study.jobs.slurm_commands import Answer, QueuedJob
+from study.jobs.submission import Request
+from study.jobs.submitted import Record
 from study.jobs.verdict import GONE
 from study.load import load_study
 
@@ -356,3 +358,28 @@ def test_a_job_whose_submission_got_no_answer_is_known_by_its_output(
     assert (answer.code, answer.out) == (0, "45")
     del listed[None, "45"]
     assert executor._recover(prepared) is None
+
+
+def test_a_file_system_that_is_full_after_a_submission_does_not_end_the_submissions(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executor = Polled(grid)
+    info, folder = job_of(grid)
+    (folder / "slurm_logs").write_text("no folder")  # nothing can be linked in it
+    executor.slurm_logdir.joinpath("submitted.jsonl").mkdir()
+    executor._record = Record(executor.slurm_logdir / "submitted.jsonl")
+    executor._shown = [info.job]  # type: ignore[assignment]
+    executor._doubtful, executor._earlier = "", {}
+    submitted: list[Any] = []
+    monkeypatch.setattr(executor, "report_job_submission", submitted.append)
+    monkeypatch.setattr(executors, "ask", lambda command, stdin: Answer(0, "7\n", ""))
+    log = executor.slurm_logdir / "%j.log"
+    prepared = Prepared(["sbatch"], "", "test/one/1", "cell one", None, log)
+    monkeypatch.setattr(executor, "prepare", lambda job: prepared)
+    assert executor._submit(Request(info.job, "")).code == 0
+    assert [job.external_jobid for job in submitted] == ["7"]
+    said = capsys.readouterr().err
+    assert "submitted.jsonl: cannot be written: Is a directory. If Snakemake is started" in said
+    assert (
+        f"slurm_logs/7.log: cannot be created: File exists. It would link to {log.parent}" in said
+    )

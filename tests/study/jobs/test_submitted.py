@@ -52,3 +52,13 @@ def test_nothing_is_submitted_twice_because_slurm_does_not_answer(
     record.add(submission("1", "runs"))
     with pytest.raises(WorkflowError, match="Start again when squeue answers"):
         record.find_queued([None])
+
+
+def test_a_record_that_cannot_be_written_is_told_and_is_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The job is in the queue by then."""
+    path = tmp_path / "submitted.jsonl"
+    path.mkdir()
+    Record(path).add(submission("1", "runs"))
+    assert f"{path}: cannot be written: Is a directory." in capsys.readouterr().err
