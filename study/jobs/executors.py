@@ -457,16 +457,14 @@ class SlurmExecutor(Decisions, PluginExecutor):
             saved_step=summary.steps_done if summary and last == "preempted" else None,
             first_step=info.aux["step"],
             out_of_memory=state in ("FAILED", "OUT_OF_MEMORY") and ran_out_of_memory(log),
+            kept=info.aux["kept"],
         )
         verdict = judge(end)
         if cell is not None and verdict.action != "done":
             note_shortage(cell.name, end)
-        if verdict.action == "continue" or (
-            info.aux["kept"] and state == "COMPLETED" and not end.complete
-        ):
+        if verdict.action == "continue":
             job.attempt = job.attempt  # its resources are computed again
-            reason = verdict.reason if verdict.action == "continue" else "settings have changed"
-            self._submissions.add(self._request(job, reason), first=True)
+            self._submissions.add(self._request(job, verdict.reason), first=True)
         elif verdict.action == "done":
             if cell is not None:
                 self.progress.finished(cell)
