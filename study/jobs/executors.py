@@ -67,7 +67,7 @@ from study.jobs.slurm_commands import (
 )
 from study.jobs.submission import Request, Submissions
 from study.jobs.submitted import Record, Submission
-from study.jobs.verdict import GONE, End, Verdict, judge, note_shortage
+from study.jobs.verdict import GONE, End, judge, note_shortage
 from study.measure.logs import is_up_to_date, read_summary
 from trainer.problems import ConfigError
 
@@ -470,11 +470,12 @@ class SlurmExecutor(Decisions, PluginExecutor):
                 self.progress.finished(cell)
             self.report_job_success(info)
         else:
-            if verdict.action == "give up":
+            lacks = self._what_its_node_lacks(info) if state == "FAILED" else ""
+            if lacks or verdict.action == "give up":
                 give_up(job)
-            self.report_job_error(
-                info, msg=self._explain(info, state, verdict), aux_logs=[str(log)]
-            )
+            said = f"Slurm job {info.external_jobid} ended: {state}. {verdict.reason}".strip()
+            message = f"{said}\n{lacks}" if lacks else said
+            self.report_job_error(info, msg=message, aux_logs=[str(log)])
 
     def _end(self, info: Any) -> None:
         self._in_queue.pop(info.external_jobid, None)
@@ -483,25 +484,21 @@ class SlurmExecutor(Decisions, PluginExecutor):
         (self.slurm_logdir / ENDED / info.external_jobid).unlink(missing_ok=True)
         self._submissions.job_ended()
 
-    def _explain(self, info: Any, state: str, verdict: Verdict) -> str:
-        said = f"Slurm job {info.external_jobid} ended: {state}. {verdict.reason}".strip()
-        if state != "FAILED":
-            return said
+    def _what_its_node_lacks(self, info: Any) -> str:
+        """Return what the node of a failed job does not see, for people; empty if it sees all."""
         log = info.aux["slurm_logfile"]
         code = find_exit_code(info.external_jobid, info.aux["cluster"])
         if code == NO_LOG and not log.exists():
-            give_up(info.job)
             return (
-                f"{said}\nIts node cannot write to {log.parent}: expected `results_dir` "
+                f"Its node cannot write to {log.parent}: expected `results_dir` "
                 f"({self.grid.study.results_dir}) on a file system that the nodes mount."
             )
         if code == f"{OUT_OF_SIGHT}:0":
-            give_up(info.job)
             return (
-                f"{said}\nIts node does not see the folder {self.workflow.workdir_init}: expected "
+                f"Its node does not see the folder {self.workflow.workdir_init}: expected "
                 "this clone and its environment on a file system that the nodes mount."
             )
-        return said
+        return ""
 
     # The end.
 

@@ -273,6 +273,23 @@ def test_a_run_that_saved_is_submitted_again_and_is_no_failure(
     assert executor.errors == []
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("97:0", "Slurm job 7 ended: FAILED.\nIts node does not see the folder /here: expected"),
+        ("0:53", "Slurm job 7 ended: FAILED.\nIts node cannot write to "),
+    ],
+)
+def test_a_node_that_does_not_see_the_files_is_told_and_not_retried(
+    executor: Polled, grid: Grid, monkeypatch: pytest.MonkeyPatch, code: str, words: str
+) -> None:
+    monkeypatch.setattr(executors, "find_exit_code", lambda job_id, cluster: code)
+    info, _ = watched(executor, grid)
+    assert not poll(executor, info, "FAILED")
+    assert str(executor.errors[0]).startswith(words)
+    assert not retried(info.job)
+
+
 def test_polls_are_at_most_a_minute_apart(executor: Polled, grid: Grid) -> None:
     info, _ = watched(executor, grid)
     for _ in range(20):
