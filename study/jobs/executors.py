@@ -83,7 +83,6 @@ SECOND_POLL_S = 5
 LAST_S = 8
 """Seconds after SIGTERM at which Snakemake is ended if it has not ended itself."""
 
-
 TESTED = {"snakemake": "9.27", "snakemake-executor-plugin-slurm": "2.8"}
 """The versions that these classes extend, as pyproject.toml has them."""
 
@@ -95,9 +94,8 @@ def check_versions() -> None:
         if not found.startswith(f"{tested}."):
             sys.exit(
                 f"{package} {found}: study/jobs/executors.py extends its executor and was tested "
-                f"with {tested} only. Run `pip install '{package}=={tested}.*'`, or run tests/slurm"
-                " "
-                "with it, then change TESTED and pyproject.toml."
+                f"with {tested} only. Run `pip install '{package}=={tested}.*'`, or run "
+                "tests/slurm with it, then change TESTED and pyproject.toml."
             )
 
 
@@ -364,9 +362,12 @@ class SlurmExecutor(Decisions, PluginExecutor):
             if time.monotonic() >= self._next_poll or self._new_notes():
                 return
 
-    def _new_notes(self) -> set[str]:
-        """Return the jobs in the queue that have noted their end since the last look."""
-        found: set[str] = set()
+    def _new_notes(self) -> dict[str, int]:
+        """Return the jobs in the queue that have noted their end since the last look.
+
+        Each with the time of its note: a job that Slurm requeues notes another end later.
+        """
+        found: dict[str, int] = {}
         try:
             entries = list(os.scandir(self.slurm_logdir / ENDED))
         except OSError:
@@ -378,7 +379,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
                 except OSError:
                     continue
                 if self._seen_notes.get(entry.name) != changed:
-                    found.add(entry.name)
+                    found[entry.name] = changed
         return found
 
     async def check_active_jobs(self, active_jobs: list[Any]) -> AsyncIterator[Any]:
@@ -388,10 +389,8 @@ class SlurmExecutor(Decisions, PluginExecutor):
                 yield info
             return
         noted = self._new_notes()
+        self._seen_notes |= noted
         codes = {job_id: read_note(self.slurm_logdir, job_id) for job_id in noted}
-        for job_id in noted:
-            note = self.slurm_logdir / ENDED / job_id
-            self._seen_notes[job_id] = note.stat().st_mtime_ns if note.exists() else 0
         listed = None
         if active_jobs and (time.monotonic() >= self._next_poll or any(codes.values())):
             listed = list_jobs(self._clusters)
