@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from snakemake.executors.local import Executor as SnakemakeLocalExecutor
 from snakemake.persistence import PersistenceBase
@@ -120,6 +120,15 @@ class LocalExecutor(Decisions, SnakemakeLocalExecutor):
     """Runs jobs on this machine."""
 
 
+class Kind(NamedTuple):
+    """The resources of a job that a submit limit applies to, as Snakemake names them."""
+
+    clusters: str | None
+    slurm_account: str | None
+    slurm_partition: str | None
+    qos: str | None
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A job as it is submitted."""
@@ -180,8 +189,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         self._limits = find_submit_limits()
 
     def _limit_of(self, kind: Any) -> int | None:
-        _, account, _, qos = kind
-        return self._limits(account, qos)
+        return self._limits(kind.slurm_account, kind.qos)
 
     def find_earlier_jobs(self) -> None:
         """Find the jobs of earlier invocations that are still in the queue, by one squeue."""
@@ -256,9 +264,8 @@ class SlurmExecutor(Decisions, PluginExecutor):
     def _request(self, job: Any, reason: str = "") -> Request:
         return Request(job, self._kind(job), reason)
 
-    def _kind(self, job: Any) -> tuple[Any, ...]:
-        names = ("clusters", "slurm_account", "slurm_partition", "qos")
-        return tuple(job.resources.get(name) for name in names)
+    def _kind(self, job: Any) -> Kind:
+        return Kind(*(job.resources.get(name) for name in Kind._fields))
 
     def _submit(self, request: Request) -> Answer:
         job = request.job

@@ -64,7 +64,6 @@ class QueuedJob:
     job_id: str
     state: str
     reason: str
-    nodes: str
     name: str
     comment: str
 
@@ -111,13 +110,13 @@ def list_jobs(clusters: Iterable[str | None]) -> dict[tuple[str | None, str], Qu
     """
     found = {}
     for cluster in clusters:
-        shown = ["--noheader", "--states=all", "--format=%i|%T|%r|%N|%j|%k"]
+        shown = ["--noheader", "--states=all", "--format=%i|%T|%r|%j|%k"]
         answer = ask(["squeue", *_on(cluster), "--me", *shown])
         if answer.code:
             return None
         for line in answer.out.splitlines():
-            if line.count("|") >= 5:  # newer versions print the cluster's name first
-                job = QueuedJob(*line.split("|", maxsplit=5))
+            if line.count("|") >= 4:  # newer versions print the cluster's name first
+                job = QueuedJob(*line.split("|", maxsplit=4))
                 found[cluster, job.job_id] = job
     return found
 

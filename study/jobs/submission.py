@@ -29,7 +29,7 @@ class Request:
     job: Any
     """What it is for."""
     kind: Hashable
-    """What a submit limit applies to: account, partition and QOS."""
+    """What a submit limit applies to, such as an account and a QOS."""
     reason: str = ""
     """Why it is submitted again, for people."""
 

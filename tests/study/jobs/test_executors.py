@@ -187,7 +187,7 @@ def poll(executor: Polled, info: Any, state: str | None) -> bool:
 
 
 def queued_job(state: str) -> QueuedJob:
-    return QueuedJob("7", state, "None", "n1", "name", "comment")
+    return QueuedJob("7", state, "None", "name", "comment")
 
 
 @pytest.fixture
@@ -304,9 +304,9 @@ def test_the_line_says_what_runs_and_waits_and_until_when(grid: Grid) -> None:
         progress.submitted(cell, str(number))
     progress.polled(
         {
-            (None, "1"): QueuedJob("1", "RUNNING", "None", "n1", "", ""),
-            (None, "2"): QueuedJob("2", "PENDING", "Priority", "", "", ""),
-            (None, "3"): QueuedJob("3", "RUNNING", "None", "n1", "another study's", ""),
+            (None, "1"): QueuedJob("1", "RUNNING", "None", "", ""),
+            (None, "2"): QueuedJob("2", "PENDING", "Priority", "", ""),
+            (None, "3"): QueuedJob("3", "RUNNING", "None", "another study's", ""),
         }
     )
     line = progress.line(not_submitted=1)
@@ -365,7 +365,7 @@ def test_a_job_whose_submission_got_no_answer_is_known_by_its_output(
     prepared = Prepared([], "", "study/one/1", "cell one", None, Path("/here/logs/%j.log"))
     files = {"44": "/elsewhere/logs/44.log", "45": "/here/logs/45.log"}
     listed = {
-        (None, job_id): QueuedJob(job_id, "RUNNING", "", "", "study/one/1", "cell one")
+        (None, job_id): QueuedJob(job_id, "RUNNING", "", "study/one/1", "cell one")
         for job_id in files
     }
     monkeypatch.setattr(executors, "list_jobs", lambda clusters: listed)

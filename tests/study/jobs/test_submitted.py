@@ -15,7 +15,7 @@ def submission(job_id: str, comment: str) -> Submission:
 
 
 def queued(job_id: str, state: str, name: str = "study/one/1") -> QueuedJob:
-    return QueuedJob(job_id, state, "None", "", name, "")
+    return QueuedJob(job_id, state, "None", name, "")
 
 
 def test_the_jobs_in_the_queue_are_found_once_for_each_work(
