@@ -168,26 +168,32 @@ def classify_refusal(message: str) -> Literal["limit", "transient", "refused"]:
 def find_submit_limits() -> Callable[[str | None, str | None], int | None]:
     """Return a function from account and QOS to this user's limit of submitted jobs.
 
-    None stands for the default account or QOS, and for no limit that the accounting tells.
+    None stands for the default account or QOS, and for no limit that the accounting tells; then
+    sbatch alone tells.
     """
     if shutil.which("sacctmgr") is None:
         return lambda account, qos: None
-    shown = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show"]
-    fields = "format=account,defaultqos,maxsubmitjobs"
-    rows = _rows([*shown, "assoc", f"user={getpass.getuser()}", fields])
-    accounts = {row[0]: row[1:] for row in rows if len(row) == 3}
-    of_qos = dict(_rows([*shown, "qos", "format=name,maxsubmitjobsperuser"]))
-    default = [
-        row[1] for row in _rows([*shown, "user", getpass.getuser(), "format=user,defaultaccount"])
-    ]
+    user = getpass.getuser()
+    accounts: dict[str, list[str]] = {}
+    for account, *row in _accounting("assoc", "account,defaultqos,maxsubmitjobs", f"user={user}"):
+        # An account has a row for each of its clusters and partitions, which need not agree.
+        if accounts.setdefault(account, row) != row:
+            accounts[account] = ["", ""]
+    of_qos = {name: most for name, most in _accounting("qos", "name,maxsubmitjobsperuser")}
+    default = [account for _, account in _accounting("user", "user,defaultaccount", user)]
 
     def limit(account: str | None, qos: str | None) -> int | None:
-        default_qos, of_account = accounts.get(account or "".join(default[:1]), ("", ""))
+        default_qos, of_account = accounts.get(account or "".join(default[:1]), ["", ""])
         told = [of_account, of_qos.get(qos or default_qos, "")]
-        return min((int(number) for number in told if number.isdigit()), default=None)
+        # A limit of 0 would be waited for in silence; sbatch refuses it with a message.
+        return min((int(number) for number in told if number.strip("0").isdigit()), default=None)
 
     return limit
 
 
-def _rows(command: Sequence[str]) -> list[list[str]]:
-    return [line.split("|") for line in ask(command).out.splitlines()]
+def _accounting(kind: str, fields: str, *which: str) -> list[list[str]]:
+    """Return sacctmgr's rows; none without accounting, which it may say on standard output."""
+    flags = ["--noheader", "--parsable2", "--readonly"]
+    shown = ask(["sacctmgr", *flags, "show", kind, *which, f"format={fields}"]).out
+    rows = [line.split("|") for line in shown.splitlines()]
+    return [row for row in rows if len(row) == len(fields.split(","))]

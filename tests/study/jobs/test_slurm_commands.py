@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from study.jobs import slurm_commands
-from study.jobs.slurm_commands import Answer, QueuedJob, list_jobs
+from study.jobs.slurm_commands import Answer, QueuedJob, find_submit_limits, list_jobs
 
 
 @pytest.fixture
@@ -27,3 +27,29 @@ def test_a_line_of_squeue_is_a_job(answers: dict[str, str]) -> None:
     assert list_jobs(["trial"]) == {
         ("trial", "8"): QueuedJob("8", "PENDING", "Priority", "study/one/1", "a | b")
     }
+
+
+def test_the_lower_limit_of_account_and_qos_applies(answers: dict[str, str]) -> None:
+    answers["show assoc"] = "ours|normal|8\nother|few|\nclosed|normal|0\nten|normal|10\n"
+    answers["show qos"] = "normal|\nfew|2\n"
+    answers["show user"] = "me|ours\n"
+    limit = find_submit_limits()
+    assert [limit(None, None), limit(None, "few"), limit("other", None)] == [8, 2, 2]
+    assert [limit("other", "normal"), limit("unknown", None), limit("ten", None)] == [
+        None,
+        None,
+        10,
+    ]
+    # To wait until fewer than no jobs are in the queue takes for ever.
+    assert limit("closed", None) is None
+
+
+def test_an_account_whose_clusters_have_different_limits_has_none(answers: dict[str, str]) -> None:
+    answers["show assoc"] = "ours|normal|8\nours|normal|1\nours|normal|8\nsame|few|3\nsame|few|3\n"
+    limit = find_submit_limits()
+    assert [limit("ours", None), limit("same", None)] == [None, 3]
+
+
+def test_without_accounting_there_is_no_limit(answers: dict[str, str]) -> None:
+    answers["sacctmgr"] = "You are not running a supported accounting_storage plugin\n"
+    assert find_submit_limits()(None, None) is None
