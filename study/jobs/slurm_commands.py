@@ -28,6 +28,11 @@ NEVER_STARTS = re.compile(
 )
 """Reasons of squeue for which a waiting job will not start however long it waits."""
 
+# In sbatch's message about a valid request for nodes that are in use; from slurm_errno.c.
+_HAS_TO_WAIT = ("busy", "not available now", "not available (")
+# In its message about nodes that do not exist; with --test-only, also about nodes that are down.
+_NO_SUCH_NODE = "Requested node configuration is not available"
+
 # sbatch prints the limit's name before its general message about accounting and QOS policies.
 _LIMIT = re.compile(r"MaxSubmitJob|GrpSubmitJobs|temporarily unable to accept job", re.IGNORECASE)
 _TRANSIENT = re.compile(
@@ -163,6 +168,28 @@ def classify_refusal(message: str) -> Literal["limit", "transient", "refused"]:
     if _LIMIT.search(message):
         return "limit"
     return "transient" if _TRANSIENT.search(message) else "refused"
+
+
+def find_refusal(command: Sequence[str], script: str, partition: str, cluster: str | None) -> str:
+    """Return with which message sbatch would refuse a request; empty if it would accept it.
+
+    Submits nothing. A request that has to wait, or gets no answer, is not refused.
+    """
+    answer = ask([*command, "--test-only"], stdin=script)
+    message = answer.message
+    if answer.code == 0 or classify_refusal(message) != "refused":
+        return ""
+    if any(words in message.lower() for words in _HAS_TO_WAIT):
+        return ""
+    if _NO_SUCH_NODE in message and _has_nodes_down(partition, cluster):
+        return ""
+    return message or f"exit code {answer.code}"
+
+
+def _has_nodes_down(partition: str, cluster: str | None) -> bool:
+    shown = ["--noheader", "--states=down,drain,fail,maint,reboot", "--format=%D"]
+    lines = ask(["sinfo", *_on(cluster), f"--partition={partition}", *shown]).out.splitlines()
+    return any(line.strip()[:1].isdigit() for line in lines)  # not the cluster's name
 
 
 def find_submit_limits() -> Callable[[str | None, str | None], int | None]:

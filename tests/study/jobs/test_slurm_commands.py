@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from study.jobs import slurm_commands
-from study.jobs.slurm_commands import Answer, QueuedJob, find_submit_limits, list_jobs
+from study.jobs.slurm_commands import Answer, QueuedJob, find_refusal, find_submit_limits, list_jobs
 
 
 @pytest.fixture
@@ -53,3 +53,19 @@ def test_an_account_whose_clusters_have_different_limits_has_none(answers: dict[
 def test_without_accounting_there_is_no_limit(answers: dict[str, str]) -> None:
     answers["sacctmgr"] = "You are not running a supported accounting_storage plugin\n"
     assert find_submit_limits()(None, None) is None
+
+
+def test_a_request_for_nodes_that_are_down_waits_also_on_another_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    down = {"-M theirs": "CLUSTER: theirs\n2\n", "-M ours": "CLUSTER: ours\n"}
+
+    def ask(command: Sequence[str], stdin: str | None = None) -> Answer:
+        if command[0] == "sinfo":
+            return Answer(0, down[" ".join(command[1:3])], "")
+        said = "allocation failure: Requested node configuration is not available"
+        return Answer(1, "", f"sbatch: error: {said}\n")
+
+    monkeypatch.setattr(slurm_commands, "ask", ask)
+    assert find_refusal(["sbatch"], "", "gpu", "theirs") == ""
+    assert "is not available" in find_refusal(["sbatch"], "", "gpu", "ours")
