@@ -279,7 +279,7 @@ def test_nodes_that_do_not_see_the_clone_or_the_results_are_told(study: SlurmStu
 
 
 def test_profile_states_one_policy() -> None:
-    """Slurm requeues, Snakemake retries; retries in a rule would be multiplied by the job's own."""
+    """Slurm requeues, Snakemake retries; no rule has a number of retries of its own."""
     profile = yaml.safe_load((ROOT / "profiles" / "default" / "profile.yaml").read_text())
     assert profile["slurm-requeue"] is True
     assert "slurm-no-requeue" not in profile
