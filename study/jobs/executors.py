@@ -42,7 +42,7 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
 from study.grid import Grid
-from study.jobs.decisions import Decisions, give_up
+from study.jobs.decisions import Decisions, find_summary, give_up
 from study.jobs.job_script import (
     ENDED,
     NO_LOG,
@@ -52,7 +52,7 @@ from study.jobs.job_script import (
     write_script,
 )
 from study.jobs.messages import say, shorten
-from study.jobs.progress import Progress, steps_done
+from study.jobs.progress import Progress
 from study.jobs.slurm_commands import (
     ACTIVE,
     Answer,
@@ -344,10 +344,12 @@ class SlurmExecutor(Decisions, PluginExecutor):
 
     def _watch(self, job: Any, made: Submission, kept: bool = False) -> None:
         cell = self.cell(job)
+        before = find_summary(cell) if cell and not kept else None
         aux = {
             "slurm_logfile": Path(made.log),
             "cluster": made.cluster,
-            "step": (steps_done(cell) or 0) if cell and not kept else 0,
+            "step": before.steps_done if before else 0,
+            "attempts": len(before.attempts) if before else 0,
             "doubts": 0,
             "kept": kept,
             "kind": self._kind(job),
@@ -456,11 +458,15 @@ class SlurmExecutor(Decisions, PluginExecutor):
         self._end(info)
         log = info.aux["slurm_logfile"]
         summary = read_summary(cell.folder) if cell else None
-        last = summary.attempts[-1].status if summary else None
+        saved = (
+            summary is not None
+            and summary.attempts[-1].status == "preempted"
+            and len(summary.attempts) > info.aux["attempts"]
+        )
         end = End(
             state=state,
             complete=is_up_to_date(cell) if cell else state == "COMPLETED",
-            saved_step=summary.steps_done if summary and last == "preempted" else None,
+            saved_step=summary.steps_done if summary and saved else None,
             first_step=info.aux["step"],
             out_of_memory=state in ("FAILED", "OUT_OF_MEMORY") and ran_out_of_memory(log),
             kept=info.aux["kept"],

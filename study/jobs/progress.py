@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from study.grid import Cell, Grid
+from study.jobs.decisions import find_summary
 from study.jobs.messages import say
 from study.jobs.slurm_commands import NEVER_STARTS, QueuedJob
-from study.measure.logs import read_summary
-from trainer.problems import ConfigError
 
 FIRST_S, EVERY_S = 20, 60
 
@@ -90,8 +89,8 @@ class Progress:
         return f"[{datetime.now():%H:%M}] Slurm: " + "; ".join(parts) + "."
 
     def _describe(self, cell: Cell) -> str:
-        step = steps_done(cell)
-        at = f" at step {step} of {cell.run.steps}" if step is not None else ""
+        summary = find_summary(cell)
+        at = f" at step {summary.steps_done} of {cell.run.steps}" if summary else ""
         return f"{cell.cluster}/{cell.model}/{cell.gpus}{at}"
 
     def _end(self, running: int) -> datetime | None:
@@ -106,15 +105,6 @@ class Progress:
         }
         longest, total = max(left.values(), default=0.0), sum(left.values())
         return datetime.now() + timedelta(seconds=max(longest, total / running))
-
-
-def steps_done(cell: Cell) -> int | None:
-    """Return the last recorded step of a run; None if it has not started."""
-    try:
-        summary = read_summary(cell.folder)
-    except ConfigError:
-        return None
-    return summary.steps_done if summary else None
 
 
 def _day(moment: datetime) -> str:

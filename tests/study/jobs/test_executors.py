@@ -26,7 +26,7 @@ from study.jobs.progress import Progress
 from study.jobs.slurm_commands import Answer, QueuedJob
 from study.jobs.submission import Request
 from study.jobs.submitted import Record
-from study.jobs.verdict import GONE
+from study.jobs.verdict import GONE, find_shortage
 from study.load import load_study
 
 RETRIES = 2
@@ -169,7 +169,7 @@ def watched(executor: Polled, grid: Grid) -> Any:
     info, folder = job_of(grid)
     log = executor.slurm_logdir / "7.log"
     aux = {"slurm_logfile": log, "cluster": None, "step": 0, "doubts": 0, "kept": False}
-    info.aux = aux | {"kind": ()}
+    info.aux = aux | {"attempts": 0, "kind": ()}
     executor._in_queue["7"] = info
     return info, folder
 
@@ -271,6 +271,19 @@ def test_a_run_that_saved_is_submitted_again_and_is_no_failure(
     assert request.reason == "time limit, saved at step 12"
     assert info.job.attempt == 1
     assert executor.errors == []
+
+
+def test_a_job_that_fails_before_its_run_starts_has_not_saved(executor: Polled, grid: Grid) -> None:
+    """run.json is still that of an attempt before, which had saved."""
+    info, folder = watched(executor, grid)
+    info.aux |= {"step": 12, "attempts": 1}
+    summary = {"status": "preempted", "fingerprint": "x", "params": 1, "steps_done": 12}
+    (folder / "run.json").write_text(json.dumps(summary | {"attempts": [attempt("preempted")]}))
+    before = find_shortage(grid[0].name)
+    assert not poll(executor, info, "FAILED")
+    assert executor.errors == ["Slurm job 7 ended: FAILED."]
+    assert find_shortage(grid[0].name) == before
+    assert retried(info.job)
 
 
 @pytest.mark.parametrize(
