@@ -11,17 +11,11 @@ from typing import Any
 from snakemake_interface_common.exceptions import WorkflowError
 
 from study.grid import Cell, Grid
+from study.jobs.decisions import find_cell
 from study.jobs.executors import Prepared, SlurmExecutor, leave_on_sigterm
-from study.jobs.slurm_commands import ask, classify_refusal
+from study.jobs.slurm_commands import find_refusal
 from trainer.files import write_atomically
 from trainer.problems import ConfigError
-
-HAS_TO_WAIT = ("busy", "not available now", "not available (")
-"""In sbatch's message about a valid request for nodes that are in use; from slurm_errno.c."""
-
-NO_SUCH_NODE = "Requested node configuration is not available"
-"""In sbatch's message about nodes that do not exist; with --test-only, also about nodes that are
-down."""
 
 
 def start(workflow: Any, grid: Grid) -> None:
@@ -31,7 +25,7 @@ def start(workflow: Any, grid: Grid) -> None:
     """
     executor = workflow.scheduler._executor
     jobs = list(workflow.dag.needrun_jobs())
-    cells = _cells_to_train(executor, jobs)
+    cells = _cells_to_train(grid, jobs)
     if isinstance(executor, SlurmExecutor):
         problems = [*find_impossible_here(executor, jobs), *find_rejected(executor, jobs)]
         if problems:
@@ -62,10 +56,10 @@ def start(workflow: Any, grid: Grid) -> None:
         _limit_to_cores(workflow)
 
 
-def _cells_to_train(executor: Any, jobs: Iterable[Any]) -> list[Cell]:
+def _cells_to_train(grid: Grid, jobs: Iterable[Any]) -> list[Cell]:
     """Return the cells that jobs train, in the grid's order."""
-    names = {cell.name for cell in map(executor.cell, jobs) if cell is not None}
-    return [cell for cell in executor.grid if cell.name in names]
+    names = {cell.name for job in jobs if (cell := find_cell(grid, job)) is not None}
+    return [cell for cell in grid if cell.name in names]
 
 
 def _write_settings(jobs: Iterable[Any]) -> None:
@@ -154,23 +148,12 @@ def _why_rejected(executor: SlurmExecutor, job: Any) -> str:
         prepared = executor.prepare(job)
     except WorkflowError as error:
         return f"cannot be requested: {error}"
-    answer = ask([*prepared.command, "--test-only"], stdin=prepared.script)
-    if answer.code == 0 or classify_refusal(answer.message) != "refused":
-        return ""
-    if any(words in answer.message.lower() for words in HAS_TO_WAIT):
-        return ""
-    if NO_SUCH_NODE in answer.message and _has_nodes_down(job.resources.get("slurm_partition")):
-        return ""
-    return f"requests `{_shorten(prepared)}`; Slurm answers: {answer.message}"
+    partition = job.resources.get("slurm_partition")
+    refusal = find_refusal(prepared.command, prepared.script, partition, prepared.cluster)
+    return refusal and f"requests `{_shorten(prepared)}`; Slurm answers: {refusal}"
 
 
 def _shorten(prepared: Prepared) -> str:
     """Return the command without what cannot be wrong."""
     start = prepared.command.index("--comment") + 2
     return shlex.join(["sbatch", *prepared.command[start:]])
-
-
-def _has_nodes_down(partition: str) -> bool:
-    states = "--states=down,drain,fail,maint,reboot"
-    answer = ask(["sinfo", "--noheader", f"--partition={partition}", states, "--format=%D"])
-    return bool(answer.out.strip())

@@ -22,11 +22,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from snakemake.executors.local import Executor as SnakemakeLocalExecutor
 from snakemake.persistence import PersistenceBase
@@ -41,7 +41,8 @@ from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
-from study.grid import Cell, Grid
+from study.grid import Grid
+from study.jobs.decisions import Decisions, find_summary, give_up
 from study.jobs.job_script import (
     ENDED,
     NO_LOG,
@@ -50,6 +51,7 @@ from study.jobs.job_script import (
     read_note,
     write_script,
 )
+from study.jobs.messages import say, shorten
 from study.jobs.progress import Progress
 from study.jobs.slurm_commands import (
     ACTIVE,
@@ -64,13 +66,10 @@ from study.jobs.slurm_commands import (
     list_jobs,
 )
 from study.jobs.submission import Request, Submissions
-from study.jobs.verdict import GONE, End, Verdict, judge, note_shortage
-from study.measure.logs import is_up_to_date, read_failure, read_summary
-from trainer.files import write_atomically
-from trainer.json_files import parse_json
+from study.jobs.submitted import Record, Submission
+from study.jobs.verdict import GONE, End, judge, note_shortage
+from study.measure.logs import is_up_to_date, read_summary
 from trainer.problems import ConfigError
-
-TRAINING_RULES = ("train", "train_here")
 
 LONGEST_POLL_S = 60
 """Most seconds between two questions to Slurm."""
@@ -84,7 +83,6 @@ SECOND_POLL_S = 5
 LAST_S = 8
 """Seconds after SIGTERM at which Snakemake is ended if it has not ended itself."""
 
-
 TESTED = {"snakemake": "9.27", "snakemake-executor-plugin-slurm": "2.8"}
 """The versions that these classes extend, as pyproject.toml has them."""
 
@@ -96,9 +94,8 @@ def check_versions() -> None:
         if not found.startswith(f"{tested}."):
             sys.exit(
                 f"{package} {found}: study/jobs/executors.py extends its executor and was tested "
-                f"with {tested} only. Run `pip install '{package}=={tested}.*'`, or run tests/slurm"
-                " "
-                "with it, then change TESTED and pyproject.toml."
+                f"with {tested} only. Run `pip install '{package}=={tested}.*'`, or run "
+                "tests/slurm with it, then change TESTED and pyproject.toml."
             )
 
 
@@ -119,62 +116,17 @@ def work_without_lock() -> None:
     PersistenceBase.lock = PersistenceBase.noop
 
 
-class _Decisions:
-    """What is common to both: a run's own files say whether it is complete, and why it failed."""
-
-    grid: Grid
-
-    def cell(self, job: Any) -> Cell | None:
-        """Return the cell that a job trains; None for other jobs."""
-        if job.is_group() or job.rule.name not in TRAINING_RULES:
-            return None
-        cell: Cell = self.grid.at(job.wildcards)
-        return cell
-
-    def report_job_success(self, job_info: Any) -> None:
-        """Report a job that has ended with code 0; a run that is not complete is an error."""
-        cell = self.cell(job_info.job)
-        if cell is not None and not is_up_to_date(cell):
-            message = f"{cell.name}: the job exited with code 0, but the run is not complete."
-            self.report_job_error(job_info, msg=message)
-            return
-        super().report_job_success(job_info)  # type: ignore[misc]
-
-    def report_job_error(self, job_info: Any, msg: str | None = None, **kwargs: Any) -> None:
-        """Report a failed job, and have it retried only if that can help."""
-        cell = self.cell(job_info.job)
-        verdict = ""
-        if cell is not None and (failure := read_failure(cell.folder)):
-            verdict = failure.message
-            if not failure.retry:
-                give_up(job_info.job)
-                verdict += " Not retried."
-        # The executor appends a sentence of its own.
-        message = "\n".join(filter(None, [msg, verdict, " "]))
-        known = msg or verdict
-        super().report_job_error(job_info, message if known else None, **kwargs)  # type: ignore[misc]
-
-
-def give_up(job: Any) -> None:
-    """Have Snakemake not retry a job."""
-    job.attempt = job.restart_times + 1
-
-
-class LocalExecutor(_Decisions, SnakemakeLocalExecutor):
+class LocalExecutor(Decisions, SnakemakeLocalExecutor):
     """Runs jobs on this machine."""
 
 
-@dataclass(frozen=True)
-class Submission:
-    """A job that was submitted, as it is remembered for later invocations."""
+class Kind(NamedTuple):
+    """The resources of a job that a submit limit applies to, as Snakemake names them."""
 
-    job_id: str
-    cluster: str | None
-    name: str
-    comment: str
-    digest: str
-    """Of the whole request: sbatch's arguments and the script."""
-    log: str
+    clusters: str | None
+    slurm_account: str | None
+    slurm_partition: str | None
+    qos: str | None
 
 
 @dataclass(frozen=True)
@@ -194,7 +146,7 @@ class Prepared:
         return sha256(json.dumps([self.command, self.script]).encode()).hexdigest()[:16]
 
 
-class SlurmExecutor(_Decisions, PluginExecutor):
+class SlurmExecutor(Decisions, PluginExecutor):
     """Runs jobs through Slurm."""
 
     def __init__(self, workflow: Any, logger: Any) -> None:
@@ -202,7 +154,7 @@ class SlurmExecutor(_Decisions, PluginExecutor):
         workflow.executor_settings.status_command = None
         self.slurm_logdir = _log_folder(self.grid)
         (self.slurm_logdir / ENDED).mkdir(parents=True, exist_ok=True)
-        self._record = self.slurm_logdir / "submitted.jsonl"
+        self._record = Record(self.slurm_logdir / "submitted.jsonl")
         self._clusters: set[str | None] = {
             cluster.slurm.clusters for cluster in self.grid.study.clusters.values() if cluster.slurm
         }
@@ -237,38 +189,11 @@ class SlurmExecutor(_Decisions, PluginExecutor):
         self._limits = find_submit_limits()
 
     def _limit_of(self, kind: Any) -> int | None:
-        _, account, _, qos = kind
-        return self._limits(account, qos)
+        return self._limits(kind.slurm_account, kind.qos)
 
     def find_earlier_jobs(self) -> None:
         """Find the jobs of earlier invocations that are still in the queue, by one squeue."""
-        try:
-            lines = self._record.read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return
-        listed = list_jobs(self._clusters) if lines else {}
-        if listed is None:
-            raise WorkflowError(
-                "Slurm does not answer; whether jobs of an earlier invocation still run is not "
-                "known. Start again when squeue answers."
-            )
-        kept = []
-        for line in lines:
-            try:
-                known = Submission(**parse_json(line))
-            except (ValueError, TypeError):
-                continue  # cut off when the file system was full
-            queued = listed.get((known.cluster, known.job_id))
-            if queued and queued.state in ACTIVE and queued.name == known.name:
-                kept.append(line)
-                other = self._earlier.get(known.comment)
-                if other and other[1].state != "PENDING":
-                    self._cancel(known)
-                    continue
-                if other:
-                    self._cancel(other[0])
-                self._earlier[known.comment] = (known, queued)
-        write_atomically(self._record, "".join(f"{line}\n" for line in kept))
+        self._earlier = self._record.find_queued(self._clusters)
 
     def prepare(self, job: Any) -> Prepared:
         """Return the sbatch command and the script of a job; raises WorkflowError."""
@@ -339,9 +264,8 @@ class SlurmExecutor(_Decisions, PluginExecutor):
     def _request(self, job: Any, reason: str = "") -> Request:
         return Request(job, self._kind(job), reason)
 
-    def _kind(self, job: Any) -> tuple[Any, ...]:
-        names = ("clusters", "slurm_account", "slurm_partition", "qos")
-        return tuple(job.resources.get(name) for name in names)
+    def _kind(self, job: Any) -> Kind:
+        return Kind(*(job.resources.get(name) for name in Kind._fields))
 
     def _submit(self, request: Request) -> Answer:
         job = request.job
@@ -365,15 +289,14 @@ class SlurmExecutor(_Decisions, PluginExecutor):
         made = Submission(
             job_id, prepared.cluster, prepared.name, prepared.comment, prepared.digest, log
         )
-        with self._record.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(made)) + "\n")
+        self._record.add(made)
         self._watch(job, made)
         if request.reason:
             cell = self.cell(job)
             where = cell.name if cell else prepared.comment
-            _say(f"{where}: {request.reason}, continues as Slurm job {job_id}.")
+            say(f"{where}: {request.reason}, continues as Slurm job {job_id}.")
         else:
-            _say(f"Slurm job {job_id}: {prepared.comment} (log: {_shorten(log)})")
+            say(f"Slurm job {job_id}: {prepared.comment} (log: {shorten(log)})")
         return answer
 
     def _recover(self, prepared: Prepared) -> Answer | None:
@@ -408,27 +331,25 @@ class SlurmExecutor(_Decisions, PluginExecutor):
         if known is None or queued is None:
             return False
         if queued.state == "PENDING" and known.digest != prepared.digest:
-            self._cancel(known)
-            _say(f"Slurm job {known.job_id} waited with an earlier request; it is replaced.")
+            known.cancel()
+            say(f"Slurm job {known.job_id} waited with an earlier request; it is replaced.")
             return False
         verb = "waits for its turn" if queued.state == "PENDING" else "still runs"
-        _say(
+        say(
             f"Slurm job {known.job_id} of an earlier invocation {verb}: {known.comment}. "
             "It is kept."
         )
         self._watch(job, known, kept=True)
         return True
 
-    def _cancel(self, known: Submission) -> None:
-        where = ["-M", known.cluster] if known.cluster else []
-        ask(["scancel", *where, known.job_id])
-
     def _watch(self, job: Any, made: Submission, kept: bool = False) -> None:
         cell = self.cell(job)
+        before = find_summary(cell) if cell and not kept else None
         aux = {
             "slurm_logfile": Path(made.log),
             "cluster": made.cluster,
-            "step": _steps_done(cell) if cell and not kept else 0,
+            "step": before.steps_done if before else 0,
+            "attempts": len(before.attempts) if before else 0,
             "doubts": 0,
             "kept": kept,
             "kind": self._kind(job),
@@ -450,9 +371,12 @@ class SlurmExecutor(_Decisions, PluginExecutor):
             if time.monotonic() >= self._next_poll or self._new_notes():
                 return
 
-    def _new_notes(self) -> set[str]:
-        """Return the jobs in the queue that have noted their end since the last look."""
-        found: set[str] = set()
+    def _new_notes(self) -> dict[str, int]:
+        """Return the jobs in the queue that have noted their end since the last look.
+
+        Each with the time of its note: a job that Slurm requeues notes another end later.
+        """
+        found: dict[str, int] = {}
         try:
             entries = list(os.scandir(self.slurm_logdir / ENDED))
         except OSError:
@@ -464,7 +388,7 @@ class SlurmExecutor(_Decisions, PluginExecutor):
                 except OSError:
                     continue
                 if self._seen_notes.get(entry.name) != changed:
-                    found.add(entry.name)
+                    found[entry.name] = changed
         return found
 
     async def check_active_jobs(self, active_jobs: list[Any]) -> AsyncIterator[Any]:
@@ -474,10 +398,8 @@ class SlurmExecutor(_Decisions, PluginExecutor):
                 yield info
             return
         noted = self._new_notes()
+        self._seen_notes |= noted
         codes = {job_id: read_note(self.slurm_logdir, job_id) for job_id in noted}
-        for job_id in noted:
-            note = self.slurm_logdir / ENDED / job_id
-            self._seen_notes[job_id] = note.stat().st_mtime_ns if note.exists() else 0
         listed = None
         if active_jobs and (time.monotonic() >= self._next_poll or any(codes.values())):
             listed = list_jobs(self._clusters)
@@ -536,33 +458,36 @@ class SlurmExecutor(_Decisions, PluginExecutor):
         self._end(info)
         log = info.aux["slurm_logfile"]
         summary = read_summary(cell.folder) if cell else None
-        last = summary.attempts[-1].status if summary else None
+        saved = (
+            summary is not None
+            and summary.attempts[-1].status == "preempted"
+            and len(summary.attempts) > info.aux["attempts"]
+        )
         end = End(
             state=state,
             complete=is_up_to_date(cell) if cell else state == "COMPLETED",
-            saved_step=summary.steps_done if summary and last == "preempted" else None,
+            saved_step=summary.steps_done if summary and saved else None,
             first_step=info.aux["step"],
             out_of_memory=state in ("FAILED", "OUT_OF_MEMORY") and ran_out_of_memory(log),
+            kept=info.aux["kept"],
         )
         verdict = judge(end)
         if cell is not None and verdict.action != "done":
             note_shortage(cell.name, end)
-        if verdict.action == "continue" or (
-            info.aux["kept"] and state == "COMPLETED" and not end.complete
-        ):
+        if verdict.action == "continue":
             job.attempt = job.attempt  # its resources are computed again
-            reason = verdict.reason if verdict.action == "continue" else "settings have changed"
-            self._submissions.add(self._request(job, reason), first=True)
+            self._submissions.add(self._request(job, verdict.reason), first=True)
         elif verdict.action == "done":
             if cell is not None:
                 self.progress.finished(cell)
             self.report_job_success(info)
         else:
-            if verdict.action == "give up":
+            lacks = self._what_its_node_lacks(info) if state == "FAILED" else ""
+            if lacks or verdict.action == "give up":
                 give_up(job)
-            self.report_job_error(
-                info, msg=self._explain(info, state, verdict), aux_logs=[str(log)]
-            )
+            said = f"Slurm job {info.external_jobid} ended: {state}. {verdict.reason}".strip()
+            message = f"{said}\n{lacks}" if lacks else said
+            self.report_job_error(info, msg=message, aux_logs=[str(log)])
 
     def _end(self, info: Any) -> None:
         self._in_queue.pop(info.external_jobid, None)
@@ -571,25 +496,21 @@ class SlurmExecutor(_Decisions, PluginExecutor):
         (self.slurm_logdir / ENDED / info.external_jobid).unlink(missing_ok=True)
         self._submissions.job_ended()
 
-    def _explain(self, info: Any, state: str, verdict: Verdict) -> str:
-        said = f"Slurm job {info.external_jobid} ended: {state}. {verdict.reason}".strip()
-        if state != "FAILED":
-            return said
+    def _what_its_node_lacks(self, info: Any) -> str:
+        """Return what the node of a failed job does not see, for people; empty if it sees all."""
         log = info.aux["slurm_logfile"]
         code = find_exit_code(info.external_jobid, info.aux["cluster"])
         if code == NO_LOG and not log.exists():
-            give_up(info.job)
             return (
-                f"{said}\nIts node cannot write to {log.parent}: expected `results_dir` "
+                f"Its node cannot write to {log.parent}: expected `results_dir` "
                 f"({self.grid.study.results_dir}) on a file system that the nodes mount."
             )
         if code == f"{OUT_OF_SIGHT}:0":
-            give_up(info.job)
             return (
-                f"{said}\nIts node does not see the folder {self.workflow.workdir_init}: expected "
+                f"Its node does not see the folder {self.workflow.workdir_init}: expected "
                 "this clone and its environment on a file system that the nodes mount."
             )
-        return said
+        return ""
 
     # The end.
 
@@ -611,7 +532,7 @@ class SlurmExecutor(_Decisions, PluginExecutor):
         abandon()
         jobs = ", ".join(sorted(self._in_queue, key=int))
         kept = f"Slurm jobs {jobs} go on" if jobs else "no job is in Slurm's queue"
-        _say(f"Ended by SIGTERM; {kept}. Start Snakemake again to continue.")
+        say(f"Ended by SIGTERM; {kept}. Start Snakemake again to continue.")
         self.wait = False
         self.workflow.scheduler.executor_error_callback(WorkflowError("ended by SIGTERM"))
         _terminate_children()
@@ -646,30 +567,15 @@ def _log_folder(grid: Grid) -> Path:
     return Path(grid.study.folder).resolve() / "slurm_logs"
 
 
-def _steps_done(cell: Cell) -> int:
-    try:
-        summary = read_summary(cell.folder)
-    except ConfigError:
-        return 0
-    return summary.steps_done if summary else 0
-
-
 def _link(log: Path, link: Path) -> None:
-    """Link a job's log in its run's folder, named by the job id."""
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(log.parent.resolve() / log.name, link.parent.resolve()))
+    """Link a job's log in its run's folder, named by the job id; if that fails, say so."""
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(log.parent.resolve() / log.name, link.parent.resolve()))
+    except OSError as error:
+        say(f"{link}: cannot be created: {error.strerror or error}. It would link to {log}.")
 
 
 def _flag(name: str, value: object) -> str:
     return f"{name} {shlex.quote(str(value))}" if value else ""
-
-
-def _shorten(path: str) -> str:
-    return (
-        str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
-    )
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

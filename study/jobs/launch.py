@@ -30,6 +30,9 @@ TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 ALONE = "python -m study.jobs.machine_lock "
 """Prefix of a command that must run alone on this machine; see that module."""
 
+KEEP_LOG = "--open-mode=append"
+"""Flag for sbatch by which a requeued job appends to its log."""
+
 SAVE_S = 30
 """Seconds that torchrun waits for its ranks after a stop request if the cluster has no `warn_s`."""
 
@@ -91,14 +94,20 @@ def _place(slurm: SlurmConfig) -> dict[str, Any]:
         "constraint": slurm.constraint,
         "clusters": slurm.clusters,
     }
-    return {key: value for key, value in optional.items() if value is not None}
+    return _given(optional)
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _allowed(setting: int | Literal["auto"], needed: int, limit: int | None) -> int:
     """Return the setting; if it is auto, the predicted need, up to the limit."""
-    if setting != "auto":
-        return setting
-    return needed if limit is None else min(needed, limit)
+    return _at_most(needed, limit) if setting == "auto" else setting
+
+
+def _at_most(amount: int, limit: int | None) -> int:
+    return amount if limit is None else min(amount, limit)
 
 
 def _grown(amount: int, limit: int | None, shortages: int) -> int:
@@ -129,9 +138,8 @@ def _more_flags(slurm: SlurmConfig) -> list[str]:
         "nodelist": slurm.nodelist,
         "exclude": slurm.exclude,
     }
-    flags = [f"--{name}={shlex.quote(value)}" for name, value in named.items() if value is not None]
-    # A requeued job appends to its log.
-    return [*flags, slurm.extra, "--open-mode=append"]
+    flags = [f"--{name}={shlex.quote(value)}" for name, value in _given(named).items()]
+    return [*flags, slurm.extra, KEEP_LOG]
 
 
 def data_request(cluster: ClusterConfig) -> dict[str, Any]:
@@ -141,21 +149,17 @@ def data_request(cluster: ClusterConfig) -> dict[str, Any]:
         return {}
     data = slurm.data
     if data.partition is None:
-        minutes, mem_gib = slurm.max_runtime_min, slurm.max_mem_gib
-        place, flags = {**_place(slurm), "slurm_partition": slurm.partition}, _more_flags(slurm)
+        place, flags = _place(slurm), _more_flags(slurm)
+        max_gib, max_min = slurm.max_mem_gib, slurm.max_runtime_min
     else:
-        # The cluster's QOS, constraint and flags belong to its own partition.
-        minutes = mem_gib = None
-        kept = {"slurm_account": slurm.account, "clusters": slurm.clusters}
-        place, flags = {**kept, "slurm_partition": data.partition}, ["--open-mode=append"]
-    place |= {
-        key: value
-        for key, value in {"slurm_account": data.account, "qos": data.qos}.items()
-        if value is not None
-    }
-    return {key: value for key, value in place.items() if value is not None} | {
-        "mem_mb": min(data.mem_gib, mem_gib or data.mem_gib) * MIB_PER_GIB,
-        "runtime": min(data.runtime_min, minutes or data.runtime_min),
+        # The cluster's QOS, constraint, flags and limits belong to its own partition.
+        place = _given({"slurm_account": slurm.account, "clusters": slurm.clusters})
+        flags, max_gib, max_min = [KEEP_LOG], None, None
+    place |= _given({"slurm_account": data.account, "qos": data.qos})
+    return place | {
+        "slurm_partition": data.partition or slurm.partition,
+        "mem_mb": _at_most(data.mem_gib, max_gib) * MIB_PER_GIB,
+        "runtime": _at_most(data.runtime_min, max_min),
         "cpus_per_task": data.cpus,
         "slurm_extra": " ".join(flag for flag in [data.extra, *flags] if flag),
     }

@@ -1,15 +1,14 @@
 """A line every minute: which jobs run, which wait and why, and when the study should be done."""
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from study.grid import Cell, Grid
+from study.jobs.decisions import find_summary
+from study.jobs.messages import say
 from study.jobs.slurm_commands import NEVER_STARTS, QueuedJob
-from study.measure.logs import read_summary
-from trainer.problems import ConfigError
 
 FIRST_S, EVERY_S = 20, 60
 
@@ -58,7 +57,7 @@ class Progress:
                 self._started.setdefault(self._cells[job_id].name, time.monotonic())
             elif NEVER_STARTS.search(job.reason) and job_id not in self._warned:
                 self._warned.add(job_id)
-                _say(
+                say(
                     f"Slurm job {job_id} ({self._cells[job_id].name}) will never start: "
                     f"{job.reason}. Cancel it (scancel {job_id}), change its request and start "
                     "Snakemake again."
@@ -69,7 +68,7 @@ class Progress:
         if time.monotonic() < self._next or not self._cells:
             return
         self._next = time.monotonic() + EVERY_S
-        _say(self.line(not_submitted))
+        say(self.line(not_submitted))
 
     def line(self, not_submitted: int) -> str:
         """Return the line."""
@@ -90,8 +89,8 @@ class Progress:
         return f"[{datetime.now():%H:%M}] Slurm: " + "; ".join(parts) + "."
 
     def _describe(self, cell: Cell) -> str:
-        step = _step(cell)
-        at = f" at step {step} of {cell.run.steps}" if step is not None else ""
+        summary = find_summary(cell)
+        at = f" at step {summary.steps_done} of {cell.run.steps}" if summary else ""
         return f"{cell.cluster}/{cell.model}/{cell.gpus}{at}"
 
     def _end(self, running: int) -> datetime | None:
@@ -108,18 +107,5 @@ class Progress:
         return datetime.now() + timedelta(seconds=max(longest, total / running))
 
 
-def _step(cell: Cell) -> int | None:
-    """Return the last recorded step of a run; None if it has not started."""
-    try:
-        summary = read_summary(cell.folder)
-    except ConfigError:
-        return None
-    return summary.steps_done if summary else None
-
-
 def _day(moment: datetime) -> str:
     return "" if moment.date() == datetime.now().date() else f" on {moment:%a %d %b}"
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

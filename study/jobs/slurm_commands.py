@@ -28,6 +28,11 @@ NEVER_STARTS = re.compile(
 )
 """Reasons of squeue for which a waiting job will not start however long it waits."""
 
+# In sbatch's message about a valid request for nodes that are in use; from slurm_errno.c.
+_HAS_TO_WAIT = ("busy", "not available now", "not available (")
+# In its message about nodes that do not exist; with --test-only, also about nodes that are down.
+_NO_SUCH_NODE = "Requested node configuration is not available"
+
 # sbatch prints the limit's name before its general message about accounting and QOS policies.
 _LIMIT = re.compile(r"MaxSubmitJob|GrpSubmitJobs|temporarily unable to accept job", re.IGNORECASE)
 _TRANSIENT = re.compile(
@@ -64,7 +69,6 @@ class QueuedJob:
     job_id: str
     state: str
     reason: str
-    nodes: str
     name: str
     comment: str
 
@@ -111,25 +115,28 @@ def list_jobs(clusters: Iterable[str | None]) -> dict[tuple[str | None, str], Qu
     """
     found = {}
     for cluster in clusters:
-        where = ["-M", cluster] if cluster else []
-        shown = ["--noheader", "--states=all", "--format=%i|%T|%r|%N|%j|%k"]
-        answer = ask(["squeue", *where, "--me", *shown])
+        shown = ["--noheader", "--states=all", "--format=%i|%T|%r|%j|%k"]
+        answer = ask(["squeue", *_on(cluster), "--me", *shown])
         if answer.code:
             return None
         for line in answer.out.splitlines():
-            if line.count("|") >= 5:  # newer versions print the cluster's name first
-                job = QueuedJob(*line.split("|", maxsplit=5))
+            if line.count("|") >= 4:  # newer versions print the cluster's name first
+                job = QueuedJob(*line.split("|", maxsplit=4))
                 found[cluster, job.job_id] = job
     return found
+
+
+def cancel_job(job_id: str, cluster: str | None) -> None:
+    """Cancel a job."""
+    ask(["scancel", *_on(cluster), job_id])
 
 
 def find_recorded_state(job_id: str, cluster: str | None) -> str:
     """Return a job's state by the accounting, if there is one; otherwise an empty string."""
     if shutil.which("sacct") is None:
         return ""
-    where = ["-M", cluster] if cluster else []
     shown = ["--allocations", "--noheader", "--parsable2", "--format=State", f"--jobs={job_id}"]
-    words = ask(["sacct", *where, *shown]).out.split()
+    words = ask(["sacct", *_on(cluster), *shown]).out.split()
     return words[0].rstrip("+") if words else ""  # 'CANCELLED by 1000' is CANCELLED
 
 
@@ -143,9 +150,12 @@ def find_output_file(job_id: str, cluster: str | None) -> str:
     return _field_of_job(r"^ *StdOut=(.+)$", job_id, cluster).replace("%j", job_id)
 
 
+def _on(cluster: str | None) -> list[str]:
+    return ["-M", cluster] if cluster else []
+
+
 def _field_of_job(pattern: str, job_id: str, cluster: str | None) -> str:
-    where = ["-M", cluster] if cluster else []
-    shown = ask(["scontrol", *where, "show", "job", job_id]).out
+    shown = ask(["scontrol", *_on(cluster), "show", "job", job_id]).out
     found = re.search(pattern, shown, re.MULTILINE)
     return found.group(1) if found else ""
 
@@ -160,29 +170,57 @@ def classify_refusal(message: str) -> Literal["limit", "transient", "refused"]:
     return "transient" if _TRANSIENT.search(message) else "refused"
 
 
+def find_refusal(command: Sequence[str], script: str, partition: str, cluster: str | None) -> str:
+    """Return with which message sbatch would refuse a request; empty if it would accept it.
+
+    Submits nothing. A request that has to wait, or gets no answer, is not refused.
+    """
+    answer = ask([*command, "--test-only"], stdin=script)
+    message = answer.message
+    if answer.code == 0 or classify_refusal(message) != "refused":
+        return ""
+    if any(words in message.lower() for words in _HAS_TO_WAIT):
+        return ""
+    if _NO_SUCH_NODE in message and _has_nodes_down(partition, cluster):
+        return ""
+    return message or f"exit code {answer.code}"
+
+
+def _has_nodes_down(partition: str, cluster: str | None) -> bool:
+    shown = ["--noheader", "--states=down,drain,fail,maint,reboot", "--format=%D"]
+    lines = ask(["sinfo", *_on(cluster), f"--partition={partition}", *shown]).out.splitlines()
+    return any(line.strip()[:1].isdigit() for line in lines)  # not the cluster's name
+
+
 def find_submit_limits() -> Callable[[str | None, str | None], int | None]:
     """Return a function from account and QOS to this user's limit of submitted jobs.
 
-    None stands for the default account or QOS, and for no limit that the accounting tells.
+    None stands for the default account or QOS, and for no limit that the accounting tells; then
+    sbatch alone tells.
     """
     if shutil.which("sacctmgr") is None:
         return lambda account, qos: None
-    shown = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show"]
-    fields = "format=account,defaultqos,maxsubmitjobs"
-    rows = _rows([*shown, "assoc", f"user={getpass.getuser()}", fields])
-    accounts = {row[0]: row[1:] for row in rows if len(row) == 3}
-    of_qos = dict(_rows([*shown, "qos", "format=name,maxsubmitjobsperuser"]))
-    default = [
-        row[1] for row in _rows([*shown, "user", getpass.getuser(), "format=user,defaultaccount"])
-    ]
+    user = getpass.getuser()
+    accounts: dict[str, list[str]] = {}
+    for account, *row in _accounting("assoc", "account,defaultqos,maxsubmitjobs", f"user={user}"):
+        # An account has a row for each of its clusters and partitions, which need not agree.
+        if accounts.setdefault(account, row) != row:
+            accounts[account] = ["", ""]
+    of_qos = {name: most for name, most in _accounting("qos", "name,maxsubmitjobsperuser")}
+    default = [account for _, account in _accounting("user", "user,defaultaccount", user)]
 
     def limit(account: str | None, qos: str | None) -> int | None:
-        default_qos, of_account = accounts.get(account or "".join(default[:1]), ("", ""))
+        default_qos, of_account = accounts.get(account or "".join(default[:1]), ["", ""])
         told = [of_account, of_qos.get(qos or default_qos, "")]
-        return min((int(number) for number in told if number.isdigit()), default=None)
+        # A limit of 0 would be waited for in silence; sbatch refuses it with a message.
+        return min((int(number) for number in told if number.strip("0").isdigit()), default=None)
 
     return limit
 
 
-def _rows(command: Sequence[str]) -> list[list[str]]:
-    return [line.split("|") for line in ask(command).out.splitlines()]
+def _accounting(kind: str, fields: str, *which: str) -> list[list[str]]:
+    """Return sacctmgr's rows; none without accounting, which it may say on standard output."""
+    flags = ["--noheader", "--parsable2", "--readonly"]
+    shown = ask(["sacctmgr", *flags, "show", kind, *which, f"format={fields}"]).out
+    rows = [line.split("|") for line in shown.splitlines()]
+    return [row for row in rows if len(row) == len(fields.split(","))]

@@ -4,7 +4,6 @@ A submit limit of an account, partition or QOS holds up the requests of the same
 jobs have ended. A moment without a controller holds up all of them. Neither counts as a failure.
 """
 
-import sys
 import threading
 import time
 from collections import Counter, deque
@@ -12,6 +11,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
+from study.jobs.messages import say
 from study.jobs.slurm_commands import Answer, classify_refusal
 
 SHORTEST_S = 2.0
@@ -29,7 +29,7 @@ class Request:
     job: Any
     """What it is for."""
     kind: Hashable
-    """What a submit limit applies to: account, partition and QOS."""
+    """What a submit limit applies to, such as an account and a QOS."""
     reason: str = ""
     """Why it is submitted again, for people."""
 
@@ -135,7 +135,7 @@ class Submissions:
         answer = self._submit(request)
         if answer.code == 0:
             if self._outage is not None:
-                print("Slurm's controller answers again.", file=sys.stderr, flush=True)
+                say("Slurm's controller answers again.")
             self._outage = None
             return
         meaning = classify_refusal(answer.message)
@@ -154,16 +154,14 @@ class Submissions:
     def _hold_up(self, request: Request, message: str) -> None:
         if request.kind not in self._pauses:
             self._pauses[request.kind] = _Pause()
-            print(
+            say(
                 f"Slurm accepts no more jobs now ({message.partition(';')[0]}); {len(self)} wait "
-                "here until others have ended.",
-                file=sys.stderr,
-                flush=True,
+                "here until others have ended."
             )
         self._pauses[request.kind].extend()
 
     def _hold_up_all(self, message: str) -> None:
         if self._outage is None:
             self._outage = _Pause()
-            print(f"Slurm does not answer ({message}); trying again.", file=sys.stderr, flush=True)
+            say(f"Slurm does not answer ({message}); trying again.")
         self._outage.extend()

@@ -28,6 +28,8 @@ class End:
     """The last recorded step before the job."""
     out_of_memory: bool = False
     """Slurm ended it for lack of memory."""
+    kept: bool = False
+    """It was submitted by an earlier invocation, perhaps with other settings."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def judge(end: End) -> Verdict:
         return Verdict("continue", f"{_what_stopped(end)}, saved at step {end.saved_step}")
     if end.state == "PREEMPTED":
         return Verdict("continue", "preempted")
+    if end.state == "COMPLETED" and end.kept:
+        return Verdict("continue", "settings have changed")
     if end.state == "COMPLETED":
         return Verdict("retry", "It exited with code 0, but its outputs are not complete.")
     if end.out_of_memory or end.state == "OUT_OF_MEMORY":

@@ -20,6 +20,7 @@ from study.jobs.launch import (
     slurm_resources,
     threads,
 )
+from study.jobs.messages import shorten
 from study.jobs.precompile import PRECOMPILE_FOLDER, precompile_folder, precompile_run
 from study.jobs.verdict import Shortage, find_shortage
 from study.load import load_study
@@ -51,7 +52,7 @@ def load_config(configfiles: Sequence[Path], assignments: Sequence[str]) -> Stud
     numbers, so they are read again. A mistake ends the program with a message and exit code 1.
     """
     try:
-        layers = _read_layers([_shorten(path) for path in configfiles] or [DEFAULT_FILE])
+        layers = _read_layers([shorten(path) for path in configfiles] or [DEFAULT_FILE])
         given = merge({}, *({key: value} for key, value in map(parse_assignment, assignments)))
         layers.append(Layer(given, source="command line"))
         return load_study(Merged(layers), str(layers[0].source))
@@ -98,11 +99,6 @@ def _read_layers(files: Sequence[str]) -> list[Layer]:
     if errors:
         raise combine(errors)
     return layers
-
-
-def _shorten(path: Path) -> str:
-    """Return a path as the user probably wrote it; Snakemake makes it absolute."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def finished_runs(grid: Grid) -> list[str]:

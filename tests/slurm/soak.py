@@ -11,7 +11,6 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.slurm.cluster.api import Cluster, CommandError
-from tests.slurm.studies import ROOT, SlurmStudy, partition
+from tests.slurm.studies import SlurmStudy, partition
 
 SEEDS = 6
 STEP_S = 4
@@ -88,8 +87,7 @@ def soak(study: SlurmStudy, chance: random.Random, every: float) -> int:
     kills: Counter[str] = Counter()
     started, starts = time.monotonic(), 0
     while not all(Path(flag).exists() for flag in flags):
-        unlock = [sys.executable, "-m", "snakemake", "--configfile", str(study.file), "--unlock"]
-        subprocess.run(unlock, cwd=ROOT, capture_output=True)
+        study.unlock()
         process = study.start(*flags)
         starts += 1
         while process.poll() is None:

@@ -97,9 +97,25 @@ class SlurmStudy:
         self.study["clusters"][name] = cluster
         self.study["grid"].append({"cluster": name, "model": "one", "gpus": gpus})
 
+    def add_standin(self, name: str, does: str = "", step_s: float = 0.05, **slurm: Any) -> None:
+        """Add a cell of the stand-in on `sphinx`; `hold`: it waits for `release_standin`."""
+        folder = self.folder / name
+        folder.mkdir()
+        (folder / ("hold" if does == "hold" else "once")).touch()
+        self.add(name, standin("sphinx", folder, does, step_s, **slurm))
+
+    def release_standin(self, name: str) -> None:
+        """Have a cell with `hold` go on."""
+        (self.folder / name / "hold").unlink()
+
     def run_folder(self, name: str) -> Path:
-        gpus = next(entry["gpus"] for entry in self.study["grid"] if entry["cluster"] == name)
-        return self.results / "runs" / name / "one" / f"gpus-{gpus}" / "base" / "seed-42"
+        entry = next(entry for entry in self.study["grid"] if entry["cluster"] == name)
+        return self._folders(entry)[0]
+
+    def _folders(self, entry: dict[str, Any]) -> list[Path]:
+        """Return the folders of an entry's runs, one for each seed."""
+        above = self.results / "runs" / entry["cluster"] / "one" / f"gpus-{entry['gpus']}" / "base"
+        return [above / f"seed-{seed}" for seed in entry.get("seed", [42])]
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start `snakemake --executor slurm`; what it prints is appended to `log`."""
@@ -120,6 +136,11 @@ class SlurmStudy:
             )
         return self.process
 
+    def unlock(self) -> None:
+        """Remove the lock that a killed Snakemake has left."""
+        command = [sys.executable, "-m", "snakemake", "--configfile", str(self.file), "--unlock"]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
     def kill(self) -> None:
         """End the Snakemake that was started last."""
         if self.process is not None:
@@ -137,17 +158,8 @@ class SlurmStudy:
 
     def flags(self) -> list[Path]:
         """Return the files that say that a cell's run is complete, without any table."""
-        runs = self.results / "runs"
         return [
-            runs
-            / entry["cluster"]
-            / "one"
-            / f"gpus-{entry['gpus']}"
-            / "base"
-            / f"seed-{seed}"
-            / "completed"
-            for entry in self.study["grid"]
-            for seed in entry.get("seed", [42])
+            folder / "completed" for entry in self.study["grid"] for folder in self._folders(entry)
         ]
 
     def records(self, name: str) -> list[dict[str, Any]]:

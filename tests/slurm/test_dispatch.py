@@ -4,8 +4,6 @@ import os
 import re
 import signal
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 import yaml
 
 from tests.slurm.cluster.api import Cluster
-from tests.slurm.studies import ROOT, SlurmStudy, partition, standin, wait_until
+from tests.slurm.studies import ROOT, SlurmStudy, partition, wait_until
 
 pytestmark = pytest.mark.slurm
 
@@ -33,17 +31,8 @@ def study(cluster: Cluster, tmp_path: Path) -> Iterator[SlurmStudy]:
 
 
 def add(study: SlurmStudy, name: str, does: str = "", **slurm: object) -> None:
-    """Add a cell of the stand-in; `hold`: it stays in its middle as long as the file is there."""
-    folder = study.folder / name
-    folder.mkdir()
-    (folder / ("hold" if does == "hold" else "once")).touch()
-    study.add(name, standin("sphinx", folder, does, **slurm))
-    # What is of no concern here does not take a job.
-    study.study["clusters"][name]["slurm"].setdefault("data", {"local": True})
-
-
-def release(study: SlurmStudy, name: str) -> None:
-    (study.folder / name / "hold").unlink()
+    """Add a cell of the stand-in, without a job for what is of no concern here."""
+    study.add_standin(name, does, **{"data": {"local": True}, **slurm})
 
 
 def middle(study: SlurmStudy) -> int:
@@ -162,14 +151,13 @@ def test_snakemake_is_ended_and_started_again(study: SlurmStudy) -> None:
     assert before["runs"] == [job]
     assert cluster.state(job) == "RUNNING"
 
-    unlock = [sys.executable, "-m", "snakemake", "--configfile", str(study.file), "--unlock"]
-    subprocess.run(unlock, cwd=ROOT, check=True, capture_output=True)
+    study.unlock()
     study.study["clusters"]["changes"]["slurm"]["extra"] = "--begin=now"
     calls = study.folder / "squeue-calls"
     asked = shim(study, "squeue", f'echo "$@" >> {calls}\nexec $REAL "$@"')
     third = study.start(*flags, **asked)
     wait_until(lambda: len(study.jobs("changes")) == 2, "the outdated one is replaced", 60)
-    release(study, "runs")
+    study.release_standin("runs")
     assert third.wait(120) == 0
     assert study.jobs("runs") == before["runs"]
     assert study.jobs("waits") == before["waits"]
@@ -192,7 +180,7 @@ def test_jobs_that_squeue_no_longer_lists_are_resolved(study: SlurmStudy) -> Non
     process.send_signal(signal.SIGSTOP)
     (done,), (cancelled,) = study.jobs("done"), study.jobs("cancelled")
     cluster.cancel(cancelled)
-    release(study, "done")
+    study.release_standin("done")
     wait_until(lambda: not listed(cluster, done, cancelled), "squeue forgets both jobs", 120)
     process.send_signal(signal.SIGCONT)
     assert process.wait(30) == 1
@@ -218,7 +206,7 @@ def test_the_controller_is_away(study: SlurmStudy) -> None:
     study.wait_for_step("cell", middle(study))
     cluster.stop_service("slurmctld")
     try:
-        release(study, "cell")
+        study.release_standin("cell")
         time.sleep(OUTAGE_S)
     finally:
         cluster.start_service("slurmctld")
@@ -291,7 +279,7 @@ def test_nodes_that_do_not_see_the_clone_or_the_results_are_told(study: SlurmStu
 
 
 def test_profile_states_one_policy() -> None:
-    """Slurm requeues, Snakemake retries; retries in a rule would be multiplied by the job's own."""
+    """Slurm requeues, Snakemake retries; no rule has a number of retries of its own."""
     profile = yaml.safe_load((ROOT / "profiles" / "default" / "profile.yaml").read_text())
     assert profile["slurm-requeue"] is True
     assert "slurm-no-requeue" not in profile

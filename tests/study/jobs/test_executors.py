@@ -19,11 +19,14 @@ from packaging.version import Version
 
 from study.grid import Grid
 from study.jobs import executors
-from study.jobs.executors import TESTED, Prepared, SlurmExecutor, _Decisions, check_versions
+from study.jobs.decisions import Decisions
+from study.jobs.executors import TESTED, Prepared, SlurmExecutor, check_versions
 from study.jobs.job_script import ENDED, read_note, write_script
 from study.jobs.progress import Progress
-from study.jobs.slurm_commands import QueuedJob
-from study.jobs.verdict import GONE
+from study.jobs.slurm_commands import Answer, QueuedJob
+from study.jobs.submission import Request
+from study.jobs.submitted import Record
+from study.jobs.verdict import GONE, find_shortage
 from study.load import load_study
 
 RETRIES = 2
@@ -43,7 +46,7 @@ class Recorder:
         self.ended.append(job_info)
 
 
-class Local(_Decisions, Recorder):
+class Local(Decisions, Recorder):
     """A local executor that runs nothing."""
 
     def __init__(self, grid: Grid) -> None:
@@ -166,7 +169,7 @@ def watched(executor: Polled, grid: Grid) -> Any:
     info, folder = job_of(grid)
     log = executor.slurm_logdir / "7.log"
     aux = {"slurm_logfile": log, "cluster": None, "step": 0, "doubts": 0, "kept": False}
-    info.aux = aux | {"kind": ()}
+    info.aux = aux | {"attempts": 0, "kind": ()}
     executor._in_queue["7"] = info
     return info, folder
 
@@ -184,7 +187,7 @@ def poll(executor: Polled, info: Any, state: str | None) -> bool:
 
 
 def queued_job(state: str) -> QueuedJob:
-    return QueuedJob("7", state, "None", "n1", "name", "comment")
+    return QueuedJob("7", state, "None", "name", "comment")
 
 
 @pytest.fixture
@@ -270,6 +273,36 @@ def test_a_run_that_saved_is_submitted_again_and_is_no_failure(
     assert executor.errors == []
 
 
+def test_a_job_that_fails_before_its_run_starts_has_not_saved(executor: Polled, grid: Grid) -> None:
+    """run.json is still that of an attempt before, which had saved."""
+    info, folder = watched(executor, grid)
+    info.aux |= {"step": 12, "attempts": 1}
+    summary = {"status": "preempted", "fingerprint": "x", "params": 1, "steps_done": 12}
+    (folder / "run.json").write_text(json.dumps(summary | {"attempts": [attempt("preempted")]}))
+    before = find_shortage(grid[0].name)
+    assert not poll(executor, info, "FAILED")
+    assert executor.errors == ["Slurm job 7 ended: FAILED."]
+    assert find_shortage(grid[0].name) == before
+    assert retried(info.job)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("97:0", "Slurm job 7 ended: FAILED.\nIts node does not see the folder /here: expected"),
+        ("0:53", "Slurm job 7 ended: FAILED.\nIts node cannot write to "),
+    ],
+)
+def test_a_node_that_does_not_see_the_files_is_told_and_not_retried(
+    executor: Polled, grid: Grid, monkeypatch: pytest.MonkeyPatch, code: str, words: str
+) -> None:
+    monkeypatch.setattr(executors, "find_exit_code", lambda job_id, cluster: code)
+    info, _ = watched(executor, grid)
+    assert not poll(executor, info, "FAILED")
+    assert str(executor.errors[0]).startswith(words)
+    assert not retried(info.job)
+
+
 def test_polls_are_at_most_a_minute_apart(executor: Polled, grid: Grid) -> None:
     info, _ = watched(executor, grid)
     for _ in range(20):
@@ -284,9 +317,9 @@ def test_the_line_says_what_runs_and_waits_and_until_when(grid: Grid) -> None:
         progress.submitted(cell, str(number))
     progress.polled(
         {
-            (None, "1"): QueuedJob("1", "RUNNING", "None", "n1", "", ""),
-            (None, "2"): QueuedJob("2", "PENDING", "Priority", "", "", ""),
-            (None, "3"): QueuedJob("3", "RUNNING", "None", "n1", "another study's", ""),
+            (None, "1"): QueuedJob("1", "RUNNING", "None", "", ""),
+            (None, "2"): QueuedJob("2", "PENDING", "Priority", "", ""),
+            (None, "3"): QueuedJob("3", "RUNNING", "None", "another study's", ""),
         }
     )
     line = progress.line(not_submitted=1)
@@ -345,7 +378,7 @@ def test_a_job_whose_submission_got_no_answer_is_known_by_its_output(
     prepared = Prepared([], "", "study/one/1", "cell one", None, Path("/here/logs/%j.log"))
     files = {"44": "/elsewhere/logs/44.log", "45": "/here/logs/45.log"}
     listed = {
-        (None, job_id): QueuedJob(job_id, "RUNNING", "", "", "study/one/1", "cell one")
+        (None, job_id): QueuedJob(job_id, "RUNNING", "", "study/one/1", "cell one")
         for job_id in files
     }
     monkeypatch.setattr(executors, "list_jobs", lambda clusters: listed)
@@ -355,3 +388,28 @@ def test_a_job_whose_submission_got_no_answer_is_known_by_its_output(
     assert (answer.code, answer.out) == (0, "45")
     del listed[None, "45"]
     assert executor._recover(prepared) is None
+
+
+def test_a_file_system_that_is_full_after_a_submission_does_not_end_the_submissions(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executor = Polled(grid)
+    info, folder = job_of(grid)
+    (folder / "slurm_logs").write_text("no folder")  # nothing can be linked in it
+    executor.slurm_logdir.joinpath("submitted.jsonl").mkdir()
+    executor._record = Record(executor.slurm_logdir / "submitted.jsonl")
+    executor._shown = [info.job]  # type: ignore[assignment]
+    executor._doubtful, executor._earlier = "", {}
+    submitted: list[Any] = []
+    monkeypatch.setattr(executor, "report_job_submission", submitted.append)
+    monkeypatch.setattr(executors, "ask", lambda command, stdin: Answer(0, "7\n", ""))
+    log = executor.slurm_logdir / "%j.log"
+    prepared = Prepared(["sbatch"], "", "test/one/1", "cell one", None, log)
+    monkeypatch.setattr(executor, "prepare", lambda job: prepared)
+    assert executor._submit(Request(info.job, "")).code == 0
+    assert [job.external_jobid for job in submitted] == ["7"]
+    said = capsys.readouterr().err
+    assert "submitted.jsonl: cannot be written: Is a directory. If Snakemake is started" in said
+    assert (
+        f"slurm_logs/7.log: cannot be created: File exists. It would link to {log.parent}" in said
+    )

@@ -17,6 +17,13 @@ def test_a_job_that_exits_with_0_and_leaves_no_finished_run_is_an_error() -> Non
     assert "its outputs are not complete" in verdict.reason
 
 
+def test_a_kept_job_that_completed_the_run_of_earlier_settings_is_continued() -> None:
+    verdict = judge(End("COMPLETED", complete=False, kept=True))
+    assert (verdict.action, verdict.reason) == ("continue", "settings have changed")
+    assert judge(End("COMPLETED", complete=True, kept=True)).action == "done"
+    assert judge(End("FAILED", complete=False, kept=True)).action == "retry"
+
+
 @pytest.mark.parametrize("state", ["FAILED", "TIMEOUT", "PREEMPTED", GONE])
 def test_a_run_that_saved_is_continued_while_it_makes_progress(state: str) -> None:
     assert judge(End(state, complete=False, saved_step=12, first_step=8)).action == "continue"

@@ -1,0 +1,67 @@
+"""What a run's own files say about its job: whether the run is complete, and why it failed.
+
+The decisions of both executors, on this machine and on Slurm.
+"""
+
+from typing import Any
+
+from study.grid import Cell, Grid
+from study.measure.logs import is_up_to_date, read_failure, read_summary
+from trainer.problems import ConfigError
+from trainer.records import RunSummary
+
+TRAINING_RULES = ("train", "train_here")
+
+
+def find_cell(grid: Grid, job: Any) -> Cell | None:
+    """Return the cell that a job trains; None for other jobs."""
+    if job.is_group() or job.rule.name not in TRAINING_RULES:
+        return None
+    cell: Cell = grid.at(job.wildcards)
+    return cell
+
+
+def find_summary(cell: Cell) -> RunSummary | None:
+    """Return a run's run.json; None if no run was started, or if it is malformed."""
+    try:
+        return read_summary(cell.folder)
+    except ConfigError:
+        return None
+
+
+def give_up(job: Any) -> None:
+    """Have Snakemake not retry a job."""
+    job.attempt = job.restart_times + 1
+
+
+class Decisions:
+    """Base class of an executor, before the one of Snakemake that it extends."""
+
+    grid: Grid
+
+    def cell(self, job: Any) -> Cell | None:
+        """Return the cell that a job trains; None for other jobs."""
+        return find_cell(self.grid, job)
+
+    def report_job_success(self, job_info: Any) -> None:
+        """Report a job that has ended with code 0; a run that is not complete is an error."""
+        cell = self.cell(job_info.job)
+        if cell is not None and not is_up_to_date(cell):
+            message = f"{cell.name}: the job exited with code 0, but the run is not complete."
+            self.report_job_error(job_info, msg=message)
+            return
+        super().report_job_success(job_info)  # type: ignore[misc]
+
+    def report_job_error(self, job_info: Any, msg: str | None = None, **kwargs: Any) -> None:
+        """Report a failed job, and have it retried only if that can help."""
+        cell = self.cell(job_info.job)
+        verdict = ""
+        if cell is not None and (failure := read_failure(cell.folder)):
+            verdict = failure.message
+            if not failure.retry:
+                give_up(job_info.job)
+                verdict += " Not retried."
+        # The executor appends a sentence of its own.
+        message = "\n".join(filter(None, [msg, verdict, " "]))
+        known = msg or verdict
+        super().report_job_error(job_info, message if known else None, **kwargs)  # type: ignore[misc]

@@ -1,0 +1,29 @@
+"""What is done before the first job, with another executor than Slurm's; tests/slurm has that."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from study.jobs.dispatch import start
+from tests.study.conftest import MakeGrid
+
+
+def test_an_executor_that_is_not_extended_is_prepared_too(make_grid: MakeGrid) -> None:
+    """For example that of `--touch`."""
+    grid = make_grid()
+    cell = grid[0]
+    job = SimpleNamespace(
+        rule=SimpleNamespace(name="train"),
+        wildcards=SimpleNamespace(**{key: str(value) for key, value in cell.labels.items()}),
+        params=SimpleNamespace(settings="steps: 3\n", config=f"{cell.folder}/settings.yaml"),
+        is_group=lambda: False,
+    )
+    limits: dict[str, Any] = {"_cores": None}
+    workflow = SimpleNamespace(
+        scheduler=SimpleNamespace(_executor=object(), global_resources=limits, resources=limits),
+        dag=SimpleNamespace(needrun_jobs=lambda: [job]),
+        resource_settings=SimpleNamespace(cores=2),
+    )
+    start(workflow, grid)
+    assert limits["_cores"] == 2
+    assert Path(job.params.config).read_text() == "steps: 3\n"
