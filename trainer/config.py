@@ -186,8 +186,9 @@ class OptimConfig(Settings):
 
     other_names: ClassVar[Mapping[str, str]] = other_names.OPTIM
 
-    name: Literal["adamw"] = "adamw"
-    """The optimizer; trainer/model/optimizers.py lists what each one costs."""
+    name: Literal["adamw", "muon"] = "adamw"
+    """The optimizer. muon trains the blocks' matrices, and AdamW embedding, output and norms;
+    trainer/model/optimizers.py has the costs of each."""
     lr: PositiveFloat = 3e-4
     """Peak learning rate."""
     scheduler: Literal["cosine", "linear", "constant", "inv_sqrt", "wsd"] = "cosine"
@@ -214,8 +215,10 @@ class OptimConfig(Settings):
     """Decay of the second moment."""
     epsilon: PositiveFloat = 1e-8
     """Added to the root of the second moment."""
+    momentum: Ratio = 0.95
+    """muon: decay of the matrices' momentum."""
     fused: bool = True
-    """Update all weights in one kernel; false: one operation at a time."""
+    """AdamW: update all weights in one kernel; false: one operation at a time."""
 
     left_out: ClassVar[Mapping[str, str | LeftOut]] = {
         "annealing_step": LeftOut("lingua defines but never uses it", lingua.is_count),

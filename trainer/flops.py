@@ -39,9 +39,8 @@ def count_parameters(model: ModelConfig, vocab_size: int) -> ParameterCount:
 
     Without grouped-query attention: L*(4d^2 + 3*d*h + 2d) + 2*V*d + d, h the FFN's hidden width.
     """
-    d, q_dim, kv_dim = model.dim, model.q_dim, model.kv_heads * model.head_dim
-    attention = 2 * d * q_dim + 2 * d * kv_dim
-    block = attention + 3 * d * model.ffn_hidden + 2 * d
+    d = model.dim
+    block = sum(rows * columns for rows, columns in block_matrices(model)) + 2 * d
     return ParameterCount(
         embedding=vocab_size * d,
         blocks=model.n_layers * block,
@@ -49,6 +48,13 @@ def count_parameters(model: ModelConfig, vocab_size: int) -> ParameterCount:
         output=vocab_size * d,
         tied=model.weight_tying,
     )
+
+
+def block_matrices(model: ModelConfig) -> list[tuple[int, int]]:
+    """Return the shape (rows, columns) of each matrix of a block: wq, wk, wv, wo, w1, w3, w2."""
+    d, q_dim, kv_dim = model.dim, model.q_dim, model.kv_heads * model.head_dim
+    swiglu = [(model.ffn_hidden, d), (model.ffn_hidden, d), (d, model.ffn_hidden)]
+    return [(q_dim, d), (kv_dim, d), (kv_dim, d), (d, q_dim), *swiglu]
 
 
 def mean_context(seq_len: int, sliding_window: int | None = None) -> float:

@@ -1,6 +1,6 @@
 """AdamW with parameter groups, on torch's fused kernel."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -21,12 +21,15 @@ class AdamW:
     step. If weights are sharded (DTensor), each process updates its own shard.
     """
 
-    def __init__(self, model: nn.Module, config: OptimConfig) -> None:
+    def __init__(
+        self, model: nn.Module, config: OptimConfig, names: Collection[str] | None = None
+    ) -> None:
+        """`names`: the parameters to train; None means all."""
         self._config = config
         self.rate: float | Tensor = config.lr
         """Learning rate of the next step; a tensor if a CUDA graph reads it."""
-        self._parts = parts_of(model)
-        named = dict(model.named_parameters())
+        named = {n: p for n, p in model.named_parameters() if names is None or n in names}
+        self._parts = {part: place for part, place in parts_of(model).items() if place[0] in named}
         device = next(iter(named.values())).device
         self.step_count = torch.zeros((), device=device)
         self._moments = {
@@ -59,20 +62,16 @@ class AdamW:
 
     def grad_norm(self) -> Tensor:
         """Return the norm of all gradients together, a scalar on the device."""
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norms = torch._foreach_norm(gradients)
-        return full(torch.linalg.vector_norm(torch.stack(list(norms))))
+        return norm_of_gradients(self.parameters)
 
     @torch.no_grad()
     def step(self, norm: Tensor | None = None) -> None:
         """Take a step; given the norm of the gradients, clip them too."""
-        config, scale = self._config, None
-        if config.clip is not None and norm is not None:
-            # The kernel divides by it, which saves a pass over the gradients.
-            scale = ((norm + CLIP_EPSILON) / config.clip).clamp(min=1.0)
+        scale = clip_divisor(norm, self._config.clip)
         self.step_count += 1
         for group in self._groups:
-            group.step(self.rate, config, scale)
+            # The kernel divides by it, which saves a pass over the gradients.
+            group.step(self.rate, self._config, scale)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the moments under the names of the weights; loading writes into these views."""
@@ -148,6 +147,20 @@ def _plain_adamw(
     square.mul_(config.beta2).addcmul_(gradient, gradient, value=1 - config.beta2)
     root = (square / (1 - config.beta2**step_count)).sqrt()
     weight.sub_(rate / (1 - config.beta1**step_count) * mean / (root + config.epsilon))
+
+
+def norm_of_gradients(parameters: Sequence[Tensor]) -> Tensor:
+    """Return the norm of all gradients together, a scalar on the device."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = torch._foreach_norm(gradients)
+    return full(torch.linalg.vector_norm(torch.stack(list(norms))))
+
+
+def clip_divisor(norm: Tensor | None, clip: float | None) -> Tensor | None:
+    """Return what gradients of this norm are divided by; None if they are not clipped."""
+    if clip is None or norm is None:
+        return None
+    return ((norm + CLIP_EPSILON) / clip).clamp(min=1.0)
 
 
 def local(tensor: Tensor) -> Tensor:

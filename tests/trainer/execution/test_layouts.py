@@ -28,6 +28,7 @@ TOLERANCE = 2e-5
 FULL = "distributed.fsdp_type=full_shard"
 TP = "distributed.tp_size="
 SHARDS = "distributed.dp_shard="
+MUON = "optim.name=muon"
 KEPT = {
     "full": ["distributed.activation_checkpointing=full"],
     "selective": ["distributed.activation_checkpointing=selective"],
@@ -44,6 +45,7 @@ LAYOUTS = {
         "fsdp-selective": [FULL, *KEPT["selective"]],
         "fsdp-accumulated": [FULL, *KEPT["accumulated"]],
         "tp-selective": [f"{TP}2", *KEPT["selective"]],
+        "muon-ddp": [MUON],
     },
     4: {
         "ddp": [],
@@ -52,11 +54,13 @@ LAYOUTS = {
         "tp": [f"{TP}4"],
         "fsdp-tp": [FULL, f"{TP}2"],
         "ddp-tp": [f"{TP}2", *KEPT["full"]],
+        "muon-fsdp-tp": [FULL, f"{TP}2", MUON],
     },
     8: {
         "fsdp": [FULL],
         "fsdp-tp": [FULL, f"{TP}4"],
         "hsdp-tp": [FULL, f"{SHARDS}2", f"{TP}2"],
+        "muon-hsdp": [FULL, f"{SHARDS}2", MUON],
     },
 }
 COMPILED = {
@@ -128,7 +132,7 @@ def assert_same_losses(one: Path, other: Path) -> None:
 
 def assert_same_run(runs: Runs, name: str, processes: int, settings: list[str]) -> None:
     """Compare losses and samples with those of the plain run on one process."""
-    assert_same_losses(runs.out("one"), runs.out(name))
+    assert_same_losses(runs.out("muon" if MUON in settings else "one"), runs.out(name))
     expected, found = samples(runs.out("one"), 1, []), samples(runs.out(name), processes, settings)
     assert [len(step) for step in expected] == [64] * 20
     assert found == expected, name
@@ -139,7 +143,7 @@ def test_losses_do_not_depend_on_the_layout(runs: Runs) -> None:
 
     Others start from weights of other programs.
     """
-    run_all(runs, 1, [arguments(runs, "one", 1, [])])
+    run_all(runs, 1, [arguments(runs, "one", 1, []), arguments(runs, "muon", 1, [MUON])])
     for processes, layouts in LAYOUTS.items():
         lines = [
             arguments(runs, f"{name}{processes}", processes, settings)
@@ -207,7 +211,7 @@ def _assert_started_from(runs: Runs, names: Iterable[str]) -> None:
 
 def _go_on_under_the_same_layout(runs: Runs) -> None:
     """Bitwise: sums over four processes are taken in the same order."""
-    names = ("ddp", "hsdp", "ddp-tp")
+    names = ("ddp", "hsdp", "ddp-tp", "muon-fsdp-tp")
     folders = [runs.out(f"{name}4") / "checkpoints" for name in names]
     expected = [load_weights(folder, 20) for folder in folders]
     for folder in folders:

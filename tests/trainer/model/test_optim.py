@@ -1,14 +1,21 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.config import ModelConfig, OptimConfig
+from trainer.flops import count_parameters
 from trainer.model.adamw import AdamW
 from trainer.model.learning_rate import learning_rate
+from trainer.model.linear import parts_of
 from trainer.model.model import Transformer
+from trainer.model.muon import orthogonalise
+from trainer.model.optimizer import build_optimizer
+from trainer.model.optimizers import optimizer_costs
 
 GUIDE = OptimConfig(lr=3e-4, warmup=100, lr_min_ratio=0.1)
 
@@ -84,3 +91,93 @@ def test_a_step_matches_adamw() -> None:
     optimizer.step()
     expected = 1 - 0.01 * 0.1 - 0.01 * torch.sign(weight.grad)
     torch.testing.assert_close(weight.detach(), expected)
+
+
+MATRIX = torch.Generator().manual_seed(3)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(12, 12), (12, 40), (40, 12)])
+def test_orthogonalising_keeps_the_singular_vectors(rows: int, columns: int) -> None:
+    noise = torch.randn((3, rows, columns), generator=MATRIX, dtype=torch.float64)
+    left, _, right = torch.linalg.svd(noise, full_matrices=False)
+    values = torch.linspace(0.1, 1.0, min(rows, columns), dtype=torch.float64)
+    found = left.mT @ orthogonalise(left @ torch.diag(values) @ right) @ right.mT
+    diagonal = torch.diagonal(found, dim1=-2, dim2=-1)
+    assert ((diagonal > 0.65) & (diagonal < 1.25)).all()
+    torch.testing.assert_close(found, torch.diag_embed(diagonal))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_muon_is_torchs_within_its_bf16(fused: bool) -> None:
+    """torch's iteration is in bf16 everywhere, ours in fp32 on a CPU."""
+    shape = ModelConfig(dim=64, n_layers=2, n_heads=2, multiple_of=32)
+    ours, other = (Transformer(shape, 258, 16, fused=kind) for kind in (fused, False))
+    for model in (ours, other):
+        model.init_weights(0)
+    config = OptimConfig(name="muon", lr=0.01, clip=0.5)
+    optimizer = build_optimizer(ours, config)
+    matrices = [p for name, p in other.named_parameters() if _is_of_muon(name, p)]
+    rest = [p for name, p in other.named_parameters() if not _is_of_muon(name, p)]
+    muon = torch.optim.Muon(matrices, lr=0.01, adjust_lr_fn="match_rms_adamw")
+    adamw = AdamW(other, config, [n for n, p in other.named_parameters() if not _is_of_muon(n, p)])
+    parameters, parts = dict(ours.named_parameters()), parts_of(ours)
+    for _ in range(3):
+        for parameter in parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
+        for name, parameter in other.named_parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=MATRIX)
+            owner, rows = parts[name]
+            parameters[owner].grad[rows] = parameter.grad
+        optimizer.step(optimizer.grad_norm())
+        torch.nn.utils.clip_grad_norm_([*matrices, *rest], 0.5)
+        muon.step()
+        adamw.step()
+    found = ours.state_dict()
+    for name, parameter in other.named_parameters():
+        worst = 1e-3 if _is_of_muon(name, parameter) else 1e-6
+        torch.testing.assert_close(found[name], parameter.detach(), rtol=0, atol=worst)
+
+
+def _is_of_muon(name: str, parameter: torch.Tensor) -> bool:
+    return name.startswith("layers.") and parameter.ndim == 2
+
+
+def test_muon_takes_adamws_step_in_size() -> None:
+    """Each update has the RMS of 0.2 lr that AdamW's usually have, whatever the shape."""
+    model = Transformer(ModelConfig(dim=64, n_layers=1, n_heads=2, multiple_of=32), 258, 8)
+    model.init_weights(0)
+    optimizer = build_optimizer(model, OptimConfig(name="muon", lr=0.01, weight_decay=0.0))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=MATRIX)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        if _is_of_muon(name, parameter):
+            change = (parameter.detach() - before[name]).square().mean().sqrt()
+            assert change == pytest.approx(0.2 * 0.01, rel=0.25), name
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("changes", [{}, {"n_kv_heads": 1}, {"weight_tying": True}], ids=str)
+def test_costs_are_those_of_a_real_step(name: str, changes: dict[str, Any]) -> None:
+    """State counted in the state dict, FLOPs by torch's counter."""
+    shape = ModelConfig.model_validate({"dim": 64, "n_layers": 2, "n_heads": 4, **changes})
+    model = Transformer(shape, 258, 16)
+    model.init_weights(0)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = build_optimizer(model, OptimConfig(name=name))
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    costs = optimizer_costs(name, shape, 258)
+    params = count_parameters(shape, 258).total
+    assert counter.get_total_flops() == pytest.approx(costs.flops * params)
+    state = [
+        tensor
+        for tensors in optimizer.state_dict()["state"].values()
+        for key, tensor in tensors.items()
+        if key != "step"
+    ]
+    assert sum(t.numel() * t.element_size() for t in state) == pytest.approx(
+        costs.state_bytes * params
+    )
