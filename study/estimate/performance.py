@@ -201,7 +201,9 @@ class Performance:
             first_crossing = largest <= work.gpus_per_node < work.gpus
             excess = EXCESS * math.log2(work.gpus / largest)
             high = mean + Z80 * math.hypot(sd, excess, CROSSING if first_crossing else 0.0)
-            low = min(mean, self._without_loss(_on_gpus(work, largest)))
+            # A tensor-parallel group may need more GPUs than were measured.
+            if largest >= work.tensor_parallel:
+                low = min(mean, self._without_loss(_on_gpus(work, largest)))
         return PredictionInterval(math.exp(low), math.exp(mean), math.exp(high))
 
     def _without_loss(self, work: Workload) -> float:
@@ -264,8 +266,9 @@ class Performance:
 
 
 def _on_gpus(work: Workload, gpus: int) -> Workload:
-    """Return the same work per GPU in a run on fewer GPUs."""
-    return replace(work, gpus=gpus, shard=min(work.shard, gpus))
+    """Return the same work per GPU in a run on at most `gpus` GPUs, in whole replicas."""
+    replicas = gpus // work.tensor_parallel
+    return replace(work, gpus=replicas * work.tensor_parallel, shard=min(work.shard, replicas))
 
 
 def _where(works: Sequence[Workload]) -> tuple[np.ndarray, list[str]]:

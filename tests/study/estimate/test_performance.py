@@ -124,6 +124,18 @@ def test_a_loss_of_twenty_percent_on_the_network_is_inside_the_interval() -> Non
     assert step.low <= 0.12 <= step.high
 
 
+@pytest.mark.parametrize(
+    ("measured", "gpus", "split"), [(1, 2, 2), (1, 8, 2), (6, 16, 4), (8, 16, 16)]
+)
+def test_tensor_parallelism_over_more_gpus_than_were_measured(
+    measured: int, gpus: int, split: int
+) -> None:
+    known = Workload(**{**SMALL.__dict__, "gpus": measured})
+    wanted = Workload(**{**SMALL.__dict__, "gpus": gpus, "tensor_parallel": split})
+    step = Performance(H200, [Observed(known, 0.2, None, None)]).step(wanted)
+    assert 0 < step.low <= step.middle <= step.high
+
+
 def test_startup_does_not_grow_with_the_model() -> None:
     large = Workload(**{**SMALL.__dict__, "params": 10**9, "dim": 2048, "n_layers": 16})
     model = Performance(H200, [Observed(SMALL, 0.2, 30.0, None)])
