@@ -13,7 +13,7 @@ import numpy as np
 from study.config import ClusterConfig
 from study.grid import Cell
 from trainer.config import RunConfig, digest
-from trainer.execution.choices import Dtype, has_bf16, model_dtype
+from trainer.execution.choices import Dtype, has_bf16, loss_chunk, model_dtype
 from trainer.flops import count_parameters, mean_context
 from trainer.model.optimizers import OPTIMIZERS
 
@@ -104,6 +104,13 @@ class Workload:
     optimizer: str = "adamw"
     sliding_window: int | None = None
     """Maximum number of keys that a token attends to; None: all keys before it."""
+    loss_chunk: int = 0
+    """Tokens whose logits are in memory at once; 0: all."""
+
+    @property
+    def block_params(self) -> int:
+        """Parameters in matmuls, without the output matrix."""
+        return self.matmul_params - self.vocab_size * self.dim
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -169,6 +176,7 @@ def workload(cell: Cell, dtype: Dtype | None = None) -> Workload:
         unseen=unseen_key(run, cell.gpus),
         optimizer=run.optim.name,
         sliding_window=run.model.sliding_window,
+        loss_chunk=loss_chunk(run.distributed, vocab_size),
     )
 
 
@@ -187,12 +195,13 @@ def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
     again = {"none": 0.0, "selective": 0.0, "full": 1.0}[work.recompute]
     micro_batches, split = work.grad_acc_steps, work.tensor_parallel
     tokens, layers = work.tokens * micro_batches, work.n_layers
-    blocks = work.matmul_params - work.vocab_size * work.dim
     context = mean_context(work.seq_len, work.sliding_window)
     attention = (12 + 4 * again) * layers * work.attention_dim * context
     kept = layers * work.dim * LAYER_TENSORS / 2 * work.value_bytes
     pointwise = 1 + again / 3 if work.recompute != "selective" else 4 / 3
-    matmul_s = (6 * work.matmul_params + 2 * again * blocks) * tokens / split / sheet.flops
+    matmul_s = (
+        (6 * work.matmul_params + 2 * again * work.block_params) * tokens / split / sheet.flops
+    )
     return {
         "matmul": matmul_s,
         "attention": attention * tokens / split / sheet.flops,
@@ -258,7 +267,10 @@ def memory_terms(work: Workload) -> dict[str, float]:
 
     states: weights, gradients and optimizer state.
     activations: `LAYER_TENSORS` for each layer; with full activation checkpointing each layer's
-    input, and one whole layer. logits: fp32, with their gradient. constant: the process itself.
+    input, and one whole layer. logits: in the model's dtype and in fp32, each with its gradient, of
+    the tokens of one chunk of the loss. gathered: of sharded weights those in use, which are two
+    layers, the embedding and the output matrix, with their gradients. process: the process itself.
+    group: what it loads and keeps to communicate.
     """
     held = work.params / (work.shard * work.tensor_parallel)
     layer = work.tokens * work.dim * work.value_bytes / work.tensor_parallel
@@ -268,12 +280,17 @@ def memory_terms(work: Workload) -> dict[str, float]:
         "selective": work.n_layers * whole / 2,
         "full": work.n_layers * layer + whole,
     }[work.recompute]
+    at_once = min(work.tokens, work.loss_chunk or work.tokens)
+    used = 2 * work.block_params / work.n_layers + work.params - work.block_params
+    used = min(used, work.params) * 2 * work.value_bytes / work.tensor_parallel
     sizes = {
         "states": OPTIMIZERS[work.optimizer].memory_bytes * held,
         "activations": blocks,
-        "logits": 2 * 4 * work.tokens * work.vocab_size / work.tensor_parallel,
+        "logits": 2 * (4 + work.value_bytes) * at_once * work.vocab_size / work.tensor_parallel,
+        "gathered": used if work.shard > 1 else 0.0,
     }
-    return {**{name: size / 2**30 for name, size in sizes.items()}, "constant": 0.4}
+    terms = {name: size / 2**30 for name, size in sizes.items()}
+    return {**terms, "process": 0.4, "group": 0.05 if work.gpus > 1 else 0.0}
 
 
 def stack(rows: list[dict[str, float]], width: int) -> np.ndarray:

@@ -60,7 +60,9 @@ MEMORY_PRIORS = {
     "states": Prior(1.0, 1.15),
     "activations": Prior(1.0, 1.5),
     "logits": Prior(1.0, 1.5),
-    "constant": Prior(1.0, 2.0),
+    "gathered": Prior(1.0, 1.5),
+    "process": Prior(1.0, 2.0),
+    "group": Prior(1.0, 2.0),
 }
 """For the terms of `memory_terms`, in their order."""
 

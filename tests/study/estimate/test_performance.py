@@ -1,5 +1,7 @@
 """The performance model against published measurements, and against arithmetic by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.published_tables import (
@@ -7,6 +9,7 @@ from benchmarks.published_tables import (
     coverage,
     folds,
     median_error,
+    observe_llama,
     read_table,
     torchtitan_pairs,
 )
@@ -93,7 +96,41 @@ def test_memory_by_hand() -> None:
     terms = memory_terms(SMALL)
     assert terms["states"] == 16 * 27_535_872 / 2**30
     assert terms["activations"] == 34 * 8 * 512 * 16_384 / 2**30
-    assert terms["logits"] == 8 * 258 * 16_384 / 2**30
+    # in bf16 and in fp32, each with its gradient
+    assert terms["logits"] == 12 * 258 * 16_384 / 2**30
+    assert terms["gathered"] == 0
+    chunked = memory_terms(replace(SMALL, loss_chunk=4096))
+    assert chunked["logits"] == terms["logits"] / 4
+    # of sharded weights, a quarter of the blocks and both matrices of the vocabulary
+    sharded = memory_terms(replace(SMALL, shard=8))
+    vocabulary = 27_535_872 - 27_403_776 + 258 * 512
+    used = (27_403_776 - 258 * 512) / 4 + vocabulary
+    assert sharded["gathered"] == pytest.approx(4 * used / 2**30)
+    assert memory_terms(replace(SMALL, gpus=1))["group"] == 0
+
+
+def test_a_chunked_loss_needs_less_memory_in_the_prediction() -> None:
+    """One GPU, a vocabulary of 50,304: its logits of 16,384 tokens outgrow the rest."""
+    one = replace(SMALL, gpus=1, vocab_size=50_304, params=78_800_000, matmul_params=53_000_000)
+    whole, chunked = (
+        Performance(H200, []).memory_gib(replace(one, loss_chunk=chunk)) for chunk in (0, 4096)
+    )
+    # three quarters of the logits less: 12 bytes each
+    assert whole.middle - chunked.middle == pytest.approx(12 * 50_304 * 12_288 / 2**30, rel=0.01)
+
+
+def test_memory_of_torchtitans_llama_from_the_shape_alone() -> None:
+    """Eager and compiled bf16 on 8 and 128 H100, published as 62 to 82 GiB."""
+    errors = []
+    for gpus, technique, published in (
+        (8, "FSDP", 82.4), (8, "FSDP+compile", 77.0),
+        (128, "FSDP", 67.0), (128, "FSDP+compile", 62.0),
+    ):  # fmt: skip
+        row = {"gpus": str(gpus), "technique": technique, "tps_per_gpu": "1"}
+        predicted = Performance(H200, []).memory_gib(observe_llama(row).work)
+        assert predicted.low <= published <= predicted.high
+        errors.append(abs(predicted.middle / published - 1))
+    assert max(errors) < 0.08
 
 
 def test_a_measured_step_is_followed_and_the_next_size_has_an_interval() -> None:
