@@ -6,11 +6,13 @@ between measurements or extrapolates from them; or from measured steps, if they 
 log alone, which has no start-up.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from study.estimate.performance import Performance, PredictionInterval, add, observe
+from study.estimate.regression import Z80
 from study.grid import Cell, Grid
 from study.horizon import horizon_steps
 from study.measure.flags import describe_load, describe_spread
@@ -25,7 +27,7 @@ MEASURED_STEPS = "Estimated from measured steps"
 MEASURED = (VERIFIED, MEASURED_STEPS)
 """The bases of an estimate from measurements of the configuration itself."""
 
-PREDICTED_STARTUP = "predicted start-up + steps x step p50"
+PREDICTED_STARTUP = "predicted start-up + steps x mean step"
 """Method of an estimate whose step time was measured, but not its start-up."""
 
 MEASURED_SIZES = {
@@ -44,6 +46,9 @@ MEASURED_SETTINGS = {
 }
 """Attribute of a workload -> its name. An interpolation needs a measurement with the same value."""
 
+
+BETWEEN_RUNS = 0.02
+"""Spread of the mean step time between runs of a configuration if none was repeated, relative."""
 
 FAR = 10
 """Factor on the measured steps beyond which a verified speed may not hold for the whole run: rare
@@ -165,27 +170,34 @@ class Estimator:
     def _verified(
         self, cell: Cell, own: Sequence[Measurement], steps: int, horizon: str
     ) -> Estimate:
-        """Return the median time over seeds, from the lowest to the highest end of their intervals.
+        """Return the median over seeds of the time of their runs, with the interval of another run.
 
-        A seed's interval is the time of its run if every step took the 10th or 90th percentile.
+        It contains the standard error of the mean step, the spread between runs, and the runs.
         """
-        times, walls = [], 0
+        spread, walls, times, downs, ups = self._spread(own), 0, [], [], []
         for item in own:
-            p10, p50, p90 = item.step_s
-            started = self._measured_startup(cell, item)
+            mean = item.mean_step_s
+            steady = _around(mean, spread, item.mean_error_s).scaled(steps - 1)
             if item.uninterrupted and item.wall_s is not None and item.cell.run.steps == steps:
                 # Evidence may have a wall-clock time without a start-up time.
-                times.append([item.wall_s, item.wall_s, item.wall_s])
+                times.append(item.wall_s)
+                downs.append(min(steady.middle - steady.low, item.wall_s))
+                ups.append(steady.high - steady.middle)
                 walls += 1
             else:
-                rest = self.model(cell).rest(cell, steps, p50)
-                whole = add([started, PredictionInterval(p50, p50, p50).scaled(steps - 1), rest])
-                times.append([whole.low, whole.middle, whole.high])
-            times[-1][0] -= (steps - 1) * (p50 - p10)
-            times[-1][2] += (steps - 1) * (p90 - p50)
-        low, middle, high = zip(*times, strict=True)
+                started = self._measured_startup(cell, item)
+                rest = self.model(cell).rest(cell, steps, mean)
+                whole = add([started, steady, rest])
+                times.append(whole.middle)
+                downs.append(whole.middle - whole.low)
+                ups.append(whole.high - whole.middle)
+        middle = median(times)
+        low, high = middle - median(downs), middle + median(ups)
+        # Of more runs, some are outside the 80% interval.
+        if len(own) <= 9:
+            low, high = min(low, *times, middle), max(high, *times, middle)
         method = (
-            "wall-clock time of the run" if walls == len(own) else "start-up + steps x step p50"
+            "wall-clock time of the run" if walls == len(own) else "start-up + steps x mean step"
         )
         # The study's own runs record their start-up.
         if not walls and all(item.source and item.startup_s is None for item in own):
@@ -196,9 +208,9 @@ class Estimator:
             cell,
             steps,
             horizon,
-            PredictionInterval(min(low), median(middle), max(high)),
+            PredictionInterval(low, middle, high),
             startup_s=median(self._measured_startup(cell, item).middle for item in own),
-            step=_measured_step(own),
+            step=_measured_step(own, spread),
             basis=MEASURED_STEPS if all(item.steps_only for item in own) else VERIFIED,
             method=method,
             gpu_name=_gpu_name(cell, own),
@@ -207,11 +219,28 @@ class Estimator:
             doubt=_doubt(own),
         )
 
+    def _spread(self, own: Sequence[Measurement]) -> float:
+        """Return the standard deviation of another run's mean step time, relative, from `own`.
+
+        The spread between runs is that of all repeated runs on the cluster, `BETWEEN_RUNS` counting
+        as one pair; to it comes the uncertainty of the mean of `own`.
+        """
+        runs: dict[str, list[float]] = {}
+        for item in self.measurements:
+            if item.cell.cluster == own[0].cell.cluster:
+                runs.setdefault(item.cell.speed_key, []).append(math.log(item.mean_step_s))
+        square, degrees = BETWEEN_RUNS**2, 1
+        for logs in runs.values():
+            center = sum(logs) / len(logs)
+            square += sum((value - center) ** 2 for value in logs)
+            degrees += len(logs) - 1
+        return math.sqrt(square / degrees * (1 + 1 / len(own)))
+
     def _measured_startup(self, cell: Cell, item: Measurement) -> PredictionInterval:
         """Return a run's start-up with its first step, s; predicted if it was not recorded."""
         if item.startup_s is not None:
             return PredictionInterval(item.startup_s, item.startup_s, item.startup_s)
-        first = PredictionInterval(item.step_s[1], item.step_s[1], item.step_s[1])
+        first = PredictionInterval(item.mean_step_s, item.mean_step_s, item.mean_step_s)
         return add([self.model(cell).startup(workload(cell)), first])
 
     def _estimated(
@@ -224,8 +253,10 @@ class Estimator:
             return self._row(cell, steps, horizon, None, None, None, basis, missing)
         step, startup = model.step(work), model.startup(work)
         if own:
-            step, reason = _measured_step(own), "from the steps of its own runs so far"
-        whole = add([startup, step.scaled(steps), model.rest(cell, steps, step.middle)])
+            step = _measured_step(own, self._spread(own))
+            reason = "from the steps of its own runs so far"
+        rest = model.rest(cell, steps, step.middle)
+        whole = add([startup, step.scaled(steps), rest])
         return self._row(
             cell, steps, horizon, whole, startup.middle + step.middle, step, basis, reason
         )
@@ -295,10 +326,21 @@ def _gpu_name(cell: Cell, own: Sequence[Measurement]) -> str | None:
     )
 
 
-def _measured_step(own: Sequence[Measurement]) -> PredictionInterval:
-    """Return the measured step time, s: median, lowest and highest over seeds."""
-    low, middle, high = zip(*(item.step_s for item in own), strict=True)
-    return PredictionInterval(min(low), median(middle), max(high))
+def _measured_step(own: Sequence[Measurement], spread: float) -> PredictionInterval:
+    """Return the median over runs of the mean step time, s, with the interval of another run."""
+    steps = [_around(item.mean_step_s, spread, item.mean_error_s) for item in own]
+    middle = median(step.middle for step in steps)
+    low = min(step.middle for step in steps) if 1 < len(own) <= 9 else middle
+    high = max(step.middle for step in steps) if 1 < len(own) <= 9 else middle
+    down = median(step.middle - step.low for step in steps)
+    up = median(step.high - step.middle for step in steps)
+    return PredictionInterval(min(low, middle - down), middle, max(high, middle + up))
+
+
+def _around(mean_s: float, spread: float, error_s: float) -> PredictionInterval:
+    """Return the interval of a mean step time, from its standard error and the relative spread."""
+    width = math.exp(Z80 * math.hypot(spread, error_s / mean_s))
+    return PredictionInterval(mean_s / width, mean_s, mean_s * width)
 
 
 def _doubt(own: Sequence[Measurement]) -> str:

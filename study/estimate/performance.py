@@ -69,7 +69,6 @@ MEMORY_PRIORS = {
 REST_PRIORS = {
     "saves": Prior(1.0, 3.0),
     "evaluations": Prior(1.0, 2.0),
-    "slow steps": Prior(1.0, 3.0),
     "end": Prior(2.0, 2.0),
 }
 """For the terms of `study.estimate.overhead.rest_terms`, in their order."""
@@ -135,7 +134,7 @@ def observe(measurements: Sequence[Measurement]) -> list[Observed]:
     return [
         Observed(
             workload(items[0].cell, items[0].model_dtype),
-            median(item.step_s[1] for item in items),
+            median(item.mean_step_s for item in items),
             _middle([_startup_before_step(item) for item in items]),
             _middle([item.peak_memory_gib for item in items]),
             tuple(_rests(items)),
@@ -151,7 +150,7 @@ def _middle(values: Sequence[float | None]) -> float | None:
 
 
 def _startup_before_step(item: Measurement) -> float | None:
-    return None if item.startup_s is None else max(0.1, item.startup_s - item.step_s[1])
+    return None if item.startup_s is None else max(0.1, item.startup_s - item.mean_step_s)
 
 
 PART = 128
@@ -295,9 +294,9 @@ def _rests(measurements: Sequence[Measurement]) -> list[tuple[dict[str, float], 
     found = []
     for item in measurements:
         if item.uninterrupted and item.wall_s is not None and item.startup_s is not None:
-            step_s, steps = item.step_s[1], item.cell.run.steps
+            step_s, steps = item.mean_step_s, item.cell.run.steps
             seconds = item.wall_s - item.startup_s - (steps - 1) * step_s
-            # Step times vary, so the difference may be negative if nothing else was done.
+            # It may be negative if nothing else was done and the first steps were fast.
             found.append((rest_terms(item.cell, steps, step_s), max(0.1, seconds)))
     return found
 

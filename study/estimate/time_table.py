@@ -99,20 +99,27 @@ def format_count(number: float, digits: int) -> str:
     return f"{number:.0f}"
 
 
-def format_seconds(seconds: float) -> str:
-    """Return a time with two digits, in a suitable unit: 2.5 min for 149 s."""
+def format_seconds(seconds: float, digits: int = 2) -> str:
+    """Return a time with two or more digits, in a suitable unit: 2.5 min for 149 s."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= (0.995 if unit != "days" else 2) * size:
-            return f"{_two_digits(seconds / size)} {unit}"
-    return f"{_two_digits(seconds)} s"
+            return f"{_rounded(seconds / size, digits)} {unit}"
+    return f"{_rounded(seconds, digits)} s"
 
 
-def _two_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+def _rounded(value: float, digits: int) -> str:
+    return f"{value:.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 def format_interval(low: float | None, high: float | None) -> str:
-    """Return an interval of times; empty if it is not known."""
+    """Return an interval of times, with as many digits as its ends need to differ.
+
+    Empty if it is not known.
+    """
     if low is None or high is None:
         return ""
-    return f"{format_seconds(low)} to {format_seconds(high)}"
+    for digits in (2, 3, 4, 5):
+        ends = [format_seconds(end, digits) for end in (low, high)]
+        if ends[0] != ends[1]:
+            break
+    return f"{ends[0]} to {ends[1]}"

@@ -9,7 +9,7 @@ from study.config import Evidence, Study
 from study.csv_tables import CsvRow, read_csv
 from study.grid import Cell, Grid, build_cell
 from study.measure.foreign_logs import read_steady_steps, with_hint
-from study.measure.measurement import Measurement, read_measurements
+from study.measure.measurement import Measurement, read_measurements, step_mean
 from study.measure.training_log import Unit, to_step_s
 from trainer.config import ConfigError, load_yaml, merge, nest, validate
 from trainer.problems import Problem
@@ -158,6 +158,7 @@ def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
         changes=entry.run,
     )
     steps = read_steady_steps(entry.format, Path(entry.file), cell)
+    mean, error = step_mean([(step_s, 1) for step_s in steps])
     return Measurement(
         cell=cell,
         source=entry.by or Path(entry.file).stem,
@@ -168,6 +169,8 @@ def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
         wall_s=None,
         peak_memory_gib=None,
         steps_only=True,
+        mean_s=mean,
+        mean_error_s=error or 0.0,
     )
 
 
