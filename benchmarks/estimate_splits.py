@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
 from benchmarks import ROOT, command_line
 from benchmarks.published_tables import H100, observe, read_table
 from study.config import ClusterConfig
@@ -139,24 +141,34 @@ def _nearest(work: Workload, kept: Sequence[Observed], cluster: ClusterConfig) -
 
 
 def _interpolated(work: Workload, kept: Sequence[Observed], cluster: ClusterConfig) -> float:
-    """Interpolate over log N, among rows of the nearest GPU count; the end's beyond the ends."""
-    gpus = min((row.work.gpus for row in kept), key=lambda n: abs(math.log(n / work.gpus)))
-    values: dict[int, list[float]] = {}
-    for row in kept:
-        if row.work.gpus == gpus:
-            values.setdefault(row.work.params, []).append(_mfu(row, cluster))
-    below = [params for params in values if params <= work.params]
-    above = [params for params in values if params > work.params]
-    if not below or not above:
-        return median(values[max(below) if below else min(above)])
-    low, high = max(below), min(above)
-    share = math.log(work.params / low) / math.log(high / low)
-    return median(values[low]) * (1 - share) + median(values[high]) * share
+    """Interpolate over the logarithm of the GPU count, or else of the size, between like rows.
+
+    Among rows that differ in nothing else; beyond the last, its MFU.
+    """
+    for attribute in ("gpus", "params"):
+        values: dict[float, list[float]] = {}
+        for row in kept:
+            if _alike(row.work, work, attribute):
+                at = math.log(getattr(row.work, attribute))
+                values.setdefault(at, []).append(_mfu(row, cluster))
+        if values:
+            at = sorted(values)
+            here = math.log(getattr(work, attribute))
+            return float(np.interp(here, at, [median(values[x]) for x in at]))
+    return _nearest(work, kept, cluster)
+
+
+def _alike(one: Workload, other: Workload, attribute: str) -> bool:
+    """Return whether two rows have equal sequences, batches, and size or GPUs."""
+    names = {"gpus", "shape", "seq_len"} - {attribute, "shape" if attribute == "params" else ""}
+    batch = attribute == "params" or one.batch_size == other.batch_size
+    return batch and all(getattr(one, name) == getattr(other, name) for name in names)
 
 
 def _linear(work: Workload, kept: Sequence[Observed], cluster: ClusterConfig) -> float:
     """Take the largest kept GPU count of the same size: no loss by scaling; else the nearest."""
     alike = [row for row in kept if row.work.shape == work.shape]
+    alike = [row for row in alike if row.work.tokens == work.tokens] or alike
     if not alike:
         return _nearest(work, kept, cluster)
     return _mfu(max(alike, key=lambda row: row.work.gpus), cluster)

@@ -186,11 +186,10 @@ def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
     matmul: 6 FLOPs per parameter and token, and 2 more in blocks with full activation
     checkpointing. attention: 12*L*q FLOPs per token and key, and 4*L*q more with full activation
     checkpointing; the keys are those of `mean_context`, an upper bound with a document mask.
-    activations: those that a layer keeps are written and read. logits: written and read in fp32,
-    forward and backward. launch: a layer's kernels, forward and backward. optimizer: its
-    `traffic_bytes` per parameter held. link, network: bytes of a ring all-reduce of the gradients
-    (2*(n-1)/n each), or of two gathers of the weights and one scatter of the gradients per
-    micro-batch, over the slowest link crossed. latency: log2(GPUs) hops of each layer's messages.
+    activations: those that a layer keeps are written and read, `EAGER_PASSES` times as often if
+    each pointwise operation is a kernel of its own. logits: written and read in fp32, forward and
+    backward. launch: a layer's kernels, forward and backward. optimizer: its `traffic_bytes` per
+    parameter held. For the others see `_traffic`.
     """
     again = {"none": 0.0, "selective": 0.0, "full": 1.0}[work.recompute]
     micro_batches, split = work.grad_acc_steps, work.tensor_parallel
@@ -199,9 +198,9 @@ def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
     attention = (12 + 4 * again) * layers * work.attention_dim * context
     kept = layers * work.dim * LAYER_TENSORS / 2 * work.value_bytes
     pointwise = 1 + again / 3 if work.recompute != "selective" else 4 / 3
-    matmul_s = (
-        (6 * work.matmul_params + 2 * again * work.block_params) * tokens / split / sheet.flops
-    )
+    pointwise *= 1.0 if work.compiled else EAGER_PASSES
+    matmul_s = (6 * work.matmul_params + 2 * again * work.block_params) * tokens / split
+    matmul_s /= sheet.flops
     return {
         "matmul": matmul_s,
         "attention": attention * tokens / split / sheet.flops,
@@ -217,24 +216,58 @@ def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
     }
 
 
+EAGER_PASSES = 3.0
+"""Bytes of pointwise operations without fusion, over those with it: on one H200, 85M to 206M."""
+
+BUCKET_BYTES = 25 * 2**20
+"""Gradients of one all-reduce without sharding: torch's default."""
+
+HOP_S = 5e-6
+"""Time of a message from one GPU to the next in a ring."""
+
+
 def _traffic(work: Workload, sheet: DataSheet, matmul_s: float) -> dict[str, float]:
-    """Return the communication terms; all 0 on one GPU."""
-    replicas = work.gpus // work.tensor_parallel
-    messages = work.n_layers * work.grad_acc_steps * (3 if work.shard > 1 else 1)
+    """Return the communication terms; all 0 on one GPU.
+
+    Sharded weights are gathered twice and their gradients scattered once per micro-batch, by the
+    `shard` GPUs of a copy. The gradients of copies are all-reduced once a step, of a GPU's shard.
+    link, network: the bytes that a GPU sends in these rings, 1 - 1/n of the whole for a gather and
+    twice that for an all-reduce, over the bandwidth inside the node, or of a node to the others. A
+    ring has as many steps as GPUs, each with the latency of a hop. stragglers: a share of the
+    matmuls' time that grows with the logarithm of the GPUs that wait for each other.
+    """
+    groups = work.gpus // work.tensor_parallel
+    copies = groups // work.shard
+    # A node sends to the others through the adapters of all its GPUs in one ring.
+    adapters = min(work.gpus, work.gpus_per_node) / work.tensor_parallel
+    node_bytes = min(sheet.link_bytes, sheet.network_bytes * max(1.0, adapters))
+    params, seconds = work.params / work.tensor_parallel, {"link": 0.0, "network": 0.0}
+    hops = 0.0
     if work.shard > 1:
-        sent = 3.0 * work.value_bytes * work.params * work.grad_acc_steps
-        sent *= (work.shard - 1) / work.shard
-    else:
-        sent = 2.0 * 4 * work.params * (replicas - 1) / replicas
-    sent /= work.tensor_parallel
+        sent = 3.0 * work.value_bytes * params * work.grad_acc_steps * (1 - 1 / work.shard)
+        crosses = work.shard * work.tensor_parallel > work.gpus_per_node
+        seconds["network" if crosses else "link"] += sent / (
+            node_bytes if crosses else sheet.link_bytes
+        )
+        hops += 3 * work.n_layers * work.grad_acc_steps * (work.shard - 1)
+    if copies > 1:
+        each = (4 if work.shard == 1 else work.value_bytes) * params / work.shard
+        crosses = work.gpus > work.gpus_per_node
+        # With a copy in each node, each adapter has a ring of its own.
+        own = sheet.network_bytes if work.shard > 1 else node_bytes
+        seconds["network" if crosses else "link"] += (
+            2 * each * (1 - 1 / copies) / (own if crosses else sheet.link_bytes)
+        )
+        # Large counts use trees for all-reduces.
+        messages = max(each / BUCKET_BYTES, work.n_layers if work.shard > 1 else 1)
+        hops += 2 * messages * math.log2(copies)
     # A tensor-parallel layer gathers and scatters its activations twice, forward and backward.
     activations = work.value_bytes * work.tokens * work.dim * work.n_layers * work.grad_acc_steps
-    inside = 8 * activations * (work.tensor_parallel - 1) / work.tensor_parallel
-    crosses = work.gpus > work.gpus_per_node
+    inside = 8 * activations * (1 - 1 / work.tensor_parallel)
+    seconds["link"] += inside / sheet.link_bytes
     return {
-        "link": (inside + (0 if crosses else sent)) / sheet.link_bytes,
-        "network": sent / sheet.network_bytes if crosses else 0.0,
-        "latency": messages * math.log2(work.gpus) * 1e-4,
+        **seconds,
+        "latency": hops * HOP_S,
         "stragglers": 0.01 * math.log2(work.gpus) * matmul_s,
     }
 

@@ -29,22 +29,24 @@ from study.workload import (
     workload,
 )
 
+HOST, COMMUNICATION = 1, 2
+"""Groups of terms that run at the same time as the rest."""
+
 STEP_PRIORS = {
     # Ratio to the time at the data sheet's rate. Large matmuls reach 50 to 80% of peak, fused
     # attention about a third.
     "matmul": Prior(1.4, 1.35),
     "attention": Prior(3.0, 1.65),
-    "activations": Prior(1.5, 2.0),
+    "activations": Prior(1.0, 1.5),
     "logits": Prior(1.5, 2.0),
     # Ratio to 1 ms a layer, eager, or 0.4 ms compiled.
-    "launch": Prior(0.5, 2.7),
+    "launch": Prior(0.5, 4.0, HOST),
     "optimizer": Prior(1.0, 2.0),
-    # The fraction that is not hidden by overlap with the backward pass.
-    "link": Prior(0.3, 2.7),
-    "network": Prior(0.3, 2.7),
-    "latency": Prior(0.3, 2.7),
+    "link": Prior(1.5, 2.0, COMMUNICATION),
+    "network": Prior(1.5, 2.0, COMMUNICATION),
+    "latency": Prior(1.0, 2.7, COMMUNICATION),
     "stragglers": Prior(0.5, 2.7),
-    "constant": Prior(1.0, 2.7),
+    "constant": Prior(1.0, 4.0),
 }
 """For the terms of `step_terms`, in their order."""
 
@@ -76,7 +78,7 @@ REST_PRIORS = {
 NO_DATA_SHEET = 30.0
 """Factor by which the speed of a cluster without peak_tflops may differ from the nominal rates."""
 
-UNSEEN = 3.0
+UNSEEN = 1.3
 """Factor by which the speed of a cluster with a data sheet may differ from its rates, all terms
 together: small models are CPU-bound, two to five times slower in the tables that groups keep."""
 
