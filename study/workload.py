@@ -216,8 +216,9 @@ def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
     }
 
 
-EAGER_PASSES = 3.0
-"""Bytes of pointwise operations without fusion, over those with it: on one H200, 85M to 206M."""
+EAGER_PASSES = 3.5
+"""Bytes of pointwise operations without fusion, over those with it: about what the eager steps of
+206M on one H200 take longer than compiled ones."""
 
 BUCKET_BYTES = 25 * 2**20
 """Gradients of one all-reduce without sharding: torch's default."""
@@ -258,9 +259,12 @@ def _traffic(work: Workload, sheet: DataSheet, matmul_s: float) -> dict[str, flo
         seconds["network" if crosses else "link"] += (
             2 * each * (1 - 1 / copies) / (own if crosses else sheet.link_bytes)
         )
-        # Large counts use trees for all-reduces.
-        messages = max(each / BUCKET_BYTES, work.n_layers if work.shard > 1 else 1)
-        hops += 2 * messages * math.log2(copies)
+        # Each layer's shard in a ring; large buckets in a tree.
+        hops += (
+            2 * work.n_layers * (copies - 1)
+            if work.shard > 1
+            else 2 * max(1.0, each / BUCKET_BYTES) * math.log2(copies)
+        )
     # A tensor-parallel layer gathers and scatters its activations twice, forward and backward.
     activations = work.value_bytes * work.tokens * work.dim * work.n_layers * work.grad_acc_steps
     inside = 8 * activations * (1 - 1 / work.tensor_parallel)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from benchmarks.published_tables import (
@@ -76,12 +77,41 @@ def test_terms_by_hand() -> None:
     terms = step_terms(SMALL, UNIT)
     assert terms["matmul"] == 6 * 27_403_776 * 16_384
     assert terms["attention"] == 6 * 8 * 2048 * 512 * 16_384
-    # 34 bytes a layer, token and unit of width, written and read
-    assert terms["activations"] == 2 * 34 * 8 * 512 * 16_384
+    # 34 bytes a layer, token and unit of width, written and read, once if they are fused
+    assert terms["activations"] == 3.5 * 2 * 34 * 8 * 512 * 16_384
+    fused = step_terms(replace(SMALL, compiled=True), UNIT)
+    assert fused["activations"] == 2 * 34 * 8 * 512 * 16_384
     assert terms["optimizer"] == 28 * 27_535_872
     # ring all-reduce of fp32 gradients inside the node
     assert terms["link"] == 2 * 7 / 8 * 4 * 27_535_872
     assert terms["network"] == 0
+
+
+def test_traffic_of_hybrid_sharding_by_hand() -> None:
+    """16 GPUs in nodes of 4 that hold a copy each, against one copy over all of them."""
+    sheet = replace(UNIT, link_bytes=100.0, network_bytes=10.0)
+    four = replace(SMALL, gpus=16, gpus_per_node=4)
+    hybrid = step_terms(replace(four, shard=4), sheet)
+    full = step_terms(replace(four, shard=16), sheet)
+    params = 27_535_872
+    # two gathers and a scatter of bf16 inside the node; of its quarter, an all-reduce over 4 copies
+    assert hybrid["link"] == pytest.approx(3 * 2 * params * 3 / 4 / 100)
+    assert hybrid["network"] == pytest.approx(2 * 2 * params / 4 * 3 / 4 / 10)
+    # a node's four adapters carry one copy
+    assert full["network"] == pytest.approx(3 * 2 * params * 15 / 16 / 40)
+    assert full["link"] == 0
+    # one step of a ring for each further GPU, for three messages a layer
+    assert full["latency"] == pytest.approx(3 * 8 * 15 * 5e-6)
+    assert hybrid["latency"] == pytest.approx((3 * 8 * 3 + 2 * 8 * 3) * 5e-6)
+
+
+def test_communication_does_not_depend_on_the_batch() -> None:
+    once, twice = (
+        step_terms(replace(SMALL, gpus=64, shard=64, batch_size=batch), UNIT) for batch in (1, 2)
+    )
+    assert twice["matmul"] == 2 * once["matmul"]
+    for name in ("link", "network", "latency"):
+        assert twice[name] == once[name]
 
 
 def test_a_sliding_window_reduces_the_keys_of_attention() -> None:
@@ -140,16 +170,18 @@ def test_a_measured_step_is_followed_and_the_next_size_has_an_interval() -> None
     twice = Workload(**{**SMALL.__dict__, "params": 2 * SMALL.params, "n_layers": 16,
                         "matmul_params": 2 * SMALL.matmul_params})  # fmt: skip
     other = model.step(twice)
-    assert 0.2 < other.low < other.middle < other.high
+    # More layers take longer, but a constant may explain nearly all of so slow a step.
+    assert 0.19 < other.low < 0.2 < other.middle < other.high
     assert other.high / other.low > 1.2
 
 
 def test_beyond_the_largest_gpu_count_the_interval_is_wider_on_the_slow_side() -> None:
-    """The low end is the time without any loss from the largest measured count."""
+    """The low end is the time without any loss from the largest measured count, less its noise."""
     works = {n: Workload(**{**SMALL.__dict__, "gpus": n}) for n in (1, 2, 4, 8, 32)}
     observed = [Observed(works[n], 0.2, None, None) for n in (1, 2, 4, 8)]
-    step = Performance(H200, observed).step(works[32])
-    assert step.low == pytest.approx(0.2)
+    model = Performance(H200, observed)
+    step = model.step(works[32])
+    assert step.low == pytest.approx(0.2 * np.exp(-1.2816 * model.steps.hyper.noise_sd))
     assert step.high / step.middle > step.middle / step.low
 
 

@@ -56,6 +56,20 @@ def test_unseen_cells_of_200_random_clusters() -> None:
     assert 0.7 < np.mean(inside) < 0.9
 
 
+def test_groups_of_terms_run_at_the_same_time() -> None:
+    """4 s beside 3 s, p = 4: (4^4 + 3^4)^(1/4), and the derivatives of its logarithm."""
+    nothing = Points(np.zeros((0, 3)), np.zeros((0, 1)), [])
+    priors = [Prior(1.0, 2.0), Prior(1.0, 2.0), Prior(1.0, 2.0, group=1)]
+    fit = Regression(priors, nothing, np.array([]))
+    at = Points(np.array([[1.0, 3.0, 3.0]]), np.zeros((1, 1)), [""])
+    assert np.exp(fit.predict(at)[0]) == pytest.approx((4**4 + 3**4) ** 0.25)
+    shares, log_f = fit._linearise(at, np.zeros(3))
+    for index in range(3):
+        step = np.eye(3)[index] * 1e-6
+        slope = (fit._linearise(at, step)[1] - log_f) / 1e-6
+        assert shares[0, index] == pytest.approx(slope[0], rel=1e-4)
+
+
 def test_planted_coefficients_are_found() -> None:
     """Terms that the grid can tell apart, without noise, and a vague prior."""
     terms = np.random.default_rng(1).uniform(0.1, 1.0, (40, 3))
