@@ -20,7 +20,8 @@ PROCESS_SDS = (0.03, 0.06, 0.12, 0.24)
 """Candidates for the standard deviation of g, in log time."""
 
 FEW, FEW_PROCESS_SD = 8, 0.12
-"""With fewer measurements than this, the evidence cannot tell that g is smaller than this."""
+"""With fewer measurements than this, the evidence cannot tell that g is smaller than this, or that
+it is alike over long distances."""
 
 NOISE_SDS = (0.01, 0.02, 0.04, 0.08, 0.16)
 """Candidates for the standard deviation of the noise, in log time."""
@@ -212,5 +213,7 @@ def _candidates(count: int) -> list[Hyper]:
     """Return the hyperparameters to choose from; a single measurement cannot choose between any."""
     if count < 2:
         return [Hyper(0.12, USUAL_NOISE_SD, LENGTH_SCALES[0])]
-    sds = [sd for sd in PROCESS_SDS if count >= FEW or sd >= FEW_PROCESS_SD]
-    return [Hyper(s, n, r) for s in sds for n in NOISE_SDS for r in LENGTH_SCALES]
+    few = count < FEW
+    sds = [sd for sd in PROCESS_SDS if not few or sd >= FEW_PROCESS_SD]
+    lengths = LENGTH_SCALES[:1] if few else LENGTH_SCALES
+    return [Hyper(s, n, r) for s in sds for n in NOISE_SDS for r in lengths]

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from study.config import ClusterConfig
+from study.estimate.performance import UNSEEN, step_priors
 from study.estimate.regression import Points, Prior, Regression
-from study.workload import DataSheet, Workload, position, stack, step_terms
+from study.workload import COORDINATES, DataSheet, Workload, position, stack, step_terms
 
 SHEET = DataSheet(1e15, 4e12, 4e11, 5e10, known=True)
 
@@ -31,7 +33,11 @@ def make_work(dim: int, gpus: int, batch_size: int = 8) -> Workload:
 
 def points(works: list[Workload]) -> Points:
     terms = stack([step_terms(work, SHEET) for work in works], 11)
-    return Points(terms, np.array([position(work) for work in works]), ["base"] * len(works))
+    return Points(
+        terms,
+        np.array([position(work) for work in works]).reshape(len(works), COORDINATES),
+        ["base"] * len(works),
+    )
 
 
 GRID = [make_work(dim, gpus) for dim in (256, 512, 768, 1024, 2048) for gpus in (1, 2, 4, 8, 16)]
@@ -54,6 +60,27 @@ def test_unseen_cells_of_200_random_clusters() -> None:
         inside.append(np.mean(np.abs(off) < 1.2816 * sd))
     assert np.median(errors) < 0.08
     assert 0.7 < np.mean(inside) < 0.9
+
+
+@pytest.mark.parametrize("measured", [1, 2, 3])
+def test_few_measured_cells_of_random_clusters(measured: int) -> None:
+    """Coefficients, and a factor on all of them, drawn from their priors; 5% noise."""
+    random = np.random.default_rng(measured)
+    priors = step_priors(ClusterConfig(gpu_name="X", peak_tflops=500.0, gpus_per_node=8))
+    center, widths = (np.log([getattr(p, name) for p in priors]) for name in ("median", "factor"))
+    everything = points(GRID)
+    inside = []
+    for _ in range(200):
+        truth = Regression(priors, points([]), np.array([]))
+        _, log_f = truth._linearise(everything, random.normal(center, widths))
+        log_f += random.normal(0.0, np.log(UNSEEN)) + random.normal(0.0, 0.05, len(GRID))
+        order = random.permutation(len(GRID))
+        known, unseen = order[:measured], order[measured:]
+        times = np.exp(log_f[known])
+        fit = Regression(priors, points([GRID[i] for i in known]), times, UNSEEN)
+        mean, sd = fit.predict(points([GRID[i] for i in unseen]))
+        inside.append(np.mean(np.abs(log_f[unseen] - mean) < 1.2816 * sd))
+    assert 0.75 < np.mean(inside) < 0.9
 
 
 def test_groups_of_terms_run_at_the_same_time() -> None:
