@@ -11,41 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from study.estimate.performance import Performance, PredictionInterval, add, observe
+from study.estimate.basis import MEASURED_STEPS, VERIFIED, find_basis
+from study.estimate.performance import (
+    MOST,
+    Performance,
+    PredictionInterval,
+    add,
+    observe,
+    spread,
+)
 from study.estimate.regression import Z80
 from study.grid import Cell, Grid
 from study.horizon import horizon_steps
 from study.measure.flags import describe_load, describe_spread
 from study.measure.measurement import Measurement
-from study.workload import Workload, workload
-
-VERIFIED = "Verified"
-INTERPOLATED = "Estimated by interpolation"
-EXTRAPOLATED = "Estimated by extrapolation"
-MEASURED_STEPS = "Estimated from measured steps"
-
-MEASURED = (VERIFIED, MEASURED_STEPS)
-"""The bases of an estimate from measurements of the configuration itself."""
+from study.workload import workload
 
 PREDICTED_STARTUP = "predicted start-up + steps x mean step"
 """Method of an estimate whose step time was measured, but not its start-up."""
-
-MEASURED_SIZES = {
-    "params": "parameters",
-    "gpus": "GPUs",
-    "seq_len": "tokens a sequence",
-    "tokens": "tokens a micro-batch",
-}
-"""Attribute of a workload -> its name. An interpolation stays in the measured range of each."""
-
-MEASURED_SETTINGS = {
-    "recompute": "activation checkpointing",
-    "compiled": "compile",
-    "tensor_parallel": "tensor parallelism",
-    "value_bytes": "bytes per value",
-}
-"""Attribute of a workload -> its name. An interpolation needs a measurement with the same value."""
-
 
 BETWEEN_RUNS = 0.02
 """Spread of the mean step time between runs of a configuration if none was repeated, relative."""
@@ -113,19 +96,25 @@ class Estimator:
 
     def __init__(self, measurements: Sequence[Measurement]) -> None:
         """Keep the measurements; each cluster's model is fitted when it is first needed."""
-        self.measurements = list(measurements)
+        self._measured: dict[str, list[Measurement]] = {}
+        self._own: dict[tuple[str, str], list[Measurement]] = {}
+        for item in measurements:
+            cluster = item.cell.cluster
+            self._measured.setdefault(cluster, []).append(item)
+            self._own.setdefault((cluster, item.cell.speed_key), []).append(item)
         self._models: dict[str, Performance] = {}
+        self._spreads: dict[str, tuple[float, int]] = {}
 
     def model(self, cell: Cell) -> Performance:
         """Return the performance model of a cell's cluster."""
         if cell.cluster not in self._models:
-            here = [item for item in self.measurements if item.cell.cluster == cell.cluster]
-            self._models[cell.cluster] = Performance(cell.cluster_config, observe(here))
+            here = observe(self._measured.get(cell.cluster, []))
+            self._models[cell.cluster] = Performance(cell.cluster_config, here)
         return self._models[cell.cluster]
 
     def estimate(self, cell: Cell, steps: int, horizon: str = "") -> Estimate:
         """Return the time of a run of a cell with `steps` steps."""
-        measured = self._own(cell)
+        measured = self._own.get((cell.cluster, cell.speed_key), [])
         own = [item for item in measured if item.completed]
         # The study's own measurements take precedence over evidence.
         ours = [item for item in own if not item.source]
@@ -133,34 +122,28 @@ class Estimator:
             return self._verified(cell, ours or own, steps, horizon)
         return self._estimated(cell, measured, steps, horizon)
 
-    def _own(self, cell: Cell) -> list[Measurement]:
-        """Return the measurements of a cell's own configuration."""
-        return [
-            item
-            for item in self.measurements
-            if item.cell.cluster == cell.cluster and item.cell.speed_key == cell.speed_key
-        ]
-
     def memory_gib(self, cell: Cell) -> PredictionInterval:
         """Return the peak memory of a GPU, GiB: measured, or else predicted."""
-        measured = [
-            item.peak_memory_gib
-            for item in self.model(cell).observed
-            if item.speed_key == cell.speed_key and item.peak_memory_gib
-        ]
-        if measured:
-            return PredictionInterval(measured[0], measured[0], measured[0])
-        return self.model(cell).memory_gib(workload(cell))
+        measured = self.model(cell).by_speed_key.get(cell.speed_key)
+        peak = measured.peak_memory_gib if measured else None
+        return (
+            PredictionInterval(peak, peak, peak)
+            if peak
+            else self.model(cell).memory_gib(workload(cell))
+        )
 
     def most_informative(self, cells: Sequence[Cell]) -> Cell | None:
         """Return the cell whose measurement would narrow the estimates of `cells` most.
 
-        A measurement counts only for the cells of its own cluster.
+        A measurement counts only for the cells of its own cluster. Of more than `MOST` cells there,
+        those that are spread furthest are compared.
         """
         best: tuple[float, Cell] | None = None
         for cluster in dict.fromkeys(cell.cluster for cell in cells):
             here = [cell for cell in cells if cell.cluster == cluster]
             works = [workload(cell) for cell in here]
+            compared = spread(works, MOST)
+            here, works = [here[at] for at in compared], [works[at] for at in compared]
             gains = self.model(here[0]).gains(works, works)
             index = int(gains.argmax())
             if best is None or gains[index] > best[0]:
@@ -225,15 +208,17 @@ class Estimator:
         The spread between runs is that of all repeated runs on the cluster, `BETWEEN_RUNS` counting
         as one pair; to it comes the uncertainty of the mean of `own`.
         """
-        runs: dict[str, list[float]] = {}
-        for item in self.measurements:
-            if item.cell.cluster == own[0].cell.cluster:
-                runs.setdefault(item.cell.speed_key, []).append(math.log(item.mean_step_s))
-        square, degrees = BETWEEN_RUNS**2, 1
-        for logs in runs.values():
-            center = sum(logs) / len(logs)
-            square += sum((value - center) ** 2 for value in logs)
-            degrees += len(logs) - 1
+        cluster = own[0].cell.cluster
+        if cluster not in self._spreads:
+            square, degrees = BETWEEN_RUNS**2, 1
+            for (name, _), items in self._own.items():
+                if name == cluster:
+                    logs = [math.log(item.mean_step_s) for item in items]
+                    center = sum(logs) / len(logs)
+                    square += sum((value - center) ** 2 for value in logs)
+                    degrees += len(logs) - 1
+            self._spreads[cluster] = square, degrees
+        square, degrees = self._spreads[cluster]
         return math.sqrt(square / degrees * (1 + 1 / len(own)))
 
     def _measured_startup(self, cell: Cell, item: Measurement) -> PredictionInterval:
@@ -247,7 +232,7 @@ class Estimator:
         self, cell: Cell, own: Sequence[Measurement], steps: int, horizon: str
     ) -> Estimate:
         model, work = self.model(cell), workload(cell)
-        basis, reason = find_basis(work, model.works, cell.variant)
+        basis, reason = find_basis(work, model.extent, cell.variant)
         if not model.knows_speed:
             missing = f"no measurement on {cell.cluster} yet, and its peak_tflops is not known"
             return self._row(cell, steps, horizon, None, None, None, basis, missing)
@@ -371,30 +356,3 @@ def estimate_table(grid: Grid, measurements: Sequence[Measurement]) -> list[Esti
         for horizon in horizons
         for cell in grid.configurations
     ]
-
-
-def find_basis(
-    work: Workload, measured: Sequence[Workload], variant: str = "base"
-) -> tuple[str, str]:
-    """Return the basis of a configuration's estimate, and the reason for it.
-
-    `variant` is the name of its settings.
-    """
-    if not measured:
-        return EXTRAPOLATED, "from the data sheet alone, nothing was measured there"
-    beyond = []
-    for attribute, name in MEASURED_SIZES.items():
-        value = getattr(work, attribute)
-        known = [getattr(other, attribute) for other in measured]
-        if not 0.99 * min(known) <= value <= 1.01 * max(known):
-            ends = sorted({min(known), max(known)})
-            beyond.append(f"{value:,} {name}, measured {' to '.join(f'{end:,}' for end in ends)}")
-    for attribute, name in MEASURED_SETTINGS.items():
-        if all(getattr(work, attribute) != getattr(other, attribute) for other in measured):
-            beyond.append(f"{name} {getattr(work, attribute)} was not measured")
-    if all(work.unseen != other.unseen for other in measured):
-        beyond.append(f"other settings of variant {variant} were not measured")
-    count = f"{len(measured)} measured configuration{'s' if len(measured) > 1 else ''}"
-    if beyond:
-        return EXTRAPOLATED, f"from {count}; {'; '.join(beyond)}"
-    return INTERPOLATED, f"from {count}"

@@ -6,7 +6,8 @@ fitted to all measurements on it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
@@ -14,6 +15,7 @@ from statistics import median
 import numpy as np
 
 from study.config import ClusterConfig
+from study.estimate.basis import Extent, measured_extent
 from study.estimate.overhead import rest_terms
 from study.estimate.regression import Z80, Hyper, Points, Prior, Regression
 from study.grid import Cell
@@ -171,8 +173,12 @@ def _startup_before_step(item: Measurement) -> float | None:
     return None if item.startup_s is None else max(0.1, item.startup_s - item.mean_step_s)
 
 
-PART = 128
-"""Candidates compared with all targets at a time, which bounds the memory."""
+MOST = 256
+"""Configurations that the step time's regression is fitted to; of more, those spread furthest. Its
+cost grows with the cube of this, and more of them lie within a length scale of these."""
+
+REFITTED = 12
+"""With more configurations than this, leaving some out does not choose hyperparameters again."""
 
 
 class Performance:
@@ -192,18 +198,60 @@ class Performance:
         self.cluster_config, self.observed = cluster_config, list(observed)
         self._sheet = data_sheet(cluster_config)
         self.knows_speed = self._sheet.known or bool(observed)
+        self._used = spread([item.work for item in observed], MOST)
+        used = [self.observed[index] for index in self._used]
         self.steps = Regression(
             step_priors(cluster_config),
-            self._step_points([item.work for item in observed]),
-            np.array([item.step_s for item in observed]),
+            self._step_points([item.work for item in used]),
+            np.array([item.step_s for item in used]),
             UNSEEN if self._sheet.known else NO_DATA_SHEET,
             hyper,
         )
 
-    @property
+    def without(self, left_out: Collection[int]) -> "Performance":
+        """Return the model without some measured configurations, by their positions.
+
+        It predicts the step time as if they had not been measured; the other regressions are fitted
+        to the rest when they are first needed.
+        """
+        kept = [item for index, item in enumerate(self.observed) if index not in left_out]
+        if len(self.observed) <= REFITTED:
+            return Performance(self.cluster_config, kept)
+        other = copy(self)
+        for name in CACHED:
+            vars(other).pop(name, None)
+        other.observed = kept
+        positions = [at for at, index in enumerate(self._used) if index in left_out]
+        other.steps = self.steps.without(positions) if positions else self.steps
+        return other
+
+    @cached_property
     def works(self) -> list[Workload]:
         """The measured configurations."""
         return [item.work for item in self.observed]
+
+    @cached_property
+    def extent(self) -> Extent:
+        """What the measured configurations span."""
+        return measured_extent(self.works)
+
+    @cached_property
+    def by_speed_key(self) -> dict[str, Observed]:
+        """`RunConfig.speed_key` -> the measured configuration."""
+        return {item.speed_key: item for item in self.observed}
+
+    @cached_property
+    def _measured(self) -> dict[Workload, float]:
+        """Measured configuration -> step time, s."""
+        return {item.work: item.step_s for item in self.observed}
+
+    @cached_property
+    def _largest(self) -> dict[tuple[int, int], int]:
+        """Shape -> most GPUs measured with it."""
+        largest: dict[tuple[int, int], int] = {}
+        for work in self.works:
+            largest[work.shape] = max(work.gpus, largest.get(work.shape, 0))
+        return largest
 
     def step(self, work: Workload) -> PredictionInterval:
         """Return the step time, s.
@@ -214,8 +262,8 @@ class Performance:
         """
         mean, sd = self._predict(work)
         low, high = mean - Z80 * sd, mean + Z80 * sd
-        alike = [other for other in self.works if other.shape == work.shape] or self.works
-        largest = max((other.gpus for other in alike), default=work.gpus)
+        most = max(self._largest.values(), default=work.gpus)
+        largest = self._largest.get(work.shape, most)
         if work.gpus > largest:
             first_crossing = largest <= work.gpus_per_node < work.gpus
             excess = EXCESS * math.log2(work.gpus / largest)
@@ -227,9 +275,8 @@ class Performance:
 
     def _without_loss(self, work: Workload) -> float:
         """Return the logarithm of the shortest plausible step time of a smaller run, s."""
-        for item in self.observed:
-            if item.work == work:
-                return math.log(item.step_s) - Z80 * self.steps.hyper.noise_sd
+        if work in self._measured:
+            return math.log(self._measured[work]) - Z80 * self.steps.hyper.noise_sd
         mean, sd = self._predict(work)
         return mean - Z80 * sd
 
@@ -271,9 +318,7 @@ class Performance:
 
         (candidates,): squared log time, summed over the targets.
         """
-        at = self._step_points(targets)
-        parts = [candidates[first : first + PART] for first in range(0, len(candidates), PART)]
-        return np.concatenate([self.steps.narrowing(self._step_points(part), at) for part in parts])
+        return self.steps.narrowing(self._step_points(candidates), self._step_points(targets))
 
     def _predict(self, work: Workload) -> tuple[float, float]:
         mean, sd = self.steps.predict(self._step_points([work]))
@@ -284,10 +329,32 @@ class Performance:
         return Points(terms, *_where(works))
 
 
+CACHED = [name for name, value in vars(Performance).items() if isinstance(value, cached_property)]
+"""Attributes of a model that follow from its measurements."""
+
+
 def _on_gpus(work: Workload, gpus: int) -> Workload:
     """Return the same work per GPU in a run on at most `gpus` GPUs, in whole replicas."""
     replicas = gpus // work.tensor_parallel
     return replace(work, gpus=replicas * work.tensor_parallel, shard=min(work.shard, replicas))
+
+
+def spread(works: Sequence[Workload], most: int) -> list[int]:
+    """Return the positions of at most `most` configurations, those that lie furthest apart.
+
+    Each next one is the furthest from all before it, by `position` and `unseen`.
+    """
+    if len(works) <= most:
+        return list(range(len(works)))
+    positions, kinds = _where(works)
+    kinds_of = np.array(kinds)
+    chosen, apart = [0], np.full(len(works), np.inf)
+    while len(chosen) < most:
+        last = chosen[-1]
+        to_last = ((positions - positions[last]) ** 2).sum(1) + (kinds_of != kinds_of[last])
+        apart = np.minimum(apart, to_last)
+        chosen.append(int(apart.argmax()))
+    return sorted(set(chosen))
 
 
 def _where(works: Sequence[Workload]) -> tuple[np.ndarray, list[str]]:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from study.csv_tables import read_csv
-from study.estimate.estimate import MEASURED, PREDICTED_STARTUP, Estimate
+from study.estimate.basis import MEASURED
+from study.estimate.estimate import PREDICTED_STARTUP, Estimate
 from study.files import parse_row
 from study.markdown import markdown_table
 from trainer.config import ConfigError

@@ -6,13 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from study.estimate.estimate import (
-    EXTRAPOLATED,
-    INTERPOLATED,
-    Estimate,
-    Estimator,
-    estimate_table,
-)
+from study.estimate.basis import EXTRAPOLATED, INTERPOLATED
+from study.estimate.estimate import Estimate, Estimator, estimate_table
 from study.estimate.time_table import (
     format_count,
     format_interval,

@@ -16,7 +16,7 @@ from benchmarks.published_tables import (
     torchtitan_pairs,
 )
 from study.config import ClusterConfig
-from study.estimate.performance import Observed, Performance, PredictionInterval, add
+from study.estimate.performance import Observed, Performance, PredictionInterval, add, spread
 from study.workload import DataSheet, Workload, memory_terms, step_terms
 
 H200 = ClusterConfig(gpu_name="H200", peak_tflops=989.5, gpus_per_node=8)
@@ -236,6 +236,16 @@ def test_tensor_parallelism_over_more_gpus_than_were_measured(
     wanted = Workload(**{**SMALL.__dict__, "gpus": gpus, "tensor_parallel": split})
     step = Performance(H200, [Observed(known, 0.2, None, None)]).step(wanted)
     assert 0 < step.low <= step.middle <= step.high
+
+
+def test_of_many_configurations_those_that_lie_furthest_apart_are_fitted() -> None:
+    works = [replace(SMALL, batch_size=batch) for batch in (4, 4, 5, 6, 64, 5)]
+    works.append(replace(SMALL, unseen="other"))
+    assert spread(works, 10) == list(range(7))
+    # From the first: the largest batch, then other settings; the last has its like among them.
+    assert spread(works, 2) == [0, 4]
+    assert spread(works, 3) == [0, 4, 6]
+    assert spread(works[:2] * 3, 4) == [0]
 
 
 def test_startup_does_not_grow_with_the_model() -> None:

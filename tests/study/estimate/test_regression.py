@@ -123,6 +123,24 @@ def test_uncertainty_grows_with_distance() -> None:
     assert sd[0] < sd[1] < sd[2]
 
 
+def test_points_left_out_are_as_if_they_had_not_been_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the same hyperparameters and linearisation, exactly."""
+    monkeypatch.setattr("study.estimate.regression.NEAR", np.inf)
+    random = np.random.default_rng(3)
+    times = points(GRID).terms @ np.ones(11) * np.exp(random.normal(0.0, 0.1, len(GRID)))
+    fit = Regression(PRIORS, points(GRID), times, 2.0)
+    gone = [0, 7, 8, 20]
+    kept = [at for at in range(len(GRID)) if at not in gone]
+    again = Regression(PRIORS, points([GRID[at] for at in kept]), times[kept], 2.0, fit.hyper)
+    again._log_c = fit._log_c
+    again._condition()
+    at = points([GRID[index] for index in gone])
+    for quick, slow in zip(fit.without(gone).predict(at), again.predict(at), strict=True):
+        assert quick == pytest.approx(slow, rel=1e-6)
+
+
 def test_the_most_informative_measurement_narrows_the_variance_most() -> None:
     """`narrowing` predicts the variance of a fit with the measurement."""
     known, targets = points(GRID[:2]), points(GRID[10:])
