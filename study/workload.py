@@ -276,7 +276,7 @@ def _traffic(work: Workload, sheet: DataSheet, matmul_s: float) -> dict[str, flo
     }
 
 
-COORDINATES = 10
+COORDINATES = 11
 """Length of a position."""
 
 
@@ -294,6 +294,7 @@ def position(work: Workload) -> list[float]:
         {"none": 0.0, "selective": 0.7, "full": 1.3}[work.recompute],
         float(work.compiled),
         float(work.shard > 1),
+        float(1 < work.shard < work.gpus // work.tensor_parallel),
         0.5 * math.log(work.tensor_parallel),
         float(work.value_bytes > 2),
     ]

@@ -39,7 +39,7 @@ STEP_PRIORS = {
     # attention a quarter.
     "matmul": Prior(1.5, 1.35),
     "attention": Prior(4.0, 2.2),
-    "activations": Prior(2.0, 1.8),
+    "activations": Prior(1.5, 1.8),
     "logits": Prior(2.0, 2.0),
     # Ratio to 1 ms a layer, eager, or 0.4 ms compiled. Wide, as is the constant, so that a small
     # model that waits for its host does not make the other terms look slow.
@@ -54,8 +54,9 @@ STEP_PRIORS = {
 """For the terms of `step_terms`, in their order."""
 
 GENERATIONS: dict[tuple[float, float], dict[str, Prior]] = {
+    (185, 195): {"matmul": Prior(1.6, 1.3), "attention": Prior(9.0, 2.0)},  # half an MI250X
     (300, 330): {"matmul": Prior(1.35, 1.25), "attention": Prior(3.0, 1.65)},  # A100
-    (740, 1000): {"matmul": Prior(1.5, 1.25), "attention": Prior(3.8, 1.5)},  # H100, H200
+    (740, 1000): {"matmul": Prior(1.5, 1.25), "attention": Prior(4.2, 1.6)},  # H100, H200
 }
 """Range of peak TFLOP/s -> priors from measured clusters with such GPUs. Large matmuls reach 60 to
 75% of an A100's peak and 55 to 70% of an H100's, which its power limits; attention less."""
@@ -104,7 +105,7 @@ EXCESS = 0.035
 """Standard deviation, in log time, of the loss beyond the model at each doubling past the largest
 measured GPU count; there is never a gain. Published tables lose 0 to 6% there (MPT on H100)."""
 
-CROSSING = 0.13
+CROSSING = 0.12
 """The same for several nodes, if none of their runs was measured: the slowdown by the network
 differs between clusters by a fifth and more."""
 

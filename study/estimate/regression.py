@@ -96,7 +96,7 @@ class Regression:
         """Fit to `values` (points,), each positive; without points, predictions follow the priors.
 
         `offset_factor` is the prior's factor for an error that all values share. If `hyper` is
-        None, it is chosen by the marginal likelihood.
+        None, it follows from the marginal likelihood.
         """
         self._center = np.log([prior.median for prior in priors])
         self._widths = np.log([prior.factor for prior in priors])
@@ -105,7 +105,7 @@ class Regression:
         self._points, self._values = points, np.log(values)
         self._offset = math.log(offset_factor) ** 2
         candidates = [hyper] if hyper else _candidates(len(values))
-        self.hyper, self._log_c = self._best(candidates)
+        self.hyper, self._log_c = self._choose(candidates)
         self._condition()
 
     @property
@@ -144,7 +144,7 @@ class Regression:
         other._weights = other._inverse @ other._residual
         moved = self._center + self._widths**2 * (other._shape.T @ other._weights) - self._log_c
         if np.abs(moved).max() > NEAR:
-            other.hyper, other._log_c = other._best([self.hyper])
+            other.hyper, other._log_c = other._choose([self.hyper])
             other._condition()
         other.scale = other._calibrate()
         return other
@@ -166,22 +166,49 @@ class Regression:
         own -= np.einsum("ij,ij->i", known[0] @ self._inverse, known[0])
         return (joint**2).sum(1) / (own + self.hyper.noise_sd**2)
 
-    def _best(self, candidates: Sequence[Hyper]) -> tuple[Hyper, np.ndarray]:
-        """Return the most likely hyperparameters, and the log coefficients with them.
+    def _choose(self, candidates: Sequence[Hyper]) -> tuple[Hyper, np.ndarray]:
+        """Return the hyperparameters, and the log coefficients with them.
+
+        The mean over the candidates, of variances and of the logarithm of the length scale, each
+        weighted by its evidence: a few measurements say little about how far others will be off, so
+        that the single best candidate would often be too sure.
+        """
+        fits = self._fit_all(candidates)
+        if len(candidates) == 1:
+            return candidates[0], fits[0][1]
+        evidence = [
+            fit + _log_prior(hyper) for hyper, (fit, _) in zip(candidates, fits, strict=True)
+        ]
+        weights = np.exp(np.array(evidence) - max(evidence))
+        weights /= weights.sum()
+        process, noise, length = (
+            np.array([getattr(hyper, name) for hyper in candidates])
+            for name in ("process_sd", "noise_sd", "length_scale")
+        )
+        mean = Hyper(
+            math.sqrt(weights @ process**2),
+            math.sqrt(weights @ noise**2),
+            math.exp(weights @ np.log(length)),
+        )
+        return mean, self._fit_all([mean])[0][1]
+
+    def _fit_all(self, candidates: Sequence[Hyper]) -> list[tuple[float, np.ndarray]]:
+        """Return the log marginal likelihood and the log coefficients with each candidate.
 
         In the eigenvectors of the kernel, which depend only on its length scale, the covariance of
         process and noise is diagonal. An offset is one more coefficient, the last.
         """
-        fits = []
-        for length_scale in dict.fromkeys(hyper.length_scale for hyper in candidates):
-            eigen, vectors = np.linalg.eigh(_similarity(self._points, self._points, length_scale))
-            start = self._center
-            for hyper in candidates:
-                if hyper.length_scale == length_scale:
-                    variances = hyper.process_sd**2 * np.maximum(eigen, 0.0) + hyper.noise_sd**2
-                    evidence, start = self._fit(variances, vectors, start)
-                    fits.append((evidence + _log_prior(hyper), hyper, start))
-        return max(fits, key=lambda fit: fit[0])[1:]
+        spectra = {
+            length_scale: np.linalg.eigh(_similarity(self._points, self._points, length_scale))
+            for length_scale in {hyper.length_scale for hyper in candidates}
+        }
+        fits, start = [], self._center
+        for hyper in candidates:
+            eigen, vectors = spectra[hyper.length_scale]
+            variances = hyper.process_sd**2 * np.maximum(eigen, 0.0) + hyper.noise_sd**2
+            fits.append(self._fit(variances, vectors, start))
+            start = fits[-1][1]
+        return fits
 
     def _fit(
         self, variances: np.ndarray, vectors: np.ndarray, start: np.ndarray
