@@ -202,14 +202,15 @@ def torchtitan_pairs() -> list[tuple[str, float, PredictionInterval]]:
     for (gpu, technique), found in series.items():
         if len(found) > 1:
             fewer, more = sorted(found, key=lambda row: int(row["gpus"]))[:2]
-            observed = [_observe_llama(row) for row in (fewer, more)]
+            observed = [observe_llama(row) for row in (fewer, more)]
             step = Performance(H100, observed[:1]).step(observed[1].work)
             name = f"{gpu} {technique}, {fewer['gpus']} to {more['gpus']} GPUs"
             pairs.append((name, observed[1].step_s, step))
     return pairs
 
 
-def _observe_llama(row: Row) -> Observed:
+def observe_llama(row: Row) -> Observed:
+    """Return a row of Llama 3.1 8B as a measured configuration."""
     work = Workload(
         params=8_030_261_248,
         matmul_params=8_030_261_248 - 128_256 * 4096,

@@ -262,4 +262,8 @@ def _grid(options: argparse.Namespace) -> Grid:
 
 
 if __name__ == "__main__":
+    # More threads do not pay for matrices this small, and wait busily for each other. NumPy's BLAS
+    # reads the variables when it is first imported, which no command has done yet.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
     sys.exit(main())

@@ -370,13 +370,24 @@ def _merge_settings(
 
 
 def _split_batch(point: _Point, settings: Merged, key: KeyPath) -> dict[str, Any]:
-    """Return batch size and gradient accumulation for the entry's global batch on its GPUs."""
+    """Return batch size and gradient accumulation for the entry's global batch on its GPUs.
+
+    The GPUs of a tensor-parallel group have the same sequences.
+    """
     total = point.entry.global_batch_size
     assert total is not None
-    if total % point.gpus:
-        message = f"{total} sequences cannot be split over {point.gpus} GPUs"
+    distributed = settings.values["distributed"]
+    split: Any = distributed.get("tp_size", 1) if isinstance(distributed, Mapping) else None
+    if type(split) not in (int, float) or split < 1 or point.gpus % split:
+        return {}  # the run's settings are invalid
+    replicas = point.gpus // int(split)
+    if total % replicas:
+        over = f"{point.gpus} GPUs"
+        if split > 1:
+            over = f"{replicas} groups of {int(split)} tensor-parallel GPUs"
+        message = f"{total} sequences cannot be split over {over}"
         raise ConfigError(format_path(point.where), [Problem(key, message)])
-    share = total // point.gpus
+    share = total // replicas
     data = settings.values["data"]
     largest: Any = data.get("batch_size", share) if isinstance(data, Mapping) else None
     if type(largest) not in (int, float) or not 1 <= largest < float("inf"):

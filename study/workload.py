@@ -13,7 +13,7 @@ import numpy as np
 from study.config import ClusterConfig
 from study.grid import Cell
 from trainer.config import RunConfig, digest
-from trainer.execution.choices import Dtype, has_bf16, model_dtype
+from trainer.execution.choices import Dtype, has_bf16, loss_chunk, model_dtype
 from trainer.flops import count_parameters, mean_context
 from trainer.model.optimizers import OPTIMIZERS
 
@@ -104,6 +104,13 @@ class Workload:
     optimizer: str = "adamw"
     sliding_window: int | None = None
     """Maximum number of keys that a token attends to; None: all keys before it."""
+    loss_chunk: int = 0
+    """Tokens whose logits are in memory at once; 0: all."""
+
+    @property
+    def block_params(self) -> int:
+        """Parameters in matmuls, without the output matrix."""
+        return self.matmul_params - self.vocab_size * self.dim
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -169,6 +176,7 @@ def workload(cell: Cell, dtype: Dtype | None = None) -> Workload:
         unseen=unseen_key(run, cell.gpus),
         optimizer=run.optim.name,
         sliding_window=run.model.sliding_window,
+        loss_chunk=loss_chunk(run.distributed, vocab_size),
     )
 
 
@@ -178,21 +186,21 @@ def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
     matmul: 6 FLOPs per parameter and token, and 2 more in blocks with full activation
     checkpointing. attention: 12*L*q FLOPs per token and key, and 4*L*q more with full activation
     checkpointing; the keys are those of `mean_context`, an upper bound with a document mask.
-    activations: those that a layer keeps are written and read. logits: written and read in fp32,
-    forward and backward. launch: a layer's kernels, forward and backward. optimizer: its
-    `traffic_bytes` per parameter held. link, network: bytes of a ring all-reduce of the gradients
-    (2*(n-1)/n each), or of two gathers of the weights and one scatter of the gradients per
-    micro-batch, over the slowest link crossed. latency: log2(GPUs) hops of each layer's messages.
+    activations: those that a layer keeps are written and read, `EAGER_PASSES` times as often if
+    each pointwise operation is a kernel of its own. logits: written and read in fp32, forward and
+    backward. launch: a layer's kernels, forward and backward. optimizer: its `traffic_bytes` per
+    parameter held. For the others see `_traffic`.
     """
     again = {"none": 0.0, "selective": 0.0, "full": 1.0}[work.recompute]
     micro_batches, split = work.grad_acc_steps, work.tensor_parallel
     tokens, layers = work.tokens * micro_batches, work.n_layers
-    blocks = work.matmul_params - work.vocab_size * work.dim
     context = mean_context(work.seq_len, work.sliding_window)
     attention = (12 + 4 * again) * layers * work.attention_dim * context
     kept = layers * work.dim * LAYER_TENSORS / 2 * work.value_bytes
     pointwise = 1 + again / 3 if work.recompute != "selective" else 4 / 3
-    matmul_s = (6 * work.matmul_params + 2 * again * blocks) * tokens / split / sheet.flops
+    pointwise *= 1.0 if work.compiled else EAGER_PASSES
+    matmul_s = (6 * work.matmul_params + 2 * again * work.block_params) * tokens / split
+    matmul_s /= sheet.flops
     return {
         "matmul": matmul_s,
         "attention": attention * tokens / split / sheet.flops,
@@ -208,29 +216,67 @@ def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
     }
 
 
+EAGER_PASSES = 3.5
+"""Bytes of pointwise operations without fusion, over those with it: about what the eager steps of
+206M on one H200 take longer than compiled ones."""
+
+BUCKET_BYTES = 25 * 2**20
+"""Gradients of one all-reduce without sharding: torch's default."""
+
+HOP_S = 5e-6
+"""Time of a message from one GPU to the next in a ring."""
+
+
 def _traffic(work: Workload, sheet: DataSheet, matmul_s: float) -> dict[str, float]:
-    """Return the communication terms; all 0 on one GPU."""
-    replicas = work.gpus // work.tensor_parallel
-    messages = work.n_layers * work.grad_acc_steps * (3 if work.shard > 1 else 1)
+    """Return the communication terms; all 0 on one GPU.
+
+    Sharded weights are gathered twice and their gradients scattered once per micro-batch, by the
+    `shard` GPUs of a copy. The gradients of copies are all-reduced once a step, of a GPU's shard.
+    link, network: the bytes that a GPU sends in these rings, 1 - 1/n of the whole for a gather and
+    twice that for an all-reduce, over the bandwidth inside the node, or of a node to the others. A
+    ring has as many steps as GPUs, each with the latency of a hop. stragglers: a share of the
+    matmuls' time that grows with the logarithm of the GPUs that wait for each other.
+    """
+    groups = work.gpus // work.tensor_parallel
+    copies = groups // work.shard
+    # A node sends to the others through the adapters of all its GPUs in one ring.
+    adapters = min(work.gpus, work.gpus_per_node) / work.tensor_parallel
+    node_bytes = min(sheet.link_bytes, sheet.network_bytes * max(1.0, adapters))
+    params, seconds = work.params / work.tensor_parallel, {"link": 0.0, "network": 0.0}
+    hops = 0.0
     if work.shard > 1:
-        sent = 3.0 * work.value_bytes * work.params * work.grad_acc_steps
-        sent *= (work.shard - 1) / work.shard
-    else:
-        sent = 2.0 * 4 * work.params * (replicas - 1) / replicas
-    sent /= work.tensor_parallel
+        sent = 3.0 * work.value_bytes * params * work.grad_acc_steps * (1 - 1 / work.shard)
+        crosses = work.shard * work.tensor_parallel > work.gpus_per_node
+        seconds["network" if crosses else "link"] += sent / (
+            node_bytes if crosses else sheet.link_bytes
+        )
+        hops += 3 * work.n_layers * work.grad_acc_steps * (work.shard - 1)
+    if copies > 1:
+        each = (4 if work.shard == 1 else work.value_bytes) * params / work.shard
+        crosses = work.gpus > work.gpus_per_node
+        # With a copy in each node, each adapter has a ring of its own.
+        own = sheet.network_bytes if work.shard > 1 else node_bytes
+        seconds["network" if crosses else "link"] += (
+            2 * each * (1 - 1 / copies) / (own if crosses else sheet.link_bytes)
+        )
+        # Each layer's shard in a ring; large buckets in a tree.
+        hops += (
+            2 * work.n_layers * (copies - 1)
+            if work.shard > 1
+            else 2 * max(1.0, each / BUCKET_BYTES) * math.log2(copies)
+        )
     # A tensor-parallel layer gathers and scatters its activations twice, forward and backward.
     activations = work.value_bytes * work.tokens * work.dim * work.n_layers * work.grad_acc_steps
-    inside = 8 * activations * (work.tensor_parallel - 1) / work.tensor_parallel
-    crosses = work.gpus > work.gpus_per_node
+    inside = 8 * activations * (1 - 1 / work.tensor_parallel)
+    seconds["link"] += inside / sheet.link_bytes
     return {
-        "link": (inside + (0 if crosses else sent)) / sheet.link_bytes,
-        "network": sent / sheet.network_bytes if crosses else 0.0,
-        "latency": messages * math.log2(work.gpus) * 1e-4,
+        **seconds,
+        "latency": hops * HOP_S,
         "stragglers": 0.01 * math.log2(work.gpus) * matmul_s,
     }
 
 
-COORDINATES = 10
+COORDINATES = 11
 """Length of a position."""
 
 
@@ -248,6 +294,7 @@ def position(work: Workload) -> list[float]:
         {"none": 0.0, "selective": 0.7, "full": 1.3}[work.recompute],
         float(work.compiled),
         float(work.shard > 1),
+        float(1 < work.shard < work.gpus // work.tensor_parallel),
         0.5 * math.log(work.tensor_parallel),
         float(work.value_bytes > 2),
     ]
@@ -258,7 +305,10 @@ def memory_terms(work: Workload) -> dict[str, float]:
 
     states: weights, gradients and optimizer state.
     activations: `LAYER_TENSORS` for each layer; with full activation checkpointing each layer's
-    input, and one whole layer. logits: fp32, with their gradient. constant: the process itself.
+    input, and one whole layer. logits: in the model's dtype and in fp32, each with its gradient, of
+    the tokens of one chunk of the loss. gathered: of sharded weights those in use, which are two
+    layers, the embedding and the output matrix, with their gradients. process: the process itself.
+    group: what it loads and keeps to communicate.
     """
     held = work.params / (work.shard * work.tensor_parallel)
     layer = work.tokens * work.dim * work.value_bytes / work.tensor_parallel
@@ -268,12 +318,17 @@ def memory_terms(work: Workload) -> dict[str, float]:
         "selective": work.n_layers * whole / 2,
         "full": work.n_layers * layer + whole,
     }[work.recompute]
+    at_once = min(work.tokens, work.loss_chunk or work.tokens)
+    used = 2 * work.block_params / work.n_layers + work.params - work.block_params
+    used = min(used, work.params) * 2 * work.value_bytes / work.tensor_parallel
     sizes = {
         "states": OPTIMIZERS[work.optimizer].memory_bytes * held,
         "activations": blocks,
-        "logits": 2 * 4 * work.tokens * work.vocab_size / work.tensor_parallel,
+        "logits": 2 * (4 + work.value_bytes) * at_once * work.vocab_size / work.tensor_parallel,
+        "gathered": used if work.shard > 1 else 0.0,
     }
-    return {**{name: size / 2**30 for name, size in sizes.items()}, "constant": 0.4}
+    terms = {name: size / 2**30 for name, size in sizes.items()}
+    return {**terms, "process": 0.4, "group": 0.05 if work.gpus > 1 else 0.0}
 
 
 def stack(rows: list[dict[str, float]], width: int) -> np.ndarray:

@@ -82,7 +82,7 @@ def score_predictions(study: Study, measurements: Sequence[Measurement]) -> list
     scored = []
     for key, line in last.items():
         if key in measured:
-            step_s = measured[key].step_s[1]
+            step_s = measured[key].mean_step_s
             low, middle, high = (line[name] for name in ("step_s_low", "step_s", "step_s_high"))
             scored.append(
                 ScoredPrediction(

@@ -4,6 +4,7 @@ Three checks leave out one cell, all cells of one model size, or the cells of on
 largest GPU count, and predict them from the rest.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -11,6 +12,9 @@ from statistics import median
 from study.config import ClusterConfig
 from study.estimate.performance import Observed, Performance, observe
 from study.measure.measurement import Measurement
+
+MOST_PARTS = 100
+"""Sets of cells that a check leaves out, evenly spread over the table's rows if there are more."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,11 @@ def check_cluster(
     cluster: str, cluster_config: ClusterConfig, observed: Sequence[Observed]
 ) -> Iterator[Check]:
     """Yield the three checks of a cluster's measured configurations."""
+    whole = Performance(cluster_config, observed)
     for name, parts in _parts(observed).items():
         ratios, inside, below = [], 0, 0
-        for part in parts:
-            left = [item for index, item in enumerate(observed) if index not in part]
-            model = Performance(cluster_config, left)
+        for part in parts[:: math.ceil(len(parts) / MOST_PARTS) or 1]:
+            model = whole.without(part)
             for index in part:
                 item = observed[index]
                 predicted = model.step(item.work)

@@ -6,44 +6,32 @@ between measurements or extrapolates from them; or from measured steps, if they 
 log alone, which has no start-up.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from study.estimate.performance import Performance, PredictionInterval, add, observe
+from study.estimate.basis import MEASURED_STEPS, VERIFIED, find_basis
+from study.estimate.performance import (
+    MOST,
+    Performance,
+    PredictionInterval,
+    add,
+    observe,
+    spread,
+)
+from study.estimate.regression import Z80
 from study.grid import Cell, Grid
 from study.horizon import horizon_steps
 from study.measure.flags import describe_load, describe_spread
 from study.measure.measurement import Measurement
-from study.workload import Workload, workload
+from study.workload import workload
 
-VERIFIED = "Verified"
-INTERPOLATED = "Estimated by interpolation"
-EXTRAPOLATED = "Estimated by extrapolation"
-MEASURED_STEPS = "Estimated from measured steps"
-
-MEASURED = (VERIFIED, MEASURED_STEPS)
-"""The bases of an estimate from measurements of the configuration itself."""
-
-PREDICTED_STARTUP = "predicted start-up + steps x step p50"
+PREDICTED_STARTUP = "predicted start-up + steps x mean step"
 """Method of an estimate whose step time was measured, but not its start-up."""
 
-MEASURED_SIZES = {
-    "params": "parameters",
-    "gpus": "GPUs",
-    "seq_len": "tokens a sequence",
-    "tokens": "tokens a micro-batch",
-}
-"""Attribute of a workload -> its name. An interpolation stays in the measured range of each."""
-
-MEASURED_SETTINGS = {
-    "recompute": "activation checkpointing",
-    "compiled": "compile",
-    "tensor_parallel": "tensor parallelism",
-    "value_bytes": "bytes per value",
-}
-"""Attribute of a workload -> its name. An interpolation needs a measurement with the same value."""
-
+BETWEEN_RUNS = 0.02
+"""Spread of the mean step time between runs of a configuration if none was repeated, relative."""
 
 FAR = 10
 """Factor on the measured steps beyond which a verified speed may not hold for the whole run: rare
@@ -108,19 +96,25 @@ class Estimator:
 
     def __init__(self, measurements: Sequence[Measurement]) -> None:
         """Keep the measurements; each cluster's model is fitted when it is first needed."""
-        self.measurements = list(measurements)
+        self._measured: dict[str, list[Measurement]] = {}
+        self._own: dict[tuple[str, str], list[Measurement]] = {}
+        for item in measurements:
+            cluster = item.cell.cluster
+            self._measured.setdefault(cluster, []).append(item)
+            self._own.setdefault((cluster, item.cell.speed_key), []).append(item)
         self._models: dict[str, Performance] = {}
+        self._spreads: dict[str, tuple[float, int]] = {}
 
     def model(self, cell: Cell) -> Performance:
         """Return the performance model of a cell's cluster."""
         if cell.cluster not in self._models:
-            here = [item for item in self.measurements if item.cell.cluster == cell.cluster]
-            self._models[cell.cluster] = Performance(cell.cluster_config, observe(here))
+            here = observe(self._measured.get(cell.cluster, []))
+            self._models[cell.cluster] = Performance(cell.cluster_config, here)
         return self._models[cell.cluster]
 
     def estimate(self, cell: Cell, steps: int, horizon: str = "") -> Estimate:
         """Return the time of a run of a cell with `steps` steps."""
-        measured = self._own(cell)
+        measured = self._own.get((cell.cluster, cell.speed_key), [])
         own = [item for item in measured if item.completed]
         # The study's own measurements take precedence over evidence.
         ours = [item for item in own if not item.source]
@@ -128,34 +122,28 @@ class Estimator:
             return self._verified(cell, ours or own, steps, horizon)
         return self._estimated(cell, measured, steps, horizon)
 
-    def _own(self, cell: Cell) -> list[Measurement]:
-        """Return the measurements of a cell's own configuration."""
-        return [
-            item
-            for item in self.measurements
-            if item.cell.cluster == cell.cluster and item.cell.speed_key == cell.speed_key
-        ]
-
     def memory_gib(self, cell: Cell) -> PredictionInterval:
         """Return the peak memory of a GPU, GiB: measured, or else predicted."""
-        measured = [
-            item.peak_memory_gib
-            for item in self.model(cell).observed
-            if item.speed_key == cell.speed_key and item.peak_memory_gib
-        ]
-        if measured:
-            return PredictionInterval(measured[0], measured[0], measured[0])
-        return self.model(cell).memory_gib(workload(cell))
+        measured = self.model(cell).by_speed_key.get(cell.speed_key)
+        peak = measured.peak_memory_gib if measured else None
+        return (
+            PredictionInterval(peak, peak, peak)
+            if peak
+            else self.model(cell).memory_gib(workload(cell))
+        )
 
     def most_informative(self, cells: Sequence[Cell]) -> Cell | None:
         """Return the cell whose measurement would narrow the estimates of `cells` most.
 
-        A measurement counts only for the cells of its own cluster.
+        A measurement counts only for the cells of its own cluster. Of more than `MOST` cells there,
+        those that are spread furthest are compared.
         """
         best: tuple[float, Cell] | None = None
         for cluster in dict.fromkeys(cell.cluster for cell in cells):
             here = [cell for cell in cells if cell.cluster == cluster]
             works = [workload(cell) for cell in here]
+            compared = spread(works, MOST)
+            here, works = [here[at] for at in compared], [works[at] for at in compared]
             gains = self.model(here[0]).gains(works, works)
             index = int(gains.argmax())
             if best is None or gains[index] > best[0]:
@@ -165,27 +153,34 @@ class Estimator:
     def _verified(
         self, cell: Cell, own: Sequence[Measurement], steps: int, horizon: str
     ) -> Estimate:
-        """Return the median time over seeds, from the lowest to the highest end of their intervals.
+        """Return the median over seeds of the time of their runs, with the interval of another run.
 
-        A seed's interval is the time of its run if every step took the 10th or 90th percentile.
+        It contains the standard error of the mean step, the spread between runs, and the runs.
         """
-        times, walls = [], 0
+        spread, walls, times, downs, ups = self._spread(own), 0, [], [], []
         for item in own:
-            p10, p50, p90 = item.step_s
-            started = self._measured_startup(cell, item)
+            mean = item.mean_step_s
+            steady = _around(mean, spread, item.mean_error_s).scaled(steps - 1)
             if item.uninterrupted and item.wall_s is not None and item.cell.run.steps == steps:
                 # Evidence may have a wall-clock time without a start-up time.
-                times.append([item.wall_s, item.wall_s, item.wall_s])
+                times.append(item.wall_s)
+                downs.append(min(steady.middle - steady.low, item.wall_s))
+                ups.append(steady.high - steady.middle)
                 walls += 1
             else:
-                rest = self.model(cell).rest(cell, steps, p50)
-                whole = add([started, PredictionInterval(p50, p50, p50).scaled(steps - 1), rest])
-                times.append([whole.low, whole.middle, whole.high])
-            times[-1][0] -= (steps - 1) * (p50 - p10)
-            times[-1][2] += (steps - 1) * (p90 - p50)
-        low, middle, high = zip(*times, strict=True)
+                started = self._measured_startup(cell, item)
+                rest = self.model(cell).rest(cell, steps, mean)
+                whole = add([started, steady, rest])
+                times.append(whole.middle)
+                downs.append(whole.middle - whole.low)
+                ups.append(whole.high - whole.middle)
+        middle = median(times)
+        low, high = middle - median(downs), middle + median(ups)
+        # Of more runs, some are outside the 80% interval.
+        if len(own) <= 9:
+            low, high = min(low, *times, middle), max(high, *times, middle)
         method = (
-            "wall-clock time of the run" if walls == len(own) else "start-up + steps x step p50"
+            "wall-clock time of the run" if walls == len(own) else "start-up + steps x mean step"
         )
         # The study's own runs record their start-up.
         if not walls and all(item.source and item.startup_s is None for item in own):
@@ -196,9 +191,9 @@ class Estimator:
             cell,
             steps,
             horizon,
-            PredictionInterval(min(low), median(middle), max(high)),
+            PredictionInterval(low, middle, high),
             startup_s=median(self._measured_startup(cell, item).middle for item in own),
-            step=_measured_step(own),
+            step=_measured_step(own, spread),
             basis=MEASURED_STEPS if all(item.steps_only for item in own) else VERIFIED,
             method=method,
             gpu_name=_gpu_name(cell, own),
@@ -207,25 +202,46 @@ class Estimator:
             doubt=_doubt(own),
         )
 
+    def _spread(self, own: Sequence[Measurement]) -> float:
+        """Return the standard deviation of another run's mean step time, relative, from `own`.
+
+        The spread between runs is that of all repeated runs on the cluster, `BETWEEN_RUNS` counting
+        as one pair; to it comes the uncertainty of the mean of `own`.
+        """
+        cluster = own[0].cell.cluster
+        if cluster not in self._spreads:
+            square, degrees = BETWEEN_RUNS**2, 1
+            for (name, _), items in self._own.items():
+                if name == cluster:
+                    logs = [math.log(item.mean_step_s) for item in items]
+                    center = sum(logs) / len(logs)
+                    square += sum((value - center) ** 2 for value in logs)
+                    degrees += len(logs) - 1
+            self._spreads[cluster] = square, degrees
+        square, degrees = self._spreads[cluster]
+        return math.sqrt(square / degrees * (1 + 1 / len(own)))
+
     def _measured_startup(self, cell: Cell, item: Measurement) -> PredictionInterval:
         """Return a run's start-up with its first step, s; predicted if it was not recorded."""
         if item.startup_s is not None:
             return PredictionInterval(item.startup_s, item.startup_s, item.startup_s)
-        first = PredictionInterval(item.step_s[1], item.step_s[1], item.step_s[1])
+        first = PredictionInterval(item.mean_step_s, item.mean_step_s, item.mean_step_s)
         return add([self.model(cell).startup(workload(cell)), first])
 
     def _estimated(
         self, cell: Cell, own: Sequence[Measurement], steps: int, horizon: str
     ) -> Estimate:
         model, work = self.model(cell), workload(cell)
-        basis, reason = find_basis(work, model.works, cell.variant)
+        basis, reason = find_basis(work, model.extent, cell.variant)
         if not model.knows_speed:
             missing = f"no measurement on {cell.cluster} yet, and its peak_tflops is not known"
             return self._row(cell, steps, horizon, None, None, None, basis, missing)
         step, startup = model.step(work), model.startup(work)
         if own:
-            step, reason = _measured_step(own), "from the steps of its own runs so far"
-        whole = add([startup, step.scaled(steps), model.rest(cell, steps, step.middle)])
+            step = _measured_step(own, self._spread(own))
+            reason = "from the steps of its own runs so far"
+        rest = model.rest(cell, steps, step.middle)
+        whole = add([startup, step.scaled(steps), rest])
         return self._row(
             cell, steps, horizon, whole, startup.middle + step.middle, step, basis, reason
         )
@@ -295,10 +311,21 @@ def _gpu_name(cell: Cell, own: Sequence[Measurement]) -> str | None:
     )
 
 
-def _measured_step(own: Sequence[Measurement]) -> PredictionInterval:
-    """Return the measured step time, s: median, lowest and highest over seeds."""
-    low, middle, high = zip(*(item.step_s for item in own), strict=True)
-    return PredictionInterval(min(low), median(middle), max(high))
+def _measured_step(own: Sequence[Measurement], spread: float) -> PredictionInterval:
+    """Return the median over runs of the mean step time, s, with the interval of another run."""
+    steps = [_around(item.mean_step_s, spread, item.mean_error_s) for item in own]
+    middle = median(step.middle for step in steps)
+    low = min(step.middle for step in steps) if 1 < len(own) <= 9 else middle
+    high = max(step.middle for step in steps) if 1 < len(own) <= 9 else middle
+    down = median(step.middle - step.low for step in steps)
+    up = median(step.high - step.middle for step in steps)
+    return PredictionInterval(min(low, middle - down), middle, max(high, middle + up))
+
+
+def _around(mean_s: float, spread: float, error_s: float) -> PredictionInterval:
+    """Return the interval of a mean step time, from its standard error and the relative spread."""
+    width = math.exp(Z80 * math.hypot(spread, error_s / mean_s))
+    return PredictionInterval(mean_s / width, mean_s, mean_s * width)
 
 
 def _doubt(own: Sequence[Measurement]) -> str:
@@ -329,30 +356,3 @@ def estimate_table(grid: Grid, measurements: Sequence[Measurement]) -> list[Esti
         for horizon in horizons
         for cell in grid.configurations
     ]
-
-
-def find_basis(
-    work: Workload, measured: Sequence[Workload], variant: str = "base"
-) -> tuple[str, str]:
-    """Return the basis of a configuration's estimate, and the reason for it.
-
-    `variant` is the name of its settings.
-    """
-    if not measured:
-        return EXTRAPOLATED, "from the data sheet alone, nothing was measured there"
-    beyond = []
-    for attribute, name in MEASURED_SIZES.items():
-        value = getattr(work, attribute)
-        known = [getattr(other, attribute) for other in measured]
-        if not 0.99 * min(known) <= value <= 1.01 * max(known):
-            ends = sorted({min(known), max(known)})
-            beyond.append(f"{value:,} {name}, measured {' to '.join(f'{end:,}' for end in ends)}")
-    for attribute, name in MEASURED_SETTINGS.items():
-        if all(getattr(work, attribute) != getattr(other, attribute) for other in measured):
-            beyond.append(f"{name} {getattr(work, attribute)} was not measured")
-    if all(work.unseen != other.unseen for other in measured):
-        beyond.append(f"other settings of variant {variant} were not measured")
-    count = f"{len(measured)} measured configuration{'s' if len(measured) > 1 else ''}"
-    if beyond:
-        return EXTRAPOLATED, f"from {count}; {'; '.join(beyond)}"
-    return INTERPOLATED, f"from {count}"

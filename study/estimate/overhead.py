@@ -1,4 +1,4 @@
-"""The time of a run outside its start-up and steps: saves, evaluations, slow steps, its end."""
+"""The time of a run outside its start-up and steps: saves, evaluations, its end."""
 
 import math
 
@@ -35,7 +35,7 @@ def rest_terms(cell: Cell, steps: int, step_s: float) -> dict[str, float]:
     """Return the parts of a run outside its start-up and steps, s at nominal rates.
 
     saves: at 1 GB/s. evaluations: a third of a step's time for as many tokens, since they have no
-    backward pass. slow steps: 1% of the steps' time, since the mean exceeds the median. end: 1 s.
+    backward pass. end: 1 s. `step_s` is the mean step time.
     """
     run = cell.run
     saved = OPTIMIZERS[run.optim.name].checkpoint_bytes * cell.params / 1e9
@@ -44,6 +44,5 @@ def rest_terms(cell: Cell, steps: int, step_s: float) -> dict[str, float]:
     return {
         "saves": count_saves(cell, steps) * saved,
         "evaluations": count_evaluations(cell, steps) * evaluation,
-        "slow steps": 0.01 * steps * step_s,
         "end": 1.0,
     }

@@ -6,7 +6,8 @@ fitted to all measurements on it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
@@ -14,6 +15,7 @@ from statistics import median
 import numpy as np
 
 from study.config import ClusterConfig
+from study.estimate.basis import Extent, measured_extent
 from study.estimate.overhead import rest_terms
 from study.estimate.regression import Z80, Hyper, Points, Prior, Regression
 from study.grid import Cell
@@ -29,24 +31,43 @@ from study.workload import (
     workload,
 )
 
+HOST, COMMUNICATION = 1, 2
+"""Groups of terms that run at the same time as the rest."""
+
 STEP_PRIORS = {
     # Ratio to the time at the data sheet's rate. Large matmuls reach 50 to 80% of peak, fused
-    # attention about a third.
-    "matmul": Prior(1.4, 1.35),
-    "attention": Prior(3.0, 1.65),
-    "activations": Prior(1.5, 2.0),
-    "logits": Prior(1.5, 2.0),
-    # Ratio to 1 ms a layer, eager, or 0.4 ms compiled.
-    "launch": Prior(0.5, 2.7),
+    # attention a quarter.
+    "matmul": Prior(1.5, 1.35),
+    "attention": Prior(4.0, 2.2),
+    "activations": Prior(1.5, 1.8),
+    "logits": Prior(2.0, 2.0),
+    # Ratio to 1 ms a layer, eager, or 0.4 ms compiled. Wide, as is the constant, so that a small
+    # model that waits for its host does not make the other terms look slow.
+    "launch": Prior(0.3, 5.0, HOST),
     "optimizer": Prior(1.0, 2.0),
-    # The fraction that is not hidden by overlap with the backward pass.
-    "link": Prior(0.3, 2.7),
-    "network": Prior(0.3, 2.7),
-    "latency": Prior(0.3, 2.7),
+    "link": Prior(1.5, 2.5, COMMUNICATION),
+    "network": Prior(2.0, 3.0, COMMUNICATION),
+    "latency": Prior(4.0, 4.0, COMMUNICATION),
     "stragglers": Prior(0.5, 2.7),
-    "constant": Prior(1.0, 2.7),
+    "constant": Prior(0.4, 5.0),
 }
 """For the terms of `step_terms`, in their order."""
+
+GENERATIONS: dict[tuple[float, float], dict[str, Prior]] = {
+    (185, 195): {"matmul": Prior(1.6, 1.3), "attention": Prior(9.0, 2.0)},  # half an MI250X
+    (300, 330): {"matmul": Prior(1.35, 1.25), "attention": Prior(3.0, 1.65)},  # A100
+    (740, 1000): {"matmul": Prior(1.5, 1.25), "attention": Prior(4.2, 1.6)},  # H100, H200
+}
+"""Range of peak TFLOP/s -> priors from measured clusters with such GPUs. Large matmuls reach 60 to
+75% of an A100's peak and 55 to 70% of an H100's, which its power limits; attention less."""
+
+
+def step_priors(cluster_config: ClusterConfig) -> list[Prior]:
+    """Return the priors of the terms of `step_terms` on a cluster."""
+    peak = cluster_config.peak_tflops or 0.0
+    known = [priors for (low, high), priors in GENERATIONS.items() if low <= peak <= high]
+    return list({**STEP_PRIORS, **(known[0] if known else {})}.values())
+
 
 STARTUP_PRIORS = {
     "process": Prior(20.0, 2.0),
@@ -60,14 +81,15 @@ MEMORY_PRIORS = {
     "states": Prior(1.0, 1.15),
     "activations": Prior(1.0, 1.5),
     "logits": Prior(1.0, 1.5),
-    "constant": Prior(1.0, 2.0),
+    "gathered": Prior(1.0, 1.5),
+    "process": Prior(1.0, 2.0),
+    "group": Prior(1.0, 2.0),
 }
 """For the terms of `memory_terms`, in their order."""
 
 REST_PRIORS = {
     "saves": Prior(1.0, 3.0),
     "evaluations": Prior(1.0, 2.0),
-    "slow steps": Prior(1.0, 3.0),
     "end": Prior(2.0, 2.0),
 }
 """For the terms of `study.estimate.overhead.rest_terms`, in their order."""
@@ -75,15 +97,15 @@ REST_PRIORS = {
 NO_DATA_SHEET = 30.0
 """Factor by which the speed of a cluster without peak_tflops may differ from the nominal rates."""
 
-UNSEEN = 3.0
+UNSEEN = 1.35
 """Factor by which the speed of a cluster with a data sheet may differ from its rates, all terms
-together: small models are CPU-bound, two to five times slower in the tables that groups keep."""
+together. What slows small models down has terms of its own."""
 
 EXCESS = 0.035
 """Standard deviation, in log time, of the loss beyond the model at each doubling past the largest
 measured GPU count; there is never a gain. Published tables lose 0 to 6% there (MPT on H100)."""
 
-CROSSING = 0.1
+CROSSING = 0.12
 """The same for several nodes, if none of their runs was measured: the slowdown by the network
 differs between clusters by a fifth and more."""
 
@@ -133,7 +155,7 @@ def observe(measurements: Sequence[Measurement]) -> list[Observed]:
     return [
         Observed(
             workload(items[0].cell, items[0].model_dtype),
-            median(item.step_s[1] for item in items),
+            median(item.mean_step_s for item in items),
             _middle([_startup_before_step(item) for item in items]),
             _middle([item.peak_memory_gib for item in items]),
             tuple(_rests(items)),
@@ -149,11 +171,15 @@ def _middle(values: Sequence[float | None]) -> float | None:
 
 
 def _startup_before_step(item: Measurement) -> float | None:
-    return None if item.startup_s is None else max(0.1, item.startup_s - item.step_s[1])
+    return None if item.startup_s is None else max(0.1, item.startup_s - item.mean_step_s)
 
 
-PART = 128
-"""Candidates compared with all targets at a time, which bounds the memory."""
+MOST = 256
+"""Configurations that the step time's regression is fitted to; of more, those spread furthest. Its
+cost grows with the cube of this, and more of them lie within a length scale of these."""
+
+REFITTED = 12
+"""With more configurations than this, leaving some out does not choose hyperparameters again."""
 
 
 class Performance:
@@ -173,18 +199,60 @@ class Performance:
         self.cluster_config, self.observed = cluster_config, list(observed)
         self._sheet = data_sheet(cluster_config)
         self.knows_speed = self._sheet.known or bool(observed)
+        self._used = spread([item.work for item in observed], MOST)
+        used = [self.observed[index] for index in self._used]
         self.steps = Regression(
-            list(STEP_PRIORS.values()),
-            self._step_points([item.work for item in observed]),
-            np.array([item.step_s for item in observed]),
+            step_priors(cluster_config),
+            self._step_points([item.work for item in used]),
+            np.array([item.step_s for item in used]),
             UNSEEN if self._sheet.known else NO_DATA_SHEET,
             hyper,
         )
 
-    @property
+    def without(self, left_out: Collection[int]) -> "Performance":
+        """Return the model without some measured configurations, by their positions.
+
+        It predicts the step time as if they had not been measured; the other regressions are fitted
+        to the rest when they are first needed.
+        """
+        kept = [item for index, item in enumerate(self.observed) if index not in left_out]
+        if len(self.observed) <= REFITTED:
+            return Performance(self.cluster_config, kept)
+        other = copy(self)
+        for name in CACHED:
+            vars(other).pop(name, None)
+        other.observed = kept
+        positions = [at for at, index in enumerate(self._used) if index in left_out]
+        other.steps = self.steps.without(positions) if positions else self.steps
+        return other
+
+    @cached_property
     def works(self) -> list[Workload]:
         """The measured configurations."""
         return [item.work for item in self.observed]
+
+    @cached_property
+    def extent(self) -> Extent:
+        """What the measured configurations span."""
+        return measured_extent(self.works)
+
+    @cached_property
+    def by_speed_key(self) -> dict[str, Observed]:
+        """`RunConfig.speed_key` -> the measured configuration."""
+        return {item.speed_key: item for item in self.observed}
+
+    @cached_property
+    def _measured(self) -> dict[Workload, float]:
+        """Measured configuration -> step time, s."""
+        return {item.work: item.step_s for item in self.observed}
+
+    @cached_property
+    def _largest(self) -> dict[tuple[int, int], int]:
+        """Shape -> most GPUs measured with it."""
+        largest: dict[tuple[int, int], int] = {}
+        for work in self.works:
+            largest[work.shape] = max(work.gpus, largest.get(work.shape, 0))
+        return largest
 
     def step(self, work: Workload) -> PredictionInterval:
         """Return the step time, s.
@@ -195,20 +263,21 @@ class Performance:
         """
         mean, sd = self._predict(work)
         low, high = mean - Z80 * sd, mean + Z80 * sd
-        alike = [other for other in self.works if other.shape == work.shape] or self.works
-        largest = max((other.gpus for other in alike), default=work.gpus)
+        most = max(self._largest.values(), default=work.gpus)
+        largest = self._largest.get(work.shape, most)
         if work.gpus > largest:
             first_crossing = largest <= work.gpus_per_node < work.gpus
             excess = EXCESS * math.log2(work.gpus / largest)
             high = mean + Z80 * math.hypot(sd, excess, CROSSING if first_crossing else 0.0)
-            low = min(mean, self._without_loss(_on_gpus(work, largest)))
+            # A tensor-parallel group may need more GPUs than were measured.
+            if largest >= work.tensor_parallel:
+                low = min(mean, self._without_loss(_on_gpus(work, largest)))
         return PredictionInterval(math.exp(low), math.exp(mean), math.exp(high))
 
     def _without_loss(self, work: Workload) -> float:
         """Return the logarithm of the shortest plausible step time of a smaller run, s."""
-        for item in self.observed:
-            if item.work == work:
-                return math.log(item.step_s)
+        if work in self._measured:
+            return math.log(self._measured[work]) - Z80 * self.steps.hyper.noise_sd
         mean, sd = self._predict(work)
         return mean - Z80 * sd
 
@@ -250,9 +319,7 @@ class Performance:
 
         (candidates,): squared log time, summed over the targets.
         """
-        at = self._step_points(targets)
-        parts = [candidates[first : first + PART] for first in range(0, len(candidates), PART)]
-        return np.concatenate([self.steps.narrowing(self._step_points(part), at) for part in parts])
+        return self.steps.narrowing(self._step_points(candidates), self._step_points(targets))
 
     def _predict(self, work: Workload) -> tuple[float, float]:
         mean, sd = self.steps.predict(self._step_points([work]))
@@ -263,9 +330,32 @@ class Performance:
         return Points(terms, *_where(works))
 
 
+CACHED = [name for name, value in vars(Performance).items() if isinstance(value, cached_property)]
+"""Attributes of a model that follow from its measurements."""
+
+
 def _on_gpus(work: Workload, gpus: int) -> Workload:
-    """Return the same work per GPU in a run on fewer GPUs."""
-    return replace(work, gpus=gpus, shard=min(work.shard, gpus))
+    """Return the same work per GPU in a run on at most `gpus` GPUs, in whole replicas."""
+    replicas = gpus // work.tensor_parallel
+    return replace(work, gpus=replicas * work.tensor_parallel, shard=min(work.shard, replicas))
+
+
+def spread(works: Sequence[Workload], most: int) -> list[int]:
+    """Return the positions of at most `most` configurations, those that lie furthest apart.
+
+    Each next one is the furthest from all before it, by `position` and `unseen`.
+    """
+    if len(works) <= most:
+        return list(range(len(works)))
+    positions, kinds = _where(works)
+    kinds_of = np.array(kinds)
+    chosen, apart = [0], np.full(len(works), np.inf)
+    while len(chosen) < most:
+        last = chosen[-1]
+        to_last = ((positions - positions[last]) ** 2).sum(1) + (kinds_of != kinds_of[last])
+        apart = np.minimum(apart, to_last)
+        chosen.append(int(apart.argmax()))
+    return sorted(set(chosen))
 
 
 def _where(works: Sequence[Workload]) -> tuple[np.ndarray, list[str]]:
@@ -290,9 +380,9 @@ def _rests(measurements: Sequence[Measurement]) -> list[tuple[dict[str, float], 
     found = []
     for item in measurements:
         if item.uninterrupted and item.wall_s is not None and item.startup_s is not None:
-            step_s, steps = item.step_s[1], item.cell.run.steps
+            step_s, steps = item.mean_step_s, item.cell.run.steps
             seconds = item.wall_s - item.startup_s - (steps - 1) * step_s
-            # Step times vary, so the difference may be negative if nothing else was done.
+            # It may be negative if nothing else was done and the first steps were fast.
             found.append((rest_terms(item.cell, steps, step_s), max(0.1, seconds)))
     return found
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from study.csv_tables import read_csv
-from study.estimate.estimate import MEASURED, PREDICTED_STARTUP, Estimate
+from study.estimate.basis import MEASURED
+from study.estimate.estimate import PREDICTED_STARTUP, Estimate
 from study.files import parse_row
 from study.markdown import markdown_table
 from trainer.config import ConfigError
@@ -99,20 +100,27 @@ def format_count(number: float, digits: int) -> str:
     return f"{number:.0f}"
 
 
-def format_seconds(seconds: float) -> str:
-    """Return a time with two digits, in a suitable unit: 2.5 min for 149 s."""
+def format_seconds(seconds: float, digits: int = 2) -> str:
+    """Return a time with two or more digits, in a suitable unit: 2.5 min for 149 s."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= (0.995 if unit != "days" else 2) * size:
-            return f"{_two_digits(seconds / size)} {unit}"
-    return f"{_two_digits(seconds)} s"
+            return f"{_rounded(seconds / size, digits)} {unit}"
+    return f"{_rounded(seconds, digits)} s"
 
 
-def _two_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+def _rounded(value: float, digits: int) -> str:
+    return f"{value:.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 def format_interval(low: float | None, high: float | None) -> str:
-    """Return an interval of times; empty if it is not known."""
+    """Return an interval of times, with as many digits as its ends need to differ.
+
+    Empty if it is not known.
+    """
     if low is None or high is None:
         return ""
-    return f"{format_seconds(low)} to {format_seconds(high)}"
+    for digits in (2, 3, 4, 5):
+        ends = [format_seconds(end, digits) for end in (low, high)]
+        if ends[0] != ends[1]:
+            break
+    return f"{ends[0]} to {ends[1]}"

@@ -40,6 +40,22 @@ SMALLEST_GRID = 3
 SMALLEST_RANGE = 2.0
 """Minimum ratio of the largest to the smallest of them."""
 
+SMALLEST_RUNS = 12
+"""Minimum number of runs: with fewer, the 80% intervals contained 24 to 36% of planted laws."""
+
+BOUNDS = ((-30.0, 60.0), (-30.0, 60.0), (-10.0, 5.0), (1e-3, 4.0), (1e-3, 4.0))
+"""Of log A, log B, log E, alpha and beta: within them the compute-optimal sizes are finite."""
+
+CLEAR = 20.0
+"""Minimum F statistic of the effects of N and of D. For noise it is about 1, and above 20 for about
+one of a thousand grids of 12 runs."""
+
+OPEN_SHARE = 0.1
+"""Largest share of resampled laws at the bounds: with more, the 80% interval ends there."""
+
+NEAR_MINIMUM = 5.0
+"""Factor on the size with the lowest loss within which the loss is a parabola in log N."""
+
 
 @dataclass(frozen=True)
 class TrainedModel:
@@ -120,9 +136,50 @@ def find_missing(runs: Sequence[TrainedModel]) -> list[str]:
         missing.append(
             "found several token counts at one model size only; train a second model at two of them"
         )
-    if len(runs) < 6:
-        missing.append(f"found {len(runs)} runs; expected at least 6 for the law's 5 coefficients")
+    if len(runs) < SMALLEST_RUNS:
+        few = f"found {len(runs)} runs; expected at least {SMALLEST_RUNS}"
+        missing.append(f"{few}, as fewer do not determine the law's 5 coefficients")
     return missing
+
+
+def find_flat(runs: Sequence[TrainedModel]) -> list[str]:
+    """Return a line for each of size and tokens on which the losses do not depend visibly.
+
+    An F test of a regression of log L on parabolas in log N and log D, which over a grid follow
+    the law closely.
+    """
+    log_n, log_d, log_loss = _arrays(runs)
+    size, tokens = (np.stack([x, x**2], 1) for x in (log_n - log_n.mean(), log_d - log_d.mean()))
+    residual = _square_error(log_loss, size, tokens)
+    scatter = residual / (len(runs) - 5)
+    return [
+        f"found no effect of the {name} on the loss beyond the scatter of the runs "
+        f"({math.sqrt(scatter):.1%}); expected losses that depend on it"
+        for name, other in (("model size", tokens), ("number of tokens", size))
+        if (_square_error(log_loss, other) - residual) / 2 < CLEAR * scatter
+    ]
+
+
+def _square_error(values: np.ndarray, *columns: np.ndarray) -> float:
+    """Return the sum of squares that a linear regression on columns and a constant leaves."""
+    table = np.column_stack([np.ones(len(values)), *columns])
+    coefficients = np.linalg.lstsq(table, values, rcond=None)[0]
+    return float(((values - table @ coefficients) ** 2).sum())
+
+
+def find_open_exponents(resampled: Sequence[ScalingLaw]) -> list[str]:
+    """Return a line for each exponent that too many resampled laws have at its bounds."""
+    low, high = BOUNDS[3]
+    found = []
+    for exponent, name in (("alpha", "model sizes"), ("beta", "numbers of tokens")):
+        values = np.array([getattr(law, exponent) for law in resampled])
+        share = float(np.mean((values <= 1.01 * low) | (values >= 0.99 * high)))
+        if share > OPEN_SHARE:
+            found.append(
+                f"found no finite {exponent} above 0 in {share:.0%} of the resamples; expected a "
+                f"wider range of {name}, or more runs"
+            )
+    return found
 
 
 def _span(values: Sequence[float]) -> str:
@@ -166,7 +223,7 @@ def _arrays(runs: Sequence[TrainedModel]) -> tuple[np.ndarray, np.ndarray, np.nd
 
 def _best(starts: Sequence[np.ndarray], data: tuple[np.ndarray, ...]) -> ScalingLaw:
     found = [
-        minimize(_objective, start, args=data, jac=True, method="L-BFGS-B",
+        minimize(_objective, start, args=data, jac=True, method="L-BFGS-B", bounds=BOUNDS,
                  options={"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-10})
         for start in starts
     ]  # fmt: skip
@@ -194,6 +251,46 @@ def _objective(
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Errors of predicting runs that the law was not fitted to."""
+
+    name: str
+    """Which runs were predicted."""
+    runs: int
+    """Number of runs predicted."""
+    median_error: float
+    """Median of |predicted / measured - 1|."""
+    largest_error: float
+
+
+def held_out_errors(runs: Sequence[TrainedModel], law: ScalingLaw) -> list[HeldOut]:
+    """Return the errors of each fifth of the runs, and of the fifth with the most compute.
+
+    Each is predicted by a law fitted to the other runs. `law`, that of all runs, is where its fit
+    starts.
+    """
+    ordered = sorted(runs, key=lambda run: run.flops)
+    count = max(1, len(runs) // 5)
+    fifths = [ordered[first::5] for first in range(5)]
+    return [
+        _held_out("each fifth, from the others", fifths, runs, law),
+        _held_out("the fifth with the most compute", [ordered[-count:]], runs, law),
+    ]
+
+
+def _held_out(
+    name: str, parts: Sequence[list[TrainedModel]], runs: Sequence[TrainedModel], law: ScalingLaw
+) -> HeldOut:
+    center = law._logarithms
+    errors = []
+    for part in parts:
+        kept = [run for run in runs if all(run is not other for other in part)]
+        fit = _best([center, 0.9 * center, 1.1 * center], _arrays(kept))
+        errors += [abs(fit.loss(run.params, run.tokens) / run.loss - 1) for run in part]
+    return HeldOut(name, len(errors), float(np.median(errors)), max(errors))
+
+
+@dataclass(frozen=True)
 class IsoFlop:
     """Runs with one compute budget, and the model size with the lowest loss among them."""
 
@@ -201,7 +298,8 @@ class IsoFlop:
     """Geometric mean of the runs' budgets."""
     runs: tuple[TrainedModel, ...]
     params: float | None
-    """Minimum of the parabola of loss over log N; None outside the runs' sizes."""
+    """Minimum of the parabola of loss over log N, fitted to sizes within a factor of `NEAR_MINIMUM`
+    of the lowest loss; None outside these sizes, or if they are fewer than four."""
     loss: float | None
 
 
@@ -220,10 +318,15 @@ def isoflop_profiles(runs: Sequence[TrainedModel], tolerance: float = 0.1) -> li
 
 
 def _profile(runs: Sequence[TrainedModel]) -> IsoFlop:
-    log_n = np.log([run.params for run in runs])
-    curve = np.polynomial.Polynomial.fit(log_n, [run.loss for run in runs], 2).convert()
-    _, slope, bend = (float(value) for value in curve.coef)
     flops = math.exp(float(np.mean(np.log([run.flops for run in runs]))))
+    best = min(runs, key=lambda run: run.loss).params
+    # Farther away the loss rises more slowly than a parabola, which would move its minimum.
+    near = [run for run in runs if best / NEAR_MINIMUM <= run.params <= best * NEAR_MINIMUM]
+    if len({run.params for run in near}) < 4:
+        return IsoFlop(flops, tuple(runs), None, None)
+    log_n = np.log([run.params for run in near])
+    curve = np.polynomial.Polynomial.fit(log_n, [run.loss for run in near], 2).convert()
+    _, slope, bend = (float(value) for value in curve.coef)
     if bend > 0 and log_n.min() <= (lowest := -slope / (2 * bend)) <= log_n.max():
         return IsoFlop(flops, tuple(runs), math.exp(lowest), float(curve(lowest)))
     return IsoFlop(flops, tuple(runs), None, None)

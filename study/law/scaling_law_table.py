@@ -14,8 +14,11 @@ from study.law.scaling_law import (
     ScalingLaw,
     TrainedModel,
     bootstrap,
+    find_flat,
     find_missing,
+    find_open_exponents,
     fit_law,
+    held_out_errors,
     isoflop_profiles,
 )
 from study.markdown import markdown_table
@@ -27,6 +30,9 @@ LAST_SHARE = 0.1
 
 RESAMPLES = 300
 """Bootstrap samples."""
+
+NO_MINIMUM = "beyond the sizes near the lowest loss"
+"""Shown for an IsoFLOP profile without a minimum."""
 
 COEFFICIENTS = ("E", "A", "B", "alpha", "beta")
 
@@ -78,11 +84,16 @@ class Fit:
 
 def fit_runs(source: str, runs: Sequence[TrainedModel], what: str) -> Fit:
     """Return the fit to some runs; raises ConfigError if they do not determine it."""
-    missing = find_missing(runs)
-    if missing:
-        raise ConfigError(source, [f"no scaling law can be fitted: {line}" for line in missing])
+    _refuse(source, find_missing(runs) or find_flat(runs))
     law = fit_law(runs)
-    return Fit(runs, law, bootstrap(runs, law, RESAMPLES), what)
+    resampled = bootstrap(runs, law, RESAMPLES)
+    _refuse(source, find_open_exponents(resampled))
+    return Fit(runs, law, resampled, what)
+
+
+def _refuse(source: str, reasons: Sequence[str]) -> None:
+    if reasons:
+        raise ConfigError(source, [f"no scaling law can be fitted: {line}" for line in reasons])
 
 
 def study_losses(grid: Grid) -> tuple[list[TrainedModel], str]:
@@ -149,18 +160,28 @@ def to_markdown(fit: Fit) -> str:
         law,
         "Compute-optimal models:",
         _optima(fit),
+        "Error of the loss of runs that were left out of the fit:",
+        _held_out(fit),
     ]
     profiles = isoflop_profiles(fit.runs)
     if profiles:
         rows = [
             [f"{item.flops:.2e}", str(len(item.runs)),
-             "beyond the sizes trained" if item.params is None else format_count(item.params, 3),
+             NO_MINIMUM if item.params is None else format_count(item.params, 3),
              "" if item.loss is None else f"{item.loss:.3f}"]
             for item in profiles
         ]  # fmt: skip
         headings = ["FLOPs", "Runs", "Best params", "Loss"]
         parts += ["IsoFLOP profiles:", markdown_table(headings, rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def _held_out(fit: Fit) -> str:
+    rows = [
+        [item.name, str(item.runs), f"{item.median_error:.2%}", f"{item.largest_error:.2%}"]
+        for item in held_out_errors(fit.runs, fit.law)
+    ]
+    return markdown_table(["Left out", "Runs", "Median", "Largest"], rows)
 
 
 def _optima(fit: Fit) -> str:

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from study.config import Evidence, Study
 from study.csv_tables import CsvRow, read_csv
 from study.grid import Cell, Grid, build_cell
 from study.measure.foreign_logs import read_steady_steps, with_hint
-from study.measure.measurement import Measurement, read_measurements
+from study.measure.measurement import Measurement, read_measurements, step_mean
 from study.measure.training_log import Unit, to_step_s
 from trainer.config import ConfigError, load_yaml, merge, nest, validate
 from trainer.problems import Problem
@@ -20,8 +20,18 @@ SETTING_COLUMNS = {
     "seq_len": "data.seq_len",
     "grad_acc_steps": "grad_acc_steps",
     "steps": "steps",
+    "tp_size": "distributed.tp_size",
+    "dp_shard": "distributed.dp_shard",
 }
-"""Columns of a CSV that are settings of the run -> key in a run.yaml."""
+"""Columns of a CSV that are settings of the run, whole numbers -> key in a run.yaml."""
+
+WORD_COLUMNS = {
+    "activation_checkpointing": "distributed.activation_checkpointing",
+    "fsdp_type": "distributed.fsdp_type",
+    "model_dtype": "distributed.model_dtype",
+    "compile": "distributed.compile",
+}
+"""The same for settings that are words."""
 
 SPEED_COLUMNS: tuple[Unit, ...] = get_args(Unit)
 """Columns of a CSV for the speed, of which it has one."""
@@ -87,7 +97,7 @@ def _read_rows(entry: Evidence) -> Sequence[CsvRow]:
     if not table.columns:
         expected = "a header line with cluster, model, gpus and a speed"
         raise ConfigError(entry.file, [f"no columns; expected {expected}"])
-    known = {*OTHER_COLUMNS, *SETTING_COLUMNS, *SPEED_COLUMNS}
+    known = {*OTHER_COLUMNS, *SETTING_COLUMNS, *WORD_COLUMNS, *SPEED_COLUMNS}
     unknown = [name for name in table.columns if name not in known]
     if unknown:
         problem = f"unknown column '{shorten(unknown[0])}'; expected {', '.join(sorted(known))}"
@@ -96,10 +106,7 @@ def _read_rows(entry: Evidence) -> Sequence[CsvRow]:
 
 
 def _of_row(study: Study, entry: Evidence, row: CsvRow) -> Measurement:
-    changes = dict(entry.run)
-    for column, key in SETTING_COLUMNS.items():
-        if row.text(column):
-            changes = merge(changes, nest(key, row.whole(column)))
+    changes = merge(entry.run, _settings(row))
     for name in ("cluster", "model", "gpus"):
         if not row.text(name):
             raise row.problem(name, "empty; expected a value")
@@ -123,6 +130,19 @@ def _of_row(study: Study, entry: Evidence, row: CsvRow) -> Measurement:
         wall_s=_optional(row, "wall_s"),
         peak_memory_gib=_optional(row, "peak_memory_gib"),
     )
+
+
+def _settings(row: CsvRow) -> dict[str, Any]:
+    """Return the settings of the run that a row states."""
+    given = [nest(key, row.whole(name)) for name, key in SETTING_COLUMNS.items() if row.text(name)]
+    words = {name: row.text(name) for name in WORD_COLUMNS if row.text(name)}
+    if "activation_checkpointing" in words:
+        # The run may ask for it by its other key.
+        given.append(nest("distributed.selective_activation_checkpointing", False))
+    # Spreadsheets write TRUE.
+    booleans = {"true": True, "false": False}
+    given += [nest(WORD_COLUMNS[name], booleans.get(w.lower(), w)) for name, w in words.items()]
+    return merge({}, *given)
 
 
 def _step_s(cell: Cell, row: CsvRow) -> float:
@@ -158,6 +178,7 @@ def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
         changes=entry.run,
     )
     steps = read_steady_steps(entry.format, Path(entry.file), cell)
+    mean, error = step_mean([(step_s, 1) for step_s in steps])
     return Measurement(
         cell=cell,
         source=entry.by or Path(entry.file).stem,
@@ -168,6 +189,8 @@ def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
         wall_s=None,
         peak_memory_gib=None,
         steps_only=True,
+        mean_s=mean,
+        mean_error_s=error or 0.0,
     )
 
 

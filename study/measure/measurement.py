@@ -1,5 +1,7 @@
 """Measured speeds, read from throughput.csv."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +40,15 @@ class Measurement:
     """Cores available to the run."""
     steps_only: bool = False
     """Only the steps were measured, not the start-up or the whole run: it is from a log."""
+    mean_s: float | None = None
+    """Mean step time, s; None if only one time is known."""
+    mean_error_s: float = 0.0
+    """Its standard error, s; 0 if it is not known."""
+
+    @property
+    def mean_step_s(self) -> float:
+        """Mean step time, s, which gives the time of many steps; the median if it is not known."""
+        return self.step_s[1] if self.mean_s is None else self.mean_s
 
 
 def read_measurements(csv_path: str | Path, grid: Grid, ended: bool = False) -> list[Measurement]:
@@ -79,4 +90,22 @@ def _measurement(cell: Cell, row: ThroughputRow) -> Measurement:
         model_dtype=row.model_dtype,
         machine_load=row.machine_load,
         machine_cores=row.machine_cores,
+        mean_s=None if row.step_ms_mean is None else row.step_ms_mean / 1e3,
+        mean_error_s=(row.step_ms_mean_error or 0.0) / 1e3,
     )
+
+
+def step_mean(intervals: Sequence[tuple[float, int]]) -> tuple[float | None, float | None]:
+    """Return the mean step time of intervals and its standard error, s; None if not known.
+
+    An interval is its mean step time and its number of steps. The steps of one may be correlated,
+    so the error is from the spread of the intervals, each weighted by its steps.
+    """
+    steps = sum(count for _, count in intervals)
+    if not steps:
+        return None, None
+    mean = sum(time_s * count for time_s, count in intervals) / steps
+    if len(intervals) < 2:
+        return mean, None
+    square = sum((count / steps * (time_s - mean)) ** 2 for time_s, count in intervals)
+    return mean, math.sqrt(square * len(intervals) / (len(intervals) - 1))

@@ -20,6 +20,7 @@ from study.grid import Cell, Grid
 from study.measure.efficiency import scaling_efficiencies
 from study.measure.flags import footnotes
 from study.measure.logs import Run, read_runs
+from study.measure.measurement import step_mean
 from study.measure.throughput_row import ThroughputRow, read_rows, write_rows
 from study.roofline import cell_roofline
 from trainer.flops import flops_per_token, utilisation
@@ -117,6 +118,7 @@ def _row(cell: Cell, run: Run) -> ThroughputRow:
     summary, records, choices = run.summary, run.records, run.summary.choices
     steady = steady_records(run)
     p10, p50, p90 = step_quantiles(steady, (0.1, 0.5, 0.9))
+    mean, error = step_mean([(record.step_s, record.interval_steps) for record in steady])
     return ThroughputRow(
         **cell.labels,
         gpu_name=summary.gpu_name,
@@ -157,6 +159,8 @@ def _row(cell: Cell, run: Run) -> ThroughputRow:
         attention=choices.attention,
         speed_key=cell.speed_key,
         first_step=summary.attempts[0].first_step,
+        step_ms_mean=_scaled(mean, 1e3),
+        step_ms_mean_error=_scaled(error, 1e3),
     )
 
 

@@ -93,6 +93,10 @@ class ThroughputRow:
     """`RunConfig.speed_key` of the run."""
     first_step: int | None = None
     """The first step that the run took itself: more than 1 if it continues another run."""
+    step_ms_mean: float | None = None
+    """Mean step time, ms; it gives the time of all steps together."""
+    step_ms_mean_error: float | None = None
+    """Standard error of the mean, from the spread of the intervals; None with only one."""
 
 
 AGAIN = "recreate it with `throughput`"

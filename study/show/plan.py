@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from study.config import BudgetConfig
-from study.estimate.estimate import MEASURED, Estimate
+from study.estimate.basis import MEASURED
+from study.estimate.estimate import Estimate
 from study.estimate.forecast import Forecast
 from study.estimate.time_table import format_count, format_interval, format_seconds
 from study.grid import Cell, Grid

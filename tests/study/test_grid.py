@@ -229,6 +229,29 @@ def test_the_reference_study_is_the_guides_table() -> None:
         assert params == pytest.approx(float(label.removesuffix("M")) * 1e6, rel=0.03)
 
 
+@pytest.mark.parametrize(("gpus", "tp_size"), [(2, 2), (4, 2), (4, 4)])
+def test_a_global_batch_is_the_asked_one_with_tensor_parallelism(
+    study: dict[str, Any], gpus: int, tp_size: int
+) -> None:
+    """The GPUs of a tensor-parallel group share their sequences."""
+    study["variants"]["tp"] = {"distributed": {"tp_size": tp_size}}
+    entry = {"cluster": "here", "model": "wide", "gpus": gpus, "variant": "tp"}
+    study["grid"] = [{**entry, "global_batch_size": 64}]
+    (cell,) = Grid(load_study(study))
+    assert cell.run.sequences_per_step(gpus) == 64
+    assert cell.tokens_per_step == 64 * 64
+
+
+def test_a_global_batch_that_tensor_parallel_groups_cannot_share_is_refused(
+    study: dict[str, Any],
+) -> None:
+    study["variants"]["tp"] = {"distributed": {"tp_size": 2}}
+    entry = {"cluster": "here", "model": "tiny", "gpus": 4, "variant": "tp"}
+    study["grid"] = [{**entry, "global_batch_size": 33}]
+    (problem,) = problems(study)
+    assert "33 sequences cannot be split over 2 groups of 2 tensor-parallel GPUs" in problem
+
+
 def test_the_study_of_one_h200_is_the_ladder_at_the_guides_batch() -> None:
     grid = Grid(load_study_file("config/studies/h200.yaml"))
     params = {"small": 27_535_872, "85M": 85_350_144, "206M": 206_083_072, "820M": 823_207_936}

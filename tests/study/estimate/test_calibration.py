@@ -1,8 +1,13 @@
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 
+from benchmarks.published_tables import H100, observe, read_table
 from study.config import ClusterConfig
 from study.estimate.calibration import check_cluster, estimate_checks, readable_checks
-from study.estimate.performance import Observed
+from study.estimate.performance import Observed, Performance
+from study.estimate.regression import Hyper, Regression
 from study.measure.evidence import known_measurements
 from tests.study.conftest import MakeGrid, write_run
 from tests.study.estimate.test_forecast import measured
@@ -47,6 +52,41 @@ def test_an_outlier_is_counted_as_slower() -> None:
     rows = list(check_cluster("h200", H200, [*observed[:4], slow, *observed[5:]]))
     assert rows[0].largest_error == pytest.approx(2 / 3, abs=0.1)
     assert (rows[0].above or 0) >= 1 / 9
+
+
+def test_leaving_cells_out_of_a_fit_is_like_fitting_the_others() -> None:
+    """Half the table of MPT on H100, a cell or a size out, against models of the other rows."""
+    rows = [observe(row) for row in read_table()][::2]
+    whole, errors, widths = Performance(H100, rows), [], []
+    sizes = {row.work.shape for row in rows}
+    parts = [{at} for at in range(0, len(rows), 4)]
+    parts += [{at for at, row in enumerate(rows) if row.work.shape == shape} for shape in sizes]
+    for part in parts:
+        direct = Performance(H100, [row for at, row in enumerate(rows) if at not in part])
+        model = whole.without(part)
+        for at in part:
+            quick, slow = (one.step(rows[at].work) for one in (model, direct))
+            errors.append(abs(np.log(quick.middle / slow.middle)))
+            widths.append(np.log(quick.high / quick.low) / np.log(slow.high / slow.low))
+    assert np.median(errors) < 0.003
+    assert np.median(widths) == pytest.approx(1, abs=0.1)
+    # A few rows alone determine a coefficient: without them it depends on the hyperparameters.
+    assert np.quantile(errors, 0.9) < 0.02
+    assert np.quantile(np.abs(np.log(widths)), 0.9) < 0.5
+
+
+def test_hyperparameters_are_chosen_once_for_all_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates = []
+    fit = Regression._choose
+
+    def counted(regression: Regression, hypers: Sequence[Hyper]) -> tuple[Hyper, np.ndarray]:
+        candidates.append(len(hypers))
+        return fit(regression, hypers)
+
+    monkeypatch.setattr(Regression, "_choose", counted)
+    rows = list(check_cluster("h200", H200, works(*range(1, 9))))
+    assert [row.cells for row in rows] == [24, 24, 3]
+    assert len([count for count in candidates if count > 1]) == 1
 
 
 def test_a_check_that_leaves_nothing_out_is_not_shown(make_grid: MakeGrid) -> None:

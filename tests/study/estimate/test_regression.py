@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from study.config import ClusterConfig
+from study.estimate.performance import UNSEEN, step_priors
 from study.estimate.regression import Points, Prior, Regression
-from study.workload import DataSheet, Workload, position, stack, step_terms
+from study.workload import COORDINATES, DataSheet, Workload, position, stack, step_terms
 
 SHEET = DataSheet(1e15, 4e12, 4e11, 5e10, known=True)
 
@@ -31,7 +33,11 @@ def make_work(dim: int, gpus: int, batch_size: int = 8) -> Workload:
 
 def points(works: list[Workload]) -> Points:
     terms = stack([step_terms(work, SHEET) for work in works], 11)
-    return Points(terms, np.array([position(work) for work in works]), ["base"] * len(works))
+    return Points(
+        terms,
+        np.array([position(work) for work in works]).reshape(len(works), COORDINATES),
+        ["base"] * len(works),
+    )
 
 
 GRID = [make_work(dim, gpus) for dim in (256, 512, 768, 1024, 2048) for gpus in (1, 2, 4, 8, 16)]
@@ -54,6 +60,41 @@ def test_unseen_cells_of_200_random_clusters() -> None:
         inside.append(np.mean(np.abs(off) < 1.2816 * sd))
     assert np.median(errors) < 0.08
     assert 0.7 < np.mean(inside) < 0.9
+
+
+@pytest.mark.parametrize("measured", [1, 2, 3])
+def test_few_measured_cells_of_random_clusters(measured: int) -> None:
+    """Coefficients, and a factor on all of them, drawn from their priors; 5% noise."""
+    random = np.random.default_rng(measured)
+    priors = step_priors(ClusterConfig(gpu_name="X", peak_tflops=500.0, gpus_per_node=8))
+    center, widths = (np.log([getattr(p, name) for p in priors]) for name in ("median", "factor"))
+    everything = points(GRID)
+    inside = []
+    for _ in range(200):
+        truth = Regression(priors, points([]), np.array([]))
+        _, log_f = truth._linearise(everything, random.normal(center, widths))
+        log_f += random.normal(0.0, np.log(UNSEEN)) + random.normal(0.0, 0.05, len(GRID))
+        order = random.permutation(len(GRID))
+        known, unseen = order[:measured], order[measured:]
+        times = np.exp(log_f[known])
+        fit = Regression(priors, points([GRID[i] for i in known]), times, UNSEEN)
+        mean, sd = fit.predict(points([GRID[i] for i in unseen]))
+        inside.append(np.mean(np.abs(log_f[unseen] - mean) < 1.2816 * sd))
+    assert 0.75 < np.mean(inside) < 0.9
+
+
+def test_groups_of_terms_run_at_the_same_time() -> None:
+    """4 s beside 3 s, p = 4: (4^4 + 3^4)^(1/4), and the derivatives of its logarithm."""
+    nothing = Points(np.zeros((0, 3)), np.zeros((0, 1)), [])
+    priors = [Prior(1.0, 2.0), Prior(1.0, 2.0), Prior(1.0, 2.0, group=1)]
+    fit = Regression(priors, nothing, np.array([]))
+    at = Points(np.array([[1.0, 3.0, 3.0]]), np.zeros((1, 1)), [""])
+    assert np.exp(fit.predict(at)[0]) == pytest.approx((4**4 + 3**4) ** 0.25)
+    shares, log_f = fit._linearise(at, np.zeros(3))
+    for index in range(3):
+        step = np.eye(3)[index] * 1e-6
+        slope = (fit._linearise(at, step)[1] - log_f) / 1e-6
+        assert shares[0, index] == pytest.approx(slope[0], rel=1e-4)
 
 
 def test_planted_coefficients_are_found() -> None:
@@ -80,6 +121,24 @@ def test_uncertainty_grows_with_distance() -> None:
     fit = Regression([Prior(1.0, 1.5)] * 11, points(works), times)
     _, sd = fit.predict(points([make_work(dim, 1) for dim in (448, 1024, 8192)]))
     assert sd[0] < sd[1] < sd[2]
+
+
+def test_points_left_out_are_as_if_they_had_not_been_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the same hyperparameters and linearisation, exactly."""
+    monkeypatch.setattr("study.estimate.regression.NEAR", np.inf)
+    random = np.random.default_rng(3)
+    times = points(GRID).terms @ np.ones(11) * np.exp(random.normal(0.0, 0.1, len(GRID)))
+    fit = Regression(PRIORS, points(GRID), times, 2.0)
+    gone = [0, 7, 8, 20]
+    kept = [at for at in range(len(GRID)) if at not in gone]
+    again = Regression(PRIORS, points([GRID[at] for at in kept]), times[kept], 2.0, fit.hyper)
+    again._log_c = fit._log_c
+    again._condition()
+    at = points([GRID[index] for index in gone])
+    for quick, slow in zip(fit.without(gone).predict(at), again.predict(at), strict=True):
+        assert quick == pytest.approx(slow, rel=1e-6)
 
 
 def test_the_most_informative_measurement_narrows_the_variance_most() -> None:

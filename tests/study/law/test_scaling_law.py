@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ from study.law.scaling_law import (
     ScalingLaw,
     TrainedModel,
     bootstrap,
+    find_flat,
     find_missing,
+    find_open_exponents,
     fit_law,
+    held_out_errors,
     isoflop_profiles,
     objective,
 )
@@ -97,7 +101,88 @@ def test_what_a_grid_lacks_is_reported(runs: list[TrainedModel], text: str) -> N
 
 
 def test_a_complete_grid_lacks_nothing() -> None:
-    assert find_missing(grid([1e7, 2e7, 4e7], [1e9, 2e9, 4e9])) == []
+    assert find_missing(grid([1e7, 2e7, 4e7], [1e9, 2e9, 4e9, 8e9])) == []
+
+
+def test_fewer_than_twelve_runs_are_refused() -> None:
+    (line,) = find_missing(grid([1e7, 2e7, 4e7], [1e9, 2e9, 4e9]))
+    assert "found 9 runs; expected at least 12" in line
+
+
+def scattered(size: float, tokens: float) -> list[TrainedModel]:
+    """16 runs whose loss has scatter of 1% and, if `size` or `tokens` is 1, that effect."""
+    random = np.random.default_rng(3)
+    return [
+        TrainedModel("m", n, d, math.exp(random.normal(0, 0.01)) * (
+            2.0 + size * 400 / n**0.34 + tokens * 410 / d**0.28))
+        for n in np.geomspace(2.75e7, 1e9, 4)
+        for d in np.geomspace(1e9, 3e10, 4)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens", "named"),
+    [(0, 0, ["model size", "number of tokens"]), (0, 1, ["model size"]),
+     (1, 0, ["number of tokens"]), (1, 1, [])],
+)  # fmt: skip
+def test_effects_that_the_losses_do_not_show_are_refused(
+    size: float, tokens: float, named: list[str]
+) -> None:
+    found = find_flat(scattered(size, tokens))
+    assert len(found) == len(named)
+    for line, name in zip(found, named, strict=True):
+        assert line.startswith(f"found no effect of the {name} on the loss beyond the scatter")
+
+
+def test_losses_of_noise_are_refused_by_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "losses.csv"
+    rows = [f"{run.params},{run.tokens},{run.loss}" for run in scattered(0, 0)]
+    table.write_text("\n".join(["params,tokens,loss", *rows]))
+    output = ["--figures", str(tmp_path), "--output", str(tmp_path / "law.csv")]
+    assert main(["scaling-law", "--losses", str(table), *output]) == 1
+    assert "no effect of the model size" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["losses.csv"]
+
+
+def test_exponents_that_the_runs_leave_open_are_refused() -> None:
+    flat = replace(PLANTED, alpha=1e-3)
+    assert find_open_exponents([PLANTED] * 9 + [flat]) == []
+    (line,) = find_open_exponents([PLANTED] * 8 + [flat] * 2)
+    assert line.startswith("found no finite alpha above 0 in 20% of the resamples")
+
+
+def test_resampled_laws_have_finite_real_optima() -> None:
+    """Also of noise, and of resamples that lack a size: exponents are positive and A is not 0."""
+    for law in bootstrap(scattered(0, 0)[:6], PLANTED, 4):
+        params, tokens = law.optimum(1e21)
+        assert 0 < params < math.inf
+        assert 0 < tokens < math.inf
+
+
+def test_runs_left_out_are_predicted() -> None:
+    """An exact law without noise; then one run, with the most compute, is 10% too high."""
+    runs = planted(0.0)
+    law = fit_law(runs)
+    fifths, most = held_out_errors(runs, law)
+    assert (fifths.runs, most.runs) == (30, 6)
+    assert fifths.largest_error < 1e-3
+    assert most.largest_error < 1e-3
+    wrong = [*runs[:-1], replace(runs[-1], loss=1.1 * runs[-1].loss)]
+    assert held_out_errors(wrong, law)[1].largest_error == pytest.approx(1 - 1 / 1.1, abs=2e-3)
+
+
+def test_sizes_far_from_the_lowest_loss_do_not_move_an_isoflop_minimum() -> None:
+    """From a fiftieth to fifty times the optimum, the loss is not a parabola."""
+    best, _ = PLANTED.optimum(1e20)
+    sizes = best * np.array([0.02, 0.05, 0.35, 0.6, 1.1, 2.0, 3.5, 20.0, 50.0])
+    runs = [TrainedModel("", n, 1e20 / 6 / n, PLANTED.loss(n, 1e20 / 6 / n)) for n in sizes]
+    (profile,) = isoflop_profiles(runs)
+    assert profile.params == pytest.approx(best, rel=0.15)
+    assert len(profile.runs) == 9
+    far = [run for run in runs if not best / 2 < run.params < best * 2.5]
+    assert isoflop_profiles(far)[0].params is None
 
 
 def test_losses_of_a_study(make_grid: MakeGrid) -> None:

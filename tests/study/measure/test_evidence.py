@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from study.estimate.basis import INTERPOLATED
 from study.estimate.estimate import Estimate, estimate_table
 from study.estimate.time_table import to_markdown
 from study.grid import Grid
 from study.measure.evidence import known_measurements, read_evidence
 from study.measure.throughput import throughput_rows, write_table
+from study.workload import workload
 from tests.study.conftest import MakeGrid, write_run
 from trainer.config import ConfigError
 
@@ -48,6 +50,62 @@ def test_a_table_of_speeds_by_hand(make_grid: MakeGrid, tmp_path: Path) -> None:
     assert second.source == "a friend"
     assert third.step_s == (0.25, 0.25, 0.25)
     assert third.cell.model == "wide"
+
+
+def test_a_row_states_its_layout_and_its_dtype(make_grid: MakeGrid, tmp_path: Path) -> None:
+    """Hybrid sharding, tensor parallelism, and settings that the study's own runs do not have."""
+    path = tmp_path / "speeds.csv"
+    path.write_text(
+        "cluster,model,gpus,step_ms,activation_checkpointing,fsdp_type,dp_shard,tp_size,"
+        "model_dtype,compile\n"
+        "fast,wide,8,10,full,full_shard,4,,bf16,TRUE\n"
+        "fast,wide,8,20,none,no_shard,,2,fp32,false\n"
+        "fast,wide,8,30,,,,,,\n"
+    )
+    changes = {"run": {"distributed": {"selective_activation_checkpointing": True}},
+               "evidence": [{"file": str(path)}]}  # fmt: skip
+    hybrid, split, plain = (workload(item.cell) for item in read_evidence(make_grid(changes).study))
+    assert (hybrid.shard, hybrid.recompute, hybrid.compiled) == (4, "full", True)
+    assert (split.tensor_parallel, split.value_bytes, split.recompute) == (2, 4, "none")
+    assert (plain.shard, plain.tensor_parallel, plain.recompute) == (1, 1, "selective")
+    assert hybrid.unseen == split.unseen == plain.unseen
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("activation_checkpointing", "everything", "'none', 'selective' or 'full'"),
+        ("fsdp_type", "3", "'no_shard' or 'full_shard'"),
+        ("tp_size", "2.5", "expected a whole number above 0"),
+        ("dp_shard", "4", "needs fsdp_type: full_shard"),
+        ("compile", "yes", "found 'yes'; expected true, false or 'auto'"),
+        ("model_dtype", "fp8", "'auto', 'bf16' or 'fp32'"),
+    ],
+)
+def test_a_setting_that_does_not_exist_is_named_with_its_line(
+    make_grid: MakeGrid, tmp_path: Path, column: str, value: str, expected: str
+) -> None:
+    path = tmp_path / "speeds.csv"
+    path.write_text(f"cluster,model,gpus,step_ms,{column}\nhere,tiny,2,10,{value}\n")
+    with pytest.raises(ConfigError) as error:
+        read_evidence(with_evidence(make_grid, path).study)
+    assert f"{path}: 1 problem\n  line 2: " in str(error.value)
+    assert column in str(error.value)
+    assert expected in str(error.value)
+
+
+def test_a_cell_between_the_batches_and_lengths_of_rows_is_interpolated(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    path = tmp_path / "speeds.csv"
+    path.write_text(
+        "cluster,model,gpus,step_ms,batch_size_per_gpu,seq_len\n"
+        "here,tiny,1,10,4,32\n"
+        "here,wide,2,40,16,128\n"
+    )
+    grid = with_evidence(make_grid, path)
+    bases = {row.basis for row in estimate_table(grid, known_measurements(grid))}
+    assert bases == {INTERPOLATED}
 
 
 @pytest.mark.parametrize(

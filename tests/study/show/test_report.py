@@ -2,8 +2,9 @@ import html.parser
 from pathlib import Path
 
 from study.estimate.backtest import score_predictions
+from study.estimate.basis import MEASURED
 from study.estimate.calibration import estimate_checks
-from study.estimate.estimate import MEASURED, estimate_table
+from study.estimate.estimate import estimate_table
 from study.grid import Grid
 from study.measure.logs import read_runs
 from study.measure.measurement import read_measurements
