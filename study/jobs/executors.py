@@ -542,6 +542,15 @@ class SlurmExecutor(Decisions, PluginExecutor):
         os._exit(128 + signal.SIGTERM)
 
 
+def exit_on_sigterm() -> None:
+    """Have SIGTERM end Snakemake at once, before the first job and whatever Slurm is asked."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit("Ended by SIGTERM; nothing was submitted.")
+
+    signal.signal(signal.SIGTERM, leave)
+
+
 def leave_on_sigterm(executor: SlurmExecutor) -> None:
     """Have SIGTERM end Snakemake within seconds, whatever it waits for; its jobs go on."""
 
