@@ -17,17 +17,18 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from tests.slurm.cluster.api import Cluster, CommandError
 from tests.slurm.studies import SlurmStudy, partition
 
 SEEDS = 6
-STEP_S = 3
-"""Seconds of a step: the 24 steps of a run take longer than the limit of a minute."""
+LIMIT_MIN = 1
+STEP_S = 2.75
+"""Seconds of a step: the 24 steps of a run take longer than the time limit."""
 
 WARN_S = 10
-"""Seconds before the limit. Slurm looks for it every 30 s, so a run is told after 20 to 50 s."""
+"""Seconds before the limit at which half of the runs are told; Slurm looks for it every 30 s, so it
+is up to 40 s. The others are told at the limit, which Slurm exceeds by up to 30 s."""
 
 CALM_S = 900
 """The most that the undisturbed runs and the table take."""
@@ -41,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=60, help=f"a multiple of {SEEDS}")
     parser.add_argument("--seed", type=int, default=1, help="of the kills")
-    parser.add_argument("--every", type=float, default=8.0, help="seconds between two kills")
+    parser.add_argument("--every", type=float, default=12.0, help="seconds between two kills")
     options = parser.parse_args()
     cluster = Cluster()
     cluster.up()
@@ -49,7 +50,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         study = make_study(cluster, Path(folder), options.runs)
         make(study, *targets(study, CALM))
-        limit(cluster, MAX_SUBMIT, "1")
+        limit(cluster, MAX_SUBMIT, f"{LIMIT_MIN}")
         try:
             disturb(study, random.Random(options.seed), options.every)
         finally:
@@ -63,12 +64,12 @@ def main() -> int:
 def make_study(cluster: Cluster, folder: Path, runs: int) -> SlurmStudy:
     study = SlurmStudy(cluster, folder, "soak")
     seeds = list(range(42, 42 + SEEDS))
-    request: dict[str, Any] = {"runtime_min": 1, "max_runtime_min": 1, "warn_s": WARN_S}
-    request |= {"data": {"local": True}, "mem_gib": 2}
+    request = {"runtime_min": LIMIT_MIN, "max_runtime_min": LIMIT_MIN, "mem_gib": 2}
     study.add(CALM, partition("sphinx", data={"local": True}))
     study.study["grid"][-1]["seed"] = seeds
     for number in range(runs // SEEDS):
-        place = partition("sphinx", "slow", folder, **request)
+        told = {"warn_s": WARN_S if number % 2 else 0, "data": {"local": True}}
+        place = partition("sphinx", "slow", folder, **request, **told)
         place["setup"][0] += f" FAULT_STEP=1 FAULT_SECONDS={STEP_S}"
         study.add(f"c{number}", place)
         study.study["grid"][-1]["seed"] = seeds
@@ -107,7 +108,7 @@ def disturb(study: SlurmStudy, chance: random.Random, every: float) -> None:
         starts += 1
         while process.poll() is None:
             time.sleep(chance.uniform(0.5, 1.5) * every)
-            kind = chance.choices(list(KILLS), [5, 2, 1, 1])[0]
+            kind = chance.choices(list(KILLS), WEIGHTS)[0]
             with contextlib.suppress(CommandError, TimeoutError, ProcessLookupError):
                 KILLS[kind](study, chance)
                 kills[kind] += 1
@@ -123,10 +124,18 @@ def disturb(study: SlurmStudy, chance: random.Random, every: float) -> None:
     )
 
 
-def kill_job(study: SlurmStudy, chance: random.Random) -> None:
+def cancel_job(study: SlurmStudy, chance: random.Random) -> None:
     shown = study.cluster.run("squeue", "--noheader", "--states=RUNNING", "--format=%i").split()
     if shown:
-        study.cluster.run("scancel", "--signal=KILL", "--full", chance.choice(shown))
+        study.cluster.run("scancel", chance.choice(shown))
+
+
+def kill_run(study: SlurmStudy, chance: random.Random) -> None:
+    """Kill a process of a run as the kernel does for lack of memory: without a word."""
+    processes = study.cluster.run("ps", "-e", "-o", "pid=,args=").splitlines()
+    wanted = f"-m trainer config={study.results}"
+    if found := [line.split()[0] for line in processes if wanted in line]:
+        os.kill(int(chance.choice(found)), signal.SIGKILL)
 
 
 def restart_slurmd(study: SlurmStudy, chance: random.Random) -> None:
@@ -150,11 +159,13 @@ def kill_snakemake(study: SlurmStudy, chance: random.Random) -> None:
 
 
 KILLS = {
-    "job killed": kill_job,
+    "run killed": kill_run,
+    "job cancelled": cancel_job,
     "slurmd restarted": restart_slurmd,
     "slurmctld restarted": restart_slurmctld,
     "Snakemake killed": kill_snakemake,
 }
+WEIGHTS = (4, 2, 2, 1, 1)
 
 
 def find_wrong(study: SlurmStudy) -> int:
