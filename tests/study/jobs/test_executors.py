@@ -16,6 +16,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
+from snakemake.iocontainers import Wildcards
 
 from study.grid import Grid
 from study.jobs import executors, slurm_commands, submitted
@@ -74,7 +75,7 @@ def job_of(grid: Grid, attempt: int = 1, number: int = 0) -> Any:
     job = Job(
         name="train",
         rule=SimpleNamespace(name="train"),
-        wildcards=SimpleNamespace(**{key: str(value) for key, value in cell.labels.items()}),
+        wildcards=Wildcards(fromdict={key: str(value) for key, value in cell.labels.items()}),
         resources={},
         attempt=attempt,
         restart_times=RETRIES,
@@ -146,7 +147,7 @@ class Waiting:
         return 0
 
     def add(self, request: Any, first: bool) -> None:
-        self._again.append(request)
+        self._again.insert(0 if first else len(self._again), request)
 
     def job_ended(self) -> None: ...
 
@@ -430,14 +431,14 @@ def test_a_restart_asks_slurm_once_for_all_jobs_and_so_does_a_poll(
 ) -> None:
     study = yaml.safe_load(Path("config/config.yaml").read_text()) | {"results_dir": str(tmp_path)}
     (entry, *_) = study["grid"]
-    study["grid"] = [entry | {"model": "nano", "gpus": 1, "seed": list(range(300))}]
+    study["grid"] = [entry | {"model": "nano", "gpus": 1, "seed": list(range(301))}]
     grid = Grid(load_study(study))
     executor = Polled(grid)
-    jobs = [job_of(grid, number=number)[0].job for number in range(300)]
+    new, *jobs = [job_of(grid, number=number)[0].job for number in range(301)]
 
     def prepare(job: Any) -> Prepared:
         log = executor.slurm_logdir / "%j.log"
-        return Prepared([], "", executor._name(job), f"seed {job.wildcards.seed}", None, log)
+        return Prepared([], "", executor._name(job), executors._comment(job), None, log)
 
     monkeypatch.setattr(executor, "prepare", prepare)
     lines = []
@@ -457,8 +458,10 @@ def test_a_restart_asks_slurm_once_for_all_jobs_and_so_does_a_poll(
         monkeypatch.setattr(module, "ask", ask)
     monkeypatch.setattr(executors, "list_jobs", slurm_commands.list_jobs)
     executor.find_earlier_jobs()
-    for job in jobs:
-        assert executor._submit(Request(job, "")).code == 0
+    executor.run_jobs([new, *jobs])
+    assert executor.again[-1].job is new  # the queue may be full of those that are in it
+    for request in executor.again[:-1]:
+        assert executor._submit(request).code == 0
     assert len(executor._in_queue) == 300
     assert asked == ["squeue"]
 
