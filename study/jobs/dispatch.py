@@ -12,7 +12,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from study.grid import Cell, Grid
 from study.jobs.decisions import find_cell
-from study.jobs.executors import Prepared, SlurmExecutor, leave_on_sigterm
+from study.jobs.executors import Prepared, SlurmExecutor, exit_on_sigterm, leave_on_sigterm
 from study.jobs.slurm_commands import find_refusal
 from trainer.files import write_atomically
 from trainer.problems import ConfigError
@@ -24,6 +24,8 @@ def start(workflow: Any, grid: Grid) -> None:
     What cannot run as requested ends the program with a message and exit code 1.
     """
     executor = workflow.scheduler._executor
+    if isinstance(executor, SlurmExecutor):
+        exit_on_sigterm()
     jobs = list(workflow.dag.needrun_jobs())
     cells = _cells_to_train(grid, jobs)
     if isinstance(executor, SlurmExecutor):

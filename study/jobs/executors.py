@@ -198,9 +198,8 @@ class SlurmExecutor(Decisions, PluginExecutor):
     def prepare(self, job: Any) -> Prepared:
         """Return the sbatch command and the script of a job; raises WorkflowError."""
         validate_slurm_extra(job)
-        rule, wildcards = f"rule_{job.name}", get_job_wildcards(job)
-        comment = f"{rule}_wildcards_{wildcards}" if wildcards else rule
-        log = self.slurm_logdir / rule / wildcards / "%j.log"
+        comment = _comment(job)
+        log = self.slurm_logdir / f"rule_{job.name}" / get_job_wildcards(job) / "%j.log"
         cell, name = self.cell(job), self._name(job)
         slurm = cell.cluster_config.slurm if cell else None
         if slurm is not None and slurm.output:
@@ -253,9 +252,12 @@ class SlurmExecutor(Decisions, PluginExecutor):
     # Submission.
 
     def run_jobs(self, jobs: list[Any]) -> None:
-        """Queue jobs for submission."""
+        """Queue jobs for submission; first those that an earlier invocation has submitted.
+
+        They are in Slurm's queue already, which others may only fill up.
+        """
         for job in jobs:
-            self._submissions.add(self._request(job))
+            self._submissions.add(self._request(job), first=_comment(job) in self._earlier)
 
     def run_job(self, job: Any) -> None:
         """Queue one job for submission."""
@@ -542,6 +544,15 @@ class SlurmExecutor(Decisions, PluginExecutor):
         os._exit(128 + signal.SIGTERM)
 
 
+def exit_on_sigterm() -> None:
+    """Have SIGTERM end Snakemake at once, before the first job and whatever Slurm is asked."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit("Ended by SIGTERM; nothing was submitted.")
+
+    signal.signal(signal.SIGTERM, leave)
+
+
 def leave_on_sigterm(executor: SlurmExecutor) -> None:
     """Have SIGTERM end Snakemake within seconds, whatever it waits for; its jobs go on."""
 
@@ -575,6 +586,12 @@ def _link(log: Path, link: Path) -> None:
         link.symlink_to(os.path.relpath(log.parent.resolve() / log.name, link.parent.resolve()))
     except OSError as error:
         say(f"{link}: cannot be created: {error.strerror or error}. It would link to {log}.")
+
+
+def _comment(job: Any) -> str:
+    """Return the comment of a job, by which a later invocation recognises it."""
+    rule, wildcards = f"rule_{job.name}", get_job_wildcards(job)
+    return f"{rule}_wildcards_{wildcards}" if wildcards else rule
 
 
 def _flag(name: str, value: object) -> str:

@@ -93,10 +93,10 @@ def ask(command: Sequence[str], stdin: str | None = None) -> Answer:
         out, err = process.communicate(stdin, timeout=TIMEOUT_S)
         return Answer(process.returncode, out, err)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
         return Answer(1, "", f"no answer within {TIMEOUT_S} s")
     finally:
+        with process:  # closes its pipes
+            process.kill()
         with _lock:
             _children.discard(process)
 

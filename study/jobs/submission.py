@@ -133,6 +133,8 @@ class Submissions:
 
     def _try(self, request: Request) -> None:
         answer = self._submit(request)
+        if self._stopped:
+            return
         if answer.code == 0:
             if self._outage is not None:
                 say("Slurm's controller answers again.")
@@ -143,8 +145,6 @@ class Submissions:
             self._refused(request, answer.message)
             return
         with self._changed:
-            if self._stopped:
-                return
             self._waiting.appendleft(request)
             if meaning == "limit":
                 self._hold_up(request, answer.message)

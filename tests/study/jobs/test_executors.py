@@ -16,16 +16,17 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
+from snakemake.iocontainers import Wildcards
 
 from study.grid import Grid
-from study.jobs import executors
+from study.jobs import executors, slurm_commands, submitted
 from study.jobs.decisions import Decisions
 from study.jobs.executors import TESTED, Prepared, SlurmExecutor, check_versions
 from study.jobs.job_script import ENDED, read_note, write_script
 from study.jobs.progress import Progress
 from study.jobs.slurm_commands import Answer, QueuedJob
 from study.jobs.submission import Request
-from study.jobs.submitted import Record
+from study.jobs.submitted import Record, Submission
 from study.jobs.verdict import GONE, find_shortage
 from study.load import load_study
 
@@ -60,14 +61,21 @@ def grid(tmp_path: Path) -> Grid:
     return Grid(load_study({**study, "results_dir": str(tmp_path)}))
 
 
-def job_of(grid: Grid, attempt: int = 1) -> Any:
-    """Return the used part of a training job, and its run's folder."""
-    cell = grid[0]
+class Job(SimpleNamespace):
+    """As Snakemake's jobs, one is equal to itself alone."""
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+def job_of(grid: Grid, attempt: int = 1, number: int = 0) -> Any:
+    """Return the used part of a cell's training job, and its run's folder."""
+    cell = grid[number]
     Path(cell.folder).mkdir(parents=True, exist_ok=True)
-    job = SimpleNamespace(
+    job = Job(
         name="train",
         rule=SimpleNamespace(name="train"),
-        wildcards=SimpleNamespace(**{key: str(value) for key, value in cell.labels.items()}),
+        wildcards=Wildcards(fromdict={key: str(value) for key, value in cell.labels.items()}),
         resources={},
         attempt=attempt,
         restart_times=RETRIES,
@@ -139,7 +147,7 @@ class Waiting:
         return 0
 
     def add(self, request: Any, first: bool) -> None:
-        self._again.append(request)
+        self._again.insert(0 if first else len(self._again), request)
 
     def job_ended(self) -> None: ...
 
@@ -153,6 +161,8 @@ class Polled(Recorder, SlurmExecutor):
         self.slurm_logdir = Path(grid.study.folder, "slurm_logs")
         (self.slurm_logdir / ENDED).mkdir(parents=True)
         self._clusters, self._in_queue, self._seen_notes = {None}, {}, {}
+        self._shown, self._doubtful, self._earlier = set(), "", {}
+        self._record = Record(self.slurm_logdir / "submitted.jsonl")
         self._next_poll, self._first_interval, self._interval = 0.0, 20.0, 20.0
         self._leaving = SimpleNamespace(is_set=lambda: False)  # type: ignore[assignment]
         self.progress = Progress(grid)
@@ -163,6 +173,10 @@ class Polled(Recorder, SlurmExecutor):
     # What Snakemake is told: the decisions about the run's files come first.
     def report_job_error(self, job_info: Any, msg: str | None = None, **kwargs: Any) -> None:
         self.errors.append(msg)
+
+    def report_job_submission(self, job_info: Any, register_job: bool = True) -> None: ...
+
+    def run_job_pre(self, job: Any) -> None: ...
 
 
 def watched(executor: Polled, grid: Grid) -> Any:
@@ -397,19 +411,99 @@ def test_a_file_system_that_is_full_after_a_submission_does_not_end_the_submissi
     info, folder = job_of(grid)
     (folder / "slurm_logs").write_text("no folder")  # nothing can be linked in it
     executor.slurm_logdir.joinpath("submitted.jsonl").mkdir()
-    executor._record = Record(executor.slurm_logdir / "submitted.jsonl")
-    executor._shown = [info.job]  # type: ignore[assignment]
-    executor._doubtful, executor._earlier = "", {}
-    submitted: list[Any] = []
-    monkeypatch.setattr(executor, "report_job_submission", submitted.append)
+    reported: list[Any] = []
+    monkeypatch.setattr(executor, "report_job_submission", reported.append)
     monkeypatch.setattr(executors, "ask", lambda command, stdin: Answer(0, "7\n", ""))
     log = executor.slurm_logdir / "%j.log"
     prepared = Prepared(["sbatch"], "", "test/one/1", "cell one", None, log)
     monkeypatch.setattr(executor, "prepare", lambda job: prepared)
     assert executor._submit(Request(info.job, "")).code == 0
-    assert [job.external_jobid for job in submitted] == ["7"]
+    assert [job.external_jobid for job in reported] == ["7"]
     said = capsys.readouterr().err
     assert "submitted.jsonl: cannot be written: Is a directory. If Snakemake is started" in said
     assert (
         f"slurm_logs/7.log: cannot be created: File exists. It would link to {log.parent}" in said
     )
+
+
+def test_a_restart_asks_slurm_once_for_all_jobs_and_so_does_a_poll(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = yaml.safe_load(Path("config/config.yaml").read_text()) | {"results_dir": str(tmp_path)}
+    (entry, *_) = study["grid"]
+    study["grid"] = [entry | {"model": "nano", "gpus": 1, "seed": list(range(301))}]
+    grid = Grid(load_study(study))
+    executor = Polled(grid)
+    new, *jobs = [job_of(grid, number=number)[0].job for number in range(301)]
+
+    def prepare(job: Any) -> Prepared:
+        log = executor.slurm_logdir / "%j.log"
+        return Prepared([], "", executor._name(job), executors._comment(job), None, log)
+
+    monkeypatch.setattr(executor, "prepare", prepare)
+    lines = []
+    for number, job in enumerate(jobs):
+        made = prepare(job)
+        executor._record.add(
+            Submission(str(number), None, made.name, made.comment, made.digest, f"{number}.log")
+        )
+        lines.append(f"{number}|PENDING|Priority|{made.name}|{made.comment}\n")
+    asked: list[str] = []
+
+    def ask(command: list[str], stdin: str | None = None) -> Answer:
+        asked.append(command[0])
+        return Answer(0, "".join(lines), "")
+
+    for module in (slurm_commands, executors):
+        monkeypatch.setattr(module, "ask", ask)
+    monkeypatch.setattr(executors, "list_jobs", slurm_commands.list_jobs)
+    executor.find_earlier_jobs()
+    executor.run_jobs([new, *jobs])
+    assert executor.again[-1].job is new  # the queue may be full of those that are in it
+    for request in executor.again[:-1]:
+        assert executor._submit(request).code == 0
+    assert len(executor._in_queue) == 300
+    assert asked == ["squeue"]
+
+    async def check(active: list[Any]) -> list[Any]:
+        return [one async for one in executor.check_active_jobs(active)]
+
+    active = list(executor._in_queue.values())
+    assert asyncio.run(check(active)) == active
+    assert asked == ["squeue"] * 2
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("scaling", "scaling-2"),
+        (
+            "one-study-in-two-halves-of-the-same-size-a",
+            "one-study-in-two-halves-of-the-same-size-b",
+        ),
+    ],
+)
+def test_studies_whose_names_share_a_prefix_do_not_match_each_others_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: str, theirs: str
+) -> None:
+    """Long names are cut to what squeue shows, which leaves both studies' jobs the same name."""
+    study = yaml.safe_load(Path("config/config.yaml").read_text()) | {"results_dir": str(tmp_path)}
+    here, there = (Polled(Grid(load_study({**study, "study": name}))) for name in (ours, theirs))
+    job = job_of(here.grid)[0].job
+    same_name = here._name(job) == there._name(job)
+    assert same_name == (len(ours) > 30)
+    log = there.slurm_logdir / "7.log"
+    there._record.add(Submission("7", None, there._name(job), "cell one", "digest", str(log)))
+    listed = {(None, "7"): QueuedJob("7", "RUNNING", "None", there._name(job), "cell one")}
+    for module in (submitted, executors):
+        monkeypatch.setattr(module, "list_jobs", lambda clusters: listed)
+    monkeypatch.setattr(executors, "find_output_file", lambda job_id, cluster: str(log))
+    for executor, finds in ((here, False), (there, True)):
+        log_file = executor.slurm_logdir / "%j.log"
+        prepared = Prepared([], "", executor._name(job), "cell one", None, log_file)
+        # By a restart, and after a submission without an answer.
+        executor.find_earlier_jobs()
+        assert executor._keep_earlier(job, prepared) == finds
+        executor._in_queue.clear()
+        executor._doubtful = prepared.name + prepared.comment
+        assert (executor._recover(prepared) is not None) == finds

@@ -1,11 +1,23 @@
 """What the answers of Slurm's commands mean."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from study.jobs import slurm_commands
-from study.jobs.slurm_commands import Answer, QueuedJob, find_refusal, find_submit_limits, list_jobs
+from study.jobs.slurm_commands import (
+    Answer,
+    QueuedJob,
+    ask,
+    classify_refusal,
+    find_refusal,
+    find_submit_limits,
+    list_jobs,
+)
 
 
 @pytest.fixture
@@ -69,3 +81,28 @@ def test_a_request_for_nodes_that_are_down_waits_also_on_another_cluster(
     monkeypatch.setattr(slurm_commands, "ask", ask)
     assert find_refusal(["sbatch"], "", "gpu", "theirs") == ""
     assert "is not available" in find_refusal(["sbatch"], "", "gpu", "ours")
+
+
+@pytest.mark.parametrize("by", ["time limit", "SIGTERM"])
+def test_a_command_that_gives_no_answer_is_ended(monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    started: list[subprocess.Popen[str]] = []
+
+    class Command(subprocess.Popen[str]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            started.append(self)
+
+        def communicate(self, *args: Any, **kwargs: Any) -> tuple[str, str]:
+            if by == "SIGTERM":
+                sys.exit("from the handler of the signal")
+            return super().communicate(*args, **kwargs)
+
+    monkeypatch.setattr(slurm_commands.subprocess, "Popen", Command)
+    monkeypatch.setattr(slurm_commands, "TIMEOUT_S", 0.1)
+    if by == "SIGTERM":
+        with pytest.raises(SystemExit):
+            ask(["sleep", "60"])
+    else:
+        answer = ask(["sleep", "60"])
+        assert (answer.code, classify_refusal(answer.message)) == (1, "transient")
+    assert [command.returncode for command in started] == [-signal.SIGKILL]

@@ -155,3 +155,22 @@ def test_it_ends_at_once_though_requests_wait() -> None:
     queue.stop()
     queue.join(timeout=1)
     assert "submissions" not in {t.name for t in threading.enumerate() if t.is_alive()}
+
+
+def test_a_submission_that_is_abandoned_at_the_end_is_no_refusal() -> None:
+    slurm = Slurm(Answer(-9, "", ""))
+    called, abandoned = threading.Event(), threading.Event()
+
+    def submit(request: Request) -> Answer:
+        called.set()
+        abandoned.wait(10)
+        return slurm.submit(request)
+
+    queue = Submissions(submit, slurm.refuse, Counter, most=100)
+    queue.add(Request("a", "one"))
+    assert called.wait(10)
+    queue.stop()
+    abandoned.set()
+    queue.join(timeout=10)
+    assert slurm.asked == ["a"]
+    assert slurm.refused == []
