@@ -797,7 +797,8 @@ class RunConfig(Settings):
 
     def sequences_per_step(self, gpus: int) -> int:
         """Sequences of one optimizer step on `gpus` GPUs; tensor-parallel GPUs share theirs."""
-        return self.data.batch_size * self.grad_acc_steps * gpus // self.distributed.tp_size
+        tp_size = self.distributed.tp_size
+        return global_batch(self.data.batch_size, self.grad_acc_steps, gpus, tp_size)
 
     def tokens_per_step(self, gpus: int) -> int:
         """Tokens of one optimizer step on `gpus` GPUs."""
@@ -897,6 +898,11 @@ class RunConfig(Settings):
         return dict(_flatten(values))
 
 
+def global_batch(batch_size: int, grad_acc_steps: int, gpus: int, tp_size: int) -> int:
+    """Return the sequences of one optimizer step; tensor-parallel GPUs share theirs."""
+    return batch_size * grad_acc_steps * gpus // tp_size
+
+
 def load_run_config(arguments: Sequence[str]) -> RunConfig:
     """Return the run that a command line names: `config=run.yaml key=value a.b=value ...`.
 
@@ -972,6 +978,7 @@ __all__ = [
     "Settings",
     "TokenizerConfig",
     "ValidationConfig",
+    "global_batch",
     "load_run_config",
     "load_yaml",
     "merge",

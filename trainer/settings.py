@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails
 
-from trainer.kinds import Kinds, check_number
+from trainer.kinds import Kinds, check_number, number_kind
 from trainer.layers import Layer, Merged
 from trainer.problems import ConfigError, KeyPath, Problem, RuleError
 
@@ -210,6 +210,12 @@ def _describe(cls: type[Settings], path: KeyPath, item: Any) -> Problem:
 
 def _settings_at(cls: type[Settings], path: KeyPath) -> type[Settings] | None:
     """Return the settings class at a key, followed through lists, mappings and optionals."""
+    return group_in(_annotation_at(cls, path))
+
+
+def _annotation_at(cls: type[Settings], path: KeyPath) -> Any:
+    """Return the annotation of a key, followed through lists, mappings and optionals; None if there
+    is no such key."""
     current: Any = cls
     for part in path:
         if typing.get_origin(current) in (list, dict, tuple):
@@ -219,7 +225,32 @@ def _settings_at(cls: type[Settings], path: KeyPath) -> type[Settings] | None:
         if owner is None or part not in owner.model_fields:
             return None
         current = owner.model_fields[str(part)].annotation
-    return group_in(current)
+    return current
+
+
+@cache
+def number_at(root: type[Settings], path: KeyPath) -> type[int] | type[float] | None:
+    """Return int or float if the setting at a key of `root` is a number, whole or not; None if it
+    is none, or may also be a string."""
+    return number_kind(_annotation_at(root, path))
+
+
+def default_at(root: type[Settings], path: KeyPath) -> Any:
+    """Return the default of a key of `root` in a group that is set; None if it has none."""
+    owner = _settings_at(root, path[:-1])
+    field = owner.model_fields.get(str(path[-1])) if owner is not None else None
+    return None if field is None or field.is_required() else field.default
+
+
+@cache
+def dotted_keys(root: type[Settings]) -> tuple[str, ...]:
+    """Return the dotted keys of all groups and settings of `root`."""
+    keys: list[str] = []
+    for name, field in root.model_fields.items():
+        inner = group_in(field.annotation)
+        below = () if inner is None else dotted_keys(inner)
+        keys += [name, *(f"{name}.{key}" for key in below)]
+    return tuple(keys)
 
 
 @cache
