@@ -19,7 +19,8 @@ rule train:
     """Train one cell of the grid, resuming from its newest checkpoint"""
     input:
         data=lambda wildcards: collect(
-            "<results>/data/{source}.json", source=GRID.at(wildcards).run.data.sources
+            "<results>/data/{source}.json",
+            source=GRID.source_names(GRID.at(wildcards)),
         ),
         # Compiled code persists: re-running the precompile job does not trigger training.
         compiled=lambda wildcards: ancient(PRECOMPILE.before(wildcards)),
