@@ -19,6 +19,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails
 
 from trainer.kinds import Kinds, check_number, number_kind
@@ -127,7 +128,7 @@ def suggest_key(root: type[Settings], group: KeyPath, word: str) -> str:
     """Return what may be meant by an unknown key of a group of `root`: the key that other programs
     call so, a similar key of the group, or the key of that name in another group."""
     owner = _settings_at(root, group)
-    known = [] if owner is None else list(owner.model_fields)
+    known = [] if owner is None else list(fields_of(owner))
     plain = word.lower().replace("-", "_")
     meant = None if owner is None else owner.other_names.get(plain)
     # A word that is hardly similar may well be a key of another group.
@@ -143,7 +144,7 @@ def places(root: type[Settings]) -> dict[str, str]:
     for prefix, group in groups:
         for name, meant in group.other_names.items():
             found.setdefault(name, prefix + meant)
-        for name, field in group.model_fields.items():
+        for name, field in fields_of(group).items():
             found.setdefault(name, prefix + name)
             inner = group_in(field.annotation)
             if inner is not None:
@@ -222,10 +223,16 @@ def _annotation_at(cls: type[Settings], path: KeyPath) -> Any:
             current = next(arg for arg in reversed(typing.get_args(current)) if arg is not ...)
             continue
         owner = group_in(current)
-        if owner is None or part not in owner.model_fields:
+        fields = {} if owner is None else fields_of(owner)
+        if part not in fields:
             return None
-        current = owner.model_fields[str(part)].annotation
+        current = fields[str(part)].annotation
     return current
+
+
+def fields_of(cls: type[Settings]) -> dict[str, FieldInfo]:
+    """Return key -> field of a settings class; keys that are no names in Python are aliases."""
+    return {field.alias or name: field for name, field in cls.model_fields.items()}
 
 
 @cache
