@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -261,12 +262,34 @@ class ClusterConfig(Settings):
         return -(-gpus // self.gpus_per_node)
 
 
+PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?%")
+
+
+class Branch(Settings):
+    """The checkpoint of another cell from which the cells of a block start."""
+
+    cell: Annotated[str, Field(min_length=1)]
+    """The other cell: its variant, with the values of further axes as in its folder, if cluster,
+    model, GPU count and seed are the same; otherwise its whole name."""
+    at: PositiveInt | str = "100%"
+    """Its step: a number, a percentage of its steps, or an expression of the facts of the cell that
+    starts there, such as 0.8 * steps."""
+
+    @property
+    def share(self) -> float | None:
+        """The percentage as a fraction; None if `at` is something else."""
+        found = PERCENT.fullmatch(self.at) if isinstance(self.at, str) else None
+        return None if found is None else float(found[1]) / 100
+
+
 LENGTHS = ("steps", "tokens", "flops")
 """Keys of a block for the length of its runs, of which it has at most one."""
 
 
 class GridEntry(Settings):
     """A block of cells: the product of its axes. Each axis takes one value or a list."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     other_names: ClassVar[Mapping[str, str]] = names(
         {
@@ -281,6 +304,7 @@ class GridEntry(Settings):
             "sweep": "sweeps grid over",
             "paired": "zip zipped",
             "where": "if filter",
+            "from": "branch continue_from",
         }
     )
 
@@ -310,6 +334,9 @@ class GridEntry(Settings):
     where: str | None = None
     """Condition on a cell's facts, such as "params < 1e9"; cells that do not meet it are left
     out."""
+    from_: Branch | None = Field(default=None, alias="from")
+    """Start from another cell's checkpoint: with its weights, optimizer state, step and position in
+    the data. null: from the beginning."""
     global_batch_size: PositiveInt | None = None
     """Strong scaling: sequences per step over all GPUs, by adapting batch size and gradient
     accumulation. null: weak scaling, with run.data.batch_size sequences on every GPU."""

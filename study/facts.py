@@ -137,8 +137,7 @@ class CellFacts:
     def value(self, path: KeyPath) -> Any:
         """Return the value of a key, or its default."""
         self._settle(path)
-        found = _get(self.settings.values, path)
-        return default_at(RunConfig, path) if found is None else found
+        return _get(self.settings.values, path, default_at(RunConfig, path))
 
     def number(self, key: str) -> Any:
         """Return the value of a dotted key that has to be a positive number."""
@@ -150,8 +149,7 @@ class CellFacts:
     def as_written(self, path: KeyPath) -> Any:
         """Return the value of a key before it is derived from others, or its default."""
         self._evaluate(path)
-        found = _get(self.settings.values, path)
-        return default_at(RunConfig, path) if found is None else found
+        return _get(self.settings.values, path, default_at(RunConfig, path))
 
     @property
     def parameters(self) -> ParameterCount:
@@ -264,11 +262,11 @@ def _find_expressions(values: Any, path: KeyPath = ()) -> dict[KeyPath, str]:
     return {path: values} if is_expression(values, is_name) else {}
 
 
-def _get(values: Any, path: KeyPath) -> Any:
+def _get(values: Any, path: KeyPath, default: Any = None) -> Any:
     for part in path:
-        if not isinstance(values, Mapping):
-            return None
-        values = values.get(part)
+        if not isinstance(values, Mapping) or part not in values:
+            return default
+        values = values[part]
     return values
 
 

@@ -3,14 +3,14 @@
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from study.axes import Choice, combinations, name_variant
-from study.config import CORPORA, ClusterConfig, GridEntry, Study, brace_in
-from study.expressions import ExpressionError
+from study.config import CORPORA, Branch, ClusterConfig, GridEntry, Study, brace_in
+from study.expressions import ExpressionError, to_whole
 from study.facts import CellFacts, NotKnownError
 from study.horizon import whole_steps
 from trainer.config import ConfigError, DataConfig, RunConfig, digest, merge, suggest, validate
@@ -18,6 +18,7 @@ from trainer.execution.choices import is_compiled
 from trainer.flops import count_parameters, flops_per_token
 from trainer.layers import Layer, Merged
 from trainer.problems import KeyPath, Problem, RuleError, format_path
+from trainer.records import CHECKPOINTS, checkpoint_name
 from trainer.tokens.text_files import HELD_OUT_FILES, TextFiles, find_text_files
 
 AXES = ("cluster", "model", "gpus", "variant", "seed")
@@ -72,6 +73,10 @@ class Cell:
     """The overrides of its variant and the values of those axes."""
     length: Choice | None = None
     """The length of the run, if its block sets one."""
+    trunk: str | None = None
+    """Folder of the run from whose checkpoint this one starts."""
+    start_step: int = 0
+    """Step of that checkpoint; 0 without one."""
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -295,6 +300,8 @@ class _Point:
     named_variant: str
     seed: int
     choices: tuple[Choice, ...]
+    trunk: "_Point | None" = None
+    """The cell from which it starts, if its block names one that exists."""
 
     @property
     def variant(self) -> str:
@@ -314,11 +321,33 @@ class _Point:
         return (*self.where, *choice.where)
 
 
-def _points(study: Study) -> Iterator[_Point]:
-    """Yield the combinations of all blocks, also those that `where` excludes."""
-    for index, entry in enumerate(study.grid):
-        for values in combinations(entry, AXES):
-            yield _Point(("grid", index), entry, *values)
+def _points(study: Study) -> list[_Point]:
+    """Return the combinations of all blocks, also those that `where` excludes."""
+    points = [
+        _Point(("grid", index), entry, *values)
+        for index, entry in enumerate(study.grid)
+        for values in combinations(entry, AXES)
+    ]
+    if all(entry.from_ is None for entry in study.grid):
+        return points
+    by_name = {CELL_NAME.format(**point.labels): point for point in points}
+    return [_with_trunk(point, by_name) for point in points]
+
+
+def _with_trunk(point: _Point, by_name: Mapping[str, _Point], *branches: str) -> _Point:
+    """Return a point with the one from which it starts; without one that starts from it again."""
+    branch = point.entry.from_
+    if branch is None:
+        return point
+    name = _trunk_name(point, branch)
+    branches = (*branches, CELL_NAME.format(**point.labels))
+    trunk = None if name in branches else by_name.get(name)
+    return point if trunk is None else replace(point, trunk=_with_trunk(trunk, by_name, *branches))
+
+
+def _trunk_name(point: _Point, branch: Branch) -> str:
+    whole = branch.cell if "/" in branch.cell else None
+    return whole or CELL_NAME.format(**{**point.labels, "variant": branch.cell})
 
 
 def _is_known(study: Study, point: _Point) -> bool:
@@ -402,9 +431,58 @@ def _problems_of_point(
     reason = why_impossible(point.cluster, study.clusters[point.cluster], point.gpus)
     if reason:
         return [Problem((*point.where, "gpus"), reason)]
-    run, settings = _settle_run(study, point, format_path(point.where))
+    run, facts = _settle_run(study, point, format_path(point.where))
     found = [*run.find_problems(point.gpus), *texts.problems(run), *_wildcards(run)]
-    return [settings.trace(problem) for problem in found]
+    problems = [facts.settings.trace(problem) for problem in found]
+    return problems + _problems_of_start(study, point, run, facts)
+
+
+def _problems_of_start(
+    study: Study, point: _Point, run: RunConfig, facts: CellFacts
+) -> list[Problem]:
+    """Return why a cell cannot start from the checkpoint that it names."""
+    if point.trunk is None:
+        return []
+    start, trunk = _start(study, point, facts), point.trunk
+    name, key = CELL_NAME.format(**trunk.labels), (*point.where, "from")
+    if not trunk.entry.measure or not _meets_condition(study, trunk):
+        return [Problem((*key, "cell"), f"{name} is never run; expected a cell that is trained")]
+    if start.step >= run.steps:
+        found = f"found step {start.step:,} of {name}, and {run.steps:,} steps in all"
+        message = f"{found}; expected fewer: `steps` counts those before the start, too"
+        return [Problem((*key, "at"), message)]
+    reason = _why_not_kept(start)
+    if reason:
+        return [Problem((*key, "at"), f"{name} {reason}")]
+    theirs, own = start.run.settings_of_continued(), run.settings_of_continued()
+    return [
+        Problem((*key, "cell"), f"{name} has {item} = {theirs[item]}; expected {value}, as here")
+        for item, value in own.items()
+        if theirs[item] != value and None not in (theirs[item], value)
+    ]
+
+
+def _why_not_kept(start: "_Start") -> str | None:
+    """Return why the checkpoint does not exist when its run is complete, or None if it does."""
+    step, run = start.step, start.run
+    if run.checkpoint is None:
+        return "saves no checkpoints; expected checkpoint: {dump: {every: ..., keep: 0}} for it"
+    if not 1 <= step <= run.steps:
+        return f"has {run.steps:,} steps; found step {step:,}"
+    if step == run.steps:
+        return None
+    periods = []
+    for kind in (run.checkpoint.dump, run.checkpoint.eval):
+        if kind.every is not None:
+            later = -(-run.steps // kind.every) - step // kind.every
+            if step % kind.every == 0 and (kind.keep <= 0 or later < kind.keep):
+                return None
+            periods.append(
+                f"every {kind.every:,} steps and keeps {kind.keep if kind.keep > 0 else 'all'}"
+            )
+    found = " or ".join(periods) or "only at its end"
+    expected = f"a divisor of {step:,} as checkpoint.dump.every, and keep: 0, for it"
+    return f"does not keep a checkpoint of step {step:,}, as it saves {found}; expected {expected}"
 
 
 def build_cell(
@@ -444,8 +522,9 @@ def _build_cell(
     study: Study, point: _Point, source: str, changes: Mapping[str, Any] | None = None
 ) -> Cell:
     """Return the cell at a point; raise ConfigError with `source` if its settings are invalid."""
-    run, _ = _settle_run(study, point, source, changes)
+    run, facts = _settle_run(study, point, source, changes)
     overrides = [choice.overrides for choice in point.choices]
+    start = _start(study, point, facts) if point.trunk else None
     return Cell(
         **point.labels,
         measure=point.entry.measure,
@@ -453,16 +532,23 @@ def _build_cell(
         run=run,
         overrides=merge(study.variants.get(point.named_variant, {}), *overrides),
         length=point.length,
+        trunk=start.run.dump_dir if start else None,
+        start_step=start.step if start else 0,
     )
 
 
 def _settle_run(
     study: Study, point: _Point, source: str, changes: Mapping[str, Any] | None = None
-) -> tuple[RunConfig, Merged]:
-    """Return the run at a point, and its settings with the study's key for each.
+) -> tuple[RunConfig, CellFacts]:
+    """Return the run at a point, and its facts with the study's key for each setting.
 
-    Raises ConfigError with `source` if they are invalid.
+    Raises ConfigError with `source` if its settings are invalid.
     """
+    branch = point.entry.from_
+    if branch is not None and point.trunk is None:
+        found = f"found no cell {_trunk_name(point, branch)} to start from"
+        message = f"{found}; expected another one of the grid, which does not start from this one"
+        raise ConfigError(source, [Problem((*point.where, "from", "cell"), message)])
     facts = _facts(study, point, changes)
     settings = facts.settle()
     try:
@@ -472,7 +558,49 @@ def _settle_run(
         problems = facts.problems(error.problems)
     if problems:
         raise ConfigError(source, problems)
-    return run, settings
+    return run, facts
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The checkpoint from which a cell starts."""
+
+    run: RunConfig
+    """The run that writes it."""
+    gpus: int
+    step: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings to start from it."""
+        own = self.run.checkpoint.path if self.run.checkpoint else None
+        folder = own or f"{self.run.dump_dir}/{CHECKPOINTS}"
+        return {
+            "continue_from": f"{folder}/{checkpoint_name(self.step)}",
+            "continue_run": f"{self.run.trajectory(self.gpus)}-{self.step}",
+        }
+
+
+def _start(study: Study, point: _Point, facts: CellFacts) -> _Start:
+    """Return the checkpoint from which a cell starts. Raises ConfigError."""
+    trunk, branch = point.trunk, point.entry.from_
+    assert trunk is not None and branch is not None
+    run, _ = _settle_run(study, trunk, format_path(trunk.where))
+    if branch.share is not None:
+        return _Start(run, trunk.gpus, to_whole(branch.share * run.steps))
+    try:
+        step = facts.evaluate(branch.at) if isinstance(branch.at, str) else branch.at
+        if isinstance(step, bool) or not isinstance(step, int | float):
+            raise ExpressionError(f"found {step!r}; expected a step, or a percentage such as 80%")
+    except ExpressionError as error:
+        problem = Problem((*point.where, "from", "at"), str(error))
+        raise ConfigError(format_path(point.where), [problem]) from None
+    return _Start(run, trunk.gpus, to_whole(step))
+
+
+def _derive_start(study: Study, point: _Point, facts: CellFacts) -> Layer:
+    settings = {"checkpoint": _start(study, point, facts).settings}
+    return Layer(settings, prefix=(*point.where, "from"), derived=True)
 
 
 def _facts(study: Study, point: _Point, changes: Mapping[str, Any] | None = None) -> CellFacts:
@@ -489,6 +617,9 @@ def _facts(study: Study, point: _Point, changes: Mapping[str, Any] | None = None
     if point.length is not None:
         length = point.length
         derived[(("steps",),)] = lambda facts: _derive_steps(point, length, facts)
+    if point.trunk is not None:
+        keys = (("checkpoint", "continue_from"), ("checkpoint", "continue_run"))
+        derived[keys] = lambda facts: _derive_start(study, point, facts)
     return CellFacts(_merge_settings(study, point, changes), axes, derived)
 
 

@@ -112,6 +112,12 @@ def finished_runs(grid: Grid) -> list[str]:
     return [f"{cell.folder}/completed" for cell in grid.measured]
 
 
+def trunk(grid: Grid, wildcards: Any) -> list[str]:
+    """Return the file that a run waits for which starts from another's checkpoint."""
+    folder = grid.at(wildcards).trunk
+    return [] if folder is None else [f"{folder}/completed"]
+
+
 def text_files(grid: Grid, name: str) -> list[str]:
     """Return the files that a source is tokenised from; for a corpus of ours, the last one
     written."""

@@ -132,6 +132,8 @@ def _cells(row: PlanRow) -> list[str]:
 def _steps(cell: Cell) -> str:
     """Return a cell's steps; after them, the length that they are rounded from, and the error."""
     steps, wanted = f"{cell.run.steps:,}", cell.wanted_tokens
+    if cell.start_step:
+        steps += f" from {cell.start_step:,}"
     if wanted is None or cell.length is None:
         return steps
     unit = "FLOPs" if cell.length.key == "flops" else "tokens"

@@ -422,6 +422,45 @@ def test_a_corpus_is_written_into_a_folder_with_a_space(tmp_path: Path) -> None:
     ]
 
 
+def test_decays_start_from_checkpoints_of_a_run_that_is_trained_once(tmp_path: Path) -> None:
+    """A decay has the losses of a run trained through, bit for bit."""
+    workspace = Workspace(tmp_path)
+    optim = {"lr": 3e-3, "warmup": 2, "scheduler": "wsd", "decay_fraction": 0.5}
+    workspace.study["run"] |= {"optim": optim, "logging": {"freq": 1}}
+    workspace.study["variants"] = {
+        "stable": {"steps": 16, "checkpoint": {"dump": {"every": 2, "keep": 0}}},
+        "decay": {},
+        "through": {},
+    }
+    cells = {"cluster": "here", "model": "one", "gpus": 1}
+    start = {"cell": "stable", "at": "steps / 2"}
+    workspace.study["grid"] = [
+        {**cells, "variant": "decay", "steps": [8, 12], "from": start},
+        {**cells, "variant": "through", "steps": 12},
+        {**cells, "variant": "stable"},
+    ]
+    workspace.write()
+    folder = workspace.run_folder("one").parents[1]
+    names = ["stable", "decay+steps-8", "decay+steps-12", "through+steps-12"]
+    flags = [str(folder / name / "seed-42" / "completed") for name in names]
+    workspace.snakemake("--cores", "1", *flags)
+
+    def losses(name: str) -> list[tuple[int, float]]:
+        lines = (folder / name / "seed-42" / "metrics.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        return [(record["global_step"], record["loss/out"]) for record in records]
+
+    assert losses("decay+steps-12") == losses("through+steps-12")[6:]
+    assert losses("decay+steps-12") != losses("stable")[6:12]
+    assert [step for step, _ in losses("decay+steps-8")] == [5, 6, 7, 8]
+    workspace.study["variants"]["stable"]["optim"] = {"clip": 0.5}
+    workspace.write()
+    plan = workspace.snakemake("-n", *flags)
+    assert set(re.findall(r"runs/here/one/gpus-1/([^/]+)/seed-42/attempt.log", plan)) == {
+        *("stable", "decay+steps-8", "decay+steps-12"),
+    }
+
+
 def test_swept_cells_wait_for_the_text_of_their_cluster(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     shutil.copytree(tmp_path / "the data", tmp_path / "other")
