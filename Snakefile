@@ -17,7 +17,6 @@ if workflow.is_main_process:
 
 pathvars:
     results=STUDY.folder,
-    data=GRID.data_root,
     run=RUN_FOLDER,
 
 

@@ -31,7 +31,8 @@ ELSEWHERE = (ModelConfig, GridEntry, Evidence)
 
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Yield the keys of a model, and those of the models in it, dotted."""
-    for name, field in model.model_fields.items():
+    for key, field in model.model_fields.items():
+        name = field.alias or key
         inner = next((kind for kind in _kinds(field.annotation) if _is_model(kind)), None)
         if inner is None or inner in ELSEWHERE:
             yield f"{prefix}{name}", field

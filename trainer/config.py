@@ -594,6 +594,10 @@ class CheckpointConfig(Settings):
     continue_from: FilePath | None = None
     """Another run's folder (its newest checkpoint) or checkpoint, to continue: its weights,
     optimizer state, step and position in the data, with this run's steps, schedule and data."""
+    continue_run: Annotated[str, Field(pattern=r"^[0-9a-f]{16}-[0-9]+$")] | None = None
+    """Which checkpoint continue_from is: `RunConfig.trajectory` of its run, a minus sign and its
+    step. Any other is refused, and the fingerprint depends on this instead of the path. null: not
+    checked. The workflow sets it."""
     async_save: bool = True
     """Write checkpoints in the background while training continues."""
 
@@ -609,6 +613,8 @@ class CheckpointConfig(Settings):
         if self.continue_from is not None and self.init_ckpt_path is not None:
             message = "contradicts init_ckpt_path, which takes only weights; remove one of them"
             raise RuleError(["continue_from", "init_ckpt_path"], message)
+        if self.continue_run is not None and self.continue_from is None:
+            raise RuleError(["continue_run", "continue_from"], "needs continue_from")
         return self
 
 
@@ -800,7 +806,8 @@ class RunConfig(Settings):
 
     def sequences_per_step(self, gpus: int) -> int:
         """Sequences of one optimizer step on `gpus` GPUs; tensor-parallel GPUs share theirs."""
-        return self.data.batch_size * self.grad_acc_steps * gpus // self.distributed.tp_size
+        tp_size = self.distributed.tp_size
+        return global_batch(self.data.batch_size, self.grad_acc_steps, gpus, tp_size)
 
     def tokens_per_step(self, gpus: int) -> int:
         """Tokens of one optimizer step on `gpus` GPUs."""
@@ -815,6 +822,8 @@ class RunConfig(Settings):
 
         Left out: names and paths. The key of the training data is in run.json as `content`.
         """
+        checkpoint = self.checkpoint
+        named = checkpoint is not None and checkpoint.continue_run is not None
         values = self.model_dump(
             mode="json",
             # A key that is added later, at its default, leaves today's fingerprints unchanged.
@@ -826,7 +835,7 @@ class RunConfig(Settings):
                 "data": {"root_dir": True, "shards_dir": True, "tokenizer": {"path"}},
                 "distributed": {"timeout_s", "compile_cache"},
                 "logging": {"wandb", "tensorboard"},
-                "checkpoint": {"path"},
+                "checkpoint": {"path", *(["continue_from"] if named else [])},
             },
         )
         return digest({**values, "gpus": gpus})
@@ -887,10 +896,29 @@ class RunConfig(Settings):
         init = self.checkpoint and self.checkpoint.init_ckpt_path
         settings = {**values, "data": data, "global_batch": batch, "dtype": dtype, "init": init}
         if self.checkpoint and self.checkpoint.continue_from:
-            settings["continue_from"] = self.checkpoint.continue_from
+            continued = self.checkpoint.continue_run or self.checkpoint.continue_from
+            settings["continue_from"] = continued
         if self.distributed.residual_dtype != "fp32":
             settings["residual_dtype"] = self.distributed.residual_dtype
         return digest(settings)
+
+    def settings_of_continued(self) -> dict[str, Any]:
+        """Return dotted key -> value of what a run and the one it continues have in common."""
+        # The others matter only to the initial weights.
+        model = self.model.model_dump(mode="json", exclude={"init_base_std", "init_std_factor"})
+        model["n_kv_heads"] = self.model.kv_heads
+        model["sliding_window"] = self.model.sliding_window or "all"
+        try:
+            vocabulary = self.data.tokenizer.vocab_size
+        except ConfigError:  # the tokenizer's file is no longer there
+            vocabulary = None
+        return {
+            **{f"model.{key}": value for key, value in model.items()},
+            "data.tokenizer.n_words": vocabulary,
+            "data.seq_len": self.data.seq_len,
+            "the seed of the sampling order": self.order_seed,
+            "optim.name": self.optim.name,
+        }
 
     def losses_depend_on(self) -> dict[str, Any]:
         """Return dotted key -> value of what `trajectory` has of model, optimizer and data."""
@@ -898,6 +926,11 @@ class RunConfig(Settings):
         values = self.model_dump(mode="json", include=included)
         values["data"] = self.data.model_dump(mode="json", exclude=HOW_DATA_IS_READ)
         return dict(_flatten(values))
+
+
+def global_batch(batch_size: int, grad_acc_steps: int, gpus: int, tp_size: int) -> int:
+    """Return the sequences of one optimizer step; tensor-parallel GPUs share theirs."""
+    return batch_size * grad_acc_steps * gpus // tp_size
 
 
 def load_run_config(arguments: Sequence[str]) -> RunConfig:
@@ -975,6 +1008,7 @@ __all__ = [
     "Settings",
     "TokenizerConfig",
     "ValidationConfig",
+    "global_batch",
     "load_run_config",
     "load_yaml",
     "merge",

@@ -61,6 +61,15 @@ class Kinds:
         return f"found {found}; expected {expected}{hint}"
 
 
+def number_kind(annotation: Any) -> type[int] | type[float] | None:
+    """Return int or float if an annotation stands for a number, whole or not, and accepts no
+    string but the words of a `Literal`; None otherwise."""
+    parts = set(_alternatives(annotation))
+    if str in parts:
+        return None
+    return float if float in parts else int if int in parts else None
+
+
 def check_number(value: Any) -> Any:
     """Return the value; raise ValueError if it is a boolean or a string."""
     return NUMBER.check(value)

@@ -55,6 +55,14 @@ class Merged:
         """Return these settings with more layers merged on top."""
         return Merged([*self._layers, *layers])
 
+    def with_value(self, path: KeyPath, value: Any) -> "Merged":
+        """Return these settings with another value for a key that is set; its origin stays."""
+        index = self._find(path)[1]
+        layer = self._layers[index]
+        changed = merge(layer.values, _nest(path[len(layer.at) :], value))
+        layers = [*self._layers[:index], replace(layer, values=changed), *self._layers[index + 1 :]]
+        return Merged(layers)
+
     def trace(self, problem: Problem) -> Problem:
         """Return a problem with the merged settings as a problem with its origin.
 

@@ -16,11 +16,18 @@ METRICS = "metrics.jsonl"
 EVALUATIONS = "metrics.eval.jsonl"
 SUMMARY = "run.json"
 FAILURE = "failure.json"
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in a run's folder, unless the settings name another."""
 CONFIG = "run.yaml"
 """File name of the complete settings, in a run's folder and in its checkpoints."""
 
 Status = Literal["running", "completed", "preempted", "failed"]
 Outcome = Literal["trained", "diverged"]
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the name of the folder of a checkpoint."""
+    return f"{step:010d}"
 
 
 def finite(value: float) -> float | None:

@@ -19,9 +19,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails
 
-from trainer.kinds import Kinds, check_number
+from trainer.kinds import Kinds, check_number, number_kind
 from trainer.layers import Layer, Merged
 from trainer.problems import ConfigError, KeyPath, Problem, RuleError
 
@@ -127,7 +128,7 @@ def suggest_key(root: type[Settings], group: KeyPath, word: str) -> str:
     """Return what may be meant by an unknown key of a group of `root`: the key that other programs
     call so, a similar key of the group, or the key of that name in another group."""
     owner = _settings_at(root, group)
-    known = [] if owner is None else list(owner.model_fields)
+    known = [] if owner is None else list(fields_of(owner))
     plain = word.lower().replace("-", "_")
     meant = None if owner is None else owner.other_names.get(plain)
     # A word that is hardly similar may well be a key of another group.
@@ -143,7 +144,7 @@ def places(root: type[Settings]) -> dict[str, str]:
     for prefix, group in groups:
         for name, meant in group.other_names.items():
             found.setdefault(name, prefix + meant)
-        for name, field in group.model_fields.items():
+        for name, field in fields_of(group).items():
             found.setdefault(name, prefix + name)
             inner = group_in(field.annotation)
             if inner is not None:
@@ -210,16 +211,53 @@ def _describe(cls: type[Settings], path: KeyPath, item: Any) -> Problem:
 
 def _settings_at(cls: type[Settings], path: KeyPath) -> type[Settings] | None:
     """Return the settings class at a key, followed through lists, mappings and optionals."""
+    return group_in(_annotation_at(cls, path))
+
+
+def _annotation_at(cls: type[Settings], path: KeyPath) -> Any:
+    """Return the annotation of a key, followed through lists, mappings and optionals; None if there
+    is no such key."""
     current: Any = cls
     for part in path:
         if typing.get_origin(current) in (list, dict, tuple):
             current = next(arg for arg in reversed(typing.get_args(current)) if arg is not ...)
             continue
         owner = group_in(current)
-        if owner is None or part not in owner.model_fields:
+        fields = {} if owner is None else fields_of(owner)
+        if part not in fields:
             return None
-        current = owner.model_fields[str(part)].annotation
-    return group_in(current)
+        current = fields[str(part)].annotation
+    return current
+
+
+def fields_of(cls: type[Settings]) -> dict[str, FieldInfo]:
+    """Return key -> field of a settings class; keys that are no names in Python are aliases."""
+    return {field.alias or name: field for name, field in cls.model_fields.items()}
+
+
+@cache
+def number_at(root: type[Settings], path: KeyPath) -> type[int] | type[float] | None:
+    """Return int or float if the setting at a key of `root` is a number, whole or not; None if it
+    is none, or may also be a string."""
+    return number_kind(_annotation_at(root, path))
+
+
+def default_at(root: type[Settings], path: KeyPath) -> Any:
+    """Return the default of a key of `root` in a group that is set; None if it has none."""
+    owner = _settings_at(root, path[:-1])
+    field = owner.model_fields.get(str(path[-1])) if owner is not None else None
+    return None if field is None or field.is_required() else field.default
+
+
+@cache
+def dotted_keys(root: type[Settings]) -> tuple[str, ...]:
+    """Return the dotted keys of all groups and settings of `root`."""
+    keys: list[str] = []
+    for name, field in root.model_fields.items():
+        inner = group_in(field.annotation)
+        below = () if inner is None else dotted_keys(inner)
+        keys += [name, *(f"{name}.{key}" for key in below)]
+    return tuple(keys)
 
 
 @cache

@@ -30,8 +30,8 @@ class Forecast:
         self.estimator = Estimator(known_measurements(grid))
 
     def estimate(self, cell: Cell) -> Estimate:
-        """Return the time of a cell's whole run."""
-        return self.estimator.estimate(cell, cell.run.steps)
+        """Return the time of a cell's whole run: of its own steps, if it starts from another's."""
+        return self.estimator.estimate(cell, cell.run.steps - cell.start_step)
 
     def needs(self, cell: Cell) -> Needs:
         """Return the memory and the time limit that a cell's run needs."""

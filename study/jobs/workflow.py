@@ -112,12 +112,18 @@ def finished_runs(grid: Grid) -> list[str]:
     return [f"{cell.folder}/completed" for cell in grid.measured]
 
 
-def text_files(grid: Grid, source: str) -> list[str]:
+def trunk(grid: Grid, wildcards: Any) -> list[str]:
+    """Return the file that a run waits for which starts from another's checkpoint."""
+    folder = grid.at(wildcards).trunk
+    return [] if folder is None else [f"{folder}/completed"]
+
+
+def text_files(grid: Grid, name: str) -> list[str]:
     """Return the files that a source is tokenised from; for a corpus of ours, the last one
     written."""
-    root = Path(grid.data_root)
-    tokenizer = grid.sources[source].data.tokenizer.path
-    made_of = [] if tokenizer is None else [tokenizer]
+    data, source = grid.sources[name], Path(name).name
+    root = Path(data.root_dir)
+    made_of = [] if data.tokenizer.path is None else [data.tokenizer.path]
     if source in grid.study.corpora:
         return [str(root / source / f"{source}.val.jsonl"), *made_of]
     files = list_text_files(root, source)

@@ -42,7 +42,7 @@ def scaling_efficiencies(
 
 
 def _find_reference(grid: Grid, cell: Cell, measured: dict[str, float]) -> Cell | None:
-    comparable = [other for other in grid if _settings(grid, other) == _settings(grid, cell)]
+    comparable = [other for other in grid if _settings(other) == _settings(cell)]
     seeds = list(dict.fromkeys(other.seed for other in comparable))
     candidates = [other for other in comparable if other.name in measured]
     counts = {other.gpus for other in candidates}
@@ -56,5 +56,5 @@ def _find_reference(grid: Grid, cell: Cell, measured: dict[str, float]) -> Cell 
     return min(candidates, key=rank)
 
 
-def _settings(grid: Grid, cell: Cell) -> tuple[Any, ...]:
-    return cell.cluster, cell.model, grid.study.variants.get(cell.variant, {})
+def _settings(cell: Cell) -> tuple[Any, ...]:
+    return cell.cluster, cell.model, cell.overrides

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from study.axes import name_value
 from study.config import BudgetConfig
 from study.estimate.basis import MEASURED
 from study.estimate.estimate import Estimate
@@ -98,7 +99,7 @@ def find_state(cell: Cell, summary: RunSummary | None) -> tuple[str, str]:
 
 
 def format_plan(grid: Grid, rows: Sequence[PlanRow], forecast: Forecast) -> str:
-    """Return the plan as text for a terminal, with totals at the end."""
+    """Return the plan as text for a terminal, with the totals first."""
     headings = ["Cell", "Params", "Batch/GPU x accum.", "Tokens/step", "Steps", "State", "Time"]
     headings += ["Interval", "GPU-hours", "Request"]
     table = tabulate([_cells(row) for row in rows], headings, "simple", disable_numparse=True)
@@ -109,7 +110,8 @@ def format_plan(grid: Grid, rows: Sequence[PlanRow], forecast: Forecast) -> str:
     ]
     if len(unmeasured) > 1 and (best := forecast.estimator.most_informative(unmeasured)):
         lines.append(f"Measuring {best.name} first narrows the remaining estimates most.")
-    return "\n".join([table, "", format_totals(rows), *lines]) + "\n"
+    parts = [format_totals(rows), "", table, *([""] if lines else []), *lines]
+    return "\n".join(parts) + "\n"
 
 
 def _cells(row: PlanRow) -> list[str]:
@@ -119,13 +121,26 @@ def _cells(row: PlanRow) -> list[str]:
         format_count(cell.params, 3),
         f"{cell.run.data.batch_size} x {cell.run.grad_acc_steps}",
         f"{cell.tokens_per_step:,}",
-        f"{cell.run.steps:,}",
+        _steps(cell),
         f"{row.state} ({row.detail})" if row.detail else row.state,
         f"~{format_seconds(estimate.seconds)}" if estimate.seconds is not None else "not known",
         format_interval(estimate.seconds_low, estimate.seconds_high),
         f"{estimate.gpu_hours:.2g}" if estimate.gpu_hours is not None else "",
         (row.request or "this machine") if cell.measure else "",
     ]
+
+
+def _steps(cell: Cell) -> str:
+    """Return a cell's steps; after them, the length that they are rounded from, and the error."""
+    steps, wanted = f"{cell.run.steps:,}", cell.wanted_tokens
+    if cell.start_step:
+        steps += f" from {cell.start_step:,}"
+    if wanted is None or cell.length is None:
+        return steps
+    unit = "FLOPs" if cell.length.key == "flops" else "tokens"
+    off = 100 * (cell.run.steps * cell.tokens_per_step / wanted - 1)
+    rounding = f", {off:+.2g}%" if off else ""
+    return f"{steps} ({name_value(cell.length.value)} {unit}{rounding})"
 
 
 def format_budget(budget: BudgetConfig, rows: Sequence[PlanRow]) -> list[str]:

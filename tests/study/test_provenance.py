@@ -139,6 +139,28 @@ def test_a_seed_is_reported_under_its_axis(models: Path) -> None:
     assert "grid[0].seed[1]: found 18446744073709551616; expected a 64-bit number" in line
 
 
+def test_expressions_and_swept_values_are_reported_under_their_lines(models: Path) -> None:
+    path = write(models, {"v": "{optim: {lr: 0 * gpus}}"})
+    block = "  - {cluster: local, model: small, gpus: 1, "
+    path.write_text(
+        path.read_text()
+        + "  - cluster: local\n    model: small\n    gpus: 1\n"
+        + "    sweep:\n      optim.lr:\n        - 1e-3\n        - 1e-3 * parms\n"
+        + block + "tokens: 1N, where: gpu > 1}\n"
+        + "clusters_run:\n  local:\n    logging: {freq: steps / 0}\n"
+    )  # fmt: skip
+    block = FIRST + 3  # the second of the grid
+    assert message(path).splitlines() == [
+        f"{path}: 4 problems",
+        f"  line {FIRST}: variants.v.optim.lr: found 0; input should be greater than 0 "
+        "(the value of '0 * gpus')",
+        f"  line {block + 6}: grid[1].sweep.optim.lr[1]: unknown name 'parms'; did you mean "
+        "'params'? (in '1e-3 * parms')",
+        f"  line {block + 7}: grid[2].where: unknown name 'gpu'; did you mean 'gpus'?",
+        f"  line {block + 10}: clusters_run.local.logging.freq: divides by zero (in 'steps / 0')",
+    ]
+
+
 def snakemakes(*files: Path, config: tuple[str, ...] = ()) -> str:
     """Return the message with which the Snakefile exits."""
     with pytest.raises(SystemExit) as caught:

@@ -176,6 +176,16 @@ def test_a_new_value_of_an_axis_trains_only_the_new_cells(changed: Workspace) ->
     assert changed.planned()["train"] == 2
 
 
+def test_an_expression_trains_only_the_cells_with_other_values(changed: Workspace) -> None:
+    changed.study["run"] |= {"steps": "6 * gpus + 6", "optim": {"lr": "3e-3 / n_layers ** 0"}}
+    changed.write()
+    assert "train" not in changed.planned()
+    changed.study["run"]["optim"]["lr"] = "3e-3 / n_layers"
+    changed.write()
+    plan = changed.snakemake("-n", "-p")
+    assert set(re.findall(r"runs/here/(\w+)/gpus-1/base/seed-42/settings.yaml", plan)) == {"two"}
+
+
 def test_a_deleted_table_is_recreated_without_training(done: Workspace) -> None:
     table = done.results / "throughput.csv"
     before = table.read_text()
@@ -410,6 +420,73 @@ def test_a_corpus_is_written_into_a_folder_with_a_space(tmp_path: Path) -> None:
         f"{folder}/python_stdlib",
         "",
     ]
+
+
+def test_decays_start_from_checkpoints_of_a_run_that_is_trained_once(tmp_path: Path) -> None:
+    """A decay has the losses of a run trained through, bit for bit."""
+    workspace = Workspace(tmp_path)
+    optim = {"lr": 3e-3, "warmup": 2, "scheduler": "wsd", "decay_fraction": 0.5}
+    workspace.study["run"] |= {"optim": optim, "logging": {"freq": 1}}
+    workspace.study["variants"] = {
+        "stable": {"steps": 16, "checkpoint": {"dump": {"every": 2, "keep": 0}}},
+        "decay": {},
+        "through": {},
+    }
+    cells = {"cluster": "here", "model": "one", "gpus": 1}
+    start = {"cell": "stable", "at": "steps / 2"}
+    workspace.study["grid"] = [
+        {**cells, "variant": "decay", "steps": [8, 12], "from": start},
+        {**cells, "variant": "through", "steps": 12},
+        {**cells, "variant": "stable"},
+    ]
+    workspace.write()
+    folder = workspace.run_folder("one").parents[1]
+    names = ["stable", "decay+steps-8", "decay+steps-12", "through+steps-12"]
+    flags = [str(folder / name / "seed-42" / "completed") for name in names]
+    workspace.snakemake("--cores", "1", *flags)
+
+    def losses(name: str) -> list[tuple[int, float]]:
+        lines = (folder / name / "seed-42" / "metrics.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        return [(record["global_step"], record["loss/out"]) for record in records]
+
+    assert losses("decay+steps-12") == losses("through+steps-12")[6:]
+    assert losses("decay+steps-12") != losses("stable")[6:12]
+    assert [step for step, _ in losses("decay+steps-8")] == [5, 6, 7, 8]
+    workspace.study["variants"]["stable"]["optim"] = {"clip": 0.5}
+    workspace.write()
+    plan = workspace.snakemake("-n", *flags)
+    assert set(re.findall(r"runs/here/one/gpus-1/([^/]+)/seed-42/attempt.log", plan)) == {
+        *("stable", "decay+steps-8", "decay+steps-12"),
+    }
+
+
+def test_swept_cells_wait_for_the_text_of_their_cluster(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    shutil.copytree(tmp_path / "the data", tmp_path / "other")
+    workspace.study["clusters"]["there"] = workspace.study["clusters"]["here"]
+    other = {"data": {"root_dir": str(tmp_path / "other")}}
+    workspace.study["clusters_run"] = {"there": other}
+    workspace.study["grid"] = [
+        {
+            "cluster": ["here", "there"],
+            "model": "one",
+            "gpus": 1,
+            "tokens": "1N",
+            "sweep": {"optim.lr": [1e-3, 2e-3]},
+        }
+    ]
+    workspace.write()
+    plan = workspace.snakemake("-n", "-p")
+    roots = set(re.findall(r"--root-dir '?([^'\n]*?)'? --source", plan))
+    assert roots == {str(tmp_path / "the data"), str(tmp_path / "other")}
+    for cluster in ("here", "there"):
+        for rate in ("0.001", "0.002"):
+            name = f"tokens-1N+lr-{rate}"
+            assert f"runs/{cluster}/one/gpus-1/{name}/seed-42/settings.yaml" in plan
+    (listed,) = re.findall(r"/data/(\w{6}/text)\.json", plan)[:1]
+    inputs = re.findall(r"input: (\S+)\n +output: \S+runs/there/one", plan)
+    assert len(inputs) == 2 and all(path.endswith(f"/data/{listed}.json") for path in inputs)
 
 
 def test_yaml_that_does_not_parse_ends_planning(tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ from typing import Any
 
 from trainer.config import RunConfig
 from trainer.json_files import parse_json
+from trainer.records import CHECKPOINTS, checkpoint_name
 from trainer.tokens.data import AT_ITS_BEGINNING, DataStart
 
-CHECKPOINTS = "checkpoints"
-"""Folder of the checkpoints in a run's folder, unless the settings name another."""
 BLOCK_BYTES = 2**20
 STATE = "state.json"
 METADATA = ".metadata"
@@ -72,7 +71,7 @@ def folder_of(config: RunConfig, run: Path) -> Path:
 
 def of_step(folder: Path, step: int) -> Path:
     """Return the folder of the checkpoint of a step."""
-    return folder / f"{step:010d}"
+    return folder / checkpoint_name(step)
 
 
 def find_steps(folder: Path, trajectory: str | None = None) -> list[int]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Literal
 
 from trainer.config import ConfigError, ModelConfig, RunConfig
 from trainer.folder.checkpoint_state import (
-    CHECKPOINTS,
     CONSOLIDATED,
     METADATA,
     STATE,
@@ -33,7 +32,7 @@ from trainer.folder.described_model import (
 from trainer.folder.run_folder import RUN_FILES, read_settings, saved_by
 from trainer.model.model import Transformer
 from trainer.model.weight_names import weight_shapes
-from trainer.records import CONFIG
+from trainer.records import CHECKPOINTS, CONFIG
 from trainer.world import World, found_by_main
 
 if TYPE_CHECKING:

@@ -12,14 +12,21 @@ from pathlib import Path
 from trainer.config import ConfigError, RunConfig
 from trainer.files import make_folder, write_atomically
 from trainer.folder.checkpoint_state import (
-    CHECKPOINTS,
     STATE,
     complete,
     entries,
     folder_of,
     read_state,
 )
-from trainer.records import CONFIG, EVALUATIONS, METRICS, SUMMARY, RunSummary, Written
+from trainer.records import (
+    CHECKPOINTS,
+    CONFIG,
+    EVALUATIONS,
+    METRICS,
+    SUMMARY,
+    RunSummary,
+    Written,
+)
 
 OWNER = "owner.json"
 

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from trainer.config import RunConfig, load_run_config
 from trainer.files import make_folder, move_aside, remove_leftovers, write_atomically
-from trainer.folder.checkpoint_state import CHECKPOINTS, STATE, complete, entries, folder_of
+from trainer.folder.checkpoint_state import STATE, complete, entries, folder_of
 from trainer.folder.owner import read_owner
 from trainer.records import (
+    CHECKPOINTS,
     CONFIG,
     EVALUATIONS,
     METRICS,

@@ -23,9 +23,6 @@ from trainer.world import World, found_by_main
 
 KEY = "checkpoint.continue_from"
 
-INITIAL = {"init_base_std", "init_std_factor"}
-"""Settings of the model that matter only to its initial weights."""
-
 
 @dataclass(frozen=True)
 class Source:
@@ -72,7 +69,11 @@ class Source:
             yield f"is at step {self.position.step}; expected less than steps = {config.steps}"
         if self.position.global_batch is None:
             yield f"found no global_batch in {STATE}; expected a checkpoint of this version"
-        found, expected = _fixed(self.settings), _fixed(config)
+        wanted = config.checkpoint and config.checkpoint.continue_run
+        reached = f"{self.position.trajectory}-{self.position.step}"
+        if wanted not in (None, reached):
+            yield f"is checkpoint {reached}; expected {wanted}, of a run with other settings"
+        found, expected = self.settings.settings_of_continued(), config.settings_of_continued()
         found["the tokenizer"] = self.position.tokenizer
         expected["the tokenizer"] = tokenizer
         for key, value in expected.items():
@@ -115,28 +116,6 @@ def _candidates(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield from complete(*saved_by(path))
     else:
         yield from complete(path)
-
-
-def _fixed(config: RunConfig) -> dict[str, Any]:
-    """Return the settings that a run and the one it continues have in common."""
-    model = config.model.model_dump(mode="json", exclude=INITIAL)
-    model["n_kv_heads"] = config.model.kv_heads
-    model["sliding_window"] = config.model.sliding_window or "all"
-    return {
-        **{f"model.{key}": value for key, value in model.items()},
-        "data.tokenizer.n_words": _vocabulary(config),
-        "data.seq_len": config.data.seq_len,
-        "the seed of the sampling order": config.order_seed,
-        "optim.name": config.optim.name,
-    }
-
-
-def _vocabulary(config: RunConfig) -> int | None:
-    """Return the number of token ids; None if the tokenizer's file is no longer there."""
-    try:
-        return config.data.tokenizer.vocab_size
-    except ConfigError:
-        return None
 
 
 def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> set[str]:

@@ -3,8 +3,11 @@
 Reads   the text files in <source>/ of run.data.root_dir, see trainer/tokens/text_files.py
 Writes  the study's corpora, if they are missing
 Writes  <results_dir>/shards: token shards, shared by all studies with this results_dir
-Writes  <results>/data/<source>.json: the shards of a source, for the training runs
+Writes  <results>/data/<source>.json: the shards of a source, for the training runs; below a digest
+        for the cells that read it from another folder or with another tokenizer
 """
+
+import re
 
 from study.jobs.workflow import data_is_local, data_resources, text_files
 
@@ -12,10 +15,11 @@ from study.jobs.workflow import data_is_local, data_resources, text_files
 rule corpus:
     """Write or download a corpus as JSONL chunks, with whole documents held out"""
     output:
-        "<data>/{source}/{source}.val.jsonl",
+        "{root}/{source}/{source}.val.jsonl",
     log:
-        "<data>/{source}.log",
+        "{root}/{source}.log",
     wildcard_constraints:
+        root="|".join(map(re.escape, GRID.data_roots)),
         source="|".join(STUDY.corpora) or "none",
     localrule: data_is_local(GRID)
     conda:
@@ -41,9 +45,10 @@ rule tokenize:
     resources:
         **data_resources(GRID),
     params:
-        root_dir=GRID.data_root,
-        shards_dir=lambda wildcards: GRID.sources[wildcards.source].data.shards_dir,
+        root_dir=lambda wildcards: GRID.sources[wildcards.source].root_dir,
+        shards_dir=lambda wildcards: GRID.sources[wildcards.source].shards_dir,
         options=lambda wildcards: GRID.tokenizing_options(wildcards.source),
     shell:
-        "python -m trainer.tokens.shards --root-dir {params.root_dir:q} --source {wildcards.source:q}"
+        "python -m trainer.tokens.shards --root-dir {params.root_dir:q}"
+        ' --source "$(basename {wildcards.source:q})"'
         " --shards-dir {params.shards_dir:q} {params.options} --output {output:q} > {log:q} 2>&1"

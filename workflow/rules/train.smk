@@ -9,7 +9,7 @@ Writes  completed: the run is complete with the cell's current settings; for the
 
 from pathlib import Path
 
-from study.jobs.workflow import TrainingRequest, run_folders
+from study.jobs.workflow import TrainingRequest, run_folders, trunk
 
 REQUEST = TrainingRequest(GRID)
 DISPATCHED, HERE = run_folders(GRID)
@@ -19,10 +19,13 @@ rule train:
     """Train one cell of the grid, resuming from its newest checkpoint"""
     input:
         data=lambda wildcards: collect(
-            "<results>/data/{source}.json", source=GRID.at(wildcards).run.data.sources
+            "<results>/data/{source}.json",
+            source=GRID.source_names(GRID.at(wildcards)),
         ),
         # Compiled code persists: re-running the precompile job does not trigger training.
         compiled=lambda wildcards: ancient(PRECOMPILE.before(wildcards)),
+        # Whether this run is up to date follows from its settings, which name that run's.
+        trunk=lambda wildcards: ancient(trunk(GRID, wildcards)),
     output:
         touch(f"<results>/{DISPATCHED}/completed"),
     log:

@@ -61,6 +61,25 @@ def test_a_decay_branch_equals_a_run_trained_through(runs: Runs, trunk: Path) ->
     assert continued["step"] == 12
 
 
+def test_the_named_run_is_continued_and_no_other(runs: Runs, trunk: Path) -> None:
+    """The fingerprint depends on the name and not on the path."""
+    source, name = trunk / "checkpoints" / "0000000012", "checkpoint.continue_run"
+    known = json.loads((trunk / "run.json").read_text())["trajectory"]
+    out = branch(runs, source, f"{name}={known}-12")
+    assert [step for step, _ in losses(out)] == list(range(13, 21))
+    moved = trunk.rename(runs.out("moved"))
+    again = [f"checkpoint.continue_from={moved / 'checkpoints' / source.name}"]
+    again += [f"{name}={known}-12", "steps=20", WSD, KEEP, "logging.freq=1", f"dump_dir={out}"]
+    assert runs.here(*again) == 0
+    assert "superseded" not in {path.name for path in out.iterdir()}
+    for other in (f"{known}-8", f"{'0' * 16}-12"):
+        keys = [*again[:1], f"{name}={other}", *again[2:-1], f"dump_dir={runs.out('refused')}"]
+        with pytest.raises(ConfigError, match=f"is checkpoint {known}-12; expected {other}"):
+            runs.here(*keys)
+    with pytest.raises(ConfigError, match=r"checkpoint\.continue_run: needs continue_from"):
+        runs.here(f"{name}={known}-12", "steps=20", f"dump_dir={runs.out('refused')}")
+
+
 def test_a_run_is_continued_from_its_newest_checkpoint(runs: Runs, trunk: Path) -> None:
     """Twice, the second time with smaller micro-batches and the first run gone."""
     longer = branch(runs, trunk, "steps=32")
