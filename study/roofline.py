@@ -16,7 +16,7 @@ from study.workload import VALUE_BYTES, plan_dtype
 from trainer.config import ModelConfig
 from trainer.execution.choices import Dtype
 from trainer.flops import count_parameters, mean_context
-from trainer.model.optimizers import MASTER_BYTES, OPTIMIZERS
+from trainer.model.optimizers import MASTER_BYTES, optimizer_costs
 
 BACKWARD_ATTENTION = 2.5
 """Backward over forward FLOPs of fused attention: five matmuls instead of two, as the scores are
@@ -59,6 +59,7 @@ def step_roofline(
     rates: RatesConfig,
     micro_batches: int = 1,
     context: float | None = None,
+    optimizer: str = "adamw",
 ) -> Roofline:
     """Return the roofline of a step of `micro_batches` with batch_size x seq_len tokens each.
 
@@ -78,7 +79,8 @@ def step_roofline(
         pointwise_s=pointwise_values(model) * value * tokens / bytes_per_s,
         # Logits in, their gradient out; the softmax between them stays on chip.
         loss_s=2 * vocab_size * value * tokens / bytes_per_s,
-        optimizer_s=optimizer_bytes(model, vocab_size, value) / bytes_per_s,
+        optimizer_s=optimizer_bytes(model, vocab_size, value, optimizer) / bytes_per_s
+        + optimizer_flops(model, vocab_size, optimizer) / (rates.matmul_tflops * 1e12),
     )
 
 
@@ -120,17 +122,21 @@ def pointwise_values(model: ModelConfig) -> int:
     return (norm + add + embedding) * model.dim + model.n_layers * (rotary + swiglu)
 
 
-def optimizer_bytes(
-    model: ModelConfig, vocab_size: int, value_bytes: int, optimizer: str = "adamw"
-) -> int:
+def optimizer_bytes(model: ModelConfig, vocab_size: int, value_bytes: int, optimizer: str) -> float:
     """Return the bytes moved by the gradient norm and the update of all parameters.
 
     The norm reads each gradient. The update moves the optimizer's `traffic_bytes` and, if matmuls
     have lower precision, writes a copy of the weight for them.
     """
     copy = value_bytes if value_bytes < MASTER_BYTES else 0
-    each = MASTER_BYTES + OPTIMIZERS[optimizer].traffic_bytes + copy
-    return count_parameters(model, vocab_size).total * each
+    traffic = optimizer_costs(optimizer, model, vocab_size).traffic_bytes
+    return count_parameters(model, vocab_size).total * (MASTER_BYTES + traffic + copy)
+
+
+def optimizer_flops(model: ModelConfig, vocab_size: int, optimizer: str) -> float:
+    """Return the FLOPs of the update's matmuls."""
+    costs = optimizer_costs(optimizer, model, vocab_size)
+    return count_parameters(model, vocab_size).total * costs.flops
 
 
 def cell_roofline(
@@ -156,4 +162,5 @@ def cell_roofline(
         rates,
         run.grad_acc_steps,
         context,
+        run.optim.name,
     )

@@ -15,7 +15,7 @@ from study.grid import Cell
 from trainer.config import RunConfig, digest
 from trainer.execution.choices import Dtype, has_bf16, loss_chunk, model_dtype
 from trainer.flops import count_parameters, mean_context
-from trainer.model.optimizers import OPTIMIZERS
+from trainer.model.optimizers import ADAMW_COSTS, OptimizerCosts, optimizer_costs
 
 VALUE_BYTES: dict[Dtype, int] = {"bf16": 2, "fp32": 4}
 """Bytes of an activation and of a weight in a matmul."""
@@ -101,7 +101,7 @@ class Workload:
     """Bytes of an activation."""
     unseen: str = ""
     """Digest of the settings that can change the speed but are not in the terms."""
-    optimizer: str = "adamw"
+    optimizer: OptimizerCosts = ADAMW_COSTS
     sliding_window: int | None = None
     """Maximum number of keys that a token attends to; None: all keys before it."""
     loss_chunk: int = 0
@@ -174,7 +174,7 @@ def workload(cell: Cell, dtype: Dtype | None = None) -> Workload:
         compiled=cell.compiled,
         value_bytes=VALUE_BYTES[dtype or plan_dtype(cell)],
         unseen=unseen_key(run, cell.gpus),
-        optimizer=run.optim.name,
+        optimizer=optimizer_costs(run.optim.name, run.model, vocab_size),
         sliding_window=run.model.sliding_window,
         loss_chunk=loss_chunk(run.distributed, vocab_size),
     )
@@ -184,9 +184,9 @@ def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
     """Return the seconds of each part of a step, alone and at the data sheet's rates.
 
     matmul: 6 FLOPs per parameter and token, and 2 more in blocks with full activation
-    checkpointing. attention: 12*L*q FLOPs per token and key, and 4*L*q more with full activation
-    checkpointing; the keys are those of `mean_context`, an upper bound with a document mask.
-    activations: those that a layer keeps are written and read, `EAGER_PASSES` times as often if
+    checkpointing; and those of the optimizer. attention: 12*L*q FLOPs per token and key, and 4*L*q
+    more with full activation checkpointing; the keys are those of `mean_context`, an upper bound
+    with a document mask. activations: those that a layer keeps are written and read, `EAGER_PASSES` times as often if
     each pointwise operation is a kernel of its own. logits: written and read in fp32, forward and
     backward. launch: a layer's kernels, forward and backward. optimizer: its `traffic_bytes` per
     parameter held. For the others see `_traffic`.
@@ -200,14 +200,15 @@ def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
     pointwise = 1 + again / 3 if work.recompute != "selective" else 4 / 3
     pointwise *= 1.0 if work.compiled else EAGER_PASSES
     matmul_s = (6 * work.matmul_params + 2 * again * work.block_params) * tokens / split
-    matmul_s /= sheet.flops
+    # Each GPU does the optimizer's matmuls with whole matrices.
+    matmul_s = (matmul_s + work.optimizer.flops * work.params) / sheet.flops
     return {
         "matmul": matmul_s,
         "attention": attention * tokens / split / sheet.flops,
         "activations": 2 * kept * pointwise * tokens / split / sheet.memory_bytes,
         "logits": 4 * 4 * work.vocab_size * tokens / split / sheet.memory_bytes,
         "launch": layers * micro_batches * (1 + again / 3) * (0.4e-3 if work.compiled else 1e-3),
-        "optimizer": OPTIMIZERS[work.optimizer].traffic_bytes
+        "optimizer": work.optimizer.traffic_bytes
         * work.params
         / (work.shard * split)
         / sheet.memory_bytes,
@@ -322,7 +323,7 @@ def memory_terms(work: Workload) -> dict[str, float]:
     used = 2 * work.block_params / work.n_layers + work.params - work.block_params
     used = min(used, work.params) * 2 * work.value_bytes / work.tensor_parallel
     sizes = {
-        "states": OPTIMIZERS[work.optimizer].memory_bytes * held,
+        "states": work.optimizer.memory_bytes * held,
         "activations": blocks,
         "logits": 2 * (4 + work.value_bytes) * at_once * work.vocab_size / work.tensor_parallel,
         "gathered": used if work.shard > 1 else 0.0,

@@ -6,7 +6,7 @@ from study.estimate.estimate import Estimate, Estimator
 from study.estimate.needs import Needs
 from study.grid import Cell, Grid
 from study.measure.evidence import known_measurements
-from trainer.model.optimizers import OPTIMIZERS
+from trainer.model.optimizers import optimizer_costs
 
 MARGIN = 1.1
 """Time limit over the upper end of a run's time."""
@@ -46,6 +46,8 @@ class Forecast:
             # The model is in node memory.
             each = self.estimator.memory_gib(cell).high
         else:
-            saved = OPTIMIZERS[cell.run.optim.name].checkpoint_bytes * cell.params
+            run = cell.run
+            costs = optimizer_costs(run.optim.name, run.model, run.data.tokenizer.vocab_size)
+            saved = costs.checkpoint_bytes * cell.params
             each = PROCESS_GIB + STAGED_COPIES * saved / 2**30 / ranks
         return math.ceil(1.25 * (ranks * each + 2))

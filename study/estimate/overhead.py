@@ -3,7 +3,7 @@
 import math
 
 from study.grid import Cell
-from trainer.model.optimizers import OPTIMIZERS
+from trainer.model.optimizers import optimizer_costs
 
 
 def count_saves(cell: Cell, steps: int) -> int:
@@ -38,7 +38,8 @@ def rest_terms(cell: Cell, steps: int, step_s: float) -> dict[str, float]:
     backward pass. end: 1 s. `step_s` is the mean step time.
     """
     run = cell.run
-    saved = OPTIMIZERS[run.optim.name].checkpoint_bytes * cell.params / 1e9
+    costs = optimizer_costs(run.optim.name, run.model, run.data.tokenizer.vocab_size)
+    saved = costs.checkpoint_bytes * cell.params / 1e9
     sequences = (run.eval.validation.max_sequences if run.eval else None) or 0
     evaluation = sequences * run.data.seq_len / cell.tokens_per_step * step_s / 3
     return {

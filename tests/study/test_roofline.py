@@ -68,6 +68,11 @@ def test_a_small_step_by_hand() -> None:
     assert roofline.loss_s == pytest.approx(2 * 10 * 2 * 16)
     # 64 + 192 + 2 * 40 + 3 * 4 parameters: 4 bytes for the norm, 28 for AdamW, 2 for the copy.
     assert roofline.optimizer_s == pytest.approx(348 * 34)
+    # Muon: in the block 4 bytes of state less, read and written. 5 iterations of 4m^2n + 2m^3 for 4
+    # matrices of 4 x 4 and 3 of 4 x 16.
+    muon = step_roofline(model, 10, 2, 8, rates, optimizer="muon")
+    flops = 5 * (4 * (4 * 64 + 2 * 64) + 3 * (4 * 256 + 2 * 64))
+    assert muon.optimizer_s == pytest.approx(348 * 34 - 256 * 8 + flops)
 
 
 @pytest.mark.parametrize(("causal", "backward_tflops"), [(True, 1.25), (False, 0.5)])

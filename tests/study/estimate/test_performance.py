@@ -19,6 +19,7 @@ from study.config import ClusterConfig
 from study.estimate.performance import Observed, Performance, PredictionInterval, add, spread
 from study.estimate.regression import Z80
 from study.workload import DataSheet, Workload, memory_terms, step_terms
+from trainer.model.optimizers import OptimizerCosts
 
 H200 = ClusterConfig(gpu_name="H200", peak_tflops=989.5, gpus_per_node=8)
 
@@ -119,6 +120,9 @@ def test_terms_by_hand() -> None:
     fused = step_terms(replace(SMALL, compiled=True), UNIT)
     assert fused["activations"] == 2 * 34 * 8 * 512 * 16_384
     assert terms["optimizer"] == 28 * 27_535_872
+    muon = replace(SMALL, optimizer=OptimizerCosts(state_bytes=4, flops=100))
+    assert step_terms(muon, UNIT)["optimizer"] == 20 * 27_535_872
+    assert step_terms(muon, UNIT)["matmul"] - terms["matmul"] == 100 * 27_535_872
     # ring all-reduce of fp32 gradients inside the node
     assert terms["link"] == 2 * 7 / 8 * 4 * 27_535_872
     assert terms["network"] == 0
