@@ -39,7 +39,7 @@ STEP_PRIORS = {
     # attention a quarter.
     "matmul": Prior(1.5, 1.35),
     "attention": Prior(4.0, 2.2),
-    "activations": Prior(1.5, 1.8),
+    "activations": Prior(2.0, 1.8),
     "logits": Prior(2.0, 2.0),
     # Ratio to 1 ms a layer, eager, or 0.4 ms compiled. Wide, as is the constant, so that a small
     # model that waits for its host does not make the other terms look slow.
