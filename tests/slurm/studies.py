@@ -98,14 +98,14 @@ class SlurmStudy:
         self.study["grid"].append({"cluster": name, "model": "one", "gpus": gpus})
 
     def add_standin(self, name: str, does: str = "", step_s: float = 0.05, **slurm: Any) -> None:
-        """Add a cell of the stand-in on `sphinx`; `hold`: it waits for `release_standin`."""
+        """Add a cell of the stand-in on `sphinx`; `hold...`: it waits for `release_standin`."""
         folder = self.folder / name
         folder.mkdir()
-        (folder / ("hold" if does == "hold" else "once")).touch()
+        (folder / ("hold" if does.startswith("hold") else "once")).touch()
         self.add(name, standin("sphinx", folder, does, step_s, **slurm))
 
     def release_standin(self, name: str) -> None:
-        """Have a cell with `hold` go on."""
+        """Have a cell with `hold` or `hold-each` go on."""
         (self.folder / name / "hold").unlink()
 
     def run_folder(self, name: str) -> Path:
