@@ -53,6 +53,14 @@ def standin(name: str, folder: Path, does: str = "", step_s: float = 0.05, **slu
     return cluster
 
 
+def seconds_of_planning(*arguments: str) -> float:
+    """Return what a dry run takes now, s: a measure of time that a busy machine stretches too."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "snakemake", "--dry-run", *arguments]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return time.monotonic() - began
+
+
 class SlurmStudy:
     """A study of runs that take seconds, and the Snakemake that carries it out."""
 
