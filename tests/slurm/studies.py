@@ -53,6 +53,14 @@ def standin(name: str, folder: Path, does: str = "", step_s: float = 0.05, **slu
     return cluster
 
 
+def seconds_of_planning(*arguments: str) -> float:
+    """Return what a dry run takes now, s: a measure of time that a busy machine stretches too."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "snakemake", "--dry-run", *arguments]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return time.monotonic() - began
+
+
 class SlurmStudy:
     """A study of runs that take seconds, and the Snakemake that carries it out."""
 
@@ -98,14 +106,14 @@ class SlurmStudy:
         self.study["grid"].append({"cluster": name, "model": "one", "gpus": gpus})
 
     def add_standin(self, name: str, does: str = "", step_s: float = 0.05, **slurm: Any) -> None:
-        """Add a cell of the stand-in on `sphinx`; `hold`: it waits for `release_standin`."""
+        """Add a cell of the stand-in on `sphinx`; `hold...`: it waits for `release_standin`."""
         folder = self.folder / name
         folder.mkdir()
-        (folder / ("hold" if does == "hold" else "once")).touch()
+        (folder / ("hold" if does.startswith("hold") else "once")).touch()
         self.add(name, standin("sphinx", folder, does, step_s, **slurm))
 
     def release_standin(self, name: str) -> None:
-        """Have a cell with `hold` go on."""
+        """Have a cell with `hold` or `hold-each` go on."""
         (self.folder / name / "hold").unlink()
 
     def run_folder(self, name: str) -> Path:

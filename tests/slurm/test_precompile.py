@@ -1,4 +1,4 @@
-"""Cells of one shape wait for one job that compiles for them."""
+"""What is done before a run: tokenising on a partition of its own, and compiling once a shape."""
 
 import json
 from pathlib import Path
@@ -15,9 +15,14 @@ def test_two_cells_find_what_one_job_has_compiled(cluster: Cluster, tmp_path: Pa
     study = SlurmStudy(cluster, tmp_path, "precompile")
     study.study["run"]["distributed"]["compile"] = True
     study.study["run"]["steps"] = 4
-    study.study["clusters"]["sphinx"] = partition("sphinx")
+    data = {"partition": "miso", "account": "miso", "runtime_min": 7, "mem_gib": 3, "cpus": 2}
+    study.study["clusters"]["sphinx"] = partition("sphinx", data=data)
     study.study["grid"] = [{"cluster": "sphinx", "model": "one", "gpus": [1, 2]}]
-    output = study.run()
+    flags = [
+        str(study.results / f"runs/sphinx/one/gpus-{gpus}/base/seed-42/completed")
+        for gpus in (1, 2)
+    ]
+    output = study.run(*flags)
     assert study.returncode == 0, output
     (flag,) = study.results.glob("precompile/sphinx/one-*/compiled")
     log = flag.with_name("precompile.log").read_text()
@@ -28,6 +33,11 @@ def test_two_cells_find_what_one_job_has_compiled(cluster: Cluster, tmp_path: Pa
     code = [path for path in tmp_path.glob("results/compile_cache/**/*") if path.is_file()]
     assert code
     assert max(path.stat().st_mtime for path in code) <= flag.stat().st_mtime
+    asked = {"rule_tokenize": "miso,miso,7,3G,2", "rule_precompile": "nlp,sphinx,10,4G,1"}
+    for rule, expected in asked.items():
+        (log,) = (study.results / "slurm_logs" / rule).rglob("*.log")
+        fields = ("Account", "Partition", "TimelimitRaw", "ReqMem", "ReqCPUS")
+        assert list(cluster.sacct(int(log.stem), *fields).values()) == expected.split(",")
     # A flag that is newer than the runs does not make them run again.
     flag.touch()
-    assert "Nothing to be done" in study.run("-n")
+    assert "Nothing to be done" in study.run("-n", *flags)

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.slurm
 
 CELLS_OF_FEW = 4
 TOLD_TO_STOP = 4  # more often than the profile has retries
-SLOW_STEP_S = 0.5
+LONGEST_S = 240
+"""A limit for what takes at most a minute on a machine that is not busy."""
 
 STATUS_LINE = re.compile(
     r"^\[\d\d:\d\d\] Slurm: \d+ running.*; \d+ waiting \(.*1 QOSMaxWall\w+.*\);"
@@ -55,7 +56,7 @@ def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         cluster.sbatch(*waits, command="true")
         process = site.study.start(*(str(flag) for flag in site.study.flags()))
         _disturb(site)
-        site.returncode = process.wait(120)
+        site.returncode = process.wait(LONGEST_S)
         site.output = site.study.log.read_text()
         yield site
     finally:
@@ -71,7 +72,7 @@ def _write_cells(study: SlurmStudy) -> None:
     study.study["clusters"]["gpus-only"]["slurm"]["partition"] = "gpus-only"
     add("few", qos="few")
     study.study["grid"][-1]["seed"] = [42 + number for number in range(CELLS_OF_FEW)]
-    add("chained", step_s=SLOW_STEP_S, runtime_min=5, max_runtime_min=12, exclude="sphinx2")
+    add("chained", "hold-each", runtime_min=5, max_runtime_min=12, exclude="sphinx2")
     add("cheap", "hold", qos="cheap", nodelist="sphinx4", gpu_type="nvidia_a100-sxm4-80gb")
     add("brief", qos="brief")
     add("exit0", "exit0", extra="--begin='now + 1 seconds'")
@@ -93,6 +94,7 @@ def _disturb(site: Site) -> None:
     study.file.write_text("grid: [{cluster: nowhere")
     for number in range(2, TOLD_TO_STOP + 1):
         _tell_to_stop(study, number)
+    study.release_standin("chained")
     study.file.write_text(planned)
     study.wait_for_step("cheap", study.study["run"]["steps"] // 2)
     site.beside = subprocess.run(
@@ -103,25 +105,24 @@ def _disturb(site: Site) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LONGEST_S,
     )
     cluster.sbatch(
         *("-A", "nlp", "-p", "sphinx", "--mem=100M", "--time=5", "--qos=high"),
         *("--nodelist=sphinx4", "--gres=gpu:1"),
         command="sleep 1",
     )
-    wait_until(lambda: len(study.jobs("cheap")) == 2, "the preempted run is continued", 90)
+    wait_until(lambda: len(study.jobs("cheap")) == 2, "the preempted run is continued", LONGEST_S)
     study.release_standin("cheap")
-    wait_until(lambda: "will never start" in study.log.read_text(), "it is pointed out", 90)
-    wait_until(lambda: STATUS_LINE.search(study.log.read_text()), "a line counts it", 90)
+    wait_until(lambda: "will never start" in study.log.read_text(), "it is pointed out", LONGEST_S)
+    wait_until(lambda: STATUS_LINE.search(study.log.read_text()), "a line counts it", LONGEST_S)
     cluster.cancel(study.jobs("brief")[0])
 
 
 def _tell_to_stop(study: SlurmStudy, number: int) -> None:
     """Send what `--signal` sends before the time limit, to the cell's `number`th job."""
-    wait_until(lambda: len(study.jobs("chained")) == number, "the run is continued", 60)
-    before = study.summary("chained")["steps_done"] if number > 1 else 0
-    study.wait_for_step("chained", before + 1)
+    wait_until(lambda: len(study.jobs("chained")) == number, "the run is continued", LONGEST_S)
+    study.wait_for_step("chained", number)  # each job takes one step, and waits
     study.cluster.run("scancel", "--signal=USR1", str(study.jobs("chained")[-1]))
 
 

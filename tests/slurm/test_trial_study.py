@@ -16,19 +16,23 @@ import pytest
 from study.grid import Cell, Grid
 from study.load import load_study_file
 from tests.slurm.cluster.api import Cluster
-from tests.slurm.studies import ROOT
+from tests.slurm.studies import ROOT, seconds_of_planning
 
 pytestmark = pytest.mark.slurm
 
 STUDY = "config/studies/slurm-trial.yaml"
+TABLES_S = 20
 SIZES = ("nano", "micro", "mini")
 
 
 class Trial:
     """The finished study, the commands of its submissions, and what Snakemake said."""
 
-    def __init__(self, cluster: Cluster, folder: Path, output: str) -> None:
+    def __init__(
+        self, cluster: Cluster, folder: Path, options: tuple[str, ...], output: str
+    ) -> None:
         self.cluster = cluster
+        self.options = options
         self.results = folder / "results" / "slurm-trial"
         self.commands = (folder / "sbatch-calls").read_text().splitlines()
         self.output = output
@@ -62,10 +66,10 @@ def trial(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     recorder.write_text(f'#!/bin/sh\necho "$@" >> {folder}/sbatch-calls\nexec {real} "$@"\n')
     recorder.chmod(recorder.stat().st_mode | stat.S_IXUSR)
     path = f"{recorder.parent}:{os.environ['PATH']}"
+    options = ("--configfile", STUDY, "--config", f"results_dir={folder}/results")
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "snakemake", "--executor", "slurm"),
-            *("--configfile", STUDY, "--config", f"results_dir={folder}/results"),
+            *(sys.executable, "-m", "snakemake", "--executor", "slurm", *options),
             *("--slurm-init-seconds-before-status-checks", "2"),
         ],
         cwd=ROOT,
@@ -76,7 +80,7 @@ def trial(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         timeout=540,
     )
     assert done.returncode == 0, done.stdout
-    yield Trial(cluster, folder, done.stdout)
+    yield Trial(cluster, folder, options, done.stdout)
 
 
 def test_every_cell_is_measured(trial: Trial) -> None:
@@ -162,13 +166,17 @@ def test_two_nodes_talk_over_the_network(trial: Trial) -> None:
 
 
 def test_tables_are_ready_soon_after_the_last_run(trial: Trial) -> None:
-    """At most 20 s from the end of the last run, with the time until Snakemake notices it."""
+    """From the end of the last run, with the time until Snakemake notices it.
+
+    Six dry runs take as long, on a machine that does nothing else.
+    """
     attempts = [
         json.loads(path.read_text())["attempts"][-1] for path in trial.results.rglob("run.json")
     ]
     ended = max(datetime.fromisoformat(attempt["end"]) for attempt in attempts)
     (when,) = re.findall(r"\[(.*?)\]\nFinished jobid: \d+ \(Rule: all\)", trial.output)
-    assert (datetime.strptime(when, "%c").astimezone() - ended).total_seconds() <= 20
+    took = (datetime.strptime(when, "%c").astimezone() - ended).total_seconds()
+    assert took <= max(TABLES_S, 6 * seconds_of_planning(*trial.options))
 
 
 def test_only_seconds_of_tables_run_where_snakemake_runs(trial: Trial) -> None:
