@@ -186,10 +186,10 @@ def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
     matmul: 6 FLOPs per parameter and token, and 2 more in blocks with full activation
     checkpointing; and those of the optimizer. attention: 12*L*q FLOPs per token and key, and 4*L*q
     more with full activation checkpointing; the keys are those of `mean_context`, an upper bound
-    with a document mask. activations: those that a layer keeps are written and read, `EAGER_PASSES` times as often if
-    each pointwise operation is a kernel of its own. logits: written and read in fp32, forward and
-    backward. launch: a layer's kernels, forward and backward. optimizer: its `traffic_bytes` per
-    parameter held. For the others see `_traffic`.
+    with a document mask. activations: those that a layer keeps are written and read, `EAGER_PASSES`
+    times as often if each pointwise operation is a kernel of its own. logits: written and read in
+    fp32, forward and backward. launch: a layer's kernels, forward and backward. optimizer: its
+    `traffic_bytes` per parameter held. For the others see `_traffic`.
     """
     again = {"none": 0.0, "selective": 0.0, "full": 1.0}[work.recompute]
     micro_batches, split = work.grad_acc_steps, work.tensor_parallel
