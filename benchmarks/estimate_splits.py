@@ -159,7 +159,7 @@ def _interpolated(work: Workload, kept: Sequence[Observed], cluster: ClusterConf
 
 
 def _alike(one: Workload, other: Workload, attribute: str) -> bool:
-    """Return whether two rows are sharded alike, with equal sequences, batches, and size or GPUs."""
+    """Return whether two rows have equal sharding, sequences, batches, and size or GPUs."""
     names = {"gpus", "shape", "seq_len"} - {attribute, "shape" if attribute == "params" else ""}
     batch = attribute == "params" or one.batch_size == other.batch_size
     sharded = one.shard == other.shard or (one.shard == one.gpus and other.shard == other.gpus)

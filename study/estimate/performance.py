@@ -175,8 +175,8 @@ def _startup_before_step(item: Measurement) -> float | None:
 
 
 MOST = 256
-"""Configurations that the step time's regression is fitted to; of more, those spread furthest. Its
-cost grows with the cube of this, and more of them lie within a length scale of these."""
+"""Configurations that a regression is fitted to; of more, those that lie furthest apart. Its cost
+grows with the cube of this, and others lie within a length scale of these."""
 
 REFITTED = 12
 """With more configurations than this, leaving some out does not choose hyperparameters again."""
@@ -200,7 +200,7 @@ class Performance:
         self._sheet = data_sheet(cluster_config)
         self.knows_speed = self._sheet.known or bool(observed)
         self._used = spread([item.work for item in observed], MOST)
-        used = [self.observed[index] for index in self._used]
+        used = [observed[index] for index in self._used]
         self.steps = Regression(
             step_priors(cluster_config),
             self._step_points([item.work for item in used]),
@@ -295,21 +295,21 @@ class Performance:
 
     @cached_property
     def _startup_model(self) -> Regression:
-        found = [item for item in self.observed if item.startup_s is not None]
+        found = _furthest([item for item in self.observed if item.startup_s is not None])
         points = _startup_points([item.work for item in found])
         values = np.array([item.startup_s for item in found], dtype=float)
         return Regression(list(STARTUP_PRIORS.values()), points, values)
 
     @cached_property
     def _rest_model(self) -> Regression:
-        found = [rest for item in self.observed for rest in item.rests]
+        found = [rest for item in _furthest(self.observed) for rest in item.rests][:MOST]
         points = _rest_points([terms for terms, _ in found])
         values = np.array([seconds for _, seconds in found], dtype=float)
         return Regression(list(REST_PRIORS.values()), points, values)
 
     @cached_property
     def _memory_model(self) -> Regression:
-        found = [item for item in self.observed if item.peak_memory_gib]
+        found = _furthest([item for item in self.observed if item.peak_memory_gib])
         points = _memory_points([item.work for item in found])
         values = np.array([item.peak_memory_gib for item in found], dtype=float)
         return Regression(list(MEMORY_PRIORS.values()), points, values)
@@ -338,6 +338,11 @@ def _on_gpus(work: Workload, gpus: int) -> Workload:
     """Return the same work per GPU in a run on at most `gpus` GPUs, in whole replicas."""
     replicas = gpus // work.tensor_parallel
     return replace(work, gpus=replicas * work.tensor_parallel, shard=min(work.shard, replicas))
+
+
+def _furthest(observed: Sequence[Observed]) -> list[Observed]:
+    """Return at most `MOST` of measured configurations, those that lie furthest apart."""
+    return [observed[at] for at in spread([item.work for item in observed], MOST)]
 
 
 def spread(works: Sequence[Workload], most: int) -> list[int]:
