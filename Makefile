@@ -137,7 +137,7 @@ test-slurm: setup
 	bash tests/slurm/cluster/install.sh
 	TRIAL_CLUSTER_REQUIRED=1 python -m pytest tests/slurm
 
-# 60 runs while jobs, daemons and Snakemake are killed: about 15 minutes.
+# 60 runs while jobs, daemons and Snakemake are killed: about half an hour.
 soak: setup
 	bash tests/slurm/cluster/install.sh
 	python -m tests.slurm.soak

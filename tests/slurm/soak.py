@@ -3,7 +3,7 @@
 Runs longer than the partition's time limit, under a limit of submitted jobs, while jobs, slurmds,
 slurmctld and Snakemake are killed at random; a loop starts Snakemake again. At the end every cell
 must have been measured once, with the losses of runs that nothing happened to. Prints a log of the
-kills and a summary; exit code 1 if anything is missing or differs. Takes half an hour on two cores.
+kills and a summary; exit code 1 if anything is missing or differs. Takes half an hour.
 """
 
 import argparse
@@ -34,6 +34,9 @@ CALM_S = 900
 """The most that the undisturbed runs and the table take."""
 
 MAX_SUBMIT = 8
+MAX_RUNNING = 4
+"""More at a time need longer to start, on two cores, than their time limit."""
+
 CALM = "undisturbed"
 NODES = ("sphinx1", "sphinx2", "sphinx3")
 
@@ -50,13 +53,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         study = make_study(cluster, Path(folder), options.runs)
         make(study, *targets(study, CALM))
-        limit(cluster, MAX_SUBMIT, f"{LIMIT_MIN}")
+        limit(cluster, MAX_SUBMIT, MAX_RUNNING, f"{LIMIT_MIN}")
         try:
             disturb(study, random.Random(options.seed), options.every)
         finally:
             study.kill()
             cluster.run("scancel", "--user=root")
-            limit(cluster, -1, "21-00:00:00")
+            limit(cluster, -1, -1, "21-00:00:00")
             cluster.restore_nodes()
         return find_wrong(study)
 
@@ -90,10 +93,9 @@ def targets(study: SlurmStudy, prefix: str) -> list[str]:
     ]
 
 
-def limit(cluster: Cluster, submitted: int, max_time: str) -> None:
-    cluster.run(
-        *("sacctmgr", "--immediate", "modify", "user", "root", "set", f"MaxSubmitJobs={submitted}")
-    )
+def limit(cluster: Cluster, submitted: int, running: int, max_time: str) -> None:
+    settings = (f"MaxSubmitJobs={submitted}", f"MaxJobs={running}")
+    cluster.run("sacctmgr", "--immediate", "modify", "user", "root", "set", *settings)
     cluster.run("scontrol", "update", "PartitionName=sphinx", f"MaxTime={max_time}")
 
 
