@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from statistics import median
 
@@ -22,7 +23,7 @@ from study.law.scaling_law import (
     isoflop_profiles,
 )
 from study.markdown import markdown_table
-from study.measure.logs import read_runs
+from study.measure.logs import each_run
 from trainer.config import ConfigError
 
 LAST_SHARE = 0.1
@@ -103,8 +104,8 @@ def study_losses(grid: Grid) -> tuple[list[TrainedModel], str]:
     of the steps. Runs that diverged or have not ended are left out.
     """
     found, validation = [], True
-    for cell, run in read_runs(grid):
-        losses = [(record.step, record.loss) for record in run.records if record.loss is not None]
+    for cell, run in each_run(grid):
+        losses = [(record.step, record.loss) for record in run.records if isfinite(record.loss)]
         if run.summary.outcome != "trained" or not losses:
             continue
         first = (1 - LAST_SHARE) * losses[-1][0]

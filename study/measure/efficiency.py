@@ -9,7 +9,7 @@ If all comparable runs were measured on one count above one GPU, they have no re
 shows how they scale.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from study.grid import Cell, Grid
@@ -30,30 +30,44 @@ def scaling_efficiencies(
         for cell, speed in zip(cells, speeds, strict=True)
         if speed is not None and speed > 0
     }
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in grid:
+        groups.setdefault(_settings(cell), []).append(cell)
+    comparable = {key: _Comparable(group, measured) for key, group in groups.items()}
     columns = []
     for cell in cells:
-        reference = _find_reference(grid, cell, measured) if cell.name in measured else None
         row: dict[str, Any] = {"scaling_efficiency": None, "efficiency_reference": None}
-        if reference is not None:
-            row["scaling_efficiency"] = measured[cell.name] / measured[reference.name]
-            row["efficiency_reference"] = REFERENCE_NAME.format(**reference.labels)
+        if cell.name in measured:
+            reference = comparable[_settings(cell)].reference_of(cell)
+            if reference is not None:
+                row["scaling_efficiency"] = measured[cell.name] / measured[reference.name]
+                row["efficiency_reference"] = REFERENCE_NAME.format(**reference.labels)
         columns.append(row)
     return columns
 
 
-def _find_reference(grid: Grid, cell: Cell, measured: dict[str, float]) -> Cell | None:
-    comparable = [other for other in grid if _settings(other) == _settings(cell)]
-    seeds = list(dict.fromkeys(other.seed for other in comparable))
-    candidates = [other for other in comparable if other.name in measured]
-    counts = {other.gpus for other in candidates}
-    if not counts or (len(counts) == 1 and min(counts) > 1):
-        return None
+class _Comparable:
+    """The runs that share cluster, model and settings."""
 
-    def rank(other: Cell) -> tuple[Any, ...]:
-        other_seed = (other.seed != cell.seed, seeds.index(other.seed))
-        return other.gpus, *other_seed, other.variant != cell.variant
+    def __init__(self, group: Sequence[Cell], measured: Collection[str]) -> None:
+        candidates = [cell for cell in group if cell.name in measured]
+        counts = {cell.gpus for cell in candidates}
+        smallest = min(counts, default=0)
+        self._by_seed: dict[int, list[Cell]] = {}
+        """Seed -> the measured runs on the smallest count; empty if there is no other count."""
+        if len(counts) > 1 or smallest == 1:
+            for cell in candidates:
+                if cell.gpus == smallest:
+                    self._by_seed.setdefault(cell.seed, []).append(cell)
+        seeds = dict.fromkeys(cell.seed for cell in group)
+        self._base = next((seed for seed in seeds if seed in self._by_seed), None)
 
-    return min(candidates, key=rank)
+    def reference_of(self, cell: Cell) -> Cell | None:
+        """Return the run that a cell's speed is compared with; None if there is none."""
+        if self._base is None:
+            return None
+        alike = self._by_seed.get(cell.seed, self._by_seed[self._base])
+        return next((other for other in alike if other.variant == cell.variant), alike[0])
 
 
 def _settings(cell: Cell) -> tuple[Any, ...]:

@@ -8,9 +8,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from study.grid import Cell, Grid
+from study.measure.records import (
+    Records,
+    as_object,
+    check_order,
+    parse_line,
+    read_records,
+)
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError
 from trainer.records import (
@@ -20,11 +26,9 @@ from trainer.records import (
     SUMMARY,
     Evaluation,
     Failure,
-    Record,
     RunSummary,
 )
 from trainer.settings import validate
-from trainer.yaml_files import shorten
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Run:
 
     summary: RunSummary
     """run.json."""
-    records: tuple[Record, ...]
+    records: Records
     """metrics.jsonl, by ascending step."""
     evaluations: tuple[Evaluation, ...]
     """metrics.eval.jsonl, by ascending step."""
@@ -48,9 +52,6 @@ class Run:
         return self.records[-1].elapsed_s if self.records else None
 
 
-LineT = TypeVar("LineT", Record, Evaluation)
-
-
 def read_summary(folder: str | Path) -> RunSummary | None:
     """Return a run's run.json; None if no run was started."""
     path = Path(folder, SUMMARY)
@@ -60,7 +61,7 @@ def read_summary(folder: str | Path) -> RunSummary | None:
         return None
     except (OSError, ValueError) as error:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
-    return validate(RunSummary, _as_object(data, str(path)), str(path))
+    return validate(RunSummary, as_object(data, str(path)), str(path))
 
 
 def read_failure(folder: str | Path) -> Failure | None:
@@ -76,8 +77,8 @@ def read_run(folder: str | Path) -> Run | None:
     summary = read_summary(folder)
     if summary is None:
         return None
-    records = tuple(_read_lines(Path(folder, METRICS), Record))
-    evaluations = tuple(_read_lines(Path(folder, EVALUATIONS), Evaluation))
+    records = read_records(Path(folder, METRICS))
+    evaluations = tuple(_read_evaluations(Path(folder, EVALUATIONS)))
     return Run(summary=summary, records=records, evaluations=evaluations)
 
 
@@ -96,13 +97,17 @@ def is_up_to_date(cell: Cell) -> bool:
 
 
 def read_runs(grid: Grid) -> list[tuple[Cell, Run]]:
-    """Return the runs of a study's cells, in the grid's order.
+    """Return the runs that `each_run` yields."""
+    return list(each_run(grid))
+
+
+def each_run(grid: Grid) -> Iterator[tuple[Cell, Run]]:
+    """Yield the runs of a study's cells, in the grid's order; each is read when it is asked for.
 
     A run whose settings differ from the current ones of its cell is left out, with a message on
     standard error. Raises ConfigError if a run's parameter count differs from the study's: then
     everything derived from the shape would be wrong.
     """
-    runs = []
     for cell in grid:
         run = read_run(cell.folder)
         if run is None:
@@ -119,34 +124,19 @@ def read_runs(grid: Grid) -> list[tuple[Cell, Run]]:
                     f"study's count for model '{cell.model}'"
                 ],
             )
-        runs.append((cell, run))
-    return runs
+        yield cell, run
 
 
-def _read_lines(path: Path, cls: type[LineT]) -> Iterator[LineT]:
-    """Yield the records in a JSON Lines file; none if it does not exist yet."""
+def _read_evaluations(path: Path) -> Iterator[Evaluation]:
+    """Yield the records in a metrics.eval.jsonl; none if it does not exist yet."""
     if not path.exists():
         return
-    *lines, rest = path.read_bytes().split(b"\n")
     last = 0
-    for number, line in enumerate([*lines, rest] if rest else lines, start=1):
-        source = f"{path}, line {number}"
-        try:
-            data = parse_json(line)
-        except ValueError as error:
-            # Only a line without its newline can be incomplete: the trainer writes both at once.
-            if number > len(lines):
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            record = parse_line(line, path, number, Evaluation)
+            if record is None:
                 return
-            raise ConfigError(source, [f"not valid JSON: {error}"]) from None
-        record = validate(cls, _as_object(data, source), source)
-        if record.step <= last:
-            problem = f"global_step: found {record.step} after {last}; expected a later step"
-            raise ConfigError(source, [problem])
-        last = record.step
-        yield record
-
-
-def _as_object(data: Any, source: str) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise ConfigError(source, [f"expected a JSON object, found {shorten(data)}"])
-    return data
+            check_order(record.step, last, path, number)
+            last = record.step
+            yield record

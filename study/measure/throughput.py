@@ -5,6 +5,7 @@ whose settings differ from the last one's. Each remaining step counts with the m
 the table has the median and the 90th percentile over the steps.
 """
 
+import math
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -19,12 +20,13 @@ from study.files import write_file
 from study.grid import Cell, Grid
 from study.measure.efficiency import scaling_efficiencies
 from study.measure.flags import footnotes
-from study.measure.logs import Run, read_runs
+from study.measure.logs import Run, each_run
 from study.measure.measurement import step_mean
+from study.measure.records import Records
 from study.measure.throughput_row import ThroughputRow, read_rows, write_rows
 from study.roofline import cell_roofline
 from trainer.flops import flops_per_token, utilisation
-from trainer.records import Record, RunSummary
+from trainer.records import RunSummary, finite
 
 READABLE_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "cluster": ("Cluster", str),
@@ -59,10 +61,12 @@ def throughput_rows(grid: Grid) -> list[ThroughputRow]:
     Raises ConfigError if a run's files are malformed, or if its parameter count differs from the
     study's.
     """
-    runs = read_runs(grid)
-    rows = [_row(cell, run) for cell, run in runs]
+    cells, rows = [], []
+    for cell, run in each_run(grid):
+        cells.append(cell)
+        rows.append(_row(cell, run))
     speeds = [row.tokens_per_s_per_gpu for row in rows]
-    efficiencies = scaling_efficiencies(grid, [cell for cell, _ in runs], speeds)
+    efficiencies = scaling_efficiencies(grid, cells, speeds)
     return [replace(row, **columns) for row, columns in zip(rows, efficiencies, strict=True)]
 
 
@@ -78,39 +82,46 @@ DTYPES = {int: "Int64", float: "float64", bool: "boolean"}
 """Type of a field -> nullable pandas dtype; any other type is `string`."""
 
 
-def steady_records(run: Run) -> list[Record]:
+def steady_records(run: Run) -> Records:
     """Return the intervals in steady state, as defined at the top of this file."""
     fingerprint = run.summary.fingerprint
     alike = {item.attempt for item in run.summary.attempts if item.fingerprint == fingerprint}
-    steady, seen = [], set()
-    for record in run.records:
-        if record.attempt in seen and record.attempt in alike:
-            steady.append(record)
-        seen.add(record.attempt)
-    return steady
+    attempts = np.asarray(run.records.column("attempt"))
+    steady = np.isin(attempts, list(alike))
+    steady[np.unique(attempts, return_index=True)[1]] = False
+    return run.records.where(steady)
 
 
-def step_quantiles(records: Sequence[Record], quantiles: Sequence[float]) -> list[float | None]:
+def step_quantiles(records: Records, quantiles: Sequence[float]) -> list[float | None]:
     """Return quantiles of the step time, s; None if there is no record.
 
     Each interval counts once for each of its steps; quantiles between two steps are interpolated.
     """
     if not records:
         return [None for _ in quantiles]
-    steps = [record.interval_steps for record in records]
-    values = np.repeat([record.step_s for record in records], steps)
-    return [float(value) for value in np.quantile(values, quantiles)]
+    times = np.asarray(records.column("step_s"))
+    order = np.argsort(times, kind="stable")
+    ends = np.cumsum(np.asarray(records.column("interval_steps"))[order])
+
+    def at(rank: float) -> float:
+        return float(times[order[np.searchsorted(ends, rank, side="right")]])
+
+    found: list[float | None] = []
+    for quantile in quantiles:
+        rank = quantile * float(ends[-1] - 1)
+        low, high = at(math.floor(rank)), at(math.ceil(rank))
+        found.append(low + (high - low) * (rank - math.floor(rank)))
+    return found
 
 
-def mean_load(records: Sequence[Record]) -> float | None:
+def mean_load(records: Records) -> float | None:
     """Return the mean number of cores used by other processes; None if it was not recorded."""
-    loads = [
-        (record.machine_load, record.interval_steps * record.step_s)
-        for record in records
-        if record.machine_load is not None
-    ]
-    total_s = sum(seconds for _, seconds in loads)
-    return sum(load * seconds for load, seconds in loads) / total_s if total_s else None
+    loads = np.asarray(records.column("machine_load"))
+    known = ~np.isnan(loads)
+    steps, times = (np.asarray(records.column(name)) for name in ("interval_steps", "step_s"))
+    seconds = (steps * times)[known]
+    total_s = float(seconds.sum())
+    return float(loads[known] @ seconds) / total_s if total_s else None
 
 
 def _row(cell: Cell, run: Run) -> ThroughputRow:
@@ -118,7 +129,9 @@ def _row(cell: Cell, run: Run) -> ThroughputRow:
     summary, records, choices = run.summary, run.records, run.summary.choices
     steady = steady_records(run)
     p10, p50, p90 = step_quantiles(steady, (0.1, 0.5, 0.9))
-    mean, error = step_mean([(record.step_s, record.interval_steps) for record in steady])
+    mean, error = step_mean(
+        list(zip(steady.column("step_s"), steady.column("interval_steps"), strict=True))
+    )
     return ThroughputRow(
         **cell.labels,
         gpu_name=summary.gpu_name,
@@ -129,7 +142,7 @@ def _row(cell: Cell, run: Run) -> ThroughputRow:
         grad_acc_steps=cell.run.grad_acc_steps,
         tokens_per_step=cell.tokens_per_step,
         steps=cell.run.steps,
-        steady_steps=sum(record.interval_steps for record in steady),
+        steady_steps=sum(steady.column("interval_steps")),
         step_ms_p50=_scaled(p50, 1e3),
         step_ms_p90=_scaled(p90, 1e3),
         step_ms_p10=_scaled(p10, 1e3),
@@ -138,8 +151,8 @@ def _row(cell: Cell, run: Run) -> ThroughputRow:
         # The first attempt starts as an uninterrupted run does.
         startup_s=summary.attempts[0].startup_s,
         wall_s=run.wall_s,
-        loss_first=records[0].loss if records else None,
-        loss_last=records[-1].loss if records else None,
+        loss_first=finite(records[0].loss) if records else None,
+        loss_last=finite(records[-1].loss) if records else None,
         status=summary.status,
         torch_version=summary.versions.torch,
         commit=summary.commit,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from study.grid import Cell
 from study.measure.logs import read_run
+from study.measure.records import Records
 from study.measure.throughput import (
     is_numeric,
     markdown_table,
@@ -247,14 +248,14 @@ def test_each_attempts_first_interval_and_earlier_settings_are_left_out(
 
 def test_quantiles_count_steps_not_intervals() -> None:
     # 90 steps of 1 s and a last interval of 10 steps of 2 s: the median step takes 1 s.
-    records = [record(90, 90, 1.0), record(100, 10, 2.0)]
+    records = Records([record(90, 90, 1.0), record(100, 10, 2.0)])
     assert step_quantiles(records, [0.5]) == [1.0]
     assert step_quantiles([], [0.5, 0.9]) == [None, None]
 
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.floats(0.01, 10)), min_size=1, max_size=20))
 def test_quantiles_are_those_of_the_steps(intervals: list[tuple[int, float]]) -> None:
-    records = [record(i + 1, steps, time_s) for i, (steps, time_s) in enumerate(intervals)]
+    records = Records(record(i + 1, steps, time_s) for i, (steps, time_s) in enumerate(intervals))
     steps = [time_s for count, time_s in intervals for _ in range(count)]
     p10, p50, p90 = step_quantiles(records, [0.1, 0.5, 0.9])
     assert p50 == pytest.approx(np.median(steps))
