@@ -1,10 +1,10 @@
 """A scaling study as a table of contents: the requested files, and the stages that create them."""
 
-from study.grid import RUN_FOLDER, Grid
+from study.grid import RUN_FOLDER
 from study.jobs.workflow import finished_runs, load_config, mirror_disk
 
-STUDY = load_config(workflow.configfiles, workflow.config_settings.config_args)
-GRID = Grid(STUDY)
+GRID = load_config(workflow.configfiles, workflow.config_settings.config_args)
+STUDY = GRID.study
 
 if workflow.is_main_process:
     from study.jobs.executors import install, work_without_lock

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from study.config import Study
 from study.grid import Grid
-from study.load import load_study_file
+from study.load import load_grid_file, load_study_file
 from trainer.config import ConfigError
 from trainer.environment import describe
 
@@ -258,7 +258,7 @@ def _study(options: argparse.Namespace) -> Study:
 
 
 def _grid(options: argparse.Namespace) -> Grid:
-    return Grid(_study(options))
+    return load_grid_file(str(options.study))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from study.config import DEFAULT_FILE, ClusterConfig, Study
-from study.grid import find_problems
+from study.grid import Grid, find_problems
 from trainer.config import ModelConfig, Settings
 from trainer.layers import Layer, Merged
 from trainer.problems import ConfigError, Problem, combine
@@ -25,7 +25,13 @@ ENTRIES: dict[str, type[Settings]] = {"models": ModelConfig, "clusters": Cluster
 
 
 def load_study(config: Mapping[str, Any] | Merged, source: str = DEFAULT_FILE) -> Study:
-    """Return the study in `config`, the content of the file `source` or merged from several.
+    """Return the study that `load_grid` reads."""
+    return load_grid(config, source).study
+
+
+def load_grid(config: Mapping[str, Any] | Merged, source: str = DEFAULT_FILE) -> Grid:
+    """Return the grid of the study in `config`, the content of the file `source` or merged from
+    several.
 
     `models` and `clusters` may be mappings, or paths of files with the mappings. Raises
     ConfigError.
@@ -43,12 +49,17 @@ def load_study(config: Mapping[str, Any] | Merged, source: str = DEFAULT_FILE) -
         errors.insert(0, ConfigError(source, by_file))
     if errors or study is None:
         raise combine(errors)
-    return study
+    return Grid(study)
 
 
 def load_study_file(path: str) -> Study:
     """Return the study in a file. Raises ConfigError."""
-    return load_study(Merged([Layer.of(load_document(path))]), path)
+    return load_grid_file(path).study
+
+
+def load_grid_file(path: str) -> Grid:
+    """Return the grid of the study in a file. Raises ConfigError."""
+    return load_grid(Merged([Layer.of(load_document(path))]), path)
 
 
 def _merge_tables(settings: Merged) -> tuple[Merged, dict[str, ConfigError]]:

@@ -181,7 +181,10 @@ class _Loader(yaml.SafeLoader):
         return self.construct_yaml_bool(node) if kind == "bool" else self.construct_yaml_float(node)
 
 
-class _Dumper(yaml.SafeDumper):
+_SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # without libyaml, slower
+
+
+class _Dumper(_SafeDumper):
     """Quotes strings that YAML 1.1 or 1.2 reads as another type."""
 
 

@@ -14,6 +14,7 @@ from study.grid import Cell, Grid
 from study.jobs.decisions import find_cell
 from study.jobs.executors import Prepared, SlurmExecutor, exit_on_sigterm, leave_on_sigterm
 from study.jobs.slurm_commands import find_refusal
+from trainer.config import RunConfig
 from trainer.files import write_atomically
 from trainer.problems import ConfigError
 
@@ -70,7 +71,8 @@ def _write_settings(jobs: Iterable[Any]) -> None:
         if hasattr(job.params, "settings"):
             path = Path(job.params.config)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, job.params.settings)
+            run = RunConfig.model_validate_json(job.params.settings)
+            write_atomically(path, run.to_yaml())
 
 
 def _limit_to_cores(workflow: Any) -> None:

@@ -1,5 +1,6 @@
 """Functions for the Snakefile and its rules. Imported whenever Snakemake plans."""
 
+import gc
 import os
 import re
 import sys
@@ -7,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from study.config import DEFAULT_FILE, ClusterConfig, Study
+from study.config import DEFAULT_FILE, ClusterConfig
 from study.estimate.needs import NOT_KNOWN, Needs
 from study.grid import RUN_FOLDER, Cell, Grid
 from study.jobs.evaluation import find_problem
@@ -23,7 +24,7 @@ from study.jobs.launch import (
 from study.jobs.messages import shorten
 from study.jobs.precompile import PRECOMPILE_FOLDER, precompile_folder, precompile_run
 from study.jobs.verdict import Shortage, find_shortage
-from study.load import load_study
+from study.load import load_grid
 from study.measure.logs import is_up_to_date
 from trainer.files import write_atomically
 from trainer.layers import Layer, Merged, merge
@@ -42,11 +43,13 @@ NO_NAME = "(?!)"
 """A pattern that matches nothing."""
 
 UNSET = {"mem_mb": 0, "runtime": 0}
-"""Values of resources that may not be None; Snakemake drops any other that is None."""
+"""Values of resources that may not be None; Snakemake drops any other that is None. Under Slurm,
+these two depend on the cell and the attempt, and the others only on the cluster and GPU count."""
 
 
-def load_config(configfiles: Sequence[Path], assignments: Sequence[str]) -> Study:
-    """Return the study from Snakemake's --configfile and --config; without files, the default one.
+def load_config(configfiles: Sequence[Path], assignments: Sequence[str]) -> Grid:
+    """Return the grid of the study from Snakemake's --configfile and --config; without files, of
+    the default one.
 
     Snakemake has parsed both already, but as YAML 1.1, allowing duplicate keys and without line
     numbers, so they are read again. A mistake ends the program with a message and exit code 1.
@@ -55,9 +58,13 @@ def load_config(configfiles: Sequence[Path], assignments: Sequence[str]) -> Stud
         layers = _read_layers([shorten(path) for path in configfiles] or [DEFAULT_FILE])
         given = merge({}, *({key: value} for key, value in map(parse_assignment, assignments)))
         layers.append(Layer(given, source="command line"))
-        return load_study(Merged(layers), str(layers[0].source))
+        grid = load_grid(Merged(layers), str(layers[0].source))
     except ConfigError as error:
         sys.exit(str(error))
+    # The cells, and the jobs that Snakemake makes of them, live until the end.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+    return grid
 
 
 def code(*wings: str) -> list[str]:
@@ -136,6 +143,8 @@ class TrainingRequest:
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._forecast: Any = None
+        self._last: tuple[str, Shortage, dict[str, Any]] | None = None
+        self._launch_lines: dict[tuple[str, int], str] = {}
 
     def _cell(self, wildcards: Any) -> Cell:
         return self._grid.at(wildcards)
@@ -143,24 +152,58 @@ class TrainingRequest:
     def _gpus(self, cell: Cell) -> int:
         return cell.gpus
 
-    def resources(self) -> dict[str, Callable[[Any, int], Any]]:
-        """Return each resource as a function for Snakemake; None is not requested."""
-        return {name: self._resource(name) for name in RESOURCES}
+    def resources(self) -> dict[str, Any]:
+        """Return each resource for Snakemake: its value, or if it varies between jobs, a function
+        of the wildcards; None is not requested. Without Slurm, there are none.
+
+        Snakemake takes a tenth of a millisecond for each function and job.
+        """
+        kinds = {(cell.cluster, self._gpus(cell)): cell.cluster_config for cell in self._grid}
+        asked = [slurm_resources(config, gpus) for (_, gpus), config in kinds.items()]
+        if not any(asked):
+            return {}
+        found: dict[str, Any] = {}
+        for name in RESOURCES:
+            values = {request.get(name) for request in asked}
+            one = len(values) == 1 and name not in UNSET
+            found[name] = values.pop() if one else self._resource(name)
+        return found
+
+    @property
+    def data(self) -> list[str] | Callable[[Any], list[str]]:
+        """The files that list the shards of the runs' sources; a function if the sources vary."""
+        sources = {tuple(self._grid.source_names(cell)) for cell in self._grid}
+        return self._data(self._grid[0]) if len(sources) == 1 else self._data_of
+
+    def _data_of(self, wildcards: Any) -> list[str]:
+        return self._data(self._cell(wildcards))
+
+    def _data(self, cell: Cell) -> list[str]:
+        names = self._grid.source_names(cell)
+        return [f"{self._grid.study.folder}/data/{name}.json" for name in names]
 
     def settings(self, wildcards: Any) -> str:
-        """Return the text of the run.yaml that the job reads."""
-        return self._cell(wildcards).run.to_yaml()
+        """Return the settings that the job reads, as JSON; study/jobs/dispatch.py writes them.
+
+        Without those at their defaults: one that a later version adds starts no job again.
+        """
+        return self._cell(wildcards).run.model_dump_json(exclude_defaults=True)
 
     def _resource(self, name: str) -> Callable[[Any, int], Any]:
 
         def value(wildcards: Any, attempt: int) -> Any:
             cell = self._cell(wildcards)
-            needs = self._needs(cell)
-            shortage = self._shortage(cell, attempt)
-            resources = slurm_resources(cell.cluster_config, self._gpus(cell), shortage, needs)
-            return resources.get(name, UNSET.get(name))
+            return self._request(cell, self._shortage(cell, attempt)).get(name, UNSET.get(name))
 
         return value
+
+    def _request(self, cell: Cell, shortage: Shortage) -> dict[str, Any]:
+        """Return a cell's request; kept, as Snakemake asks for one resource at a time."""
+        if self._last is None or self._last[:2] != (cell.name, shortage):
+            needs = self._needs(cell)
+            request = slurm_resources(cell.cluster_config, self._gpus(cell), shortage, needs)
+            self._last = cell.name, shortage, request
+        return self._last[2]
 
     def _shortage(self, cell: Cell, attempt: int) -> Shortage:
         return find_shortage(cell.name)
@@ -178,15 +221,23 @@ class TrainingRequest:
         needs: Needs = self._forecast.needs(cell)
         return needs
 
-    def threads(self, wildcards: Any) -> int:
-        """Return the job's threads."""
+    @property
+    def threads(self) -> int | Callable[[Any], int]:
+        """The jobs' threads; a function of the wildcards if they vary."""
+        values = {threads(cell.cluster_config, self._gpus(cell)) for cell in self._grid}
+        return values.pop() if len(values) == 1 else self._threads
+
+    def _threads(self, wildcards: Any) -> int:
         cell = self._cell(wildcards)
         return threads(cell.cluster_config, self._gpus(cell))
 
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the trainer."""
         cell = self._cell(wildcards)
-        return launch_line(cell.cluster_config, cell.gpus)
+        kind = cell.cluster, cell.gpus
+        if kind not in self._launch_lines:
+            self._launch_lines[kind] = launch_line(cell.cluster_config, cell.gpus)
+        return self._launch_lines[kind]
 
 
 class EvaluationRequest(TrainingRequest):
@@ -229,26 +280,35 @@ class PrecompileRequest(EvaluationRequest):
             PRECOMPILE_FOLDER.format(cluster=wildcards.cluster, shape=wildcards.shape)
         ]
 
-    def before(self, wildcards: Any) -> list[str]:
-        """Return the files that a cell's training waits for."""
+    @property
+    def before(self) -> list[str] | Callable[[Any], list[str]]:
+        """The files that a cell's training waits for; a function if there are any."""
+        return self._before if any(folder is not None for folder in self._cells) else []
+
+    def _before(self, wildcards: Any) -> list[str]:
         folder = precompile_folder(self._grid.at(wildcards))
         return [] if folder is None else [f"{self._grid.study.folder}/{folder}/compiled"]
 
     def settings(self, wildcards: Any) -> str:
-        """Return the text of the run.yaml for the precompile job."""
-        return precompile_run(self._cell(wildcards)).to_yaml()
+        """Return the settings of the precompile job, as JSON."""
+        return precompile_run(self._cell(wildcards)).model_dump_json(exclude_defaults=True)
 
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the compilation."""
         return precompile_line(self._cell(wildcards).cluster_config)
 
 
-def exports(grid: Grid) -> list[str]:
-    """Return the folders of all exports; for a partial study, those of the finished runs."""
-    folders = [cell.folder for cell in grid.measured]
-    if grid.study.partial:
-        folders = [folder for folder in folders if Path(folder, "completed").exists()]
-    return [f"{folder}/export" for folder in folders]
+def exports(grid: Grid) -> Callable[[Any], list[str]]:
+    """Return the folders of all exports, as an input function, evaluated only if requested; for a
+    partial study, those of the finished runs."""
+
+    def folders(wildcards: Any) -> list[str]:
+        found = [cell.folder for cell in grid.measured]
+        if grid.study.partial:
+            found = [folder for folder in found if Path(folder, "completed").exists()]
+        return [f"{folder}/export" for folder in found]
+
+    return folders
 
 
 def evaluations(grid: Grid) -> Callable[[Any], list[str]]:
@@ -261,7 +321,7 @@ def evaluations(grid: Grid) -> Callable[[Any], list[str]]:
         problem = find_problem(grid)
         if problem is not None:
             sys.exit(str(problem))
-        return [str(Path(export).with_name("evaluation")) for export in exports(grid)]
+        return [str(Path(export).with_name("evaluation")) for export in exports(grid)(wildcards)]
 
     return folders
 

@@ -9,7 +9,8 @@ If all comparable runs were measured on one count above one GPU, they have no re
 shows how they scale.
 """
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from study.grid import Cell, Grid
@@ -71,4 +72,13 @@ class _Comparable:
 
 
 def _settings(cell: Cell) -> tuple[Any, ...]:
-    return cell.cluster, cell.model, cell.overrides
+    return cell.cluster, cell.model, json.dumps(_as_floats(cell.overrides), sort_keys=True)
+
+
+def _as_floats(value: Any) -> Any:
+    """Return a value in which equal numbers have the same text: 1 and 1.0."""
+    if isinstance(value, Mapping):
+        return {key: _as_floats(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_floats(item) for item in value]
+    return float(value) if isinstance(value, int) and abs(value) < 2**53 else value

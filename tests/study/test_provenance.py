@@ -202,7 +202,8 @@ def test_files_that_do_not_parse_are_reported_together(tmp_path: Path) -> None:
 
 
 def test_values_on_the_command_line_are_read_like_those_in_files() -> None:
-    study = load_config([], ["partial=true", "run={steps: 1e2, optim: {lr: 3e-4, warmup: 0}}"])
+    assigned = ["partial=true", "run={steps: 1e2, optim: {lr: 3e-4, warmup: 0}}"]
+    study = load_config([], assigned).study
     assert study.partial is True
     assert study.run["steps"] == 100
     assert study.run["optim"]["lr"] == 3e-4

@@ -12,7 +12,7 @@ AUTOTUNE = AutotuneRequest(GRID)
 rule autotune:
     """The fastest micro-batch, activation checkpointing and compilation for every measured cell"""
     input:
-        [f"{cell.folder}/autotune.yaml" for cell in GRID.measured],
+        lambda wildcards: [f"{cell.folder}/autotune.yaml" for cell in GRID.measured],
 
 
 rule autotune_run:

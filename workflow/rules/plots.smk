@@ -5,14 +5,14 @@ Writes  figures/loss_vs_tokens, loss_vs_time, throughput, scaling_efficiency: .s
 Writes  scaling_law.csv, .md and figures/scaling_law, only on request
 """
 
-from study.jobs.workflow import code, finished_runs
+from study.jobs.workflow import code
 
 
 rule loss_curves:
     """Loss against tokens and against wall-clock time, all cells"""
     input:
         study="<results>/study.yaml",
-        runs=finished_runs(GRID),
+        throughput="<results>/throughput.csv",  # changes with every run
         code=code("measure", "show"),
     output:
         collect(
@@ -58,7 +58,7 @@ rule scaling_law:
     """Fit the loss as a function of parameters and tokens, if the grid determines it"""
     input:
         study="<results>/study.yaml",
-        runs=finished_runs(GRID),
+        throughput="<results>/throughput.csv",  # changes with every run
         code=code("measure", "law"),
     output:
         csv="<results>/scaling_law.csv",

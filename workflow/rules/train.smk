@@ -7,8 +7,6 @@ Writes  run.yaml, run.json, metrics.jsonl, checkpoints/: by the trainer, kept if
 Writes  completed: the run is complete with the cell's current settings; for the tables
 """
 
-from pathlib import Path
-
 from study.jobs.workflow import TrainingRequest, run_folders, trunk
 
 REQUEST = TrainingRequest(GRID)
@@ -18,12 +16,9 @@ DISPATCHED, HERE = run_folders(GRID)
 rule train:
     """Train one cell of the grid, resuming from its newest checkpoint"""
     input:
-        data=lambda wildcards: collect(
-            "<results>/data/{source}.json",
-            source=GRID.source_names(GRID.at(wildcards)),
-        ),
+        data=REQUEST.data,
         # Compiled code persists: re-running the precompile job does not trigger training.
-        compiled=lambda wildcards: ancient(PRECOMPILE.before(wildcards)),
+        compiled=ancient(PRECOMPILE.before),
         # Whether this run is up to date follows from its settings, which name that run's.
         trunk=lambda wildcards: ancient(trunk(GRID, wildcards)),
     output:
@@ -38,10 +33,10 @@ rule train:
     params:
         # Written to `config` when Snakemake starts its first job; see study/jobs/dispatch.py.
         settings=REQUEST.settings,
-        config=lambda wildcards: Path(GRID.at(wildcards).folder, "settings.yaml"),
+        config=f"{STUDY.folder}/{RUN_FOLDER}/settings.yaml",
         launch=REQUEST.launch,
         # Snakemake truncates `log` at each start; this file keeps earlier attempts.
-        record=lambda wildcards: Path(GRID.at(wildcards).folder, "train.log"),
+        record=f"{STUDY.folder}/{RUN_FOLDER}/train.log",
     shell:
         "{params.launch} config={params.config:q} 2>&1 | tee -i -a {log:q} {params.record:q}"
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from study.jobs.dispatch import start
+from study.jobs.workflow import TrainingRequest
 from tests.study.conftest import MakeGrid
 
 
@@ -12,10 +13,14 @@ def test_an_executor_that_is_not_extended_is_prepared_too(make_grid: MakeGrid) -
     """For example that of `--touch`."""
     grid = make_grid()
     cell = grid[0]
+    wildcards = SimpleNamespace(**{key: str(value) for key, value in cell.labels.items()})
     job = SimpleNamespace(
         rule=SimpleNamespace(name="train"),
-        wildcards=SimpleNamespace(**{key: str(value) for key, value in cell.labels.items()}),
-        params=SimpleNamespace(settings="steps: 3\n", config=f"{cell.folder}/settings.yaml"),
+        wildcards=wildcards,
+        params=SimpleNamespace(
+            settings=TrainingRequest(grid).settings(wildcards),
+            config=f"{cell.folder}/settings.yaml",
+        ),
         is_group=lambda: False,
     )
     limits: dict[str, Any] = {"_cores": None}
@@ -26,4 +31,4 @@ def test_an_executor_that_is_not_extended_is_prepared_too(make_grid: MakeGrid) -
     )
     start(workflow, grid)
     assert limits["_cores"] == 2
-    assert Path(job.params.config).read_text() == "steps: 3\n"
+    assert Path(job.params.config).read_text() == cell.run.to_yaml()

@@ -226,7 +226,7 @@ def test_autotune_requests_one_gpu() -> None:
     grid = Grid(load_study_file("config/studies/lingua.yaml"))
     request = AutotuneRequest(grid)
     wildcards = SimpleNamespace(**{key: str(value) for key, value in grid[1].labels.items()})
-    assert request.resources()["slurm_extra"](wildcards, 1) == f"--gpus-per-task=1 {BESIDES}"
+    assert request.resources()["slurm_extra"] == f"--gpus-per-task=1 {BESIDES}"
     line = request.launch(wildcards)
     assert line.endswith("; python -m trainer.commands.autotune")
     assert "SLURM_JOB_ID:?" in line
@@ -237,7 +237,7 @@ def test_an_evaluation_requests_one_gpu_and_names_its_tasks() -> None:
     request = EvaluationRequest(grid)
     wildcards = SimpleNamespace(**{key: str(value) for key, value in grid[1].labels.items()})
     assert grid[1].gpus == 8
-    assert request.resources()["slurm_extra"](wildcards, 1) == f"--gpus-per-task=1 {BESIDES}"
+    assert request.resources()["slurm_extra"] == f"--gpus-per-task=1 {BESIDES}"
     line = evaluation_line(MISO, EvaluateConfig(tasks=("a", "b"), limit=0.5))
     assert line.endswith("; lm_eval --model hf --tasks a,b --limit 0.5")
     assert "SLURM_JOB_ID:?" in line
