@@ -28,10 +28,18 @@ class Forecast:
         """Read the measurements; raises ConfigError if their files are malformed."""
         self.grid = grid
         self.estimator = Estimator(known_measurements(grid))
+        self._estimates: dict[tuple[str, str, int, str, int], Estimate] = {}
 
     def estimate(self, cell: Cell) -> Estimate:
-        """Return the time of a cell's whole run: of its own steps, if it starts from another's."""
-        return self.estimator.estimate(cell, cell.run.steps - cell.start_step)
+        """Return the time of a cell's whole run: of its own steps, if it starts from another's.
+
+        The seeds of a configuration share it.
+        """
+        steps = cell.run.steps - cell.start_step
+        configuration = (cell.cluster, cell.model, cell.gpus, cell.variant, steps)
+        if configuration not in self._estimates:
+            self._estimates[configuration] = self.estimator.estimate(cell, steps)
+        return self._estimates[configuration]
 
     def needs(self, cell: Cell) -> Needs:
         """Return the memory and the time limit that a cell's run needs."""
