@@ -74,11 +74,11 @@ def plan(options: argparse.Namespace) -> None:
 
 def plot_losses(options: argparse.Namespace) -> None:
     """Draw loss against tokens and against wall-clock time."""
-    from study.measure.logs import read_runs
+    from study.measure.logs import each_run
     from study.show.plots import plot_loss_curves
 
     grid = _grid(options)
-    plot_loss_curves(grid, read_runs(grid), options.output_dir)
+    plot_loss_curves(grid, each_run(grid), options.output_dir)
 
 
 def plot_scaling(options: argparse.Namespace) -> None:

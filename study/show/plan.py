@@ -18,10 +18,15 @@ from study.estimate.time_table import format_count, format_interval, format_seco
 from study.grid import Cell, Grid
 from study.jobs.launch import request_line
 from study.measure.logs import is_stale, read_summary
+from study.show.selection import evenly
 from trainer.records import RunSummary
 
 TO_RUN = ("to run", "partly", "failed", "stale")
 """States of cells that will be trained."""
+
+MOST_COMPARED = 500
+"""Most configurations of which the most informative is found, since each is compared with each; of
+more, evenly spaced ones."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +110,10 @@ def format_plan(grid: Grid, rows: Sequence[PlanRow], forecast: Forecast) -> str:
     table = tabulate([_cells(row) for row in rows], headings, "simple", disable_numparse=True)
     lines = [f"{row.cell.name}: {row.warning}." for row in rows if row.warning]
     lines += format_budget(grid.study.budget, rows)
-    unmeasured = [
-        row.cell for row in rows if row.estimate.basis not in MEASURED and row.cell.measure
-    ]
-    if len(unmeasured) > 1 and (best := forecast.estimator.most_informative(unmeasured)):
+    waiting = {row.cell.name for row in rows if row.estimate.basis not in MEASURED}
+    unmeasured = [c for c in grid.configurations if c.measure and c.name in waiting]
+    compared = evenly(unmeasured, MOST_COMPARED)
+    if len(compared) > 1 and (best := forecast.estimator.most_informative(compared)):
         lines.append(f"Measuring {best.name} first narrows the remaining estimates most.")
     parts = [format_totals(rows), "", table, *([""] if lines else []), *lines]
     return "\n".join(parts) + "\n"

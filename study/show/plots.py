@@ -6,7 +6,7 @@ count; marker the variant. Equal input gives equal bytes.
 
 import io
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,6 +25,8 @@ from study.estimate.time_table import format_count
 from study.files import write_file
 from study.grid import AXES, Cell, Grid
 from study.measure.logs import Run
+from study.show.curves import Curve, band
+from study.show.selection import evenly
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 """Okabe and Ito's colour-blind-safe palette without yellow, which is too pale on white."""
@@ -36,7 +38,11 @@ MARKERS = "osD^vP*X"
 """Markers of the variants; the first is for `base`."""
 
 MOST_LINES = 8
-"""Most lines in one panel of loss curves; with more, each GPU count gets its own panel."""
+"""Most lines in one panel of loss curves; with more, each GPU count gets its own panel, and if that
+is not enough, the runs of each model in a panel are drawn as one band."""
+
+MOST_PANELS = 9
+"""Most panels of loss curves; of more GPU counts, evenly spaced ones are shown."""
 
 RC_PARAMS: Any = {
     "svg.hashsalt": "study",  # the same ids in every drawing
@@ -92,9 +98,7 @@ SCALING_FIGURES = {
 LEGEND_LINE = 0.215
 """Height of a line of the legend, inches."""
 
-Curve = tuple[Cell, Run]
 Size = TypeVar("Size")
-GetX = Callable[[Cell, Any], float]
 
 
 @dataclass(frozen=True)
@@ -142,22 +146,19 @@ def colours(sizes: Collection[Size]) -> dict[Size, Any]:
     return dict(zip(sizes, shades, strict=True))
 
 
-def plot_loss_curves(grid: Grid, runs: Sequence[Curve], folder: Path) -> list[Path]:
+def plot_loss_curves(grid: Grid, runs: Iterable[tuple[Cell, Run]], folder: Path) -> list[Path]:
     """Draw loss against tokens and against wall-clock time; return the files written.
 
-    `runs` come from `study.measure.logs.read_runs`. Writes loss_vs_tokens and loss_vs_time to
-    `folder`, each as .svg and .png.
+    `runs` come from `study.measure.logs`. Writes loss_vs_tokens and loss_vs_time to `folder`, each
+    as .svg and .png.
     """
     style = Style.of(grid)
-    curves = [curve for curve in runs if _finite(curve[1].records)]
-    axes: dict[str, tuple[str, GetX]] = {
-        "loss_vs_tokens": ("Tokens", lambda cell, item: item.step * cell.tokens_per_step),
-        "loss_vs_time": ("Wall-clock time (s)", _elapsed),
-    }
+    curves = [curve for cell, run in runs if (curve := Curve.of(cell, run)).has_loss]
     paths = []
-    for name, (label, get_x) in axes.items():
+    for name, label in (("tokens", "Tokens"), ("time", "Wall-clock time (s)")):
         with mpl.rc_context(RC_PARAMS):
-            paths += save(_draw_losses(style, curves, label, get_x), folder / name)
+            figure = _draw_losses(style, curves, label, name)
+            paths += save(figure, folder / f"loss_vs_{name}")
     return paths
 
 
@@ -179,64 +180,86 @@ def plot_scaling(grid: Grid, table: pd.DataFrame, folder: Path) -> list[Path]:
     return paths
 
 
-def _elapsed(_: Cell, item: Any) -> float:
-    return np.nan if item.elapsed_s is None else item.elapsed_s
-
-
-def _finite(items: Sequence[Any]) -> list[Any]:
-    return [item for item in items if item.loss is not None]
-
-
-def _draw_losses(style: Style, curves: list[Curve], label: str, get_x: GetX) -> Figure:
+def _draw_losses(style: Style, curves: list[Curve], label: str, axis: str) -> Figure:
     by_gpus = _split_by_gpus(curves)
     panels = _loss_panels(curves, by_gpus)
     if not panels:
         return _empty_figure("No run has recorded a loss yet.")
+    shown = _choose_panels(panels)
+    curves = [curve for title in shown for curve in panels[title]]
     # Clusters differ too much in speed for one scale: the faster one's curves would be vertical.
-    share_x = len({cell.cluster for cell, _ in curves}) == 1
-    figure, axes = _make_panels(len(panels), "Loss (nats per token)", label, share_x)
-    for ax, (title, members) in zip(axes, panels.items(), strict=True):
-        for cell, run in members:
-            # If the title has the GPU count, dashes would only blur crowded lines.
-            line = "-" if by_gpus else style.lines[cell.gpus]
-            _draw_loss(ax, style, cell, run, get_x, line)
+    share_x = len({curve.cell.cluster for curve in curves}) == 1
+    figure, axes = _make_panels(len(shown), "Loss (nats per token)", label, share_x)
+    as_bands = max(_count_lines(panels[title]) for title in shown) > MOST_LINES
+    for ax, title in zip(axes, shown, strict=True):
+        if as_bands:
+            _draw_bands(ax, style, panels[title], axis)
+        else:
+            for curve in panels[title]:
+                # If the title has the GPU count, dashes would only blur crowded lines.
+                line = "-" if by_gpus else style.lines[curve.cell.gpus]
+                _draw_loss(ax, style, curve, axis, line)
         ax.set_title(title)
         ax.set_xscale("log")
     for ax in axes:
         _log_ticks(ax.xaxis)
-    extra = []
-    if any(_finite(run.evaluations) for _, run in curves):
-        extra.append(_sample("validation loss", marker="o", mfc="white", mew=1.4))
-    if any(run.summary.outcome == "diverged" for _, run in curves):
-        extra.append(_sample("diverged", marker="x", ms=8, mew=2))
-    _add_legend(figure, style, [cell for cell, _ in curves], extra, lines=True, counts=not by_gpus)
+    extra = _explain_losses(curves, as_bands)
+    if len(shown) < len(panels):
+        extra.append(_sample(f"{len(shown)} of {len(panels)} panels", linestyle=""))
+    cells = [curve.cell for curve in curves]
+    _add_legend(figure, style, cells, extra, lines=True, counts=not by_gpus, models_only=as_bands)
     return figure
+
+
+def _explain_losses(curves: list[Curve], as_bands: bool) -> list[Line2D]:
+    """Return the legend's lines for what is drawn besides the runs' lines."""
+    if as_bands:
+        range_ = _sample("range of all its runs", linewidth=6, alpha=0.25)
+        return [_sample("median of a model's runs", linewidth=1.8), range_]
+    extra = []
+    if any(curve.evaluations for curve in curves):
+        extra.append(_sample("validation loss", marker="o", mfc="white", mew=1.4))
+    if any(curve.diverged for curve in curves):
+        extra.append(_sample("diverged", marker="x", ms=8, mew=2))
+    return extra
+
+
+def _count_lines(curves: list[Curve]) -> int:
+    """Return the number of lines, not counting seeds unless there are many."""
+    cells = [curve.cell for curve in curves]
+    lines = {(cell.cluster, cell.model, cell.gpus, cell.variant) for cell in cells}
+    return max(len(lines), len(cells) // 4)
 
 
 def _split_by_gpus(curves: list[Curve]) -> bool:
     """Return whether a cluster has too many lines for one panel, not counting seeds."""
-    lines = {(cell.cluster, cell.model, cell.gpus, cell.variant) for cell, _ in curves}
+    cells = [curve.cell for curve in curves]
+    lines = {(cell.cluster, cell.model, cell.gpus, cell.variant) for cell in cells}
     return max(Counter(cluster for cluster, *_ in lines).values(), default=0) > MOST_LINES
 
 
 def _loss_panels(curves: list[Curve], by_gpus: bool) -> dict[str, list[Curve]]:
     """Return title -> curves: one panel for each cluster, or for each of its GPU counts."""
     panels: dict[str, list[Curve]] = {}
-    for cell, run in sorted(curves, key=lambda curve: curve[0].gpus if by_gpus else 0):
+    for curve in sorted(curves, key=lambda curve: curve.cell.gpus if by_gpus else 0):
+        cell = curve.cell
         count = f"{cell.gpus}x " if by_gpus else ""
-        panels.setdefault(f"{cell.cluster} ({count}{cell.cluster_config.gpu_name})", []).append(
-            (cell, run)
-        )
+        title = f"{cell.cluster} ({count}{cell.cluster_config.gpu_name})"
+        panels.setdefault(title, []).append(curve)
     return panels
 
 
-def _draw_loss(ax: Axes, style: Style, cell: Cell, run: Run, get_x: GetX, line: Any) -> None:
+def _choose_panels(panels: dict[str, list[Curve]]) -> list[str]:
+    """Return the titles of the panels to show: all, or `MOST_PANELS` evenly spaced ones."""
+    return evenly(list(panels), MOST_PANELS)
+
+
+def _draw_loss(ax: Axes, style: Style, curve: Curve, axis: str, line: Any) -> None:
+    cell, points = curve.cell, getattr(curve, axis)
     colour = style.colours[cell.model]
-    xs = [get_x(cell, item) for item in run.records]
-    losses = [np.nan if item.loss is None else item.loss for item in run.records]
     ax.plot(
-        xs,
-        losses,
+        points.x,
+        points.y,
         color=colour,
         linestyle=line,
         linewidth=style.width(cell),
@@ -244,14 +267,24 @@ def _draw_loss(ax: Axes, style: Style, cell: Cell, run: Run, get_x: GetX, line: 
         markevery=0.12,  # of the diagonal: evenly on a log axis too
         markersize=4.5,
     )
-    if run.summary.outcome == "diverged":
-        last = max(i for i, loss in enumerate(losses) if np.isfinite(loss))
-        ax.plot(xs[last], losses[last], "x", color=colour, ms=8, mew=2)
-    points = [(get_x(cell, item), item.loss) for item in _finite(run.evaluations)]
-    if points:
-        x, loss = zip(*points, strict=True)
+    if curve.diverged:
+        last = np.flatnonzero(np.isfinite(points.y))[-1]
+        ax.plot(points.x[last], points.y[last], "x", color=colour, ms=8, mew=2)
+    if curve.evaluations:
+        tokens, times, loss = zip(*curve.evaluations, strict=True)
+        x = tokens if axis == "tokens" else times
         size = 3 + style.width(cell)
         ax.plot(x, loss, "o", color=colour, mfc="white", ms=size, mew=1.2, zorder=3)
+
+
+def _draw_bands(ax: Axes, style: Style, curves: list[Curve], axis: str) -> None:
+    """Draw a band for each model; of more than `MOST_LINES`, for evenly spaced sizes."""
+    models = [name for name in style.sizes if name in {curve.cell.model for curve in curves}]
+    for model in evenly(models, MOST_LINES):
+        alike = [getattr(curve, axis) for curve in curves if curve.cell.model == model]
+        drawn, colour = band(alike), style.colours[model]
+        ax.fill_between(drawn.x, drawn.low, drawn.high, color=colour, alpha=0.18, linewidth=0)
+        ax.plot(drawn.x, drawn.middle, color=colour, linewidth=1.6)
 
 
 def _draw_scaling(grid: Grid, style: Style, table: pd.DataFrame, drawn: ScalingFigure) -> Figure:
@@ -358,10 +391,12 @@ def _add_legend(
     extra: Sequence[Line2D],
     lines: bool,
     counts: bool = False,
+    models_only: bool = False,
 ) -> None:
     """Add one legend beside the panels, with a section each for colour, line style and marker.
 
     `lines`: base is a line without markers. `counts`: the line style is the GPU count.
+    `models_only`: there is nothing but colour.
     """
     models = {cell.model for cell in cells}
     sections = {
@@ -377,8 +412,9 @@ def _add_legend(
             for count, look in style.lines.items()
             if count in {cell.gpus for cell in cells}
         ]
-    variants = [name for name in style.markers if name in {cell.variant for cell in cells}]
-    if variants != ["base"]:
+    used = {"base"} if models_only else {cell.variant for cell in cells}
+    variants = [name for name in style.markers if name in used]
+    if not models_only and variants != ["base"]:
         sections["Variant"] = [
             _sample(
                 name,
@@ -388,7 +424,7 @@ def _add_legend(
             )
             for name in variants
         ]
-    if any(cell.name in style.thin for cell in cells):
+    if not models_only and any(cell.name in style.thin for cell in cells):
         thin = _sample(
             "further seed", linewidth=0.8, linestyle="-", marker="" if lines else "o", ms=4
         )

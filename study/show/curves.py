@@ -1,0 +1,134 @@
+"""Loss curves for drawing: thinned without losing spikes, and many runs as one band.
+
+The horizontal axis is logarithmic, so points are compared within `PER_DECADE` equal parts of each
+decade.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from study.grid import Cell
+from study.measure.logs import Run
+
+PER_DECADE = 200
+"""Parts of a decade in which a curve keeps four points: less than a pixel of a panel."""
+
+BAND_PER_DECADE = 25
+"""Parts of a decade in which a band has one value."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points of one run, thinned: x is above 0 and ascending; y is NaN where it is not finite."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The losses of one run, against tokens and against wall-clock time."""
+
+    cell: Cell
+    tokens: Line
+    time: Line
+    evaluations: tuple[tuple[float, float, float], ...]
+    """Validation losses: tokens, time (s; NaN if it was not recorded), loss."""
+    diverged: bool
+
+    @classmethod
+    def of(cls, cell: Cell, run: Run) -> "Curve":
+        """Return the curve of a run."""
+        steps, times, losses = (
+            np.asarray(run.records.column(name), dtype=float)
+            for name in ("step", "elapsed_s", "loss")
+        )
+        evaluations = tuple(
+            (
+                float(item.step * cell.tokens_per_step),
+                np.nan if item.elapsed_s is None else item.elapsed_s,
+                item.loss,
+            )
+            for item in run.evaluations
+            if item.loss is not None
+        )
+        diverged = run.summary.outcome == "diverged"
+        tokens, time = thin(steps * cell.tokens_per_step, losses), thin(times, losses)
+        return cls(cell, tokens, time, evaluations, diverged)
+
+    @property
+    def has_loss(self) -> bool:
+        """Any loss is finite."""
+        return bool(np.isfinite(self.tokens.y).any())
+
+
+def thin(x: np.ndarray, y: np.ndarray) -> Line:
+    """Return the first, the last, the lowest and the highest point of each part of a decade.
+
+    A value that is not finite stays in its part too, as a gap. Points at x = 0 are left out: a
+    logarithmic axis has no place for them.
+    """
+    shown = x > 0
+    x, y = x[shown], y[shown]
+    if len(x) <= PER_DECADE:
+        return Line(x, y)
+    parts = _parts(x, PER_DECADE)
+    kept = [np.unique(parts, return_index=True)[1], len(x) - 1 - _first_of(parts[::-1])]
+    gap = ~np.isfinite(y)
+    for value in (np.where(gap, np.inf, y), np.where(gap, np.inf, -y), np.where(gap, 0.0, 1.0)):
+        order = np.lexsort((value, parts))
+        kept.append(order[_first_of(parts[order])])
+    chosen = np.unique(np.concatenate(kept))
+    return Line(x[chosen], y[chosen])
+
+
+@dataclass(frozen=True)
+class Band:
+    """Many runs as one: the median of their losses, and all of their range."""
+
+    x: np.ndarray
+    middle: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    runs: int
+
+
+def band(lines: Sequence[Line]) -> Band:
+    """Return the band of some runs: in each part of a decade the median of the runs' own medians,
+    the lowest and the highest loss of any run. At least one loss is finite."""
+    found: dict[int, list[np.ndarray]] = {}
+    for line in lines:
+        known = np.isfinite(line.y)
+        if not known.any():
+            continue
+        parts, y = _parts(line.x[known], BAND_PER_DECADE), line.y[known]
+        starts = _first_of(parts)
+        of_parts = [[np.median(v), v.min(), v.max()] for v in np.split(y, starts[1:])]
+        # Between two of its points, a run is drawn as a line.
+        every = np.arange(parts[0], parts[-1] + 1)
+        for part, *values in zip(
+            every.tolist(),
+            *(np.interp(every, parts[starts], column) for column in np.array(of_parts).T),
+            strict=True,
+        ):
+            found.setdefault(part, []).append(np.array(values))
+    known_parts = sorted(found)
+    columns = [np.array(found[part]).T for part in known_parts]  # medians, lowest, highest
+    return Band(
+        x=10 ** ((np.array(known_parts, dtype=float) + 0.5) / BAND_PER_DECADE),
+        middle=np.array([np.median(medians) for medians, _, _ in columns]),
+        low=np.array([lowest.min() for _, lowest, _ in columns]),
+        high=np.array([highest.max() for _, _, highest in columns]),
+        runs=len(lines),
+    )
+
+
+def _parts(x: np.ndarray, per_decade: int) -> np.ndarray:
+    return np.floor(np.log10(x) * per_decade).astype(int)
+
+
+def _first_of(parts: np.ndarray) -> np.ndarray:
+    """Return the index of the first element of each run of equal values."""
+    return np.flatnonzero(np.diff(parts, prepend=parts[:1] - 1))
