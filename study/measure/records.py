@@ -40,7 +40,7 @@ class Records(Sequence[Interval]):
     """Intervals by ascending step. Each column is an array, which numpy takes without a copy."""
 
     def __init__(self, records: Iterable[Record | Interval] = ()) -> None:
-        self._columns = {name: array(code) for name, code in TYPES.items()}
+        self._columns: dict[str, array[Any]] = {name: array(code) for name, code in TYPES.items()}
         for record in records:
             self.append({name: getattr(record, name) for name in TYPES})
 
@@ -54,7 +54,7 @@ class Records(Sequence[Interval]):
         """Return the values of a field of `Interval`."""
         return self._columns[name]
 
-    def where(self, chosen: Sequence[bool]) -> "Records":
+    def where(self, chosen: Iterable[bool]) -> "Records":
         """Return the intervals for which `chosen` is true."""
         found = Records()
         for name, column in self._columns.items():
@@ -135,9 +135,10 @@ def _adapter() -> TypeAdapter[Any]:
     fields = {
         name: Annotated[field.annotation, field]
         if field.is_required()
-        else NotRequired[Annotated[field.annotation, field]]  # type: ignore[valid-type]
+        else NotRequired[Annotated[field.annotation, field]]
         for name, field in Record.model_fields.items()
     }
-    line: Any = TypedDict("line", fields)  # type: ignore[operator]
+    make: Any = TypedDict
+    line = make("line", fields)
     line.__pydantic_config__ = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
     return TypeAdapter(line)
