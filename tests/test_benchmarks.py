@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_check
+from benchmarks import gpu_check, scale
 from benchmarks.interleaved_steps import ours, plain
 from benchmarks.operations import count
 from benchmarks.trainer_runs import TINY
@@ -89,3 +89,19 @@ def test_gpu_check_rehearsed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "27.5M, bf16 residual             FAILED: the process ended with -11" in lines
     masked = [line for line in lines if line.startswith("27.5M, document mask ")]
     assert all("tokens/s" in line for line in masked)
+
+
+def test_scale_prints_a_row_for_each_command(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["plan", "throughput", "records", "nanogpt"]
+    scale.main(["--sizes", "1", "2", "10", "--only", *names])
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == names
+    assert heading.split()[-1] == "k"
+    assert all(row.count(" MiB") == 3 for row in rows)
+
+
+def test_scale_exponents_leave_out_the_start() -> None:
+    """1 s to start, and 1 ms for each of n**1.5 things."""
+    sizes = [1, 100, 10_000]
+    assert scale.exponent(sizes, [1 + 1e-3 * n**1.5 for n in sizes]) == "1.50"
+    assert scale.exponent(sizes, [1.0, 1.1, 1.2]) == "-"

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NotRequired, TypeVar, overload
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic depends on it, and takes no other on Python 3.11
 
 from trainer.json_files import parse_json
@@ -32,6 +32,9 @@ TYPES = {name: "q" if kind is int else "d" for name, kind in Interval.__annotati
 """Column -> type code of its array: 64-bit integers or floats."""
 
 NAN = float("nan")
+
+IN_64_BITS = Field(ge=-(2**62), le=2**62)
+"""For the fast reader: beyond, it matters whether a number is written as an integer."""
 
 LineT = TypeVar("LineT", Record, Evaluation)
 
@@ -132,12 +135,11 @@ def as_object(data: Any, source: str) -> dict[str, Any]:
 @cache
 def _adapter() -> TypeAdapter[Any]:
     """Return a parser of lines that have exactly the types of `Record`, without its Python code."""
-    fields = {
-        name: Annotated[field.annotation, field]
-        if field.is_required()
-        else NotRequired[Annotated[field.annotation, field]]
-        for name, field in Record.model_fields.items()
-    }
+    annotated: Any = Annotated
+    fields: dict[str, Any] = {}
+    for name, field in Record.model_fields.items():
+        kind = annotated[field.annotation, IN_64_BITS, field]  # its own limits take precedence
+        fields[name] = kind if field.is_required() else NotRequired[kind]
     make: Any = TypedDict
     line = make("line", fields)
     line.__pydantic_config__ = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)

@@ -191,9 +191,12 @@ def _draw_losses(style: Style, curves: list[Curve], label: str, axis: str) -> Fi
     share_x = len({curve.cell.cluster for curve in curves}) == 1
     figure, axes = _make_panels(len(shown), "Loss (nats per token)", label, share_x)
     as_bands = max(_count_lines(panels[title]) for title in shown) > MOST_LINES
+    present = {curve.cell.model for curve in curves}
+    models = [name for name in style.sizes if name in present]
+    drawn = evenly(models, MOST_LINES) if as_bands else models
     for ax, title in zip(axes, shown, strict=True):
         if as_bands:
-            _draw_bands(ax, style, panels[title], axis)
+            _draw_bands(ax, style, panels[title], drawn, axis)
         else:
             for curve in panels[title]:
                 # If the title has the GPU count, dashes would only blur crowded lines.
@@ -206,7 +209,9 @@ def _draw_losses(style: Style, curves: list[Curve], label: str, axis: str) -> Fi
     extra = _explain_losses(curves, as_bands)
     if len(shown) < len(panels):
         extra.append(_sample(f"{len(shown)} of {len(panels)} panels", linestyle=""))
-    cells = [curve.cell for curve in curves]
+    if len(drawn) < len(models):
+        extra.append(_sample(f"{len(drawn)} of {len(models)} models", linestyle=""))
+    cells = [curve.cell for curve in curves if curve.cell.model in drawn]
     _add_legend(figure, style, cells, extra, lines=True, counts=not by_gpus, models_only=as_bands)
     return figure
 
@@ -277,11 +282,14 @@ def _draw_loss(ax: Axes, style: Style, curve: Curve, axis: str, line: Any) -> No
         ax.plot(x, loss, "o", color=colour, mfc="white", ms=size, mew=1.2, zorder=3)
 
 
-def _draw_bands(ax: Axes, style: Style, curves: list[Curve], axis: str) -> None:
-    """Draw a band for each model; of more than `MOST_LINES`, for evenly spaced sizes."""
-    models = [name for name in style.sizes if name in {curve.cell.model for curve in curves}]
-    for model in evenly(models, MOST_LINES):
+def _draw_bands(
+    ax: Axes, style: Style, curves: list[Curve], models: Collection[str], axis: str
+) -> None:
+    """Draw a band for each of some models."""
+    for model in models:
         alike = [getattr(curve, axis) for curve in curves if curve.cell.model == model]
+        if not alike:
+            continue
         drawn, colour = band(alike), style.colours[model]
         ax.fill_between(drawn.x, drawn.low, drawn.high, color=colour, alpha=0.18, linewidth=0)
         ax.plot(drawn.x, drawn.middle, color=colour, linewidth=1.6)

@@ -1,0 +1,48 @@
+"""Loss curves are thinned without losing what a reader looks for."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from study.show.curves import Line, band, thin
+from study.show.selection import evenly
+
+
+@settings(max_examples=25, deadline=None)
+@given(at=st.integers(0, 99_999), height=st.sampled_from((-1.0, 1.0, np.nan)))
+def test_a_spike_of_one_step_survives(at: int, height: float) -> None:
+    x = np.arange(1.0, 100_001)
+    y = 3 + 2 / np.sqrt(x)
+    y[at] += 10 * height
+    line = thin(x, y)
+    assert len(line.x) < 5_000
+    assert x[at] in line.x
+    assert line.y[list(line.x).index(x[at])] == pytest.approx(y[at], nan_ok=True)
+    assert (line.x[0], line.x[-1]) == (1, 100_000)
+    assert (np.diff(line.x) > 0).all()
+
+
+def test_a_short_curve_keeps_every_point_that_a_log_axis_shows() -> None:
+    line = thin(np.array([0.0, 1.0, 2.0]), np.array([9.0, 8.0, np.nan]))
+    assert line.x.tolist() == [1, 2]
+    np.testing.assert_array_equal(line.y, [8, np.nan])
+
+
+def test_a_band_has_the_median_and_the_range_of_its_runs() -> None:
+    """Three runs with records at other steps: constant 1, 2 and 4, the last with a spike to 9."""
+    x = np.geomspace(1, 1000, 200)
+    high = np.full(200, 4.0)
+    high[100] = 9.0
+    lines = [Line(x[::7], np.ones(29)), Line(x[3::5], np.full(40, 2.0)), Line(x, high)]
+    drawn = band(lines)
+    inside = (drawn.x > 2) & (drawn.x < 500)
+    assert (drawn.middle[inside] == 2).all()
+    assert (drawn.low[inside] == 1).all()
+    assert drawn.high.max() == 9
+    assert (np.diff(drawn.x) > 0).all()
+
+
+def test_evenly_keeps_both_ends() -> None:
+    assert evenly(range(3), 5) == [0, 1, 2]
+    assert evenly(range(101), 5) == [0, 25, 50, 75, 100]
