@@ -69,13 +69,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=[*TASKS], default=[*TASKS])
     options = parser.parse_args(arguments)
     sizes = sorted(options.sizes)
-    print(f"{'':18}" + "".join(f"{f'n = {size:,}':>22}" for size in sizes) + f"{'k':>8}")
     table: dict[str, list[Cost]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
             for name in options.only:
-                place = Path(folder, f"{size}")
-                table.setdefault(name, []).append(measure(TASKS[name](place, size)))
+                cost = measure(TASKS[name](Path(folder, f"{size}"), size))
+                table.setdefault(name, []).append(cost)
+                print(f"{name}, n = {size:,}: {cost}", file=sys.stderr, flush=True)
+    print(f"{'':18}" + "".join(f"{f'n = {size:,}':>22}" for size in sizes) + f"{'k':>8}")
     for name, costs in table.items():
         cells = [f"{cost.cpu_s:.1f} s, {cost.peak_mib:,.0f} MiB" for cost in costs]
         k = exponent(sizes, [cost.cpu_s for cost in costs])
