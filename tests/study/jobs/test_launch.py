@@ -17,7 +17,7 @@ from study.jobs.launch import (
     threads,
 )
 from study.jobs.verdict import Shortage
-from study.jobs.workflow import AutotuneRequest, EvaluationRequest
+from study.jobs.workflow import AutotuneRequest, EvaluationRequest, TrainingRequest
 from study.load import load_study_file
 from trainer.config import ConfigError, validate
 
@@ -222,11 +222,17 @@ def test_a_partitions_run_does_not_start_outside_slurm() -> None:
     assert inside.stdout == "on\n"
 
 
+def slurm_extra(request: TrainingRequest, wildcards: SimpleNamespace) -> object:
+    """Return the resource of a job: a value, or a function if it varies between jobs."""
+    given = request.resources()["slurm_extra"]
+    return given(wildcards, 1) if callable(given) else given
+
+
 def test_autotune_requests_one_gpu() -> None:
     grid = Grid(load_study_file("config/studies/lingua.yaml"))
     request = AutotuneRequest(grid)
     wildcards = SimpleNamespace(**{key: str(value) for key, value in grid[1].labels.items()})
-    assert request.resources()["slurm_extra"] == f"--gpus-per-task=1 {BESIDES}"
+    assert slurm_extra(request, wildcards) == f"--gpus-per-task=1 {BESIDES}"
     line = request.launch(wildcards)
     assert line.endswith("; python -m trainer.commands.autotune")
     assert "SLURM_JOB_ID:?" in line
@@ -237,7 +243,7 @@ def test_an_evaluation_requests_one_gpu_and_names_its_tasks() -> None:
     request = EvaluationRequest(grid)
     wildcards = SimpleNamespace(**{key: str(value) for key, value in grid[1].labels.items()})
     assert grid[1].gpus == 8
-    assert request.resources()["slurm_extra"] == f"--gpus-per-task=1 {BESIDES}"
+    assert slurm_extra(request, wildcards) == f"--gpus-per-task=1 {BESIDES}"
     line = evaluation_line(MISO, EvaluateConfig(tasks=("a", "b"), limit=0.5))
     assert line.endswith("; lm_eval --model hf --tasks a,b --limit 0.5")
     assert "SLURM_JOB_ID:?" in line
