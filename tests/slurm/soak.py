@@ -128,16 +128,22 @@ def disturb(study: SlurmStudy, chance: random.Random, every: float) -> None:
 
 def cancel_job(study: SlurmStudy, chance: random.Random) -> None:
     shown = study.cluster.run("squeue", "--noheader", "--states=RUNNING", "--format=%i").split()
-    if shown:
-        study.cluster.run("scancel", chance.choice(shown))
+    if victim := choose(shown, chance):
+        study.cluster.run("scancel", victim)
 
 
 def kill_run(study: SlurmStudy, chance: random.Random) -> None:
     """Kill a process of a run as the kernel does for lack of memory: without a word."""
     processes = study.cluster.run("ps", "-e", "-o", "pid=,args=").splitlines()
     wanted = f"-m trainer config={study.results}"
-    if found := [line.split()[0] for line in processes if wanted in line]:
-        os.kill(int(chance.choice(found)), signal.SIGKILL)
+    found = [line.split()[0] for line in processes if wanted in line]
+    if victim := choose(found, chance):
+        os.kill(int(victim), signal.SIGKILL)
+
+
+def choose(found: list[str], chance: random.Random) -> str | None:
+    """Choose one, or none as often as fewer run than could: the last run is to end some time."""
+    return chance.choice(found) if chance.randrange(MAX_RUNNING) < len(found) else None
 
 
 def restart_slurmd(study: SlurmStudy, chance: random.Random) -> None:

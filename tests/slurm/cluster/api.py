@@ -168,9 +168,14 @@ class Cluster:
             time.sleep(0.2)
 
     def restore_nodes(self) -> None:
-        """Switch on the nodes that a test has killed, also where it failed on the way."""
+        """Switch on the nodes that a test has killed, also where it failed on the way.
+
+        One that could not end a job in time ("Kill task failed") was drained, which needs a word.
+        """
         for name, state in self.nodes().items():
             if state not in ("idle", "mixed", "allocated", "completing"):
+                if state.startswith("drain"):
+                    self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
                 self.start_node(name)
 
     def stop_slurmd(self, name: str) -> None:
