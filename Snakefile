@@ -1,6 +1,6 @@
 """A scaling study as a table of contents: the requested files, and the stages that create them."""
 
-from study.grid import RUN_FOLDER
+from study.points import RUN_FOLDER
 from study.jobs.workflow import finished_runs, load_config, mirror_disk
 
 GRID = load_config(workflow.configfiles, workflow.config_settings.config_args)

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from study.config import DEFAULT_FILE, ClusterConfig, Study
-from study.grid import Grid, find_problems
+from study.grid import Grid
+from study.grid_check import find_problems
 from trainer.config import ModelConfig, Settings
 from trainer.layers import Layer, Merged
 from trainer.problems import ConfigError, Problem, combine

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from study.config import LENGTHS, Study
-from study.grid import AXES
 from study.load import ENTRIES, TABLES
+from study.points import AXES
 from trainer.config import ConfigError, RunConfig
 from trainer.files import write_atomically
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from study.config import DEFAULT_FILE, ClusterConfig
 from study.estimate.needs import NOT_KNOWN, Needs
-from study.grid import RUN_FOLDER, Cell, Grid
+from study.grid import Cell, Grid
 from study.jobs.evaluation import find_problem
 from study.jobs.launch import (
     autotune_line,
@@ -26,6 +26,7 @@ from study.jobs.precompile import PRECOMPILE_FOLDER, precompile_folder, precompi
 from study.jobs.verdict import Shortage, find_shortage
 from study.load import load_grid
 from study.measure.logs import is_up_to_date
+from study.points import RUN_FOLDER
 from trainer.files import write_atomically
 from trainer.layers import Layer, Merged, merge
 from trainer.problems import ConfigError, combine

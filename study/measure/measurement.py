@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.grid import CELL_NAME, Cell, Grid
+from study.grid import Cell, Grid
 from study.measure.throughput_row import ThroughputRow, read_rows
+from study.points import CELL_NAME
 from trainer.execution.choices import Dtype
 
 

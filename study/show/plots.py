@@ -23,8 +23,9 @@ from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocato
 
 from study.estimate.time_table import format_count
 from study.files import write_file
-from study.grid import AXES, Cell, Grid
+from study.grid import Cell, Grid
 from study.measure.logs import Run
+from study.points import AXES
 from study.show.curves import Curve, band
 from study.show.selection import evenly
 

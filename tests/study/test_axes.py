@@ -486,7 +486,7 @@ def test_the_name_of_many_values_is_cut_and_stays_unique() -> None:
 
 
 def _points(study: dict[str, Any]) -> Any:
-    from study.grid import _points as points
+    from study.points import points
 
     return points(Study.model_validate(study))
 

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from study.config import ClusterConfig, EvaluateConfig
-from study.grid import Grid, why_impossible
+from study.grid import Grid
+from study.grid_check import why_impossible
 from study.jobs.launch import (
     ALONE,
     autotune_line,
