@@ -9,6 +9,7 @@ from typing import Any
 
 from study.axes import Choice
 from study.config import ClusterConfig, GridEntry, Study
+from study.facts import CellFacts
 from study.point_settings import meets_condition, settle_run, start_of
 from study.points import AXES, CELL_NAME, Point, points, unknown_names
 from trainer.config import ConfigError, DataConfig, RunConfig, digest, merge, validate
@@ -101,9 +102,10 @@ class Cell:
 class Grid(Sequence[Cell]):
     """All cells of a study, in the order of the study file."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, cells: Sequence[Cell] | None = None) -> None:
+        """`cells`: those of the study, if they are built already. Raises ConfigError otherwise."""
         self.study = study
-        self._cells = [
+        self._cells = cells or [
             _build_cell(study, point, format_path(point.where))
             for point in points(study)
             if meets_condition(study, point)
@@ -233,7 +235,11 @@ def _build_cell(
     study: Study, point: Point, source: str, changes: Mapping[str, Any] | None = None
 ) -> Cell:
     """Return the cell at a point; raise ConfigError with `source` if its settings are invalid."""
-    run, facts = settle_run(study, point, source, changes)
+    return cell_at(study, point, *settle_run(study, point, source, changes))
+
+
+def cell_at(study: Study, point: Point, run: RunConfig, facts: CellFacts) -> Cell:
+    """Return the cell at a point, with the run's settings and their facts."""
     overrides = [choice.overrides for choice in point.choices]
     start = start_of(study, point, facts) if point.trunk else None
     return Cell(

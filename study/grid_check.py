@@ -7,6 +7,7 @@ from typing import Any
 
 from study.config import CORPORA, ClusterConfig, GridEntry, Study, brace_in
 from study.facts import CellFacts
+from study.grid import Cell, cell_at
 from study.point_settings import MANAGED, Start, meets_condition, settle_run, start_of
 from study.points import CELL_NAME, Point, is_known, points, unknown_names
 from trainer.config import ConfigError, RunConfig, suggest
@@ -23,8 +24,10 @@ ONE_FOLDER = "the runs of a cluster share one folder; set it in run or clusters_
 """Why data.root_dir is not set by variants and sweeps."""
 
 
-def find_problems(study: Study, known: Mapping[str, Sequence[str]]) -> list[Problem]:
-    """Return the problems with the grid of a study whose keys are valid.
+def check_grid(
+    study: Study, known: Mapping[str, Sequence[str]]
+) -> tuple[list[Problem], list[Cell]]:
+    """Return the problems with the grid of a study whose keys are valid, and the cells without any.
 
     `known` holds the names in the models and clusters files, valid or not; a file that cannot be
     read is not in it.
@@ -55,13 +58,14 @@ def find_problems(study: Study, known: Mapping[str, Sequence[str]]) -> list[Prob
     count = sum(entry.combinations for entry in study.grid)
     if count > MOST_CELLS:
         message = f"found {count:,} cells; expected {MOST_CELLS:,} or fewer"
-        return [*problems, Problem(("grid",), message)]
+        return [*problems, Problem(("grid",), message)], []
     counts: Counter[KeyPath] = Counter()
-    for problem in dict.fromkeys(_problems_of_points(study)):
+    found, cells = _check_points(study)
+    for problem in dict.fromkeys(found):
         counts[problem.path] += 1
         if counts[problem.path] <= MOST_OF_A_KEY:
             problems.append(problem)
-    return list(dict.fromkeys(problems))
+    return list(dict.fromkeys(problems)), cells
 
 
 def _managed(where: KeyPath, settings: Mapping[str, Any]) -> list[Problem]:
@@ -91,7 +95,9 @@ def why_impossible(name: str, cluster: ClusterConfig, gpus: int) -> str | None:
     return None
 
 
-def _problems_of_points(study: Study) -> Iterator[Problem]:
+def _check_points(study: Study) -> tuple[list[Problem], list[Cell]]:
+    problems: list[Problem] = []
+    cells: list[Cell] = []
     seen: dict[tuple[Any, ...], KeyPath] = {}
     texts = _Texts(study)
     excluded: dict[KeyPath, bool] = {}
@@ -101,33 +107,37 @@ def _problems_of_points(study: Study) -> Iterator[Problem]:
             if is_known(study, point) and not meets_condition(study, point):
                 continue
             excluded[point.where] = False
-            yield from _problems_of_point(study, point, seen, texts)
+            found, cell = _check_point(study, point, seen, texts)
+            problems += found
+            cells += [cell] if cell else []
         except ConfigError as error:
             excluded[point.where] = False
-            yield from error.problems
+            problems += error.problems
     for where in (where for where, everything in excluded.items() if everything):
-        yield Problem((*where, "where"), "excludes every cell of the block")
+        problems.append(Problem((*where, "where"), "excludes every cell of the block"))
+    return problems, cells
 
 
-def _problems_of_point(
+def _check_point(
     study: Study, point: Point, seen: dict[tuple[Any, ...], KeyPath], texts: "_Texts"
-) -> list[Problem]:
-    """Return the problems with a cell. Raises ConfigError if its settings are invalid."""
+) -> tuple[list[Problem], Cell | None]:
+    """Return the problems with a point, or its cell. Raises ConfigError for invalid settings."""
     labels = tuple(point.labels.values())
     if labels in seen:
         name, first = "/".join(map(str, labels)), format_path(seen[labels])
         message = f"duplicate cell {name}, already in {first}; remove it or give it its own variant"
-        return [Problem(point.where, message)]
+        return [Problem(point.where, message)], None
     seen[labels] = point.where
     if not is_known(study, point):
-        return []
+        return [], None
     reason = why_impossible(point.cluster, study.clusters[point.cluster], point.gpus)
     if reason:
-        return [Problem((*point.where, "gpus"), reason)]
+        return [Problem((*point.where, "gpus"), reason)], None
     run, facts = settle_run(study, point, format_path(point.where))
     found = [*run.find_problems(point.gpus), *texts.problems(run), *_wildcards(run)]
     problems = [facts.settings.trace(problem) for problem in found]
-    return problems + _problems_of_start(study, point, run, facts)
+    problems += _problems_of_start(study, point, run, facts)
+    return problems, None if problems else cell_at(study, point, run, facts)
 
 
 def _problems_of_start(

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from study.config import DEFAULT_FILE, ClusterConfig, Study
 from study.grid import Grid
-from study.grid_check import find_problems
+from study.grid_check import check_grid
 from trainer.config import ModelConfig, Settings
 from trainer.layers import Layer, Merged
 from trainer.problems import ConfigError, Problem, combine
@@ -42,7 +42,8 @@ def load_grid(config: Mapping[str, Any] | Merged, source: str = DEFAULT_FILE) ->
     problems, study = _validate({**settings.values, **{key: {} for key in unreadable}})
     if study is not None:
         loaded = [key for key in TABLES if key not in unreadable]
-        problems += find_problems(study, {key: list(settings.values[key]) for key in loaded})
+        found, cells = check_grid(study, {key: list(settings.values[key]) for key in loaded})
+        problems += found
     errors = list(unreadable.values())
     if problems:
         traced = dict.fromkeys(settings.trace(problem) for problem in problems)
@@ -50,7 +51,7 @@ def load_grid(config: Mapping[str, Any] | Merged, source: str = DEFAULT_FILE) ->
         errors.insert(0, ConfigError(source, by_file))
     if errors or study is None:
         raise combine(errors)
-    return Grid(study)
+    return Grid(study, cells)
 
 
 def load_study_file(path: str) -> Study:
