@@ -129,7 +129,7 @@ def find_missing(runs: Sequence[TrainedModel]) -> list[str]:
         missing.append(
             f"found at most {len(longest)} token counts for one model{_span(longest)}; expected at "
             f"least {SMALLEST_GRID}: train one, such as {names[0] if names else 'the smallest'}, "
-            "with variants of `steps`, such as {half: {steps: ...}, double: {steps: ...}}, the "
+            "on several numbers of tokens, such as `tokens: [10N, 20N, 40N]` in its block, the "
             f"most at least {SMALLEST_RANGE:g} times the fewest"
         )
     elif sum(len(tokens) > 1 for tokens in lengths.values()) < 2:

@@ -211,7 +211,7 @@ def test_a_study_that_cannot_determine_the_law_says_what_is_missing(
     assert main(["scaling-law", "--study", str(file), *output]) == 1
     said = capsys.readouterr().err
     assert "no scaling law can be fitted: found 2 model sizes" in said
-    assert "with variants of `steps`" in said
+    assert "`tokens: [10N, 20N, 40N]`" in said
     assert not (tmp_path / "law.csv").exists()
 
 
