@@ -189,7 +189,8 @@ def _memory_format(kind: Any, name: Any) -> _MEM_FORMAT_ENCODING:
     return _MEM_FORMAT_ENCODING[name]
 
 
-_PARTS["builtins", "getattr"] = _memory_format
+# The second name is that of pickle's protocols below 3.
+_PARTS["builtins", "getattr"] = _PARTS["__builtin__", "getattr"] = _memory_format
 
 
 class _MetadataUnpickler(pickle.Unpickler):

@@ -50,11 +50,11 @@ def test_planted_coefficients_are_inside_their_intervals_with_noise() -> None:
     runs = planted(0.005)
     law = fit_law(runs)
     assert objective(law, runs) <= objective(PLANTED, runs)
-    laws = bootstrap(runs, law, resamples=60)
+    laws = bootstrap(runs, law, resamples=40)
     for name in ("E", "A", "B", "alpha", "beta"):
         low, high = np.quantile([getattr(item, name) for item in laws], (0.025, 0.975))
         assert low <= getattr(PLANTED, name) <= high, name
-    assert laws == bootstrap(runs, law, resamples=60)
+    assert laws[:5] == bootstrap(runs, law, resamples=5)
 
 
 def test_the_optimum_is_the_lowest_loss_of_its_budget() -> None:

@@ -211,13 +211,14 @@ class EarlyPickler(pickle._Pickler):
         return (getattr, (type(value), value.name)) if isinstance(value, Enum) else NotImplemented
 
 
-def test_an_index_of_an_early_python_3_11_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_an_index_of_an_early_python_3_11_is_read(tmp_path: Path, protocol: int) -> None:
     run, other = Run(), Run(seed=1)
     run.steps(2)
     run.save(tmp_path, 2, "dump")
     index = tmp_path / "0000000002" / ".metadata"
     written = io.BytesIO()
-    EarlyPickler(written, protocol=4).dump(pickle.loads(index.read_bytes()))
+    EarlyPickler(written, protocol).dump(pickle.loads(index.read_bytes()))
     assert b"getattr" in written.getvalue()
     index.write_bytes(written.getvalue())
     checkpoint.load(tmp_path, 2, other.model, other.optimizer)
