@@ -13,7 +13,24 @@ CLIP_EPSILON = 1e-6
 """Added to the norm when clipping, as in torch.nn.utils.clip_grad_norm_."""
 
 
-class AdamW:
+class WithGradients:
+    """What optimizers do alike with the gradients of their parameters."""
+
+    parameters: list[Tensor]
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def grad_norm(self) -> Tensor:
+        """Return the norm of all gradients together, a scalar on the device."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norms = torch._foreach_norm(gradients)
+        return full(torch.linalg.vector_norm(torch.stack(list(norms))))
+
+
+class AdamW(WithGradients):
     """AdamW (Loshchilov and Hutter 2019) on torch's fused kernel; only matrices are decayed.
 
     Without clipping it is bitwise equal to torch.optim.AdamW(fused=True). That class imports
@@ -54,15 +71,6 @@ class AdamW:
             self.rate.fill_(value)
         else:
             self.rate = value
-
-    def zero_grad(self) -> None:
-        """Drop the gradients."""
-        for parameter in self.parameters:
-            parameter.grad = None
-
-    def grad_norm(self) -> Tensor:
-        """Return the norm of all gradients together, a scalar on the device."""
-        return norm_of_gradients(self.parameters)
 
     @torch.no_grad()
     def step(self, norm: Tensor | None = None) -> None:
@@ -147,13 +155,6 @@ def _plain_adamw(
     square.mul_(config.beta2).addcmul_(gradient, gradient, value=1 - config.beta2)
     root = (square / (1 - config.beta2**step_count)).sqrt()
     weight.sub_(rate / (1 - config.beta1**step_count) * mean / (root + config.epsilon))
-
-
-def norm_of_gradients(parameters: Sequence[Tensor]) -> Tensor:
-    """Return the norm of all gradients together, a scalar on the device."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = torch._foreach_norm(gradients)
-    return full(torch.linalg.vector_norm(torch.stack(list(norms))))
 
 
 def clip_divisor(norm: Tensor | None, clip: float | None) -> Tensor | None:

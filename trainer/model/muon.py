@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import OptimConfig
-from trainer.model.adamw import AdamW, clip_divisor, full, norm_of_gradients, shard_like
+from trainer.model.adamw import AdamW, WithGradients, clip_divisor, full, shard_like
 from trainer.model.linear import parts_of
 from trainer.model.optimizers import NEWTON_SCHULZ_STEPS
 
@@ -28,7 +28,7 @@ STACKED = 2**26
 """Matrix elements that are orthogonalised together, at most: 128 MiB in bf16."""
 
 
-class Muon:
+class Muon(WithGradients):
     """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for all other weights.
 
     Within rounding it equals torch.optim.Muon(adjust_lr_fn="match_rms_adamw"), with Nesterov's
@@ -61,15 +61,6 @@ class Muon:
     def set_rate(self, value: float) -> None:
         """Set the learning rate of the next steps."""
         self._rest.set_rate(value)
-
-    def zero_grad(self) -> None:
-        """Drop the gradients."""
-        for parameter in self.parameters:
-            parameter.grad = None
-
-    def grad_norm(self) -> Tensor:
-        """Return the norm of all gradients together, a scalar on the device."""
-        return norm_of_gradients(self.parameters)
 
     @torch.no_grad()
     def step(self, norm: Tensor | None = None) -> None:
