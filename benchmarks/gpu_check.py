@@ -117,9 +117,9 @@ class Bench:
         masked = {"data": {"document_mask": True}}
         window = {"model": {"sliding_window": 100 if self.rehearses else 512}}
         items += [
+            Item("whole run, nothing compiled", 60, partial(whole_run, self, empty_cache=True)),
             Item("whole run, 500 steps", 60, partial(whole_run, self)),
             Item("whole run again", 40, partial(whole_run, self)),
-            Item("whole run, nothing compiled", 60, partial(whole_run, self, empty_cache=True)),
             Item("kernels, 206M", 20, partial(kernels, self, "206M")),
             Item("kernels, 27.5M", 15, partial(kernels, self, "27.5M")),
             Item("losses, grouped queries", 25, partial(losses, self, grouped)),
@@ -136,12 +136,21 @@ class Bench:
             "document mask, dense": merge(masked, {"distributed": {"attention": "cudnn"}}),
             "32K ids": {"data": {"tokenizer": {"n_words": 32768}}},
             "4 micro-batches": {"grad_acc_steps": 4},
+            "Muon": {"optim": {"name": "muon"}},
         }
         if self.rehearses:
             del switches["document mask, dense"]  # the kernel of another device
         for name, changes in switches.items():
             items.append(Item(f"27.5M, {name}", 25, partial(speed, self, "27.5M", changes)))
         items.append(Item("rates", 60, partial(module, self, "roofline", ["--measure"])))
+        steps = ["--shape", "small", "--seq-len", "2048", "--turns", "20"]
+        for name, options in (
+            ("operations", []),
+            ("host_time", ["--turns", "300"]),
+            ("interleaved_steps", steps),
+        ):
+            if not self.rehearses or name != "interleaved_steps":
+                items.append(Item(name, 60, partial(module, self, name, options)))
         if importlib.util.find_spec("transformers") is not None and not self.rehearses:
             options = ["--shape", "small", "--dtype", "bf16", "--repeats", "1"]
             options += ["--batch-size", "8", "--seq-len", "2048", "--steps", "60"]

@@ -1,9 +1,10 @@
 """CPU overhead of a step beyond arithmetic, in one process and with DDP.
 
-    python -m benchmarks.host_time [--compile]
+    python -m benchmarks.host_time [--compile] [--device cpu]
     torchrun --standalone --nproc_per_node=2 -m benchmarks.host_time [--compile]
 
-The model has 8 layers of width 16, next to no arithmetic. Each process alternates a step of our
+The model has 8 layers of width 16, next to no arithmetic, on the GPU if there is one (then without
+a CUDA graph, as the plain loop). Each process alternates a step of our
 loop, as `python -m trainer` takes it with data, learning rate, records and stop requests, and one
 of a plain PyTorch loop (plain_llama.py, torch.optim.AdamW, LambdaLR, DistributedDataParallel).
 Printed: the milliseconds of both; the ratio of each turn, as median with the 10th and 90th
@@ -28,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks import command_line
 from benchmarks.interleaved_steps import plain_model
 from benchmarks.timing import WARM_UP, alternate, quantile_text, ratios, seconds
-from benchmarks.trainer_runs import SOURCE, TINY, machine_text, settings, write_text
+from benchmarks.trainer_runs import SOURCE, TINY, device, machine_text, settings, write_text
 from trainer import host
 from trainer.config import ModelConfig, RunConfig
 from trainer.loop.learner import Learner, decide
@@ -49,10 +50,11 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--turns", type=int, default=1000)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--device", default=device(), choices=("cpu", "cuda"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     host.keep_freed_memory()
-    world = get_world("cpu")
+    world = get_world(options.device)
     with process_group(world, timeout_s=60) as wait, tempfile.TemporaryDirectory() as own:
         wait()
         folder = Path(shared_corpus(own, world))
@@ -80,8 +82,8 @@ def ours(
 ) -> Iterator[tuple[Callable[[], None], list[float]]]:
     """Yield a step of our loop, and the list of the seconds that each has spent in compute_step."""
     changes = {
-        "device": "cpu",
-        "distributed": {"compile": options.compile},
+        "device": options.device,
+        "distributed": {"compile": options.compile, "cuda_graphs": False},
         "logging": {"freq": LOG_EVERY},
     }
     values = settings(folder, TINY, (BATCH, LENGTH), options.turns + WARM_UP, **changes)
@@ -130,7 +132,7 @@ def plain(folder: Path, options: argparse.Namespace, world: World) -> Callable[[
     tokens = np.frombuffer(text.read_bytes(), np.uint8)
     draw = np.random.default_rng(world.rank)
     torch.manual_seed(0)
-    model = plain_model(ModelConfig.model_validate(TINY), LENGTH)
+    model = plain_model(ModelConfig.model_validate(TINY), LENGTH).to(world.device)
     parameters = list(model.parameters())
     if options.compile:
         model = torch.compile(model)
@@ -145,7 +147,7 @@ def plain(folder: Path, options: argparse.Namespace, world: World) -> Callable[[
         nonlocal taken
         starts = draw.integers(0, len(tokens) - LENGTH, BATCH)
         rows = np.stack([tokens[at : at + LENGTH + 1] for at in starts]).astype(np.int64)
-        window = torch.from_numpy(rows)
+        window = torch.from_numpy(rows).to(world.device)
         optimizer.zero_grad(set_to_none=True)
         loss = model(window[:, :-1], window[:, 1:])
         loss.backward()
@@ -165,7 +167,8 @@ def show(
 ) -> None:
     print(
         f"8 layers of width 16, {world.size} process(es), "
-        f"{'compiled' if options.compile else 'eager'}, {options.turns} turns, {machine_text()}"
+        f"{'compiled' if options.compile else 'eager'}, {options.turns} turns, "
+        f"{machine_text(options.device)}"
     )
     for name, values in times.items():
         print(f"{name:16} {1e3 * statistics.median(values):8.3f} ms a step")

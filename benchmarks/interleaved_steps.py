@@ -1,11 +1,12 @@
-"""A training step of ours compared with plain PyTorch and transformers, on this CPU.
+"""A training step of ours compared with plain PyTorch and transformers, on this machine.
 
-    python -m benchmarks.interleaved_steps [--compile] [--shape mini] [--turns 30]
+    python -m benchmarks.interleaved_steps [--compile] [--shape mini] [--turns 30] [--device cpu]
 
 One process alternates single steps of three implementations: ours, plain PyTorch (plain_llama.py),
-and transformers' Llama, the last two with torch.optim.AdamW; same shape, batch, float32. Printed
-are medians, and the ratio to ours of each turn, as median with the 10th and 90th percentile. `tiny`
-has next to no arithmetic: its step is CPU overhead.
+and transformers' Llama, the last two with torch.optim.AdamW; same shape, batch, float32, on the GPU
+if there is one. Steps are launched kernel by kernel, without CUDA graphs. Printed are medians, and
+the ratio to ours of each turn, as median with the 10th and 90th percentile. `tiny` has next to no
+arithmetic: its step is CPU overhead.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks import command_line
 from benchmarks.plain_llama import PlainLlama
 from benchmarks.timing import alternate, quantile_text, ratios
-from benchmarks.trainer_runs import machine_text, settings, shape_of
+from benchmarks.trainer_runs import device, machine_text, settings, shape_of
 from trainer import host
 from trainer.config import BYTE_VOCABULARY, ModelConfig, RunConfig
 from trainer.loop.learner import build_learner, decide
@@ -37,11 +38,13 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--device", default=device(), choices=("cpu", "cuda"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     host.keep_freed_memory()
     model = ModelConfig.model_validate(shape_of(options.shape))
-    window = torch.randint(BYTE_VOCABULARY, (options.batch_size, options.seq_len + 1))
+    size = (options.batch_size, options.seq_len + 1)
+    window = torch.randint(BYTE_VOCABULARY, size, device=options.device)
     contenders = {"ours": ours, "plain PyTorch": plain, "transformers": transformers_llama}
     steps = {name: build(model, window, options.compile) for name, build in contenders.items()}
     show(options, alternate(steps, options.turns))
@@ -52,7 +55,7 @@ def show(options: argparse.Namespace, seconds: dict[str, list[float]]) -> None:
     print(
         f"{options.shape}, {options.batch_size} x {options.seq_len} tokens, "
         f"{'compiled' if options.compile else 'eager'}, {options.threads} thread(s), "
-        f"{machine_text()}"
+        f"{machine_text(options.device)}"
     )
     print(f"{'':16} {'tokens/s':>10} {'ms a step':>10}   ours is faster by (10% to 90%)")
     for name, values in seconds.items():
@@ -62,7 +65,10 @@ def show(options: argparse.Namespace, seconds: dict[str, list[float]]) -> None:
 
 def ours(shape: ModelConfig, window: Tensor, compiled: bool) -> Step:
     batch = (window.shape[0], window.shape[1] - 1)
-    changes = {"device": "cpu", "distributed": {"compile": compiled}}
+    changes = {
+        "device": window.device.type,
+        "distributed": {"compile": compiled, "cuda_graphs": False},
+    }
     values = settings(Path("unused"), shape.model_dump(), batch, 1, **changes)
     return learner_step(RunConfig.model_validate(values), window)
 
@@ -76,7 +82,7 @@ def learner_step(config: RunConfig, window: Tensor) -> Step:
 
 
 def plain(shape: ModelConfig, window: Tensor, compiled: bool) -> Step:
-    model = plain_model(shape, window.shape[1] - 1)
+    model = plain_model(shape, window.shape[1] - 1).to(window.device)
     return usual_step(torch.compile(model) if compiled else model, window[:, :-1], window[:, 1:])
 
 
@@ -99,7 +105,7 @@ def transformers_llama(shape: ModelConfig, window: Tensor, compiled: bool) -> St
             max_position_embeddings=window.shape[1],
             use_cache=False,
         )
-    )
+    ).to(window.device)
     inner = torch.compile(llama) if compiled else llama
 
     class Loss(nn.Module):

@@ -2,8 +2,9 @@
 
     python -m benchmarks.operations [--shape tiny]
 
-Counted on the CPU, eager. Views launch nothing and are not counted. `matmuls` are those among the
-operations; `reads` are numbers read from the device, each of which would make the CPU wait.
+Counted eager, on the GPU if there is one. Views launch nothing and are not counted. `matmuls` are
+those among the operations; `reads` are numbers read from the device, each of which would make the
+CPU wait.
 """
 
 from collections import Counter
@@ -14,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import command_line
 from benchmarks.interleaved_steps import Step, ours, plain, transformers_llama
-from benchmarks.trainer_runs import shape_of
+from benchmarks.trainer_runs import device, machine_text, shape_of
 from trainer.config import BYTE_VOCABULARY, ModelConfig
 
 LENGTH = 16
@@ -49,11 +50,12 @@ def count(step: Step) -> Counter[str]:
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--shape", default="tiny", help="a model of config/models.yaml, or tiny")
+    parser.add_argument("--device", default=device(), choices=("cpu", "cuda"))
     options = parser.parse_args()
     model = ModelConfig.model_validate(shape_of(options.shape))
-    window = torch.randint(BYTE_VOCABULARY, (1, LENGTH + 1))
+    window = torch.randint(BYTE_VOCABULARY, (1, LENGTH + 1), device=options.device)
     contenders = {"ours": ours, "plain PyTorch": plain, "transformers": transformers_llama}
-    print(f"{options.shape}, {model.n_layers} layers, torch {torch.__version__}")
+    print(f"{options.shape}, {model.n_layers} layers, {machine_text(options.device)}")
     print(f"{'':16} {'operations':>10} {'matmuls':>10} {'reads':>6}")
     for name, build in contenders.items():
         counts = count(build(model, window, False))

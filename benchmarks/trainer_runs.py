@@ -33,9 +33,10 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def machine_text() -> str:
-    """Return the processor and the version of torch."""
-    return f"{host.processor_name()}, torch {torch.__version__}"
+def machine_text(device: str = "cpu") -> str:
+    """Return the processor, the GPU if that is what is used, and the version of torch."""
+    gpu = f"{torch.cuda.get_device_name()}, " if device == "cuda" else ""
+    return f"{gpu}{host.processor_name()}, torch {torch.__version__}"
 
 
 def write_text(folder: Path) -> None:
