@@ -8,7 +8,7 @@ import math
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -42,11 +42,11 @@ def to_csv(rows: Sequence[Any], row_type: type[Any]) -> str:
     """Return instances of a dataclass as CSV, one column per field; None is an empty cell."""
     text = io.StringIO()
     names = [field.name for field in fields(row_type)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
     for row in rows:
-        values = asdict(row)
-        writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in values.items()})
+        values = (getattr(row, name) for name in names)
+        writer.writerow([f"{v:.7g}" if isinstance(v, float) else v for v in values])
     return text.getvalue()
 
 

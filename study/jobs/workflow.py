@@ -120,12 +120,6 @@ def finished_runs(grid: Grid) -> list[str]:
     return [f"{cell.folder}/completed" for cell in grid.measured]
 
 
-def trunk(grid: Grid, wildcards: Any) -> list[str]:
-    """Return the file that a run waits for which starts from another's checkpoint."""
-    folder = grid.at(wildcards).trunk
-    return [] if folder is None else [f"{folder}/completed"]
-
-
 def text_files(grid: Grid, name: str) -> list[str]:
     """Return the files that a source is tokenised from; for a corpus of ours, the last one
     written."""
@@ -182,6 +176,16 @@ class TrainingRequest:
     def _data(self, cell: Cell) -> list[str]:
         names = self._grid.source_names(cell)
         return [f"{self._grid.study.folder}/data/{name}.json" for name in names]
+
+    @property
+    def trunk(self) -> list[str] | Callable[[Any], list[str]]:
+        """The files that runs wait for which start from another's checkpoint; a function if there
+        are any."""
+        return self._trunk if any(cell.trunk for cell in self._grid) else []
+
+    def _trunk(self, wildcards: Any) -> list[str]:
+        folder = self._cell(wildcards).trunk
+        return [] if folder is None else [f"{folder}/completed"]
 
     def settings(self, wildcards: Any) -> str:
         """Return the settings that the job reads, as JSON; study/jobs/dispatch.py writes them.

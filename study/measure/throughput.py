@@ -87,7 +87,7 @@ def steady_records(run: Run) -> Records:
     fingerprint = run.summary.fingerprint
     alike = {item.attempt for item in run.summary.attempts if item.fingerprint == fingerprint}
     attempts = np.asarray(run.records.column("attempt"))
-    steady = np.isin(attempts, list(alike))
+    steady = np.isin(attempts, list(alike), kind="sort")
     steady[np.unique(attempts, return_index=True)[1]] = False
     return run.records.where(steady)
 
@@ -243,16 +243,17 @@ def readable_throughput(table: pd.DataFrame) -> tuple[list[str], list[list[str]]
     # A diverged run is completed too, but its divergence matters more to a reader.
     diverged = table["outcome"].eq("diverged").fillna(False)
     shown = table.assign(status=table["status"].mask(diverged, "diverged"))
+    plain = _plain(shown)
     rows = [
-        [("" if pd.isna(row[name]) else READABLE_COLUMNS[name][1](row[name])) for name in columns]
-        for row in shown.to_dict("records")
+        [("" if row[name] is None else READABLE_COLUMNS[name][1](row[name])) for name in columns]
+        for row in plain
     ]
     for index in other_versions(table):
         rows[index][columns.index("model")] += "*"
     for name in set(OF_THE_GPU).intersection(columns):
         for index in np.flatnonzero(table[name] > 1).tolist():
             rows[index][columns.index(name)] += IMPOSSIBLE
-    for row, marks in zip(rows, footnotes(_plain(table))[0], strict=True):
+    for row, marks in zip(rows, footnotes(plain)[0], strict=True):
         row[columns.index("model")] += marks
     return [READABLE_COLUMNS[name][0] for name in columns], rows
 
@@ -265,8 +266,10 @@ def notes(table: pd.DataFrame) -> list[str]:
 
 def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows with None for each empty cell."""
-    rows = table.to_dict("records")
-    return [{str(k): None if pd.isna(v) else v for k, v in row.items()} for row in rows]
+    known = table.astype(object).where(table.notna(), None)
+    columns = {str(name): column.tolist() for name, column in known.items()}
+    lines = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, values, strict=True)) for values in lines]
 
 
 def to_markdown(table: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ Writes  run.yaml, run.json, metrics.jsonl, checkpoints/: by the trainer, kept if
 Writes  completed: the run is complete with the cell's current settings; for the tables
 """
 
-from study.jobs.workflow import TrainingRequest, run_folders, trunk
+from study.jobs.workflow import TrainingRequest, run_folders
 
 REQUEST = TrainingRequest(GRID)
 DISPATCHED, HERE = run_folders(GRID)
@@ -20,7 +20,7 @@ rule train:
         # Compiled code persists: re-running the precompile job does not trigger training.
         compiled=ancient(PRECOMPILE.before),
         # Whether this run is up to date follows from its settings, which name that run's.
-        trunk=lambda wildcards: ancient(trunk(GRID, wildcards)),
+        trunk=ancient(REQUEST.trunk),
     output:
         touch(f"<results>/{DISPATCHED}/completed"),
     log:
