@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from study.config import DEFAULT_FILE, ClusterConfig
 from study.estimate.needs import NOT_KNOWN, Needs
 from study.grid import Cell, Grid
@@ -62,6 +64,8 @@ def load_config(configfiles: Sequence[Path], assignments: Sequence[str]) -> Grid
         grid = load_grid(Merged(layers), str(layers[0].source))
     except ConfigError as error:
         sys.exit(str(error))
+    # Snakemake has loaded NumPy, whose BLAS threads wait busily for each other in fits this small.
+    threadpool_limits(1, user_api="blas")
     # The cells, and the jobs that Snakemake makes of them, live until the end.
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)

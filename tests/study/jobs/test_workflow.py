@@ -4,10 +4,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np  # its BLAS is looked for
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from study.grid import Grid
-from study.jobs.workflow import text_files
+from study.jobs.workflow import load_config, text_files
 from study.load import load_study
 from trainer.config import ConfigError, parse_yaml
 
@@ -127,3 +129,14 @@ def test_the_tokenizers_file_is_one_of_them(tmp_path: Path, name: str) -> None:
         "--n-words=300",
         "--no-add-bos",
     ]
+
+
+def test_planning_uses_one_blas_thread() -> None:
+    with threadpool_limits(2, user_api="blas"):
+        assert {pool["num_threads"] for pool in blas()} == {2}, np.__version__
+        load_config([], [])
+        assert {pool["num_threads"] for pool in blas()} == {1}
+
+
+def blas() -> list[dict[str, Any]]:
+    return [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
