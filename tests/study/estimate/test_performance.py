@@ -81,23 +81,25 @@ def test_far_from_the_rows_kept_every_baseline_is_worse(index: int, left_out: st
     assert score.ours < 0.14
 
 
-# milliseconds a step on one H200: 8 x 2048 bytes, compiled, bf16
-H200_STEPS = [(8, 512, 27_535_872, 11.82), (12, 768, 85_350_144, 29.04),
-              (16, 1024, 206_083_072, 58.13), (16, 2048, 823_207_936, 177.8)]  # fmt: skip
+H200_SHAPES = [(8, 512, 27_535_872), (12, 768, 85_350_144),
+               (16, 1024, 206_083_072), (16, 2048, 823_207_936)]  # fmt: skip
 
 
-def test_larger_models_from_one_small_one() -> None:
+# Milliseconds a step on one H200, 8 x 2048 bytes, compiled, bf16: launched kernel by kernel, and
+# as a CUDA graph (results/published/h200), measured after the model was finished.
+@pytest.mark.parametrize("steps_ms", [(11.82, 29.04, 58.13, 177.8), (10.96, 27.09, 55.30, 172.5)])
+def test_larger_models_from_one_small_one(steps_ms: tuple[float, ...]) -> None:
     """The smallest waits for its host; the others are 3 to 30 times as large."""
     works = [
         replace(
             SMALL, n_layers=layers, dim=dim, attention_dim=dim, params=params, compiled=True,
             matmul_params=params - 258 * dim, gpus=1,
         )
-        for layers, dim, params, _ in H200_STEPS
+        for layers, dim, params in H200_SHAPES
     ]  # fmt: skip
     sheet = H200.model_copy(update={"memory_tb_s": 4.8, "link_gb_s": 450})
-    model = Performance(sheet, [Observed(works[0], H200_STEPS[0][-1] / 1e3, None, None)])
-    for work, (*_, measured_ms) in zip(works[1:], H200_STEPS[1:], strict=True):
+    model = Performance(sheet, [Observed(works[0], steps_ms[0] / 1e3, None, None)])
+    for work, measured_ms in zip(works[1:], steps_ms[1:], strict=True):
         step = model.step(work)
         assert step.low <= measured_ms / 1e3 <= step.high
         assert step.middle == pytest.approx(measured_ms / 1e3, rel=0.15)
