@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from study.config import Study
 from study.grid import Grid
@@ -151,6 +152,33 @@ def show(options: argparse.Namespace) -> None:
             print(path)
 
 
+def compare(options: argparse.Namespace) -> None:
+    """Compare studies, or the variants of one: speed, memory and loss, and the noise of each."""
+    from study.files import to_csv, write_file
+    from study.measure import comparison
+    from study.show.compare import plot, to_markdown
+
+    sides = [comparison.read_side(path) for path in dict.fromkeys(options.studies)]
+    if len(sides) == 1 and options.by is None:
+        raise ConfigError("command line", ["found one study; expected two or more, or --by"])
+    if len(sides) > 1 and options.by is not None:
+        raise ConfigError("command line", ["--by compares the cells of one study; found several"])
+    if options.by is not None:
+        sides = comparison.split(sides[0], options.by, options.base)
+    base, *others = sides
+    found = comparison.compare(base, others, options.by)
+    print(to_markdown(base, others, found, options.by), end="")
+    if options.output is not None:
+        write_file(options.output, to_csv(found, comparison.Difference))
+        write_file(options.output.with_suffix(".md"), to_markdown(base, others, found, options.by))
+        plot(found, options.output.with_suffix(""))
+    if options.threshold is not None:
+        slower = comparison.slower_than(found, options.threshold)
+        if slower:
+            what = f"slower than {base.name} by more than {options.threshold:g}%"
+            raise ConfigError(what, slower)
+
+
 def corpus(options: argparse.Namespace) -> None:
     """Write a corpus: JSONL chunks and a held-out file."""
     from study.corpus import CORPUS_WRITERS
@@ -181,6 +209,7 @@ COMMANDS: dict[str, tuple[Command, Sequence[str]]] = {
     "scaling-law": (scaling_law, ("--figures", "--output")),
     "report": (report, ("--study", "--throughput", "--estimates", "--figures", "--output")),
     "show": (show, ("--study",)),
+    "compare": (compare, ("studies",)),
     "corpus": (corpus, ("--name", "--output")),
     "schemas": (schemas, ("--output",)),
 }
@@ -190,10 +219,15 @@ OPTIONAL = {
     "document": ("--file",),
     "estimate": ("--throughput",),
     "scaling-law": ("--study", "--losses", "--drop-highest"),
+    "compare": ("--by", "--base", "--threshold", "--output"),
 }
 """Command -> its optional options."""
 
 HELP = {
+    "studies": "a study file, its results folder or a throughput.csv; the first is the base",
+    "--by": "compare the cells of one study that differ in this: variant, cluster, model or gpus",
+    "--base": "the variant, cluster, model or GPU count to compare with; default: the first",
+    "--threshold": "exit with 1 if a cell is slower by more than this, beyond the noise",
     "--study": "study file (YAML)",
     "--throughput": "throughput.csv",
     "--estimates": "time_estimates.csv",
@@ -205,6 +239,15 @@ HELP = {
     "--output-dir": "folder for the figures",
     "--name": "name of the corpus",
 }
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "--drop-highest": {"type": int, "default": 0, "metavar": "N"},
+    "--by": {"choices": ("variant", "cluster", "model", "gpus")},
+    "--base": {"metavar": "NAME"},
+    "--threshold": {"type": float, "metavar": "PERCENT"},
+}
+"""Optional option that is no path -> what argparse needs to know."""
 
 
 PIPE_CLOSED = 128 + signal.SIGPIPE
@@ -238,13 +281,13 @@ def _parser() -> argparse.ArgumentParser:
     for name, (command, names) in COMMANDS.items():
         sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
         for option in names:
-            kind = str if option == "--name" else Path
-            sub.add_argument(option, required=True, type=kind, help=HELP[option])
-        for option in OPTIONAL.get(name, ()):
-            if option == "--drop-highest":
-                sub.add_argument(option, type=int, default=0, metavar="N", help=HELP[option])
+            if option == "studies":
+                sub.add_argument(option, nargs="+", type=Path, metavar="STUDY", help=HELP[option])
             else:
-                sub.add_argument(option, type=Path, help=HELP[option])
+                kind = str if option == "--name" else Path
+                sub.add_argument(option, required=True, type=kind, help=HELP[option])
+        for option in OPTIONAL.get(name, ()):
+            sub.add_argument(option, help=HELP[option], **KINDS.get(option, {"type": Path}))
         if name in ("schemas", "document"):
             sub.add_argument(
                 "--check", action="store_true", help="write nothing; exit with 1 if out of date"

@@ -25,13 +25,11 @@ from study.grid import Cell, Grid
 from study.horizon import horizon_steps
 from study.measure.flags import describe_load, describe_spread
 from study.measure.measurement import Measurement
+from study.measure.repeats import speed_spread
 from study.workload import workload
 
 PREDICTED_STARTUP = "predicted start-up + steps x mean step"
 """Method of an estimate whose step time was measured, but not its start-up."""
-
-BETWEEN_RUNS = 0.02
-"""Spread of the mean step time between runs of a configuration if none was repeated, relative."""
 
 FAR = 10
 """Factor on the measured steps beyond which a verified speed may not hold for the whole run: rare
@@ -103,7 +101,7 @@ class Estimator:
             self._measured.setdefault(cluster, []).append(item)
             self._own.setdefault((cluster, item.cell.speed_key), []).append(item)
         self._models: dict[str, Performance] = {}
-        self._spreads: dict[str, tuple[float, int]] = {}
+        self._spreads: dict[str, float] = {}
 
     def model(self, cell: Cell) -> Performance:
         """Return the performance model of a cell's cluster."""
@@ -205,21 +203,17 @@ class Estimator:
     def _spread(self, own: Sequence[Measurement]) -> float:
         """Return the standard deviation of another run's mean step time, relative, from `own`.
 
-        The spread between runs is that of all repeated runs on the cluster, `BETWEEN_RUNS` counting
-        as one pair; to it comes the uncertainty of the mean of `own`.
+        The spread between runs is that of all repeated runs on the cluster; to it comes the
+        uncertainty of the mean of `own`.
         """
         cluster = own[0].cell.cluster
         if cluster not in self._spreads:
-            square, degrees = BETWEEN_RUNS**2, 1
-            for (name, _), items in self._own.items():
-                if name == cluster:
-                    logs = [math.log(item.mean_step_s) for item in items]
-                    center = sum(logs) / len(logs)
-                    square += sum((value - center) ** 2 for value in logs)
-                    degrees += len(logs) - 1
-            self._spreads[cluster] = square, degrees
-        square, degrees = self._spreads[cluster]
-        return math.sqrt(square / degrees * (1 + 1 / len(own)))
+            self._spreads[cluster] = speed_spread(
+                [item.mean_step_s for item in items]
+                for (name, _), items in self._own.items()
+                if name == cluster
+            )
+        return self._spreads[cluster] * math.sqrt(1 + 1 / len(own))
 
     def _measured_startup(self, cell: Cell, item: Measurement) -> PredictionInterval:
         """Return a run's start-up with its first step, s; predicted if it was not recorded."""

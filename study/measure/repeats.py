@@ -1,0 +1,34 @@
+"""How much runs of one configuration differ, from those that were repeated with other seeds."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+BETWEEN_RUNS = 0.02
+"""Spread of the step time between runs of a configuration if none was repeated, relative."""
+
+
+def speed_spread(repeated: Iterable[Sequence[float]]) -> float:
+    """Return the standard deviation of a run's step time or speed, relative.
+
+    `repeated` has the values of each configuration. The spread is that of all repeated runs, with
+    `BETWEEN_RUNS` counting as one pair.
+    """
+    square, degrees = _pooled([math.log(value) for value in values] for values in repeated)
+    return math.sqrt((square + BETWEEN_RUNS**2) / (degrees + 1))
+
+
+def loss_spread(repeated: Iterable[Sequence[float]]) -> float | None:
+    """Return the standard deviation of a run's loss over seeds, nats; None if none was repeated."""
+    square, degrees = _pooled(repeated)
+    return math.sqrt(square / degrees) if degrees else None
+
+
+def _pooled(repeated: Iterable[Sequence[float]]) -> tuple[float, int]:
+    """Return the sum of the squared deviations from each group's mean, and degrees of freedom."""
+    square, degrees = 0.0, 0
+    for values in repeated:
+        if values:
+            center = sum(values) / len(values)
+            square += sum((value - center) ** 2 for value in values)
+            degrees += len(values) - 1
+    return square, degrees
