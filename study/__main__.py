@@ -1,6 +1,7 @@
 """The study's commands, `python -m study COMMAND ...`: each is a stage that writes its files."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -152,6 +153,14 @@ def show(options: argparse.Namespace) -> None:
             print(path)
 
 
+def watch(options: argparse.Namespace) -> None:
+    """Show a running study: each cell's state, step and speed, and when the study is done."""
+    from study.show.watch import Watch, follow
+
+    with contextlib.suppress(KeyboardInterrupt):
+        follow(Watch(_grid(options)), sys.stdout, options.every, options.once)
+
+
 def compare(options: argparse.Namespace) -> None:
     """Compare studies, or the variants of one: speed, memory and loss, and the noise of each."""
     from study.files import to_csv, write_file
@@ -209,6 +218,7 @@ COMMANDS: dict[str, tuple[Command, Sequence[str]]] = {
     "scaling-law": (scaling_law, ("--figures", "--output")),
     "report": (report, ("--study", "--throughput", "--estimates", "--figures", "--output")),
     "show": (show, ("--study",)),
+    "watch": (watch, ("--study",)),
     "compare": (compare, ("studies",)),
     "corpus": (corpus, ("--name", "--output")),
     "schemas": (schemas, ("--output",)),
@@ -219,12 +229,15 @@ OPTIONAL = {
     "document": ("--file",),
     "estimate": ("--throughput",),
     "scaling-law": ("--study", "--losses", "--drop-highest"),
+    "watch": ("--every", "--once"),
     "compare": ("--by", "--base", "--threshold", "--output"),
 }
 """Command -> its optional options."""
 
 HELP = {
     "studies": "a study file, its results folder or a throughput.csv; the first is the base",
+    "--every": "seconds between two looks; default: 5",
+    "--once": "look once",
     "--by": "compare the cells of one study that differ in this: variant, cluster, model or gpus",
     "--base": "the variant, cluster, model or GPU count to compare with; default: the first",
     "--threshold": "exit with 1 if a cell is slower by more than this, beyond the noise",
@@ -243,6 +256,8 @@ HELP = {
 
 KINDS: dict[str, dict[str, Any]] = {
     "--drop-highest": {"type": int, "default": 0, "metavar": "N"},
+    "--every": {"type": float, "default": 5.0, "metavar": "SECONDS"},
+    "--once": {"action": "store_true"},
     "--by": {"choices": ("variant", "cluster", "model", "gpus")},
     "--base": {"metavar": "NAME"},
     "--threshold": {"type": float, "metavar": "PERCENT"},

@@ -66,7 +66,7 @@ from study.jobs.slurm_commands import (
     list_jobs,
 )
 from study.jobs.submission import Request, Submissions
-from study.jobs.submitted import Record, Submission
+from study.jobs.submitted import Submission, comment_of, log_folder, record_of
 from study.jobs.verdict import GONE, End, judge, note_shortage
 from study.measure.logs import is_up_to_date, read_summary
 from trainer.problems import ConfigError
@@ -152,9 +152,9 @@ class SlurmExecutor(Decisions, PluginExecutor):
     def __init__(self, workflow: Any, logger: Any) -> None:
         # Its own polling is not used: nothing is to be said about the command for it.
         workflow.executor_settings.status_command = None
-        self.slurm_logdir = _log_folder(self.grid)
+        self.slurm_logdir = log_folder(self.grid)
         (self.slurm_logdir / ENDED).mkdir(parents=True, exist_ok=True)
-        self._record = Record(self.slurm_logdir / "submitted.jsonl")
+        self._record = record_of(self.slurm_logdir)
         self._clusters: set[str | None] = {
             cluster.slurm.clusters for cluster in self.grid.study.clusters.values() if cluster.slurm
         }
@@ -180,7 +180,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
 
     def __post_init__(self, test_mode: bool = False) -> None:
         super().__post_init__(test_mode)
-        self.slurm_logdir = _log_folder(self.grid)
+        self.slurm_logdir = log_folder(self.grid)
 
     # Before the first job.
 
@@ -573,11 +573,6 @@ def _terminate_children() -> None:
                     os.kill(pid, signal.SIGTERM)
 
 
-def _log_folder(grid: Grid) -> Path:
-    """Return the absolute folder of a study's Slurm logs; it may be behind a link to scratch."""
-    return Path(grid.study.folder).resolve() / "slurm_logs"
-
-
 def _link(log: Path, link: Path) -> None:
     """Link a job's log in its run's folder, named by the job id; if that fails, say so."""
     try:
@@ -590,8 +585,7 @@ def _link(log: Path, link: Path) -> None:
 
 def _comment(job: Any) -> str:
     """Return the comment of a job, by which a later invocation recognises it."""
-    rule, wildcards = f"rule_{job.name}", get_job_wildcards(job)
-    return f"{rule}_wildcards_{wildcards}" if wildcards else rule
+    return comment_of(str(job.name), list(getattr(job, "wildcards", None) or ()))
 
 
 def _flag(name: str, value: object) -> str:

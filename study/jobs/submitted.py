@@ -1,12 +1,13 @@
 """The record of submitted jobs, which tells a later invocation what is in the queue."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from snakemake_interface_common.exceptions import WorkflowError
 
+from study.grid import Grid
 from study.jobs.messages import say
 from study.jobs.slurm_commands import ACTIVE, QueuedJob, cancel_job, list_jobs
 from trainer.files import write_atomically
@@ -47,6 +48,14 @@ class Record:
                 f"started again, it will not know of Slurm job {made.job_id}."
             )
 
+    def submissions(self) -> list[Submission]:
+        """Return the jobs in the file, in the order of submission."""
+        try:
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return []
+        return [known for _, known in _parse(lines)]
+
     def find_queued(
         self, clusters: Iterable[str | None]
     ) -> dict[str, tuple[Submission, QueuedJob]]:
@@ -67,11 +76,7 @@ class Record:
             )
         kept = []
         found: dict[str, tuple[Submission, QueuedJob]] = {}
-        for line in lines:
-            try:
-                known = Submission(**parse_json(line))
-            except (ValueError, TypeError):
-                continue  # cut off when the file system was full
+        for line, known in _parse(lines):
             queued = listed.get((known.cluster, known.job_id))
             if queued and queued.state in ACTIVE and queued.name == known.name:
                 kept.append(line)
@@ -84,3 +89,30 @@ class Record:
                 found[known.comment] = (known, queued)
         write_atomically(self._path, "".join(f"{line}\n" for line in kept))
         return found
+
+
+def _parse(lines: Iterable[str]) -> Iterator[tuple[str, Submission]]:
+    for line in lines:
+        try:
+            yield line, Submission(**parse_json(line))
+        except (ValueError, TypeError):
+            continue  # cut off when the file system was full
+
+
+def log_folder(grid: Grid) -> Path:
+    """Return the absolute folder of a study's Slurm logs; it may be behind a link to scratch."""
+    return Path(grid.study.folder).resolve() / "slurm_logs"
+
+
+def record_of(logs: Path) -> Record:
+    """Return the record of the jobs whose logs are in a folder."""
+    return Record(logs / "submitted.jsonl")
+
+
+def comment_of(rule: str, wildcards: Sequence[str]) -> str:
+    """Return the comment of a job of a rule, by which a later invocation recognises it.
+
+    It is what the executor plugin calls it.
+    """
+    values = "_".join(wildcards).replace("/", "_")
+    return f"rule_{rule}_wildcards_{values}" if values else f"rule_{rule}"

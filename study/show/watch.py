@@ -1,0 +1,309 @@
+"""The live view of a study: each cell's state, and when the study should be done.
+
+It reads the runs' files, the record of submitted jobs and, once for each view, squeue; it writes
+nothing, so it may run anywhere beside the invocation that it shows. Files may be cut off or being
+replaced while it reads them.
+"""
+
+import os
+import shutil
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, TextIO
+
+from pydantic import ValidationError
+from tabulate import tabulate
+
+from study.estimate.forecast import Forecast
+from study.estimate.time_table import format_seconds
+from study.grid import Cell, Grid
+from study.jobs.decisions import find_summary
+from study.jobs.slurm_commands import ACTIVE, NEVER_STARTS, QueuedJob, list_jobs
+from study.jobs.submitted import comment_of, log_folder, record_of
+from study.measure.logs import is_stale, read_failure
+from study.points import AXES
+from trainer.records import METRICS, SUMMARY, Record, RunSummary
+
+State = Literal["done", "diverged", "failed", "running", "waiting", "to run"]
+
+ORDER: tuple[State, ...] = ("running", "failed", "waiting", "to run", "diverged", "done")
+"""The order in which cells are shown."""
+
+TAIL_BYTES = 65_536
+"""The end of a metrics.jsonl that is read: about a hundred records."""
+
+SILENT_S = 120
+"""Time without a record after which a run is called silent, if ten intervals are not longer."""
+
+STARTING_S = 900
+"""The same before the first record: compiling may take minutes."""
+
+SLOW = 1.5
+"""Step time over the run's own median that is pointed out."""
+
+HOME = "\x1b[H\x1b[J"
+"""Clears a terminal."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the end of a run's metrics.jsonl tells."""
+
+    step: int
+    loss: float | None
+    tokens_per_s_per_gpu: float | None
+    pace_s: float
+    """Time of a step, s, with pauses for checkpoints and evaluations, over the records read."""
+    interval_s: float
+    """Time between two records, s."""
+    slowdown: float
+    """Last step time over the median of those before."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A cell as its files and the queue show it."""
+
+    cell: Cell
+    state: State
+    note: str = ""
+    attempt: int = 0
+    """Number of the attempt that runs or ran last; 0 if there was none."""
+    progress: Progress | None = None
+    left_s: float | None = None
+    """Time that is left, s: of the run, or of the whole run before it starts."""
+
+
+def read_progress(path: Path) -> Progress | None:
+    """Return what the last whole lines of a metrics.jsonl tell; None if there are none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_BYTES))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return None
+    records = []
+    # The first may be the end of a line, and the last an incomplete one; broken ones are skipped.
+    for line in lines[1 if size > TAIL_BYTES else 0 : -1]:
+        try:
+            records.append(Record.model_validate_json(line))
+        except ValidationError:
+            continue
+    return _progress(records) if records else None
+
+
+def _progress(records: list[Record]) -> Progress:
+    last = records[-1]
+    records = [record for record in records if record.attempt == last.attempt]
+    first, times = records[0], [record.step_s for record in records]
+    steps, pace_s = last.step - first.step, last.step_s
+    if steps > 0:
+        pace_s = (last.elapsed_s - first.elapsed_s) / steps
+    usual = statistics.median(times[1:-1]) if len(times) > 3 else 0.0
+    return Progress(
+        step=last.step,
+        loss=last.loss,
+        tokens_per_s_per_gpu=last.tokens_per_s_per_gpu,
+        pace_s=pace_s,
+        interval_s=last.interval_steps * pace_s,
+        slowdown=last.step_s / usual if usual else 1.0,
+    )
+
+
+class Watch:
+    """The cells of a study that are to be measured, looked at again and again."""
+
+    def __init__(self, grid: Grid, now: Callable[[], float] = time.time) -> None:
+        self._grid = grid
+        self._now = now
+        self._forecast: Forecast | None = None
+        self._made_of = -1.0
+        self._logs = log_folder(grid)
+        self._answers = True
+        clusters = {cell.cluster_config.slurm is not None for cell in grid.measured}
+        self._on_slurm = True in clusters
+
+    def look(self) -> list[Seen]:
+        """Return all cells, in the grid's order. Raises ConfigError if a table is malformed."""
+        jobs = self._jobs()
+        return [self._see(cell, jobs.get(_comment(cell))) for cell in self._grid.measured]
+
+    def summary(self, seen: list[Seen]) -> str:
+        """Return how many cells there are in each state, and when the study should be done."""
+        counts = Counter(item.state for item in seen)
+        parts = [f"{counts[state]} {state}" for state in reversed(ORDER) if counts[state]]
+        left = self._left_s(seen)
+        if left:
+            end = datetime.fromtimestamp(self._now() + left)
+            parts.append(f"done at about {end:%H:%M}{_day(end, self._now())}, in {_time(left)}")
+        parts += [] if self._answers else ["squeue does not answer"]
+        return f"{self._grid.study.study}: " + ", ".join(parts)
+
+    def _jobs(self) -> Mapping[str, QueuedJob]:
+        """Return comment -> job of this study in the queue. One squeue for each Slurm cluster."""
+        if not self._on_slurm:
+            return {}
+        submitted = record_of(self._logs).submissions()
+        listed = list_jobs({known.cluster for known in submitted}) if submitted else {}
+        self._answers = listed is not None
+        pairs = ((known, (listed or {}).get((known.cluster, known.job_id))) for known in submitted)
+        return {known.comment: job for known, job in pairs if job and job.state in ACTIVE}
+
+    def _see(self, cell: Cell, job: QueuedJob | None) -> Seen:
+        summary = find_summary(cell)
+        if summary is not None and is_stale(cell, summary):
+            summary = None
+        attempt = summary.attempts[-1].attempt if summary and summary.attempts else 0
+        if summary is not None and summary.status == "completed":
+            diverged = summary.outcome == "diverged"
+            note = f"at step {summary.steps_done:,}" if diverged else ""
+            return Seen(cell, "diverged" if diverged else "done", note, attempt)
+        if job is not None and job.state == "PENDING":
+            never = ": it will never start" if NEVER_STARTS.search(job.reason) else ""
+            again = f"; attempt {attempt + 1}" if attempt else ""
+            note = f"Slurm job {job.job_id}, {job.reason}{never}{again}"
+            return Seen(cell, "waiting", note, attempt, None, self._whole_s(cell))
+        if summary is None:
+            state: State = "running" if job else "to run"
+            note = f"Slurm job {job.job_id} starts" if job else ""
+            return Seen(cell, state, note, 0, None, self._whole_s(cell))
+        return self._unfinished(cell, summary, attempt, job)
+
+    def _unfinished(
+        self, cell: Cell, summary: RunSummary, attempt: int, job: QueuedJob | None
+    ) -> Seen:
+        progress = read_progress(Path(cell.folder, METRICS))
+        steps = cell.run.steps
+        left = (steps - progress.step) * progress.pace_s if progress else self._whole_s(cell)
+        if summary.status == "running":
+            silent_s = self._silence_s(cell)
+            limit = max(SILENT_S, 10 * progress.interval_s) if progress else STARTING_S
+            if job is not None or silent_s <= limit:
+                notes = [f"attempt {attempt}"] if attempt > 1 else []
+                notes += [] if progress else ["starts"]
+                if silent_s > limit:
+                    notes.append(f"silent for {_time(silent_s)}")
+                if progress and progress.slowdown > SLOW:
+                    notes.append(f"steps take x{progress.slowdown:.1f} of its median")
+                return Seen(cell, "running", "; ".join(notes), attempt, progress, left)
+            note = f"no record for {_time(silent_s)}: killed, or it hangs"
+            return Seen(cell, "failed", note, attempt, progress, left)
+        if job is not None:
+            return Seen(cell, "running", f"attempt {attempt + 1}; starts", attempt, progress, left)
+        if summary.status == "failed":
+            failure = read_failure(cell.folder)
+            note = failure.message.splitlines()[0] if failure else ""
+            return Seen(cell, "failed", note, attempt, progress, left)
+        return Seen(cell, "to run", f"{summary.status}; goes on", attempt, progress, left)
+
+    def _silence_s(self, cell: Cell) -> float:
+        """Return the age of the newest of a run's files, s."""
+        times = []
+        for name in (METRICS, SUMMARY):
+            try:
+                times.append(Path(cell.folder, name).stat().st_mtime)
+            except OSError:
+                continue
+        return self._now() - max(times) if times else 0.0
+
+    def _whole_s(self, cell: Cell) -> float | None:
+        """Return the estimated time of a run, s, from the study's newest throughput table."""
+        try:
+            made = Path(self._grid.study.folder, "throughput.csv").stat().st_mtime
+        except OSError:
+            made = 0.0
+        if self._forecast is None or made != self._made_of:
+            self._forecast, self._made_of = Forecast(self._grid), made
+        seconds: float | None = self._forecast.estimate(cell).seconds
+        return seconds
+
+    def _left_s(self, seen: list[Seen]) -> float | None:
+        """Return the time until the end, s, if as many runs as now go on side by side."""
+        unfinished = [item for item in seen if item.state in ("running", "waiting", "to run")]
+        left = [item.left_s for item in unfinished if item.left_s is not None]
+        running = sum(item.state == "running" for item in unfinished)
+        if not running or len(left) < len(unfinished):
+            return None
+        return max(*left, sum(left) / running) if len(left) > 1 else left[0]
+
+
+def follow(watch: Watch, out: TextIO, every_s: float, once: bool = False) -> None:
+    """Show a study until all its cells are done; on a terminal as a table that is drawn again.
+
+    Otherwise a line for each cell whose state or note has changed, and the summary after them.
+    """
+    told: dict[str, tuple[State, str]] = {}
+    while True:
+        seen = watch.look()
+        if out.isatty():
+            lines = shutil.get_terminal_size().lines - 6
+            out.write(f"{HOME}{watch.summary(seen)}\n\n{to_text(seen, max(lines, 5))}\n")
+        elif once:
+            out.write(f"{watch.summary(seen)}\n\n{to_text(seen, len(seen))}\n")
+        else:
+            changed = [item for item in seen if told.get(item.cell.name) != (item.state, item.note)]
+            told |= {item.cell.name: (item.state, item.note) for item in changed}
+            out.writelines(f"{to_line(item)}\n" for item in changed)
+            if changed:
+                out.write(f"{watch.summary(seen)}\n")
+        out.flush()
+        if once or all(item.state in ("done", "diverged") for item in seen):
+            return
+        time.sleep(every_s)
+
+
+def to_text(seen: list[Seen], most: int) -> str:
+    """Return a table of the cells, those that run first; of those beyond `most`, the states."""
+    rows = sorted(seen, key=lambda item: ORDER.index(item.state))
+    shown, hidden = rows[:most], Counter(item.state for item in rows[most:])
+    headings = ["Cell", "State", "Step", "Loss", "Tokens/s/GPU", "Left", "Note"]
+    align = ["left", "left", "right", "right", "right", "right", "left"]
+    cells = [_cells(item) for item in shown]
+    text = tabulate(cells, headings, "simple", disable_numparse=True, colalign=align)
+    more = ", ".join(f"{count} {state}" for state, count in hidden.items())
+    return text + (f"\nand {more}" if more else "")
+
+
+def _cells(item: Seen) -> list[str]:
+    now, steps = item.progress, f"{item.cell.run.steps:,}"
+    done = item.state in ("done", "diverged")
+    speed = now.tokens_per_s_per_gpu if now else None
+    return [
+        item.cell.name,
+        item.state,
+        steps if done else f"{now.step:,} of {steps}" if now else f"0 of {steps}",
+        "" if now is None or now.loss is None else f"{now.loss:.4f}",
+        "" if speed is None else f"{speed:,.0f}",
+        "" if item.left_s is None or done else _time(item.left_s),
+        item.note,
+    ]
+
+
+def to_line(item: Seen) -> str:
+    """Return a cell on one line, for output that is not a terminal."""
+    name, state, step, loss, speed, left, note = _cells(item)
+    parts = [state, f"step {step}"]
+    parts += [f"loss {loss}"] if loss else []
+    parts += [f"{speed} tokens/s/GPU"] if speed else []
+    parts += [f"{left} left"] if left else []
+    parts += [note] if note else []
+    return f"{name}: {', '.join(parts)}"
+
+
+def _comment(cell: Cell) -> str:
+    return comment_of("train", [str(cell.labels[axis]) for axis in AXES])
+
+
+def _time(seconds: float) -> str:
+    return format_seconds(seconds)
+
+
+def _day(moment: datetime, now: float) -> str:
+    today = datetime.fromtimestamp(now).date()
+    return "" if moment.date() == today else f" on {moment:%a %d %b}"

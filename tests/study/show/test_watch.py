@@ -1,0 +1,232 @@
+"""The live view: each cell's state from its files and the queue, also while they change."""
+
+import io
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from study.__main__ import main
+from study.grid import Cell, Grid
+from study.jobs.slurm_commands import QueuedJob
+from study.jobs.submitted import Submission, log_folder
+from study.show import watch as watch_module
+from study.show.watch import Seen, Watch, follow, read_progress, to_line, to_text
+from tests.study.conftest import MakeGrid, write_run
+
+RUNNING = {"status": "running", "outcome": None, "steps_done": 20}
+ON_SLURM = {"grid": [{"cluster": "fast", "model": ["tiny", "wide"], "gpus": [8, 16]}]}
+
+
+def write_part(cell: Cell, share: float = 0.5, age_s: float = 0.0, **changes: Any) -> None:
+    """Write a run of which only the first records exist, the last one some time ago."""
+    write_run(cell, **{**RUNNING, **changes})
+    metrics = Path(cell.folder, "metrics.jsonl")
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[: round(share * len(lines))]))
+    then = time.time() - age_s
+    for name in ("metrics.jsonl", "run.json"):
+        os.utime(Path(cell.folder, name), (then, then))
+
+
+def look(grid: Grid) -> dict[str, Seen]:
+    return {item.cell.name: item for item in Watch(grid).look()}
+
+
+def first(grid: Grid) -> Seen:
+    return next(iter(look(grid).values()))
+
+
+def test_a_study_that_has_not_begun(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    seen = Watch(grid).look()
+    assert [item.state for item in seen] == ["to run"] * 4
+    assert Watch(grid).summary(seen) == "test: 4 to run"
+
+
+def test_a_running_run_by_hand(make_grid: MakeGrid) -> None:
+    """Records at steps 1, 10, 20 of 40, at 0.1 s a step: 20 steps are left."""
+    grid = make_grid({"run": {"logging": {"freq": 10}}})
+    write_part(grid[0], share=0.6)
+    item = first(grid)
+    assert (item.state, item.note, item.attempt) == ("running", "", 1)
+    assert item.progress is not None
+    assert item.progress.step == 20
+    assert item.left_s == pytest.approx(2.0)
+    assert item.progress.tokens_per_s_per_gpu == pytest.approx(8 * 64 / 0.1)
+    assert "20 of 40" in to_text([item], 5)
+
+
+def test_the_end_of_the_study(make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run is done and took 8 s, so that another of its kind is known; one runs at a time."""
+    grid = make_grid({"grid": [{"cluster": "here", "model": "tiny", "gpus": 1, "seed": [1, 2, 3]}],
+                      "run": {"logging": {"freq": 10}}})  # fmt: skip
+    write_part(grid[1], share=0.6)
+    view = Watch(grid)
+    monkeypatch.setattr(view, "_whole_s", lambda cell: 8.0)
+    write_run(grid[0])
+    assert view.summary(view.look()).startswith("test: 1 done, 1 to run, 1 running, done at about ")
+    assert view._left_s(view.look()) == pytest.approx(2.0 + 8.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "age_s", "state", "note"),
+    [
+        ({}, 0, "running", ""),
+        ({}, 3600, "failed", "no record for 1 h: killed, or it hangs"),
+        ({"status": "preempted"}, 0, "to run", "preempted; goes on"),
+        ({"status": "failed"}, 0, "failed", "rank 0 ran out of memory"),
+        ({"status": "completed", "outcome": "trained"}, 3600, "done", ""),
+        ({"status": "completed", "outcome": "diverged"}, 0, "diverged", "at step 20"),
+        ({"fingerprint": "f" * 16}, 0, "to run", ""),
+    ],
+)
+def test_states(
+    make_grid: MakeGrid, changes: dict[str, Any], age_s: float, state: str, note: str
+) -> None:
+    grid = make_grid()
+    write_part(grid[0], age_s=age_s, **changes)
+    failure = {"retry": False, "message": "rank 0 ran out of memory\nmore"}
+    Path(grid[0].folder, "failure.json").write_text(json.dumps(failure))
+    item = first(grid)
+    assert (item.state, item.note) == (state, note)
+
+
+def test_before_the_first_record_a_run_may_compile_for_long(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    write_part(grid[0], share=0, age_s=600)
+    assert (first(grid).state, first(grid).note) == ("running", "starts")
+    write_part(grid[0], share=0, age_s=1200)
+    assert first(grid).state == "failed"
+
+
+def test_a_slow_step_is_pointed_out(make_grid: MakeGrid) -> None:
+    grid = make_grid({"run": {"logging": {"freq": 5}}})
+    write_run(grid[0], step_s=[*[0.1] * 7, 0.25], **RUNNING)
+    assert first(grid).note == "steps take x2.5 of its median"
+
+
+def queue(monkeypatch: pytest.MonkeyPatch, grid: Grid, jobs: dict[int, QueuedJob]) -> list[int]:
+    """Have the record of submissions and squeue say that cells have jobs; return the calls."""
+    calls = []
+    logs = log_folder(grid)
+    logs.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for index, job in jobs.items():
+        comment = "rule_train_wildcards_" + "_".join(map(str, grid[index].labels.values()))
+        made = Submission(job.job_id, None, job.name, comment, "digest", "log")
+        lines.append(json.dumps(asdict(made)))
+    (logs / "submitted.jsonl").write_text("\n".join([*lines, '{"job_id": "9", "clu']))
+
+    def list_jobs(clusters: Any) -> dict[tuple[None, str], QueuedJob]:
+        calls.append(1)
+        return {(None, job.job_id): job for job in jobs.values()}
+
+    monkeypatch.setattr(watch_module, "list_jobs", list_jobs)
+    return calls
+
+
+def test_jobs_in_the_queue(make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = make_grid(ON_SLURM)
+    write_part(grid[0], age_s=3600)
+    write_part(grid[2], status="failed")
+    write_part(grid[3], status="preempted")
+    calls = queue(
+        monkeypatch,
+        grid,
+        {
+            0: QueuedJob("1", "RUNNING", "None", "test/tiny/8", ""),
+            1: QueuedJob("2", "PENDING", "Priority", "test/tiny/16", ""),
+            2: QueuedJob("3", "RUNNING", "None", "test/wide/8", ""),
+            3: QueuedJob("4", "PENDING", "PartitionTimeLimit", "test/wide/16", ""),
+        },
+    )
+    seen = look(grid)
+    assert len(calls) == 1
+    assert [(item.state, item.note) for item in seen.values()] == [
+        ("running", "silent for 1 h"),
+        ("waiting", "Slurm job 2, Priority"),
+        ("running", "attempt 2; starts"),
+        ("waiting", "Slurm job 4, PartitionTimeLimit: it will never start; attempt 2"),
+    ]
+
+
+def test_slurm_that_does_not_answer(make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = make_grid(ON_SLURM)
+    queue(monkeypatch, grid, {0: QueuedJob("1", "RUNNING", "None", "test/tiny/8", "")})
+    monkeypatch.setattr(watch_module, "list_jobs", lambda clusters: None)
+    view = Watch(grid)
+    assert view.summary(view.look()) == "test: 4 to run, squeue does not answer"
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 3000), name=st.sampled_from(["metrics.jsonl", "run.json"]))
+def test_files_that_are_cut_off_anywhere(make_grid: MakeGrid, cut: int, name: str) -> None:
+    grid = make_grid()
+    write_run(grid[0], **RUNNING)
+    path = Path(grid[0].folder, name)
+    path.write_bytes(path.read_bytes()[:cut])
+    seen = Watch(grid).look()
+    assert seen[0].state in ("running", "to run")
+    to_text(seen, 10)
+
+
+def test_the_end_of_a_long_file_is_enough(tmp_path: Path, make_grid: MakeGrid) -> None:
+    grid = make_grid({"run": {"steps": 2000, "logging": {"freq": 1}}})
+    write_run(grid[0], **RUNNING)
+    path = Path(grid[0].folder, "metrics.jsonl")
+    path.write_text(path.read_text() + '{"global_step": 2001, "lo')
+    assert path.stat().st_size > 4 * watch_module.TAIL_BYTES
+    progress = read_progress(path)
+    assert progress is not None
+    assert progress.step == 2000
+    assert progress.pace_s == pytest.approx(0.1)
+    assert read_progress(tmp_path / "missing") is None
+
+
+def test_many_cells_keep_to_the_terminal(make_grid: MakeGrid) -> None:
+    block = {"cluster": "here", "model": "tiny", "gpus": 1, "seed": list(range(30))}
+    grid = make_grid({"grid": [block]})
+    write_part(grid[29])
+    lines = to_text(Watch(grid).look(), 5).splitlines()
+    assert lines[2].startswith("here/tiny/gpus-1/base/seed-29")
+    assert lines[-1] == "and 25 to run"
+    assert len(lines) == 8
+
+
+def test_lines_instead_of_a_table_tell_what_has_changed(
+    make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = make_grid({"grid": [{"cluster": "here", "model": "tiny", "gpus": 1, "seed": [1, 2]}]})
+    write_part(grid[0])
+    steps = [lambda: None, lambda: write_run(grid[0]), lambda: write_run(grid[1])]
+    monkeypatch.setattr(watch_module.time, "sleep", lambda seconds: steps.pop(0)())
+    out = io.StringIO()
+    follow(Watch(grid), out, every_s=1)
+    lines = [line.split(",")[0] for line in out.getvalue().splitlines()]
+    names = [cell.name for cell in grid]
+    assert lines == [
+        f"{names[0]}: running", f"{names[1]}: to run", "test: 1 to run",
+        f"{names[0]}: done", "test: 1 done",
+        f"{names[1]}: done", "test: 2 done",
+    ]  # fmt: skip
+
+
+def test_a_line_names_what_is_known(make_grid: MakeGrid) -> None:
+    grid = make_grid({"run": {"logging": {"freq": 10}}})
+    write_part(grid[0], share=0.6)
+    assert to_line(first(grid)) == (
+        f"{grid[0].name}: running, step 20 of 40, loss 4.2857, 5,120 tokens/s/GPU, 2 s left"
+    )
+
+
+def test_the_command_looks_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["watch", "--study", "config/studies/h200.yaml", "--once"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.startswith("h200: ")
