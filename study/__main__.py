@@ -80,7 +80,8 @@ def place(options: argparse.Namespace) -> None:
 
     how = record_again if options.again else record
     grid = load_grid_file(str(options.study), how, again=options.again)
-    print(format_placements(grid), end="")
+    told = format_placements(grid)
+    print(told or f"{options.study}: no cell of the grid has several clusters\n", end="")
 
 
 def plot_losses(options: argparse.Namespace) -> None:
@@ -305,7 +306,7 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "place":
             sub.add_argument(
-                "--again", action="store_true", help="also for cells that have one and are not run"
+                "--again", action="store_true", help="also for cells that have one but have not begun"
             )
         sub.set_defaults(command=command)
     return parser
