@@ -67,19 +67,19 @@ def load_config(
     """Return the grid of the study from Snakemake's --configfile and --config; without files, of
     the default one.
 
-    `placing`: what to do about cells whose cluster is not chosen yet.
-
     Snakemake has parsed both already, but as YAML 1.1, allowing duplicate keys and without line
-    numbers, so they are read again. A mistake ends the program with a message and exit code 1.
+    numbers, so they are read again. `placing`: what to do about cells whose cluster is not chosen
+    yet. A mistake ends the program with a message and exit code 1.
     """
+    # Snakemake has loaded NumPy, whose BLAS threads wait busily for each other in fits this small.
+    threadpool_limits(1, user_api="blas")
 
     def place(grid: Grid) -> Grid:
         # Imported only here, as it loads numpy.
         from study.jobs import placement
 
-        return {"record": placement.record, "show": placement.show, "read": placement.refuse}[
-            placing
-        ](grid)
+        how = {"record": placement.record, "show": placement.show, "read": placement.refuse}
+        return how[placing](grid)
 
     try:
         layers = _read_layers([shorten(path) for path in configfiles] or [DEFAULT_FILE])
@@ -88,8 +88,6 @@ def load_config(
         grid = load_grid(Merged(layers), str(layers[0].source), place)
     except ConfigError as error:
         sys.exit(str(error))
-    # Snakemake has loaded NumPy, whose BLAS threads wait busily for each other in fits this small.
-    threadpool_limits(1, user_api="blas")
     # The cells, and the jobs that Snakemake makes of them, live until the end.
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
