@@ -306,7 +306,7 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "place":
             sub.add_argument(
-                "--again", action="store_true", help="also for cells that have one but have not begun"
+                "--again", action="store_true", help="also for cells with one that have not begun"
             )
         sub.set_defaults(command=command)
     return parser

@@ -13,7 +13,8 @@ from study.config import DEFAULT_FILE, AnyOf, ClusterConfig, Study
 from study.grid import Grid
 from study.grid_check import check_grid
 from study.placements import Placement, UnplaceableError, read_placements
-from study.points import points
+from study.point_settings import options
+from study.points import Point, is_known, points
 from trainer.config import ModelConfig, Settings
 from trainer.layers import Layer, Merged
 from trainer.problems import ConfigError, Problem, combine
@@ -95,10 +96,23 @@ def _with_placements(study: Study, again: bool) -> tuple[Study, dict[str, Placem
     if not any(isinstance(name, AnyOf) for entry in study.grid for name in entry.cluster):
         return study, {}
     known = read_placements(study.folder)
-    names = {} if again else {key: item.cluster for key, item in known.items()}
-    candidates = {p.leader.name: p.candidates for p in points(study) if p.candidates}
-    recorded = {key: names[key] for key in names if names[key] in candidates.get(key, ())}
+    leaders = {point.leader.name: point.leader for point in points(study) if point.candidates}
+    recorded = {
+        key: item.cluster
+        for key, item in known.items()
+        if not again and key in leaders and _is_possible(study, leaders[key], item.cluster)
+    }
     return study.model_copy(update={"placements": {**recorded, **study.placements}}), known
+
+
+def _is_possible(study: Study, point: Point, cluster: str) -> bool:
+    """Return whether a cell may run on a cluster that was chosen for it, with the present study."""
+    try:
+        return not is_known(study, point) or any(
+            p.cluster == cluster for p in options(study, point)
+        )
+    except ConfigError:  # is reported for the cell
+        return cluster in point.candidates
 
 
 def _misplaced(study: Study) -> list[Problem]:

@@ -77,18 +77,18 @@ def read_placements(folder: str) -> dict[str, Placement]:
 
 
 def record_placements(
-    folder: str, made: Mapping[str, Placement], *, replace: bool = False
+    folder: str, made: Mapping[str, Placement], known: Mapping[str, Placement]
 ) -> dict[str, Placement]:
     """Write placements into a study's folder; return all that stand there then.
 
-    One that is there already stays, unless `replace` is set: of two invocations that plan a study
-    at the same time, the first decides. Raises ConfigError.
+    `known` are those from which they were made. One that was written since then stays: of two
+    invocations that plan a study at the same time, the first decides. Raises ConfigError.
     """
     path = Path(folder, FILE)
     try:
         with _lock(path):
             before = read_placements(folder)
-            after = {**before, **made} if replace else {**made, **before}
+            after = before | {k: v for k, v in made.items() if before.get(k) == known.get(k)}
             if after != before:
                 entries = {name: item.model_dump(mode="json") for name, item in after.items()}
                 write_atomically(path, json.dumps(entries, indent=1) + "\n")

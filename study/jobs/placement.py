@@ -19,7 +19,6 @@ from study.placements import (
     Placement,
     Prospect,
     UnplaceableError,
-    read_placements,
     record_placements,
 )
 from trainer.problems import ConfigError, Problem
@@ -28,7 +27,7 @@ from trainer.problems import ConfigError, Problem
 def record(grid: Grid) -> Grid:
     """Choose clusters for the cells that have none, and write them down."""
     made = _dated(choose(grid))
-    return _with(grid, record_placements(grid.study.folder, made), pinned=True)
+    return _with(grid, record_placements(grid.study.folder, made, grid.placements), pinned=True)
 
 
 def show(grid: Grid) -> Grid:
@@ -52,8 +51,7 @@ def record_again(grid: Grid) -> Grid:
     if any(Path(".snakemake", "locks").glob("*")):
         expected = "none, as it submits jobs by the present choices (if it was killed: --unlock)"
         raise ConfigError(path, [f"found a running Snakemake; expected {expected}"])
-    made = _dated(choose(grid))
-    return _with(grid, record_placements(grid.study.folder, made, replace=True), pinned=True)
+    return record(grid)
 
 
 def _dated(made: Mapping[str, Placement]) -> dict[str, Placement]:
@@ -79,7 +77,6 @@ def choose(grid: Grid) -> dict[str, Placement]:
     malformed.
     """
     waiting = set(undecided(grid))
-    earlier = read_placements(grid.study.folder)
     prospects = Prospects(grid)
     made: dict[str, Placement] = {}
     problems: list[Problem] = []
@@ -87,7 +84,7 @@ def choose(grid: Grid) -> dict[str, Placement]:
         key, cells = place.cells[0].placement, place.cells
         if key in waiting and place.leads:
             waiting.remove(key)
-            kept = _find_stay(cells, prospects, earlier.get(key))
+            kept = _find_stay(cells, prospects, grid.placements.get(key))
             told = {} if kept else {**prospects.of(cells), **place.impossible}
             found = {name: told[name] for name in place.candidates if name in told}
             best = _find_best(cells, found)

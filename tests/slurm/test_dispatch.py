@@ -184,11 +184,9 @@ def test_a_cell_goes_to_the_partition_with_free_nodes_and_stays_there(study: Slu
     study.study["grid"] = [entry]
     runs = study.results / "runs" / "right" / "one" / "gpus-1" / "base"
 
-    def full(name: str, account: str, nodes: int) -> None:
-        cluster.run("scancel", "--user=root")
-        wait_until(lambda: not cluster.run("squeue", "--me", "--noheader"), "no job is left", 60)
+    def fill(name: str, account: str, nodes: int) -> None:
         whole = ("-A", account, "-p", name, f"--nodes={nodes}", "--exclusive", "--time=60")
-        cluster.wait_for_state(cluster.sbatch(*whole, command="sleep 600"), "RUNNING")
+        cluster.wait_for_state(cluster.sbatch(*whole, command="exec sleep 600"), "RUNNING", 60)
 
     def plan() -> dict[str, str]:
         output = study.run("plan")
@@ -197,12 +195,15 @@ def test_a_cell_goes_to_the_partition_with_free_nodes_and_stays_there(study: Slu
             re.findall(r"^(\w+/one/gpus-1/base/seed-\d): (.*); chosen 20", output, re.MULTILINE)
         )
 
-    full("sphinx", "nlp", 4)
+    fill("sphinx", "nlp", 4)
     study.run(str(runs / "seed-1" / "completed"))
     assert study.returncode == 0
     assert study.summary_of(runs / "seed-1")["status"] == "completed"
 
-    full("miso", "miso", 2)
+    fill("miso", "miso", 2)
+    cluster.run("scancel", "--user=root", "--partition=sphinx")
+    used = ("squeue", "--noheader", "--partition=sphinx")
+    wait_until(lambda: not cluster.run(*used), "the other partition is free", 60)
     entry["seed"] = [1, 2, 3]
     lines = plan()
     assert list(lines) == [f"right/one/gpus-1/base/seed-{seed}" for seed in (1, 2)] + [

@@ -274,16 +274,29 @@ def test_new_cells_are_placed_and_others_stay(written: Written, slurm: Slurm) ->
 
 
 def test_of_two_invocations_the_first_decides(tmp_path: Path) -> None:
-    folder = str(tmp_path / "new")
-    assert record_placements(folder, {"a": Placement(cluster="left")})["a"].cluster == "left"
-    found = record_placements(
-        folder, {"a": Placement(cluster="right"), "b": Placement(cluster="b")}
-    )
-    assert {key: item.cluster for key, item in found.items()} == {"a": "left", "b": "b"}
+    folder, left, right = str(tmp_path / "new"), Placement(cluster="l"), Placement(cluster="r")
+    assert record_placements(folder, {"a": left}, {}) == {"a": left}
+    assert record_placements(folder, {"a": right, "b": right}, {}) == {"a": left, "b": right}
+    assert record_placements(folder, {"a": right}, {"a": left}) == {"a": right, "b": right}
+    assert record_placements(folder, {"a": left}, {"a": left}) == {"a": right, "b": right}
     with ThreadPoolExecutor(8) as pool:
-        made = [{str(number): Placement(cluster="c")} for number in range(40)]
-        list(pool.map(lambda one: record_placements(folder, one), made))
+        made = [{str(number): left} for number in range(40)]
+        list(pool.map(lambda one: record_placements(folder, one, {}), made))
     assert len(read_placements(folder)) == 42
+
+
+@pytest.mark.parametrize("change", ["where", "gpus"])
+def test_a_cell_that_may_no_longer_run_where_it_was_placed_is_placed_again(
+    written: Written, slurm: Slurm, change: str
+) -> None:
+    assert written.clusters() == ["left"]
+    if change == "where":
+        written.entry["where"] = 'cluster != "left"'
+    else:
+        written.values["clusters"]["left"]["gpus_per_node"] = 4
+    assert written.clusters() == ["right"] == written.clusters("read")
+    (kept,) = read_placements(str(written.file.parent)).values()
+    assert kept.cluster == "right" and kept.prospects["left"].impossible
 
 
 def test_place_again(
