@@ -106,11 +106,11 @@ def _with_placements(study: Study, again: bool) -> tuple[Study, dict[str, Placem
 
 
 def _is_possible(study: Study, point: Point, cluster: str) -> bool:
-    """Return whether a cell may run on a cluster that was chosen for it, with the present study."""
+    """Return whether a cell may run on the cluster that was chosen for it, in the present study."""
+    if not is_known(study, point):
+        return cluster in point.candidates
     try:
-        return not is_known(study, point) or any(
-            p.cluster == cluster for p in options(study, point)
-        )
+        return cluster in [found.cluster for found in options(study, point)]
     except ConfigError:  # is reported for the cell
         return cluster in point.candidates
 
