@@ -1,9 +1,10 @@
 """A scaling study as a table of contents: the requested files, and the stages that create them."""
 
 from study.points import RUN_FOLDER
-from study.jobs.workflow import finished_runs, load_config, mirror_disk
+from study.jobs.workflow import finished_runs, load_config, manner, mirror_disk
 
-GRID = load_config(workflow.configfiles, workflow.config_settings.config_args)
+GIVEN = workflow.configfiles, workflow.config_settings.config_args
+GRID = load_config(*GIVEN, placing=manner(workflow))
 STUDY = GRID.study
 
 if workflow.is_main_process:

@@ -74,6 +74,17 @@ def plan(options: argparse.Namespace) -> None:
     print(format_plan(grid, plan_table(grid, forecast), forecast), end="")
 
 
+def place(options: argparse.Namespace) -> None:
+    """Choose the clusters of cells whose block names several, and write the choice down."""
+    from study.jobs.placement import record, record_again
+    from study.show.plan import format_placements
+
+    how = record_again if options.again else record
+    grid = load_grid_file(str(options.study), how, again=options.again)
+    told = format_placements(grid)
+    print(told or f"{options.study}: no cell of the grid has several clusters\n", end="")
+
+
 def plot_losses(options: argparse.Namespace) -> None:
     """Draw loss against tokens and against wall-clock time."""
     from study.measure.logs import each_run
@@ -213,6 +224,7 @@ COMMANDS: dict[str, tuple[Command, Sequence[str]]] = {
     "plan": (plan, ("--study",)),
     "throughput": (throughput, ("--study", "--output")),
     "estimate": (estimate, ("--study", "--output")),
+    "place": (place, ("--study",)),
     "plot-losses": (plot_losses, ("--study", "--output-dir")),
     "plot-scaling": (plot_scaling, ("--study", "--throughput", "--output-dir")),
     "scaling-law": (scaling_law, ("--figures", "--output")),
@@ -307,6 +319,10 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--check", action="store_true", help="write nothing; exit with 1 if out of date"
             )
+        if name == "place":
+            sub.add_argument(
+                "--again", action="store_true", help="also for cells with one that have not begun"
+            )
         sub.set_defaults(command=command)
     return parser
 
@@ -316,7 +332,12 @@ def _study(options: argparse.Namespace) -> Study:
 
 
 def _grid(options: argparse.Namespace) -> Grid:
-    return load_grid_file(str(options.study))
+    def place(grid: Grid) -> Grid:
+        from study.jobs.placement import show
+
+        return show(grid)
+
+    return load_grid_file(str(options.study), place)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     StringConstraints,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -72,6 +74,27 @@ WorkflowPath = Annotated[FilePath, AfterValidator(_without_braces)]
 RunValues = Annotated[dict[str, Any], AfterValidator(expand_paths)]
 
 Names = Annotated[list[Name], BeforeValidator(_as_names), Field(min_length=1)]
+
+
+class AnyOf(Settings):
+    """Several clusters, of which one is chosen for each cell; see study/placements.py."""
+
+    any: Names
+    """Names from the clusters file."""
+
+    @field_validator("any")
+    @classmethod
+    def _has_no_name_twice(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"found {', '.join(names)}; expected each name once")
+        return names
+
+
+ClusterName = Annotated[
+    Annotated[Name, Tag("name")] | Annotated[AnyOf, Tag("any")],
+    Discriminator(lambda value: "any" if isinstance(value, Mapping | AnyOf) else "name"),
+]
+ClusterNames = Annotated[list[ClusterName], BeforeValidator(_as_names), Field(min_length=1)]
 Count = Annotated[PositiveInt, IsNumber]
 Counts = Annotated[list[Count], BeforeValidator(_as_list), Field(min_length=1)]
 Tokens = Annotated[PositiveFloat | str, BeforeValidator(check_tokens)]
@@ -261,6 +284,20 @@ class ClusterConfig(Settings):
         """Return the number of nodes of a run on `gpus` GPUs."""
         return -(-gpus // self.gpus_per_node)
 
+    def why_impossible(self, name: str, gpus: int) -> str | None:
+        """Return why a run on `gpus` GPUs is impossible here, or None if it is possible.
+
+        `name` is the cluster's.
+        """
+        per_node = self.gpus_per_node
+        nodes = self.slurm.max_nodes if self.slurm else 1
+        if gpus > per_node * nodes:
+            held = f"{nodes} x {per_node}" if nodes > 1 else str(per_node)
+            return f"found {gpus} GPUs; a run on cluster '{name}' can have at most {held}"
+        if gpus > per_node and gpus % per_node:
+            return f"found {gpus} GPUs; several nodes of '{name}' need a multiple of {per_node}"
+        return None
+
 
 PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?%")
 
@@ -308,8 +345,8 @@ class GridEntry(Settings):
         }
     )
 
-    cluster: Names
-    """Names from the clusters file."""
+    cluster: ClusterNames
+    """Names from the clusters file; `any: [a, b]`: whichever of them ends the run first."""
     model: Names
     """Names from the models file."""
     gpus: Counts
@@ -504,6 +541,9 @@ class Study(Settings):
     """Named overrides of `run` and of the model's shape."""
     grid: Annotated[list[GridEntry], Field(min_length=1)]
     """The cells."""
+    placements: dict[str, Name] = Field(default={})
+    """Cell of a block with `cluster: {any: ...}` -> its cluster; of other cells, it is decided when
+    the study is planned."""
     estimate: EstimateConfig = EstimateConfig()
     """Lengths of the runs in the time table."""
     budget: BudgetConfig = BudgetConfig()
@@ -529,4 +569,5 @@ class Study(Settings):
 
         Without `partial`, which is about one invocation: it may run beside a complete one.
         """
-        return dump_yaml(self.model_dump(mode="json", exclude={"partial"}))
+        left_out = {"partial"} if self.placements else {"partial", "placements"}
+        return dump_yaml(self.model_dump(mode="json", exclude=left_out))

@@ -1,7 +1,7 @@
 """The grid: a study's cells, each with the complete config of its run; a pure function."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +10,13 @@ from typing import Any
 from study.axes import Choice
 from study.config import ClusterConfig, GridEntry, Study
 from study.facts import CellFacts
-from study.point_settings import meets_condition, settle_run, start_of
-from study.points import AXES, CELL_NAME, Point, points, unknown_names
+from study.placements import Placement, Prospect
+from study.point_settings import meets_condition, options, points_to_run, settle_run, start_of
+from study.points import AXES, CELL_NAME, Point, placement_of, points, unknown_names
 from trainer.config import ConfigError, DataConfig, RunConfig, digest, merge, validate
 from trainer.execution.choices import is_compiled
 from trainer.flops import count_parameters, flops_per_token
-from trainer.problems import RuleError, format_path
+from trainer.problems import KeyPath, RuleError, format_path
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Cell:
     """Folder of the run from whose checkpoint this one starts."""
     start_step: int = 0
     """Step of that checkpoint; 0 without one."""
+    placement: str | None = None
+    """Key in `placements` that has the choice of its cluster; None if its block names one."""
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -102,14 +105,19 @@ class Cell:
 class Grid(Sequence[Cell]):
     """All cells of a study, in the order of the study file."""
 
-    def __init__(self, study: Study, cells: Sequence[Cell] | None = None) -> None:
-        """`cells`: those of the study, if they are built already. Raises ConfigError otherwise."""
+    def __init__(
+        self,
+        study: Study,
+        cells: Sequence[Cell] | None = None,
+        placements: Mapping[str, Placement] | None = None,
+    ) -> None:
+        """`cells`: those of the study, if they are built already. Raises ConfigError otherwise.
+
+        `placements`: why the clusters of cells were chosen, where that is known.
+        """
         self.study = study
-        self._cells = cells or [
-            _build_cell(study, point, format_path(point.where))
-            for point in points(study)
-            if meets_condition(study, point)
-        ]
+        self.placements = placements or {}
+        self._cells = cells or [build_at(study, point) for point in points_to_run(study)]
         self._by_labels = {tuple(str(v) for v in cell.labels.values()): cell for cell in self}
 
     def __len__(self) -> int:
@@ -223,7 +231,7 @@ def build_cell(
     if problems:
         raise ConfigError(where, problems)
     point = Point((), entry, cluster, model, gpus, variant, entry.seed[0], choices=())
-    cell = _build_cell(study, point, where, changes)
+    cell = build_at(study, point, where, changes)
     try:
         cell.run.distributed.data_parallel(gpus)  # not every check: the cell need not run here
     except RuleError as error:
@@ -231,11 +239,47 @@ def build_cell(
     return cell
 
 
-def _build_cell(
-    study: Study, point: Point, source: str, changes: Mapping[str, Any] | None = None
+@dataclass(frozen=True)
+class Alternatives:
+    """A cell on each of the clusters on which it may run."""
+
+    where: KeyPath
+    """Its block."""
+    candidates: tuple[str, ...]
+    """All clusters that its block names for it; none if a cluster was chosen already."""
+    leads: bool
+    """A cluster is chosen for it, not for the cell that it starts from."""
+    cells: list[Cell]
+    """One, unless a cluster is to be chosen."""
+    impossible: dict[str, Prospect]
+    """Its other clusters, on which it cannot run."""
+
+
+def alternatives(study: Study) -> Iterator[Alternatives]:
+    """Yield each cell of a valid grid on the clusters of which one is to be chosen for it."""
+    for point in points(study):
+        found = [on for on in options(study, point) if meets_condition(study, on)]
+        if not found:
+            continue
+        cells = [build_at(study, on) for on in found]
+        candidates = () if placement_of(study, point) else point.candidates
+        impossible = {}
+        for name in candidates:
+            if all(cell.cluster != name for cell in cells):
+                reason = study.clusters[name].why_impossible(name, point.gpus)
+                impossible[name] = Prospect(impossible=reason or "left out by `where`")
+        yield Alternatives(point.where, candidates, point.leader is point, cells, impossible)
+
+
+def build_at(
+    study: Study, point: Point, source: str = "", changes: Mapping[str, Any] | None = None
 ) -> Cell:
-    """Return the cell at a point; raise ConfigError with `source` if its settings are invalid."""
-    return cell_at(study, point, *settle_run(study, point, source, changes))
+    """Return the cell at a point.
+
+    Raises ConfigError with `source`, or else the block, if its settings are invalid.
+    """
+    run, facts = settle_run(study, point, source or format_path(point.where), changes)
+    return cell_at(study, point, run, facts)
 
 
 def cell_at(study: Study, point: Point, run: RunConfig, facts: CellFacts) -> Cell:
@@ -251,4 +295,5 @@ def cell_at(study: Study, point: Point, run: RunConfig, facts: CellFacts) -> Cel
         length=point.length,
         trunk=start.run.dump_dir if start else None,
         start_step=start.step if start else 0,
+        placement=point.leader.name if point.candidates else None,
     )

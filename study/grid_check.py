@@ -5,10 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from study.config import CORPORA, ClusterConfig, GridEntry, Study, brace_in
+from study.config import CORPORA, GridEntry, Study, brace_in
 from study.facts import CellFacts
 from study.grid import Cell, cell_at
-from study.point_settings import MANAGED, Start, meets_condition, settle_run, start_of
+from study.point_settings import (
+    MANAGED,
+    Start,
+    meets_condition,
+    options,
+    settle_run,
+    start_of,
+)
 from study.points import CELL_NAME, Point, is_known, points, unknown_names
 from trainer.config import ConfigError, RunConfig, suggest
 from trainer.problems import KeyPath, Problem, format_path
@@ -83,18 +90,6 @@ def _unsweepable(where: KeyPath, entry: GridEntry) -> Iterator[Problem]:
             yield Problem((*where, key), f"cannot be swept; {reason}")
 
 
-def why_impossible(name: str, cluster: ClusterConfig, gpus: int) -> str | None:
-    """Return why a run on `gpus` GPUs is impossible on a cluster, or None if it is possible."""
-    per_node = cluster.gpus_per_node
-    nodes = cluster.slurm.max_nodes if cluster.slurm else 1
-    if gpus > per_node * nodes:
-        held = f"{nodes} x {per_node}" if nodes > 1 else str(per_node)
-        return f"found {gpus} GPUs; a run on cluster '{name}' can have at most {held}"
-    if gpus > per_node and gpus % per_node:
-        return f"found {gpus} GPUs; several nodes of '{name}' need a multiple of {per_node}"
-    return None
-
-
 def _check_points(study: Study) -> tuple[list[Problem], list[Cell]]:
     problems: list[Problem] = []
     cells: list[Cell] = []
@@ -104,11 +99,16 @@ def _check_points(study: Study) -> tuple[list[Problem], list[Cell]]:
     for point in points(study):
         try:
             excluded.setdefault(point.where, True)
-            if is_known(study, point) and not meets_condition(study, point):
+            if not is_known(study, point):
+                problems += _find_duplicate(point, seen)
+                excluded[point.where] = False
+                continue
+            possible, impossible = _on_candidates(study, point)
+            if not (possible or impossible):
                 continue
             excluded[point.where] = False
-            found, cell = _check_point(study, point, seen, texts)
-            problems += found
+            found, cell = _check_point(study, point, possible, seen, texts)
+            problems += [*impossible, *found]
             cells += [cell] if cell else []
         except ConfigError as error:
             excluded[point.where] = False
@@ -118,21 +118,66 @@ def _check_points(study: Study) -> tuple[list[Problem], list[Cell]]:
     return problems, cells
 
 
+def _on_candidates(study: Study, point: Point) -> tuple[list[Point], list[Problem]]:
+    """Return a point on each cluster on which its cell may run, or the problem if there is none.
+
+    Neither if the cell does not meet the `where` of its block. Raises ConfigError.
+    """
+    possible = [found for found in options(study, point) if meets_condition(study, found)]
+    if possible or not point.candidates:
+        return possible, []
+    if point.leader is not point:
+        found = f"{point.leader.name} is never run; expected a cell that is trained"
+        return [], [Problem((*point.where, "from", "cell"), found)]
+    meeting = [n for n in point.candidates if meets_condition(study, point.on(n))]
+    reasons = [study.clusters[name].why_impossible(name, point.gpus) or "" for name in meeting]
+    message = f"{point.name} can run on none of them: {'; '.join(reasons)}"
+    return [], [Problem((*point.where, "cluster"), message)] if meeting else []
+
+
+def _find_duplicate(point: Point, seen: dict[tuple[Any, ...], KeyPath]) -> list[Problem]:
+    """Return the problem if another point has the name of this one, on any of its candidates."""
+    names = [tuple(point.on(name).labels.values()) for name in point.candidates or [point.cluster]]
+    taken = next((labels for labels in names if labels in seen), None)
+    if taken is None:
+        seen |= dict.fromkeys(names, point.where)
+        return []
+    name, first = "/".join(map(str, taken)), format_path(seen[taken])
+    message = f"duplicate cell {name}, already in {first}; remove it or give it its own variant"
+    return [Problem(point.where, message)]
+
+
 def _check_point(
-    study: Study, point: Point, seen: dict[tuple[Any, ...], KeyPath], texts: "_Texts"
+    study: Study,
+    point: Point,
+    possible: Sequence[Point],
+    seen: dict[tuple[Any, ...], KeyPath],
+    texts: "_Texts",
 ) -> tuple[list[Problem], Cell | None]:
-    """Return the problems with a point, or its cell. Raises ConfigError for invalid settings."""
-    labels = tuple(point.labels.values())
-    if labels in seen:
-        name, first = "/".join(map(str, labels)), format_path(seen[labels])
-        message = f"duplicate cell {name}, already in {first}; remove it or give it its own variant"
-        return [Problem(point.where, message)], None
-    seen[labels] = point.where
-    if not is_known(study, point):
-        return [], None
-    reason = why_impossible(point.cluster, study.clusters[point.cluster], point.gpus)
-    if reason:
-        return [Problem((*point.where, "gpus"), reason)], None
+    """Return the problems with a point on all its possible clusters, or its cell on the first.
+
+    Raises ConfigError for invalid settings.
+    """
+    duplicate = _find_duplicate(point, seen)
+    if duplicate:
+        return duplicate, None
+    problems: list[Problem] = []
+    cells: list[Cell] = []
+    for found in possible:
+        reason = study.clusters[found.cluster].why_impossible(found.cluster, found.gpus)
+        if reason:
+            problems.append(Problem((*found.where, "gpus"), reason))
+            continue
+        told, cell = _check_settings(study, found, texts)
+        problems += told
+        cells += [cell] if cell else []
+    return problems, cells[0] if cells and not problems else None
+
+
+def _check_settings(
+    study: Study, point: Point, texts: "_Texts"
+) -> tuple[list[Problem], Cell | None]:
+    """Return the problems with the settings of a point, or its cell. Raises ConfigError."""
     run, facts = settle_run(study, point, format_path(point.where))
     found = [*run.find_problems(point.gpus), *texts.problems(run), *_wildcards(run)]
     problems = [facts.settings.trace(problem) for problem in found]

@@ -3,19 +3,22 @@
 All problems in all files are reported together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from study.config import DEFAULT_FILE, ClusterConfig, Study
+from study.config import DEFAULT_FILE, AnyOf, ClusterConfig, Study
 from study.grid import Grid
 from study.grid_check import check_grid
+from study.placements import Placement, UnplaceableError, read_placements
+from study.point_settings import options
+from study.points import Point, is_known, points
 from trainer.config import ModelConfig, Settings
 from trainer.layers import Layer, Merged
 from trainer.problems import ConfigError, Problem, combine
-from trainer.settings import problems_of
+from trainer.settings import problems_of, suggest
 from trainer.yaml_files import Document, load_document, shorten
 
 TABLES = {"models": "config/models.yaml", "clusters": "config/clusters.yaml"}
@@ -25,33 +28,108 @@ ENTRIES: dict[str, type[Settings]] = {"models": ModelConfig, "clusters": Cluster
 """Key -> class of its entries."""
 
 
+Place = Callable[[Grid], Grid]
+"""Returns a grid in which all cells have a cluster, from one in which some have several."""
+
+
 def load_study(config: Mapping[str, Any] | Merged, source: str = DEFAULT_FILE) -> Study:
     """Return the study that `load_grid` reads."""
     return load_grid(config, source).study
 
 
-def load_grid(config: Mapping[str, Any] | Merged, source: str = DEFAULT_FILE) -> Grid:
+def load_grid(
+    config: Mapping[str, Any] | Merged,
+    source: str = DEFAULT_FILE,
+    place: Place | None = None,
+    *,
+    again: bool = False,
+) -> Grid:
     """Return the grid of the study in `config`, the content of the file `source` or merged from
     several.
 
-    `models` and `clusters` may be mappings, or paths of files with the mappings. Raises
-    ConfigError.
+    `models` and `clusters` may be mappings, or paths of files with the mappings. `place` chooses a
+    cluster for cells with several of which none is chosen yet; without it, they are on the first on
+    which they can run. `again`: choices that were made earlier do not count. Raises ConfigError.
     """
     settings = config if isinstance(config, Merged) else Merged([Layer(config, source=source)])
     settings, unreadable = _merge_tables(settings)
     problems, study = _validate({**settings.values, **{key: {} for key in unreadable}})
+    known: dict[str, Placement] = {}
     if study is not None:
+        try:
+            study, known = _with_placements(study, again)
+        except ConfigError as error:
+            unreadable["placements"] = error
         loaded = [key for key in TABLES if key not in unreadable]
         found, cells = check_grid(study, {key: list(settings.values[key]) for key in loaded})
-        problems += found
+        problems += [*_misplaced(study), *found]
     errors = list(unreadable.values())
     if problems:
-        traced = dict.fromkeys(settings.trace(problem) for problem in problems)
-        by_file = sorted(traced, key=lambda problem: settings.sources.index(problem.source))
-        errors.insert(0, ConfigError(source, by_file))
+        errors.insert(0, _traced(problems, settings, source))
     if errors or study is None:
         raise combine(errors)
-    return Grid(study, cells)
+    grid = Grid(study, cells, known)
+    try:
+        return grid if place is None or not undecided(grid) else place(grid)
+    except UnplaceableError as error:
+        raise _traced(error.problems, settings, source) from None
+
+
+def undecided(grid: Grid) -> list[str]:
+    """Return the cells with several clusters of which none is chosen yet."""
+    keys = dict.fromkeys(cell.placement for cell in grid)
+    return [key for key in keys if key is not None and key not in grid.study.placements]
+
+
+def _traced(problems: Sequence[Problem], settings: Merged, source: str) -> ConfigError:
+    """Return problems with a study as an error that names the files and lines of their keys."""
+    traced = dict.fromkeys(settings.trace(problem) for problem in problems)
+    by_file = sorted(traced, key=lambda problem: settings.sources.index(problem.source))
+    return ConfigError(source, by_file)
+
+
+def _with_placements(study: Study, again: bool) -> tuple[Study, dict[str, Placement]]:
+    """Return a study with the placements of its cells that were made earlier, and all of these.
+
+    Those that the study states itself take precedence.
+    """
+    if not any(isinstance(name, AnyOf) for entry in study.grid for name in entry.cluster):
+        return study, {}
+    known = read_placements(study.folder)
+    leaders = {point.leader.name: point.leader for point in points(study) if point.candidates}
+    recorded = {
+        key: item.cluster
+        for key, item in known.items()
+        if not again and key in leaders and _is_possible(study, leaders[key], item.cluster)
+    }
+    return study.model_copy(update={"placements": {**recorded, **study.placements}}), known
+
+
+def _is_possible(study: Study, point: Point, cluster: str) -> bool:
+    """Return whether a cell may run on the cluster that was chosen for it, in the present study."""
+    if not is_known(study, point):
+        return cluster in point.candidates
+    try:
+        return cluster in [found.cluster for found in options(study, point)]
+    except ConfigError:  # is reported for the cell
+        return cluster in point.candidates
+
+
+def _misplaced(study: Study) -> list[Problem]:
+    """Return the problems with the placements that a study states itself."""
+    if not study.placements:
+        return []
+    candidates = {p.leader.name: p.candidates for p in points(study) if p.candidates}
+    problems = []
+    for key, cluster in study.placements.items():
+        if key not in candidates:
+            hint = suggest(key, list(candidates))
+            problems.append(Problem(("placements", key), f"no cell with several clusters; {hint}"))
+        elif cluster not in candidates[key]:
+            expected = " or ".join(candidates[key])
+            message = f"found '{cluster}'; expected {expected}"
+            problems.append(Problem(("placements", key), message))
+    return problems
 
 
 def load_study_file(path: str) -> Study:
@@ -59,9 +137,9 @@ def load_study_file(path: str) -> Study:
     return load_grid_file(path).study
 
 
-def load_grid_file(path: str) -> Grid:
-    """Return the grid of the study in a file. Raises ConfigError."""
-    return load_grid(Merged([Layer.of(load_document(path))]), path)
+def load_grid_file(path: str, place: Place | None = None, *, again: bool = False) -> Grid:
+    """Return the grid of the study in a file, as `load_grid` does. Raises ConfigError."""
+    return load_grid(Merged([Layer.of(load_document(path))]), path, place, again=again)
 
 
 def _merge_tables(settings: Merged) -> tuple[Merged, dict[str, ConfigError]]:

@@ -1,6 +1,6 @@
 """The settings of the run at a point of the grid, merged and derived from the study's keys."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from study.config import Study
 from study.expressions import ExpressionError, to_whole
 from study.facts import CellFacts, NotKnownError
 from study.horizon import whole_steps
-from study.points import RUN_FOLDER, Point, trunk_name
+from study.points import RUN_FOLDER, Point, placement_of, points, trunk_name
 from trainer.config import ConfigError, RunConfig, validate
 from trainer.layers import Layer, Merged
 from trainer.problems import KeyPath, Problem, format_path
@@ -212,6 +212,34 @@ def _split_batch(point: Point, settings: Merged, key: KeyPath) -> dict[str, Any]
         raise ConfigError(format_path(point.where), [Problem(key, message)])
     fits = next(size for size in range(start, 0, -1) if share % size == 0)
     return {"data": {"batch_size": fits}, "grad_acc_steps": share // fits}
+
+
+def options(study: Study, point: Point) -> list[Point]:
+    """Return a point of known names on each cluster on which its cell may run: on the one of its
+    placement if it has one. Raises ConfigError.
+
+    Of several candidates, those have enough GPUs and meet the `where` of its block.
+    """
+    leader = point.leader
+    if not point.candidates or placement_of(study, point) is not None:
+        return [point]
+    return [
+        point.on(name)
+        for name in point.candidates
+        if study.clusters[name].why_impossible(name, leader.gpus) is None
+        and meets_condition(study, leader.on(name))
+    ]
+
+
+def points_to_run(study: Study) -> Iterator[Point]:
+    """Yield the points of a valid grid that meet the `where` of their block.
+
+    Without a placement, a point is on the first cluster on which it may run. Raises ConfigError.
+    """
+    for point in points(study):
+        for first in options(study, point)[:1]:
+            if meets_condition(study, first):
+                yield first
 
 
 def meets_condition(study: Study, point: Point) -> bool:

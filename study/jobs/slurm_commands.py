@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 TIMEOUT_S = 60
@@ -32,6 +33,23 @@ NEVER_STARTS = re.compile(
 _HAS_TO_WAIT = ("busy", "not available now", "not available (")
 # In its message about nodes that do not exist; with --test-only, also about nodes that are down.
 _NO_SUCH_NODE = "Requested node configuration is not available"
+
+_IN_SERVICE = frozenset(
+    {
+        "idle",
+        "mixed",
+        "allocated",
+        "completing",
+        "planned",
+        "reserved",
+        "powering_up",
+        "powered_down",
+    }
+)
+"""States of nodes that run jobs, or will; sinfo(1), "NODE STATE CODES"."""
+
+# What sbatch prints of a request that it accepts.
+_START = re.compile(r"\bto start at (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\b")
 
 # sbatch prints the limit's name before its general message about accounting and QOS policies.
 _LIMIT = re.compile(r"MaxSubmitJob|GrpSubmitJobs|temporarily unable to accept job", re.IGNORECASE)
@@ -175,7 +193,11 @@ def find_refusal(command: Sequence[str], script: str, partition: str, cluster: s
 
     Submits nothing. A request that has to wait, or gets no answer, is not refused.
     """
-    answer = ask([*command, "--test-only"], stdin=script)
+    return _refusal(ask([*command, "--test-only"], stdin=script), partition, cluster)
+
+
+def _refusal(answer: Answer, partition: str, cluster: str | None) -> str:
+    """Return with which message sbatch refused the request of a test; empty if it did not."""
     message = answer.message
     if answer.code == 0 or classify_refusal(message) != "refused":
         return ""
@@ -184,6 +206,44 @@ def find_refusal(command: Sequence[str], script: str, partition: str, cluster: s
     if _NO_SUCH_NODE in message and _has_nodes_down(partition, cluster):
         return ""
     return message or f"exit code {answer.code}"
+
+
+@dataclass(frozen=True)
+class ExpectedStart:
+    """When Slurm would start a job, as far as it says so."""
+
+    wait_s: float | None
+    """Time until then, s; None if it is not known."""
+    refusal: str = ""
+    """The message with which it would refuse the job; empty if it would accept it."""
+
+
+def find_start(flags: Sequence[str], partition: str, cluster: str | None) -> ExpectedStart:
+    """Return when a job with these flags of sbatch would start if it were submitted now.
+
+    Submits nothing. Slurm accounts for the jobs that run, by their time limits, and for those that
+    wait.
+    """
+    answer = ask(["sbatch", "--test-only", *flags], stdin="#!/bin/sh\n:\n")
+    refusal = _refusal(answer, partition, cluster)
+    found = _START.search(answer.err)
+    if refusal or found is None:
+        return ExpectedStart(None, refusal)
+    start = datetime.fromisoformat(found.group(1))  # local time, as now() is
+    return ExpectedStart(max(0.0, (start - datetime.now()).total_seconds()))
+
+
+def count_nodes(partition: str, cluster: str | None) -> int | None:
+    """Return the number of a partition's nodes that are in service; None if Slurm cannot be asked.
+
+    0 for a partition that does not exist.
+    """
+    shown = ["--noheader", "--format=%T|%D"]
+    answer = ask(["sinfo", *_on(cluster), f"--partition={partition}", *shown])
+    if answer.code:
+        return None
+    rows = [line.split("|") for line in answer.out.splitlines() if "|" in line]
+    return sum(int(count) for state, count in rows if state.rstrip("*~#!%$@^+-") in _IN_SERVICE)
 
 
 def _has_nodes_down(partition: str, cluster: str | None) -> bool:

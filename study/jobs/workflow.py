@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from threadpoolctl import threadpool_limits
 
@@ -45,27 +45,49 @@ RESOURCES = (
 NO_NAME = "(?!)"
 """A pattern that matches nothing."""
 
+Manner = Literal["record", "show", "read"]
+"""What to do about cells without a cluster. record: choose one, and write the choice down; show:
+choose only; read: refuse them, as a job does."""
+
 UNSET = {"mem_mb": 0, "runtime": 0}
 """Values of resources that may not be None; Snakemake drops any other that is None. Under Slurm,
 these two depend on the cell and the attempt, and the others only on the cluster and GPU count."""
 
 
-def load_config(configfiles: Sequence[Path], assignments: Sequence[str]) -> Grid:
+def manner(workflow: Any) -> Manner:
+    """Return what an invocation of Snakemake does about cells whose cluster is not chosen yet."""
+    if not workflow.is_main_process:
+        return "read"
+    return "show" if workflow.output_settings.dryrun else "record"
+
+
+def load_config(
+    configfiles: Sequence[Path], assignments: Sequence[str], placing: Manner = "show"
+) -> Grid:
     """Return the grid of the study from Snakemake's --configfile and --config; without files, of
     the default one.
 
     Snakemake has parsed both already, but as YAML 1.1, allowing duplicate keys and without line
-    numbers, so they are read again. A mistake ends the program with a message and exit code 1.
+    numbers, so they are read again. `placing`: what to do about cells whose cluster is not chosen
+    yet. A mistake ends the program with a message and exit code 1.
     """
+    # Snakemake has loaded NumPy, whose BLAS threads wait busily for each other in fits this small.
+    threadpool_limits(1, user_api="blas")
+
+    def place(grid: Grid) -> Grid:
+        # Imported only here, as it loads numpy.
+        from study.jobs import placement
+
+        how = {"record": placement.record, "show": placement.show, "read": placement.refuse}
+        return how[placing](grid)
+
     try:
         layers = _read_layers([shorten(path) for path in configfiles] or [DEFAULT_FILE])
         given = merge({}, *({key: value} for key, value in map(parse_assignment, assignments)))
         layers.append(Layer(given, source="command line"))
-        grid = load_grid(Merged(layers), str(layers[0].source))
+        grid = load_grid(Merged(layers), str(layers[0].source), place)
     except ConfigError as error:
         sys.exit(str(error))
-    # Snakemake has loaded NumPy, whose BLAS threads wait busily for each other in fits this small.
-    threadpool_limits(1, user_api="blas")
     # The cells, and the jobs that Snakemake makes of them, live until the end.
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)

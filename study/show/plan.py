@@ -18,6 +18,7 @@ from study.estimate.time_table import format_count, format_interval, format_seco
 from study.grid import Cell, Grid
 from study.jobs.launch import request_line
 from study.measure.logs import is_stale, read_summary
+from study.placements import Placement, Prospect
 from study.show.selection import evenly
 from trainer.records import RunSummary
 
@@ -108,7 +109,8 @@ def format_plan(grid: Grid, rows: Sequence[PlanRow], forecast: Forecast) -> str:
     headings = ["Cell", "Params", "Batch/GPU x accum.", "Tokens/step", "Steps", "State", "Time"]
     headings += ["Interval", "GPU-hours", "Request"]
     table = tabulate([_cells(row) for row in rows], headings, "simple", disable_numparse=True)
-    lines = [f"{row.cell.name}: {row.warning}." for row in rows if row.warning]
+    lines = format_placements(grid).splitlines()
+    lines += [f"{row.cell.name}: {row.warning}." for row in rows if row.warning]
     lines += format_budget(grid.study.budget, rows)
     waiting = {row.cell.name for row in rows if row.estimate.basis not in MEASURED}
     unmeasured = [c for c in grid.configurations if c.measure and c.name in waiting]
@@ -133,6 +135,42 @@ def _cells(row: PlanRow) -> list[str]:
         f"{estimate.gpu_hours:.2g}" if estimate.gpu_hours is not None else "",
         (row.request or "this machine") if cell.measure else "",
     ]
+
+
+def format_placements(grid: Grid) -> str:
+    """Return a line for each cell whose block names several clusters: which one, and why."""
+    lines: list[str] = []
+    first: dict[str, str] = {}
+    for cell in grid:
+        if cell.placement is not None:
+            leader = first.setdefault(cell.placement, cell.name)
+            why = f"on {cell.cluster}, as {leader}"
+            if leader == cell.name:
+                why = _why_there(grid.placements.get(cell.placement), cell.cluster)
+            lines.append(f"{cell.name}: {why}.\n")
+    return "".join(lines)
+
+
+def _why_there(placement: Placement | None, cluster: str) -> str:
+    """Return why a cell is on a cluster, and since when."""
+    if placement is None or placement.cluster != cluster:
+        return f"on {cluster}, by `placements` of the study"
+    when = placement.decided.replace("T", " ").replace("+00:00", " UTC")
+    when = f"chosen {when}" if when else "not recorded yet"
+    if placement.because:
+        return f"on {cluster}, {placement.because} ({when})"
+    told = ", ".join(f"{name} ({_expected(item)})" for name, item in placement.prospects.items())
+    return f"on {cluster}, of {told}; {when}"
+
+
+def _expected(item: Prospect) -> str:
+    """Return what a cell could expect on a cluster, for people."""
+    if item.impossible:
+        return item.impossible
+    known = (item.seconds, item.wait_s)
+    time, wait = ("not known" if s is None else f"~{format_seconds(s)}" for s in known)
+    note = f": {item.note}" if item.note else ""
+    return f"time {time}, wait {'none' if item.wait_s == 0 else wait}{note}"
 
 
 def _steps(cell: Cell) -> str:

@@ -31,8 +31,9 @@ from study.measure.logs import is_up_to_date, read_failure, read_run, read_summa
 from study.measure.measurement import Measurement, read_measurements
 from study.measure.throughput import throughput_rows, to_frame
 from study.measure.throughput_row import ThroughputRow, read_rows
+from study.placements import read_placements
 from study.show.document import check_document, markers, update_document
-from study.show.plan import find_state
+from study.show.plan import find_state, format_placements
 from tests.fuzz.mutate import mutate_bytes, mutate_value
 from tests.study.measure.test_foreign_logs import GOOD
 from trainer.config import load_run_config
@@ -64,7 +65,9 @@ STUDY: dict[str, Any] = {
                      "seq_len": 64}, "eval": {"validation": {"max_sequences": 4}}},
     "variants": {"v": {"optim": {"lr": 2e-3}, "model": {"weight_tying": True}}},
     "grid": [{"cluster": "here", "model": ["one", 7], "gpus": [1, 2], "variant": ["base", "v"]},
-             {"cluster": "fast", "model": "one", "gpus": 8, "global_batch_size": 64, "seed": 3}],
+             {"cluster": "fast", "model": "one", "gpus": 8, "global_batch_size": 64, "seed": 3},
+             {"cluster": {"any": ["here", "fast"]}, "model": "one", "gpus": 2, "seed": 5}],
+    "placements": {"here|fast/one/gpus-2/base/seed-5": "fast"},
     "estimate": {"steps": 100, "horizons": ["10B tokens", "chinchilla"]},
     "budget": {"gpu_hours": 10}, "evaluate": {"tasks": ["hellaswag"], "limit": 10},
     "document": "README.md",
@@ -346,6 +349,15 @@ def _measurements() -> list[Measurement]:
     ]
 
 
+def read_placements_json(content: bytes, folder: Path) -> None:
+    own = folder / "small"
+    own.mkdir(exist_ok=True)
+    _file(own, "placements.json", content)
+    known = read_placements(str(own))
+    format_placements(Grid(study(), list(grid()), known)).encode()
+    load_study({**STUDY, "results_dir": str(folder)}, "study.yaml")
+
+
 def read_owner_json(content: bytes, folder: Path) -> None:
     _file(folder, "owner.json", content)
     owner = read_owner(folder)
@@ -413,6 +425,12 @@ def _prediction() -> list[dict[str, Any]]:
     return [{**labels, "predicted": "2026-01-01T00:00:00+00:00", **step}] * 2
 
 
+def _placements() -> dict[str, Any]:
+    prospects = {"here": {"seconds": 9.0, "wait_s": 0.0}, "fast": {"impossible": "full"}}
+    made = {"cluster": "here", "decided": "2026-01-01T00:00:00+00:00", "prospects": prospects}
+    return {key: {**made, "cluster": name} for key, name in STUDY["placements"].items()}
+
+
 def _json_lines(value: Any) -> bytes:
     lines = value if isinstance(value, list) else [value]
     return b"".join(json.dumps(item).encode() + b"\n" for item in lines)
@@ -464,6 +482,9 @@ READERS: dict[str, Reader] = {
         f"evidence {form}": Reader(_log(form), _logs, share=6)
         for form in FORMATS
     },
+    "placements.json": Reader(
+        read_placements_json, lambda: [json.dumps(_placements()).encode()], _placements
+    ),
     "throughput.csv": Reader(read_throughput, _throughput, share=15),
     "time_estimates.csv": Reader(read_time_table, _estimates, share=2),
     "predictions": Reader(

@@ -14,7 +14,14 @@ import yaml
 from benchmarks.slurm_overhead import bare, time_of_first_step
 from study.jobs.slurm_commands import find_submit_limits
 from tests.slurm.cluster.api import Cluster
-from tests.slurm.studies import ROOT, SlurmStudy, partition, seconds_of_planning, wait_until
+from tests.slurm.studies import (
+    ROOT,
+    SlurmStudy,
+    partition,
+    seconds_of_planning,
+    standin,
+    wait_until,
+)
 
 pytestmark = pytest.mark.slurm
 
@@ -166,6 +173,48 @@ def test_snakemake_is_ended_and_started_again(study: SlurmStudy) -> None:
     output = study.log.read_text()
     assert f"Slurm job {job} of an earlier invocation still runs" in output
     assert f"Slurm job {before['waits'][0]} of an earlier invocation waits for its turn" in output
+
+
+def test_a_cell_goes_to_the_partition_with_free_nodes_and_stays_there(study: SlurmStudy) -> None:
+    cluster, places = study.cluster, {"left": "sphinx", "right": "miso"}
+    for name, partition_name in places.items():
+        settings = standin(partition_name, study.folder, data={"local": True}, max_nodes=1)
+        study.study["clusters"][name] = {**settings, "peak_tflops": 1.0}
+    entry = {"cluster": {"any": ["left", "right"]}, "model": "one", "gpus": 1, "seed": [1, 2]}
+    study.study["grid"] = [entry]
+    runs = study.results / "runs" / "right" / "one" / "gpus-1" / "base"
+
+    def fill(name: str, account: str, nodes: int) -> None:
+        whole = ("-A", account, "-p", name, f"--nodes={nodes}", "--exclusive", "--time=60")
+        cluster.wait_for_state(cluster.sbatch(*whole, command="exec sleep 600"), "RUNNING", 60)
+
+    def plan() -> dict[str, str]:
+        output = study.run("plan")
+        assert study.returncode == 0, output
+        return dict(
+            re.findall(r"^(\w+/one/gpus-1/base/seed-\d): (.*); chosen 20", output, re.MULTILINE)
+        )
+
+    fill("sphinx", "nlp", 4)
+    study.run(str(runs / "seed-1" / "completed"))
+    assert study.returncode == 0
+    assert study.summary_of(runs / "seed-1")["status"] == "completed"
+
+    fill("miso", "miso", 2)
+    cluster.run("scancel", "--user=root", "--partition=sphinx")
+    used = ("squeue", "--noheader", "--partition=sphinx")
+    wait_until(lambda: not cluster.run(*used), "the other partition is free", 60)
+    entry["seed"] = [1, 2, 3]
+    lines = plan()
+    assert list(lines) == [f"right/one/gpus-1/base/seed-{seed}" for seed in (1, 2)] + [
+        "left/one/gpus-1/base/seed-3"
+    ]
+    told = (
+        r"on right, of left \(time ~.*, wait ~(59 min|60 min|1 h)\), right \(time ~.*, wait none\)"
+    )
+    assert re.fullmatch(told, lines["right/one/gpus-1/base/seed-1"])
+    assert re.fullmatch(told, lines["right/one/gpus-1/base/seed-2"])
+    assert re.search(r"left \(.* none\), right \(.* wait ~", lines["left/one/gpus-1/base/seed-3"])
 
 
 def test_jobs_that_squeue_no_longer_lists_are_resolved(study: SlurmStudy) -> None:

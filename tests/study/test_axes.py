@@ -1,5 +1,6 @@
 """Lengths and sweeps: the cells that they make, and the cells' names."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -503,6 +504,7 @@ SWEEPS: dict[str, st.SearchStrategy[Any]] = {
     "checkpoint.dump.every": st.none() | st.integers(1, 2**40),
     "logging.wandb.notes": st.text("ab c/é:1", max_size=50),
 }
+CLUSTERS = [["here"], ["there", "here"], [{"any": ["here", "there"]}], [{"any": ["there"]}, "here"]]
 LENGTHS = {
     "steps": st.integers(1, 10**12),
     "tokens": st.floats(1, 1e12) | st.sampled_from(["1N", "20N", "1.5B", "3 M"]),
@@ -518,6 +520,7 @@ def entries(draw: st.DrawFn) -> dict[str, Any]:
         return draw(st.lists(values, min_size=1, max_size=3, unique_by=name_value))
 
     entry: dict[str, Any] = {
+        "cluster": draw(st.sampled_from(CLUSTERS)),
         "model": distinct(st.sampled_from(["tiny", "wide"])),
         "gpus": distinct(st.sampled_from([1, 2, 4])),
         "variant": distinct(st.sampled_from(["base", "hot"])),
@@ -541,10 +544,16 @@ def entries(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(entries(), min_size=1, max_size=2))
-def test_any_grid_has_a_folder_for_each_cell_and_survives_a_file(drawn: list[Any]) -> None:
-    """Names are unique, the order is stable, and the study written out expands to the same grid."""
+@given(st.lists(entries(), min_size=1, max_size=2), st.randoms(use_true_random=False))
+def test_any_grid_has_a_folder_for_each_cell_and_survives_a_file(
+    drawn: list[Any], chance: random.Random
+) -> None:
+    """Names are unique, the order is stable, and the study written out expands to the same grid.
+
+    Whatever is chosen for cells with several clusters changes nothing else of them.
+    """
     study = parse_yaml(STUDY, "study.yaml")
+    study["clusters"]["there"] = study["clusters"]["here"]
     study["grid"] = [{**ONE, **entry, "seed": index} for index, entry in enumerate(drawn)]
     try:
         loaded = load_study(study, "study.yaml")
@@ -552,7 +561,13 @@ def test_any_grid_has_a_folder_for_each_cell_and_survives_a_file(drawn: list[Any
         told = [str(problem) for problem in error.problems]
         assert all("excludes every cell" in text for text in told), told
         return
+    keys = dict.fromkeys(cell.placement for cell in Grid(loaded) if cell.placement)
+    before = [(cell.labels | {"cluster": ""}, cell.fingerprint) for cell in Grid(loaded)]
+    chosen = {key: chance.choice(key.partition("/")[0].split("|")) for key in keys}
+    loaded = load_study({**study, "placements": chosen}, "study.yaml")
     cells = list(Grid(loaded))
+    assert [(cell.labels | {"cluster": ""}, cell.fingerprint) for cell in cells] == before
+    assert all(chosen.get(cell.placement or "", cell.cluster) == cell.cluster for cell in cells)
     assert len({cell.folder for cell in cells}) == len(cells)
     assert all(len(part) <= 100 for cell in cells for part in cell.name.split("/"))
     written = load_study(parse_yaml(loaded.to_yaml(), "again.yaml"), "again.yaml")

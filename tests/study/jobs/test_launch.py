@@ -6,7 +6,6 @@ import pytest
 
 from study.config import ClusterConfig, EvaluateConfig
 from study.grid import Grid
-from study.grid_check import why_impossible
 from study.jobs.launch import (
     ALONE,
     autotune_line,
@@ -91,7 +90,7 @@ def test_more_gpus_than_a_node_has_take_several_nodes() -> None:
 def test_runs_that_are_impossible_on_a_cluster_are_rejected(
     cluster: ClusterConfig, gpus: int, expected: str | None
 ) -> None:
-    assert why_impossible("x", cluster, gpus) == expected
+    assert cluster.why_impossible("x", gpus) == expected
 
 
 @pytest.mark.parametrize(
