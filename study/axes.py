@@ -70,10 +70,10 @@ class Choice:
 def combinations(entry: GridEntry, axes: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Yield the values of the named axes at each point of a block, followed by a tuple of choices.
 
-    The axes vary from the first, slowest, to the last, fastest; the added ones come before it.
-    With `paired` all lists but those of the last axis are taken together.
+    The axes vary from the first, slowest, to the seed, which is the last; the added ones come
+    before it. With `paired` all lists but the seeds are taken together.
     """
-    *outer, last = axes
+    *outer, _ = axes
     lists: list[Sequence[Any]] = [getattr(entry, axis) for axis in outer]
     lists += added_axes(entry).values()
     if entry.paired:
@@ -83,8 +83,8 @@ def combinations(entry: GridEntry, axes: Sequence[str]) -> Iterator[tuple[Any, .
     else:
         points = itertools.product(*lists)
     for point in points:
-        for value in getattr(entry, last):
-            yield *point[: len(outer)], value, point[len(outer) :]
+        for seed in entry.seeds:
+            yield *point[: len(outer)], seed, point[len(outer) :]
 
 
 def added_axes(entry: GridEntry) -> dict[str, list[Choice]]:

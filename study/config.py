@@ -355,6 +355,8 @@ class GridEntry(Settings):
     """Named overrides from `variants`; `base` has none."""
     seed: Seeds = Field(default=[42])
     """Seeds of the runs."""
+    repeats: PositiveInt = 1
+    """Measure each cell this many times: with its seed and those that follow it."""
     steps: Counts | None = None
     """Lengths of the runs, optimizer steps; null: run.steps, or that of the variant."""
     tokens: TokenCounts | None = None
@@ -391,6 +393,13 @@ class GridEntry(Settings):
         return self
 
     @model_validator(mode="after")
+    def _repeats_one_seed(self) -> "GridEntry":
+        if self.repeats > 1 and len(self.seed) > 1:
+            message = f"= {self.repeats} counts up from one seed; found {len(self.seed)} seeds"
+            raise RuleError(["repeats", "seed"], message)
+        return self
+
+    @model_validator(mode="after")
     def _lists_match(self) -> "GridEntry":
         counts = {key: len(values) for key, values in self.lists().items()}
         counts = {key: count for key, count in counts.items() if count > 1}
@@ -407,10 +416,15 @@ class GridEntry(Settings):
         return {key: values for key, values in axes.items() if values is not None} | self.sweep
 
     @property
+    def seeds(self) -> list[int]:
+        """The seeds of each cell of the block."""
+        return [seed + number for seed in self.seed for number in range(self.repeats)]
+
+    @property
     def combinations(self) -> int:
         """Number of cells of the block, before `where`."""
         counts = [len(values) for values in self.lists().values()]
-        return len(self.seed) * (max(counts) if self.paired else math.prod(counts))
+        return len(self.seeds) * (max(counts) if self.paired else math.prod(counts))
 
 
 class EstimateConfig(Settings):

@@ -141,6 +141,14 @@ def test_swept_keys_are_crossed() -> None:
     assert len(made.configurations) == 16
 
 
+def test_repeats_count_up_from_the_seed() -> None:
+    cells = grid({"model": ["tiny", "wide"], "repeats": 3, "seed": 7})
+    names = [f"{cell.model} {cell.seed}" for cell in cells]
+    assert names == ["tiny 7", "tiny 8", "tiny 9", "wide 7", "wide 8", "wide 9"]
+    (message,) = told({"repeats": 3, "seed": [1, 2]})
+    assert message == "grid[0].repeats = 3 counts up from one seed; found 2 seeds"
+
+
 def test_paired_lists_are_taken_together() -> None:
     made = grid(
         {
