@@ -126,6 +126,7 @@ class Watch:
         self._made_of = -1.0
         self._logs = log_folder(grid)
         self._answers = True
+        self._ended: dict[str, Progress | None] = {}
         clusters = {cell.cluster_config.slurm is not None for cell in grid.measured}
         self._on_slurm = True in clusters
 
@@ -163,7 +164,8 @@ class Watch:
         if summary is not None and summary.status == "completed":
             diverged = summary.outcome == "diverged"
             note = f"at step {summary.steps_done:,}" if diverged else ""
-            return Seen(cell, "diverged" if diverged else "done", note, attempt)
+            progress = self._at_the_end(cell)
+            return Seen(cell, "diverged" if diverged else "done", note, attempt, progress)
         if job is not None and job.state == "PENDING":
             never = ": it will never start" if NEVER_STARTS.search(job.reason) else ""
             again = f"; attempt {attempt + 1}" if attempt else ""
@@ -201,6 +203,12 @@ class Watch:
             note = failure.message.splitlines()[0] if failure else ""
             return Seen(cell, "failed", note, attempt, progress, left)
         return Seen(cell, "to run", f"{summary.status}; goes on", attempt, progress, left)
+
+    def _at_the_end(self, cell: Cell) -> Progress | None:
+        """Return what the records of a completed run tell; they are read once."""
+        if cell.name not in self._ended:
+            self._ended[cell.name] = read_progress(Path(cell.folder, METRICS))
+        return self._ended[cell.name]
 
     def _silence_s(self, cell: Cell) -> float:
         """Return the age of the newest of a run's files, s."""
