@@ -39,7 +39,8 @@ from tests.study.measure.test_foreign_logs import GOOD
 from trainer.config import load_run_config
 from trainer.folder import run_folder
 from trainer.folder.checkpoint_state import complete, write_state
-from trainer.folder.described_model import DescribedModel, of_lingua, of_llama
+from trainer.folder.described_model import DescribedModel, of_lingua
+from trainer.folder.hub_model import of_transformers
 from trainer.folder.metrics import RecordFile
 from trainer.folder.owner import read_owner
 from trainer.json_files import parse_json
@@ -504,7 +505,7 @@ READERS: dict[str, Reader] = {
         read_owner_json, lambda: [json.dumps(OWNER).encode()], lambda: OWNER, share=5
     ),
     "config.json": Reader(
-        _described(of_llama), lambda: [json.dumps(LLAMA).encode()], lambda: LLAMA, share=10
+        _described(of_transformers), lambda: [json.dumps(LLAMA).encode()], lambda: LLAMA, share=10
     ),
     "params.json": Reader(
         _described(of_lingua), lambda: [json.dumps(LINGUA).encode()], lambda: LINGUA, share=10

@@ -424,16 +424,23 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "scaled positions": (
         "hf",
         lambda path: change_json(
-            path / "config.json", rope_parameters={"rope_type": "llama3", "rope_theta": 1e4}
+            path / "config.json", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}
         ),
-        "rope_type: found 'llama3'; expected 'default'",
+        "rope_parameters.rope_type: found 'yarn'; expected 'default', 'llama3', 'linear'",
+    ),
+    "a scaling without its numbers": (
+        "hf",
+        lambda path: change_json(
+            path / "config.json", rope_parameters={"rope_type": "llama3", "factor": 8.0}
+        ),
+        "rope_parameters.low_freq_factor: missing; rope_type llama3 needs it",
     ),
     "scaled positions of transformers 4": (
         "hf",
         lambda path: change_json(
-            path / "config.json", rope_parameters=None, rope_scaling={"type": "linear"}
+            path / "config.json", rope_parameters=None, rope_scaling={"type": "dynamic"}
         ),
-        "rope_type: found 'linear'",
+        "rope_scaling.rope_type: found 'dynamic'",
     ),
     "quantised": (
         "hf",
