@@ -104,14 +104,14 @@ class RopeScaling(Settings):
 
     @model_validator(mode="after")
     def _keys_fit(self) -> "RopeScaling":
-        is_llama3 = self.rope_type == "llama3"
-        for key in ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings"):
-            value = getattr(self, key)
-            if is_llama3 and value is None:
-                raise RuleError([key, "rope_type"], "missing; rope_type llama3 needs it")
-            if not is_llama3 and value is not None:
-                message = f"= {value:g}: rope_type linear has no such key; remove it"
-                raise RuleError([key, "rope_type"], message)
+        keys = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        given = [key for key in keys if getattr(self, key) is not None]
+        if self.rope_type == "llama3" and len(given) < len(keys):
+            missing = ", ".join(key for key in keys if key not in given)
+            raise RuleError(["rope_type"], f"= llama3 also needs {missing}")
+        if self.rope_type == "linear" and given:
+            message = "does not fit rope_type: linear, which has only factor; remove it"
+            raise RuleError([given[0], "rope_type"], message)
         low, high = self.low_freq_factor, self.high_freq_factor
         if low is not None and high is not None and high <= low:
             message = f"= {high:g}; expected more than low_freq_factor = {low:g}"
