@@ -110,8 +110,8 @@ class RopeScaling(Settings):
             missing = ", ".join(key for key in keys if key not in given)
             raise RuleError(["rope_type"], f"= llama3 also needs {missing}")
         if self.rope_type == "linear" and given:
-            message = "does not fit rope_type: linear, which has only factor; remove it"
-            raise RuleError([given[0], "rope_type"], message)
+            message = f"= linear has only factor; remove {', '.join(given)}"
+            raise RuleError(["rope_type"], message)
         low, high = self.low_freq_factor, self.high_freq_factor
         if low is not None and high is not None and high <= low:
             message = f"= {high:g}; expected more than low_freq_factor = {low:g}"
@@ -214,8 +214,8 @@ class ModelConfig(Settings):
     @model_validator(mode="after")
     def _scaling_has_positions(self) -> "ModelConfig":
         if self.rope_scaling is not None and self.pos_embed == "none":
-            message = "needs pos_embed: rope; found none"
-            raise RuleError(["rope_scaling", "pos_embed"], message)
+            message = "= none leaves rope_scaling nothing to scale; expected rope_scaling: null"
+            raise RuleError(["pos_embed", "rope_scaling"], message)
         return self
 
     @property
