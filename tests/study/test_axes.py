@@ -177,6 +177,18 @@ def test_an_architecture_is_swept() -> None:
     )
 
 
+def test_a_source_is_switched_off_by_a_weight_of_0() -> None:
+    """Its text need not exist."""
+    made = grid({}, {"sweep": {"data.sources.missing": 0}})
+    assert [cell.variant for cell in made] == ["base", "missing-0"]
+    assert list(made.sources) == ["python_stdlib"]
+    assert made[0].fingerprint == made[1].fingerprint
+    (problem,) = told({"sweep": {"data.sources.python_stdlib": 0}})
+    assert problem.startswith(
+        "grid[0].sweep.data.sources.python_stdlib[0]: found only weights of 0; expected one above 0"
+    )
+
+
 def test_paired_lists_are_taken_together() -> None:
     made = grid(
         {
