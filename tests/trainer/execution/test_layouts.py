@@ -51,7 +51,6 @@ LAYOUTS = {
         "fsdp-accumulated": [FULL, *KEPT["accumulated"]],
         "tp-selective": [f"{TP}2", *KEPT["selective"]],
         "muon-ddp": [MUON],
-        "other-fsdp": [OTHER, FULL],
         "other-tp": [OTHER, f"{TP}2"],
     },
     4: {

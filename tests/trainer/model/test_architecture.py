@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from trainer.config import BYTE_VOCABULARY, ModelConfig, OptimConfig, RopeScaling
 from trainer.execution.choices import Choices
@@ -234,11 +234,11 @@ def test_frequencies_are_transformers(scaling: dict[str, Any]) -> None:
         max_position_embeddings=512,
         rope_parameters={"rope_theta": 500.0, **scaling},
     )
-    theirs, attention_factor = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](config)
+    theirs = LlamaRotaryEmbedding(config)
     plain = 500.0 ** (-torch.arange(0, 128, 2).float() / 128)
     found = scale_frequencies(plain, RopeScaling.model_validate(scaling))
-    assert attention_factor == 1
-    torch.testing.assert_close(found, theirs, rtol=1e-6, atol=0)
+    assert theirs.attention_scaling == 1
+    torch.testing.assert_close(found, theirs.inv_freq, rtol=1e-6, atol=0)
     ratios = (plain / found).round(decimals=3)
     assert ratios.max() == scaling["factor"]
     assert len(ratios.unique()) > 3 or scaling is LINEAR
