@@ -116,6 +116,7 @@ class Bench:
         grouped = {"model": {"n_kv_heads": 2}}
         masked = {"data": {"document_mask": True}}
         window = {"model": {"sliding_window": 100 if self.rehearses else 512}}
+        other = {"model": {"qk_norm": True, "norm_type": "layernorm", "activation": "relu2"}}
         items += [
             Item("whole run, nothing compiled", 60, partial(whole_run, self, empty_cache=True)),
             Item("whole run, 500 steps", 60, partial(whole_run, self)),
@@ -125,6 +126,7 @@ class Bench:
             Item("losses, grouped queries", 25, partial(losses, self, grouped)),
             Item("losses, document mask", 40, partial(losses, self, masked)),
             Item("losses, window", 40, partial(losses, self, window)),
+            Item("losses, architecture", 40, partial(losses, self, other)),
             Item("losses, DDP", 40, partial(ddp, self)),
             Item("resumed run", 90, partial(resumed, self)),
         ]

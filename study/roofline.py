@@ -15,7 +15,7 @@ from study.grid import Cell
 from study.workload import VALUE_BYTES, plan_dtype
 from trainer.config import ModelConfig
 from trainer.execution.choices import Dtype
-from trainer.flops import count_parameters, mean_context
+from trainer.flops import block_norms, count_parameters, mean_context
 from trainer.model.optimizers import MASTER_BYTES, optimizer_costs
 
 BACKWARD_ATTENTION = 2.5
@@ -34,7 +34,7 @@ class Roofline:
     attention_s: float
     """Fused causal attention, forward and backward."""
     pointwise_s: float
-    """Operations between them: norms, residual sums, rotary positions, SwiGLU, embedding."""
+    """Operations between them: norms, residual sums, rotary positions, activations, embedding."""
     loss_s: float
     """Cross entropy of the logits, forward and backward."""
     optimizer_s: float
@@ -87,7 +87,7 @@ def step_roofline(
 def matmul_flops(model: ModelConfig, vocab_size: int) -> float:
     """Return the FLOPs per token of matmuls with weights, forward and backward."""
     count = count_parameters(model, vocab_size)
-    norms = (2 * model.n_layers + 1) * model.dim
+    norms = model.n_layers * block_norms(model) + model.dim
     # 2 per weight forward, and as many each for the gradients of inputs and of weights.
     return 6.0 * (count.without_embedding - norms)
 
@@ -108,18 +108,21 @@ def pointwise_values(model: ModelConfig) -> int:
     residual sum (two a block, fused with the norm after it), forward: branch in, sum out. Backward:
     the gradient that bypasses the norm in; the norm's gradient is added to it, and the branch reads
     the same tensor.
-    rotary positions, forward and backward: queries and keys in and out.
+    rotary positions, forward and backward: queries and keys in and out. With qk_norm they are fused
+    with that norm, if there are any: backward also reads its input.
     SwiGLU, forward: both halves in, product out. Backward: gradient and both halves in, both
-    gradients out.
+    gradients out. GELU and squared ReLU, forward: in and out. Backward: gradient and input in,
+    gradient out.
     embedding, forward: row in, output out. Backward: gradient in.
     """
     norms, sums = 2 * model.n_layers + 1, 2 * model.n_layers
     norm = (2 + 3) * norms
     add = (2 + 1) * sums
-    rotary = (2 + 2) * (model.q_dim + model.kv_heads * model.head_dim)
-    swiglu = (3 + 5) * model.ffn_hidden
+    of_heads = 2 + 3 if model.qk_norm else 2 + 2 if model.pos_embed == "rope" else 0
+    heads = of_heads * (model.q_dim + model.kv_dim)
+    activation = (3 + 5 if model.is_gated else 2 + 3) * model.ffn_hidden
     embedding = 2 + 1
-    return (norm + add + embedding) * model.dim + model.n_layers * (rotary + swiglu)
+    return (norm + add + embedding) * model.dim + model.n_layers * (heads + activation)
 
 
 def optimizer_bytes(model: ModelConfig, vocab_size: int, value_bytes: int, optimizer: str) -> float:

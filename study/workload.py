@@ -12,7 +12,7 @@ import numpy as np
 
 from study.config import ClusterConfig
 from study.grid import Cell
-from trainer.config import RunConfig, digest
+from trainer.config import ARCHITECTURE, ModelConfig, RunConfig, digest
 from trainer.execution.choices import Dtype, has_bf16, loss_chunk, model_dtype
 from trainer.flops import count_parameters, mean_context
 from trainer.model.optimizers import ADAMW_COSTS, OptimizerCosts, optimizer_costs
@@ -24,7 +24,7 @@ LAYER_TENSORS = 34
 """Activations of a layer, in bytes per token and unit of width, in half precision.
 
 Korthikanti et al. 2022, "Reducing Activation Recomputation", equation 1, without its attention
-scores, which fused attention does not keep."""
+scores, which fused attention does not keep. `kept_share` scales it for other architectures."""
 
 NOMINAL = {"peak_tflops": 0.05, "memory_tb_s": 0.01, "link_gb_s": 5.0}
 """Rates of a CPU core, used for clusters without a data sheet. The values hardly matter: the
@@ -106,6 +106,8 @@ class Workload:
     """Maximum number of keys that a token attends to; None: all keys before it."""
     loss_chunk: int = 0
     """Tokens whose logits are in memory at once; 0: all."""
+    kept_share: float = 1.0
+    """Activations that a layer keeps, over those with a SwiGLU and without qk_norm."""
 
     @property
     def block_params(self) -> int:
@@ -131,13 +133,36 @@ SETTINGS_IN_TERMS = {
 
 
 def unseen_key(run: RunConfig, gpus: int) -> str:
-    """Return a digest of the settings in `RunConfig.speed_key` that are not in the terms."""
+    """Return a digest of the settings in `RunConfig.speed_key` that are not in the terms.
+
+    Of the model, only what is not the default architecture.
+    """
     values = run.speed_settings(gpus)
-    for name in ("model", "gpus", "layout", "recompute", "vocab_size", "grad_acc_steps"):
+    other = {key: item for key, item in values.pop("model").items() if key in ARCHITECTURE}
+    if other:
+        values["model"] = other
+    for name in ("gpus", "layout", "recompute", "vocab_size", "grad_acc_steps"):
         del values[name]
     for group, names in SETTINGS_IN_TERMS.items():
         values[group] = {key: item for key, item in values[group].items() if key not in names}
     return digest(values)
+
+
+def kept_share(model: ModelConfig) -> float:
+    """Return the activations that a layer keeps, over those with a SwiGLU and without qk_norm.
+
+    Kept for the backward pass are the inputs of norms, matmuls, attention and the activation, so
+    qk_norm adds queries and keys, and an ungated FFN is without one of three hidden tensors.
+    """
+    usual = model.model_copy(update={"qk_norm": False, "activation": "swiglu"})
+    return _kept_values(model) / _kept_values(usual)
+
+
+def _kept_values(model: ModelConfig) -> int:
+    """Return the values per token that a layer keeps."""
+    heads = model.q_dim + model.kv_dim
+    hidden = (3 if model.is_gated else 2) * model.ffn_hidden
+    return 4 * model.dim + (3 if model.qk_norm else 2) * heads + hidden
 
 
 def plan_dtype(cell: Cell) -> Dtype:
@@ -177,6 +202,7 @@ def workload(cell: Cell, dtype: Dtype | None = None) -> Workload:
         optimizer=optimizer_costs(run.optim.name, run.model, vocab_size),
         sliding_window=run.model.sliding_window,
         loss_chunk=loss_chunk(run.distributed, vocab_size),
+        kept_share=kept_share(run.model),
     )
 
 
@@ -196,7 +222,7 @@ def step_terms(work: Workload, sheet: DataSheet) -> dict[str, float]:
     tokens, layers = work.tokens * micro_batches, work.n_layers
     context = mean_context(work.seq_len, work.sliding_window)
     attention = (12 + 4 * again) * layers * work.attention_dim * context
-    kept = layers * work.dim * LAYER_TENSORS / 2 * work.value_bytes
+    kept = layers * work.dim * LAYER_TENSORS / 2 * work.value_bytes * work.kept_share
     pointwise = 1 + again / 3 if work.recompute != "selective" else 4 / 3
     pointwise *= 1.0 if work.compiled else EAGER_PASSES
     matmul_s = (6 * work.matmul_params + 2 * again * work.block_params) * tokens / split
@@ -313,7 +339,7 @@ def memory_terms(work: Workload) -> dict[str, float]:
     """
     held = work.params / (work.shard * work.tensor_parallel)
     layer = work.tokens * work.dim * work.value_bytes / work.tensor_parallel
-    whole = layer * LAYER_TENSORS / 2
+    whole = layer * LAYER_TENSORS / 2 * work.kept_share
     blocks = {
         "none": work.n_layers * whole,
         "selective": work.n_layers * whole / 2,

@@ -74,12 +74,49 @@ Weight = Annotated[NonNegative, IsNumber]
 Text = Annotated[str, Field(min_length=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 
+ARCHITECTURE = ("qk_norm", "norm_type", "activation", "pos_embed")
+"""Keys of the model, besides its sizes, that can change the speed."""
+
 WANDB_PASSED_ON = (
     *("resume", "config_exclude_keys", "config_include_keys", "anonymous", "allow_val_change"),
     *("force", "tensorboard", "sync_tensorboard", "monitor_gym", "save_code"),
     *("fork_from", "resume_from"),
 )
 """Keys of logging.wandb that cannot change the speed."""
+
+
+class RopeScaling(Settings):
+    """Rotary frequencies for longer sequences; keys as in Hugging Face's config.json."""
+
+    other_names: ClassVar[Mapping[str, str]] = {"type": "rope_type"}
+
+    rope_type: Literal["llama3", "linear"]
+    """linear: all frequencies are divided by factor; llama3: those of long wavelengths, and of
+    medium ones in part."""
+    factor: Annotated[float, Field(ge=1)]
+    """What frequencies are divided by."""
+    low_freq_factor: PositiveFloat | None = None
+    """llama3: wavelengths above original_max_position_embeddings / this are divided by factor."""
+    high_freq_factor: PositiveFloat | None = None
+    """llama3: wavelengths below original_max_position_embeddings / this are kept."""
+    original_max_position_embeddings: PositiveInt | None = None
+    """llama3: sequence length before the scaling."""
+
+    @model_validator(mode="after")
+    def _keys_fit(self) -> "RopeScaling":
+        keys = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        given = [key for key in keys if getattr(self, key) is not None]
+        if self.rope_type == "llama3" and len(given) < len(keys):
+            missing = ", ".join(key for key in keys if key not in given)
+            raise RuleError(["rope_type"], f"= llama3 also needs {missing}")
+        if self.rope_type == "linear" and given:
+            message = f"= linear has only factor; remove {', '.join(given)}"
+            raise RuleError(["rope_type"], message)
+        low, high = self.low_freq_factor, self.high_freq_factor
+        if low is not None and high is not None and high <= low:
+            message = f"= {high:g}; expected more than low_freq_factor = {low:g}"
+            raise RuleError(["high_freq_factor", "low_freq_factor"], message)
+        return self
 
 
 class ModelConfig(Settings):
@@ -103,8 +140,20 @@ class ModelConfig(Settings):
     """The FFN's hidden width is rounded up to a multiple of this."""
     rope_theta: PositiveFloat = 10000.0
     """Base of the rotary position embedding."""
+    rope_scaling: RopeScaling | None = None
+    """Scaling of the rotary frequencies; null: none."""
+    pos_embed: Literal["rope", "none"] = "rope"
+    """Position embedding: rope, rotary; none: only the causal mask tells positions apart."""
+    norm_type: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    """Norm before attention, FFN and output matrix; layernorm has weights but no biases."""
     norm_eps: PositiveFloat = 1e-5
-    """Epsilon of RMSNorm."""
+    """Epsilon of the norms."""
+    qk_norm: bool = False
+    """RMSNorm of each query and key head before the rotary embedding, with one weight vector of
+    head_dim for queries and one for keys, as in Qwen3 (in OLMo 2 it spans all heads)."""
+    activation: Literal["swiglu", "gelu", "relu2"] = "swiglu"
+    """The FFN: swiglu is gated, w2(silu(w1 x) * w3 x); gelu (exact) and relu2 (ReLU squared) have
+    two matrices, w2(f(w1 x)). The hidden width is the same for all."""
     weight_tying: bool = False
     """Use the input embedding as the output matrix."""
     init_base_std: PositiveFloat | None = None
@@ -153,13 +202,20 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "ModelConfig":
-        if self.head_dim % 2:
+        if self.head_dim % 2 and self.pos_embed == "rope":
             message = f"= {self.head_dim} is odd; rotary embedding needs pairs"
             raise RuleError(["head_dim", "n_heads", "dim"], message)
         if self.n_heads % self.kv_heads:
             message = f"= {self.kv_heads} does not divide n_heads = {self.n_heads}"
             hint = _hint_at_divisor(self.n_heads, self.kv_heads)
             raise RuleError(["n_kv_heads", "n_heads"], f"{message}{hint}")
+        return self
+
+    @model_validator(mode="after")
+    def _scaling_has_positions(self) -> "ModelConfig":
+        if self.rope_scaling is not None and self.pos_embed == "none":
+            message = "= none leaves rope_scaling nothing to scale; expected rope_scaling: null"
+            raise RuleError(["pos_embed", "rope_scaling"], message)
         return self
 
     @property
@@ -173,8 +229,26 @@ class ModelConfig(Settings):
         return self.n_kv_heads or self.n_heads
 
     @property
+    def kv_dim(self) -> int:
+        """Total width of the key heads, and of the value heads."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the FFN has a gate, its third matrix."""
+        return self.activation == "swiglu"
+
+    @property
+    def rotates_projections(self) -> bool:
+        """Whether queries and keys are rotated just as their matrices return them."""
+        return self.pos_embed == "rope" and not self.qk_norm
+
+    @property
     def ffn_hidden(self) -> int:
-        """Hidden width of the SwiGLU, h = int(2*(4*d)/3) [x multiplier], rounded up."""
+        """Hidden width of the FFN, h = int(2*(4*d)/3) [x multiplier], rounded up.
+
+        Without a gate it is the same: the FFN then has two thirds of the parameters.
+        """
         hidden = int(2 * (4 * self.dim) / 3)
         if self.ffn_dim_multiplier is not None:
             hidden = int(self.ffn_dim_multiplier * hidden)
@@ -272,8 +346,8 @@ class DistributedConfig(Settings):
     """Capture the whole step as a CUDA graph and replay it. auto: true on GPUs, unless weights are
     sharded, float8 or anomalies detected."""
     fused_pointwise: bool | Literal["auto"] = "auto"
-    """Compute SwiGLU and rotary embedding in one Triton kernel each way, if projections are fused.
-    auto: true on a GPU."""
+    """Compute SwiGLU and rotary embedding in one Triton kernel each way, if projections are fused;
+    with qk_norm, not the rotary embedding. auto: true on a GPU."""
     fused_projections: bool | Literal["auto"] = "auto"
     """Fuse matmuls that share an input: wq, wk, wv, and w1, w3. auto: true on a GPU, and on a CPU
     for tiny models. Never fused if weights are sharded or float8."""
@@ -589,8 +663,8 @@ class CheckpointConfig(Settings):
     path: FilePath | None = None
     """Folder of the checkpoints; null: dump_dir/checkpoints."""
     init_ckpt_path: FilePath | None = None
-    """Weights to start from: a run or checkpoint of ours, an export or a Hugging Face Llama, or a
-    checkpoint of lingua. The shape must be this run's."""
+    """Weights to start from: a run or checkpoint of ours, an export or a Hugging Face Llama or
+    Qwen3, or a checkpoint of lingua. The shape must be this run's."""
     continue_from: FilePath | None = None
     """Another run's folder (its newest checkpoint) or checkpoint, to continue: its weights,
     optimizer state, step and position in the data, with this run's steps, schedule and data."""
@@ -851,11 +925,17 @@ class RunConfig(Settings):
         (seed, learning rate, training data), and checkpoints and evaluations, which are not part
         of the step time.
         """
+        fields = ModelConfig.model_fields
+        # Left out at their default, they leave the keys of earlier runs unchanged.
+        usual = {key for key in ARCHITECTURE if getattr(self.model, key) == fields[key].default}
         values = self.model_dump(
             mode="json",
             exclude={
                 **dict.fromkeys(("dump_dir", "name", "seed", "steps", "gpu_name", "optim"), True),
-                "model": {"rope_theta", "norm_eps", "init_base_std", "init_std_factor", "seed"},
+                "model": {
+                    *("rope_theta", "rope_scaling", "norm_eps", "init_base_std", "init_std_factor"),
+                    *("seed", *usual),
+                },
                 "data": {"root_dir", "sources", "shards_dir", "seed", "tokenizer", "add_eos"},
                 "distributed": {
                     *("timeout_s", "compile_cache", "dp_shard", "dp_replicate"),
@@ -908,6 +988,7 @@ class RunConfig(Settings):
         model = self.model.model_dump(mode="json", exclude={"init_base_std", "init_std_factor"})
         model["n_kv_heads"] = self.model.kv_heads
         model["sliding_window"] = self.model.sliding_window or "all"
+        model["rope_scaling"] = model["rope_scaling"] or "none"
         try:
             vocabulary = self.data.tokenizer.vocab_size
         except ConfigError:  # the tokenizer's file is no longer there
@@ -1003,6 +1084,7 @@ __all__ = [
     "LoggingConfig",
     "ModelConfig",
     "OptimConfig",
+    "RopeScaling",
     "RunConfig",
     "SaveConfig",
     "Settings",

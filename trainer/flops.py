@@ -15,7 +15,7 @@ class ParameterCount:
     embedding: int
     """Input embedding, V*d. A look-up, not a matmul."""
     blocks: int
-    """All blocks: L * (attention + SwiGLU + two norms)."""
+    """All blocks: L * (attention + FFN + norms)."""
     norm: int
     """Final norm, d."""
     output: int
@@ -38,9 +38,10 @@ def count_parameters(model: ModelConfig, vocab_size: int) -> ParameterCount:
     """Count the parameters of a shape.
 
     Without grouped-query attention: L*(4d^2 + 3*d*h + 2d) + 2*V*d + d, h the FFN's hidden width.
+    Without a gate 2*d*h in place of 3*d*h; with qk_norm 2E more for each layer, E = head_dim.
     """
     d = model.dim
-    block = sum(rows * columns for rows, columns in block_matrices(model)) + 2 * d
+    block = sum(rows * columns for rows, columns in block_matrices(model)) + block_norms(model)
     return ParameterCount(
         embedding=vocab_size * d,
         blocks=model.n_layers * block,
@@ -51,10 +52,18 @@ def count_parameters(model: ModelConfig, vocab_size: int) -> ParameterCount:
 
 
 def block_matrices(model: ModelConfig) -> list[tuple[int, int]]:
-    """Return the shape (rows, columns) of each matrix of a block: wq, wk, wv, wo, w1, w3, w2."""
-    d, q_dim, kv_dim = model.dim, model.q_dim, model.kv_heads * model.head_dim
-    swiglu = [(model.ffn_hidden, d), (model.ffn_hidden, d), (d, model.ffn_hidden)]
-    return [(q_dim, d), (kv_dim, d), (kv_dim, d), (d, q_dim), *swiglu]
+    """Return the shape (rows, columns) of each matrix of a block: wq, wk, wv, wo, w1, w3, w2.
+
+    There is no w3 without a gate.
+    """
+    d, q_dim, kv_dim = model.dim, model.q_dim, model.kv_dim
+    into = [(model.ffn_hidden, d)] * (2 if model.is_gated else 1)
+    return [(q_dim, d), (kv_dim, d), (kv_dim, d), (d, q_dim), *into, (d, model.ffn_hidden)]
+
+
+def block_norms(model: ModelConfig) -> int:
+    """Return the parameters of a block's norms: two of width d, and two of width E with qk_norm."""
+    return 2 * model.dim + (2 * model.head_dim if model.qk_norm else 0)
 
 
 def mean_context(seq_len: int, sliding_window: int | None = None) -> float:

@@ -39,7 +39,8 @@ from tests.study.measure.test_foreign_logs import GOOD
 from trainer.config import load_run_config
 from trainer.folder import run_folder
 from trainer.folder.checkpoint_state import complete, write_state
-from trainer.folder.described_model import DescribedModel, of_lingua, of_llama
+from trainer.folder.described_model import DescribedModel, of_lingua
+from trainer.folder.hub_model import HUB_MODELS, of_transformers
 from trainer.folder.metrics import RecordFile
 from trainer.folder.owner import read_owner
 from trainer.json_files import parse_json
@@ -112,7 +113,10 @@ OWNER = {"id": "0123456789abcdef", "name": "a", "dump_dir": ".."}
 LLAMA = {
     "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
     "num_key_value_heads": 2, "intermediate_size": 256, "vocab_size": 260, "rms_norm_eps": 1e-5,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    "rope_parameters": {
+        "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+    },
 }  # fmt: skip
 """config.json of a Hugging Face folder."""
 
@@ -504,7 +508,10 @@ READERS: dict[str, Reader] = {
         read_owner_json, lambda: [json.dumps(OWNER).encode()], lambda: OWNER, share=5
     ),
     "config.json": Reader(
-        _described(of_llama), lambda: [json.dumps(LLAMA).encode()], lambda: LLAMA, share=10
+        _described(of_transformers),
+        lambda: [json.dumps({**LLAMA, "model_type": kind}).encode() for kind in HUB_MODELS],
+        lambda: LLAMA,
+        share=10,
     ),
     "params.json": Reader(
         _described(of_lingua), lambda: [json.dumps(LINGUA).encode()], lambda: LINGUA, share=10

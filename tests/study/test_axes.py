@@ -14,6 +14,7 @@ from study.grid import Cell, Grid
 from study.jobs.workflow import text_files
 from study.load import load_study, load_study_file
 from study.show.plan import find_state
+from study.workload import data_sheet, memory_terms, step_terms, workload
 from tests.study.conftest import MakeGrid, write_run
 from tests.study.show.test_plan import plan
 from tests.study.test_grid import STUDY, problems
@@ -21,6 +22,8 @@ from trainer.config import RunConfig, merge, parse_yaml
 from trainer.flops import flops_per_token
 from trainer.problems import ConfigError
 from trainer.settings import dotted_keys
+
+LINEAR = {"rope_type": "linear", "factor": 2.0}
 
 ONE = {"cluster": "here", "model": "tiny", "gpus": 1}
 
@@ -149,6 +152,51 @@ def test_repeats_count_up_from_the_seed() -> None:
     assert message == "grid[0].repeats = 3 counts up from one seed; found 2 seeds"
 
 
+def test_an_architecture_is_swept() -> None:
+    """tiny has 2 layers, 2 heads of 32, d = 64, h = 256."""
+    made = grid(
+        {"sweep": {"model.qk_norm": [False, True], "model.activation": ["swiglu", "gelu"]}},
+        {"sweep": {"model.norm_type": "layernorm", "model.pos_embed": "none"}},
+        {"sweep": {"model.rope_scaling": [None, {"rope_type": "linear", "factor": 4}]}},
+    )
+    assert [(cell.variant, cell.params) for cell in made[:5]] == [
+        ("qk_norm-false+activation-swiglu", TINY),
+        ("qk_norm-false+activation-gelu", TINY - 2 * 64 * 256),
+        ("qk_norm-true+activation-swiglu", TINY + 2 * 64),
+        ("qk_norm-true+activation-gelu", TINY - 2 * 64 * 256 + 2 * 64),
+        ("norm_type-layernorm+pos_embed-none", TINY),
+    ]
+    assert made[5].variant == "rope_scaling-null"
+    assert made[6].variant.startswith("rope_scaling-rope_type-linear-")
+    digests = [(cell.fingerprint, cell.run.trajectory(1)) for cell in made]
+    assert len(set(digests)) == 6 and digests[0] == digests[5]
+    works = [workload(cell) for cell in made]
+    assert len({(work.params, work.kept_share, work.unseen) for work in works[:5]}) == 5
+    assert len({cell.speed_key for cell in made}) == 5  # a scaling changes no speed
+    # Of 4*64 + 2*128 + 3*256 = 1,280 values a layer keeps 256 less, 128 more, or both.
+    shares = [work.kept_share for work in works[:5]]
+    assert shares == [1.0, 1024 / 1280, 1408 / 1280, 1152 / 1280, 1.0]
+    whole, ungated = (memory_terms(work)["activations"] for work in works[:2])
+    assert ungated == pytest.approx(0.8 * whole)
+    terms = [step_terms(work, data_sheet(made[0].cluster_config)) for work in works[:2]]
+    assert terms[1]["activations"] == pytest.approx(0.8 * terms[0]["activations"])
+    assert terms[1]["matmul"] / terms[0]["matmul"] == pytest.approx(
+        (TINY - 258 * 64 - 2 * 64 * 256) / (TINY - 258 * 64)
+    )
+
+
+def test_a_source_is_switched_off_by_a_weight_of_0() -> None:
+    """Its text need not exist."""
+    made = grid({}, {"sweep": {"data.sources.missing": 0}})
+    assert [cell.variant for cell in made] == ["base", "missing-0"]
+    assert list(made.sources) == ["python_stdlib"]
+    assert made[0].fingerprint == made[1].fingerprint
+    (problem,) = told({"sweep": {"data.sources.python_stdlib": 0}})
+    assert problem.startswith(
+        "grid[0].sweep.data.sources.python_stdlib[0]: found only weights of 0; expected one above 0"
+    )
+
+
 def test_paired_lists_are_taken_together() -> None:
     made = grid(
         {
@@ -204,6 +252,26 @@ def test_where_leaves_out_cells_that_would_be_invalid() -> None:
         ({"sweep": {"optim.warmup": [30]}}, "grid[0].sweep.optim.warmup[0] = 30 is more than st"),
         ({"sweep": {"seed": [1]}}, "grid[0].sweep.seed: cannot be swept; seeds are an axis"),
         ({"sweep": {"data.root_dir": "x"}}, "grid[0].sweep.data.root_dir: cannot be swept"),
+        (
+            {"sweep": {"model.pos_embed": "none", "model.rope_scaling": LINEAR}},
+            "grid[0].sweep.model.rope_scaling[0]: pos_embed = none leaves rope_scaling nothing to",
+        ),
+        (
+            {"sweep": {"model.rope_scaling": [{**LINEAR, "rope_type": "llama3"}]}},
+            "grid[0].sweep.model.rope_scaling[0] = llama3 also needs low_freq_factor",
+        ),
+        (
+            {"sweep": {"model.rope_scaling": [{**LINEAR, "low_freq_factor": 1.0}]}},
+            "grid[0].sweep.model.rope_scaling[0] = linear has only factor; remove low_freq",
+        ),
+        (
+            {"sweep": {"model.activation": ["relu"]}},
+            "grid[0].sweep.model.activation[0]: found 'relu'; expected 'swiglu', 'gelu' or 'relu2'",
+        ),
+        (
+            {"sweep": {"model.qk_norm": [1]}},
+            "grid[0].sweep.model.qk_norm[0]: found 1; expected true or false",
+        ),
         ({"sweep": {"optim.lr": [1, 1.0]}}, "grid[0]: duplicate cell here/tiny/1/lr-1/42, already"),
         (
             {"paired": True, "gpus": [1, 2], "sweep": {"optim.lr": [1, 2, 3]}},
@@ -501,6 +569,9 @@ def _points(study: dict[str, Any]) -> Any:
 
 
 SWEEPS: dict[str, st.SearchStrategy[Any]] = {
+    "model.qk_norm": st.booleans(),
+    "model.activation": st.sampled_from(["swiglu", "gelu", "relu2"]),
+    "model.rope_scaling": st.none() | st.just({"rope_type": "linear", "factor": 2.0}),
     "optim.lr": st.floats(1e-8, 1.0) | st.sampled_from(["1e-3 * gpus", "1 / dim", "1e-3*gpus"]),
     "optim.clip": st.none() | st.floats(0.1, 10.0),
     "model.n_layers": st.integers(1, 9),

@@ -75,6 +75,31 @@ def test_a_small_step_by_hand() -> None:
     assert muon.optimizer_s == pytest.approx(348 * 34 - 256 * 8 + flops)
 
 
+@pytest.mark.parametrize(
+    ("changes", "weights", "values"),
+    [
+        ({}, 64 + 192 + 40, (24 + 8) * 4 + 8 * 16),
+        ({"norm_type": "layernorm"}, 64 + 192 + 40, (24 + 8) * 4 + 8 * 16),
+        ({"qk_norm": True}, 64 + 192 + 40, (24 + 10) * 4 + 8 * 16),
+        ({"pos_embed": "none"}, 64 + 192 + 40, 24 * 4 + 8 * 16),
+        ({"activation": "relu2", "n_kv_heads": 1}, 48 + 128 + 40, 24 * 4 + 4 * 6 + 5 * 16),
+    ],
+    ids=str,
+)
+def test_architectures_by_hand(changes: dict[str, Any], weights: int, values: int) -> None:
+    """The step above: weights in matmuls, and values that the pointwise operations move."""
+    model = shape(dim=4, n_layers=1, n_heads=2, multiple_of=8, **changes)
+    rates = RatesConfig(
+        matmul_tflops=1e-12,
+        copy_tb_s=1e-12,
+        attention_forward_tflops=1e-12,
+        attention_backward_tflops=1e-12,
+    )
+    roofline = step_roofline(model, 10, 2, 8, rates)
+    assert roofline.matmul_s == pytest.approx(6 * weights * 16)
+    assert roofline.pointwise_s == pytest.approx(2 * values * 16)
+
+
 @pytest.mark.parametrize(("causal", "backward_tflops"), [(True, 1.25), (False, 0.5)])
 def test_its_matmuls_are_those_that_mfu_counts(causal: bool, backward_tflops: float) -> None:
     """Except that MFU counts attention backward as 2 forwards, not 2.5, or without the mask.

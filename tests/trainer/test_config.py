@@ -94,7 +94,7 @@ def test_heads_that_do_not_divide_are_reported_beside_other_mistakes(
     assert sorted(found) == [
         f"model.{heads} = 7 does not divide dim = 64; try 8",
         "model.n_layers: found 'many'; expected a number",
-        "model.norm: unknown key; did you mean 'norm_eps'?",
+        "model.norm: unknown key; did you mean 'norm_type'?",
     ]
 
 

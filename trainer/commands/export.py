@@ -1,7 +1,8 @@
 """The command: python -m trainer.commands.export --run FOLDER --output FOLDER
 
-Exports a run as a Hugging Face model, transformers' Llama. The rotary layout is the same, so only
-the names of the weights change. The output folder appears complete, by one rename.
+Exports a run as a Hugging Face model: transformers' Llama or, with qk_norm, Qwen3. The rotary
+layout is the same, so only the names of the weights change. The output folder appears complete, by
+one rename.
 """
 
 import argparse
@@ -20,7 +21,8 @@ from trainer.config import ConfigError, RunConfig, load_run_config
 from trainer.files import replace_durably
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import CheckpointError, find_steps, folder_of, of_step
-from trainer.folder.described_model import FACTS, LLAMA_CONFIG, LLAMA_KEYS, LLAMA_ONLY
+from trainer.folder.described_model import FACTS
+from trainer.folder.hub_model import HUB_CONFIG, HUB_KEYS, HUB_MODELS, IMPLIED, hub_model
 from trainer.folder.run_folder import read_settings, read_summary
 from trainer.model.weight_names import transformers_name, weight_shapes
 from trainer.records import CONFIG
@@ -46,20 +48,26 @@ def export(run: Path, output: Path, step: int | None = None, config: Path | None
     tokenizer = build_tokenizer(settings.data.tokenizer)
     with _publishing(output) as folder:
         _write_weights(folder, weights)
-        write_json(folder / LLAMA_CONFIG, llama_config(settings, tokenizer))
+        write_json(folder / HUB_CONFIG, hub_config(settings, tokenizer))
         write_json(folder / "generation_config.json", _ends(tokenizer))
         loading = write_tokenizer(folder, settings.data, tokenizer)
         (folder / "README.md").write_text(_card(settings, found, loading), encoding="utf-8")
     return found
 
 
-def llama_config(settings: RunConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the config.json of transformers' Llama."""
+def hub_config(settings: RunConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the config.json of transformers."""
+    model_type = hub_model(settings.model)
+    hub = HUB_MODELS[model_type]
+    facts = {name: value(settings.model) for name, value in FACTS.items()}
+    scaling = facts["rope_scaling"]
     return {
-        "architectures": ["LlamaForCausalLM"],
-        **{key: only for key, only in LLAMA_ONLY.items() if only is not None},
-        **{LLAMA_KEYS[name]: value(settings.model) for name, value in FACTS.items()},
-        LLAMA_KEYS["vocab_size"]: settings.data.tokenizer.vocab_size,
+        "architectures": [hub.architecture],
+        "model_type": model_type,
+        **{key: only for key, only in hub.only.items() if only is not None},
+        **{key: facts[name] for name, key in HUB_KEYS.items() if name in facts},
+        **({"rope_scaling": scaling} if scaling else {}),
+        HUB_KEYS["vocab_size"]: settings.data.tokenizer.vocab_size,
         "max_position_embeddings": settings.data.seq_len,
         **_ends(tokenizer),
         "torch_dtype": "float32",  # that of the master weights
@@ -73,12 +81,20 @@ def _ends(tokenizer: Tokenizer) -> dict[str, int]:
 def _check(settings: RunConfig, source: str, output: Path) -> None:
     """Raise ConfigError if the run cannot be exported, or the output folder is in use."""
     window, length = settings.model.sliding_window, settings.data.seq_len
+    architecture = HUB_MODELS[hub_model(settings.model)].architecture
+    problems = [
+        f"model.{name}: found {found}, not supported by transformers' {architecture}; "
+        f"expected {supported}"
+        for name, supported in IMPLIED.items()
+        if (found := FACTS[name](settings.model)) != supported
+    ]
     if window is not None and window < length:
-        problem = (
-            f"model.sliding_window: found {window}, not supported by transformers' Llama; "
+        problems.append(
+            f"model.sliding_window: found {window}, not supported by transformers' {architecture}; "
             f"expected null, or data.seq_len = {length} or more"
         )
-        raise ConfigError(source, [problem])
+    if problems:
+        raise ConfigError(source, problems)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(str(output), ["exists already; expected a new or empty folder"])
 
@@ -143,11 +159,12 @@ def _write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
 
 def _card(settings: RunConfig, step: int, loading: str) -> str:
     """Return the README.md of an export."""
+    architecture = HUB_MODELS[hub_model(settings.model)].architecture
     bos = "" if settings.data.add_bos else "no "
     eos = "" if settings.data.add_eos else "no "
     return (
         f"# {settings.name}\n\n"
-        f"Step {step} of {settings.steps}, for transformers' `LlamaForCausalLM`, float32. Trained "
+        f"Step {step} of {settings.steps}, for transformers' `{architecture}`, float32. Trained "
         f"on sequences of {settings.data.seq_len} tokens, with {bos}BOS before and {eos}EOS after "
         f"each document.\n\n{loading}\n"
     )
@@ -170,7 +187,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m trainer.commands.export",
-        description="Export a run as a Hugging Face Llama model.",
+        description="Export a run as a Hugging Face model, Llama or Qwen3.",
     )
     parser.add_argument("--run", required=True, type=Path, help="folder of the run")
     parser.add_argument("--output", required=True, type=Path, help="new folder")

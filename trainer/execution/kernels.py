@@ -78,7 +78,7 @@ def use(choices: Choices, model: Transformer) -> None:
         if isinstance(module, Linear):
             module.fast_cpu = fast_cpu
         elif isinstance(module, Attention | FeedForward):
-            module.one_kernel = choices.fused_pointwise
+            module.one_kernel = choices.fused_pointwise and module.fits_kernel
 
 
 def _allow_only(name: str) -> None:

@@ -67,11 +67,17 @@ def split_matrices(model: Transformer, mesh: DeviceMesh) -> None:
     # Wait for the collective: given an AsyncCollectiveTensor, a compiled block returns a gradient
     # of the wrong class.
     model.tok_embeddings.register_forward_hook(lambda module, inputs, output: output.clone())
+    config = model.config
+    # Each process has whole heads, whose norms share their weights.
+    of_heads = SequenceParallel(sequence_dim=2, use_local_output=True)
+    norms = dict.fromkeys(("attention.q_norm", "attention.k_norm"), of_heads)
     for layer in model.layers:
         parallelize_module(
             layer,
             mesh,
             {
+                **(norms if config.qk_norm else {}),
+                **({"feed_forward.w3": ColwiseParallel()} if config.is_gated else {}),
                 "attention_norm": SequenceParallel(use_local_output=False),
                 "attention": PrepareModuleInput(
                     input_layouts=(Shard(1), None, None, None),
@@ -86,7 +92,6 @@ def split_matrices(model: Transformer, mesh: DeviceMesh) -> None:
                     input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),)
                 ),
                 "feed_forward.w1": ColwiseParallel(),
-                "feed_forward.w3": ColwiseParallel(),
                 "feed_forward.w2": RowwiseParallel(output_layouts=Shard(1)),
             },
         )

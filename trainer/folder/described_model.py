@@ -1,4 +1,4 @@
-"""The model that a folder of weights describes: config.json, params.json or run.yaml.
+"""The model that a folder of weights describes: params.json, run.yaml, or see hub_model.py.
 
 Tensors do not tell how their rows divide into heads, the base of the rotary embedding, or epsilon.
 Imports no torch.
@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.config import ConfigError, ModelConfig, validate
+from trainer.config import ConfigError, ModelConfig, RopeScaling, validate
 from trainer.json_files import parse_json
 from trainer.model.weight_names import Shape
 from trainer.problems import Problem
 from trainer.tokens.build_tokenizer import is_padding
 from trainer.tokens.text_files import unreadable
 
-LLAMA_CONFIG = "config.json"
-"""The model of an export, or of transformers."""
 PARAMS = "params.json"
 """The settings of a run of lingua, beside its weights."""
 
@@ -33,31 +31,13 @@ FACTS: dict[str, Callable[[ModelConfig], Any]] = {
     "rope_theta": lambda model: model.rope_theta,
     "norm_eps": lambda model: model.norm_eps,
     "weight_tying": lambda model: model.weight_tying,
+    "rope_scaling": lambda model: scaling_of(model.rope_scaling),
+    "qk_norm": lambda model: model.qk_norm,
+    "norm_type": lambda model: model.norm_type,
+    "activation": lambda model: model.activation,
+    "pos_embed": lambda model: model.pos_embed,
 }
 """What must be equal: name -> its value in a model."""
-
-LLAMA_KEYS = {
-    "dim": "hidden_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-    "n_kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "ffn_hidden": "intermediate_size",
-    "rope_theta": "rope_theta",
-    "norm_eps": "rms_norm_eps",
-    "weight_tying": "tie_word_embeddings",
-    "vocab_size": "vocab_size",
-}
-"""The same in transformers' config.json."""
-
-LLAMA_ONLY = {
-    "model_type": "llama",
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-    "quantization_config": None,
-}
-"""Keys of config.json with the one value that our model has; all but the first may be missing."""
 
 OUR_KEYS = {name: f"model.{name}" for name in FACTS} | {
     "ffn_hidden": "model.ffn_dim_multiplier and multiple_of",
@@ -74,6 +54,8 @@ class DescribedModel:
     """Name in `FACTS`, or vocab_size, -> value; what is left out is unknown."""
     keys: Mapping[str, str]
     """The same names -> keys in the file."""
+    model_type: str | None = None
+    """Kind of a model of transformers; keys that are model_type are about what it implies."""
 
     def problems(self, model: ModelConfig, vocab_size: int) -> list[Problem]:
         """Return where a run's model differs."""
@@ -90,52 +72,15 @@ class DescribedModel:
         if name == "vocab_size" and is_padding(expected, found):
             hint = f"; {PADDED_TO}: {found} pads the run's vocabulary"
         what = "the FFN's hidden width by " if name == "ffn_hidden" else ""
-        message = f"found {found!r}; expected {expected!r}, {what}the run's {OUR_KEYS[name]}{hint}"
+        implied = self.keys[name] == "model_type"
+        text = f"{self.model_type!r}, which has {name} = {found!r}" if implied else repr(found)
+        message = f"found {text}; expected {expected!r}, {what}the run's {OUR_KEYS[name]}{hint}"
         return Problem((self.keys[name],), message)
 
 
-def of_llama(file: Path) -> DescribedModel:
-    """Read transformers' config.json. Raises ConfigError if it is not a Llama like our model."""
-    values = read_json(file)
-    rope = _rope(values)
-    problems = [
-        Problem((key,), f"found {found!r}; expected {only!r}: other models are not supported")
-        for key, only in LLAMA_ONLY.items()
-        if (found := values.get(key, None if key == "model_type" else only)) != only
-    ]
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        message = f"found {kind!r}; expected 'default': scaled positions are not supported"
-        problems.append(Problem(("rope_type",), message))
-    needed = ("dim", "n_layers", "n_heads", "ffn_hidden", "vocab_size")
-    problems += [
-        Problem((LLAMA_KEYS[name],), f"found {found!r}; expected a positive integer")
-        for name in needed
-        if type(found := values.get(LLAMA_KEYS[name])) is not int or found < 1
-    ]
-    if problems:
-        raise ConfigError(str(file), problems)
-    heads = values["num_attention_heads"]
-    # The defaults of transformers' LlamaConfig, which leaves some keys out or null.
-    defaults = {
-        "n_kv_heads": heads,
-        "head_dim": values["hidden_size"] // heads,
-        "rope_theta": 10000.0,
-        "norm_eps": 1e-6,
-        "weight_tying": False,
-    }
-    given = {name: values[key] for name, key in LLAMA_KEYS.items() if values.get(key) is not None}
-    if rope.get("rope_theta") is None:
-        return DescribedModel(str(file), defaults | given, LLAMA_KEYS)
-    given["rope_theta"] = rope["rope_theta"]
-    keys = {**LLAMA_KEYS, "rope_theta": "rope_parameters.rope_theta"}
-    return DescribedModel(str(file), defaults | given, keys)
-
-
-def _rope(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return rope_parameters, which was rope_scaling before transformers 5."""
-    found = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    return found if isinstance(found, Mapping) else {"rope_type": found}
+def scaling_of(scaling: RopeScaling | None) -> dict[str, Any] | None:
+    """Return a scaling as in config.json."""
+    return None if scaling is None else scaling.model_dump(exclude_none=True)
 
 
 def of_lingua(file: Path) -> DescribedModel:

@@ -1,9 +1,9 @@
 """The weights that a run starts from, if not drawn: `checkpoint.init_ckpt_path`.
 
-Accepted are a run's folder, a checkpoint or a folder of them; an export, or any Llama of Hugging
-Face (config.json and safetensors); and lingua's checkpoints, with params.json beside the shards or
-consolidated.pth. They are checked against the run's model before anything is loaded. Optimizer
-state is never taken over.
+Accepted are a run's folder, a checkpoint or a folder of them; an export, or any Llama or Qwen3 of
+Hugging Face (config.json and safetensors); and lingua's checkpoints, with params.json beside the
+shards or consolidated.pth. They are checked against the run's model before anything is loaded.
+Optimizer state is never taken over.
 """
 
 import re
@@ -21,14 +21,13 @@ from trainer.folder.checkpoint_state import (
     folder_of,
 )
 from trainer.folder.described_model import (
-    LLAMA_CONFIG,
     PARAMS,
     DescribedModel,
     of_lingua,
-    of_llama,
     of_model,
     shape_problems,
 )
+from trainer.folder.hub_model import HUB_CONFIG, of_transformers
 from trainer.folder.run_folder import RUN_FILES, read_settings, saved_by
 from trainer.model.model import Transformer
 from trainer.model.weight_names import weight_shapes
@@ -42,19 +41,19 @@ if TYPE_CHECKING:
 
 KEY = "checkpoint.init_ckpt_path"
 
-Kind = Literal["ours", "llama", "lingua", "consolidated"]
+Kind = Literal["ours", "transformers", "lingua", "consolidated"]
 
 MARKS: dict[Kind, tuple[str, ...]] = {
     "ours": (STATE,),
-    "llama": (LLAMA_CONFIG,),
+    "transformers": (HUB_CONFIG,),
     "lingua": (METADATA, PARAMS),
     "consolidated": (CONSOLIDATED,),
 }
 """Kind of folder -> the files that tell it."""
 
 EXPECTED = (
-    "expected a run, a checkpoint (.metadata and state.json), a Hugging Face Llama (config.json "
-    "and model.safetensors) or a checkpoint of lingua (params.json, and .metadata or "
+    "expected a run, a checkpoint (.metadata and state.json), a Hugging Face Llama or Qwen3 "
+    "(config.json and model.safetensors) or a checkpoint of lingua (params.json, and .metadata or "
     "consolidated.pth)"
 )
 
@@ -98,15 +97,15 @@ class InitialWeights:
             raise ConfigError(str(self.path), [f"{KEY}: {error}"]) from None
 
     def _describe(self) -> DescribedModel | None:
-        if self.kind == "llama":
-            return of_llama(self.path / LLAMA_CONFIG)
+        if self.kind == "transformers":
+            return of_transformers(self.path / HUB_CONFIG)
         return _describe_run(self.path) if self.kind == "ours" else of_lingua(self.path / PARAMS)
 
     def _open(self, model: ModelConfig) -> "WeightFiles":
         from trainer.folder import weight_files
 
         try:
-            if self.kind == "llama":
+            if self.kind == "transformers":
                 return weight_files.SafetensorsFolder(self.path)
             if self.kind == "consolidated":
                 return weight_files.ConsolidatedFile(self.path, model.head_dim)

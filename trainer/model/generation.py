@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.model.model import Attention, Block, Transformer, attention_mask, rotate
+from trainer.model.model import Attention, Block, Transformer, attention_mask
 
 Choose = Callable[[Tensor], int]
 """Takes the logits (V,) of the next token and returns its id."""
@@ -61,9 +61,10 @@ class Decoder:
         start, end = self._length, self._length + x_BTD.shape[1]
         split = (*x_BTD.shape[:2], -1, attention.head_dim)
         cos, sin = self._cos[start:end], self._sin[start:end]
-        q_BTHE = rotate(attention.wq(x_BTD).view(split), cos, sin)
+        q_BTHE = attention.prepare(attention.wq(x_BTD).view(split), attention.q_norm, cos, sin)
         keys, values = past
-        keys[:, start:end] = rotate(attention.wk(x_BTD).view(split), cos, sin)
+        k_BTKE = attention.prepare(attention.wk(x_BTD).view(split), attention.k_norm, cos, sin)
+        keys[:, start:end] = k_BTKE
         values[:, start:end] = attention.wv(x_BTD).view(split)
         mixed_BHTE = F.scaled_dot_product_attention(
             q_BTHE.transpose(1, 2),

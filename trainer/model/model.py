@@ -1,13 +1,16 @@
 """The model: a pre-norm decoder, as in the Llama family.
 
-Token embedding -> L x [attention, SwiGLU] -> RMSNorm -> output matrix, optionally tied to the
-embedding. RoPE, no biases, no dropout, optional grouped-query attention. Names in a state dict are
-lingua's; matmuls that share an input can be fused, see `FusedLinear`.
+Token embedding -> L x [attention, FFN] -> norm -> output matrix, optionally tied to the embedding.
+No biases, no dropout, optional grouped-query attention. By default with RMSNorm, SwiGLU and RoPE;
+`ModelConfig` has the alternatives. Names in a state dict are lingua's; matmuls that share an input
+can be fused, see `FusedLinear`.
 
 Shapes: B sequences, T tokens, D width, H query heads, K key and value heads, E width of a head,
 F hidden width of the FFN, V vocabulary.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
@@ -16,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from trainer.config import ActivationCheckpointing, ModelConfig
+from trainer.config import ActivationCheckpointing, ModelConfig, RopeScaling
 from trainer.model import pointwise
 from trainer.model.linear import ONEDNN_LINEAR, FusedLinear, Linear, join_parts, parts_of
 from trainer.model.loss import Gradient, chunk_gradient, mean_loss, pad_rows
@@ -30,18 +33,36 @@ Mask: TypeAlias = Union[Tensor, "BlockMask"]
 TRUNCATION_SIGMAS = 3.0
 
 
-def rotary_table(seq_len: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+def rotary_table(
+    seq_len: int, head_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> tuple[Tensor, Tensor]:
     """Return cos and sin of the rotary angles, each (T, 1, E), float32.
 
     RoFormer (Su et al. 2021), in the half-split layout of transformers' Llama. The first half of
     sin is negated, as `rotate` needs it.
     """
     frequencies_E2 = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    if scaling is not None:
+        frequencies_E2 = scale_frequencies(frequencies_E2, scaling)
     angles_TE2 = torch.outer(torch.arange(seq_len, dtype=torch.float32), frequencies_E2)
     cos_TE2, sin_TE2 = angles_TE2.cos(), angles_TE2.sin()
     cos_TE = torch.cat((cos_TE2, cos_TE2), dim=-1)
     sin_TE = torch.cat((-sin_TE2, sin_TE2), dim=-1)
     return cos_TE[:, None], sin_TE[:, None]
+
+
+def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    """Return rotary frequencies, radians per position, as `RopeScaling` says.
+
+    linear: position interpolation (Chen et al. 2023). llama3: Llama 3.1's, as in transformers.
+    """
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    length = scaling.original_max_position_embeddings
+    if low is None or high is None or length is None:  # linear
+        return frequencies / scaling.factor
+    turns = length * frequencies / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies * ((1 - kept) / scaling.factor + kept)
 
 
 def rotate(x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:
@@ -106,21 +127,25 @@ def attend(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, mask: Mask | None) ->
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions."""
+    """Causal self-attention, by default with rotary positions."""
 
     def __init__(self, config: ModelConfig, fused: bool) -> None:
         super().__init__()
         self.head_dim = config.head_dim
         self.heads, self.kv_heads = config.n_heads, config.kv_heads
-        kv_dim = config.kv_heads * config.head_dim
-        rows = {"wq": config.q_dim, "wk": kv_dim, "wv": kv_dim}
+        rows = {"wq": config.q_dim, "wk": config.kv_dim, "wv": config.kv_dim}
         self.wqkv = FusedLinear(config.dim, rows) if fused else None
         if not fused:
             self.wq, self.wk, self.wv = (Linear(config.dim, count) for count in rows.values())
         self.register_load_state_dict_pre_hook(join_parts)
         self.wo = Linear(config.q_dim, config.dim)
+        width, eps = config.head_dim, config.norm_eps
+        self.q_norm = nn.RMSNorm(width, eps=eps) if config.qk_norm else None
+        self.k_norm = nn.RMSNorm(width, eps=eps) if config.qk_norm else None
+        self.has_positions = config.pos_embed == "rope"
+        self.fits_kernel = config.rotates_projections
         self.one_kernel = False
-        """Rotate with `pointwise.rotary`; needs fused matrices."""
+        """Rotate with `pointwise.rotary`; needs fused matrices and `fits_kernel`."""
 
     def forward(
         self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Mask | None = None
@@ -132,36 +157,65 @@ class Attention(nn.Module):
             qkv_BTXE = self.wqkv(x_BTD).view(split)
             if self.one_kernel:
                 q_BTHE, k_BTKE, v_BTKE = pointwise.rotary(qkv_BTXE, cos_T1E, sin_T1E, self.kv_heads)
-            else:
+            elif self.q_norm is None:
                 qk_BTXE, v_BTKE = qkv_BTXE.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
-                qk_BTXE = rotate(qk_BTXE, cos_T1E, sin_T1E)
+                qk_BTXE = self.prepare(qk_BTXE, None, cos_T1E, sin_T1E)
                 q_BTHE, k_BTKE = qk_BTXE.split((self.heads, self.kv_heads), dim=2)
+            else:
+                counts = (self.heads, self.kv_heads, self.kv_heads)
+                q_BTHE, k_BTKE, v_BTKE = qkv_BTXE.split(counts, dim=2)
+                q_BTHE = self.prepare(q_BTHE, self.q_norm, cos_T1E, sin_T1E)
+                k_BTKE = self.prepare(k_BTKE, self.k_norm, cos_T1E, sin_T1E)
         else:
-            q_BTHE = rotate(self.wq(x_BTD).view(split), cos_T1E, sin_T1E)
-            k_BTKE = rotate(self.wk(x_BTD).view(split), cos_T1E, sin_T1E)
+            q_BTHE = self.prepare(self.wq(x_BTD).view(split), self.q_norm, cos_T1E, sin_T1E)
+            k_BTKE = self.prepare(self.wk(x_BTD).view(split), self.k_norm, cos_T1E, sin_T1E)
             v_BTKE = self.wv(x_BTD).view(split)
         mixed_BHTE = attend(
             q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2), mask
         )
         return self.wo(mixed_BHTE.transpose(1, 2).reshape(batch, length, -1))
 
+    def prepare(
+        self, x_BTHE: Tensor, norm: nn.RMSNorm | None, cos_T1E: Tensor, sin_T1E: Tensor
+    ) -> Tensor:
+        """Return queries or keys normalised by head, if there is a norm, and rotated."""
+        if norm is not None:
+            x_BTHE = _norm(norm, x_BTHE).to(x_BTHE.dtype)
+        return rotate(x_BTHE, cos_T1E, sin_T1E) if self.has_positions else x_BTHE
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """Return max(x, 0)^2 (So et al. 2021, "Primer")."""
+    return F.relu(x).square()
+
+
+UNGATED: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu2": squared_relu}
+"""`ModelConfig.activation` without a gate -> its function."""
+
 
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020): w2(silu(w1 x) * w3 x)."""
+    """SwiGLU (Shazeer 2020), w2(silu(w1 x) * w3 x), or w2(f(w1 x)) with f of `UNGATED`."""
 
     def __init__(self, config: ModelConfig, fused: bool) -> None:
         super().__init__()
-        rows = {"w1": config.ffn_hidden, "w3": config.ffn_hidden}
-        self.w13 = FusedLinear(config.dim, rows) if fused else None
+        hidden = config.ffn_hidden
+        self.ungated = UNGATED.get(config.activation)
+        fused = fused and config.is_gated
+        self.w13 = FusedLinear(config.dim, {"w1": hidden, "w3": hidden}) if fused else None
         if not fused:
-            self.w1, self.w3 = (Linear(config.dim, count) for count in rows.values())
+            self.w1 = Linear(config.dim, hidden)
+            if config.is_gated:
+                self.w3 = Linear(config.dim, hidden)
         self.register_load_state_dict_pre_hook(join_parts)
-        self.w2 = Linear(config.ffn_hidden, config.dim)
+        self.w2 = Linear(hidden, config.dim)
+        self.fits_kernel = config.is_gated
         self.one_kernel = False
-        """Compute with `pointwise.swiglu`; needs fused matrices."""
+        """Compute with `pointwise.swiglu`; needs fused matrices and `fits_kernel`."""
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return (B, T, D)."""
+        if self.ungated is not None:
+            return self.w2(self.ungated(self.w1(x_BTD)))
         if self.w13 is not None:
             gate_up_BTG = self.w13(x_BTD)
             if self.one_kernel:
@@ -172,14 +226,24 @@ class FeedForward(nn.Module):
         return self.w2(F.silu(gate_BTF) * up_BTF)
 
 
+Norm: TypeAlias = nn.RMSNorm | nn.LayerNorm
+
+
+def build_norm(config: ModelConfig) -> Norm:
+    """Return a norm of the residual stream."""
+    if config.norm_type == "layernorm":
+        return nn.LayerNorm(config.dim, eps=config.norm_eps, bias=False)
+    return nn.RMSNorm(config.dim, eps=config.norm_eps)
+
+
 class Block(nn.Module):
     """One layer: attention and FFN, each a pre-norm residual branch."""
 
     def __init__(self, config: ModelConfig, fused: bool) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.attention_norm = build_norm(config)
         self.attention = Attention(config, fused)
-        self.ffn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.ffn_norm = build_norm(config)
         self.feed_forward = FeedForward(config, fused)
         self.ac_mode: ActivationCheckpointing = "none"
 
@@ -213,9 +277,9 @@ class Block(nn.Module):
         return x_BTD + self.feed_forward(_norm(self.ffn_norm, x_BTD))
 
 
-def _norm(norm: nn.RMSNorm, x_BTD: Tensor) -> Tensor:
-    """Return the normalised residual stream, in the dtype of the norm's weight."""
-    return norm(x_BTD.to(norm.weight.dtype))
+def _norm(norm: Norm, x: Tensor) -> Tensor:
+    """Return the normalised last dimension, in the dtype of the norm's weight."""
+    return norm(x.to(norm.weight.dtype))
 
 
 def _keep_matmuls() -> Any:
@@ -265,9 +329,11 @@ class Transformer(nn.Module):
         table_VD = torch.empty(vocab_size, config.dim)  # drawn by init_weights
         self.tok_embeddings = nn.Embedding.from_pretrained(table_VD, freeze=False)
         self.layers = nn.ModuleList(Block(config, fused) for _ in range(config.n_layers))
-        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.norm = build_norm(config)
         self.output = None if config.weight_tying else Linear(config.dim, vocab_size)
-        cos_T1E, sin_T1E = rotary_table(max_seq_len, config.head_dim, config.rope_theta)
+        # Without positions, the tables have no width.
+        width = config.head_dim if config.pos_embed == "rope" else 0
+        cos_T1E, sin_T1E = rotary_table(max_seq_len, width, config.rope_theta, config.rope_scaling)
         self.register_buffer("cos_T1E", cos_T1E, persistent=False)
         self.register_buffer("sin_T1E", sin_T1E, persistent=False)
 

@@ -1,4 +1,5 @@
-"""Names and shapes of the weights: ours, which are lingua's, and those of transformers' Llama."""
+"""Names and shapes of the weights: ours, which are lingua's, and those of transformers' Llama and
+Qwen3."""
 
 from trainer.config import ModelConfig
 
@@ -14,6 +15,8 @@ LAYER_WEIGHTS = {
     "attention.wk": "self_attn.k_proj",
     "attention.wv": "self_attn.v_proj",
     "attention.wo": "self_attn.o_proj",
+    "attention.q_norm": "self_attn.q_norm",
+    "attention.k_norm": "self_attn.k_norm",
     "feed_forward.w1": "mlp.gate_proj",
     "feed_forward.w2": "mlp.down_proj",
     "feed_forward.w3": "mlp.up_proj",
@@ -27,7 +30,7 @@ Shape = tuple[int, ...]
 
 def weight_shapes(model: ModelConfig, vocab_size: int) -> dict[str, Shape]:
     """Return the shapes of a model's weights, under our names."""
-    dim, hidden, kv_dim = model.dim, model.ffn_hidden, model.kv_heads * model.head_dim
+    dim, hidden, kv_dim = model.dim, model.ffn_hidden, model.kv_dim
     of_layer: dict[str, Shape] = {
         "attention.wq": (model.q_dim, dim),
         "attention.wk": (kv_dim, dim),
@@ -35,10 +38,13 @@ def weight_shapes(model: ModelConfig, vocab_size: int) -> dict[str, Shape]:
         "attention.wo": (dim, model.q_dim),
         "feed_forward.w1": (hidden, dim),
         "feed_forward.w2": (dim, hidden),
-        "feed_forward.w3": (hidden, dim),
         "attention_norm": (dim,),
         "ffn_norm": (dim,),
     }
+    if model.is_gated:
+        of_layer["feed_forward.w3"] = (hidden, dim)
+    if model.qk_norm:
+        of_layer |= dict.fromkeys(("attention.q_norm", "attention.k_norm"), (model.head_dim,))
     shapes: dict[str, Shape] = {"tok_embeddings": (vocab_size, dim), "norm": (dim,)}
     if not model.weight_tying:
         shapes["output"] = (vocab_size, dim)

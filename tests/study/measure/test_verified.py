@@ -32,6 +32,10 @@ OTHER_SPEED = {
     "model.dim": 128,
     "model.sliding_window": 16,
     "model.weight_tying": True,
+    "model.qk_norm": True,
+    "model.norm_type": "layernorm",
+    "model.activation": "gelu",
+    "model.pos_embed": "none",
     "data.batch_size": 4,
     "data.seq_len": 1024,
     "data.load_async": False,
@@ -68,6 +72,7 @@ SAME_SPEED = {
     "optim.warmup": 3,
     "optim.scheduler": "constant",
     "model.rope_theta": 5e5,
+    "model.rope_scaling": {"rope_type": "linear", "factor": 2.0},
     "data.root_dir": "/scratch/data",
     "data.sources": {"other": 2.0},
     "data.shards_dir": "/scratch/shards",
@@ -78,6 +83,10 @@ SAME_SPEED = {
     "checkpoint.dump.every": 10,
     "eval": {},
 }
+
+
+BEFORE = ("3d837b7af9a8854c", "0059636cfec4f976", "c28cf472cfe55bf3")
+"""Fingerprint, speed key and trajectory of `RUN` on 4 GPUs."""
 
 
 def run_with(changes: dict[str, Any]) -> RunConfig:
@@ -102,6 +111,16 @@ def test_a_setting_that_cannot_change_the_speed_keeps_the_key(key: str) -> None:
 def test_any_combination_of_them_keeps_the_key(keys: dict[str, None]) -> None:
     changed = run_with({key: SAME_SPEED[key] for key in keys})
     assert changed.speed_key(1) == run_with({}).speed_key(1)
+
+
+def test_digests_of_the_default_architecture_are_those_of_before_it_had_keys() -> None:
+    """Computed before the keys existed, so that earlier runs stay measured."""
+    run = run_with({})
+    found = (run.fingerprint(4), run.speed_key(4), run.trajectory(4))
+    assert found == BEFORE
+    usual = {"qk_norm": False, "norm_type": "rmsnorm", "activation": "swiglu", "pos_embed": "rope"}
+    written = run_with({f"model.{key}": value for key, value in usual.items()})
+    assert (written.fingerprint(4), written.speed_key(4), written.trajectory(4)) == BEFORE
 
 
 def test_threads_of_a_cpu_run_change_its_speed() -> None:

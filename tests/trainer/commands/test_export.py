@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from tests.trainer.conftest import Runs
 from tests.trainer.folder.test_run_folder import make_summary
@@ -70,6 +70,14 @@ def make_run(folder: Path, model: dict[str, Any] | None = None, **data: Any) -> 
     return made
 
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
 SHAPES = pytest.mark.parametrize(
     "shape",
     [
@@ -78,8 +86,15 @@ SHAPES = pytest.mark.parametrize(
         {"n_kv_heads": 1, "rope_theta": 500000.0, "norm_eps": 1e-3},
         {"weight_tying": True},
         {"head_dim": 16, "n_kv_heads": 2},
+        {"rope_scaling": LLAMA3, "n_kv_heads": 2},
+        {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+        {"qk_norm": True, "norm_eps": 1e-3, "n_kv_heads": 2, "head_dim": 16},
+        {"qk_norm": True, "rope_scaling": LLAMA3, "weight_tying": True},
     ],
-    ids=["plain", "gqa", "mqa", "tied", "wide heads"],
+    ids=[
+        *("plain", "gqa", "mqa", "tied", "wide heads", "llama3", "linear"),
+        *("qk_norm", "qk_norm llama3"),
+    ],
 )
 
 
@@ -88,7 +103,7 @@ def test_a_step_matches_transformers_and_adamw(tmp_path: Path, shape: dict[str, 
     """Loss, gradients and AdamW of an independent implementation: the same logits after a step."""
     ours = make_run(tmp_path / "run", shape)
     export.export(tmp_path / "run", tmp_path / "export")
-    theirs = LlamaForCausalLM.from_pretrained(tmp_path / "export")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "export")
     tokens = torch.randint(258, (3, 49), generator=torch.Generator().manual_seed(0))
     # A gradient that is noise would make a step of the full rate; epsilon is above such ones.
     config = OptimConfig(lr=1e-3, weight_decay=0.1, epsilon=1e-6)
@@ -122,8 +137,9 @@ def test_a_step_matches_transformers_and_adamw(tmp_path: Path, shape: dict[str, 
 def test_transformers_gives_our_logits(tmp_path: Path, shape: dict[str, Any]) -> None:
     model = make_run(tmp_path / "run", shape)
     assert export.export(tmp_path / "run", tmp_path / "export") == 2
-    theirs = LlamaForCausalLM.from_pretrained(tmp_path / "export")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "export")
     assert theirs.dtype == torch.float32
+    assert theirs.config.model_type == ("qwen3" if "qk_norm" in shape else "llama")
     tokens = torch.randint(258, (3, 48), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(theirs(tokens).logits, model(tokens), atol=1e-4, rtol=0)
@@ -255,6 +271,29 @@ def test_an_unsupported_sliding_window_is_rejected(tmp_path: Path) -> None:
     settings.write_text(settings.read_text().replace("sliding_window: null", "sliding_window: 47"))
     with pytest.raises(ConfigError, match=r"run\.yaml: .*\n  model\.sliding_window: found 47"):
         export.export(tmp_path / "run", tmp_path / "export")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"norm_type": "layernorm"}, "model.norm_type: found layernorm, {}; expected rmsnorm"),
+        ({"activation": "gelu"}, "model.activation: found gelu, {}; expected swiglu"),
+        ({"activation": "relu2"}, "model.activation: found relu2, {}; expected swiglu"),
+        ({"pos_embed": "none"}, "model.pos_embed: found none, {}; expected rope"),
+    ],
+    ids=str,
+)
+def test_a_model_that_transformers_lacks_is_refused_by_key(
+    tmp_path: Path, changes: dict[str, str], told: str
+) -> None:
+    for name, qk_norm in (("Llama", False), ("Qwen3", True)):
+        run = tmp_path / name
+        make_run(run, {**changes, "qk_norm": qk_norm})
+        with pytest.raises(ConfigError) as caught:
+            export.export(run, tmp_path / "export")
+        by = f"not supported by transformers' {name}ForCausalLM"
+        assert str(caught.value).splitlines()[1:] == [f"  {told.format(by)}"]
+        assert not (tmp_path / "export").exists()
 
 
 def test_nothing_is_overwritten_and_nothing_half_done_is_left(

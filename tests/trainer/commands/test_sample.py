@@ -58,7 +58,15 @@ def draw_model(**changes: Any) -> Transformer:
     return model
 
 
-@pytest.mark.parametrize("changes", [{}, {"sliding_window": 3, "n_kv_heads": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"sliding_window": 3, "n_kv_heads": 2},
+        {"qk_norm": True, "n_kv_heads": 2, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        {"pos_embed": "none", "norm_type": "layernorm", "activation": "relu2"},
+    ],
+)
 def test_the_cache_changes_no_logits(changes: dict[str, Any]) -> None:
     """Token by token, and after a prompt: those of a forward pass over the whole sequence."""
     model = draw_model(**changes)

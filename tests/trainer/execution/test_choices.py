@@ -81,6 +81,19 @@ def test_explicit_settings_are_used() -> None:
     }
 
 
+def test_kernels_in_one_need_a_model_with_them() -> None:
+    """SwiGLU, or a rotary embedding without norms before it."""
+    for changes, expected in (
+        ({"activation": "gelu"}, True),
+        ({"qk_norm": True}, True),
+        ({"pos_embed": "none"}, True),
+        ({"activation": "gelu", "qk_norm": True}, False),
+        ({"activation": "relu2", "pos_embed": "none"}, False),
+    ):
+        config = run_config("cuda", model={"dim": 64, "n_layers": 1, "n_heads": 2, **changes})
+        assert choose(config, 1, SKYLAKE).fused_pointwise is expected, changes
+
+
 def test_environment_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight cores: eight threads for one rank and four for two, whatever torchrun exports."""
     for asked in ("1", "5"):

@@ -29,6 +29,11 @@ FULL = "distributed.fsdp_type=full_shard"
 TP = "distributed.tp_size="
 SHARDS = "distributed.dp_shard="
 MUON = "optim.name=muon"
+OTHER = (
+    "model={dim: 32, n_layers: 2, n_heads: 8, n_kv_heads: 4, multiple_of: 32, qk_norm: true, "
+    "norm_type: layernorm, activation: relu2, rope_scaling: {rope_type: linear, factor: 2.0}}"
+)
+"""Another architecture."""
 KEPT = {
     "full": ["distributed.activation_checkpointing=full"],
     "selective": ["distributed.activation_checkpointing=selective"],
@@ -46,6 +51,7 @@ LAYOUTS = {
         "fsdp-accumulated": [FULL, *KEPT["accumulated"]],
         "tp-selective": [f"{TP}2", *KEPT["selective"]],
         "muon-ddp": [MUON],
+        "other-tp": [OTHER, f"{TP}2"],
     },
     4: {
         "ddp": [],
@@ -55,12 +61,14 @@ LAYOUTS = {
         "fsdp-tp": [FULL, f"{TP}2"],
         "ddp-tp": [f"{TP}2", *KEPT["full"]],
         "muon-fsdp-tp": [FULL, f"{TP}2", MUON],
+        "other-fsdp-tp": [OTHER, FULL, f"{TP}2"],
     },
     8: {
         "fsdp": [FULL],
         "fsdp-tp": [FULL, f"{TP}4"],
         "hsdp-tp": [FULL, f"{SHARDS}2", f"{TP}2"],
         "muon-hsdp": [FULL, f"{SHARDS}2", MUON],
+        "other-fsdp": [OTHER, FULL],  # the norms of heads have 4 weights, fewer than processes
     },
 }
 COMPILED = {
@@ -132,7 +140,8 @@ def assert_same_losses(one: Path, other: Path) -> None:
 
 def assert_same_run(runs: Runs, name: str, processes: int, settings: list[str]) -> None:
     """Compare losses and samples with those of the plain run on one process."""
-    assert_same_losses(runs.out("muon" if MUON in settings else "one"), runs.out(name))
+    plain = "muon" if MUON in settings else "other" if OTHER in settings else "one"
+    assert_same_losses(runs.out(plain), runs.out(name))
     expected, found = samples(runs.out("one"), 1, []), samples(runs.out(name), processes, settings)
     assert [len(step) for step in expected] == [64] * 20
     assert found == expected, name
@@ -143,7 +152,8 @@ def test_losses_do_not_depend_on_the_layout(runs: Runs) -> None:
 
     Others start from weights of other programs.
     """
-    run_all(runs, 1, [arguments(runs, "one", 1, []), arguments(runs, "muon", 1, [MUON])])
+    plain = {"one": [], "muon": [MUON], "other": [OTHER]}
+    run_all(runs, 1, [arguments(runs, name, 1, settings) for name, settings in plain.items()])
     for processes, layouts in LAYOUTS.items():
         lines = [
             arguments(runs, f"{name}{processes}", processes, settings)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from tests.trainer.commands.test_export import make_run
 from tests.trainer.folder.test_run_folder import make_summary
@@ -34,6 +34,14 @@ from trainer.world import World
 
 V = 304
 SHAPE: dict[str, Any] = {"dim": 64, "n_layers": 2, "n_heads": 4, "multiple_of": 64}
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 TOKENS = torch.randint(V, (3, 32), generator=torch.Generator().manual_seed(0))
 ALONE = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
 
@@ -48,10 +56,14 @@ SHAPES = pytest.mark.parametrize(
 )
 
 
-def make_llama(changes: dict[str, Any]) -> LlamaForCausalLM:
+def make_llama(changes: dict[str, Any]) -> Any:
     """Return transformers' model of a shape, with random weights, large enough to matter."""
     model = ModelConfig.model_validate({**SHAPE, **changes})
-    config = LlamaConfig(
+    scaling = changes.get("rope_scaling", {"rope_type": "default"})
+    config_of, build = (
+        (Qwen3Config, Qwen3ForCausalLM) if model.qk_norm else (LlamaConfig, LlamaForCausalLM)
+    )
+    config = config_of(
         vocab_size=V,
         hidden_size=model.dim,
         intermediate_size=192,  # int(8/3 64) rounded up to a multiple of 64
@@ -59,11 +71,11 @@ def make_llama(changes: dict[str, Any]) -> LlamaForCausalLM:
         num_attention_heads=model.n_heads,
         num_key_value_heads=model.kv_heads,
         head_dim=model.head_dim,
-        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
+        rope_parameters={"rope_theta": model.rope_theta, **scaling},
         rms_norm_eps=model.norm_eps,
         tie_word_embeddings=model.weight_tying,
     )
-    made = LlamaForCausalLM(config).eval()
+    made = build(config).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -264,15 +276,55 @@ def test_bfloat16_is_read_and_older_configs_too(kinds: Path, gqa: dict[str, Any]
     assert_same_logits(loaded(kinds / "hf", gqa), llama(TOKENS).logits)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_scaling": LINEAR, "rope_theta": 500.0},
+        {"rope_scaling": LLAMA3},
+        {"qk_norm": True, "n_kv_heads": 2, "head_dim": 32},
+        {"qk_norm": True, "rope_scaling": LLAMA3, "weight_tying": True},
+    ],
+    ids=["linear", "llama3", "qwen3", "qwen3 llama3"],
+)
+@torch.no_grad()
+def test_scaled_positions_and_a_qwen3(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """As transformers 5 and 4 write them; a run with other keys is refused."""
+    theirs = make_llama(changes)
+    expected = theirs(TOKENS).logits
+    theirs.save_pretrained(tmp_path)
+    assert_same_logits(loaded(tmp_path, changes), expected)
+    config = tmp_path / "config.json"
+    values = json.loads(config.read_text())
+    rope = values.pop("rope_parameters")
+    old = {"rope_theta": rope.pop("rope_theta"), "rope_scaling": changes.get("rope_scaling")}
+    config.write_text(json.dumps({**values, **old}))
+    assert_same_logits(loaded(tmp_path, changes, fused=False), expected)
+    for key in ("qk_norm", "rope_scaling"):
+        if key in changes:
+            found = "'qwen3', which has qk_norm = True" if key == "qk_norm" else changes[key]
+            usual = False if key == "qk_norm" else None
+            told = f": found {found}; expected {usual}, the run's model.{key}"
+            with pytest.raises(ConfigError) as caught:
+                loaded(tmp_path, {**changes, key: usual})
+            assert told in str(caught.value).splitlines()[1]
+
+
 def test_a_path_that_cannot_be_one_is_no_source(tmp_path: Path) -> None:
     path = tmp_path / ("a" * 300)
     with pytest.raises(ConfigError, match=r"continue_from: (cannot be read: File|found no)"):
         find_source(path, ALONE)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_kv_heads": 2, "rope_theta": 1000.0},
+        {"n_kv_heads": 2, "qk_norm": True, "rope_scaling": LLAMA3},
+    ],
+    ids=["llama", "qwen3"],
+)
 @torch.no_grad()
-def test_our_runs_checkpoints_and_exports_are_read(tmp_path: Path) -> None:
-    changes = {"n_kv_heads": 2, "rope_theta": 1000.0}
+def test_our_runs_checkpoints_and_exports_are_read(tmp_path: Path, changes: dict[str, Any]) -> None:
     made = make_run(tmp_path / "run", {**SHAPE, **changes})
     export.export(tmp_path / "run", tmp_path / "export")
     config = made.config
@@ -294,6 +346,20 @@ def assert_loads(path: Path, config: ModelConfig, expected: Tensor) -> None:
     model.init_weights(5)
     weights.load(model)
     torch.testing.assert_close(model(TOKENS % 258), expected, atol=1e-5, rtol=0)
+
+
+def test_an_architecture_without_an_export_starts_from_its_run(tmp_path: Path) -> None:
+    """Of our own keys each is compared."""
+    changes = {"norm_type": "layernorm", "activation": "relu2", "pos_embed": "none"}
+    made = make_run(tmp_path / "run", {**SHAPE, **changes})
+    assert_loads(tmp_path / "run", made.config, made(TOKENS % 258).detach())
+    for key, found in changes.items():
+        usual = ModelConfig.model_fields[key].default
+        other = made.config.model_copy(update={key: usual})
+        with pytest.raises(ConfigError) as caught:
+            find(tmp_path / "run").check(other, 258)
+        told = f"model.{key}: found '{found}'; expected '{usual}', the run's model.{key}"
+        assert told in str(caught.value)
 
 
 def test_checkpoints_of_another_run_in_the_folder_are_passed_over(tmp_path: Path) -> None:
@@ -424,16 +490,23 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "scaled positions": (
         "hf",
         lambda path: change_json(
-            path / "config.json", rope_parameters={"rope_type": "llama3", "rope_theta": 1e4}
+            path / "config.json", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}
         ),
-        "rope_type: found 'llama3'; expected 'default'",
+        "rope_parameters.rope_type: found 'yarn'; expected 'default', 'llama3', 'linear'",
+    ),
+    "a scaling without its numbers": (
+        "hf",
+        lambda path: change_json(
+            path / "config.json", rope_parameters={"rope_type": "llama3", "factor": 8.0}
+        ),
+        "rope_parameters.rope_type = llama3 also needs low_freq_factor, high_freq_factor, original",
     ),
     "scaled positions of transformers 4": (
         "hf",
         lambda path: change_json(
-            path / "config.json", rope_parameters=None, rope_scaling={"type": "linear"}
+            path / "config.json", rope_parameters=None, rope_scaling={"type": "dynamic"}
         ),
-        "rope_type: found 'linear'",
+        "rope_scaling.rope_type: found 'dynamic'",
     ),
     "quantised": (
         "hf",

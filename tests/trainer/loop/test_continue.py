@@ -137,6 +137,11 @@ def test_two_processes_continue_what_one_has_saved(runs: Runs, trunk: Path) -> N
         (["steps=12"], "is at step 12; expected less than steps = 12"),
         (["model.n_heads=1"], "found model.n_heads = 2; expected 1, as in this run"),
         (["model.rope_theta=5e5"], "found model.rope_theta = 10000.0; expected 500000.0, as in"),
+        (
+            ["model.rope_scaling={rope_type: linear, factor: 2.0}"],
+            "found model.rope_scaling = none; expected {'rope_type': 'linear', 'factor': 2.0",
+        ),
+        (["model.qk_norm=true"], "found model.qk_norm = False; expected True, as in this run"),
         (["model.sliding_window=8"], "found model.sliding_window = all; expected 8, as in this"),
         (["data.seq_len=32"], "found data.seq_len = 64; expected 32, as in this run"),
         (["data.tokenizer.n_words=300"], "found data.tokenizer.n_words = 258; expected 300, as"),
