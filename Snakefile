@@ -30,6 +30,7 @@ localrules:
     document,
     document_check,
     loss_curves,
+    analyses,
     scaling_law,
     scaling,
     report,

@@ -127,6 +127,21 @@ def scaling_law(options: argparse.Namespace) -> None:
     plot_scaling_law(fit, options.figures)
 
 
+def analyses(options: argparse.Namespace) -> None:
+    """Write the tables and figures of the analyses that the grid has, such as IsoFLOP curves."""
+    from study.analysis.catalogue import analyse, write_tables
+    from study.analysis.series import find_analyses
+    from study.show.plot_analyses import plot_analysis
+
+    grid = _grid(options)
+    found, results = find_analyses(grid), analyse(grid)
+    for name in found:
+        write_tables(name, results, options.output_dir)
+        plot_analysis(name, results, options.figures)
+    if not found:
+        print("the grid has no sweep, budgets, lengths or ablations to analyse")
+
+
 def report(options: argparse.Namespace) -> None:
     """Write the report, one HTML page."""
     from study.estimate.backtest import score_predictions
@@ -146,6 +161,7 @@ def report(options: argparse.Namespace) -> None:
         estimate_checks(measurements),
         score_predictions(grid.study, measurements),
         options.figures,
+        options.throughput.parent if options.analyses is None else options.analyses,
     )
     write_file(options.output, page)
 
@@ -228,6 +244,7 @@ COMMANDS: dict[str, tuple[Command, Sequence[str]]] = {
     "plot-losses": (plot_losses, ("--study", "--output-dir")),
     "plot-scaling": (plot_scaling, ("--study", "--throughput", "--output-dir")),
     "scaling-law": (scaling_law, ("--figures", "--output")),
+    "analyses": (analyses, ("--study", "--figures", "--output-dir")),
     "report": (report, ("--study", "--throughput", "--estimates", "--figures", "--output")),
     "show": (show, ("--study",)),
     "watch": (watch, ("--study",)),
@@ -240,6 +257,7 @@ COMMANDS: dict[str, tuple[Command, Sequence[str]]] = {
 OPTIONAL = {
     "document": ("--file",),
     "estimate": ("--throughput",),
+    "report": ("--analyses",),
     "scaling-law": ("--study", "--losses", "--drop-highest"),
     "watch": ("--every", "--once"),
     "compare": ("--by", "--base", "--threshold", "--output"),
@@ -256,12 +274,13 @@ HELP = {
     "--study": "study file (YAML)",
     "--throughput": "throughput.csv",
     "--estimates": "time_estimates.csv",
+    "--analyses": "folder of the tables of the analyses; default: that of throughput.csv",
     "--figures": "folder of the figures",
     "--file": "Markdown file with the markers; default: the study's `document`",
     "--losses": "CSV with the columns params, loss, and tokens or training_flop",
     "--drop-highest": "number of rows of --losses to leave out, those with the highest loss",
     "--output": "file to write; for corpus and schemas, a folder",
-    "--output-dir": "folder for the figures",
+    "--output-dir": "folder for the figures, or for the tables of the analyses",
     "--name": "name of the corpus",
 }
 

@@ -37,6 +37,10 @@ class Cell:
     """The complete settings of the run."""
     overrides: dict[str, Any]
     """The overrides of its variant and the values of those axes."""
+    named_variant: str = "base"
+    """Its variant alone."""
+    choices: tuple[Choice, ...] = ()
+    """The values of those axes."""
     length: Choice | None = None
     """The length of the run, if its block sets one."""
     trunk: str | None = None
@@ -292,6 +296,8 @@ def cell_at(study: Study, point: Point, run: RunConfig, facts: CellFacts) -> Cel
         cluster_config=study.clusters[point.cluster],
         run=run,
         overrides=merge(study.variants.get(point.named_variant, {}), *overrides),
+        named_variant=point.named_variant,
+        choices=point.choices,
         length=point.length,
         trunk=start.run.dump_dir if start else None,
         start_step=start.step if start else 0,

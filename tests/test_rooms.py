@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = {
     "trainer": [["tokens", "model"], ["execution", "folder"], ["loop"], ["commands"]],
-    "study": [["measure"], ["estimate"], ["jobs"], ["show"], ["law"]],
+    "study": [["measure"], ["estimate"], ["analysis"], ["jobs"], ["show"], ["law"]],
 }
 """The wings of each package, above its ground floor. A wing may know itself and all below it."""
 

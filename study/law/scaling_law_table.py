@@ -1,10 +1,8 @@
 """The scaling law as files: the losses that it is fitted to, and its tables."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from math import isfinite
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
@@ -23,11 +21,8 @@ from study.law.scaling_law import (
     isoflop_profiles,
 )
 from study.markdown import markdown_table
-from study.measure.logs import each_run
+from study.measure.losses import choose_loss, final_losses
 from trainer.config import ConfigError
-
-LAST_SHARE = 0.1
-"""Last share of the steps, whose median training loss is a run's final loss."""
 
 RESAMPLES = 300
 """Bootstrap samples."""
@@ -103,20 +98,15 @@ def study_losses(grid: Grid) -> tuple[list[TrainedModel], str]:
     The validation loss if every run has one, otherwise the median training loss of the last tenth
     of the steps. Runs that diverged or have not ended are left out.
     """
-    found, validation = [], True
-    for cell, run in each_run(grid):
-        losses = [(record.step, record.loss) for record in run.records if isfinite(record.loss)]
-        if run.summary.outcome != "trained" or not losses:
-            continue
-        first = (1 - LAST_SHARE) * losses[-1][0]
-        last = median(loss for step, loss in losses if step >= first)
-        validation = validation and run.summary.loss_validation is not None
-        tokens = cell.tokens_per_step * cell.run.steps
-        model = TrainedModel(cell.name, cell.params, tokens, last)
-        found.append((model, run.summary.loss_validation))
-    if validation:
-        return [replace(run, loss=loss) for run, loss in found if loss], "validation loss"
-    return [run for run, _ in found], "training loss at the end"
+    found = final_losses(grid)
+    losses, what = choose_loss((cell for cell, _ in found), {cell.name: f for cell, f in found})
+    runs = [
+        TrainedModel(
+            cell.name, cell.params, cell.tokens_per_step * cell.run.steps, losses[cell.name]
+        )
+        for cell, _ in found
+    ]
+    return runs, what
 
 
 def read_losses(path: Path, drop_highest: int = 0) -> list[TrainedModel]:

@@ -174,7 +174,7 @@ def plot_scaling(grid: Grid, table: pd.DataFrame, folder: Path) -> list[Path]:
         for name, scaling_figure in SCALING_FIGURES.items():
             known = table[table[scaling_figure.column].notna()]
             if known.empty:
-                figure = _empty_figure(scaling_figure.empty_message)
+                figure = empty_figure(scaling_figure.empty_message)
             else:
                 figure = _draw_scaling(grid, style, known, scaling_figure)
             paths += save(figure, folder / name)
@@ -185,7 +185,7 @@ def _draw_losses(style: Style, curves: list[Curve], label: str, axis: str) -> Fi
     by_gpus = _split_by_gpus(curves)
     panels = _loss_panels(curves, by_gpus)
     if not panels:
-        return _empty_figure("No run has recorded a loss yet.")
+        return empty_figure("No run has recorded a loss yet.")
     shown = _choose_panels(panels)
     curves = [curve for title in shown for curve in panels[title]]
     # Clusters differ too much in speed for one scale: the faster one's curves would be vertical.
@@ -458,7 +458,8 @@ def _sample(label: str, **look: Any) -> Line2D:
     return Line2D([], [], **{"color": "#444444", "label": label, **look})
 
 
-def _empty_figure(message: str) -> Figure:
+def empty_figure(message: str) -> Figure:
+    """Return a figure that says why there is nothing to draw."""
     figure = Figure(figsize=(6.4, 2.4))
     figure.text(0.5, 0.5, message, ha="center", va="center", fontsize=12, color="#666666")
     return figure

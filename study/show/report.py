@@ -9,6 +9,8 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from study.analysis.catalogue import ANALYSES, read_tables
+from study.analysis.series import find_analyses
 from study.estimate import calibration, time_table
 from study.estimate.backtest import ScoredPrediction, readable_backtest
 from study.estimate.calibration import Check
@@ -53,6 +55,17 @@ class Figure:
     """The image as a data URI: inline SVGs on one page would share their ids."""
 
 
+@dataclass(frozen=True)
+class Section:
+    """An analysis on the page."""
+
+    title: str
+    loss: str
+    explanation: str
+    tables: Sequence[Table]
+    figure: Figure | None
+
+
 def render_report(
     grid: Grid,
     table: pd.DataFrame,
@@ -60,11 +73,14 @@ def render_report(
     checks: Sequence[Check],
     backtest: Sequence[ScoredPrediction],
     figures: Path,
+    analyses: Path,
 ) -> str:
-    """Return the page for the tables and a folder of figures.
+    """Return the page for the tables, a folder of figures and one with the analyses' tables.
 
-    The same input gives the same page. Missing figures are listed on it.
+    The same input gives the same page. Missing figures and tables are listed on it.
     """
+    asked = find_analyses(grid)
+    sections = {name: _section(name, analyses, figures) for name in asked}
     runs = [(cell, read_summary(cell.folder)) for cell in grid.measured]
     states = [(cell, *find_state(cell, summary)) for cell, summary in runs]
     missing = [(cell.name, state, detail) for cell, state, detail in states if state != "measured"]
@@ -90,8 +106,16 @@ def render_report(
         throughput=Table(*throughput.readable_throughput(table)),
         other_versions=bool(throughput.other_versions(table)),
         notes=throughput.notes(table),
-        figures=[_read_figure(figures, name) for name in FIGURES if _path(figures, name).exists()],
-        absent=[f"{name}.svg" for name in FIGURES if not _path(figures, name).exists()],
+        figures=[
+            _read_figure(figures, name, caption)
+            for name, caption in FIGURES.items()
+            if _path(figures, name).exists()
+        ],
+        sections=[section for section in sections.values() if section is not None],
+        absent=[
+            *(f"{name}.svg" for name in FIGURES if not _path(figures, name).exists()),
+            *(f"{name}.csv" for name, section in sections.items() if section is None),
+        ],
         missing=missing,
         estimate_only=estimate_only,
         peaks=[(name, config.gpu_name, config.peak_tflops) for name, config in _clusters(grid)],
@@ -129,6 +153,20 @@ def _path(folder: Path, name: str) -> Path:
     return folder / f"{name}.svg"
 
 
-def _read_figure(folder: Path, name: str) -> Figure:
+def _section(name: str, tables: Path, figures: Path) -> Section | None:
+    """Return the section of an analysis; None if a table of it does not exist."""
+    analysis = ANALYSES[name]
+    if not all((tables / f"{table}.csv").exists() for table in analysis.tables):
+        return None
+    loss, found = read_tables(name, tables)
+    figure = None
+    if _path(figures, name).exists():
+        figure = _read_figure(figures, name, analysis.title)
+    return Section(
+        analysis.title, loss, analysis.explanation, [Table(*table) for table in found], figure
+    )
+
+
+def _read_figure(folder: Path, name: str, caption: str) -> Figure:
     content = base64.b64encode(_path(folder, name).read_bytes()).decode()
-    return Figure(FIGURES[name], f"data:image/svg+xml;base64,{content}")
+    return Figure(caption, f"data:image/svg+xml;base64,{content}")

@@ -2,9 +2,11 @@
 
 Reads   <results>/study.yaml, throughput.csv and the runs' metrics.jsonl
 Writes  figures/loss_vs_tokens, loss_vs_time, throughput, scaling_efficiency: .svg and .png
+Writes  the tables of the analyses that the grid has, and figures of the same names
 Writes  scaling_law.csv, .md and figures/scaling_law, only on request
 """
 
+from study.analysis.series import find_analyses, find_tables
 from study.jobs.workflow import code
 
 
@@ -52,6 +54,31 @@ rule scaling:
     shell:
         "python -m study plot-scaling --study {input.study:q} --throughput {input.throughput:q}"
         " --output-dir {params.folder:q} > {log:q} 2>&1"
+
+
+rule analyses:
+    """Best learning rates, IsoFLOP curves, lengths and ablations, where the grid has them"""
+    input:
+        study="<results>/study.yaml",
+        throughput="<results>/throughput.csv",  # changes with every run
+        code=code("measure", "estimate", "analysis", "show"),
+    output:
+        tables=collect("<results>/{name}", name=find_tables(GRID)),
+        figures=collect(
+            "<results>/figures/{name}.{suffix}",
+            name=find_analyses(GRID),
+            suffix=["svg", "png"],
+        ),
+    log:
+        "<results>/logs/analyses.log",
+    conda:
+        "../../environment.yml"
+    params:
+        tables=STUDY.folder,
+        figures=f"{STUDY.folder}/figures",
+    shell:
+        "python -m study analyses --study {input.study:q} --figures {params.figures:q}"
+        " --output-dir {params.tables:q} > {log:q} 2>&1"
 
 
 rule scaling_law:

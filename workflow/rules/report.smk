@@ -16,7 +16,8 @@ rule report:
         throughput="<results>/throughput.csv",
         estimates="<results>/time_estimates.csv",
         figures=rules.loss_curves.output + rules.scaling.output,
-        code=code("measure", "estimate", "show"),
+        analyses=rules.analyses.output,
+        code=code("measure", "estimate", "analysis", "show"),
     output:
         "<results>/report.html",
     log:

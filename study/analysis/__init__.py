@@ -1,0 +1,1 @@
+"""Results of the questions that a grid asks: learning rates, IsoFLOP curves, lengths, ablations."""

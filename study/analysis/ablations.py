@@ -1,0 +1,198 @@
+"""Ablations of the architecture and of the data: differences to a base, and the noise of seeds."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from study.analysis.parabola import Noise
+from study.analysis.series import Series
+from study.estimate.time_table import format_count
+from study.grid import Cell
+from study.measure.losses import TRAINING, FinalLoss, choose_loss
+
+LEVEL = 0.95
+"""Probability of the intervals: of changes without an effect, one in twenty exceeds the noise."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row of ablations.csv: a changed architecture or data mix of a size."""
+
+    variant: str
+    """What base and change have in common."""
+    model: str
+    params: int
+    """Parameters with the change."""
+    change: str
+    """Variant and swept values that are changed."""
+    base: str
+    """Those that it is compared with; its own row has the same name in `change`."""
+    seeds: int
+    """Runs with a loss."""
+    loss: float | None
+    """Their mean."""
+    difference: float | None
+    """Mean loss minus that of the base; above 0 is worse."""
+    standard_error: float | None
+    """Of the difference, from the noise of seeds; None if no cell has several."""
+    low: float | None
+    """Lower end of the 95% interval of the difference."""
+    high: float | None
+    exceeds_noise: bool | None
+    """Whether the interval excludes 0."""
+    noise: float | None
+    """Standard deviation between seeds of the same cell."""
+    degrees: int
+    """Degrees of freedom of the noise."""
+    loss_kind: str
+    note: str
+
+
+def compare_with_base(series: Series, losses: Mapping[str, FinalLoss]) -> list[Difference]:
+    """Return a row for each change of each size of a series, the base of the size first.
+
+    The base is the cell without changes, or if there is none, the first of the grid. Means are
+    compared as if the runs of one seed had nothing in common.
+    """
+    known, kind = choose_loss(series.cells, losses)
+    sizes = {model: _by_change(series, cells) for model, cells in series.by_model().items()}
+    values = {
+        model: {
+            change: [known[cell.name] for cell in cells if cell.name in known]
+            for change, cells in changes.items()
+        }
+        for model, changes in sizes.items()
+    }
+    everywhere = seed_noise([group for changes in values.values() for group in changes.values()])
+    rows = []
+    for model, changes in sizes.items():
+        of_size = seed_noise(list(values[model].values()))
+        noise = of_size or everywhere
+        base, *others = changes
+        first = _describe(series.label, changes[base], base, base, values[model][base], noise, kind)
+        rows.append(replace(first, note="; ".join(filter(None, ["base", first.note]))))
+        for change in others:
+            row = _describe(
+                series.label, changes[change], change, base, values[model][change], noise, kind
+            )
+            problem = _incomparable(changes[base][0], changes[change][0], kind)
+            if problem is not None:
+                rows.append(replace(row, note="; ".join(filter(None, [problem, row.note]))))
+            else:
+                borrowed = noise is not None and of_size is None
+                rows.append(_against(row, values[model][base], noise, borrowed))
+    return rows
+
+
+def _by_change(series: Series, cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Return change -> cells of all seeds, the base first."""
+    changes: dict[str, list[Cell]] = {}
+    for cell in cells:
+        changes.setdefault(series.changes[cell.name], []).append(cell)
+    base = "base" if "base" in changes else next(iter(changes))
+    return {base: changes[base], **changes}
+
+
+def seed_noise(groups: Sequence[Sequence[float]]) -> Noise | None:
+    """Return the standard deviation within groups of losses, pooled; None if all have one loss."""
+    degrees = sum(len(group) - 1 for group in groups if group)
+    if not degrees:
+        return None
+    squares = sum(
+        (len(group) - 1) * statistics.variance(group) for group in groups if len(group) > 1
+    )
+    return Noise(math.sqrt(squares / degrees), degrees)
+
+
+def _describe(
+    label: str,
+    cells: Sequence[Cell],
+    change: str,
+    base: str,
+    losses: Sequence[float],
+    noise: Noise | None,
+    kind: str,
+) -> Difference:
+    missing = f"{len(losses)} of {len(cells)} runs have a loss"
+    return Difference(
+        variant=label,
+        model=cells[0].model,
+        params=cells[0].params,
+        change=change,
+        base=base,
+        seeds=len(losses),
+        loss=statistics.fmean(losses) if losses else None,
+        difference=None,
+        standard_error=None,
+        low=None,
+        high=None,
+        exceeds_noise=None,
+        noise=None if noise is None else noise.deviation,
+        degrees=0 if noise is None else noise.degrees,
+        loss_kind=kind,
+        note=missing if len(losses) < len(cells) else "",
+    )
+
+
+def _incomparable(base: Cell, cell: Cell, kind: str) -> str | None:
+    """Return why the losses of two cells say nothing about each other; None if they do."""
+    before, after = base.run.data, cell.run.data
+    if before.tokenizer != after.tokenizer:
+        return "not comparable: another tokenizer, so a token is other text"
+    if before.sources.keys() != after.sources.keys():
+        return "not comparable: other sources, so other held-out text"
+    if kind == TRAINING and before.sources != after.sources:
+        return "not comparable: the training losses are of other text; set eval"
+    return None
+
+
+def _against(
+    row: Difference, base: Sequence[float], noise: Noise | None, borrowed: bool
+) -> Difference:
+    """Return a row with its difference to the losses of the base."""
+    notes = [row.note] if row.note else []
+    if row.loss is None or not base:
+        if row.loss is not None:
+            notes.append("the base has no loss")
+        return replace(row, note="; ".join(notes))
+    difference = row.loss - statistics.fmean(base)
+    if noise is None:
+        notes.append("noise not known: no cell has several seeds")
+        return replace(row, difference=difference, note="; ".join(notes))
+    if borrowed:
+        notes.append("noise of the seeds of other sizes")
+    error = noise.deviation * math.sqrt(1 / row.seeds + 1 / len(base))
+    half = noise.factor(LEVEL) * error
+    return replace(
+        row,
+        difference=difference,
+        standard_error=error,
+        low=difference - half,
+        high=difference + half,
+        exceeds_noise=abs(difference) > half,
+        note="; ".join(notes),
+    )
+
+
+def readable_differences(rows: Sequence[Difference]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows for people."""
+    headings = ["Variant", "Model", "Params", "Change", "Seeds", "Loss", "Difference"]
+    cells = [
+        [
+            row.variant,
+            row.model,
+            format_count(row.params, 3),
+            row.change,
+            str(row.seeds),
+            "" if row.loss is None else f"{row.loss:.3f}",
+            "" if row.difference is None else f"{row.difference:+.3f}",
+            "" if row.standard_error is None else f"{row.standard_error:.3f}",
+            "" if row.low is None or row.high is None else f"{row.low:+.3f} to {row.high:+.3f}",
+            {None: "", True: "yes", False: "no"}[row.exceeds_noise],
+            row.note,
+        ]
+        for row in rows
+    ]
+    further = ["Standard error", "95% interval", "Exceeds noise", "Notes"]
+    return [*headings, *further], cells

@@ -1,0 +1,171 @@
+"""The analyses of a study: their titles, their tables, and the only reader and writer of these."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from study.analysis.ablations import Difference, compare_with_base, readable_differences
+from study.analysis.isoflop import (
+    Budget,
+    IsoFlopFit,
+    PowerLaw,
+    fit_isoflops,
+    readable_budgets,
+    readable_power_laws,
+)
+from study.analysis.learning_rate import (
+    BestRate,
+    RateCurve,
+    fit_learning_rates,
+    readable_learning_rates,
+)
+from study.analysis.series import FINDERS
+from study.analysis.tokens_per_parameter import LengthRow, lengths_of, readable_lengths
+from study.csv_tables import read_csv
+from study.files import parse_row, to_csv, write_file
+from study.grid import Grid
+from study.markdown import markdown_table
+from study.measure.losses import final_losses
+from trainer.config import ConfigError
+
+Readable = tuple[list[str], list[list[str]]]
+"""Headings and rows for people."""
+
+
+@dataclass(frozen=True)
+class TableKind:
+    """A CSV of an analysis: the type of its rows, and how people read them."""
+
+    row_type: Any
+    readable: Callable[[Sequence[Any]], Readable]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a report says of an analysis, and its CSVs."""
+
+    title: str
+    explanation: str
+    tables: Mapping[str, TableKind]
+    """Name of a file without suffix -> its kind. The first has the analysis's own name."""
+
+
+ANALYSES = {
+    "learning_rate": Analysis(
+        "Best learning rate",
+        "For each model size, the minimum of a parabola in the logarithm of the learning rate, "
+        "through the losses at rates within a factor of 8 of the one with the lowest loss (at "
+        "least the three nearest). The interval, in which the minimum lies with 80% "
+        "probability, has every rate at which the slope of the parabola may be zero (Fieller). "
+        "It is from the scatter of the runs around the parabolas, pooled over the sizes: with "
+        "three rates that is the spread of the seeds.",
+        {"learning_rate": TableKind(BestRate, readable_learning_rates)},
+    ),
+    "isoflop": Analysis(
+        "IsoFLOP curves",
+        "For each compute budget, the minimum of a parabola of the loss in log N, through the "
+        "sizes within a factor of 5 of the one with the lowest loss (at least the three "
+        "nearest), and likewise in log D (Hoffmann et al. 2022, approach 2). The intervals of "
+        "the minima, 80%, are from the scatter of the runs around the parabolas, pooled over "
+        "the budgets (Fieller). Those of the exponents are propagated from the same scatter, "
+        "and wider where the minima scatter by more than that around the power law. FLOPs are "
+        "those of MFU.",
+        {
+            "isoflop": TableKind(Budget, readable_budgets),
+            "isoflop_exponents": TableKind(PowerLaw, readable_power_laws),
+        },
+    ),
+    "tokens_per_parameter": Analysis(
+        "Loss against tokens per parameter",
+        "The mean loss of each size at each length of its runs, with the standard error of the "
+        "mean where there are several seeds. Parameters are all parameters.",
+        {"tokens_per_parameter": TableKind(LengthRow, readable_lengths)},
+    ),
+    "ablations": Analysis(
+        "Ablations",
+        "Mean loss of each change minus that of the base of its size: the cell without changes "
+        "or, if all cells have some, the first of the grid. Above zero is worse. The standard "
+        "error is from the spread between seeds, pooled over the cells of the size (over all "
+        "sizes if it has no cell with several). A difference exceeds the noise if its 95% "
+        "interval excludes zero; of changes without an effect, one in twenty does.",
+        {"ablations": TableKind(Difference, readable_differences)},
+    ),
+}
+"""Name -> analysis, in the order of the report; the names are those of `series.FINDERS`."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The fits of a study's analyses, each a list with an item for each series."""
+
+    learning_rate: list[list[RateCurve]] = field(default_factory=list)
+    isoflop: list[IsoFlopFit] = field(default_factory=list)
+    tokens_per_parameter: list[list[LengthRow]] = field(default_factory=list)
+    ablations: list[list[Difference]] = field(default_factory=list)
+
+    def tables(self) -> dict[str, list[Any]]:
+        """Return name of a CSV without suffix -> rows."""
+        return {
+            "learning_rate": [curve.row for curves in self.learning_rate for curve in curves],
+            "isoflop": [curve.row for fit in self.isoflop for curve in fit.curves],
+            "isoflop_exponents": [law for fit in self.isoflop for law in fit.laws],
+            "tokens_per_parameter": [row for rows in self.tokens_per_parameter for row in rows],
+            "ablations": [row for rows in self.ablations for row in rows],
+        }
+
+
+def analyse(grid: Grid) -> Results:
+    """Return the results of the analyses that a grid has, from the runs that were trained."""
+    losses = {cell.name: loss for cell, loss in final_losses(grid)}
+    fits: dict[str, Callable[..., Any]] = {
+        "learning_rate": fit_learning_rates,
+        "isoflop": fit_isoflops,
+        "tokens_per_parameter": lengths_of,
+        "ablations": compare_with_base,
+    }
+    return Results(
+        **{
+            name: [fit(series, losses) for series in FINDERS[name](grid)]
+            for name, fit in fits.items()
+        }
+    )
+
+
+def write_tables(name: str, results: Results, folder: Path) -> None:
+    """Write the CSVs of an analysis, and one Markdown file for people."""
+    analysis, rows = ANALYSES[name], results.tables()
+    parts = [f"{analysis.title}: {_loss_kind(rows[name])}, nats per token.", analysis.explanation]
+    for table, kind in analysis.tables.items():
+        write_file(folder / f"{table}.csv", to_csv(rows[table], kind.row_type))
+        parts.append(markdown_table(*without_empty(*kind.readable(rows[table]))))
+    write_file(folder / f"{name}.md", "\n\n".join(parts) + "\n")
+
+
+def read_tables(name: str, folder: Path) -> tuple[str, list[Readable]]:
+    """Return the loss of an analysis, and its tables for people. Raises ConfigError."""
+    tables, what = [], ""
+    for table, kind in ANALYSES[name].tables.items():
+        path = folder / f"{table}.csv"
+        try:
+            rows = [parse_row(kind.row_type, row.cells) for row in read_csv(path).rows]
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"not a table of this analysis: {error!r}; recreate it with `analyses`"
+            raise ConfigError(str(path), [problem]) from None
+        what = what or _loss_kind(rows)
+        tables.append(without_empty(*kind.readable(rows)))
+    return what, tables
+
+
+def _loss_kind(rows: Sequence[Any]) -> str:
+    return " or ".join(dict.fromkeys(row.loss_kind for row in rows if hasattr(row, "loss_kind")))
+
+
+def without_empty(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Readable:
+    """Return a table without empty columns, and without variants if there is only `base`."""
+    kept = [
+        index
+        for index, heading in enumerate(headings)
+        if {row[index] for row in rows} - ({"", "base"} if heading == "Variant" else {""})
+    ]
+    return [headings[index] for index in kept], [[row[index] for index in kept] for row in rows]

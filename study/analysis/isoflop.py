@@ -1,0 +1,299 @@
+"""IsoFLOP curves: the best size of each compute budget, and how it grows with the budget.
+
+Approach 2 of Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3.2:
+for each budget a parabola of the loss in log N, and one in log D; power laws through their minima.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import stdtrit
+
+from study.analysis.parabola import LEVEL, Noise, Parabola, fit_parabola, near_lowest, pooled_noise
+from study.analysis.series import Series
+from study.estimate.time_table import format_count
+from study.measure.losses import FinalLoss, choose_loss
+
+NEAR = 5.0
+"""Factor on the size with the lowest loss within which the parabolas are fitted."""
+
+
+@dataclass(frozen=True)
+class IsoRun:
+    """A run of an IsoFLOP curve."""
+
+    params: float
+    tokens: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A row of isoflop.csv: a compute budget of a series."""
+
+    variant: str
+    flops: float
+    """Training FLOPs that the grid asks for."""
+    sizes: int
+    """Model sizes with a loss."""
+    runs: int
+    """Runs with a loss, of all seeds."""
+    params: float | None
+    """Parameters of the best size, N: the minimum of the parabola in log N."""
+    params_low: float | None
+    """Lower end of its 80% interval."""
+    params_high: float | None
+    tokens: float | None
+    """Its training tokens, D: the minimum of the parabola in log D."""
+    tokens_low: float | None
+    tokens_high: float | None
+    loss: float | None
+    """Loss at the minimum in log N, by the parabola."""
+    edge: str | None
+    """smallest or largest: the loss still falls at that size, which is the last of the budget."""
+    noise: float | None
+    """Standard deviation of the runs around the parabolas in log N of all budgets together."""
+    degrees: int
+    """Degrees of freedom of the noise."""
+    loss_kind: str
+    note: str
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """A row of isoflop_exponents.csv: optimum = coefficient * FLOPs ^ exponent."""
+
+    variant: str
+    quantity: str
+    """params or tokens."""
+    exponent: float | None
+    low: float | None
+    """Lower end of its 80% interval."""
+    high: float | None
+    coefficient: float | None
+    budgets: int
+    """Budgets with a minimum."""
+    note: str
+
+    def __call__(self, flops: float) -> float:
+        """Return the optimum of a budget."""
+        assert self.coefficient is not None and self.exponent is not None
+        return float(self.coefficient * flops**self.exponent)
+
+
+@dataclass(frozen=True)
+class BudgetCurve:
+    """A row with what a figure draws of it."""
+
+    row: Budget
+    runs: Sequence[IsoRun]
+    parabola: Parabola | None
+    """In log N."""
+
+
+@dataclass(frozen=True)
+class IsoFlopFit:
+    """The curves of a series, by ascending budget, and the power laws of N and D."""
+
+    curves: Sequence[BudgetCurve]
+    laws: Sequence[PowerLaw]
+
+
+def fit_isoflops(series: Series, losses: Mapping[str, FinalLoss]) -> IsoFlopFit:
+    """Return the fit to the runs of a series; a budget with fewer than three sizes has no curve."""
+    known, kind = choose_loss(series.cells, losses)
+    planned: dict[float, int] = {}
+    budgets: dict[float, list[IsoRun]] = {}
+    for cell in series.cells:
+        assert cell.length is not None
+        flops = float(cell.length.value)
+        planned[flops] = planned.get(flops, 0) + 1
+        here = budgets.setdefault(flops, [])
+        if cell.name in known:
+            tokens = cell.tokens_per_step * cell.run.steps
+            here.append(IsoRun(cell.params, tokens, known[cell.name]))
+    fit = fit_budgets(series.label, budgets, kind)
+    curves = [_with_missing(curve, planned[curve.row.flops]) for curve in fit.curves]
+    return IsoFlopFit(curves, fit.laws)
+
+
+def fit_budgets(label: str, budgets: Mapping[float, Sequence[IsoRun]], kind: str) -> IsoFlopFit:
+    """Return the fit to runs by budget, FLOPs."""
+    pairs = {flops: _parabolas(budgets[flops]) for flops in sorted(budgets)}
+    in_params, in_tokens = (
+        pooled_noise([pair[index] for pair in pairs.values() if pair is not None])
+        for index in (0, 1)
+    )
+    curves = [
+        _curve(label, flops, budgets[flops], pair, (in_params, in_tokens), kind)
+        for flops, pair in pairs.items()
+    ]
+    laws = [
+        _power_law(label, "params", {f: pair[0] for f, pair in pairs.items() if pair}, in_params),
+        _power_law(label, "tokens", {f: pair[1] for f, pair in pairs.items() if pair}, in_tokens),
+    ]
+    return IsoFlopFit(curves, laws)
+
+
+def _parabolas(runs: Sequence[IsoRun]) -> tuple[Parabola, Parabola] | None:
+    """Return the parabolas of one budget in log N and in log D, through the same runs."""
+    near = near_lowest([run.params for run in runs], [run.loss for run in runs], NEAR)
+    losses = [runs[index].loss for index in near]
+    in_params = fit_parabola([math.log(runs[index].params) for index in near], losses)
+    in_tokens = fit_parabola([math.log(runs[index].tokens) for index in near], losses)
+    return None if in_params is None or in_tokens is None else (in_params, in_tokens)
+
+
+def _curve(
+    label: str,
+    flops: float,
+    runs: Sequence[IsoRun],
+    pair: tuple[Parabola, Parabola] | None,
+    noises: tuple[Noise | None, Noise | None],
+    kind: str,
+) -> BudgetCurve:
+    (params, params_low, params_high), (tokens, tokens_low, tokens_high) = (
+        _minimum(None if pair is None else pair[index], noises[index]) for index in (0, 1)
+    )
+    edge = None if pair is None or params is not None else _edge(runs)
+    notes = []
+    if pair is None:
+        notes.append("a curve needs losses of three sizes")
+    elif params is None:
+        notes.append(f"at the edge: the {edge} size" if edge else "the curve has no minimum")
+    elif noises[0] is None:
+        notes.append("no interval: three sizes of one seed leave no scatter")
+    elif params_low is None:
+        notes.append("no interval: the curve is as flat as the noise")
+    row = Budget(
+        variant=label,
+        flops=flops,
+        sizes=len({run.params for run in runs}),
+        runs=len(runs),
+        params=params,
+        params_low=params_low,
+        params_high=params_high,
+        tokens=tokens,
+        tokens_low=tokens_low,
+        tokens_high=tokens_high,
+        loss=None if pair is None or params is None else pair[0](math.log(params)),
+        edge=edge,
+        noise=None if noises[0] is None else noises[0].deviation,
+        degrees=0 if noises[0] is None else noises[0].degrees,
+        loss_kind=kind,
+        note="; ".join(notes),
+    )
+    return BudgetCurve(row, runs, None if pair is None else pair[0])
+
+
+def _minimum(
+    parabola: Parabola | None, noise: Noise | None
+) -> tuple[float | None, float | None, float | None]:
+    if parabola is None or parabola.minimum is None:
+        return None, None, None
+    ends = None if noise is None else parabola.interval(noise)
+    low, high = (None, None) if ends is None else map(math.exp, ends)
+    return math.exp(parabola.minimum), low, high
+
+
+def _edge(runs: Sequence[IsoRun]) -> str | None:
+    sizes = sorted({run.params for run in runs})
+    best = min(runs, key=lambda run: run.loss).params
+    return {sizes[0]: "smallest", sizes[-1]: "largest"}.get(best)
+
+
+def _with_missing(curve: BudgetCurve, planned: int) -> BudgetCurve:
+    if len(curve.runs) == planned:
+        return curve
+    missing = f"{len(curve.runs)} of {planned} runs have a loss"
+    note = "; ".join(filter(None, [missing, curve.row.note]))
+    return replace(curve, row=replace(curve.row, note=note))
+
+
+def _power_law(
+    label: str, quantity: str, parabolas: Mapping[float, Parabola], noise: Noise | None
+) -> PowerLaw:
+    """Return the line through the logarithms of the minima, each weighted by its variance.
+
+    The interval is propagated from the noise of the losses. Where the minima of three budgets or
+    more scatter by more than that around the line, it is wider by as much.
+    """
+    found = {f: item for f, item in parabolas.items() if item.minimum is not None}
+    x, y = np.log(list(found)), np.array([item.minimum for item in found.values()], dtype=float)
+    if len(found) < 2:
+        note = f"found {len(found)} budgets with a minimum between their sizes; two are needed"
+        return PowerLaw(label, quantity, None, None, None, None, len(found), note)
+    scattered = noise is not None and noise.deviation > 0
+    errors = np.ones(len(x))
+    if noise is not None and scattered:
+        errors = np.array([item.minimum_error(noise) for item in found.values()])
+    weights = errors**-2.0
+    center = float((weights @ x) / weights.sum())
+    spread = float(weights @ (x - center) ** 2)
+    exponent = float(weights @ ((x - center) * y)) / spread
+    constant = float((weights @ y) / weights.sum()) - exponent * center
+    misfit = float(weights @ (y - constant - exponent * x) ** 2)
+    degrees = len(x) - 2
+    error, note = None, ""
+    if noise is not None:
+        wider = math.sqrt(max(1.0, misfit / degrees)) if scattered and degrees else 1.0
+        error = (wider if scattered else 0.0) / math.sqrt(spread) * noise.factor()
+    elif degrees:
+        factor = float(stdtrit(degrees, 0.5 + LEVEL / 2))
+        error = math.sqrt(misfit / degrees / spread) * factor
+        note = "interval from the scatter of the minima around the power law"
+    else:
+        note = "no interval: two budgets of three sizes with one seed leave no scatter"
+    low, high = (None, None) if error is None else (exponent - error, exponent + error)
+    return PowerLaw(label, quantity, exponent, low, high, math.exp(constant), len(x), note)
+
+
+def readable_budgets(rows: Sequence[Budget]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows for people."""
+    headings = ["Variant", "FLOPs", "Sizes", "Runs", "Best params", "80% interval", "Best tokens"]
+    cells = [
+        [
+            row.variant,
+            f"{row.flops:.2e}",
+            str(row.sizes),
+            str(row.runs),
+            _count(row.params),
+            _range(row.params_low, row.params_high),
+            _count(row.tokens),
+            _range(row.tokens_low, row.tokens_high),
+            f"{row.tokens / row.params:.3g}" if row.tokens and row.params else "",
+            "" if row.loss is None else f"{row.loss:.3f}",
+            row.note,
+        ]
+        for row in rows
+    ]
+    return [*headings, "80% interval", "Tokens/param", "Loss", "Notes"], cells
+
+
+def readable_power_laws(rows: Sequence[PowerLaw]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows for people."""
+    names = {"params": "Parameters N", "tokens": "Tokens D"}
+    cells = [
+        [
+            row.variant,
+            names[row.quantity],
+            "" if row.exponent is None else f"{row.exponent:.3f}",
+            "" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}",
+            "" if row.coefficient is None else f"{row.coefficient:.3g}",
+            str(row.budgets),
+            row.note,
+        ]
+        for row in rows
+    ]
+    headings = ["Variant", "Optimum", "Exponent of FLOPs", "80% interval", "Coefficient", "Budgets"]
+    return [*headings, "Notes"], cells
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None else format_count(value, 3)
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{_count(low)} to {_count(high)}"

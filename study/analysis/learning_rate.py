@@ -1,0 +1,156 @@
+"""The best learning rate of each model size: the minimum of a parabola in its logarithm."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from study.analysis.parabola import Noise, Parabola, fit_parabola, near_lowest, pooled_noise
+from study.analysis.series import Series
+from study.estimate.time_table import format_count
+from study.grid import Cell
+from study.measure.losses import FinalLoss, choose_loss
+
+NEAR = 8.0
+"""Factor on the learning rate with the lowest loss within which the parabola is fitted."""
+
+
+@dataclass(frozen=True)
+class BestRate:
+    """A row of learning_rate.csv: a model size of a series."""
+
+    variant: str
+    model: str
+    params: int
+    rates: int
+    """Different learning rates with a loss."""
+    runs: int
+    """Runs with a loss, of all seeds."""
+    best_lr: float | None
+    """Minimum of the parabola, or at an edge of the grid the learning rate there."""
+    low: float | None
+    """Lower end of the 80% interval of the minimum."""
+    high: float | None
+    loss: float | None
+    """Loss at the minimum, by the parabola; at an edge the mean of the runs there."""
+    curvature: float | None
+    """Second derivative of the parabola in ln(lr), nats per token."""
+    edge: str | None
+    """lowest or highest: the loss still falls at that learning rate, which is the last of the
+    grid."""
+    noise: float | None
+    """Standard deviation of the runs around the parabolas of all sizes together."""
+    degrees: int
+    """Degrees of freedom of the noise."""
+    loss_kind: str
+    note: str
+
+
+@dataclass(frozen=True)
+class RateCurve:
+    """A row with what a figure draws of it."""
+
+    row: BestRate
+    rates: Sequence[float]
+    losses: Sequence[float]
+    parabola: Parabola | None
+
+
+def fit_learning_rates(series: Series, losses: Mapping[str, FinalLoss]) -> list[RateCurve]:
+    """Return the curve of each model size; one with losses at fewer than three rates has none."""
+    known, kind = choose_loss(series.cells, losses)
+    found, parabolas = {}, {}
+    for model, cells in series.by_model().items():
+        have = [cell for cell in cells if cell.name in known]
+        rates, values = [cell.run.optim.lr for cell in have], [known[cell.name] for cell in have]
+        near = near_lowest(rates, values, NEAR)
+        parabola = fit_parabola(
+            [math.log(rates[index]) for index in near], [values[index] for index in near]
+        )
+        found[model] = cells, rates, values
+        if parabola is not None:
+            parabolas[model] = parabola
+    noise = pooled_noise(list(parabolas.values()))
+    return [
+        RateCurve(
+            _row(series.label, cells, rates, values, parabolas.get(model), noise, kind),
+            rates,
+            values,
+            parabolas.get(model),
+        )
+        for model, (cells, rates, values) in found.items()
+    ]
+
+
+def _row(
+    label: str,
+    cells: Sequence[Cell],
+    rates: Sequence[float],
+    losses: Sequence[float],
+    parabola: Parabola | None,
+    noise: Noise | None,
+    kind: str,
+) -> BestRate:
+    best = low = high = loss = edge = None
+    notes = []
+    if len(rates) < len(cells):
+        notes.append(f"{len(rates)} of {len(cells)} runs have a loss")
+    if parabola is None:
+        notes.append("a curve needs losses at three learning rates")
+    elif parabola.minimum is None:
+        places = sorted(set(rates))
+        best, loss = min(
+            ((rate, _mean(rate, rates, losses)) for rate in places), key=lambda p: p[1]
+        )
+        edge = {places[0]: "lowest", places[-1]: "highest"}.get(best)
+        notes.append(f"at the edge: the {edge} rate tried" if edge else "the curve has no minimum")
+    else:
+        best, loss = math.exp(parabola.minimum), parabola(parabola.minimum)
+        ends = None if noise is None else parabola.interval(noise)
+        if noise is None:
+            notes.append("no interval: three rates of one seed leave no scatter")
+        elif ends is None:
+            notes.append("no interval: the curve is as flat as the noise")
+        else:
+            low, high = map(math.exp, ends)
+    return BestRate(
+        variant=label,
+        model=cells[0].model,
+        params=cells[0].params,
+        rates=len(set(rates)),
+        runs=len(rates),
+        best_lr=best,
+        low=low,
+        high=high,
+        loss=loss,
+        curvature=None if parabola is None else 2 * parabola.coefficients[2],
+        edge=edge,
+        noise=None if noise is None else noise.deviation,
+        degrees=0 if noise is None else noise.degrees,
+        loss_kind=kind,
+        note="; ".join(notes),
+    )
+
+
+def _mean(rate: float, rates: Sequence[float], losses: Sequence[float]) -> float:
+    here = [loss for at, loss in zip(rates, losses, strict=True) if at == rate]
+    return sum(here) / len(here)
+
+
+def readable_learning_rates(rows: Sequence[BestRate]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows for people."""
+    headings = ["Variant", "Model", "Params", "Rates", "Runs", "Best lr", "80% interval", "Loss"]
+    cells = [
+        [
+            row.variant,
+            row.model,
+            format_count(row.params, 3),
+            str(row.rates),
+            str(row.runs),
+            "" if row.best_lr is None else f"{row.best_lr:.2e}",
+            "" if row.low is None or row.high is None else f"{row.low:.2e} to {row.high:.2e}",
+            "" if row.loss is None else f"{row.loss:.3f}",
+            row.note,
+        ]
+        for row in rows
+    ]
+    return [*headings, "Notes"], cells

@@ -1,0 +1,85 @@
+"""Loss against tokens per parameter, of sizes that were trained for several lengths."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from study.analysis.series import Series
+from study.estimate.time_table import format_count
+from study.grid import Cell
+from study.measure.losses import FinalLoss, choose_loss
+
+
+@dataclass(frozen=True)
+class LengthRow:
+    """A row of tokens_per_parameter.csv: a length of a size."""
+
+    variant: str
+    model: str
+    params: int
+    tokens: int
+    """Tokens of the whole run, in whole steps."""
+    tokens_per_param: float
+    seeds: int
+    """Runs with a loss."""
+    loss: float | None
+    """Their mean."""
+    standard_error: float | None
+    """Of the mean, from the spread of the seeds; None with fewer than two."""
+    loss_kind: str
+    note: str
+
+
+def lengths_of(series: Series, losses: Mapping[str, FinalLoss]) -> list[LengthRow]:
+    """Return a row for each size and length of a series, by ascending size and length."""
+    known, kind = choose_loss(series.cells, losses)
+    rows = []
+    for model, cells in series.by_model().items():
+        lengths: dict[int, list[Cell]] = {}
+        for cell in cells:
+            lengths.setdefault(cell.tokens_per_step * cell.run.steps, []).append(cell)
+        for tokens, alike in sorted(lengths.items()):
+            values = [known[cell.name] for cell in alike if cell.name in known]
+            error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+            params = alike[0].params
+            rows.append(
+                LengthRow(
+                    variant=series.label,
+                    model=model,
+                    params=params,
+                    tokens=tokens,
+                    tokens_per_param=tokens / params,
+                    seeds=len(values),
+                    loss=statistics.fmean(values) if values else None,
+                    standard_error=error,
+                    loss_kind=kind,
+                    note=_note(len(values), len(alike)),
+                )
+            )
+    return rows
+
+
+def _note(found: int, planned: int) -> str:
+    if found == planned:
+        return ""
+    return "no loss yet" if not found else f"{found} of {planned} runs have a loss"
+
+
+def readable_lengths(rows: Sequence[LengthRow]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows for people."""
+    headings = ["Variant", "Model", "Params", "Tokens", "Tokens/param", "Seeds", "Loss"]
+    cells = [
+        [
+            row.variant,
+            row.model,
+            format_count(row.params, 3),
+            format_count(row.tokens, 3),
+            f"{row.tokens_per_param:.3g}",
+            str(row.seeds),
+            "" if row.loss is None else f"{row.loss:.3f}",
+            "" if row.standard_error is None else f"{row.standard_error:.3f}",
+            row.note,
+        ]
+        for row in rows
+    ]
+    return [*headings, "Standard error", "Notes"], cells

@@ -1,0 +1,281 @@
+"""The figures of the analyses. They draw finished fits."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from study.analysis.ablations import Difference
+from study.analysis.catalogue import Results
+from study.analysis.isoflop import IsoFlopFit, PowerLaw
+from study.analysis.learning_rate import RateCurve
+from study.analysis.parabola import Parabola
+from study.analysis.tokens_per_parameter import LengthRow
+from study.estimate.time_table import format_count
+from study.show.plots import IDEAL, RC_PARAMS, colours, empty_figure, save
+from study.show.selection import evenly
+
+MOST_SERIES = 6
+"""Most series in a figure; of more, evenly spaced ones are drawn, and the title says so."""
+
+MOST_CHANGES = 40
+"""Most changes of one series; with more, those with the largest differences are drawn."""
+
+COUNTS = FuncFormatter(lambda value, _: format_count(value, 2))
+
+NO_LOSS = "No run has a loss yet."
+
+
+def plot_analysis(name: str, results: Results, folder: Path) -> list[Path]:
+    """Draw an analysis to `folder`, as .svg and .png; return the files written."""
+    with mpl.rc_context(RC_PARAMS):
+        return save(DRAW[name](getattr(results, name)), folder / name)
+
+
+def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Any]]:
+    """Return a figure with a row of panels for each series."""
+    figure = Figure(figsize=(width, height * count))
+    return figure, list(figure.subplots(count, columns, squeeze=False))
+
+
+def _chosen(series: Sequence[Any]) -> list[Any]:
+    return evenly(series, MOST_SERIES)
+
+
+def _title(label: str, default: str, shown: int, total: int) -> str:
+    part = f" ({shown} of {total} series)" if shown < total else ""
+    return (default if label == "base" else label) + part
+
+
+def _draw_learning_rates(series: Sequence[Sequence[RateCurve]]) -> Figure:
+    known = [curves for curves in series if any(curve.losses for curve in curves)]
+    if not known:
+        return empty_figure(NO_LOSS)
+    shown = _chosen(known)
+    figure, rows = _panels(len(shown), 2, 10, 4.2)
+    for (left, right), curves in zip(rows, shown, strict=True):
+        colour_of = colours([curve.row.model for curve in curves])
+        for curve in curves:
+            _draw_rates(left, curve, colour_of[curve.row.model])
+        _label_log_x(left, [rate for curve in curves for rate in curve.rates], "Learning rate")
+        left.set_ylabel(f"{curves[0].row.loss_kind.capitalize()} (nats per token)")
+        left.set_title(_title(curves[0].row.variant, "Loss and parabola", len(shown), len(known)))
+        left.legend(fontsize=8)
+        _draw_best(right, curves, colour_of)
+    return figure
+
+
+def _draw_rates(ax: Axes, curve: RateCurve, colour: Any) -> None:
+    row = curve.row
+    label = f"{row.model} ({format_count(row.params, 3)})"
+    ax.plot(curve.rates, curve.losses, "o", color=colour, markersize=4.5, label=label)
+    if curve.parabola is not None:
+        _draw_parabola(ax, curve.parabola, colour)
+    if row.best_lr is not None and row.edge is None and row.loss is not None:
+        ax.plot(row.best_lr, row.loss, "o", color=colour, mfc="white", ms=7, mew=1.4, zorder=3)
+
+
+def _draw_parabola(ax: Axes, parabola: Parabola, colour: Any) -> None:
+    x = np.linspace(parabola.low, parabola.high, 80)
+    ax.plot(np.exp(x), [parabola(at) for at in x], color=colour, linewidth=1.3)
+
+
+def _draw_best(ax: Axes, curves: Sequence[RateCurve], colour_of: dict[str, Any]) -> None:
+    rows = [curve.row for curve in curves if curve.row.best_lr is not None]
+    for row in rows:
+        assert row.best_lr is not None
+        colour = colour_of[row.model]
+        if row.edge is not None:
+            # An arrow towards the rates that were not tried.
+            marker = "^" if row.edge == "highest" else "v"
+            ax.plot(row.params, row.best_lr, marker, color=colour, mfc="white", ms=8, mew=1.4)
+        else:
+            _with_interval(ax, row.params, row.best_lr, row.low, row.high, colour)
+    ax.set_title("Minimum, 80% interval; arrow: at the edge of the grid")
+    if not rows:
+        ax.text(0.5, 0.5, "No size has a curve yet.", transform=ax.transAxes, ha="center")
+        return
+    ax.set(ylabel="Best learning rate", yscale="log")
+    _label_log_x(ax, [row.params for row in rows], "Parameters", COUNTS)
+    _log_labels(ax.yaxis)
+
+
+def _with_interval(
+    ax: Axes, x: float, y: float, low: float | None, high: float | None, colour: Any
+) -> None:
+    if low is not None and high is not None:
+        ax.plot([x, x], [low, high], color=colour, linewidth=1.6)
+    ax.plot(x, y, "o", color=colour, markersize=5.5)
+
+
+def _draw_isoflops(series: Sequence[IsoFlopFit]) -> Figure:
+    known = [fit for fit in series if any(curve.runs for curve in fit.curves)]
+    if not known:
+        return empty_figure(NO_LOSS)
+    shown = _chosen(known)
+    figure, rows = _panels(len(shown), 3, 14, 4.2)
+    for (left, middle, right), fit in zip(rows, shown, strict=True):
+        colour_of = colours([curve.row.flops for curve in fit.curves])
+        for curve in fit.curves:
+            row, colour = curve.row, colour_of[curve.row.flops]
+            left.plot(
+                [run.params for run in curve.runs], [run.loss for run in curve.runs], "o",
+                color=colour, markersize=4.5, label=f"{row.flops:.2g} FLOPs",
+            )  # fmt: skip
+            if curve.parabola is not None:
+                _draw_parabola(left, curve.parabola, colour)
+            if row.params is not None and row.loss is not None:
+                left.plot(row.params, row.loss, "o", color=colour, mfc="white", ms=7, mew=1.4)
+        first = fit.curves[0].row
+        sizes = [run.params for curve in fit.curves for run in curve.runs]
+        _label_log_x(left, sizes, "Parameters N", COUNTS)
+        left.set_ylabel(f"{first.loss_kind.capitalize()} (nats per token)")
+        left.set_title(_title(first.variant, "Loss and parabola", len(shown), len(known)))
+        left.legend(fontsize=8)
+        for ax, law, name in (
+            (middle, fit.laws[0], "Parameters N"),
+            (right, fit.laws[1], "Tokens D"),
+        ):
+            _draw_optima(ax, fit, law, name, colour_of)
+    return figure
+
+
+def _draw_optima(
+    ax: Axes, fit: IsoFlopFit, law: PowerLaw, name: str, colour_of: dict[float, Any]
+) -> None:
+    """Draw the minima of the budgets against FLOPs, and the power law through them."""
+    for curve in fit.curves:
+        row, colour = curve.row, colour_of[curve.row.flops]
+        value, low, high = (getattr(row, law.quantity + end) for end in ("", "_low", "_high"))
+        if value is not None:
+            _with_interval(ax, row.flops, value, low, high, colour)
+        elif law.quantity == "params" and row.edge is not None:
+            edge = min(curve.runs, key=lambda run: run.loss).params
+            marker = "^" if row.edge == "largest" else "v"
+            ax.plot(row.flops, edge, marker, color=colour, mfc="white", ms=8, mew=1.4)
+    budgets = [curve.row.flops for curve in fit.curves]
+    title = f"Compute-optimal {name[:-2].lower()}"
+    if law.exponent is not None:
+        x = np.geomspace(min(budgets), max(budgets), 2)
+        ax.plot(x, [law(at) for at in x], "--", color=IDEAL, linewidth=1.3, zorder=1)
+        title = f"{name[-1]} ∝ FLOPs^{law.exponent:.2f}"
+        if law.low is not None and law.high is not None:
+            title += f" ({law.low:.2f} to {law.high:.2f})"
+    ax.set(ylabel=name, yscale="log")
+    ax.set_title(title)
+    _label_log_x(ax, budgets, "Training FLOPs")
+    _log_labels(ax.yaxis, COUNTS)
+
+
+def _draw_lengths(series: Sequence[Sequence[LengthRow]]) -> Figure:
+    known = [rows for rows in series if any(row.loss is not None for row in rows)]
+    if not known:
+        return empty_figure(NO_LOSS)
+    shown = _chosen(known)
+    figure, panels = _panels(len(shown), 1, 7.2, 4.4)
+    for (ax,), rows in zip(panels, shown, strict=True):
+        sizes = dict.fromkeys(row.model for row in rows)
+        colour_of = colours(sizes)
+        for model in sizes:
+            here = [row for row in rows if row.model == model and row.loss is not None]
+            if not here:
+                continue
+            label = f"{model} ({format_count(here[0].params, 3)})"
+            ax.errorbar(
+                [row.tokens_per_param for row in here], [row.loss for row in here],
+                yerr=[row.standard_error or 0.0 for row in here],
+                color=colour_of[model], marker="o", markersize=4.5, linewidth=1.4, label=label,
+            )  # fmt: skip
+        first = rows[0]
+        _label_log_x(ax, [row.tokens_per_param for row in rows if row.loss], "Tokens per parameter")
+        ax.set_ylabel(f"{first.loss_kind.capitalize()} (nats per token)")
+        default = "Loss of each size by length of the run"
+        ax.set_title(_title(first.variant, default, len(shown), len(known)))
+        ax.legend(fontsize=8)
+    return figure
+
+
+def _draw_differences(series: Sequence[Sequence[Difference]]) -> Figure:
+    known = [rows for rows in series if any(row.difference is not None for row in rows)]
+    if not known:
+        return empty_figure("No change has a loss to compare with its base yet.")
+    shown = _chosen(known)
+    changes = [_largest_changes(rows) for rows in shown]
+    heights = [1.3 + 0.34 * len(names) for names in changes]
+    figure = Figure(figsize=(8.4, sum(heights)))
+    panels = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)
+    for (ax,), rows, names in zip(panels, shown, changes, strict=True):
+        _draw_changes(ax, rows, names)
+        base = rows[0].base
+        default = "Difference to the base" if base == "base" else f"Difference to {base}"
+        ax.set_title(_title(rows[0].variant, default, len(shown), len(known)))
+    return figure
+
+
+def _largest_changes(rows: Sequence[Difference]) -> list[str]:
+    sizes: dict[str, float] = {}
+    for row in rows:
+        if row.difference is not None:
+            sizes[row.change] = max(sizes.get(row.change, 0.0), abs(row.difference))
+    kept = set(sorted(sizes, key=lambda name: -sizes[name])[:MOST_CHANGES])
+    return [name for name in sizes if name in kept]
+
+
+def _draw_changes(ax: Axes, rows: Sequence[Difference], names: Sequence[str]) -> None:
+    models = dict.fromkeys(row.model for row in rows)
+    colour_of = colours(models)
+    offsets = dict(zip(models, np.linspace(-0.22, 0.22, len(models) + 2)[1:-1], strict=True))
+    ax.axvline(0, color=IDEAL, linestyle=":", linewidth=1.4, zorder=1)
+    labelled: set[str] = set()
+    for row in rows:
+        if row.difference is None or row.change not in names:
+            continue
+        y, colour = names.index(row.change) + offsets[row.model], colour_of[row.model]
+        if row.low is not None and row.high is not None:
+            ax.plot([row.low, row.high], [y, y], color=colour, linewidth=1.6)
+        filled = "white" if row.exceeds_noise is False else colour
+        ax.plot(
+            row.difference, y, "o", color=colour, mfc=filled, ms=6, mew=1.4,
+            label=None if row.model in labelled else f"{row.model} ({format_count(row.params, 3)})",
+        )  # fmt: skip
+        labelled.add(row.model)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    kind = rows[0].loss_kind
+    note = "line: 95% interval; hollow: within the noise"
+    known = any(row.low is not None for row in rows)
+    ax.set_xlabel(f"Difference in {kind} (nats per token){'; ' + note if known else ''}")
+    if len(models) > 1:
+        ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _label_log_x(
+    ax: Axes, values: Sequence[float], label: str, formatter: FuncFormatter | None = None
+) -> None:
+    ax.set(xscale="log", xlabel=label)
+    if len(set(values)) == 1:
+        ax.set_xlim(values[0] / 2, values[0] * 2)
+    _log_labels(ax.xaxis, formatter)
+
+
+def _log_labels(axis: Any, formatter: FuncFormatter | None = None) -> None:
+    """Label 1, 2 and 5 of each decade on a short log axis, the decades on a long one."""
+    low, high = axis.get_view_interval()
+    subs = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_major_formatter(formatter or FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+DRAW: dict[str, Callable[[Any], Figure]] = {
+    "learning_rate": _draw_learning_rates,
+    "isoflop": _draw_isoflops,
+    "tokens_per_parameter": _draw_lengths,
+    "ablations": _draw_differences,
+}
+"""Name of an analysis -> the function that draws its fits."""
