@@ -32,8 +32,8 @@ from trainer.problems import RuleError
 from trainer.settings import IsNumber, LeftOut, places
 from trainer.yaml_files import dump_yaml, shorten
 
-CORPORA = ("python_stdlib", "fineweb_edu_10bt_shuffled")
-"""Sources that the workflow creates (the first) or downloads (the second)."""
+CORPORA = ("python_stdlib", "python_topics", "fineweb_edu_10bt_shuffled")
+"""Sources that the workflow creates, and the last one that it downloads."""
 
 DEFAULT_FILE = "config/config.yaml"
 

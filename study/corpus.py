@@ -1,4 +1,4 @@
-"""Public corpora as JSONL files for the trainer: one written here, one downloaded.
+"""Public corpora as JSONL files for the trainer: two written here, one downloaded.
 
 Each writer creates <source>.chunk.NN.jsonl and <source>.val.jsonl in a folder: one document a line
 under `text`; whole documents are held out. The val file is the marker: it is written last, and if
@@ -18,7 +18,7 @@ from study.config import CORPORA
 from trainer.files import replace_durably
 from trainer.problems import ConfigError
 
-PYTHON_STDLIB, FINEWEB_EDU = CORPORA
+PYTHON_STDLIB, PYTHON_TOPICS, FINEWEB_EDU = CORPORA
 
 Document = dict[str, str]
 
@@ -28,6 +28,8 @@ STDLIB_CHUNKS = 4
 STDLIB_HELD_OUT_EVERY = 20
 STDLIB_SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
 """Folders with tests or with code that is not the library's own."""
+
+TOPICS_HELD_OUT_EVERY = 10
 
 FINEWEB_REPOSITORY = "HuggingFaceFW/fineweb-edu"
 FINEWEB_FILES = "sample/10BT/*.parquet"
@@ -51,6 +53,25 @@ def write_python_stdlib(output_dir: str | Path) -> None:
             files.write(index * STDLIB_CHUNKS // len(documents), document)
         for document in held_out:
             files.hold_out(document)
+
+
+def write_python_topics(output_dir: str | Path) -> None:
+    """Write what `help()` of the running Python says of the language: half a megabyte of English.
+
+    The documents are the topics, sorted by name; every tenth is held out. Raises ConfigError if
+    this Python comes without them.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise ConfigError(PYTHON_TOPICS, [f"{error}; this Python has no help topics"]) from None
+    with CorpusFiles(Path(output_dir), PYTHON_TOPICS, chunks=1) as files:
+        for number, name in enumerate(sorted(topics), start=1):
+            document = {"text": topics[name], "topic": name}
+            if number % TOPICS_HELD_OUT_EVERY:
+                files.write(0, document)
+            else:
+                files.hold_out(document)
 
 
 def _stdlib_documents(folder: Path) -> Iterator[Document]:
@@ -220,6 +241,7 @@ def _to_line(document: Document) -> str:
 
 CORPUS_WRITERS: dict[str, Callable[[str | Path], None]] = {
     PYTHON_STDLIB: write_python_stdlib,
+    PYTHON_TOPICS: write_python_topics,
     FINEWEB_EDU: fetch_fineweb_edu,
 }
 """Name of a corpus -> function that writes it into a folder. Raises ConfigError."""

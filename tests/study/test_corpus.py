@@ -11,13 +11,20 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
 
 import study.corpus
 from study.config import CORPORA
-from study.corpus import CORPUS_WRITERS, CorpusFiles, evenly_spaced, write_python_stdlib
+from study.corpus import (
+    CORPUS_WRITERS,
+    CorpusFiles,
+    evenly_spaced,
+    write_python_stdlib,
+    write_python_topics,
+)
 from trainer.problems import ConfigError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -79,6 +86,23 @@ def test_sources_in_other_encodings_are_skipped(
     write_python_stdlib(tmp_path / "out")
     written = [record for path in (tmp_path / "out").iterdir() for record in read(path)]
     assert written == [{"text": "good = 1\r\n", "path": "a.py"}]
+
+
+def test_the_topics_are_the_texts_of_help(tmp_path: Path) -> None:
+    write_python_topics(tmp_path)
+    chunk, val = sorted(tmp_path.iterdir())
+    trained, held_out = read(chunk), read(val)
+    assert [chunk.name, val.name] == ["python_topics.chunk.00.jsonl", "python_topics.val.jsonl"]
+    assert {record["topic"]: record["text"] for record in trained + held_out} == topics
+    assert len(held_out) == len(topics) // 10 > 0
+    assert sum(len(record["text"]) for record in trained) > 300_000
+
+
+def test_a_python_without_topics_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(ConfigError, match="this Python has no help topics"):
+        write_python_topics(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("documents", [1, 400])
