@@ -1,0 +1,132 @@
+"""IsoFLOP curves of planted losses: the exponents, their intervals, and gaps."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from study.analysis.isoflop import IsoFlopFit, IsoRun, fit_budgets, readable_budgets
+from study.law.scaling_law import ScalingLaw
+
+PLANTED = ScalingLaw(E=1.7, A=400.0, B=410.0, alpha=0.34, beta=0.28)
+
+BUDGETS = (1e18, 3e18, 1e19, 3e19)
+
+
+def around(factor: float, count: int) -> Callable[[float], np.ndarray]:
+    """Return a function from a budget to sizes around its optimum."""
+    steps = factor ** (np.arange(count) - count // 2)
+    return lambda flops: PLANTED.optimum(flops)[0] * steps
+
+
+def fit(
+    noise: float,
+    seed: int,
+    sizes: Callable[[float], np.ndarray],
+    seeds: int = 1,
+    budgets: Sequence[float] = BUDGETS,
+) -> IsoFlopFit:
+    random = np.random.default_rng(seed)
+    runs = {
+        flops: [
+            IsoRun(n, flops / 6 / n, PLANTED.loss(n, flops / 6 / n) + random.normal(0, noise))
+            for n in sizes(flops)
+            for _ in range(seeds)
+        ]
+        for flops in budgets
+    }
+    return fit_budgets("base", runs, "validation loss")
+
+
+def test_planted_exponents_are_found_without_noise() -> None:
+    """Hoffmann et al. 2022, equation 4: N grows as C^(b/(a+b)), D as C^(a/(a+b))."""
+    result = fit(0.0, 0, around(1.5, 7))
+    params, tokens = result.laws
+    assert params.exponent == pytest.approx(0.28 / 0.62, abs=1e-4)
+    assert tokens.exponent == pytest.approx(0.34 / 0.62, abs=1e-4)
+    for curve in result.curves:
+        row = curve.row
+        optimum = PLANTED.optimum(row.flops)
+        # That the loss is no parabola moves the minimum by a few per cent.
+        assert (row.params, row.tokens) == pytest.approx(optimum, rel=0.05)
+        assert row.loss == pytest.approx(PLANTED.loss(*optimum), abs=2e-3)
+        assert row.edge is None and row.note == ""
+    assert params(1e19) == pytest.approx(PLANTED.optimum(1e19)[0], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("noise", "factor", "count", "seeds", "budgets"),
+    [
+        (0.003, 1.5, 7, 1, BUDGETS),
+        (0.01, 2.0, 5, 1, BUDGETS),
+        (0.003, 3.0, 3, 2, BUDGETS),  # three sizes: the noise is that of the seeds
+        (0.003, 1.5, 7, 1, BUDGETS[:2]),
+    ],
+)
+def test_intervals_contain_the_planted_exponents_as_often_as_they_say(
+    noise: float, factor: float, count: int, seeds: int, budgets: Sequence[float]
+) -> None:
+    drawn = [fit(noise, seed, around(factor, count), seeds, budgets).laws for seed in range(150)]
+    for index, planted in ((0, 0.28 / 0.62), (1, 0.34 / 0.62)):
+        laws = [laws[index] for laws in drawn]
+        inside = [
+            law.low <= planted <= law.high
+            for law in laws
+            if law.low is not None and law.high is not None
+        ]
+        assert len(inside) == 150
+        assert 0.7 <= np.mean(inside) <= 0.93  # 80% planned; the deviation of 150 draws is 3%
+        exponents = [law.exponent for law in laws]
+        assert np.mean(exponents) == pytest.approx(planted, abs=0.01)
+
+
+def test_the_line_through_two_budgets_is_that_worked_by_hand() -> None:
+    """Minima at N = 1e6 and 4e6 of budgets 1e12 and 1.6e13: the exponent is ln 4 / ln 16 = 1/2.
+
+    Each budget has 5 runs at u = ln N - ln N* = -1, 0, 1 (twice at the ends), y = u^2 with 0.1
+    around it at the ends: squares 4 * 0.01 over 2 degrees, so 0.02 each. v11 = 1/4, as sum u^2 is
+    4, so each minimum has the variance 0.02 / (4 * 4); the difference of two has twice that.
+    """
+    e = np.e
+    runs = {
+        flops: [
+            IsoRun(best * scale, flops / 6 / (best * scale), loss)
+            for scale, loss in ((1 / e, 0.9), (1 / e, 1.1), (1.0, 0.0), (e, 0.9), (e, 1.1))
+        ]
+        for flops, best in ((1e12, 1e6), (1.6e13, 4e6))
+    }
+    result = fit_budgets("base", runs, "loss")
+    params, tokens = result.laws
+    assert params.exponent == pytest.approx(0.5)
+    assert tokens.exponent == pytest.approx(0.5)
+    assert params.coefficient == pytest.approx(1.0)
+    assert result.curves[0].row.noise == pytest.approx(np.sqrt(0.02))
+    assert result.curves[0].row.degrees == 4
+    error = np.sqrt(2 * 0.02 / 16) / np.log(16)
+    t = 1.53321  # of 4 degrees of freedom, at 90%
+    assert (params.low, params.high) == pytest.approx((0.5 - t * error, 0.5 + t * error), rel=1e-5)
+
+
+def test_missing_runs_leave_gaps() -> None:
+    runs = {
+        1e18: [IsoRun(n, 1e18 / 6 / n, PLANTED.loss(n, 1e18 / 6 / n)) for n in (4e7, 8e7, 1.6e8)],
+        1e19: [IsoRun(2e8, 8e8, 3.0), IsoRun(3e8, 5e8, 2.9)],
+        1e20: [],
+    }
+    result = fit_budgets("base", runs, "loss")
+    one, two, none = (curve.row for curve in result.curves)
+    assert one.params is not None and one.params_low is None
+    assert one.note == "no interval: three sizes of one seed leave no scatter"
+    assert two.params is None and two.note == "a curve needs losses of three sizes"
+    assert none.runs == 0 and none.params is None
+    assert [law.exponent for law in result.laws] == [None, None]
+    assert "two are needed" in result.laws[0].note
+    assert len(readable_budgets([one, two, none])[1]) == 3
+
+
+def test_a_minimum_beyond_the_sizes_is_at_the_edge() -> None:
+    too_large = around(2.0, 5)
+    result = fit(0.0, 0, lambda flops: 32 * too_large(flops))
+    assert [curve.row.edge for curve in result.curves] == ["smallest"] * 4
+    assert result.curves[0].row.note == "at the edge: the smallest size"
+    assert result.laws[0].exponent is None
