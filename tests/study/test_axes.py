@@ -439,7 +439,7 @@ def test_isoflop_has_several_sizes_at_each_budget() -> None:
         budget = float(cell.variant.removeprefix("flops-"))
         assert spent == pytest.approx(budget, rel=0.02)
     sizes = {cell.variant: {c.params for c in grid if c.variant == cell.variant} for cell in grid}
-    assert [len(found) for found in sizes.values()] == [4, 4]
+    assert [len(found) for found in sizes.values()] == [4, 4, 4]
 
 
 def test_the_ladder_has_each_size_at_1_2_and_5_times() -> None:
@@ -476,6 +476,14 @@ def test_the_wsd_branches_start_where_their_decays_begin() -> None:
     assert {cell.trunk for cell in decays} == {stable.folder}
     assert {cell.run.optim.decay_fraction for cell in decays} == {0.2}
     assert stable.run.steps * 0.8 >= decays[-1].start_step
+
+
+def test_the_mixes_of_the_data_ablation_have_the_same_held_out_text() -> None:
+    grid = preset("data_ablation")
+    assert {tuple(cell.run.data.sources) for cell in grid} == {("python_stdlib", "python_topics")}
+    shares = {cell.variant: cell.run.data.sources["python_stdlib"] for cell in grid}
+    assert shares == {"base": 50, "more_code": 90, "more_prose": 10, "code_alone": 100}
+    assert len(grid) == 3 * len(shares)
 
 
 def test_settings_of_a_cluster_lie_between_those_of_run_and_of_variants() -> None:

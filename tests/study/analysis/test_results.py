@@ -1,0 +1,246 @@
+"""Learning rates, lengths and ablations of runs with planted losses, as tables, figures, page."""
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from study.__main__ import main
+from study.analysis.ablations import seed_noise
+from study.analysis.catalogue import analyse, read_tables, write_tables
+from study.analysis.learning_rate import RateCurve
+from study.analysis.series import find_analyses
+from study.grid import Cell, Grid
+from study.measure.losses import TRAINING, VALIDATION
+from study.show.plot_analyses import plot_analysis
+from tests.study.analysis.test_series import ONE, RATES, SIZES, THREE
+from tests.study.conftest import MakeGrid, write_run
+from trainer.config import ConfigError
+
+TIED = {"variants": {"tied": {"model": {"weight_tying": True}}}}
+
+TWO = {**ONE, "variant": ["base", "tied"]}
+
+
+def write(grid: Grid, losses: Mapping[str, float | None] | Any) -> None:
+    """Write a run with a validation loss for each cell that has one."""
+    for cell in grid:
+        loss = losses(cell)
+        if loss is not None:
+            write_run(cell, loss_validation=loss)
+
+
+def rate_curve(cell: Cell) -> float:
+    """A parabola in ln(lr) with its minimum at 2e-3 for tiny, 1e-3 for wide."""
+    best = {"tiny": 2e-3, "wide": 1e-3}[cell.model]
+    return 2.0 + 0.3 * math.log(cell.run.optim.lr / best) ** 2
+
+
+def fit(grid: Grid) -> dict[str, RateCurve]:
+    (curves,) = analyse(grid).learning_rate
+    return {curve.row.model: curve for curve in curves}
+
+
+def test_planted_best_rates_are_found(make_grid: MakeGrid) -> None:
+    block = {**ONE, "model": ["tiny", "wide"], "sweep": {"optim.lr": [5e-4, 1.5e-3, 4e-3]}}
+    grid = make_grid({"grid": [block]})
+    write(grid, rate_curve)
+    curves = fit(grid)
+    assert curves["tiny"].row.best_lr == pytest.approx(2e-3)
+    assert curves["wide"].row.best_lr == pytest.approx(1e-3)
+    assert curves["wide"].row.loss == pytest.approx(2.0)
+    assert curves["wide"].row.curvature == pytest.approx(0.6)
+    assert curves["wide"].row.note == "no interval: three rates of one seed leave no scatter"
+    assert curves["wide"].row.loss_kind == VALIDATION
+
+
+def test_intervals_of_best_rates_are_from_the_noise_of_seeds(make_grid: MakeGrid) -> None:
+    """Two seeds at each of three rates, 0.1 around y = 1 - x + x^2; see test_parabola.py."""
+    rates = {"optim.lr": [1e-3 / math.e, 1e-3, 1e-3 * math.e]}
+    grid = make_grid({"grid": [{**ONE, "sweep": rates, "seed": [1, 2]}]})
+
+    def loss(cell: Cell) -> float:
+        x = math.log(cell.run.optim.lr / 1e-3)
+        return 1 - x + x**2 + (0.1 if cell.seed == 1 else -0.1)
+
+    write(grid, loss)
+    row = fit(grid)["tiny"].row
+    assert (row.noise, row.degrees) == (pytest.approx(math.sqrt(0.02)), 3)
+    assert row.best_lr == pytest.approx(1e-3 * math.exp(0.5))
+    ends = [1e-3 * math.exp(x) for x in (0.40090, 0.64102)]
+    assert (row.low, row.high) == pytest.approx(tuple(ends), rel=2e-5)
+
+
+def test_a_best_rate_at_the_edge_is_told(make_grid: MakeGrid) -> None:
+    grid = make_grid({"grid": [{**ONE, "sweep": RATES}]})
+    write(grid, lambda cell: 3.0 - 100 * cell.run.optim.lr)
+    row = fit(grid)["tiny"].row
+    assert (row.best_lr, row.edge, row.low) == (4e-3, "highest", None)
+    assert row.note == "at the edge: the highest rate tried"
+    assert row.loss == pytest.approx(2.6)
+
+
+def test_without_a_validation_loss_the_training_loss_is_compared(make_grid: MakeGrid) -> None:
+    grid = make_grid({"grid": [{**ONE, "sweep": RATES}]})
+    for cell in grid:
+        planted = rate_curve(cell)
+        validation = None if cell is grid[1] else 9.0
+        write_run(cell, loss=lambda step, loss=planted: loss, loss_validation=validation)
+    row = fit(grid)["tiny"].row
+    assert row.loss_kind == TRAINING
+    assert row.best_lr == pytest.approx(2e-3)
+
+
+def test_differences_are_those_worked_by_hand(make_grid: MakeGrid) -> None:
+    """Means 2.1 and 1.8; both groups have the variance 0.01, so s = 0.1 on 4 degrees of freedom,
+    the error 0.1 * sqrt(2/3), and t(4) at 97.5% is 2.77645."""
+    grid = make_grid({**TIED, "grid": [{**TWO, "seed": [1, 2, 3]}]})
+    write(grid, lambda c: (2.1 if c.variant == "base" else 1.8) + 0.1 * (c.seed - 2))
+    base, tied = analyse(grid).ablations[0]
+    assert (base.change, base.note, base.difference) == ("base", "base", None)
+    assert tied.seeds == 3
+    assert tied.difference == pytest.approx(-0.3)
+    assert (tied.noise, tied.degrees) == (pytest.approx(0.1), 4)
+    assert tied.standard_error == pytest.approx(0.081650, abs=1e-6)
+    assert (tied.low, tied.high) == pytest.approx((-0.526696, -0.073304), abs=1e-5)
+    assert tied.exceeds_noise is True
+    write(grid, lambda c: (2.1 if c.variant == "base" else 1.9) + 0.1 * (c.seed - 2))
+    assert analyse(grid).ablations[0][1].exceeds_noise is False
+
+
+def test_changes_without_an_effect_exceed_the_noise_one_time_in_twenty() -> None:
+    random = np.random.default_rng(0)
+    exceeding = 0
+    for _ in range(2000):
+        base, changed = random.normal(2.0, 0.1, 3).tolist(), random.normal(2.0, 0.1, 2).tolist()
+        noise = seed_noise([base, changed])
+        assert noise is not None and noise.degrees == 3
+        error = noise.deviation * math.sqrt(1 / 3 + 1 / 2)
+        exceeding += abs(np.mean(changed) - np.mean(base)) > noise.factor(0.95) * error
+    assert exceeding / 2000 == pytest.approx(0.05, abs=0.015)
+    assert seed_noise([[1.0], [2.0], []]) is None
+
+
+def test_noise_is_borrowed_from_other_sizes_and_said_to_be_unknown(make_grid: MakeGrid) -> None:
+    one_seed = make_grid({**TIED, "models": THREE, "grid": [{**TWO, "model": ["tiny", "wide"]}]})
+    write(one_seed, lambda cell: 2.0 if cell.variant == "base" else 2.1)
+    for row in analyse(one_seed).ablations[0]:
+        assert row.standard_error is None and row.exceeds_noise is None
+        assert row.change == "base" or row.note == "noise not known: no cell has several seeds"
+    grid = [{**TWO, "model": ["tiny", "wide"]}, {**TWO, "seed": 43}]
+    some = make_grid({**TIED, "models": THREE, "grid": grid})
+    write(some, lambda cell: 2.0 + 0.1 * (cell.seed - 42))
+    rows = {(row.model, row.change): row for row in analyse(some).ablations[0]}
+    wide = rows["wide", "tied"]
+    assert wide.note == "noise of the seeds of other sizes"
+    assert wide.noise == pytest.approx(0.1 / math.sqrt(2))
+    assert rows["tiny", "tied"].note == ""
+
+
+def test_losses_on_other_text_are_not_compared(make_grid: MakeGrid) -> None:
+    variants: dict[str, Any] = {
+        "without": {"data": {"sources": {"python_stdlib": 0, "other": 1}}},
+        "words": {"data": {"tokenizer": {"name": "tiktoken", "path": "words.model", "n_words": 9}}},
+        "more": {"data": {"sources": {"python_stdlib": 2}}},
+    }
+    grid = make_grid({"variants": variants, "grid": [{**ONE, "variant": ["base", *variants]}]})
+    write(grid, lambda cell: 2.0)
+    rows = {row.change: row for row in analyse(grid).ablations[0]}
+    assert rows["without"].note == "not comparable: other sources, so other held-out text"
+    assert rows["words"].note == "not comparable: another tokenizer, so a token is other text"
+    assert rows["without"].difference is rows["words"].difference is None
+    assert rows["more"].difference == pytest.approx(0)
+    for cell in grid:
+        write_run(cell, loss_validation=None)
+    rows = {row.change: row for row in analyse(grid).ablations[0]}
+    assert rows["more"].note == "not comparable: the training losses are of other text; set eval"
+
+
+def test_losses_by_tokens_per_parameter(make_grid: MakeGrid) -> None:
+    grid = make_grid({"grid": [{**ONE, "tokens": ["2N", "1N"], "seed": [1, 2]}]})
+    write(grid, lambda cell: 3.0 - cell.run.steps / 1000 + 0.1 * (cell.seed - 1))
+    short, long = analyse(grid).tokens_per_parameter[0]
+    assert (short.tokens_per_param, long.tokens_per_param) == pytest.approx((1, 2), rel=0.01)
+    assert short.tokens == grid[2].run.steps * grid[2].tokens_per_step
+    assert short.loss == pytest.approx(3.05 - grid[2].run.steps / 1000)
+    assert short.standard_error == pytest.approx(0.05)  # 0.1 / sqrt(2) / sqrt(2)
+
+
+EVERY = {
+    "models": THREE,
+    **TIED,
+    "grid": [
+        {**SIZES, "sweep": RATES},
+        {**ONE, "tokens": ["1N", "2N"]},
+        {**SIZES, "flops": [1e10, 3e10], "seed": [1, 2]},
+        {**TWO, "seed": [1, 2, 3]},
+    ],
+}
+
+
+def planted(cell: Cell) -> float:
+    """A loss that is curved in size, rate and tokens, with a scatter of the seeds."""
+    size, rate = math.log(cell.params / 5e5), math.log(cell.run.optim.lr / 2e-3)
+    scatter = 0.01 * math.sin(cell.seed * 12.9898 + cell.params)
+    return 2 + 0.1 * size**2 + 0.05 * rate**2 + 1 / math.log(cell.run.steps + 9) + scatter
+
+
+@pytest.mark.parametrize("trained", [0, 5])
+def test_missing_runs_leave_gaps_in_every_table_figure_and_section(
+    make_grid: MakeGrid, tmp_path: Path, trained: int
+) -> None:
+    grid = make_grid(EVERY)
+    for index, cell in enumerate(grid):
+        if index % 7 < trained:
+            failed = {"outcome": "diverged"} if index % 7 == 3 else {}
+            write_run(cell, loss_validation=planted(cell), **failed)
+    study = tmp_path / "study.yaml"
+    study.write_text(grid.study.to_yaml())
+    folder = tmp_path / "out"
+    output = ["--figures", str(folder), "--output-dir", str(folder)]
+    assert main(["analyses", "--study", str(study), *output]) == 0
+    names = find_analyses(grid)
+    assert len(names) == 4
+    expected = {f"{name}.{suffix}" for name in names for suffix in ("csv", "md", "svg", "png")}
+    assert {path.name for path in folder.iterdir()} == expected | {"isoflop_exponents.csv"}
+    assert main(["throughput", "--study", str(study), "--output", str(folder / "t.csv")]) == 0
+    measured, times = ["--throughput", str(folder / "t.csv")], str(folder / "e.csv")
+    assert main(["estimate", "--study", str(study), *measured, "--output", times]) == 0
+    page = folder / "report.html"
+    report = ["report", "--study", str(study), *measured, "--estimates", times]
+    assert main([*report, "--figures", str(folder), "--output", str(page)]) == 0
+    text = page.read_text()
+    for title in ("Best learning rate", "IsoFLOP curves", "tokens per parameter", "Ablations"):
+        assert f"{title}</h2>" in text
+    assert "runs have a loss" in text
+
+
+def test_tables_are_read_back(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid(EVERY)
+    write(grid, planted)
+    results = analyse(grid)
+    write_tables("isoflop", results, tmp_path)
+    loss, (budgets, laws) = read_tables("isoflop", tmp_path)
+    assert loss == VALIDATION
+    assert [row[0] for row in budgets[1]] == ["1.00e+10", "3.00e+10"]
+    assert [row[0] for row in laws[1]] == ["Parameters N", "Tokens D"]
+    with (tmp_path / "isoflop.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["params"]) for row in rows] == pytest.approx([5e5, 5e5], rel=0.3)
+    (tmp_path / "isoflop.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match="recreate it with `analyses`"):
+        read_tables("isoflop", tmp_path)
+
+
+def test_equal_runs_give_equal_figures(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid(EVERY)
+    write(grid, planted)
+    first, second = (
+        [path.read_bytes() for path in plot_analysis("ablations", analyse(grid), tmp_path / folder)]
+        for folder in ("first", "second")
+    )
+    assert first == second
