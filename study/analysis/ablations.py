@@ -187,7 +187,7 @@ def readable_differences(rows: Sequence[Difference]) -> tuple[list[str], list[li
             str(row.seeds),
             "" if row.loss is None else f"{row.loss:.3f}",
             "" if row.difference is None else f"{row.difference:+.3f}",
-            "" if row.standard_error is None else f"{row.standard_error:.3f}",
+            "" if row.standard_error is None else f"{row.standard_error:.2g}",
             "" if row.low is None or row.high is None else f"{row.low:+.3f} to {row.high:+.3f}",
             {None: "", True: "yes", False: "no"}[row.exceeds_noise],
             row.note,

@@ -59,7 +59,8 @@ ANALYSES = {
         "least the three nearest). The interval, in which the minimum lies with 80% "
         "probability, has every rate at which the slope of the parabola may be zero (Fieller). "
         "It is from the scatter of the runs around the parabolas, pooled over the sizes: with "
-        "three rates that is the spread of the seeds.",
+        "three rates, that is the spread of the seeds, and the interval leaves out how far the "
+        "loss is from a parabola.",
         {"learning_rate": TableKind(BestRate, readable_learning_rates)},
     ),
     "isoflop": Analysis(
@@ -69,8 +70,9 @@ ANALYSES = {
         "nearest), and likewise in log D (Hoffmann et al. 2022, approach 2). The intervals of "
         "the minima, 80%, are from the scatter of the runs around the parabolas, pooled over "
         "the budgets (Fieller). Those of the exponents are propagated from the same scatter, "
-        "and wider where the minima scatter by more than that around the power law. FLOPs are "
-        "those of MFU.",
+        "and wider where the minima scatter by more than that around the power law. That the loss "
+        "is not quite a parabola may move all minima alike by a few per cent, which no interval "
+        "includes. FLOPs are those of MFU.",
         {
             "isoflop": TableKind(Budget, readable_budgets),
             "isoflop_exponents": TableKind(PowerLaw, readable_power_laws),

@@ -223,7 +223,7 @@ def _power_law(
     found = {f: item for f, item in parabolas.items() if item.minimum is not None}
     x, y = np.log(list(found)), np.array([item.minimum for item in found.values()], dtype=float)
     if len(found) < 2:
-        note = f"found {len(found)} budgets with a minimum between their sizes; two are needed"
+        note = f"needs two budgets with a minimum between their sizes; found {len(found)}"
         return PowerLaw(label, quantity, None, None, None, None, len(found), note)
     scattered = noise is not None and noise.deviation > 0
     errors = np.ones(len(x))
@@ -256,7 +256,7 @@ def readable_budgets(rows: Sequence[Budget]) -> tuple[list[str], list[list[str]]
     cells = [
         [
             row.variant,
-            f"{row.flops:.2e}",
+            f"{row.flops:.3g}".replace("e+", "e"),
             str(row.sizes),
             str(row.runs),
             _count(row.params),

@@ -77,7 +77,7 @@ def readable_lengths(rows: Sequence[LengthRow]) -> tuple[list[str], list[list[st
             f"{row.tokens_per_param:.3g}",
             str(row.seeds),
             "" if row.loss is None else f"{row.loss:.3f}",
-            "" if row.standard_error is None else f"{row.standard_error:.3f}",
+            "" if row.standard_error is None else f"{row.standard_error:.2g}",
             row.note,
         ]
         for row in rows

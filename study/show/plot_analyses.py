@@ -37,6 +37,11 @@ def plot_analysis(name: str, results: Results, folder: Path) -> list[Path]:
         return save(DRAW[name](getattr(results, name)), folder / name)
 
 
+def format_number(value: float) -> str:
+    """Return a number with up to three digits: 0.002, 1e18."""
+    return f"{value:.3g}".replace("e+", "e")
+
+
 def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Any]]:
     """Return a figure with a row of panels for each series."""
     figure = Figure(figsize=(width, height * count))
@@ -96,13 +101,18 @@ def _draw_best(ax: Axes, curves: Sequence[RateCurve], colour_of: dict[str, Any])
             ax.plot(row.params, row.best_lr, marker, color=colour, mfc="white", ms=8, mew=1.4)
         else:
             _with_interval(ax, row.params, row.best_lr, row.low, row.high, colour)
-    ax.set_title("Minimum, 80% interval; arrow: at the edge of the grid")
     if not rows:
-        ax.text(0.5, 0.5, "No size has a curve yet.", transform=ax.transAxes, ha="center")
+        _say(ax, "No size has a curve yet.")
         return
+    ax.set_title("Minimum, 80% interval; arrow: at the edge of the grid")
     ax.set(ylabel="Best learning rate", yscale="log")
     _label_log_x(ax, [row.params for row in rows], "Parameters", COUNTS)
     _log_labels(ax.yaxis)
+
+
+def _say(ax: Axes, message: str) -> None:
+    ax.text(0.5, 0.5, message, transform=ax.transAxes, ha="center", va="center", color="#666666")
+    ax.axis("off")
 
 
 def _with_interval(
@@ -125,7 +135,7 @@ def _draw_isoflops(series: Sequence[IsoFlopFit]) -> Figure:
             row, colour = curve.row, colour_of[curve.row.flops]
             left.plot(
                 [run.params for run in curve.runs], [run.loss for run in curve.runs], "o",
-                color=colour, markersize=4.5, label=f"{row.flops:.2g} FLOPs",
+                color=colour, markersize=4.5, label=f"{format_number(row.flops)} FLOPs",
             )  # fmt: skip
             if curve.parabola is not None:
                 _draw_parabola(left, curve.parabola, colour)
@@ -149,6 +159,9 @@ def _draw_optima(
     ax: Axes, fit: IsoFlopFit, law: PowerLaw, name: str, colour_of: dict[float, Any]
 ) -> None:
     """Draw the minima of the budgets against FLOPs, and the power law through them."""
+    if not any(curve.row.params for curve in fit.curves):
+        _say(ax, "No budget has its minimum\nbetween its sizes.")
+        return
     for curve in fit.curves:
         row, colour = curve.row, colour_of[curve.row.flops]
         value, low, high = (getattr(row, law.quantity + end) for end in ("", "_low", "_high"))
@@ -163,7 +176,7 @@ def _draw_optima(
     if law.exponent is not None:
         x = np.geomspace(min(budgets), max(budgets), 2)
         ax.plot(x, [law(at) for at in x], "--", color=IDEAL, linewidth=1.3, zorder=1)
-        title = f"{name[-1]} ∝ FLOPs^{law.exponent:.2f}"
+        title = f"{name[-1]} ∝ FLOPs$^{{{law.exponent:.2f}}}$"
         if law.low is not None and law.high is not None:
             title += f" ({law.low:.2f} to {law.high:.2f})"
     ax.set(ylabel=name, yscale="log")
@@ -268,7 +281,7 @@ def _log_labels(axis: Any, formatter: FuncFormatter | None = None) -> None:
     low, high = axis.get_view_interval()
     subs = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axis.set_major_formatter(formatter or FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_major_formatter(formatter or FuncFormatter(lambda value, _: format_number(value)))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -120,7 +120,7 @@ def test_missing_runs_leave_gaps() -> None:
     assert two.params is None and two.note == "a curve needs losses of three sizes"
     assert none.runs == 0 and none.params is None
     assert [law.exponent for law in result.laws] == [None, None]
-    assert "two are needed" in result.laws[0].note
+    assert "needs two budgets" in result.laws[0].note
     assert len(readable_budgets([one, two, none])[1]) == 3
 
 

@@ -226,7 +226,7 @@ def test_tables_are_read_back(make_grid: MakeGrid, tmp_path: Path) -> None:
     write_tables("isoflop", results, tmp_path)
     loss, (budgets, laws) = read_tables("isoflop", tmp_path)
     assert loss == VALIDATION
-    assert [row[0] for row in budgets[1]] == ["1.00e+10", "3.00e+10"]
+    assert [row[0] for row in budgets[1]] == ["1e10", "3e10"]
     assert [row[0] for row in laws[1]] == ["Parameters N", "Tokens D"]
     with (tmp_path / "isoflop.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -28,6 +28,7 @@ def report(grid: Grid, folder: Path, figures: bool = True) -> str:
         estimate_checks(measurements),
         score_predictions(grid.study, measurements),
         folder,
+        folder,
     )
 
 

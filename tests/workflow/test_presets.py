@@ -1,0 +1,83 @@
+"""The studies in config/studies, reduced, from training to tables, figures and report."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from study.analysis.catalogue import ANALYSES
+from study.analysis.series import TABLES
+from study.measure.losses import VALIDATION
+from tests.workflow.checkout import ROOT
+from tests.workflow.test_workflow import snakemake
+
+RUN = {"eval": {"validation": {"max_sequences": 4}}, "optim": {"warmup": 1}}
+
+
+def reduce(name: str, folder: Path, blocks: Mapping[int, Mapping[str, Any]]) -> Path:
+    """Write a preset with tiny models, little text and only some of its cells; return its file.
+
+    `blocks` are changes of the blocks that stay.
+    """
+    study = yaml.safe_load((ROOT / "config" / "studies" / f"{name}.yaml").read_text())
+    text = (ROOT / "README.md").read_text()
+    for source in study["run"]["data"]["sources"]:
+        (folder / "data" / source).mkdir(parents=True)
+        for part in ("chunk.00", "val"):
+            path = folder / "data" / source / f"{source}.{part}.jsonl"
+            path.write_text(json.dumps({"text": text if part == "val" else 4 * text}) + "\n")
+    study |= {"results_dir": str(folder / "results"), "corpora": []}
+    study["models"] = {
+        model: {"dim": 16 * size, "n_layers": size, "n_heads": 1, "multiple_of": 16}
+        for size, model in enumerate(("femto", "pico", "nano", "micro", "mini"), start=1)
+    }
+    study["clusters"] = str(ROOT / study["clusters"])
+    data = {"root_dir": str(folder / "data"), "batch_size": 2, "seq_len": 64}
+    study["run"] |= {"steps": 6, "logging": {"freq": 1}, "eval": RUN["eval"]}
+    study["run"]["data"] |= data
+    study["run"]["optim"] |= RUN["optim"]
+    study["grid"] = [{**study["grid"][index], **changes} for index, changes in blocks.items()]
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(study))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "analysis", "rows"),
+    [
+        ("isoflop", {0: {"model": ["femto", "pico", "nano"], "flops": 2e8}}, "isoflop", 1),
+        ("ladder", {0: {"model": "pico", "tokens": ["0.02N", "0.04N"]}}, "tokens_per_parameter", 2),
+        ("lr_sweep", {0: {"model": "nano", "tokens": "0.02N"}}, "learning_rate", 1),
+        (
+            "data_ablation",
+            {0: {"variant": ["base", "more_code"], "seed": [42, 43]}},
+            "ablations",
+            2,
+        ),
+    ],
+)
+def test_a_preset_runs_to_its_results(
+    name: str, blocks: dict[int, dict[str, Any]], analysis: str, rows: int, tmp_path: Path
+) -> None:
+    file = reduce(name, tmp_path, blocks)
+    results = tmp_path / "results" / name
+    report = results / "report.html"
+    done = snakemake("--cores", "2", str(report), "--configfile", str(file))
+    assert done.returncode == 0, done.stdout
+    with (results / f"{analysis}.csv").open() as table:
+        found = list(csv.DictReader(table))
+    assert len(found) == rows
+    assert {row["loss_kind"] for row in found} == {VALIDATION}
+    assert "runs have a loss" not in (results / f"{analysis}.md").read_text()
+    written = {path.name for path in [*results.iterdir(), *(results / "figures").iterdir()]}
+    assert written >= {f"{analysis}.md", f"{analysis}.svg", f"{analysis}.png"}
+    others = {table for other, tables in TABLES.items() if other != analysis for table in tables}
+    assert not written & {f"{table}.csv" for table in others}
+    page = report.read_text()
+    titles = {other: f"<h2>{item.title}</h2>" in page for other, item in ANALYSES.items()}
+    assert titles == {other: other == analysis for other in ANALYSES}
+    assert f'alt="{ANALYSES[analysis].title}"' in page
