@@ -26,7 +26,7 @@ MOST_SERIES = 6
 MOST_CHANGES = 40
 """Most changes of one series; with more, those with the largest differences are drawn."""
 
-COUNTS = FuncFormatter(lambda value, _: format_count(value, 2))
+COUNTS = FuncFormatter(lambda value, _: format_count(value, 3))
 
 NO_LOSS = "No run has a loss yet."
 
