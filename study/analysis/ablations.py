@@ -10,6 +10,7 @@ from study.analysis.series import Series
 from study.estimate.time_table import format_count
 from study.grid import Cell
 from study.measure.losses import TRAINING, FinalLoss, choose_loss
+from study.measure.repeats import pooled
 
 LEVEL = 0.95
 """Probability of the intervals: of changes without an effect, one in twenty exceeds the noise."""
@@ -96,13 +97,8 @@ def _by_change(series: Series, cells: Sequence[Cell]) -> dict[str, list[Cell]]:
 
 def seed_noise(groups: Sequence[Sequence[float]]) -> Noise | None:
     """Return the standard deviation within groups of losses, pooled; None if all have one loss."""
-    degrees = sum(len(group) - 1 for group in groups if group)
-    if not degrees:
-        return None
-    squares = sum(
-        (len(group) - 1) * statistics.variance(group) for group in groups if len(group) > 1
-    )
-    return Noise(math.sqrt(squares / degrees), degrees)
+    squares, degrees = pooled(groups)
+    return Noise(math.sqrt(squares / degrees), degrees) if degrees else None
 
 
 def _describe(

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
+from study.analysis.parabola import fit_parabola
+
 HUBER_DELTA = 1e-3
 """Errors of log L up to this are quadratic in the loss, larger ones linear."""
 
@@ -324,9 +326,7 @@ def _profile(runs: Sequence[TrainedModel]) -> IsoFlop:
     near = [run for run in runs if best / NEAR_MINIMUM <= run.params <= best * NEAR_MINIMUM]
     if len({run.params for run in near}) < 4:
         return IsoFlop(flops, tuple(runs), None, None)
-    log_n = np.log([run.params for run in near])
-    curve = np.polynomial.Polynomial.fit(log_n, [run.loss for run in near], 2).convert()
-    _, slope, bend = (float(value) for value in curve.coef)
-    if bend > 0 and log_n.min() <= (lowest := -slope / (2 * bend)) <= log_n.max():
-        return IsoFlop(flops, tuple(runs), math.exp(lowest), float(curve(lowest)))
-    return IsoFlop(flops, tuple(runs), None, None)
+    curve = fit_parabola([math.log(run.params) for run in near], [run.loss for run in near])
+    if curve is None or curve.minimum is None:
+        return IsoFlop(flops, tuple(runs), None, None)
+    return IsoFlop(flops, tuple(runs), math.exp(curve.minimum), curve(curve.minimum))

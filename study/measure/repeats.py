@@ -13,17 +13,17 @@ def speed_spread(repeated: Iterable[Sequence[float]]) -> float:
     `repeated` has the values of each configuration. The spread is that of all repeated runs, with
     `BETWEEN_RUNS` counting as one pair.
     """
-    square, degrees = _pooled([math.log(value) for value in values] for values in repeated)
+    square, degrees = pooled([math.log(value) for value in values] for values in repeated)
     return math.sqrt((square + BETWEEN_RUNS**2) / (degrees + 1))
 
 
 def loss_spread(repeated: Iterable[Sequence[float]]) -> float | None:
     """Return the standard deviation of a run's loss over seeds, nats; None if none was repeated."""
-    square, degrees = _pooled(repeated)
+    square, degrees = pooled(repeated)
     return math.sqrt(square / degrees) if degrees else None
 
 
-def _pooled(repeated: Iterable[Sequence[float]]) -> tuple[float, int]:
+def pooled(repeated: Iterable[Sequence[float]]) -> tuple[float, int]:
     """Return the sum of the squared deviations from each group's mean, and degrees of freedom."""
     square, degrees = 0.0, 0
     for values in repeated:

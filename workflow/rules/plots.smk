@@ -86,7 +86,7 @@ rule scaling_law:
     input:
         study="<results>/study.yaml",
         throughput="<results>/throughput.csv",  # changes with every run
-        code=code("measure", "law"),
+        code=code("measure", "analysis", "law"),
     output:
         csv="<results>/scaling_law.csv",
         md="<results>/scaling_law.md",
