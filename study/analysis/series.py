@@ -94,9 +94,8 @@ def find_analyses(grid: Grid) -> list[str]:
     return [name for name, find in FINDERS.items() if find(grid)]
 
 
-def find_tables(grid: Grid) -> list[str]:
-    """Return the names of the files with the tables of these analyses."""
-    names = find_analyses(grid)
+def table_files(names: Sequence[str]) -> list[str]:
+    """Return the names of the files with the tables of some analyses."""
     tables = [f"{table}.csv" for name in names for table in TABLES[name]]
     return [*tables, *(f"{name}.md" for name in names)]
 
@@ -119,6 +118,7 @@ class _Axis:
         """`whole_variants`: to a variant with one of the keys, its other overrides belong too."""
         self._keys, self._length = keys, length
         self._leaves = {cell.name: _without_length(cell) for cell in grid.measured}
+        self._texts: dict[tuple[str, bool], str] = {}
         variants = {
             name: list(dict(_leaves(values))) for name, values in grid.study.variants.items()
         }
@@ -168,6 +168,12 @@ class _Axis:
         return f"{cell.trunk is not None} {self._written(cell, of_axis=False)}"
 
     def _written(self, cell: Cell, of_axis: bool) -> str:
+        key = cell.name, of_axis
+        if key not in self._texts:
+            self._texts[key] = self._write(cell, of_axis)
+        return self._texts[key]
+
+    def _write(self, cell: Cell, of_axis: bool) -> str:
         leaves = self._leaves[cell.name]
         found = {
             ".".join(map(str, path)): value

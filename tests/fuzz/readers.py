@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from study.analysis.ablations import Difference
+from study.analysis.catalogue import read_tables
 from study.config import Evidence, Study
 from study.estimate.backtest import score_predictions
 from study.estimate.estimate import Estimate, estimate_table
@@ -298,6 +300,11 @@ def read_time_table(content: bytes, folder: Path) -> None:
     time_table(read_estimates(_file(folder, "time_estimates.csv", content))).encode()
 
 
+def read_ablations(content: bytes, folder: Path) -> None:
+    _file(folder, "ablations.csv", content)
+    read_tables("ablations", folder)
+
+
 def read_document(content: bytes, folder: Path) -> None:
     path = _file(folder, "README.md", content)
     update_document(path, "small", estimates())
@@ -396,6 +403,15 @@ def _estimates() -> list[bytes]:
     return [to_csv(estimates(), Estimate).encode()]
 
 
+def _ablations() -> list[bytes]:
+    known = Difference(
+        *("base", "one", 9000, "tied", "base", 2, 1.9, -0.1, 0.02, -0.15, -0.05, True, 0.03, 4),
+        *("validation loss", ""),
+    )
+    unknown = replace(known, loss=None, difference=None, exceeds_noise=None, note='a, "b"')
+    return [to_csv([known, unknown], Difference).encode()]
+
+
 def _throughput() -> list[bytes]:
     rows = []
     for cell in grid()[:2]:
@@ -491,6 +507,7 @@ READERS: dict[str, Reader] = {
     ),
     "throughput.csv": Reader(read_throughput, _throughput, share=15),
     "time_estimates.csv": Reader(read_time_table, _estimates, share=2),
+    "ablations.csv": Reader(read_ablations, _ablations),
     "predictions": Reader(
         read_predictions, lambda: [_json_lines(_prediction())], _prediction, _json_lines, share=10
     ),

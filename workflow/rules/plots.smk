@@ -6,8 +6,10 @@ Writes  the tables of the analyses that the grid has, and figures of the same na
 Writes  scaling_law.csv, .md and figures/scaling_law, only on request
 """
 
-from study.analysis.series import find_analyses, find_tables
+from study.analysis.series import find_analyses, table_files
 from study.jobs.workflow import code
+
+ANALYSES = find_analyses(GRID)
 
 
 rule loss_curves:
@@ -63,10 +65,10 @@ rule analyses:
         throughput="<results>/throughput.csv",  # changes with every run
         code=code("measure", "estimate", "analysis", "show"),
     output:
-        tables=collect("<results>/{name}", name=find_tables(GRID)),
+        tables=collect("<results>/{name}", name=table_files(ANALYSES)),
         figures=collect(
             "<results>/figures/{name}.{suffix}",
-            name=find_analyses(GRID),
+            name=ANALYSES,
             suffix=["svg", "png"],
         ),
     log:
