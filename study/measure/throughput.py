@@ -299,7 +299,7 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 def is_numeric(column: Iterable[str]) -> bool:
     """Return whether every cell of a column is empty or a number, with or without a mark."""
     return all(
-        cell.rstrip(IMPOSSIBLE).replace(",", "").replace(".", "", 1).lstrip("-").isdigit()
+        cell.rstrip(IMPOSSIBLE).replace(",", "").replace(".", "", 1).lstrip("+-").isdigit()
         or not cell
         for cell in column
     )
