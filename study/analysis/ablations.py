@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from study.analysis.parabola import Noise
-from study.analysis.series import Series
+from study.analysis.series import Series, name_parts
 from study.estimate.time_table import format_count
 from study.grid import Cell
 from study.measure.losses import TRAINING, FinalLoss, choose_loss
@@ -26,7 +26,7 @@ class Difference:
     params: int
     """Parameters with the change."""
     change: str
-    """Variant and swept values that are changed."""
+    """Variant and swept values that differ from the base."""
     base: str
     """Those that it is compared with; its own row has the same name in `change`."""
     seeds: int
@@ -87,12 +87,17 @@ def compare_with_base(series: Series, losses: Mapping[str, FinalLoss]) -> list[D
 
 
 def _by_change(series: Series, cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """Return change -> cells of all seeds, the base first."""
-    changes: dict[str, list[Cell]] = {}
+    """Return change -> cells of all seeds, the base first; of a change, what the base has not."""
+    changes: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         changes.setdefault(series.changes[cell.name], []).append(cell)
-    base = "base" if "base" in changes else next(iter(changes))
-    return {base: changes[base], **changes}
+    base = () if () in changes else next(iter(changes))
+    others = {
+        name_parts([part for part in parts if part not in base]): alike
+        for parts, alike in changes.items()
+        if parts != base
+    }
+    return {name_parts(base): changes[base], **others}
 
 
 def seed_noise(groups: Sequence[Sequence[float]]) -> Noise | None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from study.axes import name_variant
 from study.grid import Cell, Grid
 from trainer.problems import KeyPath
 
@@ -33,8 +32,8 @@ class Series:
     label: str
     """The variant and the values of further axes that they have in common; `base` if none."""
     cells: tuple[Cell, ...]
-    changes: Mapping[str, str]
-    """Name of a cell -> its variant and values in what the analysis is about; `base` if none."""
+    changes: Mapping[str, tuple[str, ...]]
+    """Name of a cell -> its variant and values in what the analysis is about."""
 
     def by_model(self) -> dict[str, list[Cell]]:
         """Return model -> cells, by ascending size."""
@@ -100,6 +99,11 @@ def table_files(names: Sequence[str]) -> list[str]:
     return [*tables, *(f"{name}.md" for name in names)]
 
 
+def name_parts(parts: Sequence[str]) -> str:
+    """Return the name of a variant and values, as in a cell's folder; `base` if there are none."""
+    return "+".join(parts) or "base"
+
+
 def _budget(cell: Cell) -> float:
     assert cell.length is not None
     return float(cell.length.value)
@@ -155,8 +159,8 @@ class _Axis:
                     values.setdefault(group(cell), set()).add(value(cell))
                 kept = [cell for cell in apart if len(values[group(cell)]) >= fewest]
                 if kept:
-                    label = self._name(kept[0], of_axis=False) + where
-                    changes = {cell.name: self._name(cell, of_axis=True) for cell in kept}
+                    label = name_parts(self._parts(kept[0], of_axis=False)) + where
+                    changes = {cell.name: self._parts(cell, of_axis=True) for cell in kept}
                     found.append(Series(label, tuple(kept), changes))
         return found
 
@@ -201,17 +205,16 @@ class _Axis:
     def _point(self, cell: Cell) -> tuple[Any, ...]:
         return cell.model, cell.seed, self.place(cell)
 
-    def _name(self, cell: Cell, of_axis: bool) -> str:
-        """Return the variant's name with the values that are, or are not, of the axis."""
+    def _parts(self, cell: Cell, of_axis: bool) -> tuple[str, ...]:
+        """Return the variant and the values that are, or are not, of the axis."""
         variant = cell.named_variant
         is_of_axis = variant in self._whole or variant in self._own
-        choices = [
-            choice
-            for choice in cell.choices
-            if (self._length if choice.is_length else self._is_key(tuple(choice.key.split("."))))
-            == of_axis
-        ]
-        return name_variant(variant if is_of_axis == of_axis else "base", choices)
+        parts = [variant] if variant != "base" and is_of_axis == of_axis else []
+        for choice in cell.choices:
+            is_key = self._is_key(tuple(choice.key.split(".")))
+            if (self._length if choice.is_length else is_key) == of_axis:
+                parts.append(choice.name)
+        return tuple(parts)
 
     def _is_of_axis(self, cell: Cell, path: KeyPath) -> bool:
         if self._is_key(path):

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from study.analysis.ablations import Difference
@@ -219,13 +220,16 @@ def _draw_differences(series: Sequence[Sequence[Difference]]) -> Figure:
         return empty_figure("No change has a loss to compare with its base yet.")
     shown = _chosen(known)
     changes = [_largest_changes(rows) for rows in shown]
-    heights = [1.3 + 0.34 * len(names) for names in changes]
-    figure = Figure(figsize=(8.4, sum(heights)))
+    heights = [1.7 + 0.34 * len(names) for names in changes]
+    longest = max(len(name) for names in changes for name in names)
+    figure = Figure(figsize=(7.4 + 0.075 * longest, sum(heights)))
     panels = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)
     for (ax,), rows, names in zip(panels, shown, changes, strict=True):
         _draw_changes(ax, rows, names)
         base = rows[0].base
-        default = "Difference to the base" if base == "base" else f"Difference to {base}"
+        # A name of several values gets a line of its own.
+        default = f"Difference to {'the base' if base == 'base' else base}"
+        default = default.replace(" to ", " to\n") if len(default) > 50 else default
         ax.set_title(_title(rows[0].variant, default, len(shown), len(known)))
     return figure
 
@@ -244,7 +248,6 @@ def _draw_changes(ax: Axes, rows: Sequence[Difference], names: Sequence[str]) ->
     colour_of = colours(models)
     offsets = dict(zip(models, np.linspace(-0.22, 0.22, len(models) + 2)[1:-1], strict=True))
     ax.axvline(0, color=IDEAL, linestyle=":", linewidth=1.4, zorder=1)
-    labelled: set[str] = set()
     for row in rows:
         if row.difference is None or row.change not in names:
             continue
@@ -252,19 +255,21 @@ def _draw_changes(ax: Axes, rows: Sequence[Difference], names: Sequence[str]) ->
         if row.low is not None and row.high is not None:
             ax.plot([row.low, row.high], [y, y], color=colour, linewidth=1.6)
         filled = "white" if row.exceeds_noise is False else colour
-        ax.plot(
-            row.difference, y, "o", color=colour, mfc=filled, ms=6, mew=1.4,
-            label=None if row.model in labelled else f"{row.model} ({format_count(row.params, 3)})",
-        )  # fmt: skip
-        labelled.add(row.model)
+        ax.plot(row.difference, y, "o", color=colour, mfc=filled, ms=6, mew=1.4)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
     kind = rows[0].loss_kind
-    note = "line: 95% interval; hollow: within the noise"
     known = any(row.low is not None for row in rows)
-    ax.set_xlabel(f"Difference in {kind} (nats per token){'; ' + note if known else ''}")
+    note = "\nline: 95% interval; hollow: within the noise" if known else ""
+    ax.set_xlabel(f"Difference in {kind} (nats per token){note}")
     if len(models) > 1:
-        ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        sizes = {row.model: row.params for row in reversed(rows)}
+        handles = [
+            Line2D([], [], color=colour_of[model], marker="o", linestyle="", markersize=6,
+                   label=f"{model} ({format_count(sizes[model], 3)})")
+            for model in models
+        ]  # fmt: skip
+        ax.legend(handles=handles, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _label_log_x(

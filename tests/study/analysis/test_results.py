@@ -160,6 +160,20 @@ def test_losses_on_other_text_are_not_compared(make_grid: MakeGrid) -> None:
     assert rows["more"].note == "not comparable: the training losses are of other text; set eval"
 
 
+def test_a_change_is_named_by_what_differs_from_the_base(make_grid: MakeGrid) -> None:
+    """Of swept values the first are the base."""
+    sweep = {"model.weight_tying": [False, True], "model.rope_theta": [1e4, 5e5]}
+    grid = make_grid({"grid": [{**ONE, "sweep": sweep}]})
+    write(grid, lambda cell: 2.0)
+    base, *others = analyse(grid).ablations[0]
+    assert base.change == base.base == "weight_tying-false+rope_theta-10000"
+    assert [(row.change, row.base) for row in others] == [
+        ("rope_theta-500000", base.change),
+        ("weight_tying-true", base.change),
+        ("weight_tying-true+rope_theta-500000", base.change),
+    ]
+
+
 def test_losses_by_tokens_per_parameter(make_grid: MakeGrid) -> None:
     grid = make_grid({"grid": [{**ONE, "tokens": ["2N", "1N"], "seed": [1, 2]}]})
     write(grid, lambda cell: 3.0 - cell.run.steps / 1000 + 0.1 * (cell.seed - 1))
