@@ -189,22 +189,22 @@ def write_run(cell: Cell, count: int) -> None:
     folder, each = Path(cell.folder), max(1, cell.run.steps // count)
     folder.mkdir(parents=True)
     usual_s = 0.02 + 2e-9 * cell.params * cell.run.data.seq_len / 64
-    elapsed_s, lines = 5.0, []
-    for step in range(each, each * count + 1, each):
-        step_s = usual_s * noise.uniform(1.0, 1.1)
-        elapsed_s += each * step_s
-        loss = 1.5 + 60 / cell.params**0.25 + 3 / step**0.4 + noise.gauss(0, 0.02)
-        record = Record(
-            step=step,
-            loss=loss,
-            tokens=step * cell.tokens_per_step,
-            elapsed_s=elapsed_s,
-            step_s=step_s,
-            interval_steps=each,
-            attempt=1,
-        )
-        lines.append(f"{record.to_json()}\n")
-    (folder / METRICS).write_text("".join(lines))
+    elapsed_s = 5.0
+    with (folder / METRICS).open("w") as metrics:
+        for step in range(each, each * count + 1, each):
+            step_s = usual_s * noise.uniform(1.0, 1.1)
+            elapsed_s += each * step_s
+            loss = 1.5 + 60 / cell.params**0.25 + 3 / step**0.4 + noise.gauss(0, 0.02)
+            record = Record(
+                step=step,
+                loss=loss,
+                tokens=step * cell.tokens_per_step,
+                elapsed_s=elapsed_s,
+                step_s=step_s,
+                interval_steps=each,
+                attempt=1,
+            )
+            print(record.to_json(), file=metrics)
     attempt = Attempt(
         attempt=1,
         start="2026-01-01T00:00:00+00:00",

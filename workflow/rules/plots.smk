@@ -76,11 +76,10 @@ rule analyses:
     conda:
         "../../environment.yml"
     params:
-        tables=STUDY.folder,
-        figures=f"{STUDY.folder}/figures",
+        folder=subpath(input.study, parent=True),
     shell:
-        "python -m study analyses --study {input.study:q} --figures {params.figures:q}"
-        " --output-dir {params.tables:q} > {log:q} 2>&1"
+        "python -m study analyses --study {input.study:q} --figures {params.folder:q}/figures"
+        " --output-dir {params.folder:q} > {log:q} 2>&1"
 
 
 rule scaling_law:
