@@ -164,7 +164,7 @@ class Grid(Sequence[Cell]):
         """Return the names in `sources` of what a run reads."""
         reading = _reading(cell.run.data)
         names = []
-        for source in cell.run.data.sources:
+        for source in cell.run.sources:
             is_first = reading == self._first_readings[source]
             names.append(source if is_first else f"{digest(reading)[:6]}/{source}")
         return names
@@ -173,7 +173,7 @@ class Grid(Sequence[Cell]):
     def _first_readings(self) -> dict[str, dict[str, Any]]:
         readings: dict[str, dict[str, Any]] = {}
         for cell in self:
-            for source in cell.run.data.sources.keys() - readings.keys():
+            for source in set(cell.run.sources) - readings.keys():
                 readings[source] = _reading(cell.run.data)
         return readings
 

@@ -246,16 +246,17 @@ class _Texts:
         The validation loss needs held-out text in one of the sources.
         """
         root = run.data.root_dir
-        given = [source for source in run.data.sources if source not in self._corpora]
-        problems, has_held_out = [], len(given) < len(run.data.sources)
-        for source in given:
+        held_out, given = run.held_out_sources, _keys_of_sources(run)
+        given = {key: source for key, source in given.items() if source not in self._corpora}
+        problems, has_held_out = [], any(source in self._corpora for source in held_out)
+        for key, source in given.items():
             files = self._find(root, source)
             if isinstance(files, str):
-                problems.append(Problem(("data", "sources", source), files))
+                problems.append(Problem(key, files))
             else:
-                has_held_out |= bool(files.held_out)
+                has_held_out |= bool(files.held_out) and source in held_out
         if run.eval is not None and not problems and not has_held_out:
-            folders = ", ".join(f"{root}/{source}" for source in given)
+            folders = ", ".join(f"{root}/{source}" for source in held_out)
             expected = f"expected {HELD_OUT_FILES} there, or eval: null"
             problems.append(Problem(("eval",), f"found no held-out text in {folders}; {expected}"))
         return problems
@@ -265,6 +266,15 @@ class _Texts:
         if (root, source) not in self._found:
             self._found[root, source] = _list_texts(root, source)
         return self._found[root, source]
+
+
+def _keys_of_sources(run: RunConfig) -> dict[KeyPath, str]:
+    """Return the key that names each source that a run reads -> its name."""
+    keys: dict[KeyPath, str] = {("data", "sources", source): source for source in run.data.sources}
+    for index, source in enumerate(run.held_out_sources):
+        if source not in run.data.sources:
+            keys["eval", "validation", "sources", index] = source
+    return keys
 
 
 def _list_texts(root: str, source: str) -> TextFiles | str:
@@ -287,7 +297,7 @@ def _may_be_folder(path: Path) -> bool:
 
 def _wildcards(run: RunConfig) -> list[Problem]:
     """Return a problem for each path of a run's data that Snakemake would read as a pattern."""
-    paths: dict[KeyPath, str] = {("data", "sources", source): source for source in run.data.sources}
+    paths = _keys_of_sources(run)
     paths[("data", "root_dir")] = run.data.root_dir
     paths[("data", "tokenizer", "path")] = run.data.tokenizer.path or ""
     return [Problem(key, error) for key, path in paths.items() if (error := brace_in(path))]

@@ -697,18 +697,22 @@ class ValidationConfig(Settings):
 
     max_sequences: PositiveInt | None = 128
     """Sequences of data.seq_len in total over all GPUs; null: all."""
+    sources: tuple[Text, ...] | None = None
+    """Source folders in data.root_dir whose held-out text is read, in equal parts; null: those of
+    data.sources. Runs with the same ones have comparable losses, whatever they are trained on."""
 
     left_out: ClassVar[Mapping[str, str | LeftOut]] = {
         "max_steps": "a number of steps would depend on the number of GPUs; set max_sequences",
         **{
-            key: LeftOut("the held-out text is always that of data.sources", lingua.equals(usual))
-            for key, usual in (
-                ("use_val_from_train_src", True),
-                ("root_dir", ""),
-                ("sources", []),
-            )
+            key: LeftOut("name the sources of the held-out text in sources", lingua.equals(usual))
+            for key, usual in (("use_val_from_train_src", True), ("root_dir", ""))
         },
     }
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _none_is_usual(cls, value: Any) -> Any:
+        return None if value == [] else value  # lingua's default
 
 
 class EvalConfig(Settings):
@@ -730,7 +734,7 @@ class EvalConfig(Settings):
             "training generates no text; python -m trainer.sample does, from a run",
             lambda value: isinstance(value, Mapping),  # only harness uses it
         ),
-        "dataset_dir": "the held-out text is always that of data.sources",
+        "dataset_dir": "name the sources of the held-out text in validation.sources",
         **dict.fromkeys(
             ("name", "dump_dir", "metric_log_dir", "ckpt_dir", "wandb", "global_step"),
             "evaluations are part of the run: metrics.eval.jsonl in its folder",
@@ -877,6 +881,18 @@ class RunConfig(Settings):
         problems = self.find_problems(gpus)
         if problems:
             raise ConfigError("run", problems)
+
+    @property
+    def held_out_sources(self) -> list[str]:
+        """Sources of the held-out text; none without evaluation."""
+        if self.eval is None:
+            return []
+        return list(self.eval.validation.sources or self.data.sources)
+
+    @property
+    def sources(self) -> list[str]:
+        """Sources that are read: to train on, then those that are only evaluated."""
+        return list(dict.fromkeys([*self.data.sources, *self.held_out_sources]))
 
     def sequences_per_step(self, gpus: int) -> int:
         """Sequences of one optimizer step on `gpus` GPUs; tensor-parallel GPUs share theirs."""

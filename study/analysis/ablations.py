@@ -141,8 +141,8 @@ def _incomparable(base: Cell, cell: Cell, kind: str) -> str | None:
     before, after = base.run.data, cell.run.data
     if before.tokenizer != after.tokenizer:
         return "not comparable: another tokenizer, so a token is other text"
-    if before.sources.keys() != after.sources.keys():
-        return "not comparable: other sources, so other held-out text"
+    if set(base.run.held_out_sources) != set(cell.run.held_out_sources):
+        return "not comparable: other held-out text; set eval.validation.sources"
     if kind == TRAINING and before.sources != after.sources:
         return "not comparable: the training losses are of other text; set eval"
     return None

@@ -93,7 +93,7 @@ def test_linguas_other_keys_are_accepted(changes: str) -> None:
         ("eval.harness", {"tasks": ["hellaswag"]}, "exported model"),
         ("eval.harness", 7, "exported model"),
         ("eval.validation.max_steps", 100, "max_sequences"),
-        ("eval.validation.sources", ["books"], "data.sources"),
+        ("eval.validation.root_dir", "books", "name the sources of the held-out text in sources"),
         ("checkpoint.continue_training_from_init", True, "checkpoint.continue_from"),
     ],
 )

@@ -19,7 +19,7 @@ from trainer.loop.train import train
 from trainer.model.model import Transformer
 from trainer.records import CONFIG
 from trainer.startup import Startup
-from trainer.tokens.shards import check_held_out, content_keys, open_shards, training_keys
+from trainer.tokens.shards import content_keys, open_held_out, open_shards, training_keys
 from trainer.world import World, agree, barrier, get_world, process_group
 
 LOCK_POLL_S = 1.0
@@ -87,13 +87,15 @@ def _run(
     barrier(world)
     if shards is None:
         shards = open_shards(config.data)
-    if config.eval is not None:
-        check_held_out(config.data, shards)
+    held_out = open_held_out(config, shards) if world.is_main else None
+    barrier(world)
+    if held_out is None:
+        held_out = open_held_out(config, shards)
     startup.mark("data")
     action, run_id = "done", None
     if world.is_main:
         run_id = identify(config, folder, read_summary(folder))
-        content = content_keys(shards), training_keys(shards)
+        content = content_keys(shards | held_out), training_keys(shards)
         action = choose_action(folder, config, world.size, *content)
     action = ACTIONS[agree(ACTIONS.index(action), world)]
     if action == "done":
@@ -102,7 +104,7 @@ def _run(
                 write_atomically(folder / CONFIG, config.to_yaml())
             print(f"{folder}: the run is complete already", flush=True)
         return 0
-    session = open_session(config, choices, startup, world, shards, action, model, run_id)
+    session = open_session(config, choices, startup, world, shards, action, model, run_id, held_out)
     try:
         open_journal(session)
         return train(session)

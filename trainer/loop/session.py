@@ -35,6 +35,9 @@ class Session:
     startup: Startup
     learner: Learner
     shards: dict[str, Shards]
+    """Source -> the text to train on."""
+    held_out: dict[str, Shards]
+    """Source -> the held-out text."""
     start: Position
     loader: BatchLoader
     saver: checkpoint.Saver
@@ -74,11 +77,12 @@ def open_session(
     action: Action,
     model: Transformer | None = None,
     run_id: str | None = None,
+    held_out: dict[str, Shards] | None = None,
 ) -> Session:
     """Build the model and optimizer, restore the newest checkpoint, open the data.
 
     `model` is that of `build_model`, if already built; `run_id` that of `identify`, on the main
-    process.
+    process; `held_out` has other sources of the held-out text than those to train on.
     """
     folder = Path(config.dump_dir)
     first = Position(
@@ -114,6 +118,7 @@ def open_session(
         startup=startup,
         learner=learner,
         shards=shards,
+        held_out=shards if held_out is None else held_out,
         start=start,
         loader=loader,
         saver=checkpoint.Saver(checkpoints, config.checkpoint, world, config.to_yaml()),

@@ -53,7 +53,7 @@ def _summarize(session: Session) -> RunSummary:
         **describe_software(),
         fingerprint=fingerprint,
         trajectory=session.start.trajectory,
-        content=content_keys(session.shards),
+        content=content_keys(session.shards | session.held_out),
         training_content=training_keys(session.shards),
         continued=_continued(session),
         attention_context=session.attention_context,

@@ -156,11 +156,11 @@ def _evaluate(session: Session, step: int) -> None:
     assert config.eval is not None
     count = config.eval.validation.max_sequences
     with session.timer.spending("eval"):
-        windows = validation_windows(session.shards, config.data.seq_len, count)
+        windows = validation_windows(session.held_out, config.data.seq_len, count)
         loss, tokens = validation_loss(
             learner.model, windows, config.data.batch_size, learner.choices.model_dtype, world
         )
-    bits = bits_per_byte(loss, session.shards.values())
+    bits = bits_per_byte(loss, session.held_out.values())
     session.journal.evaluated(
         Evaluation(
             step=step,

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from trainer.config import DataConfig, TokenizerConfig, TokenizerName
+from trainer.config import DataConfig, RunConfig, TokenizerConfig, TokenizerName
 from trainer.files import make_folder, write_atomically
 from trainer.problems import ConfigError, Problem
 from trainer.settings import validate
@@ -78,6 +78,24 @@ def open_shards(data: DataConfig) -> dict[str, Shards]:
                 ],
             )
     return shards
+
+
+def open_held_out(config: RunConfig, shards: dict[str, Shards]) -> dict[str, Shards]:
+    """Return the shards with a run's held-out text; `shards` are those that it trains on.
+
+    Raises ConfigError if no source has a sequence of it.
+    """
+    data = config.data
+    encoding = Encoding(data.tokenizer, data.add_bos, data.add_eos)
+    held_out = {
+        source: shards[source]
+        if source in shards
+        else _find_or_make(Path(data.root_dir), source, Path(data.shards_dir), encoding)
+        for source in sorted(config.held_out_sources)
+    }
+    if held_out:
+        check_held_out(data, held_out)
+    return held_out
 
 
 def content_keys(shards: dict[str, Shards]) -> dict[str, str]:

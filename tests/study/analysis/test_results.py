@@ -147,10 +147,13 @@ def test_losses_on_other_text_are_not_compared(make_grid: MakeGrid) -> None:
         "words": {"data": {"tokenizer": {"name": "tiktoken", "path": "words.model", "n_words": 9}}},
         "more": {"data": {"sources": {"python_stdlib": 2}}},
     }
-    grid = make_grid({"variants": variants, "grid": [{**ONE, "variant": ["base", *variants]}]})
+    grid = make_grid({"variants": variants, "run": {"eval": {}},
+                      "grid": [{**ONE, "variant": ["base", *variants]}]})  # fmt: skip
     write(grid, lambda cell: 2.0)
     rows = {row.change: row for row in analyse(grid).ablations[0]}
-    assert rows["without"].note == "not comparable: other sources, so other held-out text"
+    assert (
+        rows["without"].note == "not comparable: other held-out text; set eval.validation.sources"
+    )
     assert rows["words"].note == "not comparable: another tokenizer, so a token is other text"
     assert rows["without"].difference is rows["words"].difference is None
     assert rows["more"].difference == pytest.approx(0)
@@ -158,6 +161,17 @@ def test_losses_on_other_text_are_not_compared(make_grid: MakeGrid) -> None:
         write_run(cell, loss_validation=None)
     rows = {row.change: row for row in analyse(grid).ablations[0]}
     assert rows["more"].note == "not comparable: the training losses are of other text; set eval"
+
+
+def test_a_source_that_is_left_out_may_be_evaluated_all_the_same(make_grid: MakeGrid) -> None:
+    variants = {"without": {"data": {"sources": {"python_stdlib": 0, "other": 1}}}}
+    held_out = {"validation": {"sources": ["python_stdlib"]}}
+    grid = make_grid({"variants": variants, "run": {"eval": held_out},
+                      "grid": [{**ONE, "variant": ["base", "without"]}]})  # fmt: skip
+    assert grid.source_names(grid[-1]) == ["other", "python_stdlib"]
+    write(grid, lambda cell: 2.0 if cell.variant == "base" else 2.5)
+    rows = {row.change: row for row in analyse(grid).ablations[0]}
+    assert rows["without"].difference == pytest.approx(0.5)
 
 
 def test_a_change_is_named_by_what_differs_from_the_base(make_grid: MakeGrid) -> None:

@@ -16,10 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.config import DataConfig, validate
+from trainer.config import DataConfig, RunConfig, merge, validate
 from trainer.problems import ConfigError
 from trainer.tokens import packing, shards
-from trainer.tokens.shards import Shards, check_held_out, ensure_shards, main, open_shards
+from trainer.tokens.shards import (
+    Shards,
+    check_held_out,
+    ensure_shards,
+    main,
+    open_held_out,
+    open_shards,
+)
 
 TEXTS = ["one", "", "zwei: ä", "three\nlines\n", "x" * 3000, "last"]
 
@@ -415,6 +422,36 @@ def test_a_source_of_weight_0_is_switched_off(tmp_path: Path) -> None:
         validate(DataConfig, {"sources": {"a": 0, "b": 0.0}, **values}, "data.sources")
     with pytest.raises(ConfigError, match=r"sources.a: found -1; .* greater than or equal to 0"):
         validate(DataConfig, {"sources": {"a": -1}, **values}, "run.yaml")
+
+
+def test_held_out_text_of_other_sources_than_those_to_train_on(tmp_path: Path) -> None:
+    """Source b is switched off for training, and read for evaluation."""
+    for source in ("a", "b", "c"):
+        write_source(tmp_path, [["12345678"]], ["abcdef"], source=source)
+    values = {
+        "dump_dir": "out",
+        "steps": 1,
+        "model": {"dim": 32, "n_layers": 1, "n_heads": 1},
+        "data": {"root_dir": str(tmp_path), "shards_dir": str(tmp_path / "shards"), "seq_len": 3,
+                 "sources": {"a": 1, "b": 0, "c": 1}},
+        "eval": {"validation": {"sources": ["b", "a"]}},
+    }  # fmt: skip
+    config = validate(RunConfig, values, "run.yaml")
+    shards = open_shards(config.data)
+    held_out = open_held_out(config, shards)
+    assert (list(shards), list(held_out), config.sources) == (
+        ["a", "c"],
+        ["a", "b"],
+        ["a", "c", "b"],
+    )
+    assert held_out["a"] is shards["a"]
+    usual = validate(
+        RunConfig, merge(values, {"eval": {"validation": {"sources": []}}}), "run.yaml"
+    )
+    assert usual.held_out_sources == ["a", "c"]
+    assert open_held_out(usual, shards) == shards
+    without = validate(RunConfig, {**values, "eval": None}, "run.yaml")
+    assert open_held_out(without, shards) == {}
 
 
 def test_validation_needs_a_sequence_of_held_out_text(tmp_path: Path) -> None:
