@@ -435,13 +435,14 @@ def test_decays_start_from_checkpoints_of_a_run_that_is_trained_once(tmp_path: P
     cells = {"cluster": "here", "model": "one", "gpus": 1}
     start = {"cell": "stable", "at": "steps / 2"}
     workspace.study["grid"] = [
-        {**cells, "variant": "decay", "steps": [8, 12], "from": start},
-        {**cells, "variant": "through", "steps": 12},
+        {**cells, "variant": "decay", "steps": [4, 8, 12], "from": start},
+        {**cells, "variant": "through", "steps": [4, 8, 12]},
         {**cells, "variant": "stable"},
     ]
     workspace.write()
     folder = workspace.run_folder("one").parents[1]
-    names = ["stable", "decay+steps-8", "decay+steps-12", "through+steps-12"]
+    both = [f"{variant}+steps-{steps}" for variant in ("decay", "through") for steps in (4, 8, 12)]
+    names = ["stable", *both]
     flags = [str(folder / name / "seed-42" / "completed") for name in names]
     workspace.snakemake("--cores", "1", *flags)
 
@@ -450,14 +451,16 @@ def test_decays_start_from_checkpoints_of_a_run_that_is_trained_once(tmp_path: P
         records = [json.loads(line) for line in lines]
         return [(record["global_step"], record["loss/out"]) for record in records]
 
-    assert losses("decay+steps-12") == losses("through+steps-12")[6:]
-    assert losses("decay+steps-12") != losses("stable")[6:12]
-    assert [step for step, _ in losses("decay+steps-8")] == [5, 6, 7, 8]
+    for steps in (4, 8, 12):
+        decay = losses(f"decay+steps-{steps}")
+        assert [step for step, _ in decay] == list(range(steps // 2 + 1, steps + 1))
+        assert decay == losses(f"through+steps-{steps}")[steps // 2 :]
+        assert decay != losses("stable")[steps // 2 : steps]
     workspace.study["variants"]["stable"]["optim"] = {"clip": 0.5}
     workspace.write()
     plan = workspace.snakemake("-n", *flags)
     assert set(re.findall(r"runs/here/one/gpus-1/([^/]+)/seed-42/attempt.log", plan)) == {
-        *("stable", "decay+steps-8", "decay+steps-12"),
+        *("stable", "decay+steps-4", "decay+steps-8", "decay+steps-12"),
     }
 
 
