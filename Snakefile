@@ -45,6 +45,12 @@ onstart:
     start(workflow, GRID)
 
 
+onerror:
+    from study.jobs.after_failure import make_tables
+
+    make_tables(workflow, GRID)
+
+
 rule all:
     """Everything: the tables, the plots and the report"""
     input:

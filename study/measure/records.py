@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import compress
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NotRequired, TypeVar, overload
 
@@ -59,10 +60,9 @@ class Records(Sequence[Interval]):
 
     def where(self, chosen: Iterable[bool]) -> "Records":
         """Return the intervals for which `chosen` is true."""
-        found = Records()
+        found, wanted = Records(), list(chosen)
         for name, column in self._columns.items():
-            kept = (value for value, wanted in zip(column, chosen, strict=True) if wanted)
-            found._columns[name] = array(TYPES[name], kept)
+            found._columns[name] = array(TYPES[name], compress(column, wanted))
         return found
 
     def __len__(self) -> int:

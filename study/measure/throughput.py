@@ -87,9 +87,11 @@ def steady_records(run: Run) -> Records:
     fingerprint = run.summary.fingerprint
     alike = {item.attempt for item in run.summary.attempts if item.fingerprint == fingerprint}
     attempts = np.asarray(run.records.column("attempt"))
-    steady = np.isin(attempts, list(alike), kind="sort")
+    steady = np.zeros(len(attempts), bool)
+    for attempt in alike:
+        steady |= attempts == attempt
     steady[np.unique(attempts, return_index=True)[1]] = False
-    return run.records.where(steady)
+    return run.records.where(steady.tolist())
 
 
 def step_quantiles(records: Records, quantiles: Sequence[float]) -> list[float | None]:

@@ -15,9 +15,9 @@ from study.estimate import calibration, time_table
 from study.estimate.backtest import ScoredPrediction, readable_backtest
 from study.estimate.calibration import Check
 from study.estimate.estimate import Estimate
-from study.grid import Grid
+from study.grid import Cell, Grid
 from study.measure import throughput
-from study.measure.logs import is_stale, read_summary
+from study.measure.logs import is_stale, read_failure, read_summary
 from study.show.plan import find_state
 from trainer.records import RunSummary
 
@@ -83,7 +83,7 @@ def render_report(
     sections = {name: _section(name, analyses, figures) for name in asked}
     runs = [(cell, read_summary(cell.folder)) for cell in grid.measured]
     states = [(cell, *find_state(cell, summary)) for cell, summary in runs]
-    missing = [(cell.name, state, detail) for cell, state, detail in states if state != "measured"]
+    missing = [_missing(*item) for item in states if item[1] != "measured"]
     estimate_only = [cell.name for cell in grid if not cell.measure]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -147,6 +147,14 @@ def _facts(runs: Sequence[RunSummary]) -> list[tuple[str, str]]:
         facts.append((name, ", ".join(distinct) or "not known"))
     ends = [run.attempts[-1].end or run.attempts[-1].start for run in runs]
     return [*facts, ("Last run", max(ends, default="none yet"))]
+
+
+def _missing(cell: Cell, state: str, detail: str) -> tuple[str, str, str]:
+    """Return the name of a cell without a measurement, its state, and why its run failed."""
+    failure = None if state == "stale" else read_failure(cell.folder)
+    if failure is None:
+        return cell.name, state, detail
+    return cell.name, "failed", "; ".join(filter(None, [detail, failure.message]))
 
 
 def _path(folder: Path, name: str) -> Path:

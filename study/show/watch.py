@@ -158,6 +158,9 @@ class Watch:
 
     def _see(self, cell: Cell, job: QueuedJob | None) -> Seen:
         summary = find_summary(cell)
+        failure = read_failure(cell.folder) if summary is None and job is None else None
+        if failure is not None:
+            return Seen(cell, "failed", failure.message.splitlines()[0])
         if summary is not None and is_stale(cell, summary):
             summary = None
         attempt = summary.attempts[-1].attempt if summary and summary.attempts else 0

@@ -272,6 +272,28 @@ def test_a_partial_study_has_its_tables(tmp_path: Path) -> None:
     assert estimates.count("Estimated") == 2
 
 
+def test_a_failed_run_does_not_prevent_the_tables_and_the_report(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.study["variants"] = {"broken": {"checkpoint": {"init_ckpt_path": "nowhere"}}}
+    cells = {"cluster": "here", "model": "one", "gpus": 1}
+    workspace.study["grid"] = [cells, {**cells, "variant": "broken"}]
+    workspace.write()
+    output = workspace.snakemake("--cores", "1", "--retries", "0", check=False)
+    assert "At least one job did not complete successfully" in output
+    assert "A run has failed. The tables of the others are made now" in output
+    assert (workspace.results / "throughput.md").read_text().count("completed") == 1
+    assert (workspace.results / "time_estimates.md").exists()
+    page = (workspace.results / "report.html").read_text().partition("What is missing")[2]
+    assert "here/one/gpus-1/broken/seed-42: failed" in page
+    assert "init_ckpt_path" in page  # why
+    # Asked for one run alone, nothing else is made.
+    (workspace.results / "report.html").unlink()
+    flag = workspace.results / "runs/here/one/gpus-1/broken/seed-42/completed"
+    output = workspace.snakemake("--cores", "1", "--retries", "0", str(flag), check=False)
+    assert "Error in rule train" in output
+    assert "The tables of the others" not in output
+
+
 def test_a_killed_run_keeps_its_files_and_resumes(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     workspace.study["run"] |= {"steps": 300, "checkpoint": {"dump": {"every": 20}}}
