@@ -25,8 +25,8 @@ def make_tables(workflow: Any, grid: Grid) -> None:
         job.rule.name for job in workflow.dag.needrun_jobs() if not workflow.dag.finished(job)
     }
     targets = [name for name in TARGETS if name in waiting]
-    interrupted = workflow.scheduler is None or workflow.scheduler._user_kill
-    if grid.study.partial or interrupted or not targets or not waiting.intersection(TRAINING_RULES):
+    ran = waiting.isdisjoint(TRAINING_RULES)
+    if grid.study.partial or ran or not targets or _was_ended(workflow.scheduler):
         return
     say("A run has failed. The tables of the others are made now.")
     done = subprocess.run(
@@ -38,6 +38,11 @@ def make_tables(workflow: Any, grid: Grid) -> None:
     for name in ("throughput.md", "time_estimates.md", "report.html"):
         if name.partition(".")[0] in targets:
             say(f"{grid.study.folder}/{name}")
+
+
+def _was_ended(scheduler: Any) -> bool:
+    """Return whether a signal, or Slurm's executor on one, has ended Snakemake."""
+    return scheduler is None or bool(scheduler._user_kill or scheduler._executor_error)
 
 
 def partial_command(workflow: Any, targets: list[str]) -> list[str]:
