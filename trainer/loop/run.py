@@ -19,7 +19,7 @@ from trainer.loop.train import train
 from trainer.model.model import Transformer
 from trainer.records import CONFIG
 from trainer.startup import Startup
-from trainer.tokens.shards import content_keys, open_held_out, open_shards, training_keys
+from trainer.tokens.shards import Shards, content_keys, open_held_out, open_shards, training_keys
 from trainer.world import World, agree, barrier, get_world, process_group
 
 LOCK_POLL_S = 1.0
@@ -74,6 +74,12 @@ def _locked(folder: Path, world: World) -> Iterator[None]:
             lock.release()
 
 
+def _open_texts(config: RunConfig) -> tuple[dict[str, Shards], dict[str, Shards]]:
+    """Return source -> shards to train on, and source -> shards with held-out text."""
+    shards = open_shards(config.data)
+    return shards, open_held_out(config, shards)
+
+
 def _run(
     config: RunConfig,
     choices: Choices,
@@ -83,14 +89,9 @@ def _run(
 ) -> int:
     folder = Path(config.dump_dir)
     # One process makes those that are missing.
-    shards = open_shards(config.data) if world.is_main else None
+    texts = _open_texts(config) if world.is_main else None
     barrier(world)
-    if shards is None:
-        shards = open_shards(config.data)
-    held_out = open_held_out(config, shards) if world.is_main else None
-    barrier(world)
-    if held_out is None:
-        held_out = open_held_out(config, shards)
+    shards, held_out = texts or _open_texts(config)
     startup.mark("data")
     action, run_id = "done", None
     if world.is_main:

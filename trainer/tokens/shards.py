@@ -86,11 +86,11 @@ def open_held_out(config: RunConfig, shards: dict[str, Shards]) -> dict[str, Sha
     Raises ConfigError if no source has a sequence of it.
     """
     data = config.data
-    encoding = Encoding(data.tokenizer, data.add_bos, data.add_eos)
+    encoding = (data.tokenizer, data.add_bos, data.add_eos)
     held_out = {
         source: shards[source]
         if source in shards
-        else _find_or_make(Path(data.root_dir), source, Path(data.shards_dir), encoding)
+        else ensure_shards(data.root_dir, source, data.shards_dir, *encoding)
         for source in sorted(config.held_out_sources)
     }
     if held_out:
