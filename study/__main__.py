@@ -255,12 +255,14 @@ COMMANDS: dict[str, tuple[Command, Sequence[str]]] = {
 """Command -> its function and its required options."""
 
 OPTIONAL = {
-    "document": ("--file",),
+    "document": ("--file", "--check"),
     "estimate": ("--throughput",),
+    "place": ("--again",),
     "report": ("--analyses",),
     "scaling-law": ("--study", "--losses", "--drop-highest"),
     "watch": ("--every", "--once"),
     "compare": ("--by", "--base", "--threshold", "--output"),
+    "schemas": ("--check",),
 }
 """Command -> its optional options."""
 
@@ -268,6 +270,8 @@ HELP = {
     "studies": "a study file, its results folder or a throughput.csv; the first is the base",
     "--every": "seconds between two looks; default: 5",
     "--once": "look once",
+    "--check": "write nothing; exit with 1 if out of date",
+    "--again": "also for cells with one that have not begun",
     "--by": "compare the cells of one study that differ in this: variant, cluster, model or gpus",
     "--base": "the variant, cluster, model or GPU count to compare with; default: the first",
     "--threshold": "exit with 1 if a cell is slower by more than this, beyond the noise",
@@ -289,6 +293,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "--drop-highest": {"type": int, "default": 0, "metavar": "N"},
     "--every": {"type": float, "default": 5.0, "metavar": "SECONDS"},
     "--once": {"action": "store_true"},
+    "--check": {"action": "store_true"},
+    "--again": {"action": "store_true"},
     "--by": {"choices": ("variant", "cluster", "model", "gpus")},
     "--base": {"metavar": "NAME"},
     "--threshold": {"type": float, "metavar": "PERCENT"},
@@ -334,14 +340,6 @@ def _parser() -> argparse.ArgumentParser:
                 sub.add_argument(option, required=True, type=kind, help=HELP[option])
         for option in OPTIONAL.get(name, ()):
             sub.add_argument(option, help=HELP[option], **KINDS.get(option, {"type": Path}))
-        if name in ("schemas", "document"):
-            sub.add_argument(
-                "--check", action="store_true", help="write nothing; exit with 1 if out of date"
-            )
-        if name == "place":
-            sub.add_argument(
-                "--again", action="store_true", help="also for cells with one that have not begun"
-            )
         sub.set_defaults(command=command)
     return parser
 

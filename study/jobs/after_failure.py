@@ -21,12 +21,12 @@ def make_tables(workflow: Any, grid: Grid) -> None:
 
     Nothing is made if no run has failed, or if the user ended Snakemake.
     """
-    waiting = {
-        job.rule.name for job in workflow.dag.needrun_jobs() if not workflow.dag.finished(job)
-    }
-    targets = [name for name in TARGETS if name in waiting]
-    ran = waiting.isdisjoint(TRAINING_RULES)
-    if grid.study.partial or ran or not targets or _was_ended(workflow.scheduler):
+    if grid.study.partial or _was_ended(workflow.scheduler):
+        return
+    dag = workflow.dag
+    unfinished = {job.rule.name for job in dag.needrun_jobs() if not dag.finished(job)}
+    targets = [name for name in TARGETS if name in unfinished]
+    if not targets or unfinished.isdisjoint(TRAINING_RULES):
         return
     say("A run has failed. The tables of the others are made now.")
     done = subprocess.run(

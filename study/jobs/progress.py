@@ -84,7 +84,7 @@ class Progress:
             parts.append(f"{not_submitted} not yet submitted")
         parts.append(f"{self._finished} of {self._total} finished")
         end = self._end(len(running))
-        parts += [f"done at about {end:%H:%M}" + _day(end)] if end else []
+        parts += [f"done at about {end:%H:%M}{later_day(end)}"] if end else []
         parts += [] if self._answered else ["squeue does not answer"]
         return f"[{datetime.now():%H:%M}] Slurm: " + "; ".join(parts) + "."
 
@@ -107,5 +107,6 @@ class Progress:
         return datetime.now() + timedelta(seconds=max(longest, total / running))
 
 
-def _day(moment: datetime) -> str:
+def later_day(moment: datetime) -> str:
+    """Return the day of a moment, to be added to its time; empty if it is today."""
     return "" if moment.date() == datetime.now().date() else f" on {moment:%a %d %b}"

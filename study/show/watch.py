@@ -23,6 +23,7 @@ from study.estimate.forecast import Forecast
 from study.estimate.time_table import format_seconds
 from study.grid import Cell, Grid
 from study.jobs.decisions import find_summary
+from study.jobs.progress import later_day
 from study.jobs.slurm_commands import ACTIVE, NEVER_STARTS, QueuedJob, list_jobs
 from study.jobs.submitted import comment_of, log_folder, record_of
 from study.measure.logs import is_stale, read_failure
@@ -127,8 +128,7 @@ class Watch:
         self._logs = log_folder(grid)
         self._answers = True
         self._ended: dict[str, Progress | None] = {}
-        clusters = {cell.cluster_config.slurm is not None for cell in grid.measured}
-        self._on_slurm = True in clusters
+        self._on_slurm = any(cell.cluster_config.slurm is not None for cell in grid.measured)
 
     def look(self) -> list[Seen]:
         """Return all cells, in the grid's order. Raises ConfigError if a table is malformed."""
@@ -142,7 +142,7 @@ class Watch:
         left = self._left_s(seen)
         if left:
             end = datetime.fromtimestamp(self._now() + left)
-            parts.append(f"done at about {end:%H:%M}{_day(end, self._now())}, in {_time(left)}")
+            parts.append(f"done at about {end:%H:%M}{later_day(end)}, in {format_seconds(left)}")
         parts += [] if self._answers else ["squeue does not answer"]
         return f"{self._grid.study.study}: " + ", ".join(parts)
 
@@ -193,11 +193,11 @@ class Watch:
                 notes = [f"attempt {attempt}"] if attempt > 1 else []
                 notes += [] if progress else ["starts"]
                 if silent_s > limit:
-                    notes.append(f"silent for {_time(silent_s)}")
+                    notes.append(f"silent for {format_seconds(silent_s)}")
                 if progress and progress.slowdown > SLOW:
                     notes.append(f"steps take x{progress.slowdown:.1f} of its median")
                 return Seen(cell, "running", "; ".join(notes), attempt, progress, left)
-            note = f"no record for {_time(silent_s)}: killed, or it hangs"
+            note = f"no record for {format_seconds(silent_s)}: killed, or it hangs"
             return Seen(cell, "failed", note, attempt, progress, left)
         if job is not None:
             return Seen(cell, "running", f"attempt {attempt + 1}; starts", attempt, progress, left)
@@ -291,7 +291,7 @@ def _cells(item: Seen) -> list[str]:
         steps if done else f"{now.step:,} of {steps}" if now else f"0 of {steps}",
         "" if now is None or now.loss is None else f"{now.loss:.4f}",
         "" if speed is None else f"{speed:,.0f}",
-        "" if item.left_s is None or done else _time(item.left_s),
+        "" if item.left_s is None or done else format_seconds(item.left_s),
         item.note,
     ]
 
@@ -309,12 +309,3 @@ def to_line(item: Seen) -> str:
 
 def _comment(cell: Cell) -> str:
     return comment_of("train", [str(cell.labels[axis]) for axis in AXES])
-
-
-def _time(seconds: float) -> str:
-    return format_seconds(seconds)
-
-
-def _day(moment: datetime, now: float) -> str:
-    today = datetime.fromtimestamp(now).date()
-    return "" if moment.date() == today else f" on {moment:%a %d %b}"
