@@ -3,10 +3,10 @@
     python -m benchmarks.host_time [--compile] [--device cpu]
     torchrun --standalone --nproc_per_node=2 -m benchmarks.host_time [--compile]
 
-The model has 8 layers of width 16, next to no arithmetic, on the GPU if there is one (then without
-a CUDA graph, as the plain loop). Each process alternates a step of our
-loop, as `python -m trainer` takes it with data, learning rate, records and stop requests, and one
-of a plain PyTorch loop (plain_llama.py, torch.optim.AdamW, LambdaLR, DistributedDataParallel).
+The model has 8 layers of width 16, next to no arithmetic, on the GPU if there is one; neither loop
+uses a CUDA graph. Each process alternates a step of our loop, as `python -m trainer` takes it with
+data, learning rate, records and stop requests, and one of a plain PyTorch loop (plain_llama.py,
+torch.optim.AdamW, LambdaLR, DistributedDataParallel).
 Printed: the milliseconds of both; the ratio of each turn, as median with the 10th and 90th
 percentile; and the share of our step outside of model, optimizer and gradient communication, which
 is the time not spent in compute_step. It includes the small all-reduce of each record and of the

@@ -47,17 +47,19 @@ def test_the_smallest_models_step_takes_8_ms() -> None:
     assert roofline.step_s == pytest.approx(8.0e-3, rel=0.02)
 
 
+ONE_A_SECOND = RatesConfig(
+    matmul_tflops=1e-12,
+    copy_tb_s=1e-12,
+    attention_forward_tflops=1e-12,
+    attention_backward_tflops=1e-12,
+)
+
+
 def test_a_small_step_by_hand() -> None:
     """d = 4, one layer, 2 heads, h = 16, V = 10, 2 sequences of 8, all rates 1 per second."""
     model = shape(dim=4, n_layers=1, n_heads=2, multiple_of=8)
     assert model.ffn_hidden == 16  # int(32 / 3) = 10, rounded up to a multiple of 8
-    rates = RatesConfig(
-        matmul_tflops=1e-12,
-        copy_tb_s=1e-12,
-        attention_forward_tflops=1e-12,
-        attention_backward_tflops=1e-12,
-    )
-    roofline = step_roofline(model, 10, 2, 8, rates)
+    roofline = step_roofline(model, 10, 2, 8, ONE_A_SECOND)
     # Weights in matmuls: q, k, v, o 4 * 16, FFN 3 * 64, logits 40; 6 FLOPs per weight and token.
     assert roofline.matmul_s == pytest.approx(6 * (64 + 192 + 40) * 16)
     # A token attends to 4 keys on average: 2 matmuls * 2 FLOPs * width 4; backward 2.5 times that.
@@ -70,7 +72,7 @@ def test_a_small_step_by_hand() -> None:
     assert roofline.optimizer_s == pytest.approx(348 * 34)
     # Muon: in the block 4 bytes of state less, read and written. 5 iterations of 4m^2n + 2m^3 for 4
     # matrices of 4 x 4 and 3 of 4 x 16.
-    muon = step_roofline(model, 10, 2, 8, rates, optimizer="muon")
+    muon = step_roofline(model, 10, 2, 8, ONE_A_SECOND, optimizer="muon")
     flops = 5 * (4 * (4 * 64 + 2 * 64) + 3 * (4 * 256 + 2 * 64))
     assert muon.optimizer_s == pytest.approx(348 * 34 - 256 * 8 + flops)
 
@@ -89,13 +91,7 @@ def test_a_small_step_by_hand() -> None:
 def test_architectures_by_hand(changes: dict[str, Any], weights: int, values: int) -> None:
     """The step above: weights in matmuls, and values that the pointwise operations move."""
     model = shape(dim=4, n_layers=1, n_heads=2, multiple_of=8, **changes)
-    rates = RatesConfig(
-        matmul_tflops=1e-12,
-        copy_tb_s=1e-12,
-        attention_forward_tflops=1e-12,
-        attention_backward_tflops=1e-12,
-    )
-    roofline = step_roofline(model, 10, 2, 8, rates)
+    roofline = step_roofline(model, 10, 2, 8, ONE_A_SECOND)
     assert roofline.matmul_s == pytest.approx(6 * weights * 16)
     assert roofline.pointwise_s == pytest.approx(2 * values * 16)
 
@@ -149,16 +145,10 @@ def attention_tera_flops(model: ModelConfig, seq_len: int, context: float | None
 
 def test_fewer_key_and_value_heads_and_a_tied_output_by_hand() -> None:
     """d = 8, one layer, 4 heads of 2, h = 16, V = 10, one sequence of 8, all rates 1 per second."""
-    rates = RatesConfig(
-        matmul_tflops=1e-12,
-        copy_tb_s=1e-12,
-        attention_forward_tflops=1e-12,
-        attention_backward_tflops=1e-12,
-    )
     values = {"dim": 8, "n_layers": 1, "n_heads": 4, "multiple_of": 16, "ffn_dim_multiplier": 0.5}
-    all_heads = step_roofline(shape(**values), 10, 1, 8, rates)
-    one_head = step_roofline(shape(**values, n_kv_heads=1), 10, 1, 8, rates)
-    tied = step_roofline(shape(**values, weight_tying=True), 10, 1, 8, rates)
+    all_heads = step_roofline(shape(**values), 10, 1, 8, ONE_A_SECOND)
+    one_head = step_roofline(shape(**values, n_kv_heads=1), 10, 1, 8, ONE_A_SECOND)
+    tied = step_roofline(shape(**values, weight_tying=True), 10, 1, 8, ONE_A_SECOND)
     # wk and wv have 8 * 2 weights each in place of 8 * 8; rotary positions move 6 values a token
     # fewer, in and out, forward and backward; each query head attends to as many keys.
     assert all_heads.matmul_s - one_head.matmul_s == 6 * 2 * 48 * 8
