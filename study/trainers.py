@@ -32,8 +32,18 @@ LogFormat = Literal[
 ]
 
 LogField = Literal[
-    *("step", "loss", "lr", "grad_norm", "tokens_per_s", "tokens_per_s_per_gpu"),
-    *("step_s", "step_ms", "tokens", "elapsed_s", "memory_gib", "validation_loss"),
+    "step",
+    "loss",
+    "lr",
+    "grad_norm",
+    "tokens_per_s",
+    "tokens_per_s_per_gpu",
+    "step_s",
+    "step_ms",
+    "tokens",
+    "elapsed_s",
+    "memory_gib",
+    "validation_loss",
 ]
 """What a regular expression or a mapping finds in a log. step: optimizer steps taken; tokens: those
 of all steps so far; elapsed_s: since the start."""
@@ -120,8 +130,8 @@ class TrainerConfig(Settings):
     setup: tuple[str, ...] = ()
     """Shell lines to run before its command, such as `source ~/litgpt/bin/activate`."""
     launcher: str = "torchrun"
-    """What starts its processes, such as `uv run torchrun`: the options of torchrun are added. none:
-    the trainer starts them itself, or is one process."""
+    """What starts its processes, such as `uv run torchrun`; torchrun's options are added. none: the
+    trainer starts them itself, or is one process."""
     module: str | None = None
     """Python module to start, `-m`."""
     script: str | None = None
