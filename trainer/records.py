@@ -21,6 +21,9 @@ CHECKPOINTS = "checkpoints"
 CONFIG = "run.yaml"
 """File name of the complete settings, in a run's folder and in its checkpoints."""
 
+EXIT_PREEMPTED = 75
+"""Exit code of a run that was asked to stop before its end (EX_TEMPFAIL)."""
+
 Status = Literal["running", "completed", "preempted", "failed"]
 Outcome = Literal["trained", "diverged"]
 
