@@ -94,6 +94,9 @@ class Record(Written):
     """Evaluating, s."""
     machine_load: Annotated[NonNegativeFloat | None, Field(alias="machine/load")] = None
     """Cores that other processes used; None if unknown."""
+    paused: Annotated[bool | None, Field(alias="time/paused")] = None
+    """Of another trainer: `time/step_s` includes a checkpoint or an evaluation of unknown length, or
+    a start, so the interval is not in steady state."""
     attempt: PositiveInt
     """The attempt that wrote it."""
 
@@ -136,6 +139,8 @@ class Attempt(Written):
     """Its machines."""
     first_step: PositiveInt = 1
     """The first step it took."""
+    afresh: bool = False
+    """It repeated the steps of an earlier attempt, as its trainer does not resume."""
     startup: dict[str, NonNegativeFloat | None] = Field(default={})
     """Start-up time by phase, s; `total_s` is from process start to the end of the first step."""
 
@@ -205,6 +210,8 @@ class GpuConditions(Written):
     """Highest clock."""
     power_limit_w: NonNegativeFloat
     """Enforced power limit."""
+    power_w: NonNegativeFloat | None = None
+    """Mean power draw; None if it was not sampled."""
     limits: tuple[str, ...] = ()
     """What lowered the clock, such as the power limit or the temperature."""
 

@@ -97,6 +97,8 @@ class ThroughputRow:
     """Mean step time, ms; it gives the time of all steps together."""
     step_ms_mean_error: float | None = None
     """Standard error of the mean, from the spread of the intervals; None with only one."""
+    restarts: int | None = None
+    """Attempts that began again from step 0, as the trainer does not resume."""
 
 
 AGAIN = "recreate it with `throughput`"
