@@ -121,7 +121,9 @@ class _Axis:
     ) -> None:
         """`whole_variants`: to a variant with one of the keys, its other overrides belong too."""
         self._keys, self._length = keys, length
-        self._leaves = {cell.name: _without_length(cell) for cell in grid.measured}
+        # Of each variant, which thousands of cells may share.
+        first = {cell.variant: cell for cell in reversed(grid.measured)}
+        self._leaves = {variant: _without_length(cell) for variant, cell in first.items()}
         self._texts: dict[tuple[str, bool], str] = {}
         variants = {
             name: list(dict(_leaves(values))) for name, values in grid.study.variants.items()
@@ -172,13 +174,13 @@ class _Axis:
         return f"{cell.trunk is not None} {self._written(cell, of_axis=False)}"
 
     def _written(self, cell: Cell, of_axis: bool) -> str:
-        key = cell.name, of_axis
+        key = cell.variant, of_axis
         if key not in self._texts:
             self._texts[key] = self._write(cell, of_axis)
         return self._texts[key]
 
     def _write(self, cell: Cell, of_axis: bool) -> str:
-        leaves = self._leaves[cell.name]
+        leaves = self._leaves[cell.variant]
         found = {
             ".".join(map(str, path)): value
             for path, value in leaves.items()
