@@ -2,8 +2,9 @@
 
 Runs are comparable if they share cluster, model, trainer and settings. Two variants share their
 settings if their overrides are equal: a strong-scaling variant, which overrides nothing and only
-splits its global batch, is comparable with `base`. The reference of a run is a comparable run on the smallest
-measured GPU count, with the run's own seed or else the base seed, the first one in the grid.
+splits its global batch, is comparable with `base`. The reference of a run is a comparable run on
+the smallest measured GPU count, with the run's own seed or else the base seed, the first one in the
+grid.
 
 If all comparable runs were measured on one count above one GPU, they have no reference: nothing
 shows how they scale.
