@@ -53,6 +53,11 @@ def find_refused(
     `where` is the block's key.
     """
     of_block, of_run = [], []
+    if entry.from_ is not None:
+        message = (
+            f"trainer '{name}' cannot start from another cell's checkpoint; remove one of them"
+        )
+        of_block.append(Problem((*where, "from"), message))
     for word in placed.trainer.cannot:
         found = _asked(word, placed, entry)
         if found is None:

@@ -83,6 +83,11 @@ class CellFacts:
         """Problem with each expression that has no value."""
         self._problems: list[Problem] = []
 
+    @property
+    def has_expressions(self) -> bool:
+        """Whether a setting is computed from what its expression names, which may be any axis."""
+        return bool(self._texts)
+
     def settle(self) -> Merged:
         """Return the settings with all expressions replaced by their values.
 

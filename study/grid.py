@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from study.axes import Choice
+from study.axes import Choice, name_variant
 from study.config import ClusterConfig, GridEntry, Study
 from study.facts import CellFacts
 from study.placements import Placement, Prospect
@@ -62,6 +62,11 @@ class Cell:
         return {axis: getattr(self, axis) for axis in AXES}
 
     @property
+    def plain_variant(self) -> str:
+        """The name of its variant without that of its trainer."""
+        return name_variant(self.named_variant, self.choices)
+
+    @property
     def name(self) -> str:
         """Name for people and messages."""
         return CELL_NAME.format(**self.labels)
@@ -110,6 +115,11 @@ class Cell:
     def speed_key(self) -> str:
         """Digest of what can change the run's speed; see `RunConfig.speed_key`."""
         return speed_key(self.placed)
+
+    @property
+    def measured_with(self) -> tuple[str, str]:
+        """Cluster and trainer: measurements with others say nothing of its speed."""
+        return self.cluster, self.trainer
 
     @property
     def tokens_per_step(self) -> int:

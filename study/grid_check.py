@@ -11,10 +11,10 @@ from study.facts import CellFacts
 from study.grid import Cell, cell_at
 from study.point_settings import (
     MANAGED,
+    SharedRuns,
     Start,
     meets_condition,
     options,
-    settle_run,
     start_of,
 )
 from study.points import CELL_NAME, Point, is_known, points, unknown_names
@@ -96,7 +96,7 @@ def _check_points(study: Study) -> tuple[list[Problem], list[Cell]]:
     problems: list[Problem] = []
     cells: list[Cell] = []
     seen: dict[tuple[Any, ...], KeyPath] = {}
-    texts = _Texts(study)
+    texts, runs = _Texts(study), SharedRuns(study)
     excluded: dict[KeyPath, bool] = {}
     for point in points(study):
         try:
@@ -109,7 +109,7 @@ def _check_points(study: Study) -> tuple[list[Problem], list[Cell]]:
             if not (possible or impossible):
                 continue
             excluded[point.where] = False
-            found, cell = _check_point(study, point, possible, seen, texts)
+            found, cell = _check_point(study, point, possible, seen, texts, runs)
             problems += [*impossible, *found]
             cells += [cell] if cell else []
         except ConfigError as error:
@@ -155,6 +155,7 @@ def _check_point(
     possible: Sequence[Point],
     seen: dict[tuple[Any, ...], KeyPath],
     texts: "_Texts",
+    runs: SharedRuns,
 ) -> tuple[list[Problem], Cell | None]:
     """Return the problems with a point on all its possible clusters, or its cell on the first.
 
@@ -170,17 +171,17 @@ def _check_point(
         if reason:
             problems.append(Problem((*found.where, "gpus"), reason))
             continue
-        told, cell = _check_settings(study, found, texts)
+        told, cell = _check_settings(study, found, texts, runs)
         problems += told
         cells += [cell] if cell else []
     return problems, cells[0] if cells and not problems else None
 
 
 def _check_settings(
-    study: Study, point: Point, texts: "_Texts"
+    study: Study, point: Point, texts: "_Texts", runs: SharedRuns
 ) -> tuple[list[Problem], Cell | None]:
     """Return the problems with the settings of a point, or its cell. Raises ConfigError."""
-    run, facts = settle_run(study, point, format_path(point.where))
+    run, facts = runs.settle(point, format_path(point.where))
     found = [*run.find_problems(point.gpus), *texts.problems(run), *_wildcards(run)]
     trainer = study.trainers[point.trainer]
     refused: list[Problem] = []

@@ -12,6 +12,7 @@ from study.horizon import whole_steps
 from study.points import RUN_FOLDER, Point, placement_of, points, trunk_name
 from trainer.config import ConfigError, RunConfig, validate
 from trainer.layers import Layer, Merged
+from trainer.paths import expand_path
 from trainer.problems import KeyPath, Problem, format_path
 from trainer.records import CHECKPOINTS, checkpoint_name
 
@@ -51,6 +52,32 @@ def settle_run(
     if problems:
         raise ConfigError(source, problems)
     return run, facts
+
+
+class SharedRuns:
+    """The runs of a study's points, validated once for those that differ only in seed and name.
+
+    Validation takes most of the time in which a study of many cells is loaded.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._settled: dict[tuple[Any, ...], tuple[RunConfig, CellFacts]] = {}
+
+    def settle(self, point: Point, source: str) -> tuple[RunConfig, CellFacts]:
+        """Return the run at a point, and the facts of one with the same settings; see
+        `settle_run`."""
+        batch_or_length = point.entry.global_batch_size is not None or point.length is not None
+        gpus = point.gpus if batch_or_length else None
+        key = (point.where, point.cluster, point.model, gpus, point.variant)
+        if key in self._settled:
+            run, facts = self._settled[key]
+            return run.model_copy(update=_identity(self._study, point)), facts
+        run, facts = settle_run(self._study, point, source)
+        own_checkpoints = run.checkpoint is not None and run.checkpoint.path is not None
+        if not (facts.has_expressions or own_checkpoints or point.trunk):
+            self._settled[key] = run, facts
+        return run, facts
 
 
 @dataclass(frozen=True)
@@ -135,14 +162,11 @@ def _derive_steps(point: Point, length: Choice, facts: CellFacts) -> Layer:
 
 def _merge_settings(study: Study, point: Point, changes: Mapping[str, Any] | None = None) -> Merged:
     """Return the settings of the run at a point, with the study's key for each."""
-    folder = f"{study.folder}/{RUN_FOLDER.format(**point.labels)}"
     cluster = study.clusters[point.cluster]
     cell = {
         "device": cluster.device,
         "gpu_name": cluster.gpu_name if cluster.device == "cuda" else None,
-        "dump_dir": folder,
-        "name": folder.removeprefix(f"{study.results_dir}/"),
-        "seed": point.seed,
+        **_identity(study, point),
     }
     shared = {
         "data": {"shards_dir": f"{study.results_dir}/shards"},
@@ -177,6 +201,13 @@ def _merge_settings(study: Study, point: Point, changes: Mapping[str, Any] | Non
     # Below the folder that the study names, each run has its own.
     own = {"checkpoint": {"path": f"{common}/{cell['name']}"}}
     return settings.over(Layer(own, prefix=("run", "checkpoint", "path"), derived=True))
+
+
+def _identity(study: Study, point: Point) -> dict[str, Any]:
+    """Return the settings of a run that are those of no other cell."""
+    folder = f"{study.folder}/{RUN_FOLDER.format(**point.labels)}"
+    name = folder.removeprefix(f"{study.results_dir}/")
+    return {"dump_dir": expand_path(folder), "name": name, "seed": point.seed}
 
 
 def _without_managed(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,9 @@ from trainer.problems import ConfigError, KeyPath, Problem
 SETTINGS_FILE = "settings.yaml"
 """A cell's complete settings in its run's folder, written when Snakemake starts its first job."""
 
+DESCRIPTION = "trainer.json"
+"""What the job of another trainer needs to know, in its run's folder."""
+
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(?P<name>[^{}]*)\}")
 """A name in braces; a doubled brace is a plain one."""
 
@@ -231,24 +234,26 @@ def placeholder_problems(name: str, trainer: TrainerConfig) -> list[Problem]:
     ]
 
 
-def arguments(placed: Placed) -> list[str]:
-    """Return the arguments of the trainer's module or script."""
-    return [fill(text, placed) for text in placed.trainer.arguments]
-
-
-def command(placed: Placed, rendezvous: str = "--standalone") -> str:
-    """Return the shell command that starts a run on a node.
+def start_line(trainer: TrainerConfig, per_node: int, rendezvous: str = "--standalone") -> str:
+    """Return the shell command that starts `per_node` processes of a trainer on a node, without its
+    arguments.
 
     `rendezvous`: options of torchrun by which the nodes find each other.
     """
-    trainer = placed.trainer
-    words = [*trainer.program, *arguments(placed)]
+    program = shlex.join(trainer.program)
     if trainer.launcher == "none":
-        if trainer.module is not None:
-            words = ["python", *words]
-        return shlex.join(words)
-    options = f"--nproc_per_node={placed.gpus_per_node} {rendezvous}"
-    return f"{trainer.launcher} {options} {shlex.join(words)}"
+        return program if trainer.module is None else f"python {program}"
+    return f"{trainer.launcher} --nproc_per_node={per_node} {rendezvous} {program}"
+
+
+def arguments(placed: Placed) -> str:
+    """Return the arguments of a trainer, for a shell."""
+    return shlex.join(fill(text, placed) for text in placed.trainer.arguments)
+
+
+def command(placed: Placed) -> str:
+    """Return the shell command of a run on one node, or of each node's share of it."""
+    return f"{start_line(placed.trainer, placed.gpus_per_node)} {arguments(placed)}".rstrip()
 
 
 def log_file(placed: Placed) -> str | None:

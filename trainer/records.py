@@ -139,8 +139,6 @@ class Attempt(Written):
     """Its machines."""
     first_step: PositiveInt = 1
     """The first step it took."""
-    afresh: bool = False
-    """It repeated the steps of an earlier attempt, as its trainer does not resume."""
     startup: dict[str, NonNegativeFloat | None] = Field(default={})
     """Start-up time by phase, s; `total_s` is from process start to the end of the first step."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from study.grid import Cell, Grid
+from study.trainers import DEFAULT_TRAINER
 from trainer.problems import KeyPath
 
 Leaves = Mapping[KeyPath, Any]
@@ -121,7 +122,9 @@ class _Axis:
     ) -> None:
         """`whole_variants`: to a variant with one of the keys, its other overrides belong too."""
         self._keys, self._length = keys, length
-        self._leaves = {cell.name: _without_length(cell) for cell in grid.measured}
+        # Of each variant, which thousands of cells may share.
+        first = {cell.variant: cell for cell in reversed(grid.measured)}
+        self._leaves = {variant: _without_length(cell) for variant, cell in first.items()}
         self._texts: dict[tuple[str, bool], str] = {}
         variants = {
             name: list(dict(_leaves(values))) for name, values in grid.study.variants.items()
@@ -169,16 +172,16 @@ class _Axis:
         return self._written(cell, of_axis=True)
 
     def _rest(self, cell: Cell) -> str:
-        return f"{cell.trunk is not None} {self._written(cell, of_axis=False)}"
+        return f"{cell.trainer} {cell.trunk is not None} {self._written(cell, of_axis=False)}"
 
     def _written(self, cell: Cell, of_axis: bool) -> str:
-        key = cell.name, of_axis
+        key = cell.variant, of_axis
         if key not in self._texts:
             self._texts[key] = self._write(cell, of_axis)
         return self._texts[key]
 
     def _write(self, cell: Cell, of_axis: bool) -> str:
-        leaves = self._leaves[cell.name]
+        leaves = self._leaves[cell.variant]
         found = {
             ".".join(map(str, path)): value
             for path, value in leaves.items()
@@ -209,7 +212,8 @@ class _Axis:
         """Return the variant and the values that are, or are not, of the axis."""
         variant = cell.named_variant
         is_of_axis = variant in self._whole or variant in self._own
-        parts = [variant] if variant != "base" and is_of_axis == of_axis else []
+        parts = [] if of_axis or cell.trainer == DEFAULT_TRAINER else [cell.trainer]
+        parts += [variant] if variant != "base" and is_of_axis == of_axis else []
         for choice in cell.choices:
             is_key = self._is_key(tuple(choice.key.split(".")))
             if (self._length if choice.is_length else is_key) == of_axis:

@@ -6,12 +6,13 @@ largest GPU count, and predict them from the rest.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from study.config import ClusterConfig
 from study.estimate.performance import Observed, Performance, observe
 from study.measure.measurement import Measurement
+from study.trainers import DEFAULT_TRAINER
 
 MOST_PARTS = 100
 """Sets of cells that a check leaves out, evenly spread over the table's rows if there are more."""
@@ -35,15 +36,17 @@ class Check:
     """Share that were shorter than the interval."""
     above: float | None
     """Share that were longer than the interval."""
+    trainer: str = DEFAULT_TRAINER
 
 
 def estimate_checks(measurements: Sequence[Measurement]) -> list[Check]:
-    """Return the checks of each cluster, in the order of the measurements."""
-    clusters = dict.fromkeys(item.cell.cluster for item in measurements)
+    """Return the checks of each trainer on each cluster, in the order of the measurements."""
     rows: list[Check] = []
-    for cluster in clusters:
-        here = [item for item in measurements if item.cell.cluster == cluster]
-        rows += check_cluster(cluster, here[0].cell.cluster_config, observe(here))
+    for key in dict.fromkeys(item.cell.measured_with for item in measurements):
+        here = [item for item in measurements if item.cell.measured_with == key]
+        cluster, trainer = key
+        checks = check_cluster(cluster, here[0].cell.cluster_config, observe(here))
+        rows += [replace(check, trainer=trainer) for check in checks]
     return rows
 
 
@@ -108,5 +111,7 @@ def readable_checks(checks: Sequence[Check]) -> tuple[list[str], list[list[str]]
         shares += [check.coverage, check.below, check.above]
         if check.cells:
             texts = ["" if share is None else f"{100 * share:.3g}" for share in shares]
-            rows.append([check.cluster, check.left_out, str(check.cells), *texts])
+            own = check.trainer == DEFAULT_TRAINER
+            where = check.cluster if own else f"{check.cluster}, {check.trainer}"
+            rows.append([where, check.left_out, str(check.cells), *texts])
     return headings, rows

@@ -6,13 +6,12 @@ from typing import Literal
 from pydantic import ConfigDict, Field, PositiveInt
 
 from study.files import open_text
+from study.rendering import DESCRIPTION
 from study.trainers import LogConfig, StopSignal
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError
 from trainer.records import UsedChoices, Written
 from trainer.settings import validate
-
-TRAINER_FILE = "trainer.json"
 
 
 class RenderedConfig(Written):
@@ -67,7 +66,7 @@ class ForeignJob(Written):
 
 def read_job(folder: Path) -> ForeignJob:
     """Return the trainer.json in a run's folder. Raises ConfigError."""
-    path = folder / TRAINER_FILE
+    path = folder / DESCRIPTION
     with open_text(path) as file:
         try:
             data = parse_json(file.read())

@@ -1,12 +1,13 @@
 """Functions for the Snakefile and its rules. Imported whenever Snakemake plans."""
 
 import gc
+import inspect
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from threadpoolctl import threadpool_limits
 
@@ -16,6 +17,7 @@ from study.grid import Cell, Grid
 from study.jobs.evaluation import find_problem
 from study.jobs.launch import (
     autotune_line,
+    cell_line,
     data_request,
     evaluation_line,
     launch_line,
@@ -29,6 +31,7 @@ from study.jobs.verdict import Shortage, find_shortage
 from study.load import load_grid
 from study.measure.logs import is_up_to_date
 from study.points import RUN_FOLDER
+from study.rendering import arguments
 from trainer.files import write_atomically
 from trainer.layers import Layer, Merged, merge
 from trainer.problems import ConfigError, combine
@@ -41,6 +44,8 @@ RESOURCES = (
     *("constraint", "gres", "nodes", "tasks", "clusters", "slurm_extra"),
 )
 """Resources that a job may request from Slurm, as Snakemake and its plugin name them."""
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 NO_NAME = "(?!)"
 """A pattern that matches nothing."""
@@ -158,6 +163,15 @@ def text_files(grid: Grid, name: str) -> list[str]:
     return [*(str(path) for path in files.on_disk), *made_of]
 
 
+def signed(function: FunctionT) -> FunctionT:
+    """Keep a function's signature, which Snakemake asks for several times for each job.
+
+    Without, `inspect` computes it each time, which takes longer than most of the functions.
+    """
+    function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return function
+
+
 class TrainingRequest:
     """Resources and command of the rule `train`, as functions of its wildcards and the attempt."""
 
@@ -165,7 +179,7 @@ class TrainingRequest:
         self._grid = grid
         self._forecast: Any = None
         self._last: tuple[str, Shortage, dict[str, Any]] | None = None
-        self._launch_lines: dict[tuple[str, int], str] = {}
+        self._launch_lines: dict[tuple[str, int, str], str] = {}
 
     def _cell(self, wildcards: Any) -> Cell:
         return self._grid.at(wildcards)
@@ -196,6 +210,7 @@ class TrainingRequest:
         sources = {tuple(self._grid.source_names(cell)) for cell in self._grid}
         return self._data(self._grid[0]) if len(sources) == 1 else self._data_of
 
+    @signed
     def _data_of(self, wildcards: Any) -> list[str]:
         return self._data(self._cell(wildcards))
 
@@ -209,10 +224,12 @@ class TrainingRequest:
         are any."""
         return self._trunk if any(cell.trunk for cell in self._grid) else []
 
+    @signed
     def _trunk(self, wildcards: Any) -> list[str]:
         folder = self._cell(wildcards).trunk
         return [] if folder is None else [f"{folder}/completed"]
 
+    @signed
     def settings(self, wildcards: Any) -> str:
         """Return the settings that the job reads, as JSON; study/jobs/dispatch.py writes them.
 
@@ -222,6 +239,7 @@ class TrainingRequest:
 
     def _resource(self, name: str) -> Callable[[Any, int], Any]:
 
+        @signed
         def value(wildcards: Any, attempt: int) -> Any:
             cell = self._cell(wildcards)
             return self._request(cell, self._shortage(cell, attempt)).get(name, UNSET.get(name))
@@ -258,17 +276,22 @@ class TrainingRequest:
         values = {threads(cell.cluster_config, self._gpus(cell)) for cell in self._grid}
         return values.pop() if len(values) == 1 else self._threads
 
+    @signed
     def _threads(self, wildcards: Any) -> int:
         cell = self._cell(wildcards)
         return threads(cell.cluster_config, self._gpus(cell))
 
+    @signed
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the trainer."""
         cell = self._cell(wildcards)
-        kind = cell.cluster, cell.gpus
+        if not cell.trainer_config.is_native:
+            return cell_line(cell)
+        kind = cell.cluster, cell.gpus, cell.trainer
         if kind not in self._launch_lines:
-            self._launch_lines[kind] = launch_line(cell.cluster_config, cell.gpus)
-        return self._launch_lines[kind]
+            line = launch_line(cell.cluster_config, cell.gpus, cell.trainer_config)
+            self._launch_lines[kind] = line
+        return f"{self._launch_lines[kind]} {arguments(cell.placed)}"
 
 
 class EvaluationRequest(TrainingRequest):
@@ -281,6 +304,7 @@ class EvaluationRequest(TrainingRequest):
         # What these jobs ran out of is not known: a retry requests more of both.
         return Shortage(time=attempt - 1, memory=attempt - 1)
 
+    @signed
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the evaluation."""
         return evaluation_line(self._cell(wildcards).cluster_config, self._grid.study.evaluate)
@@ -293,6 +317,13 @@ class EvaluationRequest(TrainingRequest):
 class AutotuneRequest(EvaluationRequest):
     """Resources and command of the rule `autotune_run`, on one GPU of the run's cluster."""
 
+    @signed
+    def files(self, wildcards: Any) -> list[str]:
+        """Return the results of the search: for each measured cell of a trainer of ours."""
+        cells = [cell for cell in self._grid.measured if cell.trainer_config.is_native]
+        return [f"{cell.folder}/autotune.yaml" for cell in cells]
+
+    @signed
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the search."""
         return autotune_line(self._cell(wildcards).cluster_config)
@@ -316,14 +347,17 @@ class PrecompileRequest(EvaluationRequest):
         """The files that a cell's training waits for; a function if there are any."""
         return self._before if any(folder is not None for folder in self._cells) else []
 
+    @signed
     def _before(self, wildcards: Any) -> list[str]:
         folder = precompile_folder(self._grid.at(wildcards))
         return [] if folder is None else [f"{self._grid.study.folder}/{folder}/compiled"]
 
+    @signed
     def settings(self, wildcards: Any) -> str:
         """Return the settings of the precompile job, as JSON."""
         return precompile_run(self._cell(wildcards)).model_dump_json(exclude_defaults=True)
 
+    @signed
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the compilation."""
         return precompile_line(self._cell(wildcards).cluster_config)
@@ -331,10 +365,10 @@ class PrecompileRequest(EvaluationRequest):
 
 def exports(grid: Grid) -> Callable[[Any], list[str]]:
     """Return the folders of all exports, as an input function, evaluated only if requested; for a
-    partial study, those of the finished runs."""
+    partial study, those of the finished runs. Only our own checkpoints can be exported."""
 
     def folders(wildcards: Any) -> list[str]:
-        found = [cell.folder for cell in grid.measured]
+        found = [cell.folder for cell in grid.measured if cell.trainer_config.is_native]
         if grid.study.partial:
             found = [folder for folder in found if Path(folder, "completed").exists()]
         return [f"{folder}/export" for folder in found]

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from study.grid import Grid
-from study.load import load_study, load_study_file
+from study.load import load_grid, load_study, load_study_file
 from trainer.config import ConfigError, load_yaml, parse_yaml, validate
+from trainer.layers import Layer, Merged
 
 STUDY = """
 study: test
@@ -311,3 +312,26 @@ def test_yaml_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
     path.write_text(STUDY.replace("steps: 20", "steps: 20\n  optim: {lr: 3e-4}"))
     (cell, *_) = Grid(load_study(load_yaml(path), str(path)))
     assert cell.run.optim.lr == 3e-4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"run": {"checkpoint": {"path": "/scratch"}}},
+        {"run": {"optim": {"lr": "1e-3 * seed + gpus"}}},
+        {"grid": {"global_batch_size": 32}},
+        {"grid": {"tokens": "20N", "sweep": {"optim.lr": [1e-3, "gpus / seed"]}}},
+    ],
+)
+def test_runs_validated_together_are_those_validated_alone(
+    study: dict[str, Any], change: dict[str, Any]
+) -> None:
+    """As a folder, a seed or an expression in one cell's settings is not another's."""
+    study["run"] |= change.get("run", {})
+    study["grid"][0] |= {"variant": ["base", "hot"], "seed": [1, 2], **change.get("grid", {})}
+    together = load_grid(Merged([Layer(study)]), "study.yaml")
+    alone = Grid(load_study(study))
+    assert len(together) == len(alone) >= 16
+    assert [cell.run for cell in together] == [cell.run for cell in alone]
+    assert list(together) == list(alone)
