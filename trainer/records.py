@@ -95,8 +95,8 @@ class Record(Written):
     machine_load: Annotated[NonNegativeFloat | None, Field(alias="machine/load")] = None
     """Cores that other processes used; None if unknown."""
     paused: Annotated[bool | None, Field(alias="time/paused")] = None
-    """Of another trainer: `time/step_s` includes a checkpoint or an evaluation of unknown length, or
-    a start, so the interval is not in steady state."""
+    """Of another trainer: whether `time/step_s` includes a checkpoint or an evaluation whose length
+    is not known, so that the interval is not in steady state."""
     attempt: PositiveInt
     """The attempt that wrote it."""
 

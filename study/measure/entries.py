@@ -40,8 +40,6 @@ class Entry:
     """Since a start of the trainer's own clock, s."""
     paused: bool = False
     """Its times include an evaluation or a checkpoint."""
-    starts: bool = False
-    """The log says before it that an attempt starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +93,7 @@ class LineReader:
         self._paused = False
 
 
-NOT_OF_TRAINING = ("validation_loss", "validation_bits_per_byte", "pauses", "starts")
+NOT_OF_TRAINING = ("validation_loss", "validation_bits_per_byte", "pauses")
 """Values that do not make a line one of training."""
 
 
@@ -111,7 +109,6 @@ def make_entry(step: int, values: Values, shape: Shape, paused: bool = False) ->
         step_s=_step_s(values, shape),
         elapsed_s=values.get("elapsed_s"),
         paused=paused,
-        starts=bool(values.get("starts")),
     )
 
 

@@ -41,6 +41,11 @@ class Lock:
             remove_leftovers(self._folder / name)
         return True
 
+    @property
+    def fileno(self) -> int:
+        """Descriptor of the lock: a process that inherits it holds the lock, too."""
+        return self._file.fileno()
+
     def release(self) -> None:
         """Release the lock."""
         self._file.close()
