@@ -13,7 +13,6 @@ from typing import Any
 
 from study.measure.line_logs import COLOURS, NANOCHAT, NANOGPT, TORCHTITAN, LineFormat
 from study.trainers import LogConfig
-from trainer.json_files import parse_json
 
 Values = Mapping[str, float | None]
 """Values of a log, under the names of `study.trainers.LogField`."""
@@ -126,7 +125,9 @@ def _step_s(values: Values, shape: Shape) -> float | None:
 
 
 def _count(value: float | None) -> int | None:
-    return int(value) if value is not None and 0 <= value < 2**53 and value == int(value) else None
+    if value is None or not 0 <= value < 2**53:
+        return None
+    return int(value) if value == int(value) else None
 
 
 def to_number(text: str) -> float | None:
@@ -163,8 +164,8 @@ def json_lines(
 
     def read(line: str) -> Values | None:
         try:
-            data = parse_json(line)
-        except ValueError:
+            data = json.loads(line)
+        except (ValueError, RecursionError):
             return None
         if not isinstance(data, dict) or ignored(data):
             return None
@@ -176,11 +177,13 @@ def json_lines(
 
 
 def _at(data: Mapping[str, Any], key: str) -> float | None:
-    value: Any = data.get(key)
-    if value is None:
-        value = data
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
+    if key in data:
+        return as_number(data[key])
+    value: Any = data
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
     return as_number(value)
 
 
@@ -188,7 +191,7 @@ def as_number(value: Any) -> float | None:
     """Return a value of JSON as a number; None if it is none, or beyond 64 bits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if not abs(value) >= 2**63 else None
+    return None if abs(value) >= 2**63 else float(value)
 
 
 @dataclass(frozen=True)
@@ -306,18 +309,18 @@ def _of_trainer_state(text: str, shape: Shape) -> Iterator[Event]:
         return
     paused = False
     for item in history if isinstance(history, list) else ():
-        step = _count(as_number(item.get("step"))) if isinstance(item, dict) else None
+        step = _count(_at(item, "step")) if isinstance(item, dict) else None
         if step is None:
             continue
-        if (loss := as_number(item.get("eval_loss"))) is not None:
+        if (loss := _at(item, "eval_loss")) is not None:
             yield Validation(step=step, loss=loss)
             paused = True
         elif "loss" in item:
             values = {
-                "loss": as_number(item.get("loss")),
-                "lr": as_number(item.get("learning_rate")),
-                "grad_norm": as_number(item.get("grad_norm")),
-                "elapsed_s": as_number(item.get("train_runtime")),
+                "loss": as_number(item["loss"]),
+                "lr": _at(item, "learning_rate"),
+                "grad_norm": _at(item, "grad_norm"),
+                "elapsed_s": _at(item, "train_runtime"),
             }
             yield make_entry(step, values, shape, paused)
             paused = False
