@@ -4,16 +4,17 @@ A trainer whose `log.format` is `ours` reads settings.yaml and writes the run's 
 other is started by study/jobs/foreign_run.py, which writes the folder from its log.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from trainer.other_names import names
 from trainer.paths import FilePath
 from trainer.problems import RuleError
-from trainer.settings import Settings
+from trainer.settings import Settings, suggest
 
 DEFAULT_TRAINER = "ours"
 """The trainer of a block that names none. Its name is not part of a cell's, as that of the variant
@@ -47,6 +48,10 @@ LogField = Literal[
 ]
 """What a regular expression or a mapping finds in a log. step: optimizer steps taken; tokens: those
 of all steps so far; elapsed_s: since the start."""
+
+
+StopSignal = Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"]
+"""Signals that trainers take as a request to save and stop."""
 
 
 def _as_tuple(value: Any) -> Any:
@@ -83,6 +88,19 @@ class LogConfig(Settings):
                 raise RuleError([key, "format"], f"missing; format {kind} needs it")
             if self.format != kind and getattr(self, key):
                 raise RuleError([key, "format"], f"only for format {kind}; found {self.format}")
+        groups: set[str] = set()
+        for pattern in self.patterns:
+            try:
+                groups |= re.compile(pattern).groupindex.keys()
+            except re.error as error:
+                raise RuleError(["patterns"], f"'{pattern}': {error}") from None
+        unknown = sorted(groups - set(get_args(LogField)))
+        if unknown:
+            message = f"unknown group '{unknown[0]}'; {suggest(unknown[0], get_args(LogField))}"
+            raise RuleError(["patterns"], message)
+        for key, found in (("patterns", groups), ("fields", set(self.fields))):
+            if getattr(self, key) and "step" not in found:
+                raise RuleError([key], "nothing is named step; expected the number of steps taken")
         return self
 
 
@@ -152,6 +170,9 @@ class TrainerConfig(Settings):
     resumes: bool = False
     """Whether the same command, started again, goes on from its newest checkpoint. false: it begins
     again from step 0."""
+    stop_signal: StopSignal = "SIGTERM"
+    """The signal that asks it to save and stop, before the time limit of a job. SIGUSR2 for
+    lingua."""
     cannot: tuple[str, ...] = ()
     """What it cannot do: keys of a run.yaml, such as tp_size, that have to be at their default, or
     accumulation, strong_scaling, several_nodes, several_gpus, validation. Cells that need it are

@@ -1,7 +1,8 @@
 """The throughput table: one row for each run, from its folder and its cell alone.
 
-Steady state leaves out the first interval of every attempt (start-up, compilation) and attempts
-whose settings differ from the last one's. Each remaining step counts with the mean of its interval;
+Steady state leaves out the first interval of every attempt (start-up, compilation), attempts whose
+settings differ from the last one's and, of another trainer, intervals with a pause whose length its
+log does not tell. Each remaining step counts with the mean of its interval;
 the table has the median and the 90th percentile over the steps.
 """
 
@@ -93,6 +94,7 @@ def steady_records(run: Run) -> Records:
     for attempt in alike:
         steady |= attempts == attempt
     steady[np.unique(attempts, return_index=True)[1]] = False
+    steady &= np.asarray(run.records.column("paused")) != 1
     return run.records.where(steady.tolist())
 
 

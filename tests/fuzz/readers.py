@@ -43,8 +43,8 @@ from trainer.folder import run_folder
 from trainer.folder.checkpoint_state import complete, write_state
 from trainer.folder.described_model import DescribedModel, of_lingua
 from trainer.folder.hub_model import HUB_MODELS, of_transformers
-from trainer.folder.metrics import RecordFile
 from trainer.folder.owner import read_owner
+from trainer.folder.record_file import RecordFile
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError
 from trainer.tokens.shard_folder import read_manifest
