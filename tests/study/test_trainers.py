@@ -269,7 +269,9 @@ def test_the_identity_of_a_cell_includes_its_trainer(load: Load) -> None:
 
 
 def test_study_yaml_is_complete_by_itself(load: Load, tmp_path: Path) -> None:
-    grid = load({"trainers": {"fork": {**FORK, "workdir": "/", "version": {"command": "echo 1.2"}}}})
+    grid = load(
+        {"trainers": {"fork": {**FORK, "workdir": "/", "version": {"command": "echo 1.2"}}}}
+    )
     text = grid.study.to_yaml()
     (tmp_path / "study" / "templates" / "fork.yaml").unlink()
     (tmp_path / "alone").mkdir()
