@@ -272,7 +272,7 @@ HELP = {
     "--once": "look once",
     "--check": "write nothing; exit with 1 if out of date",
     "--again": "also for cells with one that have not begun",
-    "--by": "compare the cells of one study that differ in this: variant, trainer, cluster, model, gpus",
+    "--by": "compare the cells of one study by variant, trainer, cluster, model or gpus",
     "--base": "the variant, trainer, cluster, model or gpus to compare with; default: the first",
     "--threshold": "exit with 1 if a cell is slower by more than this, beyond the noise",
     "--study": "study file (YAML)",

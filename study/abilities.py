@@ -59,7 +59,8 @@ def find_refused(
         )
         of_block.append(Problem((*where, "from"), message))
     for word in placed.trainer.cannot:
-        found = _asked(word, placed, entry)
+        is_known = word in WORDS or word in known_abilities()
+        found = _asked(word, placed, entry) if is_known else None
         if found is None:
             continue
         expected = f"trainer '{name}' cannot do that ({word}, by its description)"

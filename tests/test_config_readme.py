@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from study.config import ClusterConfig, Evidence, GridEntry, Study
+from study.trainers import TrainerConfig
 from trainer.config import ModelConfig, RunConfig
 from trainer.yaml_files import parse_yaml
 
@@ -21,6 +22,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "Evidence": (Evidence, set()),
     "models.yaml": (ModelConfig, set()),
     "clusters.yaml": (ClusterConfig, {"slurm"}),
+    "trainers.yaml": (TrainerConfig, {"config", "version"}),
     "run.yaml": (RunConfig, {"logging.wandb", "checkpoint", "eval"}),
 }
 """Heading -> the model whose keys its first table lists, and the groups that have a row too."""

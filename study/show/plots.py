@@ -1,7 +1,8 @@
 """The figures: loss curves, throughput and scaling efficiency, each as SVG and PNG.
 
 A figure draws finished tables and fits nothing. Colour shows the model, by size; line style the GPU
-count; marker the variant. Equal input gives equal bytes.
+count, or in figures over GPU counts the trainer; marker the variant and trainer. Equal input gives
+equal bytes.
 """
 
 import io
@@ -28,12 +29,13 @@ from study.measure.logs import Run
 from study.points import AXES
 from study.show.curves import Curve, band
 from study.show.selection import evenly
+from study.trainers import DEFAULT_TRAINER
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 """Okabe and Ito's colour-blind-safe palette without yellow, which is too pale on white."""
 
 STYLES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (10, 3)), (0, (1, 3)))
-"""Line styles of the GPU counts, in ascending order."""
+"""Line styles of the GPU counts, in ascending order, or of the trainers."""
 
 MARKERS = "osD^vP*X"
 """Markers of the variants; the first is for `base`."""
@@ -112,6 +114,8 @@ class Style:
     """GPU count -> line style, in ascending order."""
     markers: dict[str, str]
     """Variant -> marker, `base` first."""
+    trainers: dict[str, Any]
+    """Trainer -> line style, ours first."""
     sizes: dict[str, int]
     """Model -> parameters."""
     thin: frozenset[str]
@@ -124,11 +128,13 @@ class Style:
         sizes = dict(by_size)
         gpus = sorted({cell.gpus for cell in grid})
         variants = dict.fromkeys(["base", *(cell.variant for cell in grid)])
+        trainers = dict.fromkeys([DEFAULT_TRAINER, *(cell.trainer for cell in grid)])
         first = {cell.name for cell in grid.configurations}
         return cls(
             colours=colours(sizes),
             lines={count: STYLES[i % len(STYLES)] for i, count in enumerate(gpus)},
             markers={name: MARKERS[i % len(MARKERS)] for i, name in enumerate(variants)},
+            trainers={name: STYLES[i % len(STYLES)] for i, name in enumerate(trainers)},
             sizes=sizes,
             thin=frozenset(cell.name for cell in grid if cell.name not in first),
         )
@@ -352,6 +358,7 @@ def _draw_series(ax: Axes, style: Style, cell: Cell, series: pd.DataFrame, colum
         marker=style.markers[cell.variant],
         markerfacecolor="white" if hollow else style.colours[cell.model],
         markersize=4 if cell.name in style.thin else 6.5,
+        linestyle=style.trainers[cell.trainer],
         linewidth=style.width(cell),
     )
 
@@ -421,10 +428,17 @@ def _add_legend(
             for count, look in style.lines.items()
             if count in {cell.gpus for cell in cells}
         ]
+    trainers = {cell.trainer for cell in cells}
+    if not lines and len(trainers) > 1:
+        sections["Trainer"] = [
+            _sample(name, linestyle=look, linewidth=1.8)
+            for name, look in style.trainers.items()
+            if name in trainers
+        ]
     used = {"base"} if models_only else {cell.variant for cell in cells}
     variants = [name for name in style.markers if name in used]
     if not models_only and variants != ["base"]:
-        sections["Variant"] = [
+        sections["Variant" if len(trainers) == 1 else "Trainer and variant"] = [
             _sample(
                 name,
                 marker="" if lines and name == "base" else style.markers[name],
