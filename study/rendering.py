@@ -164,6 +164,7 @@ def _compiled(file: str, text: str) -> tuple[Any, tuple[str, ...]]:
 
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
+        finalize=_written,
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -185,6 +186,12 @@ def _compiled(file: str, text: str) -> tuple[Any, tuple[str, ...]]:
         raise ConfigError(file, problems)
     template = environment.from_string(text)
     return template, tuple(sorted(names & TERMS.keys()))
+
+
+def _written(value: Any) -> Any:
+    """Return a value as it is written: YAML 1.1 takes 1e-05 for a text, and 1.0e-05 for a number."""
+    text = repr(value) if isinstance(value, float) else ""
+    return text.replace("e", ".0e") if "e" in text and "." not in text else value
 
 
 def template_problems(template: TemplateConfig) -> tuple[Problem, ...]:
