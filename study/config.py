@@ -480,6 +480,8 @@ class Evidence(Settings):
     """For a log: the GPU count."""
     variant: Name = "base"
     """For a log: the variant with its settings."""
+    trainer: Name = DEFAULT_TRAINER
+    """The trainer whose cells it counts for, one of this study's."""
     run: RunValues = Field(default={})
     """Settings of a run.yaml that differed from this study's `run`."""
 
@@ -587,8 +589,9 @@ class Study(Settings):
 
     @property
     def trainers_in_use(self) -> set[str]:
-        """Names of the trainers in the grid."""
-        return {name for entry in self.grid for name in entry.trainer}
+        """Names of the trainers in the grid and the evidence."""
+        in_grid = {name for entry in self.grid for name in entry.trainer}
+        return in_grid | {item.trainer for item in self.evidence}
 
     @property
     def folder(self) -> str:
@@ -609,6 +612,6 @@ class Study(Settings):
         values["trainers"] = used
         if not used:
             del values["trainers"]
-            for block in values["grid"]:
+            for block in (*values["grid"], *values["evidence"]):
                 del block["trainer"]
         return dump_yaml(values)

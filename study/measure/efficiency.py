@@ -32,15 +32,16 @@ def scaling_efficiencies(
         for cell, speed in zip(cells, speeds, strict=True)
         if speed is not None and speed > 0
     }
+    settings = {cell.name: _settings(cell) for cell in grid}
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in grid:
-        groups.setdefault(_settings(cell), []).append(cell)
+        groups.setdefault(settings[cell.name], []).append(cell)
     comparable = {key: _Comparable(group, measured) for key, group in groups.items()}
     columns = []
     for cell in cells:
         row: dict[str, Any] = {"scaling_efficiency": None, "efficiency_reference": None}
         if cell.name in measured:
-            reference = comparable[_settings(cell)].reference_of(cell)
+            reference = comparable[settings[cell.name]].reference_of(cell)
             if reference is not None:
                 row["scaling_efficiency"] = measured[cell.name] / measured[reference.name]
                 row["efficiency_reference"] = REFERENCE_NAME.format(**reference.labels)

@@ -6,8 +6,11 @@ skipped. Any other deviation from `trainer.records` is a ConfigError with file, 
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from study.grid import Cell, Grid
 from study.measure.records import (
@@ -56,7 +59,10 @@ def read_summary(folder: str | Path) -> RunSummary | None:
     """Return a run's run.json; None if no run was started."""
     path = Path(folder, SUMMARY)
     try:
-        data = parse_json(path.read_bytes())
+        content = path.read_bytes()
+        with suppress(ValidationError):  # then read it slowly, with better messages
+            return RunSummary.model_validate_json(content)
+        data = parse_json(content)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -18,6 +18,7 @@ from study.jobs.launch import cell_line
 from study.jobs.precompile import precompile_folder
 from study.load import load_grid_file
 from study.measure.comparison import Side, compare, split
+from study.measure.evidence import read_evidence
 from study.measure.measurement import read_measurements
 from study.measure.throughput import throughput_rows, to_frame, to_markdown, write_table
 from study.rendering import TERMS, command, fill, render_config
@@ -368,6 +369,15 @@ def test_each_trainer_has_its_own_performance_model(measured: Grid, tmp_path: Pa
     table = time_table(list(estimates.values())).splitlines()
     assert [cell.strip() for cell in table[0].split("|")][1:3] == ["Model Size", "Trainer"]
     assert "(fork)" not in "".join(table)
+
+
+def test_evidence_counts_for_one_trainer(load: Load, tmp_path: Path) -> None:
+    table = tmp_path / "speeds.csv"
+    table.write_text("cluster,model,gpus,step_ms\nhere,tiny,1,70\n")
+    grid = load({"evidence": [{"file": str(table), "trainer": "fork", "by": "ada"}]})
+    estimates = {(e.trainer, e.gpus): e for e in estimate_table(grid, read_evidence(grid.study))}
+    assert estimates["fork", 1].step_s == pytest.approx(0.07)
+    assert estimates["ours", 1].step_s is None
 
 
 def test_trainers_are_compared_cell_by_cell(measured: Grid) -> None:
