@@ -222,7 +222,8 @@ class ForeignFolder:
             startup["total_s"] = moment_s
         elif self._steady:
             later_s = (steps - 1) * statistics.median(self._steady)
-            startup["total_s"] = max(0.0, moment_s - later_s)
+            if later_s < moment_s:
+                startup["total_s"] = moment_s - later_s
         self._file.write_attempt(startup=startup)
 
     def _evaluated(self, validation: Validation) -> None:
