@@ -133,13 +133,15 @@ class ForeignFolder:
         """Return when each entry was written, s since the start of the attempt: the last one now,
         the others before it by the times in the log."""
         moment, found = self._elapsed_s(), list[float]()
-        for entry, later in zip(entries[::-1], [None, *entries[:0:-1]], strict=True):
+        later: Entry | None = None
+        for entry in reversed(entries):
             if later is not None:
                 if entry.elapsed_s is not None and (later.elapsed_s or 0.0) > entry.elapsed_s:
                     moment -= (later.elapsed_s or 0.0) - entry.elapsed_s
                 else:
                     moment -= (later.step_s or 0.0) * max(0, later.step - entry.step)
             found.append(max(moment, self._seen_s))
+            later = entry
         return found[::-1]
 
     def _record(self, entry: Entry, moment_s: float) -> None:

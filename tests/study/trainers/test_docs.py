@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_the_worked_example_runs(tmp_path: Path) -> None:
-    """256 x 8 tokens at 1234 tokens/s."""
+    """A step of 25 tokens at 1234 tokens/s takes 20 ms."""
     text = (ROOT / "docs/trainers.md").read_text().replace("/tmp/mine", str(tmp_path))
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     kinds = ("yaml", "bash", "jinja", "yaml", "")
@@ -36,5 +36,7 @@ def test_the_worked_example_runs(tmp_path: Path) -> None:
     assert (row.trainer, row.status, row.steps, row.steady_steps) == ("mine", "completed", 40, 30)
     assert row.tokens_per_s is not None
     assert abs(row.tokens_per_s - 1234) < 1e-6
+    assert row.step_ms_p50 is not None
+    assert abs(row.step_ms_p50 - 1e3 * 25 / 1234) < 1e-6
     assert row.startup_s is not None
     assert row.loss_last is None
