@@ -164,6 +164,7 @@ def _compiled(file: str, text: str) -> tuple[Any, tuple[str, ...]]:
 
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
+        finalize=_as_written,
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -185,6 +186,14 @@ def _compiled(file: str, text: str) -> tuple[Any, tuple[str, ...]]:
         raise ConfigError(file, problems)
     template = environment.from_string(text)
     return template, tuple(sorted(names & TERMS.keys()))
+
+
+def _as_written(value: Any) -> Any:
+    """Return a value as it is written into a config. PyYAML reads 1e-05 as a string, but 1.0e-05 as
+    JSON, TOML and Python do."""
+    if isinstance(value, float) and "e" in repr(value) and "." not in repr(value):
+        return repr(value).replace("e", ".0e")
+    return value
 
 
 def template_problems(template: TemplateConfig) -> tuple[Problem, ...]:
