@@ -75,6 +75,7 @@ TERMS: dict[str, Callable[[Placed], Any]] = {
     "n_layers": lambda p: p.run.model.n_layers,
     "n_heads": lambda p: p.run.model.n_heads,
     "n_kv_heads": lambda p: p.run.model.kv_heads,
+    "dim_per_layer": lambda p: p.run.model.dim // p.run.model.n_layers,
     "head_dim": lambda p: p.run.model.head_dim,
     "ffn_hidden": lambda p: p.run.model.ffn_hidden,
     "multiple_of": lambda p: p.run.model.multiple_of,
@@ -107,6 +108,7 @@ TERMS: dict[str, Callable[[Placed], Any]] = {
     "log_every": lambda p: p.run.logging.freq,
     "dtype": _dtype,
     "compile": lambda p: is_compiled(p.run.distributed, p.run.device),
+    "eager": lambda p: int(not is_compiled(p.run.distributed, p.run.device)),
     "device": lambda p: p.run.device,
     "threads": lambda p: p.cluster.cpus_per_gpu,
     "world_size": lambda p: p.gpus,
@@ -164,7 +166,7 @@ def _compiled(file: str, text: str) -> tuple[Any, tuple[str, ...]]:
 
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
-        finalize=_as_written,
+        finalize=_written,
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -188,12 +190,10 @@ def _compiled(file: str, text: str) -> tuple[Any, tuple[str, ...]]:
     return template, tuple(sorted(names & TERMS.keys()))
 
 
-def _as_written(value: Any) -> Any:
-    """Return a value as it is written into a config. PyYAML reads 1e-05 as a string, but 1.0e-05 as
-    JSON, TOML and Python do."""
-    if isinstance(value, float) and "e" in repr(value) and "." not in repr(value):
-        return repr(value).replace("e", ".0e")
-    return value
+def _written(value: Any) -> Any:
+    """Return a value as it is written: 1e-05 is a text in YAML 1.1, and 1.0e-05 a number."""
+    text = repr(value) if isinstance(value, float) else ""
+    return text.replace("e", ".0e") if "e" in text and "." not in text else value
 
 
 def template_problems(template: TemplateConfig) -> tuple[Problem, ...]:

@@ -11,6 +11,7 @@ each; only that of the first one writes.
 import contextlib
 import ctypes
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -47,8 +48,11 @@ PATIENCE_S = 2.0
 """Seconds to wait for the rest of the output after the command has ended: a process that it left
 behind may keep it open."""
 
-LAST_LINES = 15
-"""Lines of output in the message of a failure."""
+LAST_LINES, KEPT_LINES = 15, 200
+"""Lines of output in the message of a failure, and lines among which they are found."""
+
+SUMMARY_OF_TORCHRUN = re.compile(r"torch.distributed.elastic.*failed \(exitcode")
+"""The line after which torchrun says which ranks failed; the reason is before it."""
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -162,7 +166,7 @@ class Supervisor:
             self._seen = read_whole(job.log, text, shape)
         self._files = ForeignFolder(folder, job, previous, self._gpus, lambda: startup.elapsed_s)
         self._output = LineBuffer()
-        self._tail: deque[str] = deque(maxlen=LAST_LINES)
+        self._tail: deque[str] = deque(maxlen=KEPT_LINES)
         self._process: subprocess.Popen[bytes] | None = None
         self._asked: int | None = None
         """The signal by which the run was asked to stop."""
@@ -301,7 +305,9 @@ class Supervisor:
         if code == 0:
             return Failure(retry=True, message=f"{name} ended with code 0 at {done}")
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
-        output = "\n".join(self._tail)
+        lines = list(self._tail)
+        end = next((i for i, line in enumerate(lines) if SUMMARY_OF_TORCHRUN.search(line)), None)
+        output = "\n".join(lines[:end][-LAST_LINES:])
         message = f"{name} failed with {how} at {done}. Its last lines:\n{output}"
         if any(word in output for word in OUT_OF_MEMORY):
             return Failure(kind="gpu_out_of_memory", retry=False, message=message)

@@ -191,7 +191,7 @@ def as_number(value: Any) -> float | None:
     """Return a value of JSON as a number; None if it is none, or beyond 64 bits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return None if abs(value) >= 2**63 else float(value)
+    return None if 2**63 <= abs(value) < float("inf") else float(value)
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ def test_nanogpt() -> None:
 def test_nanochat() -> None:
     """Its first step is number 0; a step's time leaves evaluations out."""
     line = (
-        "step {} | loss: 8.893647 | lrm: 1.00 | dt: {}ms | tok/sec: 529,882 | mfu: 74.1 "
-        "| total time: 0.0m"
+        "step {} | loss: 8.893647 | lrm: 1.00 | dt: {}ms | tok/sec: 529,882 | mfu: 74.1 | "
+        "total time: 0.0m"
     )
     found = read(
         "Step 00000 | Validation bpb: 3.3000\n"
