@@ -38,7 +38,7 @@ batch: {{ micro_batch }} x {{ grad_acc_steps }} x {{ world_size }} = {{ global_b
 {% for source, weight in sources.items() %}
 {{ source }}: {{ weight }}
 {% endfor %}
-lr: {{ lr }} {{ run_config.optim.scheduler }}
+lr: {{ lr }} {{ run_config.optim.scheduler }} {{ epsilon }}
 """
 
 FORK: dict[str, Any] = {
@@ -142,7 +142,7 @@ def test_a_config_is_rendered_with_the_cells_values(load: Load) -> None:
         "model: {dim: 64, n_layers: 2, ffn: 256, vocab: 258}\n"
         "batch: 8 x 1 x 2 = 16\n"
         "python_stdlib: 1.0\n"
-        "lr: 0.0003 cosine\n"
+        "lr: 0.0003 cosine 1.0e-08\n"  # a number also for PyYAML
     )
 
 
