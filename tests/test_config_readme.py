@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from study.config import ClusterConfig, Evidence, GridEntry, Study
+from study.rendering import TERMS
 from study.trainers import TrainerConfig
 from trainer.config import ModelConfig, RunConfig
 from trainer.yaml_files import parse_yaml
@@ -90,3 +91,10 @@ def test_the_defaults_of_run_yaml_are_the_models() -> None:
             assert field.is_required() == (value == "-"), key
             if value != "-":
                 assert parse_yaml(f"is: {value}", str(README))["is"] == field.default, key
+
+
+def test_the_names_in_templates_are_listed() -> None:
+    text = README.read_text().split("## trainers.yaml")[1].split("\n## ")[0]
+    table = text.split("| names | |")[1]
+    listed = {name for line in table.splitlines() for name in listed_keys(line.split(" | ")[0])}
+    assert listed == set(TERMS)
