@@ -152,7 +152,7 @@ class ForeignFolder:
         steps = entry.step - self._last
         step_s, paused = self._step_time(entry, steps, moment_s)
         job, attempt = self._job, self._file.attempt.attempt
-        per_s = job.tokens_per_step / step_s if step_s > 0 else None
+        per_s = finite(job.tokens_per_step / step_s) if step_s > 0 else None
         assert self._records is not None
         self._records.write(
             Record(

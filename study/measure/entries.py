@@ -124,8 +124,12 @@ def _step_s(values: Values, shape: Shape) -> float | None:
     return None
 
 
+MOST = 2**40
+"""Above all counts of steps; larger numbers are no counts."""
+
+
 def _count(value: float | None) -> int | None:
-    if value is None or not 0 <= value < 2**53:
+    if value is None or not 0 <= value < MOST:
         return None
     return int(value) if value == int(value) else None
 

@@ -96,8 +96,9 @@ def nanochat(options: dict[str, str], gpus: int) -> None:
         time.sleep(STEP_S)
         print(
             f"step {step:05d}/{steps:05d} ({100 * step / steps:.2f}%) | "
-            f"loss: {loss(step + 1):.6f} | lrm: 1.00 | dt: {1e3 * STEP_S:.2f}ms | "
-            f"tok/sec: {round(tokens / STEP_S):,} | mfu: 0.10 | total time: 0.00m",
+            f"loss: {loss(step + 1):.6f} | lrm: 1.00 | "
+            f"dt: {1e3 * STEP_S:.2f}ms | tok/sec: {round(tokens / STEP_S):,} | "
+            f"mfu: 0.10 | total time: 0.00m",
             flush=True,
         )
 
