@@ -69,6 +69,7 @@ from study.jobs.submission import Request, Submissions
 from study.jobs.submitted import Submission, comment_of, log_folder, record_of
 from study.jobs.verdict import GONE, End, judge, note_shortage
 from study.measure.logs import is_up_to_date, read_summary
+from study.project import PROJECT
 from trainer.problems import ConfigError
 
 LONGEST_POLL_S = 60
@@ -224,11 +225,15 @@ class SlurmExecutor(Decisions, PluginExecutor):
             f"{name}: {comment}",
             self._command_of(job),
             workdir=Path(self.workflow.workdir_init),
+            project=PROJECT,
             logs=self.slurm_logdir,
             inputs=map(str, job.input),
             folders=(str(Path(path).parent) for path in (*job.output, *job.log)),
             outputs=map(str, job.output),
-            environment={"OMP_NUM_THREADS": str(job.resources.get("cpus_per_task") or job.threads)},
+            environment={
+                "OMP_NUM_THREADS": str(job.resources.get("cpus_per_task") or job.threads),
+                "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            },
             latency_s=self.workflow.execution_settings.latency_wait,
         )
         return Prepared(command, script, name, comment, job.resources.get("clusters"), log)
@@ -509,8 +514,8 @@ class SlurmExecutor(Decisions, PluginExecutor):
             )
         if code == f"{OUT_OF_SIGHT}:0":
             return (
-                f"Its node does not see the folder {self.workflow.workdir_init}: expected "
-                "this clone and its environment on a file system that the nodes mount."
+                f"Its node does not see the folder {self.workflow.workdir_init} or {PROJECT}: "
+                "expected both, and the environment, on a file system that the nodes mount."
             )
         return ""
 

@@ -26,6 +26,7 @@ rule loss_curves:
         ),
     log:
         "<results>/logs/loss_curves.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -49,6 +50,7 @@ rule scaling:
         ),
     log:
         "<results>/logs/scaling.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -73,6 +75,7 @@ rule analyses:
         ),
     log:
         "<results>/logs/analyses.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -94,6 +97,7 @@ rule scaling_law:
         figures=collect("<results>/figures/scaling_law.{suffix}", suffix=["svg", "png"]),
     log:
         "<results>/logs/scaling_law.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:

@@ -22,6 +22,7 @@ rule report:
         "<results>/report.html",
     log:
         "<results>/logs/report.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:

@@ -17,6 +17,7 @@ rule study_file:
         "<results>/study.yaml",
     log:
         "<results>/logs/study_file.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -32,6 +33,7 @@ rule plan:
         study="<results>/study.yaml",
     log:
         "<results>/logs/plan.log",
+    localrule: True
     conda:
         "../../environment.yml"
     shell:
@@ -49,6 +51,7 @@ rule throughput:
         md="<results>/throughput.md",
     log:
         "<results>/logs/throughput.log",
+    localrule: True
     conda:
         "../../environment.yml"
     shell:
@@ -69,6 +72,7 @@ rule time_estimates:
         backtest="<results>/backtest.csv",
     log:
         "<results>/logs/time_estimates.log",
+    localrule: True
     conda:
         "../../environment.yml"
     shell:
@@ -84,6 +88,7 @@ rule document:
         code=code("estimate", "show"),
     log:
         "<results>/logs/document.log",
+    localrule: True
     conda:
         "../../environment.yml"
     shell:
@@ -99,6 +104,7 @@ rule document_check:
         code=code("estimate", "show"),
     log:
         "<results>/logs/document_check.log",
+    localrule: True
     conda:
         "../../environment.yml"
     shell:
