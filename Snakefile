@@ -17,6 +17,9 @@ if workflow.is_main_process:
         work_without_lock()
 
 
+report: "workflow/report/workflow.rst"
+
+
 pathvars:
     results=STUDY.folder,
     run=RUN_FOLDER,

@@ -73,6 +73,12 @@ def test_a_study_runs_as_a_module_of_another_repository(tmp_path: Path) -> None:
     assert not (ROOT / "out").exists()
     again = snakemake(tmp_path, "--cores", "1", *profile, "paper")
     assert "Nothing to be done" in again.stdout
+    # Snakemake's own report has the tables and figures, with their captions and categories.
+    made = snakemake(tmp_path, "--report", "snakemake.html", "scaling_all")
+    assert made.returncode == 0, made.stdout
+    page = (tmp_path / "snakemake.html").read_text()
+    for text in ("Loss against tokens", "Time estimates", "linear scaling from the smallest"):
+        assert text in page, text
 
 
 def test_a_module_with_a_prefix_is_refused(tmp_path: Path) -> None:

@@ -47,7 +47,12 @@ rule throughput:
         runs=finished_runs(GRID),
         code=code("measure"),
     output:
-        csv="<results>/throughput.csv",
+        csv=report(
+            "<results>/throughput.csv",
+            caption="../report/throughput.rst",
+            category="Tables",
+            labels={"table": "Throughput"},
+        ),
         md="<results>/throughput.md",
     log:
         "<results>/logs/throughput.log",
@@ -66,7 +71,12 @@ rule time_estimates:
         evidence=[item.file for item in STUDY.evidence],
         code=code("measure", "estimate"),
     output:
-        csv="<results>/time_estimates.csv",
+        csv=report(
+            "<results>/time_estimates.csv",
+            caption="../report/time_estimates.rst",
+            category="Tables",
+            labels={"table": "Time estimates"},
+        ),
         md="<results>/time_estimates.md",
         check="<results>/estimate_check.csv",
         backtest="<results>/backtest.csv",
