@@ -160,7 +160,7 @@ class Watch:
         summary = find_summary(cell)
         failure = read_failure(cell.folder) if summary is None and job is None else None
         if failure is not None:
-            return Seen(cell, "failed", failure.message.splitlines()[0])
+            return Seen(cell, "failed", _reason(failure.message))
         if summary is not None and is_stale(cell, summary):
             summary = None
         attempt = summary.attempts[-1].attempt if summary and summary.attempts else 0
@@ -203,7 +203,7 @@ class Watch:
             return Seen(cell, "running", f"attempt {attempt + 1}; starts", attempt, progress, left)
         if summary.status == "failed":
             failure = read_failure(cell.folder)
-            note = failure.message.splitlines()[0] if failure else ""
+            note = _reason(failure.message) if failure else ""
             return Seen(cell, "failed", note, attempt, progress, left)
         return Seen(cell, "to run", f"{summary.status}; goes on", attempt, progress, left)
 
@@ -305,6 +305,13 @@ def to_line(item: Seen) -> str:
     parts += [f"{left} left"] if left else []
     parts += [note] if note else []
     return f"{name}: {', '.join(parts)}"
+
+
+def _reason(message: str) -> str:
+    """Return the first line of a failure's message; of a list of problems the first of them."""
+    first, *problems = message.splitlines()
+    listed = problems and first.endswith((": 1 problem", " problems"))
+    return f"{first.rpartition(': ')[0]}: {problems[0].strip()}" if listed else first
 
 
 def _comment(cell: Cell) -> str:
