@@ -253,8 +253,9 @@ def follow(watch: Watch, out: TextIO, every_s: float, once: bool = False) -> Non
     while True:
         seen = watch.look()
         if out.isatty():
-            lines = shutil.get_terminal_size().lines - 6
-            out.write(f"{HOME}{watch.summary(seen)}\n\n{to_text(seen, max(lines, 5))}\n")
+            size = shutil.get_terminal_size()
+            text = f"{watch.summary(seen)}\n\n{to_text(seen, max(size.lines - 6, 5))}"
+            out.write(f"{HOME}{cut(text, size.columns)}\n")
         elif once:
             out.write(f"{watch.summary(seen)}\n\n{to_text(seen, len(seen))}\n")
         else:
@@ -267,6 +268,12 @@ def follow(watch: Watch, out: TextIO, every_s: float, once: bool = False) -> Non
         if once or all(item.state in ("done", "diverged") for item in seen):
             return
         time.sleep(every_s)
+
+
+def cut(text: str, width: int) -> str:
+    """Return lines that a terminal of this width does not wrap; the end of a note is left out."""
+    lines = text.splitlines()
+    return "\n".join(line if len(line) <= width else f"{line[: width - 3]}..." for line in lines)
 
 
 def to_text(seen: list[Seen], most: int) -> str:
