@@ -15,6 +15,7 @@ from study.grid_check import check_grid
 from study.placements import Placement, UnplaceableError, read_placements
 from study.point_settings import options
 from study.points import Point, is_known, points
+from study.project import of_project
 from trainer.config import ModelConfig, Settings
 from trainer.layers import Layer, Merged
 from trainer.problems import ConfigError, Problem, combine
@@ -150,7 +151,7 @@ def _merge_tables(settings: Merged) -> tuple[Merged, dict[str, ConfigError]]:
         path = settings.values.get(key, default)
         if isinstance(path, str):
             try:
-                document = load_document(path)
+                document = load_document(of_project(path))
                 _check_entries(document, key)
                 settings = settings.over(Layer.of(document, at=(key,)))
             except ConfigError as error:

@@ -13,6 +13,7 @@ rule autotune:
     """The fastest micro-batch, activation checkpointing and compilation for every measured cell"""
     input:
         lambda wildcards: [f"{cell.folder}/autotune.yaml" for cell in GRID.measured],
+    localrule: True
 
 
 rule autotune_run:
