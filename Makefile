@@ -10,7 +10,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 PIP_OPTIONS ?=
 
-.PHONY: help setup wheels setup-offline study published test test-newest test-checkpoints test-long fuzz
+.PHONY: help setup fetch wheels setup-offline study published test test-newest test-checkpoints test-long fuzz
 .PHONY: slurm-up slurm-down test-slurm soak bench gpu-check lint lock schemas clean
 
 help:
@@ -95,17 +95,26 @@ test: lint
 CHECKPOINT_TESTS := $(addprefix tests/trainer/,folder/test_checkpoint.py commands/test_export.py \
   'loop/test_kills.py::test_killed_and_restarted[1-3-40]')
 
-test-newest: setup
+define on_newest
 	@newest=$$(python python_versions.py newest); \
 	if test -z "$$newest"; then \
-		echo "No supported Python newer than $$(python --version) is at hand: nothing to test."; \
+		echo "No supported Python newer than $$(python --version) is at hand."; \
 	else \
-		$(MAKE) test-checkpoints PYTHON="$$newest" VENV=".venv-$${newest##*/python}" PIP_OPTIONS=--no-compile; \
+		$(MAKE) $(1) PYTHON="$$newest" VENV=".venv-$${newest##*/python}" PIP_OPTIONS=--no-compile; \
 	fi
+endef
+
+test-newest: setup
+	$(call on_newest,test-checkpoints)
 
 test-checkpoints: setup
 	python --version
 	python -m pytest --numprocesses 2 $(CHECKPOINT_TESTS)
+
+# What CI fetches while it lints, which keeps one core busy.
+fetch: setup
+	$(call on_newest,setup)
+	bash tests/slurm/cluster/install.sh
 
 # Half a million mutated inputs for the readers of files, on all cores; `make test` tries a few.
 INPUTS ?= 500000

@@ -1,54 +1,28 @@
 """A scaling study as a table of contents: the requested files, and the stages that create them."""
 
 from study.points import RUN_FOLDER
-from study.jobs.workflow import finished_runs, load_config, manner, mirror_disk
+from study.jobs.workflow import finished_runs, load_workflow, mirror_disk
 
-GIVEN = workflow.configfiles, workflow.config_settings.config_args
-GRID = load_config(*GIVEN, placing=manner(workflow))
+GRID = load_workflow(workflow, config)
 STUDY = GRID.study
 
 if workflow.is_main_process:
     from study.jobs.executors import install, work_without_lock
+    from study.jobs.hooks import hook
 
     install(GRID)
+    hook(workflow, GRID)
     mirror_disk(GRID)
     if STUDY.partial:
         work_without_lock()
 
 
+report: "workflow/report/workflow.rst"
+
+
 pathvars:
     results=STUDY.folder,
     run=RUN_FOLDER,
-
-
-localrules:
-    all,
-    plan,
-    study_file,
-    throughput,
-    time_estimates,
-    document,
-    document_check,
-    loss_curves,
-    analyses,
-    scaling_law,
-    scaling,
-    report,
-    export,
-    evaluate,
-    autotune,
-
-
-onstart:
-    from study.jobs.dispatch import start
-
-    start(workflow, GRID)
-
-
-onerror:
-    from study.jobs.after_failure import make_tables
-
-    make_tables(workflow, GRID)
 
 
 rule all:
@@ -60,6 +34,7 @@ rule all:
         "<results>/time_estimates.csv",
         "<results>/time_estimates.md",
         "<results>/report.html",
+    localrule: True
 
 
 include: "workflow/rules/data.smk"

@@ -100,7 +100,8 @@ def publish(study: Study, output: Path, name: str) -> None:
     """Copy tables and plots, and write down the versions that they were measured with."""
     source = Path(study.folder)
     output.mkdir(parents=True, exist_ok=True)
-    for path in [*(source / table for table in TABLES), *sorted(source.glob("figures/*.svg"))]:
+    figures = [path for path in source.glob("figures/*.svg") if "_column" not in path.stem]
+    for path in [*(source / table for table in TABLES), *sorted(figures)]:
         shutil.copyfile(path, output / path.name)
     grid = Grid(load_study_file(str(source / "study.yaml")))
     summaries = [run.summary for _, run in read_runs(grid)]

@@ -95,11 +95,14 @@ def plot_losses(options: argparse.Namespace) -> None:
 
 
 def plot_scaling(options: argparse.Namespace) -> None:
-    """Draw throughput and scaling efficiency against GPU count."""
+    """Draw throughput and efficiency against GPU count, the variants beside their base, and MFU."""
     from study.measure.throughput import read_table
-    from study.show import plots
+    from study.show.plot_tables import plot_tables
+    from study.show.plots import plot_scaling as over_gpus
 
-    plots.plot_scaling(_grid(options), read_table(options.throughput), options.output_dir)
+    grid, table = _grid(options), read_table(options.throughput)
+    over_gpus(grid, table, options.output_dir)
+    plot_tables(grid, table, options.output_dir)
 
 
 def scaling_law(options: argparse.Namespace) -> None:

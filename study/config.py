@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from study.horizon import check_horizon, check_tokens
+from study.project import of_project
 from study.trainers import DEFAULT_TRAINER, OURS, TrainerConfig
 from trainer.config import Device, ModelConfig, RunConfig, Settings, expand_paths
 from trainer.other_names import names
@@ -71,6 +72,9 @@ def _without_braces(path: str) -> str:
 
 WorkflowPath = Annotated[FilePath, AfterValidator(_without_braces)]
 """A path of which Snakemake is told."""
+
+ProjectPath = Annotated[WorkflowPath, AfterValidator(of_project)]
+"""Such a path, also of a file that the project comes with."""
 
 RunValues = Annotated[dict[str, Any], AfterValidator(expand_paths)]
 
@@ -454,7 +458,7 @@ class BudgetConfig(Settings):
 class Evidence(Settings):
     """Speeds measured elsewhere."""
 
-    file: WorkflowPath
+    file: ProjectPath
     """Path of the table or log."""
     format: Literal[
         "csv",

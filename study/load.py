@@ -17,6 +17,7 @@ from study.grid_check import check_grid
 from study.placements import Placement, UnplaceableError, read_placements
 from study.point_settings import options
 from study.points import Point, is_known, points
+from study.project import of_project
 from study.trainers import TrainerConfig
 from trainer.config import ModelConfig, Settings
 from trainer.layers import Layer, Merged
@@ -169,9 +170,9 @@ def _merge_tables(settings: Merged) -> tuple[Merged, dict[str, ConfigError]]:
     for key, default in TABLES.items():
         path = settings.values.get(key, default)
         is_optional = key in OPTIONAL and key not in settings.values
-        if isinstance(path, str) and not (is_optional and not Path(path).exists()):
+        if isinstance(path, str) and not (is_optional and not Path(of_project(path)).exists()):
             try:
-                document = load_document(path)
+                document = load_document(of_project(path))
                 _check_entries(document, key)
                 settings = settings.over(Layer.of(document, at=(key,)))
             except ConfigError as error:

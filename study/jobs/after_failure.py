@@ -6,14 +6,17 @@ study, when the first has done what it could.
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+from study.files import write_file
 from study.grid import Grid
-from study.jobs.decisions import TRAINING_RULES
+from study.jobs.decisions import is_training
 from study.jobs.messages import say
+from study.project import SNAKEFILE
 
-TARGETS = ("throughput", "time_estimates", "report")
-"""Rules whose tables and pages are made if they were asked for."""
+TARGETS = ("throughput.csv", "time_estimates.csv", "report.html")
+"""Files of a study that are made if they were asked for."""
 
 
 def make_tables(workflow: Any, grid: Grid) -> None:
@@ -24,20 +27,21 @@ def make_tables(workflow: Any, grid: Grid) -> None:
     if grid.study.partial or _was_ended(workflow.scheduler):
         return
     dag = workflow.dag
-    unfinished = {job.rule.name for job in dag.needrun_jobs() if not dag.finished(job)}
-    targets = [name for name in TARGETS if name in unfinished]
-    if not targets or unfinished.isdisjoint(TRAINING_RULES):
+    unfinished = [job for job in dag.needrun_jobs() if not dag.finished(job)]
+    missing = {str(path) for job in unfinished for path in job.output}
+    files = [f"{grid.study.folder}/{name}" for name in TARGETS]
+    targets = [file for file in files if file in missing]
+    if not targets or not any(map(is_training, unfinished)):
         return
     say("A run has failed. The tables of the others are made now.")
     done = subprocess.run(
-        partial_command(workflow, targets), capture_output=True, text=True, check=False
+        partial_command(grid, targets), capture_output=True, text=True, check=False
     )
     if done.returncode:
         say(f"They could not be made:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
         return
-    for name in ("throughput.md", "time_estimates.md", "report.html"):
-        if name.partition(".")[0] in targets:
-            say(f"{grid.study.folder}/{name}")
+    for file in targets:
+        say(file.replace(".csv", ".md"))
 
 
 def _was_ended(scheduler: Any) -> bool:
@@ -45,10 +49,11 @@ def _was_ended(scheduler: Any) -> bool:
     return scheduler is None or bool(scheduler._user_kill or scheduler._executor_error)
 
 
-def partial_command(workflow: Any, targets: list[str]) -> list[str]:
-    """Return the command that makes targets of the same study as it is."""
-    files = [str(path) for path in workflow.configfiles]
-    given = [*workflow.config_settings.config_args, "partial=true"]
+def partial_command(grid: Grid, targets: list[str]) -> list[str]:
+    """Return the command that makes files of the same study as it is, and write the study."""
+    file = Path(grid.study.folder, "study.yaml")
+    if not file.exists():
+        write_file(file, grid.study.to_yaml())
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--executor", "local"]
-    command += ["--snakefile", str(workflow.main_snakefile), "--config", *given]
-    return [*command, *(["--configfile", *files] if files else []), "--", *targets]
+    command += ["--snakefile", str(SNAKEFILE), "--configfile", str(file)]
+    return [*command, "--config", "partial=true", "--", *targets]

@@ -10,12 +10,18 @@ from study.measure.logs import is_up_to_date, read_failure, read_summary
 from trainer.problems import ConfigError
 from trainer.records import RunSummary
 
-TRAINING_RULES = ("train", "train_here")
+COMPLETED = "/completed"
+"""End of the path that a job creates which trains; rules have other names in other workflows."""
+
+
+def is_training(job: Any) -> bool:
+    """Return whether a job trains a cell of the grid."""
+    return not job.is_group() and any(path.endswith(COMPLETED) for path in job.output)
 
 
 def find_cell(grid: Grid, job: Any) -> Cell | None:
     """Return the cell that a job trains; None for other jobs."""
-    if job.is_group() or job.rule.name not in TRAINING_RULES:
+    if not is_training(job):
         return None
     cell: Cell = grid.at(job.wildcards)
     return cell

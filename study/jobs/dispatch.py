@@ -13,7 +13,13 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from study.grid import Cell, Grid
 from study.jobs.decisions import find_cell
-from study.jobs.executors import Prepared, SlurmExecutor, exit_on_sigterm, leave_on_sigterm
+from study.jobs.executors import (
+    LocalExecutor,
+    Prepared,
+    SlurmExecutor,
+    exit_on_sigterm,
+    leave_on_sigterm,
+)
 from study.jobs.slurm_commands import find_refusal
 from study.rendering import DESCRIPTION, job_description
 from trainer.config import RunConfig
@@ -46,8 +52,11 @@ def start(workflow: Any, grid: Grid) -> None:
         if problem:
             sys.exit(problem)
         record_predictions(cells, forecast)
+        seconds = {cell.name: forecast.estimate(cell).seconds for cell in cells}
         if isinstance(executor, SlurmExecutor):
-            executor.progress.expect({c.name: forecast.estimate(c).seconds for c in cells})
+            executor.progress.expect(seconds)
+        elif isinstance(executor, LocalExecutor):
+            executor.progress.expect(cells, seconds)
     _write_settings(grid, jobs)
     if isinstance(executor, SlurmExecutor):
         try:

@@ -42,7 +42,7 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
 from study.grid import Grid
-from study.jobs.decisions import Decisions, find_summary, give_up
+from study.jobs.decisions import Decisions, find_summary, give_up, is_training
 from study.jobs.job_script import (
     ENDED,
     NO_LOG,
@@ -51,6 +51,7 @@ from study.jobs.job_script import (
     read_note,
     write_script,
 )
+from study.jobs.local_progress import LocalProgress
 from study.jobs.messages import say, shorten
 from study.jobs.progress import Progress
 from study.jobs.slurm_commands import (
@@ -69,6 +70,7 @@ from study.jobs.submission import Request, Submissions
 from study.jobs.submitted import Submission, comment_of, log_folder, record_of
 from study.jobs.verdict import GONE, End, judge, note_shortage
 from study.measure.logs import is_up_to_date, read_summary
+from study.project import PROJECT
 from trainer.problems import ConfigError
 
 LONGEST_POLL_S = 60
@@ -106,6 +108,7 @@ def install(grid: Grid) -> None:
     for name, executor in (("local", LocalExecutor), ("slurm", SlurmExecutor)):
         executor.grid = grid
         registry.get_plugin(name).executor = executor
+    LocalExecutor.progress = LocalProgress()
 
 
 def work_without_lock() -> None:
@@ -118,6 +121,15 @@ def work_without_lock() -> None:
 
 class LocalExecutor(Decisions, SnakemakeLocalExecutor):
     """Runs jobs on this machine."""
+
+    progress: LocalProgress
+
+    def report_job_success(self, job_info: Any) -> None:
+        """Report a job that has ended with code 0, and after a training what is left."""
+        super().report_job_success(job_info)
+        cell = self.cell(job_info.job)
+        if cell is not None and is_up_to_date(cell):
+            say(self.progress.finished(cell))
 
 
 class Kind(NamedTuple):
@@ -224,11 +236,15 @@ class SlurmExecutor(Decisions, PluginExecutor):
             f"{name}: {comment}",
             self._command_of(job),
             workdir=Path(self.workflow.workdir_init),
+            project=PROJECT,
             logs=self.slurm_logdir,
             inputs=map(str, job.input),
             folders=(str(Path(path).parent) for path in (*job.output, *job.log)),
             outputs=map(str, job.output),
-            environment={"OMP_NUM_THREADS": str(job.resources.get("cpus_per_task") or job.threads)},
+            environment={
+                "OMP_NUM_THREADS": str(job.resources.get("cpus_per_task") or job.threads),
+                "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            },
             latency_s=self.workflow.execution_settings.latency_wait,
         )
         return Prepared(command, script, name, comment, job.resources.get("clusters"), log)
@@ -509,8 +525,8 @@ class SlurmExecutor(Decisions, PluginExecutor):
             )
         if code == f"{OUT_OF_SIGHT}:0":
             return (
-                f"Its node does not see the folder {self.workflow.workdir_init}: expected "
-                "this clone and its environment on a file system that the nodes mount."
+                f"Its node does not see the folder {self.workflow.workdir_init} or {PROJECT}: "
+                "expected both, and the environment, on a file system that the nodes mount."
             )
         return ""
 
@@ -584,8 +600,10 @@ def _link(log: Path, link: Path) -> None:
 
 
 def _comment(job: Any) -> str:
-    """Return the comment of a job, by which a later invocation recognises it."""
-    return comment_of(str(job.name), list(getattr(job, "wildcards", None) or ()))
+    """Return the comment of a job, by which a later invocation recognises it, and `watch`, which
+    does not know what a rule is called in another repository."""
+    name = "train" if is_training(job) else str(job.name)
+    return comment_of(name, list(getattr(job, "wildcards", None) or ()))
 
 
 def _flag(name: str, value: object) -> str:

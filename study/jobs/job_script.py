@@ -29,6 +29,7 @@ def write_script(
     command: str,
     *,
     workdir: Path,
+    project: Path,
     logs: Path,
     inputs: Iterable[str] = (),
     folders: Iterable[str] = (),
@@ -36,13 +37,13 @@ def write_script(
     environment: Mapping[str, str] | None = None,
     latency_s: int = 60,
 ) -> str:
-    """Return the script of a job that runs `command` in `workdir`.
+    """Return the script of a job that runs `command` in `workdir`, with the code of `project`.
 
     It waits for `inputs` up to `latency_s`, as files may appear late on a network file system,
     creates `folders`, and removes old `outputs`. At the end it notes its exit code in `logs`.
     """
     note = shlex.quote(str(logs / ENDED))
-    place = shlex.quote(str(workdir))
+    place, code = shlex.quote(str(workdir)), shlex.quote(str(project / "Snakefile"))
     # Slurm's settings of the batch step would become defaults of a step that the command starts.
     lines = [
         "#!/bin/bash",
@@ -51,8 +52,9 @@ def write_script(
         "  case $name in SLURM_CONF|SLURM_JOB_ID|SLURM_JOBID|SLURM_CLUSTER_NAME) ;; "
         '*) unset "$name";; esac',
         "done",
-        f"cd {place} && test -e Snakefile && test -d {note} || {{",
-        f'  echo "node $(hostname) does not see" {place} or {note} >&2; exit {OUT_OF_SIGHT}; }}',
+        f"cd {place} && test -e {code} && test -d {note} || {{",
+        f'  echo "node $(hostname) does not see" {place}, {code} or {note} >&2; '
+        f"  exit {OUT_OF_SIGHT}; }}",
         f"rm -f {note}/$SLURM_JOB_ID",
         f"trap 'echo $? > {note}/$SLURM_JOB_ID.part && "
         f"mv {note}/$SLURM_JOB_ID.part {note}/$SLURM_JOB_ID' EXIT",

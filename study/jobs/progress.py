@@ -27,6 +27,7 @@ class Progress:
         self._warned: set[str] = set()
         self._seconds: dict[str, float] = {}
         self._finished = self._total = 0
+        self._whole_s = 0.0
         self._answered = True
         self._next = time.monotonic() + FIRST_S
 
@@ -34,6 +35,7 @@ class Progress:
         """Take the cells to train, with the estimated time of each, s."""
         self._total = len(seconds)
         self._seconds = {name: known for name, known in seconds.items() if known is not None}
+        self._whole_s = sum(self._seconds.values())
 
     def submitted(self, cell: Cell, job_id: str) -> None:
         """Note the job of a cell."""
@@ -82,11 +84,18 @@ class Progress:
             parts.append(f"{sum(reasons.values())} waiting ({why})")
         if not_submitted:
             parts.append(f"{not_submitted} not yet submitted")
-        parts.append(f"{self._finished} of {self._total} finished")
+        parts.append(f"{self._finished} of {self._total} finished{self._share()}")
         end = self._end(len(running))
         parts += [f"done at about {end:%H:%M}{later_day(end)}"] if end else []
         parts += [] if self._answered else ["squeue does not answer"]
         return f"[{datetime.now():%H:%M}] Slurm: " + "; ".join(parts) + "."
+
+    def _share(self) -> str:
+        """Return the share of the finished runs in the estimated time of all, if it is known."""
+        if not self._finished or len(self._seconds) < self._total - self._finished:
+            return ""
+        done = 1 - sum(self._seconds.values()) / self._whole_s if self._whole_s else 0.0
+        return f" ({done:.0%} of their time)" if done > 0 else ""
 
     def _describe(self, cell: Cell) -> str:
         summary = find_summary(cell)

@@ -5,10 +5,11 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import yaml
 from threadpoolctl import threadpool_limits
 
 from study.config import DEFAULT_FILE, ClusterConfig
@@ -31,13 +32,14 @@ from study.jobs.verdict import Shortage, find_shortage
 from study.load import load_grid
 from study.measure.logs import is_up_to_date
 from study.points import RUN_FOLDER
+from study.project import PROJECT, of_project, share_packages
 from study.rendering import arguments
 from trainer.files import write_atomically
 from trainer.layers import Layer, Merged, merge
 from trainer.problems import ConfigError, combine
 from trainer.records import METRICS, SUMMARY
 from trainer.tokens.text_files import list_text_files
-from trainer.yaml_files import load_document, parse_assignment
+from trainer.yaml_files import load_document, parse_assignment, parse_yaml
 
 RESOURCES = (
     *("slurm_account", "slurm_partition", "mem_mb", "runtime", "cpus_per_task", "qos"),
@@ -66,11 +68,53 @@ def manner(workflow: Any) -> Manner:
     return "show" if workflow.output_settings.dryrun else "record"
 
 
+def load_workflow(workflow: Any, config: Mapping[str, Any]) -> Grid:
+    """Return the grid of the study that a workflow is about, and have its jobs find our packages.
+
+    The workflow is this project's Snakefile, or another one that has it as a module, whose
+    `config:` is the study. A mistake ends the program with a message and exit code 1.
+    """
+    try:
+        share_packages()
+        module = _find_module(workflow)
+        layers = [] if module is None else [_layer_of(module, config)]
+    except ConfigError as error:
+        sys.exit(str(error))
+    files, assignments = workflow.configfiles, workflow.config_settings.config_args
+    return load_config(files, [] if layers else assignments, manner(workflow), layers)
+
+
+def _find_module(workflow: Any) -> str | None:
+    """Return the name of the module that Snakemake loads; None for the main Snakefile."""
+    modifier = workflow.modifier
+    if modifier.is_main_snakefile():
+        return None
+    module = f"module {modifier.namespace}"
+    paths = modifier.path_modifier
+    if paths.prefix or paths.modifies_prefixes:
+        message = "found a prefix; expected none: the folder is `results_dir` of the study"
+        raise ConfigError(module, [message])
+    return module
+
+
+def _layer_of(module: str, config: Mapping[str, Any]) -> Layer:
+    """Return the study that a module is configured with.
+
+    Numbers such as 1e18 and 3e-4 are strings to Snakemake, which reads YAML 1.1.
+    """
+    if not config:
+        raise ConfigError(module, ["found no `config:`; expected a study, see config/README.md"])
+    return Layer(parse_yaml(yaml.safe_dump(dict(config)), module), source=module)
+
+
 def load_config(
-    configfiles: Sequence[Path], assignments: Sequence[str], placing: Manner = "show"
+    configfiles: Sequence[Path],
+    assignments: Sequence[str],
+    placing: Manner = "show",
+    layers: Sequence[Layer] = (),
 ) -> Grid:
     """Return the grid of the study from Snakemake's --configfile and --config; without files, of
-    the default one.
+    the default one; of `layers` instead if there are any.
 
     Snakemake has parsed both already, but as YAML 1.1, allowing duplicate keys and without line
     numbers, so they are read again. `placing`: what to do about cells whose cluster is not chosen
@@ -87,9 +131,9 @@ def load_config(
         return how[placing](grid)
 
     try:
-        layers = _read_layers([shorten(path) for path in configfiles] or [DEFAULT_FILE])
+        files = [shorten(path) for path in configfiles] or [of_project(DEFAULT_FILE)]
         given = merge({}, *({key: value} for key, value in map(parse_assignment, assignments)))
-        layers.append(Layer(given, source="command line"))
+        layers = [*(layers or _read_layers(files)), Layer(given, source="command line")]
         grid = load_grid(Merged(layers), str(layers[0].source), place)
     except ConfigError as error:
         sys.exit(str(error))
@@ -104,8 +148,10 @@ def code(*wings: str) -> list[str]:
 
     As inputs of a rule they have its tables or plots recreated after a change, which takes seconds.
     """
-    found = [Path("study").glob("*.py"), *(Path("study", wing).rglob("*.*") for wing in wings)]
-    return sorted(str(path) for paths in found for path in paths if path.suffix in (".py", ".html"))
+    package = PROJECT / "study"
+    found = [package.glob("*.py"), *((package / wing).rglob("*.*") for wing in wings)]
+    kinds = (".py", ".html", ".mplstyle")
+    return sorted(shorten(path) for paths in found for path in paths if path.suffix in kinds)
 
 
 def mirror_disk(grid: Grid) -> None:

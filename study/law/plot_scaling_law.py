@@ -2,17 +2,14 @@
 
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, FuncFormatter
 
 from study.estimate.time_table import format_count
 from study.law.scaling_law_table import Fit
-from study.show.plots import OKABE_ITO, RC_PARAMS, colours, save
-
-COUNTS = FuncFormatter(lambda value, _: format_count(value, 3))
+from study.show.plots import PALETTE, colours
+from study.show.sheets import Sheet, label_log_axis, write_figure
 
 BEYOND = 100
 """Range of the right panel, in multiples of the largest run's compute."""
@@ -21,20 +18,24 @@ BEYOND = 100
 def plot_scaling_law(fit: Fit, folder: Path) -> list[Path]:
     """Draw loss against tokens, and the compute-optimal size; return the files written.
 
-    Writes scaling_law.svg and .png to `folder`.
+    Writes scaling_law to `folder`, in all forms.
     """
-    with mpl.rc_context(RC_PARAMS):
-        figure = Figure(figsize=(10, 4.4))
-        left, right = figure.subplots(1, 2)
+
+    def draw(sheet: Sheet) -> Figure:
+        shape = (2, 1) if sheet.is_narrow else (1, 2)
+        figure = Figure(figsize=(sheet.width, 5.4 if sheet.is_narrow else 3.0))
+        left, right = figure.subplots(*shape)
         _draw_losses(left, fit)
         _draw_optimum(right, fit)
-        return save(figure, folder / "scaling_law")
+        return figure
+
+    return write_figure(folder / "scaling_law", draw)
 
 
 def _draw_losses(ax: Axes, fit: Fit) -> None:
     """Draw each run, and the law at each model size."""
     sizes = sorted({run.params for run in fit.runs})
-    few = len(sizes) <= len(OKABE_ITO)
+    few = len(sizes) <= len(PALETTE)
     colour_of = colours(sizes)
     tokens = np.array([run.tokens for run in fit.runs])
     line = np.geomspace(tokens.min(), tokens.max(), 80)
@@ -51,12 +52,10 @@ def _draw_losses(ax: Axes, fit: Fit) -> None:
     label = f"{fit.what.capitalize()} (nats per token)"
     ax.set(xscale="log", yscale="log", xlabel="Tokens", ylabel=label)
     ax.set_title("Runs, and the law of each size" if few else "Runs, by size from dark to light")
-    ax.xaxis.set_major_formatter(COUNTS)
-    ax.yaxis.set_major_formatter(FormatStrFormatter("%.3g"))
-    ax.yaxis.set_minor_formatter(FormatStrFormatter("%.3g"))
-    ax.tick_params(axis="y", which="minor", labelsize=8)
+    label_log_axis(ax.xaxis, most=5)
+    label_log_axis(ax.yaxis)
     if few:
-        ax.legend(fontsize=8)
+        ax.legend()
 
 
 def _draw_optimum(ax: Axes, fit: Fit) -> None:
@@ -65,7 +64,7 @@ def _draw_optimum(ax: Axes, fit: Fit) -> None:
     budgets = np.geomspace(flops.min(), BEYOND * flops.max(), 60)
     drawn = [[law.optimum(budget)[0] for budget in budgets] for law in fit.resampled]
     low, high = np.quantile(drawn, (0.1, 0.9), axis=0)
-    colour = OKABE_ITO[0]
+    colour = PALETTE[0]
     ax.fill_between(budgets, low, high, color=colour, alpha=0.18, linewidth=0, label="80% interval")
     best = [fit.law.optimum(budget)[0] for budget in budgets]
     ax.plot(budgets, best, color=colour, label="compute-optimal")
@@ -74,5 +73,6 @@ def _draw_optimum(ax: Axes, fit: Fit) -> None:
     )
     ax.set(xscale="log", yscale="log", xlabel="Training FLOPs, 6 N D", ylabel="Parameters")
     ax.set_title("Compute-optimal size")
-    ax.yaxis.set_major_formatter(COUNTS)
-    ax.legend(fontsize=8)
+    label_log_axis(ax.xaxis, most=5)
+    label_log_axis(ax.yaxis)
+    ax.legend()

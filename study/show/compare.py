@@ -1,15 +1,16 @@
 """A comparison for people: Markdown, and a figure of the ratios with their noise."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from study.markdown import markdown_table
 from study.measure.comparison import CONFIDENCE, Difference, Side, unshared
-from study.show.plots import IDEAL, OKABE_ITO, RC_PARAMS, save
+from study.show.plots import IDEAL, PALETTE
+from study.show.sheets import Sheet, write_figure
 
 ALL = "all cells"
 """Name of the row with the mean of a side's cells."""
@@ -78,34 +79,40 @@ def _ratio(value: float | None) -> str:
 def plot(differences: Sequence[Difference], path: Path) -> list[Path]:
     """Draw the speed ratio of each cell, with the noise as a bar; return the files written.
 
-    `path` has no suffix: the figure is written as .svg and .png.
+    `path` has no suffix: the figure is written in all forms.
     """
+    return write_figure(path, partial(_draw, differences))
+
+
+def _draw(differences: Sequence[Difference], sheet: Sheet) -> Figure:
     cells = list(dict.fromkeys(row.cell for row in differences if row.cell))
     names = [*cells, ""]
     others = list(dict.fromkeys(row.other for row in differences))
-    with mpl.rc_context(RC_PARAMS):
-        figure = Figure(figsize=(7.5, 1.2 + 0.26 * min(len(names), MOST_LABELS)))
-        ax = figure.subplots()
-        ax.axvline(1, color=IDEAL, linewidth=1)
-        for index, other in enumerate(others):
-            rows = [row for row in differences if row.other == other]
-            shift = 0.5 * ((index + 0.5) / len(others) - 0.5)
-            heights = [names.index(row.cell) + shift for row in rows]
-            values = [row.speed_ratio or 1.0 for row in rows]
-            noise = [(row.speed_ratio or 1.0) * (row.speed_noise or 0.0) for row in rows]
-            colour = OKABE_ITO[index % len(OKABE_ITO)]
-            ax.errorbar(
-                values, heights, xerr=noise, fmt="o", color=colour, markersize=4, linewidth=1.2,
-                label=other,
-            )  # fmt: skip
-        if len(names) <= MOST_LABELS:
-            ax.set_yticks(range(len(names)), [name or ALL for name in names], fontsize=8)
-        else:
-            ax.set_yticks([len(names) - 1], [ALL], fontsize=8)
-        ax.set_ylim(len(names) - 0.4, -0.6)
-        whose = f" of {others[0]}" if len(others) == 1 else ""
-        ax.set_xlabel(f"Speed{whose}, as a multiple of {differences[0].base}'s; bars: the noise")
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"x{value:.3g}"))
-        if len(others) > 1:
-            figure.legend(loc="outside lower center", ncols=2, fontsize=8)
-        return save(figure, path)
+    figure = Figure(figsize=(sheet.width, 1.2 + 0.2 * min(len(names), MOST_LABELS)))
+    ax = figure.subplots()
+    ax.axvline(1, color=IDEAL, linewidth=1)
+    for index, other in enumerate(others):
+        rows = [row for row in differences if row.other == other]
+        shift = 0.5 * ((index + 0.5) / len(others) - 0.5)
+        heights = [names.index(row.cell) + shift for row in rows]
+        values = [row.speed_ratio or 1.0 for row in rows]
+        noise = [(row.speed_ratio or 1.0) * (row.speed_noise or 0.0) for row in rows]
+        colour = PALETTE[index % len(PALETTE)]
+        ax.errorbar(
+            values, heights, xerr=noise, fmt="o", color=colour, markersize=4, linewidth=1.2,
+            label=other,
+        )  # fmt: skip
+    if len(names) <= MOST_LABELS:
+        ax.set_yticks(range(len(names)), [name or ALL for name in names])
+    else:
+        ax.set_yticks([len(names) - 1], [ALL])
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    whose = f" of {others[0]}" if len(others) == 1 else ""
+    between = "\n" if sheet.is_narrow else " "
+    ax.set_xlabel(
+        f"Speed{whose},{between}as a multiple of {differences[0].base}'s; bars: the noise"
+    )
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"x{value:.3g}"))
+    if len(others) > 1:
+        figure.legend(loc="outside lower center", ncols=1 if sheet.is_narrow else 2)
+    return figure

@@ -1,15 +1,14 @@
 """The figures of the analyses. They draw finished fits."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from study.analysis.ablations import Difference
 from study.analysis.catalogue import Results
@@ -18,8 +17,9 @@ from study.analysis.learning_rate import RateCurve
 from study.analysis.parabola import Parabola
 from study.analysis.tokens_per_parameter import LengthRow
 from study.estimate.time_table import format_count
-from study.show.plots import IDEAL, RC_PARAMS, colours, empty_figure, save
+from study.show.plots import IDEAL, colours
 from study.show.selection import evenly
+from study.show.sheets import Sheet, empty_figure, format_tick, label_log_axis, write_figure
 
 MOST_SERIES = 6
 """Most series in a figure; of more, evenly spaced ones are drawn, and the title says so."""
@@ -27,25 +27,21 @@ MOST_SERIES = 6
 MOST_CHANGES = 40
 """Most changes of one series; with more, those with the largest differences are drawn."""
 
-COUNTS = FuncFormatter(lambda value, _: format_count(value, 3))
-
 NO_LOSS = "No run has a loss yet."
 
 
 def plot_analysis(name: str, results: Results, folder: Path) -> list[Path]:
-    """Draw an analysis to `folder`, as .svg and .png; return the files written."""
-    with mpl.rc_context(RC_PARAMS):
-        return save(DRAW[name](getattr(results, name)), folder / name)
+    """Draw an analysis to `folder`, in all forms; return the files written."""
+    return write_figure(folder / name, partial(DRAW[name], getattr(results, name)))
 
 
-def format_number(value: float) -> str:
-    """Return a number with up to three digits: 0.002, 1e18."""
-    return f"{value:.3g}".replace("e+", "e")
-
-
-def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Any]]:
-    """Return a figure with a row of panels for each series."""
-    figure = Figure(figsize=(width, height * count))
+def _panels(sheet: Sheet, count: int, columns: int) -> tuple[Figure, list[Any]]:
+    """Return a figure with `columns` panels for each series, side by side if there is room."""
+    if sheet.is_narrow:
+        figure = Figure(figsize=(sheet.width, 2.6 * count * columns))
+        panels = figure.subplots(count * columns, 1, squeeze=False)
+        return figure, list(panels.reshape(count, columns))
+    figure = Figure(figsize=(sheet.width, (3.0 if columns < 3 else 2.6) * count))
     return figure, list(figure.subplots(count, columns, squeeze=False))
 
 
@@ -58,12 +54,12 @@ def _title(label: str, default: str, shown: int, total: int) -> str:
     return (default if label == "base" else label) + part
 
 
-def _draw_learning_rates(series: Sequence[Sequence[RateCurve]]) -> Figure:
+def _draw_learning_rates(series: Sequence[Sequence[RateCurve]], sheet: Sheet) -> Figure:
     known = [curves for curves in series if any(curve.losses for curve in curves)]
     if not known:
-        return empty_figure(NO_LOSS)
+        return empty_figure(NO_LOSS, sheet)
     shown = _chosen(known)
-    figure, rows = _panels(len(shown), 2, 10, 4.2)
+    figure, rows = _panels(sheet, len(shown), 2)
     for (left, right), curves in zip(rows, shown, strict=True):
         colour_of = colours([curve.row.model for curve in curves])
         for curve in curves:
@@ -71,7 +67,7 @@ def _draw_learning_rates(series: Sequence[Sequence[RateCurve]]) -> Figure:
         _label_log_x(left, [rate for curve in curves for rate in curve.rates], "Learning rate")
         left.set_ylabel(f"{curves[0].row.loss_kind.capitalize()} (nats per token)")
         left.set_title(_title(curves[0].row.variant, "Loss and parabola", len(shown), len(known)))
-        left.legend(fontsize=8)
+        left.legend()
         _draw_best(right, curves, colour_of)
     return figure
 
@@ -105,10 +101,10 @@ def _draw_best(ax: Axes, curves: Sequence[RateCurve], colour_of: dict[str, Any])
     if not rows:
         _say(ax, "No size has a curve yet.")
         return
-    ax.set_title("Minimum, 80% interval; arrow: at the edge of the grid")
+    ax.set_title("Minimum, 80% interval;\narrow: at the edge of the grid")
     ax.set(ylabel="Best learning rate", yscale="log")
-    _label_log_x(ax, [row.params for row in rows], "Parameters", COUNTS)
-    _log_labels(ax.yaxis)
+    _label_log_x(ax, [row.params for row in rows], "Parameters")
+    label_log_axis(ax.yaxis)
 
 
 def _say(ax: Axes, message: str) -> None:
@@ -124,19 +120,19 @@ def _with_interval(
     ax.plot(x, y, "o", color=colour, markersize=5.5)
 
 
-def _draw_isoflops(series: Sequence[IsoFlopFit]) -> Figure:
+def _draw_isoflops(series: Sequence[IsoFlopFit], sheet: Sheet) -> Figure:
     known = [fit for fit in series if any(curve.runs for curve in fit.curves)]
     if not known:
-        return empty_figure(NO_LOSS)
+        return empty_figure(NO_LOSS, sheet)
     shown = _chosen(known)
-    figure, rows = _panels(len(shown), 3, 14, 4.2)
+    figure, rows = _panels(sheet, len(shown), 3)
     for (left, middle, right), fit in zip(rows, shown, strict=True):
         colour_of = colours([curve.row.flops for curve in fit.curves])
         for curve in fit.curves:
             row, colour = curve.row, colour_of[curve.row.flops]
             left.plot(
                 [run.params for run in curve.runs], [run.loss for run in curve.runs], "o",
-                color=colour, markersize=4.5, label=f"{format_number(row.flops)} FLOPs",
+                color=colour, markersize=4.5, label=f"{format_tick(row.flops)} FLOPs",
             )  # fmt: skip
             if curve.parabola is not None:
                 _draw_parabola(left, curve.parabola, colour)
@@ -144,10 +140,10 @@ def _draw_isoflops(series: Sequence[IsoFlopFit]) -> Figure:
                 left.plot(row.params, row.loss, "o", color=colour, mfc="white", ms=7, mew=1.4)
         first = fit.curves[0].row
         sizes = [run.params for curve in fit.curves for run in curve.runs]
-        _label_log_x(left, sizes, "Parameters N", COUNTS)
+        _label_log_x(left, sizes, "Parameters N")
         left.set_ylabel(f"{first.loss_kind.capitalize()} (nats per token)")
         left.set_title(_title(first.variant, "Loss and parabola", len(shown), len(known)))
-        left.legend(fontsize=8)
+        left.legend()
         for ax, law, name in (
             (middle, fit.laws[0], "Parameters N"),
             (right, fit.laws[1], "Tokens D"),
@@ -183,15 +179,15 @@ def _draw_optima(
     ax.set(ylabel=name, yscale="log")
     ax.set_title(title)
     _label_log_x(ax, budgets, "Training FLOPs")
-    _log_labels(ax.yaxis, COUNTS)
+    label_log_axis(ax.yaxis)
 
 
-def _draw_lengths(series: Sequence[Sequence[LengthRow]]) -> Figure:
+def _draw_lengths(series: Sequence[Sequence[LengthRow]], sheet: Sheet) -> Figure:
     known = [rows for rows in series if any(row.loss is not None for row in rows)]
     if not known:
-        return empty_figure(NO_LOSS)
+        return empty_figure(NO_LOSS, sheet)
     shown = _chosen(known)
-    figure, panels = _panels(len(shown), 1, 7.2, 4.4)
+    figure, panels = _panels(sheet, len(shown), 1)
     for (ax,), rows in zip(panels, shown, strict=True):
         sizes = dict.fromkeys(row.model for row in rows)
         colour_of = colours(sizes)
@@ -210,22 +206,21 @@ def _draw_lengths(series: Sequence[Sequence[LengthRow]]) -> Figure:
         ax.set_ylabel(f"{first.loss_kind.capitalize()} (nats per token)")
         default = "Loss of each size by length of the run"
         ax.set_title(_title(first.variant, default, len(shown), len(known)))
-        ax.legend(fontsize=8)
+        ax.legend()
     return figure
 
 
-def _draw_differences(series: Sequence[Sequence[Difference]]) -> Figure:
+def _draw_differences(series: Sequence[Sequence[Difference]], sheet: Sheet) -> Figure:
     known = [rows for rows in series if any(row.difference is not None for row in rows)]
     if not known:
-        return empty_figure("No change has a loss to compare with its base yet.")
+        return empty_figure("No change has a loss to compare with its base yet.", sheet)
     shown = _chosen(known)
     changes = [_largest_changes(rows) for rows in shown]
-    heights = [1.7 + 0.34 * len(names) for names in changes]
-    longest = max(len(name) for names in changes for name in names)
-    figure = Figure(figsize=(7.4 + 0.075 * longest, sum(heights)))
+    heights = [1.4 + 0.25 * len(names) for names in changes]
+    figure = Figure(figsize=(sheet.width, sum(heights)))
     panels = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)
     for (ax,), rows, names in zip(panels, shown, changes, strict=True):
-        _draw_changes(ax, rows, names)
+        _draw_changes(ax, rows, names, sheet)
         base = rows[0].base
         # A name of several values gets a line of its own.
         default = f"Difference to {'the base' if base == 'base' else base}"
@@ -243,7 +238,7 @@ def _largest_changes(rows: Sequence[Difference]) -> list[str]:
     return [name for name in sizes if name in kept]
 
 
-def _draw_changes(ax: Axes, rows: Sequence[Difference], names: Sequence[str]) -> None:
+def _draw_changes(ax: Axes, rows: Sequence[Difference], names: Sequence[str], sheet: Sheet) -> None:
     models = dict.fromkeys(row.model for row in rows)
     colour_of = colours(models)
     offsets = dict(zip(models, np.linspace(-0.22, 0.22, len(models) + 2)[1:-1], strict=True))
@@ -269,28 +264,20 @@ def _draw_changes(ax: Axes, rows: Sequence[Difference], names: Sequence[str]) ->
                    label=f"{model} ({format_count(sizes[model], 3)})")
             for model in models
         ]  # fmt: skip
-        ax.legend(handles=handles, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        if sheet.is_narrow:
+            ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.12), ncols=2)
+        else:
+            ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def _label_log_x(
-    ax: Axes, values: Sequence[float], label: str, formatter: FuncFormatter | None = None
-) -> None:
+def _label_log_x(ax: Axes, values: Sequence[float], label: str) -> None:
     ax.set(xscale="log", xlabel=label)
     if len(set(values)) == 1:
         ax.set_xlim(values[0] / 2, values[0] * 2)
-    _log_labels(ax.xaxis, formatter)
+    label_log_axis(ax.xaxis, most=5)
 
 
-def _log_labels(axis: Any, formatter: FuncFormatter | None = None) -> None:
-    """Label 1, 2 and 5 of each decade on a short log axis, the decades on a long one."""
-    low, high = axis.get_view_interval()
-    subs = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axis.set_major_formatter(formatter or FuncFormatter(lambda value, _: format_number(value)))
-    axis.set_minor_formatter(NullFormatter())
-
-
-DRAW: dict[str, Callable[[Any], Figure]] = {
+DRAW: dict[str, Callable[[Any, Sheet], Figure]] = {
     "learning_rate": _draw_learning_rates,
     "isoflop": _draw_isoflops,
     "tokens_per_parameter": _draw_lengths,

@@ -1,38 +1,37 @@
-"""The figures: loss curves, throughput and scaling efficiency, each as SVG and PNG.
+"""The figures: loss curves, throughput and scaling efficiency.
 
 A figure draws finished tables and fits nothing. Colour shows the model, by size; line style the GPU
-count, or in figures over GPU counts the trainer; marker the variant and trainer. Equal input gives
-equal bytes.
+count, or in figures over GPU counts the trainer; marker the variant and trainer. Seeds are one line
+with a band. Equal input gives equal bytes.
 """
 
-import io
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib import rc_params_from_file
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from study.estimate.time_table import format_count
-from study.files import write_file
 from study.grid import Cell, Grid
 from study.measure.logs import Run
 from study.points import AXES
 from study.show.curves import Curve, band
 from study.show.selection import evenly
+from study.show.sheets import STYLE, Sheet, empty_figure, label_log_axis, write_figure
 from study.trainers import DEFAULT_TRAINER
 
-OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-"""Okabe and Ito's colour-blind-safe palette without yellow, which is too pale on white."""
+PALETTE = tuple(rc_params_from_file(STYLE)["axes.prop_cycle"].by_key()["color"])
+"""The colours of the style."""
 
 STYLES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (10, 3)), (0, (1, 3)))
 """Line styles of the GPU counts, in ascending order, or of the trainers."""
@@ -46,20 +45,6 @@ is not enough, the runs of each model in a panel are drawn as one band."""
 
 MOST_PANELS = 9
 """Most panels of loss curves; of more GPU counts, evenly spaced ones are shown."""
-
-RC_PARAMS: Any = {
-    "svg.hashsalt": "study",  # the same ids in every drawing
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "axes.axisbelow": True,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-}
 
 IDEAL = "#888888"
 """Colour of reference lines."""
@@ -98,7 +83,7 @@ SCALING_FIGURES = {
 }
 """File name without suffix -> figure."""
 
-LEGEND_LINE = 0.215
+LEGEND_LINE = 0.16
 """Height of a line of the legend, inches."""
 
 Size = TypeVar("Size")
@@ -118,8 +103,6 @@ class Style:
     """Trainer -> line style, ours first."""
     sizes: dict[str, int]
     """Model -> parameters."""
-    thin: frozenset[str]
-    """Names of the cells that repeat another one with a further seed."""
 
     @classmethod
     def of(cls, grid: Grid) -> "Style":
@@ -129,25 +112,24 @@ class Style:
         gpus = sorted({cell.gpus for cell in grid})
         variants = dict.fromkeys(["base", *(cell.variant for cell in grid)])
         trainers = dict.fromkeys([DEFAULT_TRAINER, *(cell.trainer for cell in grid)])
-        first = {cell.name for cell in grid.configurations}
         return cls(
             colours=colours(sizes),
             lines={count: STYLES[i % len(STYLES)] for i, count in enumerate(gpus)},
             markers={name: MARKERS[i % len(MARKERS)] for i, name in enumerate(variants)},
             trainers={name: STYLES[i % len(STYLES)] for i, name in enumerate(trainers)},
             sizes=sizes,
-            thin=frozenset(cell.name for cell in grid if cell.name not in first),
         )
 
-    def width(self, cell: Cell) -> float:
-        """Return the line width of a cell, points."""
-        return 0.8 if cell.name in self.thin else 1.8
+    def width(self, gpus: int) -> float:
+        """Return the width of a line, points: where losses coincide, those of fewer GPUs, drawn
+        first, are still to be seen beside the others."""
+        return max(1.2, 3.0 - 0.9 * list(self.lines).index(gpus))
 
 
 def colours(sizes: Collection[Size]) -> dict[Size, Any]:
     """Return the colour of each model size, given in ascending order."""
-    if len(sizes) <= len(OKABE_ITO):
-        return dict(zip(sizes, OKABE_ITO, strict=False))
+    if len(sizes) <= len(PALETTE):
+        return dict(zip(sizes, PALETTE, strict=False))
     # Too many to tell apart by hue: dark to light by size.
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.92, len(sizes)))
     return dict(zip(sizes, shades, strict=True))
@@ -157,46 +139,44 @@ def plot_loss_curves(grid: Grid, runs: Iterable[tuple[Cell, Run]], folder: Path)
     """Draw loss against tokens and against wall-clock time; return the files written.
 
     `runs` come from `study.measure.logs`. Writes loss_vs_tokens and loss_vs_time to `folder`, each
-    as .svg and .png.
+    in all forms.
     """
     style = Style.of(grid)
     curves = [curve for cell, run in runs if (curve := Curve.of(cell, run)).has_loss]
     paths = []
     for name, label in (("tokens", "Tokens"), ("time", "Wall-clock time (s)")):
-        with mpl.rc_context(RC_PARAMS):
-            figure = _draw_losses(style, curves, label, name)
-            paths += save(figure, folder / f"loss_vs_{name}")
+        draw = partial(_draw_losses, style, curves, label, name)
+        paths += write_figure(folder / f"loss_vs_{name}", draw)
     return paths
 
 
 def plot_scaling(grid: Grid, table: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw throughput and scaling efficiency against GPU count; return the files written.
 
-    `table` is a throughput table. Writes `SCALING_FIGURES` to `folder`, each as .svg and .png.
+    `table` is a throughput table. Writes `SCALING_FIGURES` to `folder`, each in all forms.
     """
     style = Style.of(grid)
     paths = []
-    with mpl.rc_context(RC_PARAMS):
-        for name, scaling_figure in SCALING_FIGURES.items():
-            known = table[table[scaling_figure.column].notna()]
-            if known.empty:
-                figure = empty_figure(scaling_figure.empty_message)
-            else:
-                figure = _draw_scaling(grid, style, known, scaling_figure)
-            paths += save(figure, folder / name)
+    for name, drawn in SCALING_FIGURES.items():
+        known = table[table[drawn.column].notna()]
+        if known.empty:
+            draw = partial(empty_figure, drawn.empty_message)
+        else:
+            draw = partial(_draw_scaling, grid, style, known, drawn)
+        paths += write_figure(folder / name, draw)
     return paths
 
 
-def _draw_losses(style: Style, curves: list[Curve], label: str, axis: str) -> Figure:
+def _draw_losses(style: Style, curves: list[Curve], label: str, axis: str, sheet: Sheet) -> Figure:
     by_gpus = _split_by_gpus(curves)
     panels = _loss_panels(curves, by_gpus)
     if not panels:
-        return empty_figure("No run has recorded a loss yet.")
+        return empty_figure("No run has recorded a loss yet.", sheet)
     shown = _choose_panels(panels)
     curves = [curve for title in shown for curve in panels[title]]
     # Clusters differ too much in speed for one scale: the faster one's curves would be vertical.
     share_x = len({curve.cell.cluster for curve in curves}) == 1
-    figure, axes = _make_panels(len(shown), "Loss (nats per token)", label, share_x)
+    figure, axes = _make_panels(sheet, len(shown), "Loss (nats per token)", label, share_x)
     as_bands = max(_count_lines(panels[title]) for title in shown) > MOST_LINES
     present = {curve.cell.model for curve in curves}
     models = [name for name in style.sizes if name in present]
@@ -205,21 +185,23 @@ def _draw_losses(style: Style, curves: list[Curve], label: str, axis: str) -> Fi
         if as_bands:
             _draw_bands(ax, style, panels[title], drawn, axis)
         else:
-            for curve in panels[title]:
+            for alike in _by_seed(panels[title]):
                 # If the title has the GPU count, dashes would only blur crowded lines.
-                line = "-" if by_gpus else style.lines[curve.cell.gpus]
-                _draw_loss(ax, style, curve, axis, line)
+                line = "-" if by_gpus else style.lines[alike[0].cell.gpus]
+                width = 1.4 if by_gpus else style.width(alike[0].cell.gpus)
+                _draw_loss(ax, style, alike, axis, line, width)
         ax.set_title(title)
         ax.set_xscale("log")
     for ax in axes:
-        _log_ticks(ax.xaxis)
+        label_log_axis(ax.xaxis, most=5)
     extra = _explain_losses(curves, as_bands)
     if len(shown) < len(panels):
         extra.append(_sample(f"{len(shown)} of {len(panels)} panels", linestyle=""))
     if len(drawn) < len(models):
         extra.append(_sample(f"{len(drawn)} of {len(models)} models", linestyle=""))
     cells = [curve.cell for curve in curves if curve.cell.model in drawn]
-    _add_legend(figure, style, cells, extra, lines=True, counts=not by_gpus, models_only=as_bands)
+    sections = _sections(style, cells, extra, lines=True, counts=not by_gpus, models_only=as_bands)
+    _add_legend(figure, sheet, sections)
     return figure
 
 
@@ -229,11 +211,22 @@ def _explain_losses(curves: list[Curve], as_bands: bool) -> list[Line2D]:
         range_ = _sample("range of all its runs", linewidth=6, alpha=0.25)
         return [_sample("median of a model's runs", linewidth=1.8), range_]
     extra = []
+    if any(len(alike) > 1 for alike in _by_seed(curves)):
+        extra.append(_sample("range of the seeds", linewidth=6, alpha=0.25))
     if any(curve.evaluations for curve in curves):
-        extra.append(_sample("validation loss", marker="o", mfc="white", mew=1.4))
+        extra.append(_sample("validation loss", marker="o", mfc="white", ms=4, mew=1.1))
     if any(curve.diverged for curve in curves):
-        extra.append(_sample("diverged", marker="x", ms=8, mew=2))
+        extra.append(_sample("diverged", marker="x", ms=6, mew=1.6))
     return extra
+
+
+def _by_seed(curves: Sequence[Curve]) -> list[list[Curve]]:
+    """Return the curves of each cell, those of fewer GPUs first; seeds and repeats together."""
+    alike: dict[tuple[Any, ...], list[Curve]] = {}
+    for curve in sorted(curves, key=lambda curve: curve.cell.gpus):
+        cell = curve.cell
+        alike.setdefault((cell.cluster, cell.model, cell.gpus, cell.variant), []).append(curve)
+    return list(alike.values())
 
 
 def _count_lines(curves: list[Curve]) -> int:
@@ -266,27 +259,43 @@ def _choose_panels(panels: dict[str, list[Curve]]) -> list[str]:
     return evenly(list(panels), MOST_PANELS)
 
 
-def _draw_loss(ax: Axes, style: Style, curve: Curve, axis: str, line: Any) -> None:
-    cell, points = curve.cell, getattr(curve, axis)
+def _draw_loss(
+    ax: Axes, style: Style, alike: Sequence[Curve], axis: str, line: Any, width: float
+) -> None:
+    """Draw the run of a cell; of several seeds, the median and the range."""
+    cell = alike[0].cell
     colour = style.colours[cell.model]
+    points = getattr(alike[0], axis)
+    x, y = points.x, points.y
+    if len(alike) > 1:
+        drawn = band([getattr(curve, axis) for curve in alike])
+        x, y = drawn.x, drawn.middle
+        ax.fill_between(x, drawn.low, drawn.high, color=colour, alpha=0.18, linewidth=0)
     ax.plot(
-        points.x,
-        points.y,
+        x,
+        y,
         color=colour,
         linestyle=line,
-        linewidth=style.width(cell),
+        linewidth=width,
+        alpha=0.55 if width > 2 else 1,
         marker="" if cell.variant == "base" else style.markers[cell.variant],
         markevery=0.12,  # of the diagonal: evenly on a log axis too
-        markersize=4.5,
+        markersize=3.5,
     )
+    for curve in alike:
+        _mark(ax, curve, axis, colour)
+
+
+def _mark(ax: Axes, curve: Curve, axis: str, colour: Any) -> None:
+    """Mark the validation losses of a run, and where it diverged."""
+    points = getattr(curve, axis)
     if curve.diverged:
         last = np.flatnonzero(np.isfinite(points.y))[-1]
-        ax.plot(points.x[last], points.y[last], "x", color=colour, ms=8, mew=2)
+        ax.plot(points.x[last], points.y[last], "x", color=colour, ms=6, mew=1.6)
     if curve.evaluations:
         tokens, times, loss = zip(*curve.evaluations, strict=True)
         x = tokens if axis == "tokens" else times
-        size = 3 + style.width(cell)
-        ax.plot(x, loss, "o", color=colour, mfc="white", ms=size, mew=1.2, zorder=3)
+        ax.plot(x, loss, "o", color=colour, mfc="white", ms=4, mew=1.1, zorder=3)
 
 
 def _draw_bands(
@@ -302,44 +311,52 @@ def _draw_bands(
         ax.plot(drawn.x, drawn.middle, color=colour, linewidth=1.6)
 
 
-def _draw_scaling(grid: Grid, style: Style, table: pd.DataFrame, drawn: ScalingFigure) -> Figure:
+def _draw_scaling(
+    grid: Grid, style: Style, table: pd.DataFrame, drawn: ScalingFigure, sheet: Sheet
+) -> Figure:
     """Draw a column of the throughput table against GPU count, a panel for each cluster.
 
     Every row of `table` has a value in the column.
     """
     cells = {tuple(cell.labels.values()): cell for cell in grid}
     clusters = list(table["cluster"].unique())
-    column = drawn.column
-    figure, axes = _make_panels(len(clusters), drawn.label, "GPU count", False)
-    shown = []
+    figure, axes = _make_panels(sheet, len(clusters), drawn.label, "GPU count", False)
+    shown, several = [], False
     for ax, cluster in zip(axes, clusters, strict=True):
         here = table[table["cluster"] == cluster]
         counts = np.array(sorted(here["gpus"].unique()), dtype=float)
-        for _, group in here.groupby(["model", "variant", "seed"], sort=False):
-            series = group.sort_values("gpus")
-            cell = cells[tuple(series.iloc[0][axis] for axis in AXES)]
+        for _, group in here.groupby(["model", "variant"], sort=False):
+            cell = cells[tuple(group.iloc[0][axis] for axis in AXES)]
             shown.append(cell)
-            _draw_series(ax, style, cell, series, column)
+            seeds = group.groupby("gpus")[drawn.column].agg(["median", "min", "max", "size"])
+            several |= bool((seeds["size"] > 1).any())
+            _draw_series(ax, style, cell, seeds)
             if drawn.reference == "linear scaling" and cell.variant == "base" and len(counts) > 1:
-                per_gpu = series[column].iloc[0] / series["gpus"].iloc[0]
-                ax.plot(counts, per_gpu * counts, ":", color=IDEAL, linewidth=1.2, zorder=1)
+                per_gpu = seeds["median"].iloc[0] / seeds.index[0]
+                ax.plot(counts, per_gpu * counts, ":", color=IDEAL, linewidth=1, zorder=1)
         if drawn.reference == "one":
-            ax.axhline(1, color=IDEAL, linestyle=":", linewidth=1.4, zorder=1)
+            ax.axhline(1, color=IDEAL, linestyle=":", linewidth=1, zorder=1)
         _gpu_ticks(ax, counts)
         ax.set_title(f"{cluster} ({cell.cluster_config.gpu_name})")
-    _scale_values(axes[0], drawn.scale, table[column])
-    extra = []
-    if drawn.reference is not None:
-        extra.append(_sample("linear scaling", color=IDEAL, linestyle=":", linewidth=1.4))
-    _add_legend(figure, style, shown, extra=extra, lines=False)
+    _scale_values(axes[0], drawn.scale, table[drawn.column])
+    extra = [_sample("range of the seeds", marker="|", ms=8, mew=1.2)] if several else []
+    if drawn.reference == "one" or any(len(ax.get_xticks()) > 1 for ax in axes):
+        extra += _reference_samples(drawn)
+    _add_legend(figure, sheet, _sections(style, shown, extra=extra, lines=False))
     return figure
+
+
+def _reference_samples(drawn: ScalingFigure) -> list[Line2D]:
+    if drawn.reference is None:
+        return []
+    return [_sample("linear scaling", color=IDEAL, linestyle=":", linewidth=1)]
 
 
 def _scale_values(ax: Axes, scale: str, values: pd.Series) -> None:
     """Scale the vertical axis, which all panels share."""
     if scale == "log":
         ax.set_yscale("log")
-        _log_ticks(ax.yaxis)
+        label_log_axis(ax.yaxis)
     elif scale == "percent":
         # Not from 0, which would hide differences; not tight, which would magnify noise.
         low = max(0.0, min(0.8, np.floor(10 * values.min() - 0.2) / 10))
@@ -349,17 +366,26 @@ def _scale_values(ax: Axes, scale: str, values: pd.Series) -> None:
         ax.set_ylim(0, 1.05 * values.max() or None)
 
 
-def _draw_series(ax: Axes, style: Style, cell: Cell, series: pd.DataFrame, column: str) -> None:
-    hollow = cell.variant != "base"
-    ax.plot(
-        series["gpus"].to_numpy(dtype=float),
-        series[column].to_numpy(dtype=float),
+def _draw_series(ax: Axes, style: Style, cell: Cell, seeds: pd.DataFrame) -> None:
+    """Draw the values of a model and variant; of several seeds, the median and the range.
+
+    `seeds`: GPU count -> median, min, max.
+    """
+    middle = seeds["median"].to_numpy(dtype=float)
+    low, high = (seeds[end].to_numpy(dtype=float) for end in ("min", "max"))
+    ax.errorbar(
+        seeds.index.to_numpy(dtype=float),
+        middle,
+        yerr=[middle - low, high - middle] if (high > low).any() else None,
         color=style.colours[cell.model],
         marker=style.markers[cell.variant],
-        markerfacecolor="white" if hollow else style.colours[cell.model],
-        markersize=4 if cell.name in style.thin else 6.5,
+        # Hollow, and larger than what it may lie on.
+        markerfacecolor="none" if cell.variant != "base" else style.colours[cell.model],
+        markersize=7 if cell.variant != "base" else 4.5,
         linestyle=style.trainers[cell.trainer],
-        linewidth=style.width(cell),
+        linewidth=1.4,
+        elinewidth=1,
+        capsize=2,
     )
 
 
@@ -372,44 +398,39 @@ def _gpu_ticks(ax: Axes, counts: np.ndarray) -> None:
     ax.set_xlim(counts[0] / 1.25, counts[-1] * 1.25)
 
 
-def _log_ticks(axis: Axis) -> None:
-    """Label a log axis with 1, 2 and 5 if it is short, with decades if it is long."""
-    low, high = axis.get_view_interval()
-    subs = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axis.set_major_formatter(EngFormatter(sep=""))
-    axis.set_minor_locator(NullLocator())
-
-
 def _make_panels(
-    count: int, y_label: str, x_label: str, share_x: bool
+    sheet: Sheet, count: int, y_label: str, x_label: str, share_x: bool
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `count` panels that share their axes, and space for a legend."""
-    columns = count if count <= 3 else 2 if count == 4 else 3
+    """Return a figure with `count` panels that share their axes."""
+    columns = min(sheet.columns, 2 if count == 4 else count)
     rows = -(-count // columns)
-    size = (6.4 + 2.0, 4.6) if count == 1 else (3.5 * columns + 2.0, 3.1 * rows + 0.4)
-    figure = Figure(figsize=size)
+    height = 3.6 if count == 1 and not sheet.is_narrow else 2.4 * rows + 0.3
+    figure = Figure(figsize=(sheet.width, height))
     grid = figure.subplots(rows, columns, sharex=share_x, sharey=True, squeeze=False)
     axes = list(grid.flat)
     for ax in axes[count:]:
         ax.remove()
     for ax in axes[:count]:
         ax.tick_params(labelbottom=True)
-    figure.supylabel(y_label, fontsize=10.5)
-    figure.supxlabel(x_label, fontsize=10.5)
+    if sheet.is_narrow:  # the legend is between the panels and the figure's edge
+        for ax in axes[:count]:
+            ax.set_ylabel(y_label)
+        axes[count - 1].set_xlabel(x_label)
+    else:
+        figure.supylabel(y_label)
+        figure.supxlabel(x_label)
     return figure, axes[:count]
 
 
-def _add_legend(
-    figure: Figure,
+def _sections(
     style: Style,
     cells: Sequence[Cell],
     extra: Sequence[Line2D],
     lines: bool,
     counts: bool = False,
     models_only: bool = False,
-) -> None:
-    """Add one legend beside the panels, with a section each for colour, line style and marker.
+) -> dict[str, list[Line2D]]:
+    """Return title -> members of the legend: a section each for colour, line style and marker.
 
     `lines`: base is a line without markers. `counts`: the line style is the GPU count.
     `models_only`: there is nothing but colour.
@@ -417,14 +438,14 @@ def _add_legend(
     models = {cell.model for cell in cells}
     sections = {
         "Model (parameters)": [
-            _sample(f"{name} ({format_count(size, 3)})", color=style.colours[name], linewidth=3)
+            _sample(f"{name} ({format_count(size, 3)})", color=style.colours[name], linewidth=2.5)
             for name, size in style.sizes.items()
             if name in models
         ]
     }
     if counts:
         sections["GPU count"] = [
-            _sample(str(count), linestyle=look, linewidth=1.8)
+            _sample(str(count), linestyle=look, linewidth=style.width(count))
             for count, look in style.lines.items()
             if count in {cell.gpus for cell in cells}
         ]
@@ -443,49 +464,38 @@ def _add_legend(
                 name,
                 marker="" if lines and name == "base" else style.markers[name],
                 linestyle="-" if lines else "",
-                mfc=None if lines or name == "base" else "white",
+                mfc=None if lines or name == "base" else "none",
             )
             for name in variants
         ]
-    if not models_only and any(cell.name in style.thin for cell in cells):
-        thin = _sample(
-            "further seed", linewidth=0.8, linestyle="-", marker="" if lines else "o", ms=4
-        )
-        extra = [thin, *extra]
-    if extra:
-        sections["Also"] = list(extra)
-    handles: list[Line2D] = []
+    sections["Also"] = list(extra)
+    return {title: members for title, members in sections.items() if members}
+
+
+def _add_legend(figure: Figure, sheet: Sheet, sections: dict[str, list[Line2D]]) -> None:
+    """Add one legend: beside the panels, or in two columns below them."""
+    columns: list[list[Line2D]] = [[], []] if sheet.is_narrow else [[]]
     for title, members in sections.items():
-        gap = [_sample("", linestyle="")] if handles else []
-        handles += [*gap, _sample(title, linestyle=""), *members]
+        column = min(columns, key=len)  # a section is not divided
+        column += [*([_blank()] if column else []), _sample(title, linestyle=""), *members]
+    columns = [column for column in columns if column]
+    lines = max(map(len, columns))
+    handles = [handle for column in columns for handle in [*column, *[_blank()] * lines][:lines]]
     width, height = figure.get_size_inches()
-    figure.set_size_inches(width, max(height, LEGEND_LINE * (len(handles) + 1)))
-    legend = figure.legend(handles=handles, loc="outside right upper", handlelength=2.8)
+    needed = LEGEND_LINE * (lines + 1)
+    figure.set_size_inches(width, height + needed if sheet.is_narrow else max(height, needed))
+    where: Any = "outside lower center" if sheet.is_narrow else "outside right upper"
+    legend = figure.legend(handles=handles, loc=where, ncols=len(columns))
     for text in legend.get_texts():
         if text.get_text() in sections:
             text.set_fontweight("bold")
+
+
+def _blank() -> Line2D:
+    return _sample("", linestyle="")
 
 
 def _sample(label: str, **look: Any) -> Line2D:
     """Return a line for the legend; with a marker and no line style, the marker alone."""
     look.setdefault("linestyle", "" if "marker" in look else "-")
     return Line2D([], [], **{"color": "#444444", "label": label, **look})
-
-
-def empty_figure(message: str) -> Figure:
-    """Return a figure that says why there is nothing to draw."""
-    figure = Figure(figsize=(6.4, 2.4))
-    figure.text(0.5, 0.5, message, ha="center", va="center", fontsize=12, color="#666666")
-    return figure
-
-
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as SVG and PNG, without matplotlib's date and version in them."""
-    FigureCanvasAgg(figure)
-    paths = []
-    for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
-        content = io.BytesIO()
-        figure.savefig(content, format=suffix, dpi=150, metadata=metadata)
-        paths.append(path.with_name(f"{path.name}.{suffix}"))
-        write_file(paths[-1], content.getvalue())
-    return paths

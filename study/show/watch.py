@@ -160,7 +160,7 @@ class Watch:
         summary = find_summary(cell)
         failure = read_failure(cell.folder) if summary is None and job is None else None
         if failure is not None:
-            return Seen(cell, "failed", failure.message.splitlines()[0])
+            return Seen(cell, "failed", _reason(failure.message))
         if summary is not None and is_stale(cell, summary):
             summary = None
         attempt = summary.attempts[-1].attempt if summary and summary.attempts else 0
@@ -203,7 +203,7 @@ class Watch:
             return Seen(cell, "running", f"attempt {attempt + 1}; starts", attempt, progress, left)
         if summary.status == "failed":
             failure = read_failure(cell.folder)
-            note = failure.message.splitlines()[0] if failure else ""
+            note = _reason(failure.message) if failure else ""
             return Seen(cell, "failed", note, attempt, progress, left)
         return Seen(cell, "to run", f"{summary.status}; goes on", attempt, progress, left)
 
@@ -253,8 +253,9 @@ def follow(watch: Watch, out: TextIO, every_s: float, once: bool = False) -> Non
     while True:
         seen = watch.look()
         if out.isatty():
-            lines = shutil.get_terminal_size().lines - 6
-            out.write(f"{HOME}{watch.summary(seen)}\n\n{to_text(seen, max(lines, 5))}\n")
+            size = shutil.get_terminal_size()
+            text = f"{watch.summary(seen)}\n\n{to_text(seen, max(size.lines - 6, 5))}"
+            out.write(f"{HOME}{cut(text, size.columns)}\n")
         elif once:
             out.write(f"{watch.summary(seen)}\n\n{to_text(seen, len(seen))}\n")
         else:
@@ -267,6 +268,12 @@ def follow(watch: Watch, out: TextIO, every_s: float, once: bool = False) -> Non
         if once or all(item.state in ("done", "diverged") for item in seen):
             return
         time.sleep(every_s)
+
+
+def cut(text: str, width: int) -> str:
+    """Return lines that a terminal of this width does not wrap; the end of a note is left out."""
+    lines = text.splitlines()
+    return "\n".join(line if len(line) <= width else f"{line[: width - 3]}..." for line in lines)
 
 
 def to_text(seen: list[Seen], most: int) -> str:
@@ -305,6 +312,13 @@ def to_line(item: Seen) -> str:
     parts += [f"{left} left"] if left else []
     parts += [note] if note else []
     return f"{name}: {', '.join(parts)}"
+
+
+def _reason(message: str) -> str:
+    """Return the first line of a failure's message; of a list of problems the first of them."""
+    first, *problems = message.splitlines()
+    listed = problems and first.endswith((": 1 problem", " problems"))
+    return f"{first.rpartition(': ')[0]}: {problems[0].strip()}" if listed else first
 
 
 def _comment(cell: Cell) -> str:

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,21 @@ class Runs:
         if check:
             assert done.returncode == 0, done.stdout + done.stderr
         return done
+
+    def run_several(self, command_lines: Sequence[Sequence[str]], processes: int = 1) -> None:
+        """Run one after the other in one set of processes; see several_runs.py."""
+        file = self.folder / f"runs-{processes}.json"
+        file.write_text(json.dumps(command_lines))
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.trainer.several_runs", str(processes), str(file)],
+            cwd=ROOT,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def here(self, *arguments: str) -> int:
         """Run in this process, which saves the import of torch; return the exit code."""

@@ -2,11 +2,12 @@
 
     python -m tests.trainer.several_runs 2 runs.json
 
-The first argument is the number of processes, forked after the import of torch, which takes longer
-than these runs. runs.json is a list of command lines of the trainer. Each rank records the samples
+The first argument is the number of processes, forked after the imports, which take longer than
+these runs. runs.json is a list of command lines of the trainer. Each rank records the samples
 that it has read in each step, in samples-<rank>.json in the run's folder. Not a test by itself.
 """
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -20,6 +21,9 @@ from trainer.loop.run import run
 from trainer.startup import Startup
 from trainer.tokens.data import BatchLoader
 from trainer.world import get_world, process_group
+
+BEFORE_THE_FORK = ("torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.fsdp")
+"""Modules that layouts import when they are first used: seconds in each process."""
 
 READ: list[list[list[tuple[int, int]]]] = []
 """Source and window of the samples of each step and micro-batch."""
@@ -58,6 +62,8 @@ def main() -> int:
     processes, command_lines = int(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
+    for module in BEFORE_THE_FORK:
+        importlib.import_module(module)
     fork = multiprocessing.get_context("fork")
     ranks = [
         fork.Process(target=run_all, args=(rank, processes, port, command_lines))

@@ -13,6 +13,7 @@ rule autotune:
     """The fastest micro-batch, activation checkpointing and compilation for every measured cell"""
     input:
         AUTOTUNE.files,
+    localrule: True
 
 
 rule autotune_run:

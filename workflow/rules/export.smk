@@ -20,12 +20,14 @@ rule export:
     """Every measured cell as a Hugging Face model"""
     input:
         exports(GRID),
+    localrule: True
 
 
 rule evaluate:
     """Run lm-evaluation-harness on every exported model"""
     input:
         evaluations(GRID),
+    localrule: True
 
 
 rule export_run:

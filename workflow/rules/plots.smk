@@ -1,13 +1,15 @@
 """Plots: figures of finished tables and of the runs' losses.
 
 Reads   <results>/study.yaml, throughput.csv and the runs' metrics.jsonl
-Writes  figures/loss_vs_tokens, loss_vs_time, throughput, scaling_efficiency: .svg and .png
+Writes  figures/loss_vs_tokens, loss_vs_time, throughput, scaling_efficiency, variants, mfu: .svg,
+        .png and .pdf, for two columns of a page, and with the ending _column for one
 Writes  the tables of the analyses that the grid has, and figures of the same names
 Writes  scaling_law.csv, .md and figures/scaling_law, only on request
 """
 
 from study.analysis.series import find_analyses, table_files
 from study.jobs.workflow import code
+from study.show.forms import OTHER_FORMS
 
 ANALYSES = find_analyses(GRID)
 
@@ -19,13 +21,26 @@ rule loss_curves:
         throughput="<results>/throughput.csv",  # changes with every run
         code=code("measure", "show"),
     output:
+        report(
+            "<results>/figures/loss_vs_tokens.svg",
+            caption="../report/loss_vs_tokens.rst",
+            category="Figures",
+            labels={"figure": "Loss against tokens"},
+        ),
+        report(
+            "<results>/figures/loss_vs_time.svg",
+            caption="../report/loss_vs_time.rst",
+            category="Figures",
+            labels={"figure": "Loss against wall-clock time"},
+        ),
         collect(
-            "<results>/figures/{figure}.{suffix}",
+            "<results>/figures/{figure}{form}",
             figure=["loss_vs_tokens", "loss_vs_time"],
-            suffix=["svg", "png"],
+            form=OTHER_FORMS,
         ),
     log:
         "<results>/logs/loss_curves.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -36,19 +51,44 @@ rule loss_curves:
 
 
 rule scaling:
-    """Throughput and scaling efficiency against GPU count"""
+    """Throughput and scaling efficiency against GPU count, variants beside their base, MFU"""
     input:
         study="<results>/study.yaml",
         throughput="<results>/throughput.csv",
         code=code("measure", "show"),
     output:
+        report(
+            "<results>/figures/throughput.svg",
+            caption="../report/throughput_figure.rst",
+            category="Figures",
+            labels={"figure": "Throughput against GPU count"},
+        ),
+        report(
+            "<results>/figures/scaling_efficiency.svg",
+            caption="../report/scaling_efficiency.rst",
+            category="Figures",
+            labels={"figure": "Scaling efficiency against GPU count"},
+        ),
+        report(
+            "<results>/figures/variants.svg",
+            caption="../report/variants.rst",
+            category="Figures",
+            labels={"figure": "Variants beside their base"},
+        ),
+        report(
+            "<results>/figures/mfu.svg",
+            caption="../report/mfu.rst",
+            category="Figures",
+            labels={"figure": "MFU"},
+        ),
         collect(
-            "<results>/figures/{figure}.{suffix}",
-            figure=["throughput", "scaling_efficiency"],
-            suffix=["svg", "png"],
+            "<results>/figures/{figure}{form}",
+            figure=["throughput", "scaling_efficiency", "variants", "mfu"],
+            form=OTHER_FORMS,
         ),
     log:
         "<results>/logs/scaling.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -65,14 +105,20 @@ rule analyses:
         throughput="<results>/throughput.csv",  # changes with every run
         code=code("measure", "estimate", "analysis", "show"),
     output:
-        tables=collect("<results>/{name}", name=table_files(ANALYSES)),
-        figures=collect(
-            "<results>/figures/{name}.{suffix}",
-            name=ANALYSES,
-            suffix=["svg", "png"],
+        tables=report(
+            collect("<results>/{name}", name=table_files(ANALYSES)),
+            caption="../report/analyses.rst",
+            category="Tables",
         ),
+        figures=report(
+            collect("<results>/figures/{name}.svg", name=ANALYSES),
+            caption="../report/analyses.rst",
+            category="Figures",
+        ),
+        forms=collect("<results>/figures/{name}{form}", name=ANALYSES, form=OTHER_FORMS),
     log:
         "<results>/logs/analyses.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -89,15 +135,27 @@ rule scaling_law:
         throughput="<results>/throughput.csv",  # changes with every run
         code=code("measure", "analysis", "law"),
     output:
-        csv="<results>/scaling_law.csv",
+        csv=report(
+            "<results>/scaling_law.csv",
+            caption="../report/scaling_law.rst",
+            category="Tables",
+            labels={"table": "Scaling law"},
+        ),
         md="<results>/scaling_law.md",
-        figures=collect("<results>/figures/scaling_law.{suffix}", suffix=["svg", "png"]),
+        figure=report(
+            "<results>/figures/scaling_law.svg",
+            caption="../report/scaling_law.rst",
+            category="Figures",
+            labels={"figure": "Scaling law"},
+        ),
+        forms=collect("<results>/figures/scaling_law{form}", form=OTHER_FORMS),
     log:
         "<results>/logs/scaling_law.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
-        folder=subpath(output[2], parent=True),
+        folder=subpath(output.figure, parent=True),
     shell:
         "python -m study scaling-law --study {input.study:q} --figures {params.folder:q}"
         " --output {output.csv:q} > {log:q} 2>&1"

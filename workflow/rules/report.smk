@@ -19,9 +19,15 @@ rule report:
         analyses=rules.analyses.output,
         code=code("measure", "estimate", "analysis", "show"),
     output:
-        "<results>/report.html",
+        report(
+            "<results>/report.html",
+            caption="../report/report.rst",
+            category="Report",
+            labels={"page": "Report"},
+        ),
     log:
         "<results>/logs/report.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:

@@ -17,6 +17,7 @@ rule study_file:
         "<results>/study.yaml",
     log:
         "<results>/logs/study_file.log",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -32,6 +33,7 @@ rule plan:
         study="<results>/study.yaml",
     log:
         "<results>/logs/plan.log",
+    localrule: True
     conda:
         "../../environment.yml"
     shell:
@@ -45,10 +47,16 @@ rule throughput:
         runs=finished_runs(GRID),
         code=code("measure"),
     output:
-        csv="<results>/throughput.csv",
+        csv=report(
+            "<results>/throughput.csv",
+            caption="../report/throughput.rst",
+            category="Tables",
+            labels={"table": "Throughput"},
+        ),
         md="<results>/throughput.md",
     log:
         "<results>/logs/throughput.log",
+    localrule: True
     conda:
         "../../environment.yml"
     shell:
@@ -63,12 +71,18 @@ rule time_estimates:
         evidence=[item.file for item in STUDY.evidence],
         code=code("measure", "estimate"),
     output:
-        csv="<results>/time_estimates.csv",
+        csv=report(
+            "<results>/time_estimates.csv",
+            caption="../report/time_estimates.rst",
+            category="Tables",
+            labels={"table": "Time estimates"},
+        ),
         md="<results>/time_estimates.md",
         check="<results>/estimate_check.csv",
         backtest="<results>/backtest.csv",
     log:
         "<results>/logs/time_estimates.log",
+    localrule: True
     conda:
         "../../environment.yml"
     shell:
@@ -84,6 +98,7 @@ rule document:
         code=code("estimate", "show"),
     log:
         "<results>/logs/document.log",
+    localrule: True
     conda:
         "../../environment.yml"
     shell:
@@ -99,6 +114,7 @@ rule document_check:
         code=code("estimate", "show"),
     log:
         "<results>/logs/document_check.log",
+    localrule: True
     conda:
         "../../environment.yml"
     shell:

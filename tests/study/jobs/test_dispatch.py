@@ -15,7 +15,7 @@ def test_an_executor_that_is_not_extended_is_prepared_too(make_grid: MakeGrid) -
     cell = grid[0]
     wildcards = SimpleNamespace(**{key: str(value) for key, value in cell.labels.items()})
     job = SimpleNamespace(
-        rule=SimpleNamespace(name="train"),
+        output=[f"{cell.folder}/completed"],
         wildcards=wildcards,
         params=SimpleNamespace(
             settings=TrainingRequest(grid).settings(wildcards),

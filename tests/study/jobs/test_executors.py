@@ -74,7 +74,7 @@ def job_of(grid: Grid, attempt: int = 1, number: int = 0) -> Any:
     Path(cell.folder).mkdir(parents=True, exist_ok=True)
     job = Job(
         name="train",
-        rule=SimpleNamespace(name="train"),
+        output=[f"{grid[number].folder}/completed"],
         wildcards=Wildcards(fromdict={key: str(value) for key, value in cell.labels.items()}),
         resources={},
         attempt=attempt,
@@ -303,7 +303,7 @@ def test_a_job_that_fails_before_its_run_starts_has_not_saved(executor: Polled, 
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("97:0", "Slurm job 7 ended: FAILED.\nIts node does not see the folder /here: expected"),
+        ("97:0", "Slurm job 7 ended: FAILED.\nIts node does not see the folder /here or "),
         ("0:53", "Slurm job 7 ended: FAILED.\nIts node cannot write to "),
     ],
 )
@@ -348,7 +348,8 @@ def test_the_script_notes_its_exit_code_and_checks_what_it_sees(tmp_path: Path) 
     (tmp_path / "Snakefile").touch()
 
     def run(command: str, **more: Any) -> str:
-        text = write_script("title", command, workdir=tmp_path, logs=logs, latency_s=1, **more)
+        places = {"workdir": tmp_path, "project": tmp_path, "logs": logs}
+        text = write_script("title", command, **places, latency_s=1, **more)
         (tmp_path / "script").write_text(text)
         environment = f"SLURM_JOB_ID=7 SLURM_NTASKS=3 PATH={os.environ['PATH']}"
         shown = f"env -i {environment} bash {tmp_path}/script 2>&1"

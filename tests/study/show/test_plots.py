@@ -1,12 +1,18 @@
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib as mpl
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from study.grid import Grid
 from study.measure.logs import read_runs
+from study.show import plots
+from study.show.forms import FORMS
 from study.show.plots import (
     SCALING_FIGURES,
     ScalingFigure,
@@ -14,6 +20,7 @@ from study.show.plots import (
     plot_loss_curves,
     plot_scaling,
 )
+from study.show.sheets import SHEETS, STYLE, Sheet
 from tests.study.conftest import MakeGrid, throughput_table, write_run
 
 MANY = {
@@ -27,13 +34,26 @@ def draw(grid: Grid, folder: Path) -> list[Path]:
     return paths + plot_scaling(grid, throughput_table(grid), folder)
 
 
-def test_every_figure_is_written_as_svg_and_png(make_grid: MakeGrid, tmp_path: Path) -> None:
+def figures_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Figure]]:
+    """Return file name -> figures, filled while figures are drawn."""
+    drawn: dict[str, list[Figure]] = {}
+
+    def write_figure(path: Path, draw: Callable[[Sheet], Figure]) -> list[Path]:
+        with mpl.rc_context(fname=STYLE):
+            drawn[path.name] = [draw(sheet) for sheet in SHEETS]
+        return []
+
+    monkeypatch.setattr(plots, "write_figure", write_figure)
+    return drawn
+
+
+def test_every_figure_is_written_in_all_forms(make_grid: MakeGrid, tmp_path: Path) -> None:
     grid = make_grid()
     for cell in grid:
         write_run(cell, evaluations={20: 4.0, 40: 3.5})
     names = {path.name for path in draw(grid, tmp_path / "figures")}
     stems = ("loss_vs_tokens", "loss_vs_time", "throughput", "scaling_efficiency")
-    assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("svg", "png")}
+    assert names == {f"{stem}{form}" for stem in stems for form in FORMS}
     assert names == {path.name for path in (tmp_path / "figures").iterdir()}  # and nothing else
 
 
@@ -46,11 +66,12 @@ def test_equal_runs_give_equal_bytes(make_grid: MakeGrid, tmp_path: Path) -> Non
         for name in ("first", "second")
     ]
     assert digests[0] == digests[1]
+    assert b"CreationDate" not in (tmp_path / "first" / "throughput.pdf").read_bytes()
     assert "<dc:date>" not in (tmp_path / "first" / "throughput.svg").read_text()
 
 
 def test_figures_without_runs_have_a_message(make_grid: MakeGrid, tmp_path: Path) -> None:
-    assert len(draw(make_grid(), tmp_path)) == 8
+    assert len(draw(make_grid(), tmp_path)) == 4 * len(FORMS)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +79,7 @@ def test_figures_without_runs_have_a_message(make_grid: MakeGrid, tmp_path: Path
     [
         ({}, ["0.0", "0.2", "1.4"], ["linear scaling", "Also", "%"]),
         ({"scale": "percent", "reference": "one"}, ["100%", "linear scaling"], ["1.4"]),
-        ({"scale": "log", "reference": "linear scaling"}, ["1", "linear scaling"], ["%", "1.4"]),
+        ({"scale": "log", "reference": "linear scaling"}, ["1.5", "linear scaling"], ["%"]),
     ],
 )
 def test_a_new_figure_is_one_entry(
@@ -95,7 +116,7 @@ def test_runs_with_gaps_are_drawn(make_grid: MakeGrid, tmp_path: Path) -> None:
     write_run(grid[1], loss=lambda step: None, outcome="diverged")
     write_run(grid[2], status="failed", outcome=None)
     Path(grid[2].folder, "metrics.jsonl").unlink()
-    assert len(draw(grid, tmp_path)) == 8
+    assert len(draw(grid, tmp_path)) == 4 * len(FORMS)
 
 
 def test_many_cells_are_drawn_in_panels_by_gpu_count(make_grid: MakeGrid, tmp_path: Path) -> None:
@@ -118,7 +139,61 @@ def test_models_differ_in_colour(make_grid: MakeGrid, changes: dict) -> None:
     assert len({str(line) for line in style.lines.values()}) == len({c.gpus for c in grid})
 
 
-def test_further_seeds_are_thin(make_grid: MakeGrid) -> None:
-    grid = make_grid({"grid": [{"cluster": "here", "model": "tiny", "gpus": 1, "seed": [7, 5]}]})
-    style = Style.of(grid)
-    assert style.width(grid[0]) > style.width(grid[1])
+SEEDS = {"grid": [{"cluster": "here", "model": "tiny", "gpus": [1, 2, 4], "seed": [7, 5, 6]}]}
+
+
+def test_seeds_are_one_line_with_a_band(
+    make_grid: MakeGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = make_grid(SEEDS)
+    for place, cell in enumerate(grid):
+        write_run(cell, loss=lambda step, place=place: 6.0 / (1 + step / 50) + 0.1 * place)
+    drawn = figures_of(monkeypatch)
+    draw(grid, tmp_path)
+    (ax,) = drawn["loss_vs_tokens"][0].axes
+    curves = [line for line in ax.lines if line.get_linestyle() != "None"]
+    assert len(curves) == 3  # one for each GPU count
+    assert len(ax.collections) == 3
+    assert len({line.get_linewidth() for line in curves}) == 3  # where they coincide, all are seen
+    assert [line.get_linewidth() for line in curves] == sorted(
+        (line.get_linewidth() for line in curves), reverse=True
+    )
+
+
+def test_there_is_one_ideal_line_for_each_model_and_no_empty_heading(
+    make_grid: MakeGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = make_grid(SEEDS)
+    for place, cell in enumerate(grid):
+        write_run(cell, step_s=0.1 + 0.01 * place)
+    drawn = figures_of(monkeypatch)
+    draw(grid, tmp_path)
+    for figure in drawn["throughput"]:
+        (ax,) = figure.axes
+        dotted = [line for line in ax.lines if line.get_linestyle() == ":"]
+        assert len(dotted) == 1
+        (legend,) = figure.legends
+        texts = [text.get_text() for text in legend.get_texts()]
+        for title in ("Model (parameters)", "Also"):
+            assert texts[texts.index(title) + 1]
+        assert "Variant" not in texts
+        assert texts.count("linear scaling") == 1
+
+
+def test_nothing_is_cut_at_the_width_of_one_column(
+    make_grid: MakeGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = {"variants": {"strong": {}, "wider_than_the_others": {"optim": {"lr": 1e-4}}}}
+    block = {"cluster": ["here", "fast"], "model": ["tiny", "wide"], "gpus": [1, 2]}
+    grid = make_grid({**variants, "grid": [{**block, "variant": ["base", *variants["variants"]]}]})
+    for cell in grid:
+        write_run(cell)
+    drawn = figures_of(monkeypatch)
+    draw(grid, tmp_path)
+    for name, figures in drawn.items():
+        for sheet, figure in zip(SHEETS, figures, strict=True):
+            with mpl.rc_context(fname=STYLE):
+                FigureCanvasAgg(figure).draw()
+                bounds = figure.get_tightbbox()
+            assert bounds.x0 >= -0.02 and bounds.x1 <= sheet.width + 0.02, name
+            assert bounds.y0 >= -0.02 and bounds.y1 <= figure.get_size_inches()[1] + 0.02, name

@@ -17,7 +17,7 @@ from study.grid import Cell, Grid
 from study.jobs.slurm_commands import QueuedJob
 from study.jobs.submitted import Submission, log_folder
 from study.show import watch as watch_module
-from study.show.watch import Seen, Watch, follow, read_progress, to_line, to_text
+from study.show.watch import Seen, Watch, cut, follow, read_progress, to_line, to_text
 from tests.study.conftest import MakeGrid, write_run
 
 RUNNING = {"status": "running", "outcome": None, "steps_done": 20}
@@ -98,6 +98,21 @@ def test_states(
     assert (item.state, item.note) == (state, note)
 
 
+def test_a_refused_run_names_its_first_problem_on_one_line(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    write_part(grid[0], status="failed")
+    message = "run.yaml: 2 problems\n  steps: found 0; expected more\n  optim.lr: missing"
+    Path(grid[0].folder, "failure.json").write_text(
+        json.dumps({"retry": False, "message": message})
+    )
+    item = first(grid)
+    assert item.note == "run.yaml: steps: found 0; expected more"
+    text = to_text([item], 5)
+    assert max(map(len, cut(text, 60).splitlines())) == 60
+    assert cut(text, 60).splitlines()[-1].endswith("...")
+    assert cut(text, 500) == text
+
+
 def test_before_the_first_record_a_run_may_compile_for_long(make_grid: MakeGrid) -> None:
     grid = make_grid()
     write_part(grid[0], share=0, age_s=600)
@@ -165,7 +180,9 @@ def test_slurm_that_does_not_answer(make_grid: MakeGrid, monkeypatch: pytest.Mon
     assert view.summary(view.look()) == "test: 4 to run, squeue does not answer"
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(cut=st.integers(0, 3000), name=st.sampled_from(["metrics.jsonl", "run.json"]))
 def test_files_that_are_cut_off_anywhere(make_grid: MakeGrid, cut: int, name: str) -> None:
     grid = make_grid()

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,17 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainer.conftest import ROOT, Runs, losses
+from tests.trainer.conftest import Runs, losses
 from tests.trainer.folder.test_initial_weights import V, make_llama, write_lingua
 from trainer.config import ActivationCheckpointing, ConfigError, ModelConfig, RunConfig
 from trainer.execution.compiling import compile_blocks
 from trainer.folder.checkpoint import load_weights
 from trainer.model.model import DocumentBorder, Transformer, attention_mask
 from trainer.model.weight_names import transformers_name
+from trainer.records import checkpoint_name
 from trainer.tokens.data import positions
 from trainer.world import World
 
 GLOBAL_BATCH = 64
+STEPS = 8
+HALF = STEPS // 2
 TOLERANCE = 2e-5
 """Of a loss near 4, in float32: sums are taken in another order."""
 
@@ -73,11 +74,8 @@ LAYOUTS = {
 }
 COMPILED = {
     1: {"one": [], "full": KEPT["full"]},
-    4: {
-        "fsdp-selective": [FULL, *KEPT["selective"]],
-        "fsdp-tp": LAYOUTS[4]["fsdp-tp"],
-        "ddp-tp": LAYOUTS[4]["ddp-tp"],
-    },
+    2: {"fsdp-selective": LAYOUTS[2]["fsdp-selective"], "tp-selective": LAYOUTS[2]["tp-selective"]},
+    4: {"fsdp-tp": LAYOUTS[4]["fsdp-tp"]},
 }
 
 
@@ -91,7 +89,8 @@ def arguments(runs: Runs, name: str, processes: int, settings: list[str]) -> lis
         f"data.batch_size={GLOBAL_BATCH // shares // passes}",
         "data.seq_len=16",
         "model={dim: 32, n_layers: 2, n_heads: 8, n_kv_heads: 4, multiple_of: 32}",
-        "checkpoint={dump: {every: 10, keep: -1}}",
+        f"steps={STEPS}",
+        f"checkpoint={{dump: {{every: {HALF}, keep: -1}}}}",
         *settings,
     ]
 
@@ -113,21 +112,6 @@ def samples(folder: Path, processes: int, settings: list[str]) -> list[list[list
     ]
 
 
-def run_all(runs: Runs, processes: int, lines: list[list[str]]) -> None:
-    file = runs.folder / f"runs-{processes}.json"
-    file.write_text(json.dumps(lines))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.trainer.several_runs", str(processes), str(file)],
-        cwd=ROOT,
-        env=runs.environment(),
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def assert_same_losses(one: Path, other: Path) -> None:
     expected, found = losses(one), losses(other)
     assert [step for step, _ in found] == [step for step, _ in expected]
@@ -143,24 +127,24 @@ def assert_same_run(runs: Runs, name: str, processes: int, settings: list[str]) 
     plain = "muon" if MUON in settings else "other" if OTHER in settings else "one"
     assert_same_losses(runs.out(plain), runs.out(name))
     expected, found = samples(runs.out("one"), 1, []), samples(runs.out(name), processes, settings)
-    assert [len(step) for step in expected] == [64] * 20
+    assert [len(step) for step in expected] == [64] * STEPS
     assert found == expected, name
 
 
 def test_losses_do_not_depend_on_the_layout(runs: Runs) -> None:
-    """20 steps with the same global batch; some then resume, from any checkpoint.
+    """Steps with the same global batch; some then resume, from any checkpoint.
 
     Others start from weights of other programs.
     """
     plain = {"one": [], "muon": [MUON], "other": [OTHER]}
-    run_all(runs, 1, [arguments(runs, name, 1, settings) for name, settings in plain.items()])
+    runs.run_several([arguments(runs, name, 1, settings) for name, settings in plain.items()])
     for processes, layouts in LAYOUTS.items():
         lines = [
             arguments(runs, f"{name}{processes}", processes, settings)
             for name, settings in layouts.items()
         ]
         others = _starting_from(runs) if processes == 4 else {}
-        run_all(runs, processes, [*lines, *others.values()])
+        runs.run_several([*lines, *others.values()], processes)
         _assert_started_from(runs, others)
         for name, settings in layouts.items():
             assert_same_run(runs, f"{name}{processes}", processes, settings)
@@ -171,19 +155,21 @@ def test_losses_do_not_depend_on_the_layout(runs: Runs) -> None:
 
 
 def test_losses_do_not_depend_on_compiling(runs: Runs) -> None:
-    run_all(runs, 1, [arguments(runs, "one", 1, [])])
+    runs.run_several([arguments(runs, "one", 1, [])])
     compiled = ["distributed.compile=true", f"distributed.compile_cache={runs.folder / 'cache'}"]
     for processes, layouts in COMPILED.items():
         lines = [
             arguments(runs, f"{name}{processes}", processes, [*settings, *compiled])
             for name, settings in layouts.items()
         ]
-        run_all(runs, processes, lines)
+        runs.run_several(lines, processes)
         for name, settings in layouts.items():
             assert_same_run(runs, f"{name}{processes}", processes, settings)
-            assert json.loads((runs.out(f"{name}{processes}") / "run.json").read_text())["choices"][
-                "compiled"
-            ]
+            facts = json.loads((runs.out(f"{name}{processes}") / "run.json").read_text())
+            assert facts["choices"]["compiled"]
+    startup = json.loads((runs.out("one1") / "run.json").read_text())["attempts"][0]["startup"]
+    assert startup["compile_s"] > startup["first_step_s"]
+    assert (runs.folder / "cache" / "inductor").is_dir()
 
 
 def _starting_from(runs: Runs) -> dict[str, list[str]]:
@@ -223,17 +209,17 @@ def _go_on_under_the_same_layout(runs: Runs) -> None:
     """Bitwise: sums over four processes are taken in the same order."""
     names = ("ddp", "hsdp", "ddp-tp", "muon-fsdp-tp")
     folders = [runs.out(f"{name}4") / "checkpoints" for name in names]
-    expected = [load_weights(folder, 20) for folder in folders]
+    expected = [load_weights(folder, STEPS) for folder in folders]
     for folder in folders:
-        _back_to_step_10(folder.parent)
-    run_all(runs, 4, [arguments(runs, f"{name}4", 4, LAYOUTS[4][name]) for name in names])
+        _back_to_half(folder.parent)
+    runs.run_several([arguments(runs, f"{name}4", 4, LAYOUTS[4][name]) for name in names], 4)
     for folder, weights in zip(folders, expected, strict=True):
-        found = load_weights(folder, 20)
+        found = load_weights(folder, STEPS)
         assert all(torch.equal(found[key], weight) for key, weight in weights.items()), folder
 
 
 def _go_on_under_another_layout(runs: Runs) -> None:
-    """Checkpoints of step 10, of 8, 4, 2 and 1 processes, on fewer, more and other ones."""
+    """Checkpoints in the middle, of 8, 4, 2 and 1 processes, on fewer, more and other ones."""
     pairs = {
         "fsdp8": (2, "tp"),
         "hsdp-tp8": (4, "hsdp"),
@@ -243,22 +229,22 @@ def _go_on_under_another_layout(runs: Runs) -> None:
     lines: dict[int, list[list[str]]] = {2: [], 4: []}
     for source, (processes, layout) in pairs.items():
         folder = runs.out(source)
-        _back_to_step_10(folder)
+        _back_to_half(folder)
         lines[processes].append(arguments(runs, source, processes, LAYOUTS[processes][layout]))
     expected = losses(runs.out("ddp2"))
     for processes, commands in lines.items():
-        run_all(runs, processes, commands)
+        runs.run_several(commands, processes)
     for source in pairs:
         facts = json.loads((runs.out(source) / "run.json").read_text())
-        assert facts["attempts"][-1]["first_step"] == 11
+        assert facts["attempts"][-1]["first_step"] == HALF + 1
         assert [loss for _, loss in losses(runs.out(source))] == pytest.approx(
             [loss for _, loss in expected], abs=TOLERANCE
         ), source
 
 
-def _back_to_step_10(folder: Path) -> None:
+def _back_to_half(folder: Path) -> None:
     """Undo the second half of a run: its last checkpoint, and that it was completed."""
-    shutil.rmtree(folder / "checkpoints" / "0000000020")
+    shutil.rmtree(folder / "checkpoints" / checkpoint_name(STEPS))
     facts = json.loads((folder / "run.json").read_text())
     facts["status"] = "failed"
     (folder / "run.json").write_text(json.dumps(facts))

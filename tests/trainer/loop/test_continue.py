@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainer.conftest import ROOT, Runs, losses, read_records
+from tests.trainer.conftest import Runs, losses, read_records
 from trainer.config import ConfigError, RunConfig, load_run_config
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import Position
@@ -122,9 +120,7 @@ def test_two_processes_continue_what_one_has_saved(runs: Runs, trunk: Path) -> N
     source = trunk / "checkpoints" / "0000000012"
     keys = [f"config={runs.config}", WSD, KEEP, "logging.freq=1", "steps=20", "data.batch_size=2"]
     keys += [f"checkpoint.continue_from={source}", f"dump_dir={runs.out()}"]
-    (runs.folder / "runs.json").write_text(json.dumps([keys]))
-    command = [sys.executable, "-m", "tests.trainer.several_runs", "2", runs.folder / "runs.json"]
-    subprocess.run(command, env=runs.environment(), cwd=ROOT, check=True, capture_output=True)
+    runs.run_several([keys], processes=2)
     found, expected = losses(runs.out()), losses(through)[12:]
     assert [step for step, _ in found] == [step for step, _ in expected]
     for (_, ours), (_, theirs) in zip(found, expected, strict=True):

@@ -1,0 +1,134 @@
+"""Figures of the throughput table that suit any grid: variants beside their base, and MFU."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from study.grid import Grid
+from study.show.plots import IDEAL, Style
+from study.show.sheets import Sheet, empty_figure, write_figure
+
+SPEED = "tokens_per_s_per_gpu"
+
+MOST_BARS = 60
+"""Most bars of a figure; with more, those that differ most from their base are drawn."""
+
+
+def plot_tables(grid: Grid, table: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw the speed of the variants and the MFU; return the files written.
+
+    `table` is a throughput table. Writes variants and mfu to `folder`, in all forms.
+    """
+    ratios = variant_ratios(grid, table)
+    if ratios.empty:
+        draw = partial(empty_figure, "No measured cell has another variant as its base.")
+    else:
+        draw = partial(_draw_variants, Style.of(grid), ratios)
+    paths = write_figure(folder / "variants", draw)
+    known = table[table["mfu"].notna()]
+    if known.empty:
+        draw = partial(empty_figure, "No MFU is known: no measured cluster states `peak_tflops`.")
+    else:
+        draw = partial(_draw_mfu, Style.of(grid), known)
+    return paths + write_figure(folder / "mfu", draw)
+
+
+def variant_ratios(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the speed of each variant over that of its base, at the same model and GPU count.
+
+    The base is `base`, or without one the first variant of the grid. Columns: cluster, model, gpus,
+    variant, base, and ratio, of the medians over seeds.
+    """
+    order = dict.fromkeys(["base", *(cell.variant for cell in grid)])
+    known = table[table[SPEED].notna()]
+    rows = []
+    for (cluster, model, gpus), group in known.groupby(["cluster", "model", "gpus"], sort=False):
+        speeds = group.groupby("variant")[SPEED].median()
+        variants = [name for name in order if name in speeds.index]
+        base = variants[0]
+        rows += [
+            (cluster, model, gpus, name, base, speeds[name] / speeds[base]) for name in variants[1:]
+        ]
+    return pd.DataFrame(rows, columns=["cluster", "model", "gpus", "variant", "base", "ratio"])
+
+
+def _draw_variants(style: Style, ratios: pd.DataFrame, sheet: Sheet) -> Figure:
+    total = len(ratios)
+    if total > MOST_BARS:
+        kept = (np.log(ratios["ratio"]).abs()).nlargest(MOST_BARS).index
+        ratios = ratios.loc[sorted(kept)]
+    figure = Figure(figsize=(sheet.width, 1.0 + 0.19 * len(ratios)))
+    ax = figure.subplots()
+    places = np.arange(len(ratios))
+    ax.barh(
+        places, ratios["ratio"] - 1, left=1, color=[style.colours[name] for name in ratios["model"]]
+    )
+    ax.axvline(1, color=IDEAL, linewidth=1)
+    many = ratios["cluster"].nunique() > 1
+    names = [
+        f"{row.variant}: {f'{row.cluster}/' if many else ''}{row.model}/{row.gpus}"
+        for row in ratios.itertuples()
+    ]
+    ax.set_yticks(places, names)
+    ax.set_ylim(len(ratios) - 0.4, -0.6)
+    ax.grid(visible=False, axis="y")
+    for place, ratio in zip(places, ratios["ratio"], strict=True):
+        ax.annotate(
+            f"x{ratio:.3g}", (ratio, place), (3 if ratio >= 1 else -3, 0), va="center",
+            textcoords="offset points", ha="left" if ratio >= 1 else "right", fontsize=6.5,
+        )  # fmt: skip
+    # At least 5% to either side, which no noise fills; room for the numbers beside the bars.
+    low, high = min(0.95, ratios["ratio"].min()), max(1.05, ratios["ratio"].max())
+    ax.set_xlim(low - 0.15 * (high - low), high + 0.15 * (high - low))
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter("x{x:.3g}")
+    bases = ", ".join(ratios["base"].unique())
+    part = f" ({len(ratios)} of {total})" if len(ratios) < total else ""
+    ax.set_xlabel(f"Tokens/s/GPU over that of {bases}{part}")
+    return figure
+
+
+def _draw_mfu(style: Style, table: pd.DataFrame, sheet: Sheet) -> Figure:
+    clusters = list(table["cluster"].unique())
+    columns = min(sheet.columns, len(clusters))
+    rows = -(-len(clusters) // columns)
+    lines = [_heat_map(style, table[table["cluster"] == name]) for name in clusters]
+    height = max(len(heat) for heat in lines)
+    figure = Figure(figsize=(sheet.width, rows * (1.1 + 0.24 * height)))
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    highest = table["mfu"].max()
+    for ax, name, heat in zip(panels, clusters, lines, strict=False):
+        _shade(ax, heat, highest)
+        ax.set_title(f"{name}: MFU (%)")
+    for ax in panels[len(clusters) :]:
+        ax.remove()
+    return figure
+
+
+def _heat_map(style: Style, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the median MFU: a line for each model and variant, a column for each GPU count."""
+    heat = table.pivot_table(
+        index=["model", "variant"], columns="gpus", values="mfu", aggfunc="median"
+    )
+    models, variants = list(style.sizes), list(style.markers)
+    order = sorted(heat.index, key=lambda key: (models.index(key[0]), variants.index(key[1])))
+    return heat.loc[order]
+
+
+def _shade(ax: Axes, heat: pd.DataFrame, highest: float) -> None:
+    values = heat.to_numpy(dtype=float)
+    ax.imshow(values, cmap="cividis", vmin=0, vmax=highest, aspect="auto")
+    for (y, x), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            colour = "white" if value < 0.6 * highest else "black"
+            ax.text(x, y, f"{100 * value:.3g}", ha="center", va="center", color=colour, fontsize=7)
+    ax.set_xticks(range(len(heat.columns)), [str(count) for count in heat.columns])
+    names = [model if variant == "base" else f"{model}, {variant}" for model, variant in heat.index]
+    ax.set_yticks(range(len(names)), names)
+    ax.set_xlabel("GPU count")
+    ax.grid(visible=False)

@@ -1,0 +1,117 @@
+"""Figures as files: one style, two widths of a paper's columns, and sensible ticks on log axes."""
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from study.estimate.time_table import format_count
+from study.files import write_file
+
+STYLE = Path(__file__).with_name("figures.mplstyle")
+
+COUNTS = FuncFormatter(lambda value, _: format_tick(value))
+
+METADATA: dict[str, dict[str, None]] = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+}
+"""Format -> what matplotlib would write into a file that differs between equal figures."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The place for a figure on a page."""
+
+    ending: str
+    """Added to the file's name."""
+    width: float
+    """Inches."""
+    columns: int
+    """Most panels side by side."""
+    formats: Sequence[str]
+
+    @property
+    def is_narrow(self) -> bool:
+        """The legend is below the panels, not beside them."""
+        return self.columns == 1
+
+
+SHEETS = (
+    Sheet("", 7.0, 3, ("svg", "png", "pdf")),
+    Sheet("_column", 3.4, 1, ("svg", "pdf")),
+)
+"""Double and single column. study/show/forms.py lists the files."""
+
+
+def write_figure(path: Path, draw: Callable[[Sheet], Figure]) -> list[Path]:
+    """Draw a figure for each sheet; return the files written: `path`, which has no suffix, with the
+    endings and formats of `SHEETS`."""
+    paths = []
+    for sheet in SHEETS:
+        with mpl.rc_context(fname=STYLE):
+            figure = draw(sheet)
+            FigureCanvasAgg(figure)
+            for suffix in sheet.formats:
+                content = io.BytesIO()
+                metadata: Any = METADATA[suffix]
+                figure.savefig(content, format=suffix, dpi=200, metadata=metadata)
+                paths.append(path.with_name(f"{path.name}{sheet.ending}.{suffix}"))
+                write_file(paths[-1], content.getvalue())
+    return paths
+
+
+def empty_figure(message: str, sheet: Sheet) -> Figure:
+    """Return a figure that says why there is nothing to draw."""
+    figure = Figure(figsize=(sheet.width, 2.0))
+    figure.text(0.5, 0.5, message, ha="center", va="center", color="#666666", wrap=True)
+    return figure
+
+
+def format_tick(value: float) -> str:
+    """Return a number with up to three digits: 0.002, 131K, 1e18."""
+    if 1e3 <= value < 1e15:
+        return format_count(value, 3)
+    return f"{value:.3g}".replace("e+", "e")
+
+
+MULTIPLES = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7), (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9))
+"""Multiples of powers of ten for the ticks of a log axis, from few to many."""
+
+
+def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Return ticks for a log axis from `low` to `high`: up to `most` round numbers in it, at least
+    three if the axis is no shorter than a few per cent."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    best: list[float] = []
+    for multiples in MULTIPLES:
+        ticks = [m * 10.0**n for n in decades for m in multiples]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) > most:
+            # A longer axis than its decades have room for: every second, every third of them.
+            return best or inside[:: -(-len(inside) // most)]
+        best = inside
+    if len(best) >= 3:
+        return best
+    # Within one digit: evenly spaced round numbers, as on a linear axis.
+    step = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step *= max(m for m in (1, 2, 5) if m * step <= (high - low) / 2)
+    first = math.ceil(low / step)
+    return [n * step for n in range(first, math.floor(high / step) + 1)]
+
+
+def label_log_axis(axis: Axis, formatter: FuncFormatter = COUNTS, most: int = 6) -> None:
+    """Put `log_ticks` on an axis whose data are drawn."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(FixedLocator(log_ticks(low, high, most)))
+    axis.set_major_formatter(formatter)
+    axis.set_minor_locator(NullLocator())

@@ -1,0 +1,59 @@
+"""Variants beside their base, and MFU, from the throughput table."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from study.show.forms import FORMS
+from study.show.plot_tables import plot_tables, variant_ratios
+from tests.study.conftest import MakeGrid, throughput_table, write_run
+
+VARIANTS = {
+    "variants": {"fast": {}, "slow": {}},
+    "grid": [
+        {"cluster": "here", "model": "tiny", "gpus": 1, "variant": ["slow", "base", "fast"]},
+        {"cluster": "here", "model": "tiny", "gpus": 1, "variant": "base", "seed": [1, 2]},
+        {"cluster": "here", "model": "wide", "gpus": 2, "variant": ["slow", "fast"]},
+        {"cluster": "fast", "model": "wide", "gpus": 2},
+    ],
+}
+
+STEP_S = {"base": 0.1, "fast": 0.08, "slow": 0.2}
+
+
+def test_a_variant_is_compared_with_the_base_of_its_model_and_gpu_count(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    grid = make_grid(VARIANTS)
+    for cell in grid:
+        # Of three seeds the median counts: one slow run does not move the base.
+        step_s = 0.4 if cell.seed == 2 else STEP_S[cell.variant]
+        write_run(cell, step_s=step_s)
+    table = throughput_table(grid)
+    found = variant_ratios(grid, table)
+    ratios = {(row.model, row.variant, row.base): row.ratio for row in found.itertuples()}
+    assert ratios == {
+        ("tiny", "slow", "base"): pytest.approx(0.5),
+        ("tiny", "fast", "base"): pytest.approx(1.25),
+        ("wide", "fast", "slow"): pytest.approx(2.5),  # no `base` there: its first variant
+    }
+    written = plot_tables(grid, table, tmp_path)
+    assert {path.name for path in written} == {
+        f"{name}{form}" for name in ("variants", "mfu") for form in FORMS
+    }
+    texts = re.findall("<!-- (.*) -->", (tmp_path / "variants.svg").read_text())
+    assert {"x0.5", "x1.25", "x2.5", "slow: tiny/1", "fast: wide/2"} <= set(texts)
+    assert "Tokens/s/GPU over that of base, slow" in texts
+    # MFU: of the cluster with a peak alone.
+    texts = re.findall("<!-- (.*) -->", (tmp_path / "mfu.svg").read_text())
+    assert "fast: MFU (%)" in texts and "here: MFU (%)" not in texts
+
+
+def test_without_variants_and_peaks_the_figures_say_so(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid()
+    for cell in grid:
+        write_run(cell)
+    plot_tables(grid, throughput_table(grid), tmp_path)
+    assert "No measured cell has another variant" in (tmp_path / "variants.svg").read_text()
+    assert "no measured cluster states" in (tmp_path / "mfu.svg").read_text()

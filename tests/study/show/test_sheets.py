@@ -1,0 +1,53 @@
+"""Files of a figure, and the ticks of log axes."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from study.show.forms import FORMS
+from study.show.sheets import SHEETS, Sheet, format_tick, log_ticks, write_figure
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (1, 1000, [1, 10, 100, 1000]),
+        (0.9, 120, [1, 3, 10, 30, 100]),
+        (1.5, 60, [2, 5, 10, 20, 50]),
+        (5_800, 9_300, [6_000, 7_000, 8_000, 9_000]),  # none of 1, 2 and 5 is in it
+        (41_000, 44_500, [41_000, 42_000, 43_000, 44_000]),
+        (1e3, 1e12, [1e3, 1e5, 1e7, 1e9, 1e11]),
+    ],
+)
+def test_ticks_of_log_axes(low: float, high: float, expected: list[float]) -> None:
+    assert log_ticks(low, high) == pytest.approx(expected)
+
+
+@settings(deadline=None)
+@given(st.floats(1e-6, 1e15), st.floats(1.02, 1e9))
+def test_every_log_axis_has_two_to_six_ticks_within_it(low: float, ratio: float) -> None:
+    high = low * ratio
+    ticks = log_ticks(low, high)
+    assert 2 <= len(ticks) <= 6
+    assert ticks == sorted(set(ticks))
+    assert low * (1 - 1e-9) <= ticks[0] and ticks[-1] <= high * (1 + 1e-9)
+
+
+def test_numbers_on_axes() -> None:
+    values = (0.002, 0.15, 7, 131_072, 27_535_872, 1e18)
+    assert [format_tick(v) for v in values] == ["0.002", "0.15", "7", "131K", "27.5M", "1e18"]
+
+
+def test_the_rules_know_the_files_that_are_written(tmp_path: Path) -> None:
+    def draw(sheet: Sheet) -> Figure:
+        return Figure(figsize=(sheet.width, 1))
+
+    written = write_figure(tmp_path / "name", draw)
+    assert [path.name for path in written] == [f"name{form}" for form in FORMS]
+    assert {path.name for path in tmp_path.iterdir()} == {f"name{form}" for form in FORMS}
+    assert [sheet.width for sheet in SHEETS] == [7.0, 3.4]
+    svg = (tmp_path / "name_column.svg").read_text()
+    assert 'width="244.8pt"' in svg  # 3.4 in of 72 pt
