@@ -148,7 +148,7 @@ def analyses(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """Write the report, one HTML page."""
     from study.estimate.backtest import score_predictions
-    from study.estimate.calibration import estimate_checks
+    from study.estimate.calibration import estimate_checks, leave_one_out
     from study.estimate.time_table import read_estimates
     from study.files import write_file
     from study.measure.evidence import known_measurements
@@ -165,6 +165,7 @@ def report(options: argparse.Namespace) -> None:
         score_predictions(grid.study, measurements),
         options.figures,
         options.throughput.parent if options.analyses is None else options.analyses,
+        leave_one_out(measurements),
     )
     write_file(options.output, page)
 
