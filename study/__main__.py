@@ -157,15 +157,16 @@ def report(options: argparse.Namespace) -> None:
 
     grid, table = _grid(options), read_table(options.throughput)
     measurements = known_measurements(grid, options.throughput)
+    backtest = score_predictions(grid.study, measurements)
     page = render_report(
         grid,
         table,
         read_estimates(options.estimates),
         estimate_checks(measurements),
-        score_predictions(grid.study, measurements),
+        backtest,
         options.figures,
         options.throughput.parent if options.analyses is None else options.analyses,
-        leave_one_out(measurements),
+        [] if backtest else leave_one_out(measurements),
     )
     write_file(options.output, page)
 

@@ -17,6 +17,9 @@ from study.measure.measurement import Measurement
 MOST_PARTS = 100
 """Sets of cells that a check leaves out, evenly spread over the table's rows if there are more."""
 
+MOST_SHOWN = 40
+"""Predictions of a cluster's measured cells for a figure, evenly spread over the table's rows."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -53,7 +56,7 @@ class LeftOut:
 def leave_one_out(measurements: Sequence[Measurement]) -> list[LeftOut]:
     """Return the prediction of each measured configuration from the others on its cluster.
 
-    There is none for the only configuration on its cluster. Of more than `MOST_PARTS` on one, evenly
+    There is none for the only configuration on its cluster. Of more than `MOST_SHOWN` on one, evenly
     spread ones are predicted.
     """
     found = []
@@ -62,7 +65,7 @@ def leave_one_out(measurements: Sequence[Measurement]) -> list[LeftOut]:
         first = {item.cell.speed_key: item.cell for item in reversed(here)}
         observed = observe(here)
         whole = Performance(here[0].cell.cluster_config, observed)
-        spacing = math.ceil(len(observed) / MOST_PARTS)
+        spacing = math.ceil(len(observed) / MOST_SHOWN)
         for index, item in list(enumerate(observed))[::spacing] if len(observed) > 1 else []:
             predicted = whole.without({index}).step(item.work)
             found.append(LeftOut(first[item.speed_key], item.step_s, predicted))

@@ -195,9 +195,13 @@ def _facts(runs: Sequence[RunSummary]) -> list[tuple[str, str]]:
     starts = [run.attempts[0].start for run in runs]
     ends = [run.attempts[-1].end or run.attempts[-1].start for run in runs]
     hours = sum((item.wall_s or 0) * (run.gpus or 1) for run in runs for item in run.attempts)
-    when = [("First run", min(starts)), ("Last run", max(ends))] if runs else []
+    when = [("First run", _date(min(starts))), ("Last run", _date(max(ends)))] if runs else []
     spent = [("GPU-hours", f"{hours / 3600:.2g}")] if hours else []
     return [*(when or [("Last run", "none yet")]), *spent, *facts]
+
+
+def _date(text: str) -> str:
+    return text.replace("T", " ").replace("+00:00", " UTC")
 
 
 def _path(folder: Path, name: str) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 from study.estimate.time_table import format_count
 from study.grid import Cell, Grid
+from study.measure.repeats import BETWEEN_RUNS
 from study.measure.throughput_row import ThroughputRow
 
 
@@ -22,20 +23,41 @@ class Value:
     state: str
     """Why there is no speed; empty if there is one."""
 
+    @property
+    def shade_of_efficiency(self) -> float:
+        """0 at 50% or less, 1 at 100% or more."""
+        return min(1.0, max(0.0, 2 * (self.efficiency or 0.0) - 1))
+
 
 @dataclass(frozen=True)
 class Matrix:
     """The speeds of a study: by GPU count or, if there is only one, by model."""
 
-    corner: str
+    by_gpus: bool
+    """The columns are GPU counts, and the rows models; otherwise models, and the rows variants."""
     headings: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Value | None]]]
     """Label and, for each heading, its value; None if the grid has no such cell."""
 
     @property
+    def _mfus(self) -> list[float]:
+        found = (value.mfu for _, row in self.rows for value in row if value is not None)
+        return [mfu for mfu in found if mfu is not None]
+
+    @property
     def has_mfu(self) -> bool:
         """The utilisation of any configuration is known."""
-        return any(value and value.mfu is not None for _, row in self.rows for value in row)
+        return bool(self._mfus)
+
+    @property
+    def highest_mfu(self) -> float:
+        """The highest utilisation; 1 if none is known."""
+        return max(self._mfus, default=1.0)
+
+    def shade_of_mfu(self, value: Value) -> float:
+        """Return 1 for the highest utilisation, 0.1 for the lowest."""
+        low, high = min(self._mfus), max(self._mfus)
+        return 1.0 if high == low else 0.1 + 0.9 * ((value.mfu or 0.0) - low) / (high - low)
 
 
 def build_matrix(
@@ -59,8 +81,7 @@ def build_matrix(
         headings = [f"{count} GPU{'s' if count > 1 else ''}" for count in columns]
     else:
         headings = [str(name) for name in columns]
-    corner = "Model" if by_gpus else "Variant"
-    return Matrix(corner, headings, [(k, [v.get(c) for c in columns]) for k, v in found.items()])
+    return Matrix(by_gpus, headings, [(k, [v.get(c) for c in columns]) for k, v in found.items()])
 
 
 def _configuration(cell: Cell) -> str:
@@ -162,8 +183,8 @@ def _variants(known: Sequence[tuple[Cell, ThroughputRow]]) -> list[str]:
     base = "base" if "base" in variants else next(iter(variants))
     means = {name: fmean(speeds) for name, speeds in variants.items()}
     best = max(means, key=lambda name: means[name])
-    if best == base:
-        return [f"No variant of {model} is faster than {base}."]
+    if means[best] < (1 + BETWEEN_RUNS) * means[base]:
+        return [f"No variant of {model} is faster than {base} by more than {BETWEEN_RUNS:.0%}."]
     return [f"The fastest variant of {model} is {best}: {means[best] / means[base]:.2f} × {base}."]
 
 

@@ -1,8 +1,6 @@
 // Bars: the variants beside a base, and the time of each run by part.
 "use strict";
 
-const LONG = 30;
-
 function drawRows(figure, rows) {
   figure.querySelector(".rows").replaceChildren(...rows);
   figure.hidden = !rows.length;
@@ -21,7 +19,8 @@ function drawRows(figure, rows) {
     const scale = label.endsWith("(%)") ? 100 : 1;
     const rows = [];
     let i = 0;
-    for (const group of byModel.values()) {
+    const compared = [...byModel.values()].filter((group) => distinct(group.map((row) => CELLS[row.cell].variant)).length > 1);
+    for (const group of compared) {
       const means = [...groupBy(group, (row) => CELLS[row.cell].variant)]
         .map(([variant, runs]) => [variant, runs.map((run) => run[chosen.measure]).filter((v) => v != null)])
         .filter(([, values]) => values.length).map(([variant, values]) => [variant, mean(values)]);
@@ -30,13 +29,13 @@ function drawRows(figure, rows) {
       const base = means.find(([variant]) => variant === chosen.base)?.[1];
       const most = Math.max(...means.map(([, value]) => value));
       const cell = CELLS[group[0].cell];
-      const fill = colour(i++, byModel.size);
+      const fill = colour(i++, compared.length);
       if (several) rows.push(make("h3", {}, nameOf(cell, ["variant"])));
       for (const [variant, value] of means) {
         const ratio = base ? value / base : null;
         const text = `${format(scale * value)}${ratio ? ` · ${ratio.toFixed(2)} × ${chosen.base}` : ""}`;
-        const bar = make("span", { class: "fill", style: `width: ${(60 * value) / most}%; background: ${variant === chosen.base ? style("--ideal") : fill}` });
-        rows.push(make("div", { class: "bar" }, make("span", { class: "name" }, variant), make("span", { class: "track" }, bar, text)));
+        const bar = make("span", { class: "fill", style: `width: ${(100 * value) / most}%; background: ${variant === chosen.base ? style("--ideal") : fill}` });
+        rows.push(make("div", { class: "bar" }, make("span", { class: "name" }, variant), make("span", { class: "track" }, bar, make("span", {}, text))));
       }
     }
     if (rows.length) figure.querySelector(".note").textContent = `${label}, mean over seeds, and the ratio to ${chosen.base}; ${better} is better.`;
@@ -71,10 +70,10 @@ function drawRows(figure, rows) {
       const told = DATA.parts.map((part, i) => [part, row.parts[i]]).filter(([, s]) => s > 0).map(([part, s]) => `${part} ${format(s)} s (${((100 * s) / total).toFixed(0)}%)`);
       const width = chosen.relative ? 100 : (100 * total) / longest;
       const spans = row.parts.map((s, i) => make("span", { style: `width: ${(100 * s) / total}%; background: ${fills[i]}` }));
-      const parts = make("span", { class: "parts", role: "img", "aria-label": told.join(", "), "data-tip": told.join("\n"), style: `width: ${0.78 * width}%` }, ...spans);
+      const parts = make("span", { class: "parts", role: "img", "aria-label": told.join(", "), "data-tip": told.join("\n"), style: `width: ${width}%` }, ...spans);
       const seeds = DATA.times.filter((other) => nameOf(CELLS[other.cell]) === nameOf(cell)).length;
       const name = nameOf(cell) + (seeds > 1 ? `, seed ${cell.seed}` : "");
-      return make("div", { class: "bar" }, make("span", { class: "name" }, name), make("span", { class: "track" }, parts, `${format(total)} s`));
+      return make("div", { class: "bar" }, make("span", { class: "name" }, name), make("span", { class: "track" }, parts, make("span", {}, `${format(total)} s`)));
     });
     const keys = DATA.parts.map((part, i) => make("span", {}, make("span", { class: "swatch", style: `background: ${fills[i]}` }), ` ${part}`));
     if (rows.length) rows.unshift(make("div", { class: "keys" }, ...keys));

@@ -3,6 +3,7 @@
 "use strict";
 
 const DASHES = [[], [7, 3], [2, 3], [9, 3, 2, 3], [14, 5], [1, 5]];
+const PRINTED = [500, 240]; // size on paper, CSS pixels: two side by side on A4 landscape
 const MOST_SHOWN = 12; // series switched on at first
 const isGood = (value, log) => value != null && Number.isFinite(value) && (!log || value > 0);
 
@@ -63,6 +64,7 @@ class Chart {
   }
 
   width() {
+    if (isPrinting()) return PRINTED[0];
     return Math.max(240, Math.floor(this.plot.clientWidth));
   }
 
@@ -132,7 +134,7 @@ class Chart {
       values: (u, ticks) => ticks.map(of.format ?? format), filter: (u, ticks) => ticks,
     });
     this.u = new uPlot({
-      mode: 2, width, height: Math.max(270, Math.min(380, Math.round(width * 0.6))), legend: { show: false },
+      mode: 2, width, height: isPrinting() ? PRINTED[1] : Math.max(270, Math.min(380, Math.round(width * 0.6))), legend: { show: false },
       padding: [10, 14, 0, 0],
       scales: { x: { time: false, distr: x.log ? 3 : 1, range: () => x.range }, y: { distr: y.log ? 3 : 1, range: () => y.range } },
       axes: [axis(x, "x"), axis(y, "y")],

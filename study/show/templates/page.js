@@ -82,6 +82,7 @@ const SHADES = ["#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#bddf26"
 const DARK_SHADES = ["#8d5bb5", "#7a7fd0", "#4aa3b8", "#35c79b", "#8fe06a", "#e2f04a"];
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const isPrinting = () => document.documentElement.classList.contains("printing");
 const isDark = () => style("--scheme") === "dark";
 
 function mix(a, b, share) {
@@ -134,15 +135,22 @@ openTarget();
 const REDRAW = [];
 const redraw = () => REDRAW.forEach((draw) => draw());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+const PAPER = 1040; // width of A4 landscape within its margins, CSS pixels
 let folded = [];
 addEventListener("beforeprint", () => {
   document.documentElement.classList.add("printing");
   folded = [...document.querySelectorAll("details:not([open]):not(.run)")];
   folded.forEach((details) => (details.open = true));
+  // On paper a table has 7 pt; one that is still too wide becomes smaller.
+  for (const table of document.querySelectorAll("table:not(.run table)")) {
+    const width = (table.scrollWidth * (7 / 0.75)) / parseFloat(getComputedStyle(table).fontSize);
+    table.style.zoom = Math.min(1, PAPER / width);
+  }
   redraw();
 });
 addEventListener("afterprint", () => {
   document.documentElement.classList.remove("printing");
   folded.forEach((details) => (details.open = false));
+  for (const table of document.querySelectorAll("table")) table.style.zoom = "";
   redraw();
 });
