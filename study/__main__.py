@@ -172,7 +172,7 @@ def report(options: argparse.Namespace) -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Print both tables, and where the figures and the report are."""
+    """Print both tables, where the figures are, and the report to open."""
     folder = Path(_study(options).folder)
     for name, title in (("throughput", "Throughput"), ("time_estimates", "Time estimates")):
         path = folder / f"{name}.md"
@@ -180,9 +180,10 @@ def show(options: argparse.Namespace) -> None:
             path.read_text(encoding="utf-8") if path.exists() else f"{path} does not exist yet.\n"
         )
         print(f"{title}\n\n{text}")
-    for path in [*sorted(folder.glob("figures/*.png")), folder / "report.html"]:
-        if path.exists():
-            print(path)
+    for path in sorted(folder.glob("figures/*.png")):
+        print(path)
+    if (folder / "report.html").exists():
+        print(f"open {folder / 'report.html'}")
 
 
 def watch(options: argparse.Namespace) -> None:

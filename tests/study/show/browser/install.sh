@@ -14,8 +14,9 @@ command -v chromium >/dev/null || command -v chromium-browser >/dev/null || pack
 command -v pdftotext >/dev/null || packages+=(poppler-utils)
 if [ ${#packages[@]} -gt 0 ]; then
     if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-        echo "install.sh: the browser tests need ${packages[*]}; install them, or run this as root on Debian or Ubuntu" >&2
-        exit 1
+        echo "install.sh: the tests of the report in a browser are skipped without ${packages[*]};" \
+            "install them, or run this as root on Debian or Ubuntu" >&2
+        exit 0
     fi
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -q
