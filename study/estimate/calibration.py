@@ -56,8 +56,8 @@ class LeftOut:
 def leave_one_out(measurements: Sequence[Measurement]) -> list[LeftOut]:
     """Return the prediction of each measured configuration from the others on its cluster.
 
-    There is none for the only configuration on its cluster. Of more than `MOST_SHOWN` on one, evenly
-    spread ones are predicted.
+    There is none for the only configuration on its cluster. Of more than `MOST_SHOWN` on one,
+    evenly spread ones are predicted.
     """
     found = []
     for cluster in dict.fromkeys(item.cell.cluster for item in measurements):

@@ -19,7 +19,7 @@ from study.estimate.calibration import Check, LeftOut
 from study.estimate.estimate import Estimate
 from study.grid import Cell, Grid
 from study.measure import throughput
-from study.measure.logs import Run, each_run, is_stale, read_summary
+from study.measure.logs import each_run, is_stale, read_summary
 from study.measure.throughput_row import ThroughputRow
 from study.points import CELL_NAME
 from study.show import report_tables
@@ -84,50 +84,54 @@ def render_report(
     base, runs = describe_runs(grid, summaries)
     points = backtest_points(backtest) or left_out_points(left_out)
     diverged = [item for item in missing.values() if item.state == "diverged"]
-    return _environment().get_template("report.html").render(
-        study=grid.study.study,
-        cells=len(grid.measured),
-        measured=len(measured) + len(diverged),
-        asked=describe_request(grid),
-        findings=describe_findings(rows, len({cell.gpus for cell in grid}) > 1),
-        matrix=matrix,
-        facts=_facts(list(current.values())),
-        estimates=[
-            make_table(
-                f"Time of {horizon or 'the runs'}",
-                time_table.readable_estimates(items),
-                report_tables.estimate_definitions(horizon or "Run"),
-            )
-            for horizon, items in time_table.by_horizon(estimates).items()
-        ],
-        checks=make_table(
-            "Accuracy of the estimates",
-            calibration.readable_checks(checks),
-            report_tables.check_definitions(),
-        ),
-        backtest=make_table(
-            "Predictions made before the runs",
-            readable_backtest(backtest),
-            report_tables.backtest_definitions(),
-        ),
-        throughput=make_table(
-            "Throughput",
-            throughput.readable_throughput(table),
-            report_tables.throughput_definitions(),
-        ),
-        other_versions=bool(throughput.other_versions(table)),
-        notes=throughput.notes(table),
-        sections=[section for section in sections.values() if section is not None],
-        law=_law(analyses, figures),
-        absent=[f"{name}.csv" for name, section in sections.items() if section is None],
-        missing=list(missing.values()),
-        estimate_only=[cell.name for cell in grid if not cell.measure],
-        peaks=[(name, config.gpu_name, config.peak_tflops) for name, config in _clusters(grid)],
-        base=base,
-        runs=runs,
-        parts=PARTS,
-        before_runs=bool(backtest),
-        data=chart_data(grid, each_run(grid), rows, points),
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            study=grid.study.study,
+            cells=len(grid.measured),
+            measured=len(measured) + len(diverged),
+            asked=describe_request(grid),
+            findings=describe_findings(rows, len({cell.gpus for cell in grid}) > 1),
+            matrix=matrix,
+            facts=_facts(list(current.values())),
+            estimates=[
+                make_table(
+                    f"Time of {horizon or 'the runs'}",
+                    time_table.readable_estimates(items),
+                    report_tables.estimate_definitions(horizon or "Run"),
+                )
+                for horizon, items in time_table.by_horizon(estimates).items()
+            ],
+            checks=make_table(
+                "Accuracy of the estimates",
+                calibration.readable_checks(checks),
+                report_tables.check_definitions(),
+            ),
+            backtest=make_table(
+                "Predictions made before the runs",
+                readable_backtest(backtest),
+                report_tables.backtest_definitions(),
+            ),
+            throughput=make_table(
+                "Throughput",
+                throughput.readable_throughput(table),
+                report_tables.throughput_definitions(),
+            ),
+            other_versions=bool(throughput.other_versions(table)),
+            notes=throughput.notes(table),
+            sections=[section for section in sections.values() if section is not None],
+            law=_law(analyses, figures),
+            absent=[f"{name}.csv" for name, section in sections.items() if section is None],
+            missing=list(missing.values()),
+            estimate_only=[cell.name for cell in grid if not cell.measure],
+            peaks=[(name, config.gpu_name, config.peak_tflops) for name, config in _clusters(grid)],
+            base=base,
+            runs=runs,
+            parts=PARTS,
+            before_runs=bool(backtest),
+            data=chart_data(grid, each_run(grid), rows, points),
+        )
     )
 
 

@@ -78,8 +78,8 @@ def find_missing(cell: Cell, summary: RunSummary | None) -> Missing | None:
         state, detail = "diverged", detail.removeprefix("diverged, ")
     if failure is not None:
         state, detail = "failed", "; ".join(filter(None, [detail, failure.message]))
-    shown = state not in ("stale", "to run")
-    return Missing(cell.name, state, detail, read_log_end(cell.folder) if shown else "")
+    log = "" if state == "stale" else read_log_end(cell.folder)  # a job may fail without a run.json
+    return Missing(cell.name, state, detail, log)
 
 
 def describe_runs(

@@ -1,7 +1,6 @@
 """Tables of the report: headings with their definitions, and cells that a page can sort."""
 
 import ast
-import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,21 +49,22 @@ def make_table(
     return Table(title, columns, rows)
 
 
-@functools.cache
 def field_docs(cls: type[Any]) -> dict[str, str]:
     """Return field -> docstring below it, of a class at the top level of a module."""
     (definition,) = ast.parse(inspect.getsource(cls)).body
     assert isinstance(definition, ast.ClassDef)
     docs = {}
     for field, text in zip(definition.body, definition.body[1:], strict=False):
-        is_field = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if is_field and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             docs[field.target.id] = " ".join(str(text.value.value).split())
     return docs
 
 
 def _definitions(cls: type[Any], fields: Mapping[str, str]) -> dict[str, str]:
-    return {heading: field_docs(cls)[field] for heading, field in fields.items()}
+    docs = field_docs(cls)
+    return {heading: docs[field] for heading, field in fields.items()}
 
 
 def throughput_definitions() -> dict[str, str]:
@@ -78,7 +78,12 @@ def estimate_definitions(horizon: str) -> dict[str, str]:
     """Return heading -> definition of the time table of a horizon."""
     run = _definitions(
         ThroughputRow,
-        {"Model Size": "model", "Params": "params", "GPUs": "gpus", "Tokens/Step": "tokens_per_step"},
+        {
+            "Model Size": "model",
+            "Params": "params",
+            "GPUs": "gpus",
+            "Tokens/Step": "tokens_per_step",
+        },
     )
     fields = {f"{horizon.title()} Time": "seconds", "Tokens": "tokens"}
     fields |= {"GPU-hours": "gpu_hours", "Cost": "cost", "Energy (kWh)": "energy_kwh"}

@@ -1,5 +1,4 @@
 import html.parser
-import json
 import re
 from pathlib import Path
 

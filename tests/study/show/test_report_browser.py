@@ -47,8 +47,8 @@ pytestmark = [
     pytest.mark.xdist_group("browser"),  # one process, with one browser
     pytest.mark.skipif(
         bool(LACKING),
-        reason=f"no {', '.join(LACKING)}: run tests/study/show/browser/install.sh as root on Debian "
-        "or Ubuntu, or install them",
+        reason=f"no {', '.join(LACKING)}: run tests/study/show/browser/install.sh as root on "
+        "Debian or Ubuntu, or install them",
     ),
 ]
 
@@ -74,7 +74,9 @@ LARGE: dict[str, Any] = {
     "models": SHAPES,
     "run": {"steps": 1000, "logging": {"freq": 1}},
     "clusters": {"here": {"peak_tflops": 0.2}},
-    "grid": [{"cluster": "here", "model": list(SHAPES), "gpus": [1, 2, 3, 4], "seed": [*range(10)]}],
+    "grid": [
+        {"cluster": "here", "model": list(SHAPES), "gpus": [1, 2, 3, 4], "seed": [*range(10)]}
+    ],
 }
 
 ONE_COUNT = {
@@ -196,7 +198,8 @@ def column(page: Page, heading: str, section: str = "throughput") -> list[str]:
         """([section, heading]) => {
           const table = document.querySelector(`#${section} table.data`);
           const place = [...table.tHead.rows[0].cells].findIndex((c) => c.textContent === heading);
-          return [...table.tBodies[0].rows].filter((r) => !r.hidden).map((r) => r.cells[place].textContent);
+          const shown = [...table.tBodies[0].rows].filter((row) => !row.hidden);
+          return shown.map((row) => row.cells[place].textContent);
         }""",
         [section, heading],
     )
@@ -213,7 +216,9 @@ def ink(page: Page, chart: str, colour: str | None = None) -> int:
           for (let i = 0; i < data.length; i += 4) {
             if (!data[i + 3]) continue;
             const [r, g, b] = data.slice(i, i + 3);
-            if (want ? want.every((w, k) => Math.abs(w - data[i + k]) < 12) : Math.max(r, g, b) - Math.min(r, g, b) > 60) count++;
+            const colourful = Math.max(r, g, b) - Math.min(r, g, b) > 60;
+            const wanted = want?.every((w, k) => Math.abs(w - data[i + k]) < 12);
+            if (want ? wanted : colourful) count++;
           }
           return count;
         }""",
@@ -349,7 +354,8 @@ def test_a_tooltip_tells_the_point_under_the_pointer(demo: Path, open_page: Open
     page.locator("[data-chart=efficiency]").scroll_into_view_if_needed()
     x, y, value = page.evaluate(
         """() => {
-          const over = document.querySelector("[data-chart=efficiency] .u-over").getBoundingClientRect();
+          const chart = document.querySelector("[data-chart=efficiency]");
+          const over = chart.querySelector(".u-over").getBoundingClientRect();
           const s = scalingSeries("scaling_efficiency", 100)[0];
           const i = s.x.indexOf(4);
           const span = Math.log(4 * 1.2 * 1.2);
@@ -401,7 +407,9 @@ def test_accessible(demo: Path, open_page: Open, scheme: str) -> None:
     page.locator("details.run").first.evaluate("(run) => (run.open = true)")
     page.evaluate(AXE.read_text())
     rules = ["color-contrast"] if scheme == "dark" else []  # the others do not depend on it
-    found = page.evaluate("(only) => axe.run(only.length ? {runOnly: only} : {})", rules)["violations"]
+    found = page.evaluate("(only) => axe.run(only.length ? {runOnly: only} : {})", rules)[
+        "violations"
+    ]
     told = [(item["id"], item["nodes"][0]["html"]) for item in found]
     assert told == []
 
