@@ -81,7 +81,7 @@ def render_report(
     rows = _rows(grid, table)
     sections = {name: _section(name, analyses, figures) for name in find_analyses(grid)}
     matrix = build_matrix(grid, rows, _states(grid, missing))
-    base, runs = describe_runs(grid, summaries)
+    base, runs = describe_runs(grid, summaries, {cell.name: row.tokens_per_s for cell, row in rows})
     points = backtest_points(backtest) or left_out_points(left_out)
     diverged = [item for item in missing.values() if item.state == "diverged"]
     return (

@@ -83,10 +83,11 @@ def find_missing(cell: Cell, summary: RunSummary | None) -> Missing | None:
 
 
 def describe_runs(
-    grid: Grid, summaries: Mapping[str, RunSummary | None]
+    grid: Grid, summaries: Mapping[str, RunSummary | None], speeds: Mapping[str, float | None]
 ) -> tuple[str, list[Provenance]]:
     """Return the name of the base cell, and the provenance of each cell to measure.
 
+    `speeds` are tokens/s of all GPUs, by the names of cells.
     The base is the first cell of the grid without overrides or, if all have some, the first one.
     """
     cells = grid.measured
@@ -95,19 +96,24 @@ def describe_runs(
     base = next((cell for cell in cells if not cell.overrides), cells[0])
     settings = dict(_settings(base))
     return base.name, [
-        _describe(cell, summaries.get(cell.name), settings, cell is base) for cell in cells
+        _describe(cell, summaries.get(cell.name), speeds.get(cell.name), settings, cell is base)
+        for cell in cells
     ]
 
 
 def _describe(
-    cell: Cell, summary: RunSummary | None, base: dict[str, Any], is_base: bool
+    cell: Cell,
+    summary: RunSummary | None,
+    tokens_per_s: float | None,
+    base: dict[str, Any],
+    is_base: bool,
 ) -> Provenance:
     missing = find_missing(cell, summary) if summary is None or is_stale(cell, summary) else None
     state = missing.state if missing else str(summary and (summary.outcome or summary.status))
     return Provenance(
         name=cell.name,
         state=state,
-        facts=[] if summary is None else list(_facts(summary)),
+        facts=[] if summary is None else list(_facts(summary, tokens_per_s)),
         differences=[] if is_base else _differences(base, dict(_settings(cell))),
         config=cell.run.to_yaml(),
         command=f"{launch_line(cell.cluster_config, cell.gpus)} config={cell.folder}/settings.yaml",
@@ -137,7 +143,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + key, value
 
 
-def _facts(run: RunSummary) -> Iterator[tuple[str, str]]:
+def _facts(run: RunSummary, tokens_per_s: float | None) -> Iterator[tuple[str, str]]:
     """Yield what is known about how a run was made."""
     last, versions, choices = run.attempts[-1], run.versions, run.choices
     yield "Started", run.attempts[0].start
@@ -149,16 +155,18 @@ def _facts(run: RunSummary) -> Iterator[tuple[str, str]]:
         label = {"torch": "PyTorch", "cuda": "CUDA", "nccl": "NCCL"}.get(name, name.capitalize())
         yield from _known(label, value)
     yield from _known("GPU" if run.device != "cpu" else "CPU", run.gpu_name)
+    if run.device != "cpu":
+        yield from _known("CPU", run.processor)
     yield from _known("Hosts", ", ".join(run.hosts))
     if run.machine_load is not None and run.machine_cores:
         yield "Other load", f"{run.machine_load:.2g} of {run.machine_cores} cores"
-    yield from _gpu_facts(run)
+    yield from _gpu_facts(run, tokens_per_s)
     used = {name: value for name, value in choices if value is not None}
     yield from _known("Chosen", ", ".join(f"{name} {value}" for name, value in used.items()))
     yield "Fingerprint", run.fingerprint
 
 
-def _gpu_facts(run: RunSummary) -> Iterator[tuple[str, str]]:
+def _gpu_facts(run: RunSummary, tokens_per_s: float | None) -> Iterator[tuple[str, str]]:
     gpu = run.gpu_conditions
     if gpu is None:
         return
@@ -166,6 +174,12 @@ def _gpu_facts(run: RunSummary) -> Iterator[tuple[str, str]]:
     limits = f", lowered by: {', '.join(gpu.limits)}" if gpu.limits else ""
     yield "Clock", clock + limits
     yield "Power limit", f"{gpu.power_limit_w:.0f} W"
+    if gpu.power_w is not None:
+        yield "Power", f"{gpu.power_w:.0f} W, of the main process's GPU"
+        if tokens_per_s and run.gpus:
+            # All GPUs do the same work; the rest of the machine is not included.
+            energy_j = gpu.power_w * run.gpus / tokens_per_s
+            yield "Energy per token", f"{1e3 * energy_j:.3g} mJ, of the GPUs in steady state"
 
 
 def _known(name: str, value: str | None) -> Iterator[tuple[str, str]]:

@@ -55,9 +55,10 @@ def test_the_differences_to_the_base(make_grid: MakeGrid) -> None:
     for cell in grid:
         write_run(cell, gpu_conditions={
             "clock_mhz": 1700, "clock_mhz_min": 1500, "clock_mhz_max": 1980, "power_limit_w": 700,
-            "limits": ["temperature"],
+            "power_w": 600, "limits": ["temperature"],
         })  # fmt: skip
-    base, (slow, plain) = describe_runs(grid, {c.name: read_summary(c.folder) for c in grid})
+    summaries = {cell.name: read_summary(cell.folder) for cell in grid}
+    base, (slow, plain) = describe_runs(grid, summaries, {grid[0].name: 50_000.0})
     assert base == grid[1].name  # the first without overrides
     assert plain.differences == []
     lr = str(grid[1].run.optim.lr)
@@ -71,4 +72,6 @@ def test_the_differences_to_the_base(make_grid: MakeGrid) -> None:
     assert facts["Commit"] == "0123456789abcdef"
     assert facts["Clock"] == "1700 MHz (1500 to 1980), lowered by: temperature"
     assert facts["Power limit"] == "700 W"
+    assert facts["Energy per token"].startswith("12 mJ")  # 600 W / 50,000 tokens/s
+    assert "Energy per token" not in dict(plain.facts)
     assert "CUDA" not in facts
