@@ -124,8 +124,8 @@ class Chart {
     this.all = this.spec.series(this.state);
     this.shown = this.all.filter((s) => !this.hidden.has(s.key));
     for (const s of this.all) this.keys.get(s.key)?.querySelector("svg").replaceWith(this.swatch(s));
-    const { x, y } = this.axes();
     this.ideal = this.spec.ideal?.(this.state, this.shown) ?? [];
+    const { x, y } = this.axes();
     this.u?.destroy();
     const axis = (of, scale) => ({
       stroke: style("--text"), grid: { stroke: style("--grid"), width: 1 }, ticks: { stroke: style("--grid"), width: 1 },
@@ -162,6 +162,7 @@ class Chart {
         for (const value of [s.y[i], s.low?.[i], s.high?.[i]]) if (isGood(value, y.log)) ys.push(value);
       }
     }
+    for (const value of this.ideal.flatMap((line) => line.y)) if (isGood(value, y.log)) ys.push(value);
     x.range = this.zoom?.x ?? x.range ?? rangeOf(xs, x.log, x.floor);
     y.range = this.zoom?.y ?? rangeOf(ys, y.log, y.floor);
     return { x, y };

@@ -153,7 +153,8 @@ new Chart(document.querySelector("[data-chart=estimates]"), {
   ideal: (state, shown) => {
     const all = shown.flatMap((s) => [...s.x, ...s.low, ...s.high]);
     if (!all.length) return [];
-    return [{ x: [Math.min(...all) / 2, Math.max(...all) * 2], y: [Math.min(...all) / 2, Math.max(...all) * 2] }];
+    const ends = [Math.min(...all), Math.max(...all)];
+    return [{ x: ends, y: ends }];
   },
   x: () => ({ label: "Measured step (ms)", log: true }),
   y: () => ({ label: "Predicted step (ms)", log: true }),
