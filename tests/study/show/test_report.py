@@ -103,3 +103,14 @@ def test_text_is_escaped(make_grid: MakeGrid, tmp_path: Path) -> None:
     assert "<script>" not in page
     assert "<b>host" not in page
     assert "&lt;b&gt;host" in page
+
+
+def test_a_scaling_law_that_was_fitted_is_shown(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid()
+    assert "Scaling law</h2>" not in report(grid, tmp_path)
+    (tmp_path / "scaling_law.csv").write_text("name,value,low,high\nalpha,0.34,0.31,0.37\n")
+    (tmp_path / "scaling_law.svg").write_text("<svg/>")
+    page = report(grid, tmp_path)
+    assert "Scaling law</h2>" in page
+    assert '<td class="number">0.34</td>' in page
+    assert 'alt="Scaling law"' in page
