@@ -3,7 +3,7 @@
 "use strict";
 
 const DASHES = [[], [7, 3], [2, 3], [9, 3, 2, 3], [14, 5], [1, 5]];
-const PRINTED = [500, 240]; // size on paper, CSS pixels: two side by side on A4 landscape
+const PRINTED = [500, 210]; // size on paper, CSS pixels: two side by side on A4 landscape
 const MOST_SHOWN = 12; // series switched on at first
 const isGood = (value, log) => value != null && Number.isFinite(value) && (!log || value > 0);
 
