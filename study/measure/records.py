@@ -27,6 +27,9 @@ class Interval(NamedTuple):
     interval_steps: int
     machine_load: float
     attempt: int
+    data_s: float
+    checkpoint_s: float
+    eval_s: float
 
 
 TYPES = {name: "q" if kind is int else "d" for name, kind in Interval.__annotations__.items()}
