@@ -115,6 +115,7 @@ test-checkpoints: setup
 
 # What CI fetches while it lints, which keeps one core busy.
 fetch: setup
+	flock $(VENV)/installed bash tests/study/show/browser/install.sh
 	$(call on_newest,setup)
 	flock $(VENV)/installed bash tests/slurm/cluster/install.sh
 
