@@ -86,8 +86,10 @@ lint: setup
 	python -m study document --check --study config/config.yaml --file README.md \
 	  --estimates results/published/cpu-demo/time_estimates.csv
 
+# The browser of the report's tests is installed where it is missing, as root; one apt at a time.
 test: lint
-	python -m pytest --numprocesses 2 --ignore tests/slurm --ignore tests/workflow
+	flock $(VENV)/installed bash tests/study/show/browser/install.sh
+	python -m pytest --numprocesses 2 --dist loadgroup --ignore tests/slurm --ignore tests/workflow
 	python -m pytest --numprocesses 2 --dist loadgroup tests/workflow
 
 # What another version of Python can break: checkpoints, exports and runs that go on. Tested on the
@@ -113,8 +115,9 @@ test-checkpoints: setup
 
 # What CI fetches while it lints, which keeps one core busy.
 fetch: setup
+	flock $(VENV)/installed bash tests/study/show/browser/install.sh
 	$(call on_newest,setup)
-	bash tests/slurm/cluster/install.sh
+	flock $(VENV)/installed bash tests/slurm/cluster/install.sh
 
 # Half a million mutated inputs for the readers of files, on all cores; `make test` tries a few.
 INPUTS ?= 500000

@@ -148,7 +148,7 @@ def analyses(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """Write the report, one HTML page."""
     from study.estimate.backtest import score_predictions
-    from study.estimate.calibration import estimate_checks
+    from study.estimate.calibration import estimate_checks, leave_one_out
     from study.estimate.time_table import read_estimates
     from study.files import write_file
     from study.measure.evidence import known_measurements
@@ -157,20 +157,22 @@ def report(options: argparse.Namespace) -> None:
 
     grid, table = _grid(options), read_table(options.throughput)
     measurements = known_measurements(grid, options.throughput)
+    backtest = score_predictions(grid.study, measurements)
     page = render_report(
         grid,
         table,
         read_estimates(options.estimates),
         estimate_checks(measurements),
-        score_predictions(grid.study, measurements),
+        backtest,
         options.figures,
         options.throughput.parent if options.analyses is None else options.analyses,
+        [] if backtest else leave_one_out(measurements),
     )
     write_file(options.output, page)
 
 
 def show(options: argparse.Namespace) -> None:
-    """Print both tables, and where the figures and the report are."""
+    """Print both tables, where the figures are, and the report to open."""
     folder = Path(_study(options).folder)
     for name, title in (("throughput", "Throughput"), ("time_estimates", "Time estimates")):
         path = folder / f"{name}.md"
@@ -178,9 +180,10 @@ def show(options: argparse.Namespace) -> None:
             path.read_text(encoding="utf-8") if path.exists() else f"{path} does not exist yet.\n"
         )
         print(f"{title}\n\n{text}")
-    for path in [*sorted(folder.glob("figures/*.png")), folder / "report.html"]:
-        if path.exists():
-            print(path)
+    for path in sorted(folder.glob("figures/*.png")):
+        print(path)
+    if (folder / "report.html").exists():
+        print(f"open {folder / 'report.html'}")
 
 
 def watch(options: argparse.Namespace) -> None:

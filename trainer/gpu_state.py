@@ -150,6 +150,17 @@ class GpuMeter:
         return max(used, default=None)
 
 
+def read_driver() -> str | None:
+    """Return the version of the NVIDIA driver; None if unknown."""
+    nvml = _nvml()
+    if nvml is None:
+        return None
+    try:
+        return str(nvml.nvmlSystemGetDriverVersion())
+    except nvml.NVMLError:
+        return None
+
+
 @functools.cache
 def _nvml() -> Any:
     try:

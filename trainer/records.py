@@ -157,6 +157,10 @@ class Versions(Written):
     """Version of PyTorch."""
     cuda: str | None = None
     """Version of CUDA; None on a CPU."""
+    nccl: str | None = None
+    """Version of NCCL; None on a CPU."""
+    driver: str | None = None
+    """Version of the NVIDIA driver; None without one, or without nvidia-ml-py."""
 
 
 class Layout(Written):
@@ -231,6 +235,8 @@ class RunSummary(Written):
     """What its processes trained on."""
     gpu_name: str | None = None
     """Name of the GPU, or of the processor."""
+    processor: str | None = None
+    """Name of the processor of the first machine; None in files of older versions."""
     gpus: PositiveInt | None = None
     """Processes; each has a GPU, or on a CPU `choices.threads` threads."""
     nodes: PositiveInt | None = None

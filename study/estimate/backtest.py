@@ -62,8 +62,9 @@ class ScoredPrediction:
     """Estimated step time."""
     step_ms_low: float
     step_ms_high: float
-    """Ends of the 80% prediction interval."""
+    """Ends of the 80% prediction interval of the step time."""
     step_ms_measured: float
+    """Measured step time, the mean."""
     error: float
     """step_ms / step_ms_measured - 1."""
     inside: bool

@@ -10,12 +10,16 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from study.config import ClusterConfig
-from study.estimate.performance import Observed, Performance, observe
+from study.estimate.performance import Observed, Performance, PredictionInterval, observe
+from study.grid import Cell
 from study.measure.measurement import Measurement
 from study.trainers import DEFAULT_TRAINER
 
 MOST_PARTS = 100
 """Sets of cells that a check leaves out, evenly spread over the table's rows if there are more."""
+
+MOST_SHOWN = 40
+"""Predictions of a cluster's measured cells for a figure, evenly spread over the table's rows."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Check:
     median_error: float | None
     """Median of |predicted / measured - 1|."""
     largest_error: float | None
+    """Largest |predicted / measured - 1|."""
     coverage: float | None
     """Share of the measured step times inside the 80% prediction interval."""
     below: float | None
@@ -37,6 +42,36 @@ class Check:
     above: float | None
     """Share that were longer than the interval."""
     trainer: str = DEFAULT_TRAINER
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A measured configuration, and its prediction from the others."""
+
+    cell: Cell
+    measured_s: float
+    """Mean step time; the median over its runs."""
+    predicted: PredictionInterval
+    """Step time, s."""
+
+
+def leave_one_out(measurements: Sequence[Measurement]) -> list[LeftOut]:
+    """Return the prediction of each measured configuration from the others on its cluster.
+
+    There is none for the only configuration on its cluster. Of more than `MOST_SHOWN` on one,
+    evenly spread ones are predicted.
+    """
+    found = []
+    for cluster in dict.fromkeys(item.cell.cluster for item in measurements):
+        here = [item for item in measurements if item.cell.cluster == cluster]
+        first = {item.cell.speed_key: item.cell for item in reversed(here)}
+        observed = observe(here)
+        whole = Performance(here[0].cell.cluster_config, observed)
+        spacing = math.ceil(len(observed) / MOST_SHOWN)
+        for index, item in list(enumerate(observed))[::spacing] if len(observed) > 1 else []:
+            predicted = whole.without({index}).step(item.work)
+            found.append(LeftOut(first[item.speed_key], item.step_s, predicted))
+    return found
 
 
 def estimate_checks(measurements: Sequence[Measurement]) -> list[Check]:

@@ -49,6 +49,9 @@ RESOURCES = (
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
+SOURCES = (".py", ".html", ".css", ".js", ".mplstyle")
+"""Suffixes of the files that a stage's results depend on."""
+
 NO_NAME = "(?!)"
 """A pattern that matches nothing."""
 
@@ -150,8 +153,7 @@ def code(*wings: str) -> list[str]:
     """
     package = PROJECT / "study"
     found = [package.glob("*.py"), *((package / wing).rglob("*.*") for wing in wings)]
-    kinds = (".py", ".html", ".mplstyle")
-    return sorted(shorten(path) for paths in found for path in paths if path.suffix in kinds)
+    return sorted(shorten(path) for paths in found for path in paths if path.suffix in SOURCES)
 
 
 def mirror_disk(grid: Grid) -> None:

@@ -28,6 +28,9 @@ class Interval(NamedTuple):
     machine_load: float
     paused: float
     attempt: int
+    data_s: float
+    checkpoint_s: float
+    eval_s: float
 
 
 TYPES = {name: "q" if kind is int else "d" for name, kind in Interval.__annotations__.items()}

@@ -272,7 +272,7 @@ def readable_throughput(table: pd.DataFrame) -> tuple[list[str], list[list[str]]
     # A diverged run is completed too, but its divergence matters more to a reader.
     diverged = table["outcome"].eq("diverged").fillna(False)
     shown = table.assign(status=table["status"].mask(diverged, "diverged"))
-    plain = _plain(shown)
+    plain = plain_rows(shown)
     rows = [
         [("" if row[name] is None else READABLE_COLUMNS[name][1](row[name])) for name in columns]
         for row in ({**row, "variant": row["plain_variant"] or row["variant"]} for row in plain)
@@ -290,10 +290,10 @@ def readable_throughput(table: pd.DataFrame) -> tuple[list[str], list[list[str]]
 def notes(table: pd.DataFrame) -> list[str]:
     """Return the footnotes that the marks of `readable_throughput` refer to."""
     impossible = note_on_impossible(table)
-    return [*([impossible] if impossible else []), *footnotes(_plain(table))[1]]
+    return [*([impossible] if impossible else []), *footnotes(plain_rows(table))[1]]
 
 
-def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
+def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows with None for each empty cell."""
     known = table.astype(object).where(table.notna(), None)
     columns = {str(name): column.tolist() for name, column in known.items()}

@@ -16,20 +16,27 @@ class ThroughputRow:
     """The measurements of one run. An unknown value is None, an empty cell in the file, never 0."""
 
     cluster: str
+    """Machine or partition, a name in clusters.yaml."""
     gpu_name: str | None
     """GPU or CPU, from run.json."""
     model: str
+    """Shape, a name in models.yaml."""
     params: int
+    """Parameters, the embeddings included."""
     gpus: int
+    """GPUs of the run; a CPU process counts as one."""
     nodes: int
     variant: str
+    """Named overrides of the settings; `base` has none."""
     seed: int
+    """Seed of the weights and of the order of the data."""
     seq_len: int
     batch_size_per_gpu: int
     """Sequences in a micro-batch."""
     grad_acc_steps: int
     """Micro-batches in a step."""
     tokens_per_step: int
+    """Tokens of one optimizer step, over all GPUs: the global batch."""
     steps: int
     steady_steps: int
     """Steps in steady state, to which the step times refer."""
@@ -38,8 +45,9 @@ class ThroughputRow:
     step_ms_p90: float | None = None
     """90th percentile of the step time, ms."""
     tokens_per_s: float | None = None
-    """Of all GPUs, at the median step time."""
+    """Tokens per second of all GPUs, at the median step time."""
     tokens_per_s_per_gpu: float | None = None
+    """Tokens per second and GPU, at the median step time."""
     tflops_per_gpu: float | None = None
     """Model FLOPs of one GPU, TFLOP/s."""
     mfu: float | None = None
@@ -49,6 +57,7 @@ class ThroughputRow:
     scaling_efficiency: float | None = None
     """tokens/s/GPU over that of `efficiency_reference`."""
     peak_memory_gib: float | None = None
+    """Peak memory of one GPU, or on a CPU of one process, GiB."""
     startup_s: float | None = None
     """From process start to the end of the first step."""
     wall_s: float | None = None
@@ -58,9 +67,11 @@ class ThroughputRow:
     loss_last: float | None = None
     """Training loss of the last record, the mean over its interval."""
     status: str
+    """How the run ended: completed, diverged, preempted, failed, or running."""
     torch_version: str | None = None
     commit: str | None = None
     val_loss: float | None = None
+    """Last loss on held-out text, nats per token."""
     attempts: int
     measured_with: str | None = None
     """Version of the trainer."""

@@ -70,18 +70,23 @@ def thin(x: np.ndarray, y: np.ndarray) -> Line:
     A value that is not finite stays in its part too, as a gap. Points at x = 0 are left out: a
     logarithmic axis has no place for them.
     """
-    shown = x > 0
+    kept = thinned(x, y)
+    return Line(x[kept], y[kept])
+
+
+def thinned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the positions of the points that `thin` keeps, ascending."""
+    shown = np.flatnonzero(x > 0)
     x, y = x[shown], y[shown]
     if len(x) <= PER_DECADE:
-        return Line(x, y)
+        return shown
     parts = _parts(x, PER_DECADE)
     kept = [np.unique(parts, return_index=True)[1], len(x) - 1 - _first_of(parts[::-1])]
     gap = ~np.isfinite(y)
     for value in (np.where(gap, np.inf, y), np.where(gap, np.inf, -y), np.where(gap, 0.0, 1.0)):
         order = np.lexsort((value, parts))
         kept.append(order[_first_of(parts[order])])
-    chosen = np.unique(np.concatenate(kept))
-    return Line(x[chosen], y[chosen])
+    return shown[np.unique(np.concatenate(kept))]
 
 
 @dataclass(frozen=True)

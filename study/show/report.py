@@ -1,49 +1,38 @@
-"""The report: one self-contained HTML page with tables, figures and how to read them."""
+"""The report: one self-contained HTML page with charts, tables and how to read them."""
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from study.analysis.catalogue import ANALYSES, read_tables
 from study.analysis.series import find_analyses
+from study.csv_tables import read_csv
 from study.estimate import calibration, time_table
 from study.estimate.backtest import ScoredPrediction, readable_backtest
-from study.estimate.calibration import Check
+from study.estimate.calibration import Check, LeftOut
 from study.estimate.estimate import Estimate
 from study.grid import Cell, Grid
 from study.measure import throughput
-from study.measure.logs import is_stale, read_failure, read_summary
-from study.show.plan import find_state
+from study.measure.logs import each_run, is_stale, read_summary
+from study.measure.throughput_row import ThroughputRow
+from study.points import CELL_NAME
+from study.show import report_tables
+from study.show.report_data import PARTS, backtest_points, chart_data, left_out_points
+from study.show.report_runs import describe_runs, find_missing
+from study.show.report_summary import build_matrix, describe_findings, describe_request
+from study.show.report_tables import Table, make_table
 from trainer.records import RunSummary
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-FIGURES = {
-    "loss_vs_tokens": "Loss against tokens",
-    "loss_vs_time": "Loss against wall-clock time",
-    "throughput": "Throughput against GPU count",
-    "scaling_efficiency": "Scaling efficiency against GPU count",
-}
-"""File name without suffix -> caption, for the figures of the report."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table for the page."""
-
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    @property
-    def classes(self) -> list[str]:
-        """A CSS class for each column: numbers are right-aligned."""
-        columns = zip(*self.rows, strict=True)
-        return ["number" if throughput.is_numeric(column) else "" for column in columns]
+LAW = "scaling_law"
+"""Name of the table and the figure of a scaling law, which is fitted only on request."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +48,7 @@ class Figure:
 class Section:
     """An analysis on the page."""
 
+    name: str
     title: str
     loss: str
     explanation: str
@@ -74,17 +64,78 @@ def render_report(
     backtest: Sequence[ScoredPrediction],
     figures: Path,
     analyses: Path,
+    left_out: Sequence[LeftOut] = (),
 ) -> str:
     """Return the page for the tables, a folder of figures and one with the analyses' tables.
 
-    The same input gives the same page. Missing figures and tables are listed on it.
+    The same input gives the same page. Missing tables of analyses are listed on it.
     """
-    asked = find_analyses(grid)
-    sections = {name: _section(name, analyses, figures) for name in asked}
-    runs = [(cell, read_summary(cell.folder)) for cell in grid.measured]
-    states = [(cell, *find_state(cell, summary)) for cell, summary in runs]
-    missing = [_missing(*item) for item in states if item[1] != "measured"]
-    estimate_only = [cell.name for cell in grid if not cell.measure]
+    summaries = {cell.name: read_summary(cell.folder) for cell in grid.measured}
+    current = _current(grid, summaries)
+    missing = {
+        cell.name: found
+        for cell in grid.measured
+        if (found := find_missing(cell, summaries[cell.name])) is not None
+    }
+    measured = [name for name in summaries if name not in missing]
+    rows = _rows(grid, table)
+    sections = {name: _section(name, analyses, figures) for name in find_analyses(grid)}
+    matrix = build_matrix(grid, rows, _states(grid, missing))
+    base, runs = describe_runs(grid, summaries, {cell.name: row.tokens_per_s for cell, row in rows})
+    points = backtest_points(backtest) or left_out_points(left_out)
+    diverged = [item for item in missing.values() if item.state == "diverged"]
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            study=grid.study.study,
+            cells=len(grid.measured),
+            measured=len(measured) + len(diverged),
+            asked=describe_request(grid),
+            findings=describe_findings(rows, len({cell.gpus for cell in grid}) > 1),
+            matrix=matrix,
+            facts=_facts(list(current.values())),
+            estimates=[
+                make_table(
+                    f"Time of {horizon or 'the runs'}",
+                    time_table.readable_estimates(items),
+                    report_tables.estimate_definitions(horizon or "Run"),
+                )
+                for horizon, items in time_table.by_horizon(estimates).items()
+            ],
+            checks=make_table(
+                "Accuracy of the estimates",
+                calibration.readable_checks(checks),
+                report_tables.check_definitions(),
+            ),
+            backtest=make_table(
+                "Predictions made before the runs",
+                readable_backtest(backtest),
+                report_tables.backtest_definitions(),
+            ),
+            throughput=make_table(
+                "Throughput",
+                throughput.readable_throughput(table),
+                report_tables.throughput_definitions(),
+            ),
+            other_versions=bool(throughput.other_versions(table)),
+            notes=throughput.notes(table),
+            sections=[section for section in sections.values() if section is not None],
+            law=_law(analyses, figures),
+            absent=[f"{name}.csv" for name, section in sections.items() if section is None],
+            missing=list(missing.values()),
+            estimate_only=[cell.name for cell in grid if not cell.measure],
+            peaks=[(name, config.gpu_name, config.peak_tflops) for name, config in _clusters(grid)],
+            base=base,
+            runs=runs,
+            parts=PARTS,
+            before_runs=bool(backtest),
+            data=chart_data(grid, each_run(grid), rows, points),
+        )
+    )
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -92,34 +143,34 @@ def render_report(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template("report.html").render(
-        study=grid.study.study,
-        cells=len(grid.measured),
-        measured=len(states) - len(missing),
-        facts=_facts([run for cell, run in runs if run is not None and not is_stale(cell, run)]),
-        estimates=[
-            Table(*time_table.readable_estimates(rows))
-            for rows in time_table.by_horizon(estimates).values()
-        ],
-        checks=Table(*calibration.readable_checks(checks)),
-        backtest=Table(*readable_backtest(backtest)),
-        throughput=Table(*throughput.readable_throughput(table)),
-        other_versions=bool(throughput.other_versions(table)),
-        notes=throughput.notes(table),
-        figures=[
-            _read_figure(figures, name, caption)
-            for name, caption in FIGURES.items()
-            if _path(figures, name).exists()
-        ],
-        sections=[section for section in sections.values() if section is not None],
-        absent=[
-            *(f"{name}.svg" for name in FIGURES if not _path(figures, name).exists()),
-            *(f"{name}.csv" for name, section in sections.items() if section is None),
-        ],
-        missing=missing,
-        estimate_only=estimate_only,
-        peaks=[(name, config.gpu_name, config.peak_tflops) for name, config in _clusters(grid)],
-    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.globals["asset"] = _asset
+    return environment
+
+
+def _asset(name: str) -> Markup:
+    """Return a style sheet or a script of ours, to be embedded as it is."""
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
+
+
+def _current(grid: Grid, found: Mapping[str, RunSummary | None]) -> dict[str, RunSummary]:
+    """Return name of a cell -> its run, of runs with the cell's current settings."""
+    runs = {cell.name: (cell, found[cell.name]) for cell in grid.measured}
+    return {name: run for name, (cell, run) in runs.items() if run and not is_stale(cell, run)}
+
+
+def _rows(grid: Grid, table: pd.DataFrame) -> list[tuple[Cell, ThroughputRow]]:
+    """Return the rows of the throughput table with their cells."""
+    cells = {cell.name: cell for cell in grid}
+    rows = [ThroughputRow(**values) for values in throughput.plain_rows(table)]
+    named = [(cells.get(CELL_NAME.format(**vars(row))), row) for row in rows]
+    return [(cell, row) for cell, row in named if cell is not None]
+
+
+def _states(grid: Grid, missing: Mapping[str, Any]) -> dict[str, str]:
+    """Return name of a cell -> why it has no speed."""
+    only = {cell.name: "estimated only" for cell in grid if not cell.measure}
+    return only | {name: item.state for name, item in missing.items()}
 
 
 def _clusters(grid: Grid) -> list[tuple[str, Any]]:
@@ -127,7 +178,7 @@ def _clusters(grid: Grid) -> list[tuple[str, Any]]:
 
 
 def _facts(runs: Sequence[RunSummary]) -> list[tuple[str, str]]:
-    """Return the hosts, processors and software of the runs, each distinct value once."""
+    """Return when the runs were made, on what, and with which software; each value once."""
 
     def versions(run: RunSummary) -> Iterable[str | None]:
         named = {"Python": run.versions.python, "torch": run.versions.torch}
@@ -135,8 +186,8 @@ def _facts(runs: Sequence[RunSummary]) -> list[tuple[str, str]]:
         return [f"{name} {version}" for name, version in named.items() if version]
 
     values: dict[str, list[Iterable[str | None]]] = {
-        "Hosts": [run.hosts for run in runs],
         "Processors": [[run.gpu_name] for run in runs],
+        "Hosts": [run.hosts for run in runs],
         "Software": [versions(run) for run in runs],
         "Commit": [[run.commit] for run in runs],
         "Trainer version": [[run.trainer_version] for run in runs],
@@ -145,16 +196,16 @@ def _facts(runs: Sequence[RunSummary]) -> list[tuple[str, str]]:
     for name, lists in values.items():
         distinct = dict.fromkeys(value for items in lists for value in items if value)
         facts.append((name, ", ".join(distinct) or "not known"))
+    starts = [run.attempts[0].start for run in runs]
     ends = [run.attempts[-1].end or run.attempts[-1].start for run in runs]
-    return [*facts, ("Last run", max(ends, default="none yet"))]
+    hours = sum((item.wall_s or 0) * (run.gpus or 1) for run in runs for item in run.attempts)
+    when = [("First run", _date(min(starts))), ("Last run", _date(max(ends)))] if runs else []
+    spent = [("GPU-hours", f"{hours / 3600:.2g}")] if hours else []
+    return [*(when or [("Last run", "none yet")]), *spent, *facts]
 
 
-def _missing(cell: Cell, state: str, detail: str) -> tuple[str, str, str]:
-    """Return the name of a cell without a measurement, its state, and why its run failed."""
-    failure = None if state == "stale" else read_failure(cell.folder)
-    if failure is None:
-        return cell.name, state, detail
-    return cell.name, "failed", "; ".join(filter(None, [detail, failure.message]))
+def _date(text: str) -> str:
+    return text.replace("T", " ").replace("+00:00", " UTC")
 
 
 def _path(folder: Path, name: str) -> Path:
@@ -167,14 +218,25 @@ def _section(name: str, tables: Path, figures: Path) -> Section | None:
     if not all((tables / f"{table}.csv").exists() for table in analysis.tables):
         return None
     loss, found = read_tables(name, tables)
-    figure = None
-    if _path(figures, name).exists():
-        figure = _read_figure(figures, name, analysis.title)
-    return Section(
-        analysis.title, loss, analysis.explanation, [Table(*table) for table in found], figure
-    )
+    made = [make_table(analysis.title, table) for table in found]
+    figure = _find_figure(figures, name, analysis.title)
+    return Section(name, analysis.title, loss, analysis.explanation, made, figure)
 
 
-def _read_figure(folder: Path, name: str, caption: str) -> Figure:
+def _law(tables: Path, figures: Path) -> tuple[Table, Figure | None] | None:
+    """Return the table and the figure of the scaling law; None if none was fitted."""
+    path = tables / f"{LAW}.csv"
+    if not path.exists():
+        return None
+    found = read_csv(path)
+    rows = [[row.cells.get(name, "") for name in found.columns] for row in found.rows]
+    headings = [name.replace("_", " ").capitalize() for name in found.columns]
+    figure = _find_figure(figures, LAW, "Scaling law")
+    return make_table("Coefficients of the scaling law", (headings, rows)), figure
+
+
+def _find_figure(folder: Path, name: str, caption: str) -> Figure | None:
+    if not _path(folder, name).exists():
+        return None
     content = base64.b64encode(_path(folder, name).read_bytes()).decode()
     return Figure(caption, f"data:image/svg+xml;base64,{content}")

@@ -28,3 +28,20 @@ def test_without_a_gpu_there_is_nothing() -> None:
     unreadable = GpuMeter("GPU-that-is-not-there")
     unreadable.sample()
     assert unreadable.conditions is None
+
+
+def test_the_driver_is_known_where_nvml_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nvml:
+        NVMLError = RuntimeError
+
+        def __init__(self, answer: str | None) -> None:
+            self.answer = answer
+
+        def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802  (NVML's name)
+            if self.answer is None:
+                raise self.NVMLError
+            return self.answer
+
+    for nvml, expected in ((None, None), (Nvml("570.86.15"), "570.86.15"), (Nvml(None), None)):
+        monkeypatch.setattr(gpu_state, "_nvml", lambda nvml=nvml: nvml)
+        assert gpu_state.read_driver() == expected

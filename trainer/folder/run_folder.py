@@ -10,6 +10,7 @@ from trainer.config import RunConfig, load_run_config
 from trainer.files import move_aside
 from trainer.folder.checkpoint_state import STATE, complete, entries, folder_of
 from trainer.folder.owner import read_owner
+from trainer.gpu_state import read_driver
 from trainer.records import (
     CHECKPOINTS,
     CONFIG,
@@ -131,10 +132,20 @@ def describe_software() -> dict[str, Any]:
             python=platform.python_version(),
             torch=str(torch.__version__),
             cuda=torch.version.cuda,
+            nccl=_nccl(),
+            driver=read_driver(),
         ),
         "commit": _commit(),
         "trainer_version": _source_hash(),
     }
+
+
+def _nccl() -> str | None:
+    import torch
+
+    if not (torch.cuda.is_available() and torch.distributed.is_nccl_available()):
+        return None
+    return ".".join(map(str, torch.cuda.nccl.version()))
 
 
 def _source_hash() -> str:

@@ -43,6 +43,7 @@ def _summarize(session: Session) -> RunSummary:
         params=sum(parameter.numel() for parameter in session.learner.model.parameters()),
         device=config.device,
         gpu_name=device_name(world),
+        processor=host.processor_name(),
         gpus=world.size,
         nodes=world.nodes,
         hosts=tuple(hosts),

@@ -16,6 +16,7 @@ from study.analysis.learning_rate import RateCurve
 from study.analysis.series import find_analyses
 from study.grid import Cell, Grid
 from study.measure.losses import TRAINING, VALIDATION
+from study.show.forms import FORMS
 from study.show.plot_analyses import plot_analysis
 from tests.study.analysis.test_series import ONE, RATES, SIZES, THREE
 from tests.study.conftest import MakeGrid, write_run
@@ -233,7 +234,8 @@ def test_missing_runs_leave_gaps_in_every_table_figure_and_section(
     assert main(["analyses", "--study", str(study), *output]) == 0
     names = find_analyses(grid)
     assert len(names) == 4
-    expected = {f"{name}.{suffix}" for name in names for suffix in ("csv", "md", "svg", "png")}
+    expected = {f"{name}.{suffix}" for name in names for suffix in ("csv", "md")}
+    expected |= {f"{name}{form}" for name in names for form in FORMS}
     assert {path.name for path in folder.iterdir()} == expected | {"isoflop_exponents.csv"}
     assert main(["throughput", "--study", str(study), "--output", str(folder / "t.csv")]) == 0
     measured, times = ["--throughput", str(folder / "t.csv")], str(folder / "e.csv")

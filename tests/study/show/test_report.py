@@ -1,4 +1,5 @@
 import html.parser
+import re
 from pathlib import Path
 
 from study.estimate.backtest import score_predictions
@@ -6,20 +7,15 @@ from study.estimate.basis import MEASURED
 from study.estimate.calibration import estimate_checks
 from study.estimate.estimate import estimate_table
 from study.grid import Grid
-from study.measure.logs import read_runs
 from study.measure.measurement import read_measurements
 from study.measure.throughput import throughput_rows, write_table
-from study.show.plots import plot_loss_curves, plot_scaling
 from study.show.report import render_report
 from tests.study.conftest import MakeGrid, throughput_table, write_run
 
 
-def report(grid: Grid, folder: Path, figures: bool = True) -> str:
+def report(grid: Grid, folder: Path) -> str:
     table = throughput_table(grid)
     write_table(throughput_rows(grid), folder / "throughput.csv")
-    if figures:
-        plot_loss_curves(grid, read_runs(grid), folder)
-        plot_scaling(grid, table, folder)
     measurements = read_measurements(folder / "throughput.csv", grid)
     return render_report(
         grid,
@@ -39,11 +35,13 @@ class Links(html.parser.HTMLParser):
         super().__init__()
         self.sources: list[str] = []
         self.open: list[str] = []
+        self.ids: set[str] = set()
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img"):
+        self.ids |= {value or "" for name, value in attrs if name == "id"}
+        if tag not in ("meta", "img", "link", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -57,8 +55,9 @@ def test_the_page_is_complete_and_self_contained(make_grid: MakeGrid, tmp_path: 
     page = report(grid, tmp_path)
     links = Links(page)
     assert links.open == []
-    assert len(links.sources) == 4
-    assert all(source.startswith("data:image/svg+xml;base64,") for source in links.sources)
+    assert all(source.startswith(("data:", "#")) for source in links.sources)
+    assert {source[1:] for source in links.sources if source.startswith("#")} <= links.ids
+    assert "https://" not in re.sub(r"<script id=\"uplot\">.*?</script>", "", page, flags=re.DOTALL)
     assert "4 of 4 cells measured" in page
     assert "torch 2.13.0" in page
     assert "node-1" in page
@@ -71,10 +70,9 @@ def test_missing_runs_are_listed(make_grid: MakeGrid, tmp_path: Path) -> None:
     grid = make_grid()
     write_run(grid[0])
     write_run(grid[1], status="failed", outcome=None, steps_done=7)
-    page = report(grid, tmp_path, figures=False)
+    page = report(grid, tmp_path)
     assert f"{grid[1].name}: failed (7 of 40 steps)" in page
     assert f"{grid[2].name}: to run" in page
-    assert "Missing: loss_vs_tokens.svg" in page
 
 
 def test_a_speed_above_the_peak_is_marked_and_explained(
@@ -82,14 +80,14 @@ def test_a_speed_above_the_peak_is_marked_and_explained(
 ) -> None:
     grid = make_grid({"clusters": {"here": {"peak_tflops": 1e-4}}})
     write_run(grid[0])
-    page = report(grid, tmp_path, figures=False)
+    page = report(grid, tmp_path)
     assert page.count("†") == 2
     assert (
         "<p>† above 100%, which no GPU reaches: peak_tflops or rates of here in clusters.yaml"
         in page
     )
     write_run(grid[0], step_s=1e3)
-    assert "†" not in report(grid, tmp_path, figures=False)
+    assert "†" not in report(grid, tmp_path)
 
 
 def test_before_any_run(make_grid: MakeGrid, tmp_path: Path) -> None:
@@ -105,3 +103,14 @@ def test_text_is_escaped(make_grid: MakeGrid, tmp_path: Path) -> None:
     assert "<script>" not in page
     assert "<b>host" not in page
     assert "&lt;b&gt;host" in page
+
+
+def test_a_scaling_law_that_was_fitted_is_shown(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid()
+    assert "Scaling law</h2>" not in report(grid, tmp_path)
+    (tmp_path / "scaling_law.csv").write_text("name,value,low,high\nalpha,0.34,0.31,0.37\n")
+    (tmp_path / "scaling_law.svg").write_text("<svg/>")
+    page = report(grid, tmp_path)
+    assert "Scaling law</h2>" in page
+    assert '<td class="number">0.34</td>' in page
+    assert 'alt="Scaling law"' in page

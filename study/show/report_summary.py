@@ -1,0 +1,210 @@
+"""The first screen of the report: what was asked, and what was found, as sentences and a table."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from study.estimate.time_table import format_count
+from study.grid import Cell, Grid
+from study.measure.repeats import BETWEEN_RUNS
+from study.measure.throughput_row import ThroughputRow
+
+
+@dataclass(frozen=True)
+class Value:
+    """A configuration in a matrix: the means over its seeds. Unknown values are None."""
+
+    speed: float | None
+    """Tokens/s/GPU."""
+    efficiency: float | None
+    mfu: float | None
+    runs: int
+    state: str
+    """Why there is no speed; empty if there is one."""
+
+    @property
+    def shade_of_efficiency(self) -> float:
+        """0 at 50% or less, 1 at 100% or more."""
+        return min(1.0, max(0.0, 2 * (self.efficiency or 0.0) - 1))
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The speeds of a study: by GPU count or, if there is only one, by model."""
+
+    by_gpus: bool
+    """The columns are GPU counts, and the rows models; otherwise models, and the rows variants."""
+    headings: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Value | None]]]
+    """Label and, for each heading, its value; None if the grid has no such cell."""
+
+    @property
+    def _mfus(self) -> list[float]:
+        found = (value.mfu for _, row in self.rows for value in row if value is not None)
+        return [mfu for mfu in found if mfu is not None]
+
+    @property
+    def has_mfu(self) -> bool:
+        """The utilisation of any configuration is known."""
+        return bool(self._mfus)
+
+    @property
+    def highest_mfu(self) -> float:
+        """The highest utilisation; 1 if none is known."""
+        return max(self._mfus, default=1.0)
+
+    def shade_of_mfu(self, value: Value) -> float:
+        """Return 1 for the highest utilisation, 0.1 for the lowest."""
+        low, high = min(self._mfus), max(self._mfus)
+        return 1.0 if high == low else 0.1 + 0.9 * ((value.mfu or 0.0) - low) / (high - low)
+
+
+def build_matrix(
+    grid: Grid, rows: Sequence[tuple[Cell, ThroughputRow]], states: dict[str, str]
+) -> Matrix:
+    """Return the matrix of a study's cells; `states`: name of a cell -> its state for people."""
+    by_gpus = len({cell.gpus for cell in grid}) > 1
+    of_column: Callable[[Cell], Any] = (lambda c: c.gpus) if by_gpus else (lambda c: c.model)
+    columns = list(dict.fromkeys(of_column(cell) for cell in grid))
+    if by_gpus:
+        columns.sort()
+    measured: dict[str, list[ThroughputRow]] = {}
+    for cell, row in rows:
+        measured.setdefault(_configuration(cell), []).append(row)
+    label = _row_labels(grid, by_gpus)
+    found: dict[str, dict[Any, Value]] = {}
+    for cell in grid.configurations:
+        value = _value(measured.get(_configuration(cell), []), states.get(cell.name, ""))
+        found.setdefault(label(cell), {})[of_column(cell)] = value
+    if by_gpus:
+        headings = [f"{count} GPU{'s' if count > 1 else ''}" for count in columns]
+    else:
+        headings = [str(name) for name in columns]
+    return Matrix(by_gpus, headings, [(k, [v.get(c) for c in columns]) for k, v in found.items()])
+
+
+def _configuration(cell: Cell) -> str:
+    return f"{cell.cluster}/{cell.model}/{cell.gpus}/{cell.variant}"
+
+
+def _row_labels(grid: Grid, by_gpus: bool) -> Callable[[Cell], str]:
+    """Return the function that names a cell's row, by what differs between the cells."""
+    clusters, variants = ({getattr(c, axis) for c in grid} for axis in ("cluster", "variant"))
+
+    def label(cell: Cell) -> str:
+        parts = [f"{cell.model} ({format_count(cell.params, 3)})"] if by_gpus else []
+        if not by_gpus or (len(variants) > 1 and cell.variant != "base"):
+            parts.append(cell.variant)
+        return ", ".join([*parts, *([cell.cluster] if len(clusters) > 1 else [])])
+
+    return label
+
+
+def _value(rows: Sequence[ThroughputRow], state: str) -> Value:
+    def mean(name: str) -> float | None:
+        known = [value for row in rows if (value := getattr(row, name)) is not None]
+        return fmean(known) if known else None
+
+    speed = mean("tokens_per_s_per_gpu")
+    why = "" if speed is not None else state or "no steady state"
+    return Value(speed, mean("scaling_efficiency"), mean("mfu"), len(rows), why)
+
+
+def describe_request(grid: Grid) -> str:
+    """Return what a study asks, in a sentence or two."""
+    measured = grid.measured or list(grid)
+    models = list(dict.fromkeys(cell.model for cell in measured))
+    sizes = sorted({cell.params for cell in measured})
+    clusters = dict.fromkeys(f"{c.cluster} ({c.cluster_config.gpu_name})" for c in measured)
+    variants = list(dict.fromkeys(cell.variant for cell in measured if cell.variant != "base"))
+    seeds = {cell.seed for cell in measured}
+    span = " to ".join(dict.fromkeys(format_count(size, 3) for size in (sizes[0], sizes[-1])))
+    parts = [f"{_count(len(models), 'model')} of {span} parameters"]
+    counts = sorted({cell.gpus for cell in measured})
+    parts.append(f"on {_listed(counts)} GPU{'s' if counts != [1] else ''} of {_listed(clusters)}")
+    if variants:
+        parts.append(f"in {_count(len(variants), 'variant')} ({_listed(variants)})")
+    if len(seeds) > 1:
+        parts.append(f"with {len(seeds)} seeds")
+    steps = _range(cell.run.steps for cell in measured)
+    tokens = _range(cell.tokens_per_step for cell in measured)
+    text = f"{_count(len(grid.measured), 'cell')} to measure: {', '.join(parts)}."
+    return f"{text} Runs take {steps} steps of {tokens} tokens."
+
+
+def describe_findings(rows: Sequence[tuple[Cell, ThroughputRow]], by_gpus: bool) -> list[str]:
+    """Return what the measurements show, a sentence for each finding."""
+    known = [(cell, row) for cell, row in rows if row.tokens_per_s_per_gpu]
+    if not known:
+        return []
+    found = [_fastest(known)]
+    found += [_scaling(known)] if by_gpus else _variants(known)
+    losses = [(row.val_loss, cell) for cell, row in rows if row.val_loss is not None]
+    if losses:
+        loss, cell = min(losses, key=lambda item: item[0])
+        found.append(f"The lowest held-out loss is {loss:.3f} nats per token: {_short(cell)}.")
+    return [text for text in found if text]
+
+
+def _fastest(known: Sequence[tuple[Cell, ThroughputRow]]) -> str:
+    best, speed = max(((c, r.tokens_per_s or 0.0) for c, r in known), key=lambda item: item[1])
+    text = f"The highest throughput is {speed:,.0f} tokens/s: {_short(best)}."
+    rated = [(row.mfu, cell) for cell, row in known if row.mfu is not None]
+    if rated:
+        mfu, cell = max(rated, key=lambda item: item[0])
+        text += f" The highest MFU is {mfu:.1%}: {_short(cell)}."
+    return text
+
+
+def _scaling(known: Sequence[tuple[Cell, ThroughputRow]]) -> str:
+    rated = [(cell, row.scaling_efficiency) for cell, row in known if row.scaling_efficiency]
+    largest = max((cell.gpus for cell, _ in rated), default=0)
+    values = [value for cell, value in rated if cell.gpus == largest]
+    if not values or largest == min(cell.gpus for cell, _ in known):
+        return ""
+    low, high = min(values), max(values)
+    span = f"{median(values):.0%}"
+    if len(values) > 1:
+        span += f" (median; {low:.0%} to {high:.0%} over {len(values)} runs)"
+    return f"On {largest} GPUs the scaling efficiency is {span}."
+
+
+def _variants(known: Sequence[tuple[Cell, ThroughputRow]]) -> list[str]:
+    """Return which variant is the fastest beside the first of its model, for the model with most
+    variants."""
+    by_model: dict[str, dict[str, list[float]]] = {}
+    for cell, row in known:
+        speeds = by_model.setdefault(cell.model, {}).setdefault(cell.variant, [])
+        speeds.append(row.tokens_per_s_per_gpu or 0.0)
+    model, variants = max(by_model.items(), key=lambda item: len(item[1]))
+    if len(variants) < 2:
+        return []
+    base = "base" if "base" in variants else next(iter(variants))
+    means = {name: fmean(speeds) for name, speeds in variants.items()}
+    best = max(means, key=lambda name: means[name])
+    if means[best] < (1 + BETWEEN_RUNS) * means[base]:
+        return [f"No variant of {model} is faster than {base} by more than {BETWEEN_RUNS:.0%}."]
+    return [f"The fastest variant of {model} is {best}: {means[best] / means[base]:.2f} × {base}."]
+
+
+def _short(cell: Cell) -> str:
+    variant = "" if cell.variant == "base" else f", {cell.variant}"
+    return f"{cell.model} on {cell.gpus} GPU{'s' if cell.gpus > 1 else ''}{variant}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _range(numbers: Any) -> str:
+    ordered = sorted(set(numbers))
+    texts = dict.fromkeys(format_count(value, 3) for value in (ordered[0], ordered[-1]))
+    return " to ".join(texts)
+
+
+def _listed(items: Any, most: int = 6) -> str:
+    names = [str(item) for item in items]
+    if len(names) > most:
+        names = [*names[: most - 1], f"{len(names) - most + 1} more"]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,161 @@
+// The charts of a study: which series each has, and its axes.
+"use strict";
+
+const MODELS = [...groupBy(CELLS, (cell) => cell.model)].map(([name, cells]) => [name, cells[0].params]).sort((a, b) => a[1] - b[1]).map(([name]) => name);
+const GPUS = distinct(CELLS.map((cell) => cell.gpus)).sort((a, b) => a - b);
+const VARIANTS = distinct(["base", ...CELLS.map((cell) => cell.variant)]);
+
+/** Colour: model, paler with the GPU count. A study of one model and GPU count: the variant. */
+function lookOf(cell) {
+  const dash = DASHES[GPUS.indexOf(cell.gpus) % DASHES.length];
+  const place = GPUS.indexOf(cell.gpus) / Math.max(1, GPUS.length - 1);
+  if (MODELS.length === 1 && VARIANTS.length > 2) return { colour: colour(VARIANTS.indexOf(cell.variant), VARIANTS.length), dash, width: 2 };
+  const paler = mix(colour(MODELS.indexOf(cell.model), MODELS.length), isDark() ? "#ffffff" : "#000000", 0.35 * place);
+  // Lines that coincide stay visible: the first is wide, and those over it are narrow and dashed.
+  return { colour: paler, dash: cell.variant === "base" ? dash : [3, 2, 8, 2], width: 3 - 1.4 * place };
+}
+
+const ALONG = {
+  step: ["Steps", (cell) => 1],
+  tokens: ["Tokens", (cell) => cell.tokens],
+  time: ["Wall-clock time (s)", null],
+  flops: ["Model FLOPs", (cell) => cell.flops],
+};
+
+/** Return an exponential moving average; `weight` is that of the past after one usual interval. */
+function smooth(steps, values, weight) {
+  if (!weight) return values;
+  const gaps = steps.slice(1).map((step, i) => step - steps[i]).sort((a, b) => a - b);
+  const usual = gaps[gaps.length >> 1] || 1;
+  let [level, mass, last] = [0, 0, null];
+  return values.map((value, i) => {
+    if (value == null) return null;
+    const keep = last == null ? 0 : weight ** ((steps[i] - last) / usual);
+    last = steps[i];
+    level = keep * level + (1 - keep || 1) * value;
+    mass = keep * mass + (1 - keep || 1);
+    return level / mass;
+  });
+}
+
+/** Return the values of a line at other places, linear in between; null outside. */
+function resample(xs, ys, places) {
+  let i = 0;
+  return places.map((x) => {
+    while (i < xs.length - 2 && xs[i + 1] < x) i++;
+    if (x < xs[0] || x > xs[xs.length - 1] || ys[i] == null) return null;
+    if (xs.length < 2 || ys[i + 1] == null) return ys[i];
+    return ys[i] + ((ys[i + 1] - ys[i]) * (x - xs[i])) / (xs[i + 1] - xs[i]);
+  });
+}
+
+/** Return many lines as one: the mean where two or more are known, and their range. */
+function bandOf(lines) {
+  const longest = lines.reduce((a, b) => (b.x.length > a.x.length ? b : a));
+  const columns = lines.map((line) => (line === longest ? line.y : resample(line.x, line.y, longest.x)));
+  const at = longest.x.map((_, i) => columns.map((column) => column[i]).filter((value) => value != null));
+  const over = (reduce) => at.map((values) => (values.length ? reduce(values) : null));
+  return { x: longest.x, y: over(mean), low: over((v) => Math.min(...v)), high: over((v) => Math.max(...v)) };
+}
+
+function lossSeries(state) {
+  const groups = groupBy(DATA.curves, (curve) => nameOf(CELLS[curve.cell]));
+  return [...groups].flatMap(([name, curves]) => {
+    const lines = curves.map((curve) => {
+      const cell = CELLS[curve.cell];
+      const scale = ALONG[state.along][1]?.(cell);
+      const x = scale ? curve.step.map((step) => step * scale) : curve.time;
+      const rings = curve.evals.map(([step, time, loss]) => [scale ? step * scale : time, loss]);
+      const y = smooth(curve.step, curve.loss, state.smoothing);
+      return { ...lookOf(cell), key: name, label: name, x, y, raw: state.smoothing ? curve.loss : null, rings, diverged: curve.diverged, seed: cell.seed };
+    });
+    if (lines.length === 1) return lines;
+    if (!state.bands) return lines.map((line) => ({ ...line, width: 1.2, label: `${name}, seed ${line.seed}` }));
+    const rings = lines.flatMap((line) => line.rings);
+    return [{ ...lines[0], ...bandOf(lines), rings, raw: null, band: true, label: `${name}, ${lines.length} seeds`, spread: "seeds", diverged: lines.some((line) => line.diverged) }];
+  });
+}
+
+const SEEDS = distinct(CELLS.map((cell) => cell.seed)).length > 1;
+
+new Chart(document.querySelector("[data-chart=loss]"), {
+  title: "Training loss",
+  series: lossSeries,
+  x: (state) => ({ label: ALONG[state.along][0], log: state.xlog }),
+  y: (state) => ({ label: "Loss (nats per token)", log: state.ylog }),
+  tools(chart, tools) {
+    const slider = make("input", { type: "range", min: 0, max: 0.98, step: 0.02, value: 0, oninput: () => chart.set("smoothing", +slider.value) });
+    tools.append(
+      makeSelect("Against", Object.entries(ALONG).map(([name, [label]]) => [name, label]), "step", (value) => chart.set("along", value)),
+      makeCheck("log x", true, (on) => chart.set("xlog", on)),
+      makeCheck("log y", false, (on) => chart.set("ylog", on)),
+      make("label", {}, "Smoothing", slider),
+      ...(SEEDS ? [makeCheck("Seeds as a band", true, (on) => chart.set("bands", on))] : []),
+    );
+    if (DATA.curves.some((curve) => curve.evals.length)) tools.append("○ held-out loss");
+    if (DATA.curves.some((curve) => curve.diverged)) tools.append("× diverged");
+  },
+}, { along: "step", xlog: true, ylog: false, smoothing: 0, bands: true });
+
+/** Return a series for each model, variant and cluster: a measure against GPU count. */
+function scalingSeries(measure, scale = 1) {
+  const rows = DATA.speeds.filter((row) => row[measure] != null);
+  return [...groupBy(rows, (row) => nameOf(CELLS[row.cell], ["gpus"]))].map(([name, group]) => {
+    const counts = [...groupBy(group, (row) => CELLS[row.cell].gpus)].sort((a, b) => a[0] - b[0]);
+    const values = counts.map(([, runs]) => runs.map((run) => scale * run[measure]));
+    const cell = CELLS[group[0].cell];
+    const look = { ...lookOf({ ...cell, gpus: GPUS[0] }), width: 2, hollow: cell.variant !== "base" };
+    const spread = { low: values.map((v) => Math.min(...v)), high: values.map((v) => Math.max(...v)), spread: "seeds" };
+    return { ...look, key: name, label: name, marks: true, x: counts.map(([count]) => count), y: values.map(mean), ...spread };
+  });
+}
+
+const gpuAxis = () => ({ label: "GPU count", log: true, ticks: () => GPUS, format: (value) => `${value}`, range: [GPUS[0] / 1.2, GPUS.at(-1) * 1.2] });
+const MEASURED = distinct(DATA.speeds.map((row) => CELLS[row.cell].gpus));
+
+if (MEASURED.length > 1) {
+  new Chart(document.querySelector("[data-chart=speed]"), {
+    title: "Throughput against GPU count",
+    series: (state) => scalingSeries(state.measure),
+    ideal: (state, shown) => shown.map((s) => {
+      const counts = GPUS.filter((count) => count >= s.x[0]);
+      return { x: counts, y: counts.map((count) => (state.measure === "tokens_per_s" ? (s.y[0] * count) / s.x[0] : s.y[0])) };
+    }),
+    x: gpuAxis,
+    y: (state) => ({ label: DATA.measures[state.measure].label, log: state.ylog }),
+    tools(chart, tools) {
+      const measures = ["tokens_per_s", "tokens_per_s_per_gpu"].map((name) => [name, DATA.measures[name].label]);
+      tools.append(makeSelect("Show", measures, "tokens_per_s", (value) => chart.set("measure", value)), makeCheck("log y", true, (on) => chart.set("ylog", on)));
+    },
+  }, { measure: "tokens_per_s", ylog: true });
+  new Chart(document.querySelector("[data-chart=efficiency]"), {
+    title: "Scaling efficiency against GPU count",
+    series: () => scalingSeries("scaling_efficiency", 100),
+    ideal: () => [{ x: [GPUS[0] / 1.2, GPUS.at(-1) * 1.2], y: [100, 100] }],
+    x: gpuAxis,
+    y: () => ({ label: "Scaling efficiency (%)", log: false, floor: 80 }),
+  }, {});
+}
+
+function estimateSeries() {
+  const points = DATA.predictions.filter((point) => point.measured != null && point.predicted.every((value) => value != null));
+  const inside = ({ measured, predicted: [low, , high] }) => low <= measured && measured <= high;
+  return [[true, "inside its interval", 2], [false, "outside its interval", 5]].map(([is, label, hue]) => {
+    const chosen = points.filter((point) => inside(point) === is);
+    const of = (place) => chosen.map((point) => point.predicted[place]);
+    return { key: label, label: `${label} (${chosen.length})`, colour: colour(hue, 7), hollow: !is, apart: true, marks: true, x: chosen.map((point) => point.measured), y: of(1), low: of(0), high: of(2), spread: "80% interval", names: chosen.map((point) => point.label) };
+  }).filter((s) => s.x.length);
+}
+
+new Chart(document.querySelector("[data-chart=estimates]"), {
+  title: "Estimate against measurement",
+  series: estimateSeries,
+  ideal: (state, shown) => {
+    const all = shown.flatMap((s) => [...s.x, ...s.low, ...s.high]);
+    if (!all.length) return [];
+    const ends = [Math.min(...all), Math.max(...all)];
+    return [{ x: ends, y: ends }];
+  },
+  x: () => ({ label: "Measured step (ms)", log: true }),
+  y: () => ({ label: "Predicted step (ms)", log: true }),
+}, {});
