@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from trainer import gpu_state
@@ -44,19 +46,12 @@ def test_power_and_memory_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert meter.peak_memory_gib == 30
 
 
-class FakeNvml:
-    """Three GPUs."""
-
-    NVMLError = OSError
-
-    def nvmlDeviceGetCount(self) -> int:
-        return 3
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
-        return index
-
-    def nvmlDeviceGetUUID(self, handle: int) -> str:
-        return f"GPU-{'abc'[handle]}{handle}"
+THREE_GPUS = SimpleNamespace(
+    NVMLError=OSError,
+    nvmlDeviceGetCount=lambda: 3,
+    nvmlDeviceGetHandleByIndex=lambda index: index,
+    nvmlDeviceGetUUID=lambda handle: f"GPU-{'abc'[handle]}{handle}",
+)
 
 
 @pytest.mark.parametrize(
@@ -72,5 +67,5 @@ class FakeNvml:
 def test_the_gpus_of_a_job(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, found: list[str]
 ) -> None:
-    monkeypatch.setattr(gpu_state, "_nvml", FakeNvml)
+    monkeypatch.setattr(gpu_state, "_nvml", lambda: THREE_GPUS)
     assert gpu_state.find_visible(visible) == found
