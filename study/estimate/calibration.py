@@ -56,14 +56,15 @@ class LeftOut:
 
 
 def leave_one_out(measurements: Sequence[Measurement]) -> list[LeftOut]:
-    """Return the prediction of each measured configuration from the others on its cluster.
+    """Return the prediction of each measured configuration from the others of its trainer
+    on its cluster.
 
-    There is none for the only configuration on its cluster. Of more than `MOST_SHOWN` on one,
-    evenly spread ones are predicted.
+    There is none for the only one there. Of more than `MOST_SHOWN`, evenly spread ones are
+    predicted.
     """
     found = []
-    for cluster in dict.fromkeys(item.cell.cluster for item in measurements):
-        here = [item for item in measurements if item.cell.cluster == cluster]
+    for key in dict.fromkeys(item.cell.measured_with for item in measurements):
+        here = [item for item in measurements if item.cell.measured_with == key]
         first = {item.cell.speed_key: item.cell for item in reversed(here)}
         observed = observe(here)
         whole = Performance(here[0].cell.cluster_config, observed)

@@ -182,6 +182,16 @@ def test_a_failure_has_the_last_lines(folder: Path, start: Start) -> None:
     assert read_failure(folder) is None
 
 
+def test_the_reason_is_before_the_summary_of_torchrun(folder: Path, start: Start) -> None:
+    where = "torch/distributed/elastic/multiprocessing/api.py:1002]"
+    script = (
+        f"echo '[rank0]: KeyError: 5'; echo 'E1127 {where} failed (exitcode: 1) rank: 0'; "
+        "for i in $(seq 30); do echo line $i; done; exit 1"
+    )
+    assert start(script) == 1
+    assert (read_failure(folder) or pytest.fail()).message.endswith("\n[rank0]: KeyError: 5")
+
+
 @pytest.mark.parametrize(
     ("script", "kind", "message"),
     [
