@@ -169,7 +169,6 @@ def test_losses_do_not_depend_on_compiling(runs: Runs) -> None:
             assert facts["choices"]["compiled"]
     startup = json.loads((runs.out("one1") / "run.json").read_text())["attempts"][0]["startup"]
     assert startup["compile_s"] > startup["first_step_s"]
-    assert (runs.folder / "cache" / "inductor").is_dir()
 
 
 def _starting_from(runs: Runs) -> dict[str, list[str]]:
