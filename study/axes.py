@@ -14,6 +14,7 @@ from typing import Any
 
 from study.config import LENGTHS, GridEntry
 from study.horizon import TOKENS_PATTERN, tokens_of
+from study.trainers import DEFAULT_TRAINER
 from trainer.config import RunConfig, nest
 from trainer.problems import KeyPath
 from trainer.settings import dotted_keys
@@ -101,12 +102,15 @@ def added_axes(entry: GridEntry) -> dict[str, list[Choice]]:
     return axes
 
 
-def name_variant(variant: str, choices: Sequence[Choice]) -> str:
-    """Return the name of a variant with further choices: `base` alone, `decay+lr-0.001`.
+def name_variant(variant: str, choices: Sequence[Choice], trainer: str = DEFAULT_TRAINER) -> str:
+    """Return the name of a variant with its trainer, unless that is the default one, and further
+    choices: `base` alone, `decay+lr-0.001`, `litgpt+decay`.
 
     The sign + is in no other name.
     """
-    parts = ([] if variant == "base" else [variant]) + [choice.name for choice in choices]
+    parts = [] if trainer == DEFAULT_TRAINER else [trainer]
+    parts += [] if variant == "base" else [variant]
+    parts += [choice.name for choice in choices]
     name = "+".join(parts) or "base"
     if len(name) <= LONGEST_NAME:
         return name

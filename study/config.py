@@ -26,6 +26,7 @@ from pydantic import (
 
 from study.horizon import check_horizon, check_tokens
 from study.project import of_project
+from study.trainers import DEFAULT_TRAINER, OURS, TrainerConfig
 from trainer.config import Device, ModelConfig, RunConfig, Settings, expand_paths
 from trainer.other_names import names
 from trainer.paths import FilePath, JobPath
@@ -339,6 +340,7 @@ class GridEntry(Settings):
             "gpus": "gpu num_gpus n_gpus world_size",
             "variant": "variants",
             "seed": "seeds",
+            "trainer": "trainers",
             "global_batch_size": "batch_size global_batch",
             "tokens": "token_budget train_tokens",
             "flops": "compute flop_budget",
@@ -357,6 +359,8 @@ class GridEntry(Settings):
     """GPU counts; on a cluster without GPUs, numbers of processes."""
     variant: Names = Field(default=["base"])
     """Named overrides from `variants`; `base` has none."""
+    trainer: Names = Field(default=[DEFAULT_TRAINER])
+    """Names from the trainers file."""
     seed: Seeds = Field(default=[42])
     """Seeds of the runs."""
     repeats: PositiveInt = 1
@@ -415,7 +419,8 @@ class GridEntry(Settings):
     def lists(self) -> dict[str, list[Any]]:
         """Return axis -> values, of all but the seeds."""
         axes = {
-            key: getattr(self, key) for key in ("cluster", "model", "gpus", "variant", *LENGTHS)
+            key: getattr(self, key)
+            for key in ("cluster", "model", "gpus", "variant", "trainer", *LENGTHS)
         }
         return {key: values for key, values in axes.items() if values is not None} | self.sweep
 
@@ -479,6 +484,8 @@ class Evidence(Settings):
     """For a log: the GPU count."""
     variant: Name = "base"
     """For a log: the variant with its settings."""
+    trainer: Name = DEFAULT_TRAINER
+    """The trainer whose cells it counts for, one of this study's."""
     run: RunValues = Field(default={})
     """Settings of a run.yaml that differed from this study's `run`."""
 
@@ -548,6 +555,8 @@ class Study(Settings):
     """The ladder: name -> shape. In a study file, it may be a path of a file with the ladder."""
     clusters: dict[Name, ClusterConfig]
     """Name -> cluster. In a study file, it may be a path of a file with the clusters."""
+    trainers: dict[Name, TrainerConfig] = Field(default={})
+    """Name -> how that trainer is run. In a study file, it may be a path of a file with them."""
     corpora: tuple[Name, ...] = ()
     """Sources that the workflow writes into run.data.root_dir; others must already be there."""
     run: RunValues
@@ -577,15 +586,36 @@ class Study(Settings):
     partial: bool = False
     """true: build the tables from existing runs, and train nothing."""
 
+    @field_validator("trainers")
+    @classmethod
+    def _has_ours(cls, trainers: dict[str, TrainerConfig]) -> dict[str, TrainerConfig]:
+        return {DEFAULT_TRAINER: OURS, **trainers}
+
+    @property
+    def trainers_in_use(self) -> set[str]:
+        """Names of the trainers in the grid and the evidence."""
+        in_grid = {name for entry in self.grid for name in entry.trainer}
+        return in_grid | {item.trainer for item in self.evidence}
+
     @property
     def folder(self) -> str:
         """Folder of this study's results."""
         return f"{self.results_dir}/{self.study}"
 
     def to_yaml(self) -> str:
-        """The study with its ladder and clusters written out.
+        """The study with its ladder, clusters and trainers written out.
 
         Without `partial`, which is about one invocation: it may run beside a complete one.
         """
         left_out = {"partial"} if self.placements else {"partial", "placements"}
-        return dump_yaml(self.model_dump(mode="json", exclude=left_out))
+        values = self.model_dump(mode="json", exclude=left_out)
+        # A trainer that is described later leaves the files of other studies as they are.
+        used = {name: values["trainers"][name] for name in sorted(self.trainers_in_use)}
+        if self.trainers[DEFAULT_TRAINER] == OURS:
+            used.pop(DEFAULT_TRAINER, None)
+        values["trainers"] = used
+        if not used:
+            del values["trainers"]
+            for block in (*values["grid"], *values["evidence"]):
+                del block["trainer"]
+        return dump_yaml(values)

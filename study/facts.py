@@ -32,7 +32,7 @@ from trainer.problems import KeyPath, Problem
 from trainer.settings import default_at, dotted_keys, number_at, suggest
 from trainer.yaml_files import shorten
 
-AXES_AS_FACTS = ("cluster", "model", "gpus", "nodes", "variant", "seed")
+AXES_AS_FACTS = ("cluster", "model", "gpus", "nodes", "trainer", "variant", "seed")
 """Facts that are known before any setting."""
 
 FACTS: dict[str, Callable[["CellFacts"], Any]] = {

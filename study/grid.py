@@ -7,12 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from study.axes import Choice
+from study.axes import Choice, name_variant
 from study.config import ClusterConfig, GridEntry, Study
 from study.facts import CellFacts
 from study.placements import Placement, Prospect
 from study.point_settings import meets_condition, options, points_to_run, settle_run, start_of
 from study.points import AXES, CELL_NAME, Point, placement_of, points, unknown_names
+from study.rendering import Placed, fingerprint, speed_key
+from study.trainers import DEFAULT_TRAINER, OURS, TrainerConfig
 from trainer.config import ConfigError, DataConfig, RunConfig, digest, merge, validate
 from trainer.execution.choices import is_compiled
 from trainer.flops import count_parameters, flops_per_token
@@ -39,6 +41,10 @@ class Cell:
     """The overrides of its variant and the values of those axes."""
     named_variant: str = "base"
     """Its variant alone."""
+    trainer: str = DEFAULT_TRAINER
+    """Name of its trainer."""
+    trainer_config: TrainerConfig = OURS
+    """The trainer's description."""
     choices: tuple[Choice, ...] = ()
     """The values of those axes."""
     length: Choice | None = None
@@ -54,6 +60,11 @@ class Cell:
     def labels(self) -> dict[str, Any]:
         """Axis -> value: the wildcards of a run's folder."""
         return {axis: getattr(self, axis) for axis in AXES}
+
+    @property
+    def plain_variant(self) -> str:
+        """The name of its variant without that of its trainer."""
+        return name_variant(self.named_variant, self.choices)
 
     @property
     def name(self) -> str:
@@ -90,15 +101,25 @@ class Cell:
         """Whether the run's blocks are compiled."""
         return is_compiled(self.run.distributed, self.run.device)
 
+    @property
+    def placed(self) -> Placed:
+        """The run with its GPUs and its trainer."""
+        return Placed(self.run, self.gpus, self.cluster_config, self.trainer_config)
+
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the run's settings and GPU count; see `RunConfig.fingerprint`."""
-        return self.run.fingerprint(self.gpus)
+        """Digest of the run's settings, GPU count and trainer; see `RunConfig.fingerprint`."""
+        return fingerprint(self.placed)
 
     @cached_property
     def speed_key(self) -> str:
-        """Digest of the settings that can change the run's speed; see `RunConfig.speed_key`."""
-        return self.run.speed_key(self.gpus)
+        """Digest of what can change the run's speed; see `RunConfig.speed_key`."""
+        return speed_key(self.placed)
+
+    @property
+    def measured_with(self) -> tuple[str, str]:
+        """Cluster and trainer: measurements with others say nothing of its speed."""
+        return self.cluster, self.trainer
 
     @property
     def tokens_per_step(self) -> int:
@@ -218,6 +239,7 @@ def build_cell(
     model: str,
     gpus: int,
     variant: str = "base",
+    trainer: str = DEFAULT_TRAINER,
     changes: Mapping[str, Any] | None = None,
 ) -> Cell:
     """Return a cell outside the grid, from the study's names, with changes to its run's settings.
@@ -225,16 +247,18 @@ def build_cell(
     Raises ConfigError with source `where` if a name is unknown or the settings are invalid.
     """
     axes = {"cluster": [cluster], "model": [model], "gpus": [gpus], "variant": [variant]}
+    axes["trainer"] = [trainer]
     entry = validate(GridEntry, axes, where)
     names = {
         "clusters": list(study.clusters),
         "models": list(study.models),
+        "trainers": list(study.trainers),
         "variants": ["base", *study.variants],
     }
     problems = list(unknown_names((), entry, names))
     if problems:
         raise ConfigError(where, problems)
-    point = Point((), entry, cluster, model, gpus, variant, entry.seed[0], choices=())
+    point = Point((), entry, cluster, model, gpus, trainer, variant, entry.seed[0], choices=())
     cell = build_at(study, point, where, changes)
     try:
         cell.run.distributed.data_parallel(gpus)  # not every check: the cell need not run here
@@ -297,6 +321,8 @@ def cell_at(study: Study, point: Point, run: RunConfig, facts: CellFacts) -> Cel
         run=run,
         overrides=merge(study.variants.get(point.named_variant, {}), *overrides),
         named_variant=point.named_variant,
+        trainer=point.trainer,
+        trainer_config=study.trainers[point.trainer],
         choices=point.choices,
         length=point.length,
         trunk=start.run.dump_dir if start else None,

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from study.abilities import find_refused
 from study.config import CORPORA, GridEntry, Study, brace_in
 from study.facts import CellFacts
 from study.grid import Cell, cell_at
@@ -17,6 +18,7 @@ from study.point_settings import (
     start_of,
 )
 from study.points import CELL_NAME, Point, is_known, points, unknown_names
+from study.rendering import Placed
 from trainer.config import ConfigError, RunConfig, suggest
 from trainer.problems import KeyPath, Problem, format_path
 from trainer.tokens.text_files import HELD_OUT_FILES, TextFiles, find_text_files
@@ -181,7 +183,13 @@ def _check_settings(
     """Return the problems with the settings of a point, or its cell. Raises ConfigError."""
     run, facts = runs.settle(point, format_path(point.where))
     found = [*run.find_problems(point.gpus), *texts.problems(run), *_wildcards(run)]
-    problems = [facts.settings.trace(problem) for problem in found]
+    trainer = study.trainers[point.trainer]
+    refused: list[Problem] = []
+    if not trainer.is_native:
+        placed = Placed(run, point.gpus, study.clusters[point.cluster], trainer)
+        refused, of_run = find_refused(point.trainer, placed, point.entry, point.where)
+        found += of_run
+    problems = [*map(facts.settings.trace, found), *refused]
     problems += _problems_of_start(study, point, run, facts)
     return problems, None if problems else cell_at(study, point, run, facts)
 

@@ -1,31 +1,45 @@
-"""Load studies from files, with their ladder and clusters, and validate them.
+"""Load studies from files, with their ladder, clusters and trainers, and validate them.
 
 All problems in all files are reported together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from study.config import DEFAULT_FILE, AnyOf, ClusterConfig, Study
+from study.described import describe_trainers
 from study.grid import Grid
 from study.grid_check import check_grid
 from study.placements import Placement, UnplaceableError, read_placements
 from study.point_settings import options
 from study.points import Point, is_known, points
 from study.project import of_project
+from study.trainers import TrainerConfig
 from trainer.config import ModelConfig, Settings
 from trainer.layers import Layer, Merged
 from trainer.problems import ConfigError, Problem, combine
 from trainer.settings import problems_of, suggest
 from trainer.yaml_files import Document, load_document, shorten
 
-TABLES = {"models": "config/models.yaml", "clusters": "config/clusters.yaml"}
+TABLES = {
+    "models": "config/models.yaml",
+    "clusters": "config/clusters.yaml",
+    "trainers": "config/trainers.yaml",
+}
 """Key that may be a path -> its default."""
 
-ENTRIES: dict[str, type[Settings]] = {"models": ModelConfig, "clusters": ClusterConfig}
+OPTIONAL = ("trainers",)
+"""Keys whose default file need not exist."""
+
+ENTRIES: dict[str, type[Settings]] = {
+    "models": ModelConfig,
+    "clusters": ClusterConfig,
+    "trainers": TrainerConfig,
+}
 """Key -> class of its entries."""
 
 
@@ -48,9 +62,10 @@ def load_grid(
     """Return the grid of the study in `config`, the content of the file `source` or merged from
     several.
 
-    `models` and `clusters` may be mappings, or paths of files with the mappings. `place` chooses a
-    cluster for cells with several of which none is chosen yet; without it, they are on the first on
-    which they can run. `again`: choices that were made earlier do not count. Raises ConfigError.
+    `models`, `clusters` and `trainers` may be mappings, or paths of files with the mappings.
+    `place` chooses a cluster for cells with several of which none is chosen yet; without it, they
+    are on the first on which they can run. `again`: choices that were made earlier do not count.
+    Raises ConfigError.
     """
     settings = config if isinstance(config, Merged) else Merged([Layer(config, source=source)])
     settings, unreadable = _merge_tables(settings)
@@ -62,8 +77,12 @@ def load_grid(
         except ConfigError as error:
             unreadable["placements"] = error
         loaded = [key for key in TABLES if key not in unreadable]
-        found, cells = check_grid(study, {key: list(settings.values[key]) for key in loaded})
-        problems += [*_misplaced(study), *found]
+        names = {key: list(settings.values.get(key, ())) for key in loaded}
+        if "trainers" in names:
+            names["trainers"] += [name for name in study.trainers if name not in names["trainers"]]
+        told, study = describe_trainers(study, settings)
+        found, cells = check_grid(study, names)
+        problems += [*_misplaced(study), *told, *found]
     errors = list(unreadable.values())
     if problems:
         errors.insert(0, _traced(problems, settings, source))
@@ -85,7 +104,8 @@ def undecided(grid: Grid) -> list[str]:
 def _traced(problems: Sequence[Problem], settings: Merged, source: str) -> ConfigError:
     """Return problems with a study as an error that names the files and lines of their keys."""
     traced = dict.fromkeys(settings.trace(problem) for problem in problems)
-    by_file = sorted(traced, key=lambda problem: settings.sources.index(problem.source))
+    files = [*settings.sources, *(problem.source for problem in traced)]
+    by_file = sorted(traced, key=lambda problem: files.index(problem.source))
     return ConfigError(source, by_file)
 
 
@@ -149,7 +169,8 @@ def _merge_tables(settings: Merged) -> tuple[Merged, dict[str, ConfigError]]:
     unreadable = {}
     for key, default in TABLES.items():
         path = settings.values.get(key, default)
-        if isinstance(path, str):
+        is_optional = key in OPTIONAL and key not in settings.values
+        if isinstance(path, str) and not (is_optional and not Path(of_project(path)).exists()):
             try:
                 document = load_document(of_project(path))
                 _check_entries(document, key)

@@ -129,6 +129,7 @@ def facts_of(study: Study, point: Point, changes: Mapping[str, Any] | None = Non
     """
     nodes = study.clusters[point.cluster].nodes(point.gpus)
     axes = {**point.labels, "variant": point.named_variant, "nodes": nodes}
+    axes["trainer"] = point.trainer
     derived: dict[tuple[KeyPath, ...], Callable[[CellFacts], Layer]] = {}
     if point.entry.global_batch_size is not None:
         keys: tuple[KeyPath, ...] = (("data", "batch_size"), ("grad_acc_steps",))

@@ -16,6 +16,9 @@ from trainer.problems import KeyPath, Problem
 AXES = ("cluster", "model", "gpus", "variant", "seed")
 """The axes of a grid, from the slowest to the fastest varying."""
 
+BLOCK_AXES = ("cluster", "model", "gpus", "trainer", "variant", "seed")
+"""The axes that a block has itself; the name of a cell's variant includes its trainer's."""
+
 CELL_NAME = "{cluster}/{model}/gpus-{gpus}/{variant}/seed-{seed}"
 """Name of a cell, for people, folders and messages. It is never parsed."""
 
@@ -35,6 +38,7 @@ class Point:
     cluster: str
     model: str
     gpus: int
+    trainer: str
     named_variant: str
     seed: int
     choices: tuple[Choice, ...]
@@ -46,7 +50,7 @@ class Point:
     @property
     def variant(self) -> str:
         """The variant's name in the cell's."""
-        return name_variant(self.named_variant, self.choices)
+        return name_variant(self.named_variant, self.choices, self.trainer)
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -99,7 +103,7 @@ def points(study: Study) -> list[Point]:
     found = [
         _make_point(("grid", index), entry, *values)
         for index, entry in enumerate(study.grid)
-        for values in combinations(entry, AXES)
+        for values in combinations(entry, BLOCK_AXES)
     ]
     if any(entry.from_ is not None for entry in study.grid):
         by_name = {point.name: point for point in found}
@@ -149,6 +153,7 @@ def is_known(study: Study, point: Point) -> bool:
     """Return whether a point's names are those of valid clusters, models and variants."""
     variants = ("base", *study.variants)
     known = all(name in study.clusters for name in (point.cluster, *point.candidates))
+    known = known and point.trainer in study.trainers
     return known and point.model in study.models and point.named_variant in variants
 
 
@@ -156,7 +161,7 @@ def unknown_names(
     where: KeyPath, entry: GridEntry, known: Mapping[str, Sequence[str]]
 ) -> Iterator[Problem]:
     """Yield a problem for each name of a block that its table lacks."""
-    axes = (("cluster", "clusters"), ("model", "models"), ("variant", "variants"))
+    axes = [(axis, f"{axis}s") for axis in ("cluster", "model", "trainer", "variant")]
     for axis, table in axes:
         for name in _names(getattr(entry, axis)):
             if table in known and name not in known[table]:

@@ -10,6 +10,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from study.config import ClusterConfig, Evidence, GridEntry, Study
+from study.rendering import TERMS
+from study.trainers import TrainerConfig
 from trainer.config import ModelConfig, RunConfig
 from trainer.yaml_files import parse_yaml
 
@@ -21,6 +23,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "Evidence": (Evidence, set()),
     "models.yaml": (ModelConfig, set()),
     "clusters.yaml": (ClusterConfig, {"slurm"}),
+    "trainers.yaml": (TrainerConfig, {"config", "version"}),
     "run.yaml": (RunConfig, {"logging.wandb", "checkpoint", "eval"}),
 }
 """Heading -> the model whose keys its first table lists, and the groups that have a row too."""
@@ -88,3 +91,10 @@ def test_the_defaults_of_run_yaml_are_the_models() -> None:
             assert field.is_required() == (value == "-"), key
             if value != "-":
                 assert parse_yaml(f"is: {value}", str(README))["is"] == field.default, key
+
+
+def test_the_names_in_templates_are_listed() -> None:
+    text = README.read_text().split("## trainers.yaml")[1].split("\n## ")[0]
+    table = text.split("| names | |")[1]
+    listed = {name for line in table.splitlines() for name in listed_keys(line.split(" | ")[0])}
+    assert listed == set(TERMS)

@@ -27,6 +27,7 @@ STUDY_MAY_IMPORT = {
         *("config", "files", "flops", "layers", "problems", "records", "settings", "yaml_files"),
         *("environment", "json_files", "kinds", "other_names", "paths"),
         *("execution.choices", "model.optimizers", "tokens.text_files"),
+        *("gpu_state", "host", "startup", "folder.record_file", "folder.run_file"),
     )
 }
 """What of the trainer needs no torch, and the study may know."""
@@ -37,6 +38,7 @@ MAY_DECODE_JSON = {
     "trainer.tokens.documents",  # each line of the text, with its own messages
     "trainer.tokens.pieces",  # what its own processes tell one another
     "study.measure.structured_logs",  # a NaN in a log is named as what was found
+    "study.measure.entries",  # a NaN is a loss that is not finite, null is no loss
 }
 
 

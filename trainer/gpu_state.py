@@ -1,4 +1,4 @@
-"""Clock, power limit and throttling of a GPU, read with NVML. Imports no torch; changes nothing.
+"""Clock, power, memory and throttling of a GPU, read with NVML. Imports no torch; changes nothing.
 
 Needs the package nvidia-ml-py; without it, or without a driver, there is nothing to read.
 """
@@ -31,11 +31,51 @@ class GpuState:
     """Enforced power limit."""
     limits: tuple[str, ...]
     """What lowers the clock, values of `REASONS`."""
+    power_w: float | None = None
+    """Power draw; None if the GPU does not tell."""
+    used_gib: float | None = None
+    """Memory in use by all processes, GiB; None if the GPU does not tell."""
 
     @property
     def limits_text(self) -> str:
         """What lowers the clock, for a line of text; empty if nothing does."""
         return f" ({', '.join(self.limits)})" if self.limits else ""
+
+
+def find_visible(visible: str | None) -> list[str]:
+    """Return the GPUs of this machine that a process may use, named as in `read`.
+
+    `visible` is CUDA_VISIBLE_DEVICES: indices or names of GPUs; None for all.
+    """
+    nvml = _nvml()
+    if nvml is None:
+        return []
+    try:
+        count = nvml.nvmlDeviceGetCount()
+        names = [nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(count)]
+    except nvml.NVMLError:
+        return []
+    plain = [str(name).removeprefix("GPU-") for name in names]
+    if visible is None:
+        return plain
+    found = []
+    for word in filter(None, map(str.strip, visible.split(","))):
+        if word.isdecimal():
+            found += plain[int(word) : int(word) + 1]
+        else:
+            found += [name for name in plain if name.startswith(word.removeprefix("GPU-"))]
+    return found
+
+
+def name_of(uuid: str) -> str | None:
+    """Return the name of a GPU, as torch has it; None if unknown."""
+    nvml = _nvml()
+    if nvml is None:
+        return None
+    try:
+        return str(nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")))
+    except nvml.NVMLError:
+        return None
 
 
 def read(uuid: str) -> GpuState | None:
@@ -50,7 +90,16 @@ def read(uuid: str) -> GpuState | None:
             clock_mhz=nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
             power_limit_w=nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
             limits=tuple(dict.fromkeys(text for bit, text in REASONS.items() if bits & bit)),
+            power_w=_known(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
+            used_gib=_known(nvml, lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used / 2**30),
         )
+    except nvml.NVMLError:
+        return None
+
+
+def _known(nvml: Any, ask: Callable[[], float]) -> float | None:
+    try:
+        return ask()
     except nvml.NVMLError:
         return None
 
@@ -84,13 +133,21 @@ class GpuMeter:
         if not self._states:
             return None
         clocks = [state.clock_mhz for state in self._states]
+        powers = [state.power_w for state in self._states if state.power_w is not None]
         return GpuConditions(
             clock_mhz=sum(clocks) / len(clocks),
             clock_mhz_min=min(clocks),
             clock_mhz_max=max(clocks),
             power_limit_w=self._states[-1].power_limit_w,
+            power_w=sum(powers) / len(powers) if powers else None,
             limits=tuple(sorted({text for state in self._states for text in state.limits})),
         )
+
+    @property
+    def peak_memory_gib(self) -> float | None:
+        """Most memory in use in a sample, GiB; None if unknown."""
+        used = [state.used_gib for state in self._states if state.used_gib is not None]
+        return max(used, default=None)
 
 
 def read_driver() -> str | None:

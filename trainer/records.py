@@ -21,6 +21,9 @@ CHECKPOINTS = "checkpoints"
 CONFIG = "run.yaml"
 """File name of the complete settings, in a run's folder and in its checkpoints."""
 
+EXIT_PREEMPTED = 75
+"""Exit code of a run that was asked to stop before its end (EX_TEMPFAIL)."""
+
 Status = Literal["running", "completed", "preempted", "failed"]
 Outcome = Literal["trained", "diverged"]
 
@@ -91,6 +94,9 @@ class Record(Written):
     """Evaluating, s."""
     machine_load: Annotated[NonNegativeFloat | None, Field(alias="machine/load")] = None
     """Cores that other processes used; None if unknown."""
+    paused: Annotated[bool | None, Field(alias="time/paused")] = None
+    """Of another trainer: whether `time/step_s` includes a checkpoint or an evaluation whose length
+    is not known, so that the interval is not in steady state."""
     attempt: PositiveInt
     """The attempt that wrote it."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from study.grid import Cell, Grid
+from study.trainers import DEFAULT_TRAINER
 from trainer.problems import KeyPath
 
 Leaves = Mapping[KeyPath, Any]
@@ -171,7 +172,7 @@ class _Axis:
         return self._written(cell, of_axis=True)
 
     def _rest(self, cell: Cell) -> str:
-        return f"{cell.trunk is not None} {self._written(cell, of_axis=False)}"
+        return f"{cell.trainer} {cell.trunk is not None} {self._written(cell, of_axis=False)}"
 
     def _written(self, cell: Cell, of_axis: bool) -> str:
         key = cell.variant, of_axis
@@ -211,7 +212,8 @@ class _Axis:
         """Return the variant and the values that are, or are not, of the axis."""
         variant = cell.named_variant
         is_of_axis = variant in self._whole or variant in self._own
-        parts = [variant] if variant != "base" and is_of_axis == of_axis else []
+        parts = [] if of_axis or cell.trainer == DEFAULT_TRAINER else [cell.trainer]
+        parts += [variant] if variant != "base" and is_of_axis == of_axis else []
         for choice in cell.choices:
             is_key = self._is_key(tuple(choice.key.split(".")))
             if (self._length if choice.is_length else is_key) == of_axis:

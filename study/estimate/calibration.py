@@ -6,13 +6,14 @@ largest GPU count, and predict them from the rest.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from study.config import ClusterConfig
 from study.estimate.performance import Observed, Performance, PredictionInterval, observe
 from study.grid import Cell
 from study.measure.measurement import Measurement
+from study.trainers import DEFAULT_TRAINER
 
 MOST_PARTS = 100
 """Sets of cells that a check leaves out, evenly spread over the table's rows if there are more."""
@@ -40,6 +41,7 @@ class Check:
     """Share that were shorter than the interval."""
     above: float | None
     """Share that were longer than the interval."""
+    trainer: str = DEFAULT_TRAINER
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,15 @@ class LeftOut:
 
 
 def leave_one_out(measurements: Sequence[Measurement]) -> list[LeftOut]:
-    """Return the prediction of each measured configuration from the others on its cluster.
+    """Return the prediction of each measured configuration from the others of its trainer
+    on its cluster.
 
-    There is none for the only configuration on its cluster. Of more than `MOST_SHOWN` on one,
-    evenly spread ones are predicted.
+    There is none for the only one there. Of more than `MOST_SHOWN`, evenly spread ones are
+    predicted.
     """
     found = []
-    for cluster in dict.fromkeys(item.cell.cluster for item in measurements):
-        here = [item for item in measurements if item.cell.cluster == cluster]
+    for key in dict.fromkeys(item.cell.measured_with for item in measurements):
+        here = [item for item in measurements if item.cell.measured_with == key]
         first = {item.cell.speed_key: item.cell for item in reversed(here)}
         observed = observe(here)
         whole = Performance(here[0].cell.cluster_config, observed)
@@ -73,12 +76,13 @@ def leave_one_out(measurements: Sequence[Measurement]) -> list[LeftOut]:
 
 
 def estimate_checks(measurements: Sequence[Measurement]) -> list[Check]:
-    """Return the checks of each cluster, in the order of the measurements."""
-    clusters = dict.fromkeys(item.cell.cluster for item in measurements)
+    """Return the checks of each trainer on each cluster, in the order of the measurements."""
     rows: list[Check] = []
-    for cluster in clusters:
-        here = [item for item in measurements if item.cell.cluster == cluster]
-        rows += check_cluster(cluster, here[0].cell.cluster_config, observe(here))
+    for key in dict.fromkeys(item.cell.measured_with for item in measurements):
+        here = [item for item in measurements if item.cell.measured_with == key]
+        cluster, trainer = key
+        checks = check_cluster(cluster, here[0].cell.cluster_config, observe(here))
+        rows += [replace(check, trainer=trainer) for check in checks]
     return rows
 
 
@@ -143,5 +147,7 @@ def readable_checks(checks: Sequence[Check]) -> tuple[list[str], list[list[str]]
         shares += [check.coverage, check.below, check.above]
         if check.cells:
             texts = ["" if share is None else f"{100 * share:.3g}" for share in shares]
-            rows.append([check.cluster, check.left_out, str(check.cells), *texts])
+            own = check.trainer == DEFAULT_TRAINER
+            where = check.cluster if own else f"{check.cluster}, {check.trainer}"
+            rows.append([where, check.left_out, str(check.cells), *texts])
     return headings, rows

@@ -1,9 +1,9 @@
 """How long a run takes: from its own measurements, or else from the performance model.
 
 Verified: from the start-up and step times of completed runs of the configuration, by the study or
-by a source in its `evidence`. Estimated: by the cluster's performance model, which interpolates
-between measurements or extrapolates from them; or from measured steps, if they are known from a
-log alone, which has no start-up.
+by a source in its `evidence`. Estimated: by the trainer's performance model on the cluster, which
+interpolates between measurements or extrapolates from them; or from measured steps, if they are
+known from a log alone, which has no start-up.
 """
 
 import math
@@ -26,6 +26,7 @@ from study.horizon import horizon_steps
 from study.measure.flags import describe_load, describe_spread
 from study.measure.measurement import Measurement
 from study.measure.repeats import speed_spread
+from study.trainers import DEFAULT_TRAINER
 from study.workload import workload
 
 PREDICTED_STARTUP = "predicted start-up + steps x mean step"
@@ -87,28 +88,33 @@ class Estimate:
     """Measured steps, if `steps` is far more: the speed is verified, the length extrapolated."""
     doubt: str = ""
     """Why the measurement behind `seconds` may be unreliable; otherwise empty."""
+    trainer: str = DEFAULT_TRAINER
+    plain_variant: str = ""
+    """The variant's name without the trainer's."""
 
 
 class Estimator:
     """Estimates for any cell and number of steps, from a study's measurements."""
 
     def __init__(self, measurements: Sequence[Measurement]) -> None:
-        """Keep the measurements; each cluster's model is fitted when it is first needed."""
-        self._measured: dict[str, list[Measurement]] = {}
+        """Keep the measurements; the model of each trainer on each cluster is fitted when it is
+        first needed."""
+        self._measured: dict[tuple[str, str], list[Measurement]] = {}
         self._own: dict[tuple[str, str], list[Measurement]] = {}
         for item in measurements:
             cluster = item.cell.cluster
-            self._measured.setdefault(cluster, []).append(item)
+            self._measured.setdefault(item.cell.measured_with, []).append(item)
             self._own.setdefault((cluster, item.cell.speed_key), []).append(item)
-        self._models: dict[str, Performance] = {}
-        self._spreads: dict[str, float] = {}
+        self._models: dict[tuple[str, str], Performance] = {}
+        self._spreads: dict[tuple[str, str], float] = {}
 
     def model(self, cell: Cell) -> Performance:
-        """Return the performance model of a cell's cluster."""
-        if cell.cluster not in self._models:
-            here = observe(self._measured.get(cell.cluster, []))
-            self._models[cell.cluster] = Performance(cell.cluster_config, here)
-        return self._models[cell.cluster]
+        """Return the performance model of a cell's trainer on its cluster."""
+        key = cell.measured_with
+        if key not in self._models:
+            here = observe(self._measured.get(key, []))
+            self._models[key] = Performance(cell.cluster_config, here)
+        return self._models[key]
 
     def estimate(self, cell: Cell, steps: int, horizon: str = "") -> Estimate:
         """Return the time of a run of a cell with `steps` steps."""
@@ -133,12 +139,12 @@ class Estimator:
     def most_informative(self, cells: Sequence[Cell]) -> Cell | None:
         """Return the cell whose measurement would narrow the estimates of `cells` most.
 
-        A measurement counts only for the cells of its own cluster. Of more than `MOST` cells there,
-        those that are spread furthest are compared.
+        A measurement counts only for the cells of its own cluster and trainer. Of more than `MOST`
+        of these, those that are spread furthest are compared.
         """
         best: tuple[float, Cell] | None = None
-        for cluster in dict.fromkeys(cell.cluster for cell in cells):
-            here = [cell for cell in cells if cell.cluster == cluster]
+        for key in dict.fromkeys(cell.measured_with for cell in cells):
+            here = [cell for cell in cells if cell.measured_with == key]
             works = [workload(cell) for cell in here]
             compared = spread(works, MOST)
             here, works = [here[at] for at in compared], [works[at] for at in compared]
@@ -203,17 +209,17 @@ class Estimator:
     def _spread(self, own: Sequence[Measurement]) -> float:
         """Return the standard deviation of another run's mean step time, relative, from `own`.
 
-        The spread between runs is that of all repeated runs on the cluster; to it comes the
-        uncertainty of the mean of `own`.
+        The spread between runs is that of all repeated runs of the trainer on the cluster; to it
+        comes the uncertainty of the mean of `own`.
         """
-        cluster = own[0].cell.cluster
-        if cluster not in self._spreads:
-            self._spreads[cluster] = speed_spread(
+        key = own[0].cell.measured_with
+        if key not in self._spreads:
+            self._spreads[key] = speed_spread(
                 [item.mean_step_s for item in items]
-                for (name, _), items in self._own.items()
-                if name == cluster
+                for items in self._own.values()
+                if items[0].cell.measured_with == key
             )
-        return self._spreads[cluster] * math.sqrt(1 + 1 / len(own))
+        return self._spreads[key] * math.sqrt(1 + 1 / len(own))
 
     def _measured_startup(self, cell: Cell, item: Measurement) -> PredictionInterval:
         """Return a run's start-up with its first step, s; predicted if it was not recorded."""
@@ -228,7 +234,8 @@ class Estimator:
         model, work = self.model(cell), workload(cell)
         basis, reason = find_basis(work, model.extent, cell.variant)
         if not model.knows_speed:
-            missing = f"no measurement on {cell.cluster} yet, and its peak_tflops is not known"
+            of = "" if cell.trainer == DEFAULT_TRAINER else f" of {cell.trainer}"
+            missing = f"no measurement{of} on {cell.cluster} yet, and its peak_tflops is not known"
             return self._row(cell, steps, horizon, None, None, None, basis, missing)
         step, startup = model.step(work), model.startup(work)
         if own:
@@ -289,6 +296,8 @@ class Estimator:
             by=by,
             measured_steps=measured_steps,
             doubt=doubt,
+            trainer=cell.trainer,
+            plain_variant=cell.plain_variant,
         )
 
 

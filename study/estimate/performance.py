@@ -1,8 +1,8 @@
 """The performance model of a cluster: step time, start-up and memory of any cell, with intervals.
 
 Step time and memory are regressions on the terms of `study.workload`; start-up is a separate
-regression, on terms that do not grow with the model. Each cluster has its own performance model,
-fitted to all measurements on it.
+regression, on terms that do not grow with the model. Each trainer has its own performance model on
+each cluster, fitted to all its measurements there.
 """
 
 import math

@@ -8,6 +8,7 @@ from study.estimate.basis import MEASURED
 from study.estimate.estimate import PREDICTED_STARTUP, Estimate
 from study.files import parse_row
 from study.markdown import markdown_table
+from study.trainers import DEFAULT_TRAINER
 from trainer.config import ConfigError
 
 
@@ -49,12 +50,15 @@ def readable_estimates(estimates: Sequence[Estimate]) -> tuple[list[str], list[l
             del optional["GPU-hours"]
     shown = {head: [write(item) for item in estimates] for head, write in optional.items()}
     shown = {head: column for head, column in shown.items() if any(column)}
+    has_trainers = any(item.trainer != DEFAULT_TRAINER for item in estimates)
     rows = []
     for index, item in enumerate(estimates):
-        variant = "" if item.variant == "base" else f" ({item.variant})"
+        name = item.plain_variant or item.variant
+        variant = "" if name == "base" else f" ({name})"
         rows.append(
             [
                 item.model + variant,
+                *([item.trainer] if has_trainers else []),
                 format_count(item.params, 3),
                 f"{item.gpus}x {item.gpu_name}",
                 format_count(item.tokens_per_step, 2),
@@ -64,6 +68,8 @@ def readable_estimates(estimates: Sequence[Estimate]) -> tuple[list[str], list[l
                 _note(item),
             ]
         )
+    if has_trainers:
+        headings.insert(1, "Trainer")
     return [*headings, *shown, "Notes"], rows
 
 

@@ -1,5 +1,6 @@
 """Before the first job: checks of all requests, and limits that Snakemake cannot set."""
 
+import json
 import shlex
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from study.jobs.executors import (
     leave_on_sigterm,
 )
 from study.jobs.slurm_commands import find_refusal
+from study.rendering import DESCRIPTION, job_description
 from trainer.config import RunConfig
 from trainer.files import write_atomically
 from trainer.problems import ConfigError
@@ -55,7 +57,7 @@ def start(workflow: Any, grid: Grid) -> None:
             executor.progress.expect(seconds)
         elif isinstance(executor, LocalExecutor):
             executor.progress.expect(cells, seconds)
-    _write_settings(jobs)
+    _write_settings(grid, jobs)
     if isinstance(executor, SlurmExecutor):
         try:
             executor.find_earlier_jobs()
@@ -74,14 +76,29 @@ def _cells_to_train(grid: Grid, jobs: Iterable[Any]) -> list[Cell]:
     return [cell for cell in grid if cell.name in names]
 
 
-def _write_settings(jobs: Iterable[Any]) -> None:
-    """Write the run.yaml that each job's command reads, from the job's own parameters."""
+def _write_settings(grid: Grid, jobs: Iterable[Any]) -> None:
+    """Write the run.yaml that each job's command reads, from the job's own parameters.
+
+    For a trainer with its own config, also that and trainer.json, which says how it is run.
+    """
     for job in jobs:
         if hasattr(job.params, "settings"):
             path = Path(job.params.config)
             path.parent.mkdir(parents=True, exist_ok=True)
             run = RunConfig.model_validate_json(job.params.settings)
             write_atomically(path, run.to_yaml())
+        cell = find_cell(grid, job)
+        if cell is not None and not cell.trainer_config.is_native:
+            _write_description(cell)
+
+
+def _write_description(cell: Cell) -> None:
+    described = job_description(cell.placed, cell.trainer, cell.fingerprint)
+    config = described["config"]
+    if config is not None:
+        write_atomically(Path(config["file"]), config["text"])
+    text = json.dumps(described, indent=2) + "\n"
+    write_atomically(Path(cell.folder, DESCRIPTION), text)
 
 
 def _limit_to_cores(workflow: Any) -> None:

@@ -8,7 +8,10 @@ from typing import Any, Literal
 
 from study.config import ClusterConfig, EvaluateConfig, SlurmConfig
 from study.estimate.needs import NOT_KNOWN, Needs
+from study.grid import Cell
 from study.jobs.verdict import NO_SHORTAGE, Shortage
+from study.rendering import arguments, start_line
+from study.trainers import OURS, TrainerConfig
 from trainer.paths import in_shell
 
 WHOLE_MACHINE = 2**16
@@ -29,6 +32,10 @@ TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 ALONE = "python -m study.jobs.machine_lock "
 """Prefix of a command that must run alone on this machine; see that module."""
+
+FOREIGN = "python -m study.jobs.foreign_run "
+"""Prefix of the command of another trainer, after which come the run's folder and `--`. On several
+nodes, each node's share of the run has it."""
 
 KEEP_LOG = "--open-mode=append"
 """Flag for sbatch by which a requeued job appends to its log."""
@@ -186,15 +193,30 @@ def request_line(cluster: ClusterConfig, gpus: int, needs: Needs = NOT_KNOWN) ->
     return " ".join(flags)
 
 
-def launch_line(cluster: ClusterConfig, gpus: int) -> str:
-    """Return the shell command that starts the trainer, without the trainer's arguments."""
+def cell_line(cell: Cell) -> str:
+    """Return the shell command that trains a cell."""
+    trainer = cell.trainer_config
+    line = launch_line(cell.cluster_config, cell.gpus, trainer, cell.folder)
+    return f"{line} {arguments(cell.placed)}".rstrip()
+
+
+def launch_line(
+    cluster: ClusterConfig, gpus: int, trainer: TrainerConfig = OURS, folder: str = ""
+) -> str:
+    """Return the shell command that starts a trainer, without its arguments.
+
+    Unless it writes the run's `folder` itself, foreign_run starts it and does.
+    """
     per_node = min(gpus, cluster.gpus_per_node)
     nodes = -(-gpus // cluster.gpus_per_node)
     lines = [] if cluster.slurm is None else [OUTSIDE_SLURM]
     lines += [OUTLIVE_STOP, *_environment(cluster)]
-    torchrun = f"torchrun --nproc_per_node={per_node}"
+    before = "" if trainer.is_native else f"{FOREIGN}{shlex.quote(folder)} -- "
+    if trainer.setup:
+        before += shlex.join(["bash", "-c", "; ".join([*trainer.setup, 'exec "$@"']), "setup"])
+        before += " "
     if cluster.slurm is None:
-        return "; ".join([*lines, f"{ALONE}{torchrun} --standalone -m trainer"])
+        return "; ".join([*lines, f"{ALONE}{before}{start_line(trainer, per_node)}"])
     if nodes == 1:
         rendezvous = "--standalone"
     else:
@@ -212,7 +234,8 @@ def launch_line(cluster: ClusterConfig, gpus: int) -> str:
     )
     # Slurm resets all signal handlers in the processes of a step.
     outlive = OUTLIVE_STOP.replace("''", '""')
-    launch = f"""bash -c '{outlive}; exec "$@"' launch {torchrun} {rendezvous} -m trainer"""
+    start = before + start_line(trainer, per_node, rendezvous)
+    launch = f"""bash -c '{outlive}; exec "$@"' launch {start}"""
     return "; ".join([*lines, f"{srun} {launch}"])
 
 

@@ -22,10 +22,13 @@ LEAVES_CODE_AS_IT_IS = {"timeout_s", "compile", "compile_cache", "dp_replicate",
 def precompile_folder(cell: Cell) -> str | None:
     """Return the folder of a cell's precompile job below its study's; None if it has none.
 
-    Sharded models can only be compiled by the same number of processes.
+    Sharded models can only be compiled by the same number of processes, and the code of another
+    trainer only by itself.
     """
     sharded = cell.run.distributed.is_sharded(cell.gpus)
     if cell.cluster_config.slurm is None or sharded or not cell.compiled:
+        return None
+    if not cell.trainer_config.is_native:
         return None
     canonical = json.dumps(_what_is_compiled(cell.run), sort_keys=True)
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]

@@ -18,6 +18,7 @@ from study.grid import Cell, Grid
 from study.jobs.evaluation import find_problem
 from study.jobs.launch import (
     autotune_line,
+    cell_line,
     data_request,
     evaluation_line,
     launch_line,
@@ -32,6 +33,7 @@ from study.load import load_grid
 from study.measure.logs import is_up_to_date
 from study.points import RUN_FOLDER
 from study.project import PROJECT, of_project, share_packages
+from study.rendering import arguments
 from trainer.files import write_atomically
 from trainer.layers import Layer, Merged, merge
 from trainer.problems import ConfigError, combine
@@ -225,7 +227,7 @@ class TrainingRequest:
         self._grid = grid
         self._forecast: Any = None
         self._last: tuple[str, Shortage, dict[str, Any]] | None = None
-        self._launch_lines: dict[tuple[str, int], str] = {}
+        self._launch_lines: dict[tuple[str, int, str], str] = {}
 
     def _cell(self, wildcards: Any) -> Cell:
         return self._grid.at(wildcards)
@@ -331,10 +333,13 @@ class TrainingRequest:
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the trainer."""
         cell = self._cell(wildcards)
-        kind = cell.cluster, cell.gpus
+        if not cell.trainer_config.is_native:
+            return cell_line(cell)
+        kind = cell.cluster, cell.gpus, cell.trainer
         if kind not in self._launch_lines:
-            self._launch_lines[kind] = launch_line(cell.cluster_config, cell.gpus)
-        return self._launch_lines[kind]
+            line = launch_line(cell.cluster_config, cell.gpus, cell.trainer_config)
+            self._launch_lines[kind] = line
+        return f"{self._launch_lines[kind]} {arguments(cell.placed)}"
 
 
 class EvaluationRequest(TrainingRequest):
@@ -359,6 +364,12 @@ class EvaluationRequest(TrainingRequest):
 
 class AutotuneRequest(EvaluationRequest):
     """Resources and command of the rule `autotune_run`, on one GPU of the run's cluster."""
+
+    @signed
+    def files(self, wildcards: Any) -> list[str]:
+        """Return the results of the search: for each measured cell of a trainer of ours."""
+        cells = [cell for cell in self._grid.measured if cell.trainer_config.is_native]
+        return [f"{cell.folder}/autotune.yaml" for cell in cells]
 
     @signed
     def launch(self, wildcards: Any) -> str:
@@ -402,10 +413,10 @@ class PrecompileRequest(EvaluationRequest):
 
 def exports(grid: Grid) -> Callable[[Any], list[str]]:
     """Return the folders of all exports, as an input function, evaluated only if requested; for a
-    partial study, those of the finished runs."""
+    partial study, those of the finished runs. Only our own checkpoints can be exported."""
 
     def folders(wildcards: Any) -> list[str]:
-        found = [cell.folder for cell in grid.measured]
+        found = [cell.folder for cell in grid.measured if cell.trainer_config.is_native]
         if grid.study.partial:
             found = [folder for folder in found if Path(folder, "completed").exists()]
         return [f"{folder}/export" for folder in found]

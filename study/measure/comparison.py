@@ -25,8 +25,8 @@ Label = tuple[str, ...]
 CONFIDENCE = 0.95
 """That no difference is found where there is none."""
 
-ASIDE = ("cluster", "model", "gpus", "variant")
-"""What a cell is named by, and what the sides of one table may be."""
+LABELS = ("cluster", "model", "gpus", "variant")
+"""What a cell is named by; the name of its variant includes its trainer's."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,9 @@ def _cells(side: Side, by: str | None) -> dict[Label, list[ThroughputRow]]:
 
 
 def _label(row: ThroughputRow, by: str | None) -> Label:
-    texts = {name: str(getattr(row, name)) for name in ASIDE} | {"gpus": f"gpus-{row.gpus}"}
+    texts = {name: str(getattr(row, name)) for name in LABELS} | {"gpus": f"gpus-{row.gpus}"}
+    if by == "trainer":
+        texts["variant"] = row.plain_variant or row.variant
     return tuple(text for name, text in texts.items() if name != by)
 
 

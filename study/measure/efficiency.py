@@ -1,9 +1,10 @@
 """Scaling efficiency: tokens/s/GPU of a run over that of its reference on the smallest GPU count.
 
-Runs are comparable if they share cluster, model and settings. Two variants share their settings if
-their overrides are equal: a strong-scaling variant, which overrides nothing and only splits its
-global batch, is comparable with `base`. The reference of a run is a comparable run on the smallest
-measured GPU count, with the run's own seed or else the base seed, the first one in the grid.
+Runs are comparable if they share cluster, model, trainer and settings. Two variants share their
+settings if their overrides are equal: a strong-scaling variant, which overrides nothing and only
+splits its global batch, is comparable with `base`. The reference of a run is a comparable run on
+the smallest measured GPU count, with the run's own seed or else the base seed, the first one in the
+grid.
 
 If all comparable runs were measured on one count above one GPU, they have no reference: nothing
 shows how they scale.
@@ -73,7 +74,8 @@ class _Comparable:
 
 
 def _settings(cell: Cell) -> tuple[Any, ...]:
-    return cell.cluster, cell.model, json.dumps(_as_floats(cell.overrides), sort_keys=True)
+    settings = json.dumps(_as_floats(cell.overrides), sort_keys=True)
+    return cell.cluster, cell.model, cell.trainer, settings
 
 
 def _as_floats(value: Any) -> Any:

@@ -117,6 +117,7 @@ def _of_row(study: Study, entry: Evidence, row: CsvRow) -> Measurement:
         model=row.text("model"),
         gpus=row.whole("gpus"),
         variant=row.text("variant") or "base",
+        trainer=entry.trainer,
         changes=changes,
     )
     step_s = _step_s(cell, row)
@@ -175,6 +176,7 @@ def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
         model=entry.model,
         gpus=entry.gpus,
         variant=entry.variant,
+        trainer=entry.trainer,
         changes=entry.run,
     )
     steps = read_steady_steps(entry.format, Path(entry.file), cell)

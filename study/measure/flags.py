@@ -58,6 +58,8 @@ def row_flags(row: Mapping[str, Any]) -> list[str]:
         )
     if is_busy(row["machine_load"], row["machine_cores"]):
         flags.append(f"busy machine: other processes took more than {BUSY_SHARE:.0%} of its cores")
+    if row.get("began_again"):
+        flags.append(f"began again from step 1, as {row['trainer']} does not resume")
     reference = row["efficiency_reference"]
     own = f"/{row['variant']}/seed-{row['seed']}"
     if reference is not None and not reference.endswith(own):

@@ -26,6 +26,7 @@ class Interval(NamedTuple):
     step_s: float
     interval_steps: int
     machine_load: float
+    paused: float
     attempt: int
     data_s: float
     checkpoint_s: float

@@ -1,7 +1,8 @@
 """The throughput table: one row for each run, from its folder and its cell alone.
 
-Steady state leaves out the first interval of every attempt (start-up, compilation) and attempts
-whose settings differ from the last one's. Each remaining step counts with the mean of its interval;
+Steady state leaves out the first interval of every attempt (start-up, compilation), attempts whose
+settings differ from the last one's and, of another trainer, intervals with a pause whose length its
+log does not tell. Each remaining step counts with the mean of its interval;
 the table has the median and the 90th percentile over the steps.
 """
 
@@ -25,6 +26,7 @@ from study.measure.measurement import step_mean
 from study.measure.records import Records
 from study.measure.throughput_row import ThroughputRow, read_rows, write_rows
 from study.roofline import cell_roofline
+from study.trainers import DEFAULT_TRAINER
 from trainer.flops import flops_per_token, utilisation
 from trainer.records import RunSummary, finite
 
@@ -34,6 +36,7 @@ READABLE_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "model": ("Model", str),
     "params": ("Params (M)", lambda value: f"{value / 1e6:.3g}"),
     "gpus": ("GPUs", str),
+    "trainer": ("Trainer", str),
     "variant": ("Variant", str),
     "seed": ("Seed", str),
     "tokens_per_step": ("Tokens/step", "{:,}".format),
@@ -91,6 +94,7 @@ def steady_records(run: Run) -> Records:
     for attempt in alike:
         steady |= attempts == attempt
     steady[np.unique(attempts, return_index=True)[1]] = False
+    steady &= np.asarray(run.records.column("paused")) != 1
     return run.records.where(steady.tolist())
 
 
@@ -176,7 +180,16 @@ def _row(cell: Cell, run: Run) -> ThroughputRow:
         first_step=summary.attempts[0].first_step,
         step_ms_mean=_scaled(mean, 1e3),
         step_ms_mean_error=_scaled(error, 1e3),
+        trainer=cell.trainer,
+        plain_variant=cell.plain_variant,
+        began_again=None if cell.trainer_config.resumes else _began_again(summary),
     )
+
+
+def _began_again(summary: RunSummary) -> bool:
+    """Return whether an attempt after the first one began at the first step, too."""
+    first, *others = (item for item in summary.attempts if item.fingerprint == summary.fingerprint)
+    return any(item.first_step == first.first_step for item in others)
 
 
 def _scaled(value: float | None, factor: float) -> float | None:
@@ -210,9 +223,21 @@ def other_versions(table: pd.DataFrame) -> list[int]:
     """Return the positions of rows measured with a different trainer than the newest run's."""
     if table.empty:
         return []
-    newest = table["measured_with"].iloc[int(np.argmax(table["started"].to_numpy(dtype=str)))]
-    versions = table["measured_with"]
-    return [i for i, version in enumerate(versions) if pd.notna(version) and version != newest]
+    newest: dict[str, Any] = {}
+    by_start = np.argsort(table["started"].to_numpy(dtype=str), kind="stable")
+    versions, trainers = table["measured_with"].tolist(), table["trainer"].tolist()
+    for index in by_start.tolist():
+        newest[trainers[index]] = versions[index]
+    return [
+        i
+        for i, (version, trainer) in enumerate(zip(versions, trainers, strict=True))
+        if pd.notna(version) and not is_equal(version, newest[trainer])
+    ]
+
+
+def is_equal(version: Any, other: Any) -> bool:
+    """Return whether two versions are the same; an unknown one is none."""
+    return bool(pd.notna(other) and version == other)
 
 
 IMPOSSIBLE = "†"
@@ -242,13 +267,15 @@ def readable_throughput(table: pd.DataFrame) -> tuple[list[str], list[list[str]]
     fractions that no GPU can reach; numbers refer to `notes`.
     """
     columns = [name for name in READABLE_COLUMNS if table.empty or table[name].notna().any()]
+    if table["trainer"].eq(DEFAULT_TRAINER).all():
+        columns.remove("trainer")
     # A diverged run is completed too, but its divergence matters more to a reader.
     diverged = table["outcome"].eq("diverged").fillna(False)
     shown = table.assign(status=table["status"].mask(diverged, "diverged"))
     plain = plain_rows(shown)
     rows = [
         [("" if row[name] is None else READABLE_COLUMNS[name][1](row[name])) for name in columns]
-        for row in plain
+        for row in ({**row, "variant": row["plain_variant"] or row["variant"]} for row in plain)
     ]
     for index in other_versions(table):
         rows[index][columns.index("model")] += "*"

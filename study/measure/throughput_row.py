@@ -6,6 +6,7 @@ from pathlib import Path
 
 from study.csv_tables import read_csv
 from study.files import parse_row, to_csv, write_file
+from study.trainers import DEFAULT_TRAINER
 from trainer.config import ConfigError
 from trainer.execution.choices import Dtype
 
@@ -108,6 +109,11 @@ class ThroughputRow:
     """Mean step time, ms; it gives the time of all steps together."""
     step_ms_mean_error: float | None = None
     """Standard error of the mean, from the spread of the intervals; None with only one."""
+    trainer: str = DEFAULT_TRAINER
+    plain_variant: str | None = None
+    """The variant's name without the trainer's."""
+    began_again: bool | None = None
+    """Whether an attempt began again at the first step, as the trainer does not resume."""
 
 
 AGAIN = "recreate it with `throughput`"

@@ -19,6 +19,7 @@ from study.grid import Cell, Grid
 from study.jobs.launch import request_line
 from study.measure.logs import is_stale, read_summary
 from study.placements import Placement, Prospect
+from study.rendering import command
 from study.show.selection import evenly
 from trainer.records import RunSummary
 
@@ -28,6 +29,10 @@ TO_RUN = ("to run", "partly", "failed", "stale")
 MOST_COMPARED = 500
 """Most configurations of which the most informative is found, since each is compared with each; of
 more, evenly spaced ones."""
+
+
+MOST_COMMANDS = 50
+"""Most commands that are printed."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ def format_plan(grid: Grid, rows: Sequence[PlanRow], forecast: Forecast) -> str:
     compared = evenly(unmeasured, MOST_COMPARED)
     if len(compared) > 1 and (best := forecast.estimator.most_informative(compared)):
         lines.append(f"Measuring {best.name} first narrows the remaining estimates most.")
+    lines += format_trainers(rows)
     parts = [format_totals(rows), "", table, *([""] if lines else []), *lines]
     return "\n".join(parts) + "\n"
 
@@ -135,6 +141,22 @@ def _cells(row: PlanRow) -> list[str]:
         f"{estimate.gpu_hours:.2g}" if estimate.gpu_hours is not None else "",
         (row.request or "this machine") if cell.measure else "",
     ]
+
+
+def format_trainers(rows: Sequence[PlanRow]) -> list[str]:
+    """Return the commands of the cells that other trainers train, and what is not known of them."""
+    others = [row.cell for row in rows if row.runs and not row.cell.trainer_config.is_native]
+    unknown = {
+        cell.trainer
+        for cell in others
+        if cell.trainer_config.version and not cell.trainer_config.found_version
+    }
+    lines = [f"The version of trainer {name} cannot be found here." for name in sorted(unknown)]
+    lines += [f"{cell.name}: {command(cell.placed)}" for cell in others[:MOST_COMMANDS]]
+    left_out = len(others) - MOST_COMMANDS
+    if left_out > 0:
+        lines.append(f"`snakemake -n -p` prints the commands of {left_out:,} more cells.")
+    return lines
 
 
 def format_placements(grid: Grid) -> str:

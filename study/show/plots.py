@@ -1,7 +1,8 @@
 """The figures: loss curves, throughput and scaling efficiency.
 
 A figure draws finished tables and fits nothing. Colour shows the model, by size; line style the GPU
-count; marker the variant. Seeds are one line with a band. Equal input gives equal bytes.
+count, or in figures over GPU counts the trainer; marker the variant and trainer. Seeds are one line
+with a band. Equal input gives equal bytes.
 """
 
 from collections import Counter
@@ -27,12 +28,13 @@ from study.points import AXES
 from study.show.curves import Curve, band
 from study.show.selection import evenly
 from study.show.sheets import STYLE, Sheet, empty_figure, label_log_axis, write_figure
+from study.trainers import DEFAULT_TRAINER
 
 PALETTE = tuple(rc_params_from_file(STYLE)["axes.prop_cycle"].by_key()["color"])
 """The colours of the style."""
 
 STYLES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (10, 3)), (0, (1, 3)))
-"""Line styles of the GPU counts, in ascending order."""
+"""Line styles of the GPU counts, in ascending order, or of the trainers."""
 
 MARKERS = "osD^vP*X"
 """Markers of the variants; the first is for `base`."""
@@ -97,6 +99,8 @@ class Style:
     """GPU count -> line style, in ascending order."""
     markers: dict[str, str]
     """Variant -> marker, `base` first."""
+    trainers: dict[str, Any]
+    """Trainer -> line style, ours first."""
     sizes: dict[str, int]
     """Model -> parameters."""
 
@@ -107,10 +111,12 @@ class Style:
         sizes = dict(by_size)
         gpus = sorted({cell.gpus for cell in grid})
         variants = dict.fromkeys(["base", *(cell.variant for cell in grid)])
+        trainers = dict.fromkeys([DEFAULT_TRAINER, *(cell.trainer for cell in grid)])
         return cls(
             colours=colours(sizes),
             lines={count: STYLES[i % len(STYLES)] for i, count in enumerate(gpus)},
             markers={name: MARKERS[i % len(MARKERS)] for i, name in enumerate(variants)},
+            trainers={name: STYLES[i % len(STYLES)] for i, name in enumerate(trainers)},
             sizes=sizes,
         )
 
@@ -376,6 +382,7 @@ def _draw_series(ax: Axes, style: Style, cell: Cell, seeds: pd.DataFrame) -> Non
         # Hollow, and larger than what it may lie on.
         markerfacecolor="none" if cell.variant != "base" else style.colours[cell.model],
         markersize=7 if cell.variant != "base" else 4.5,
+        linestyle=style.trainers[cell.trainer],
         linewidth=1.4,
         elinewidth=1,
         capsize=2,
@@ -442,10 +449,17 @@ def _sections(
             for count, look in style.lines.items()
             if count in {cell.gpus for cell in cells}
         ]
+    trainers = {cell.trainer for cell in cells}
+    if not lines and len(trainers) > 1:
+        sections["Trainer"] = [
+            _sample(name, linestyle=look, linewidth=1.8)
+            for name, look in style.trainers.items()
+            if name in trainers
+        ]
     used = {"base"} if models_only else {cell.variant for cell in cells}
     variants = [name for name in style.markers if name in used]
     if not models_only and variants != ["base"]:
-        sections["Variant"] = [
+        sections["Variant" if len(trainers) == 1 else "Trainer and variant"] = [
             _sample(
                 name,
                 marker="" if lines and name == "base" else style.markers[name],

@@ -24,9 +24,14 @@ from study.estimate.time_table import read_estimates
 from study.estimate.time_table import to_markdown as time_table
 from study.files import to_csv
 from study.grid import Cell, Grid, build_cell
+from study.jobs.foreign_folder import ForeignFolder
+from study.jobs.foreign_job import ForeignJob, read_job
+from study.jobs.gpu_watch import GpuWatch
 from study.jobs.launch import launch_line, request_line
+from study.jobs.log_follower import LineBuffer
 from study.law.scaling_law_table import read_losses
 from study.load import load_study, load_study_file
+from study.measure.entries import Shape, line_reader, read_whole
 from study.measure.evidence import percentiles, read_evidence
 from study.measure.foreign_logs import FORMATS, read_steady_steps
 from study.measure.logs import is_up_to_date, read_failure, read_run, read_summary
@@ -36,6 +41,7 @@ from study.measure.throughput_row import ThroughputRow, read_rows
 from study.placements import read_placements
 from study.show.document import check_document, markers, update_document
 from study.show.plan import find_state, format_placements
+from study.trainers import LogConfig
 from tests.fuzz.mutate import mutate_bytes, mutate_value
 from tests.study.measure.test_foreign_logs import GOOD
 from trainer.config import load_run_config
@@ -43,10 +49,12 @@ from trainer.folder import run_folder
 from trainer.folder.checkpoint_state import complete, write_state
 from trainer.folder.described_model import DescribedModel, of_lingua
 from trainer.folder.hub_model import HUB_MODELS, of_transformers
-from trainer.folder.metrics import RecordFile
 from trainer.folder.owner import read_owner
+from trainer.folder.record_file import RecordFile
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError
+from trainer.records import EVALUATIONS, METRICS
+from trainer.records import SUMMARY as SUMMARY_FILE
 from trainer.tokens.shard_folder import read_manifest
 from trainer.tokens.text_files import find_text_files
 from trainer.vocabulary import vocabulary_size
@@ -82,6 +90,16 @@ RUN: dict[str, Any] = {
     "distributed": {"model_dtype": "fp32", "compile_cache": "~/cache", "loss_chunk": "auto"},
     "logging": {"freq": 2, "wandb": {"tags": ["a"]}},
 }  # fmt: skip
+
+TRAINER = {
+    "trainer": "mine", "version": "1", "config": {"file": "c.yaml", "text": "a: 1"},
+    "environment": {"A": "b"}, "log": {"format": "json", "fields": {"step": "n"}},
+    "fingerprint": "0123456789abcdef", "params": 10, "tokens_per_step": 100, "steps": 40,
+    "gpus": 2, "nodes": 1, "device": "cpu", "saves": [20], "choices": {"model_dtype": "bf16"},
+}  # fmt: skip
+
+LIVE_FORMATS = ("lingua", "torchtitan", "nanogpt", "nanochat", "litgpt", "trainer_state", "regex",
+                "json")  # fmt: skip
 
 RECORD = {
     "global_step": 1, "loss/out": 5.5, "eval/loss": 5.4, "optim/lr": 1e-3,
@@ -279,6 +297,38 @@ def _log(form: str) -> Callable[[bytes, Path], None]:
         assert all(math.isfinite(value) and value >= 0 for value in percentiles(steps))
 
     return read
+
+
+def _live(form: str) -> Callable[[bytes, Path], None]:
+    """Return a reader of a log as the job of another trainer reads it, which refuses nothing."""
+    described: dict[str, Any] = {"format": form, "file": "log"}
+    described |= {"patterns": LIVE_PATTERNS} if form == "regex" else {}
+    described |= {"fields": LIVE_FIELDS} if form == "json" else {}
+    job = ForeignJob(
+        trainer="t", log=LogConfig.model_validate(described), fingerprint="f", params=1,
+        tokens_per_step=1024, steps=40, gpus=2, device="cpu",
+    )  # fmt: skip
+
+    def read(content: bytes, folder: Path) -> None:
+        for name in (SUMMARY_FILE, METRICS, EVALUATIONS):
+            (folder / name).unlink(missing_ok=True)
+        files = ForeignFolder(folder, job, (), GpuWatch("cpu", 2), lambda: 5.0)
+        shape = Shape(job.tokens_per_step, job.gpus)
+        reader = line_reader(job.log, shape)
+        if reader is None:
+            files.note(read_whole(job.log, content.decode(errors="replace"), shape))
+        else:
+            lines = LineBuffer()
+            for line in [*lines.feed(content), *lines.close()]:
+                files.note(list(reader.feed(line)))
+        files.end("completed", "trained")
+        read_run(folder)
+
+    return read
+
+
+LIVE_PATTERNS = [r"(?:step|iter) *(?P<step>\d+).*?loss:? *(?P<loss>\S+)"]
+LIVE_FIELDS = {"step": "global_step", "loss": "loss/out", "step_s": "time/step_s"}
 
 
 @functools.cache
@@ -502,6 +552,13 @@ READERS: dict[str, Reader] = {
         f"evidence {form}": Reader(_log(form), _logs, share=6)
         for form in FORMATS
     },
+    **{f"live {form}": Reader(_live(form), _logs, share=2) for form in LIVE_FORMATS},
+    "trainer.json": Reader(
+        lambda content, folder: read_job(_file(folder, "trainer.json", content).parent),
+        lambda: [json.dumps(TRAINER).encode()],
+        lambda: TRAINER,
+        share=5,
+    ),
     "placements.json": Reader(
         read_placements_json, lambda: [json.dumps(_placements()).encode()], _placements
     ),

@@ -124,7 +124,7 @@ def make_record(
 
 def make_summary(cell: Cell, startup_s: float, wall_s: float) -> dict[str, Any]:
     """Return the run.json of a run that has ended well."""
-    fingerprint = cell.run.fingerprint(cell.gpus)
+    fingerprint = cell.fingerprint
     return {
         "status": "completed",
         "outcome": "trained",

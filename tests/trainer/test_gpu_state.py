@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from trainer import gpu_state
@@ -45,3 +47,42 @@ def test_the_driver_is_known_where_nvml_is(monkeypatch: pytest.MonkeyPatch) -> N
     for nvml, expected in ((None, None), (Nvml("570.86.15"), "570.86.15"), (Nvml(None), None)):
         monkeypatch.setattr(gpu_state, "_nvml", lambda nvml=nvml: nvml)
         assert gpu_state.read_driver() == expected
+
+
+def test_power_and_memory_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its third sample the GPU does not tell its power."""
+    seen = [(300.0, 10.0), (500.0, 30.0), (None, 20.0)]
+    states = iter([GpuState(1980, 700.0, (), power, used) for power, used in seen])
+    monkeypatch.setattr(gpu_state, "read", lambda uuid: next(states))
+    times = iter([0.0, 0.0, 0.0, 2.0, 2.0, 4.0, 4.0])
+    meter = GpuMeter("some", clock=lambda: next(times))
+    for _ in range(3):
+        meter.sample()
+    assert meter.conditions is not None
+    assert meter.conditions.power_w == 400
+    assert meter.peak_memory_gib == 30
+
+
+THREE_GPUS = SimpleNamespace(
+    NVMLError=OSError,
+    nvmlDeviceGetCount=lambda: 3,
+    nvmlDeviceGetHandleByIndex=lambda index: index,
+    nvmlDeviceGetUUID=lambda handle: f"GPU-{'abc'[handle]}{handle}",
+)
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"),
+    [
+        (None, ["a0", "b1", "c2"]),
+        ("2,0", ["c2", "a0"]),
+        ("GPU-b1", ["b1"]),
+        ("", []),
+        ("7", []),
+    ],
+)
+def test_the_gpus_of_a_job(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, found: list[str]
+) -> None:
+    monkeypatch.setattr(gpu_state, "_nvml", lambda: THREE_GPUS)
+    assert gpu_state.find_visible(visible) == found

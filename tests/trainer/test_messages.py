@@ -31,7 +31,7 @@ from trainer.files import write_atomically
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import CheckpointError, Position, find_steps
 from trainer.folder.failure import find_full_disk, reason_of, reported
-from trainer.folder.metrics import RecordFile
+from trainer.folder.record_file import RecordFile
 from trainer.json_files import parse_json
 from trainer.model.model import Transformer
 from trainer.model.optimizer import Optimizer, build_optimizer

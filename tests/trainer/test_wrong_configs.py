@@ -22,7 +22,7 @@ from trainer.__main__ import main
 from trainer.config import CheckpointConfig, ConfigError, ProfilingConfig, RunConfig
 from trainer.folder.checkpoint import Saver
 from trainer.folder.profiler import Profiler
-from trainer.folder.run_folder import Lock
+from trainer.folder.run_file import Lock
 from trainer.tokens.shards import ensure_shards
 from trainer.world import World
 

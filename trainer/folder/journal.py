@@ -11,8 +11,9 @@ import torch
 
 from trainer.config import RunConfig
 from trainer.files import write_atomically
-from trainer.folder.metrics import RecordFile
-from trainer.folder.run_folder import RunFile, read_summary
+from trainer.folder.record_file import RecordFile
+from trainer.folder.run_file import RunFile
+from trainer.folder.run_folder import read_summary
 from trainer.folder.trackers import Trackers
 from trainer.records import (
     CONFIG,

@@ -1,17 +1,13 @@
-"""The folder of a run: its lock, its files, and run.json."""
+"""The folder of a run: its files, and what becomes of those of an earlier one."""
 
-import datetime
-import fcntl
 import hashlib
 import platform
 import subprocess
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from trainer.config import RunConfig, load_run_config
-from trainer.files import make_folder, move_aside, remove_leftovers, write_atomically
+from trainer.files import move_aside
 from trainer.folder.checkpoint_state import STATE, complete, entries, folder_of
 from trainer.folder.owner import read_owner
 from trainer.gpu_state import read_driver
@@ -21,9 +17,7 @@ from trainer.records import (
     EVALUATIONS,
     METRICS,
     SUMMARY,
-    Attempt,
     RunSummary,
-    Status,
     Versions,
 )
 
@@ -33,42 +27,7 @@ RUN_FILES = (SUMMARY, METRICS, EVALUATIONS, CONFIG, CHECKPOINTS, "tensorboard", 
 PACKAGE = Path(__file__).parents[1]
 """The trainer's sources."""
 
-LAG_S = 1.0
-"""Least seconds that run.json may lag behind the records: replacing a file durably takes a
-millisecond, more on a network file system."""
-
 Action = Literal["start", "resume", "done"]
-
-
-class Lock:
-    """Exclusive lock on a run's folder; released when the process ends."""
-
-    def __init__(self, folder: Path) -> None:
-        """Create the folder if needed. Raises ConfigError if it is not writable."""
-        make_folder(folder, "dump_dir")
-        self._folder = folder
-        self._file = (folder / ".lock").open("w")
-
-    def try_acquire(self) -> bool:
-        """Take the lock unless another process holds it; say whether it was taken.
-
-        A file system without locks, as NFS and Lustre may be, has nobody wait; that is said once.
-        """
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            message = f"{self._file.name}: cannot be locked: {error.strerror}"
-            print(f"warning: {message}; do not start a second run in this folder", flush=True)
-            return True  # another process's files may be there
-        for name in (SUMMARY, METRICS, EVALUATIONS, CONFIG):
-            remove_leftovers(self._folder / name)
-        return True
-
-    def release(self) -> None:
-        """Release the lock."""
-        self._file.close()
 
 
 def choose_action(
@@ -164,63 +123,6 @@ def set_records_aside(folder: Path) -> None:
     print(f"{folder}: no checkpoint to resume from, so it starts again{kept}", flush=True)
 
 
-class RunFile:
-    """run.json: written when a run starts, replaced atomically while it runs."""
-
-    def __init__(
-        self, folder: Path, summary: RunSummary, previous: Sequence[Attempt], first: int = 1
-    ) -> None:
-        """Begin the last attempt in `summary`; `previous` are the earlier ones.
-
-        Its number is at least `first`.
-        """
-        self._path = folder / SUMMARY
-        # A killed attempt could not write its end.
-        ended = (
-            item.model_copy(update={"status": "failed"}) if item.status == "running" else item
-            for item in previous
-        )
-        number = max(first, 1 + max((item.attempt for item in previous), default=0))
-        attempt = summary.attempts[-1].model_copy(update={"attempt": number})
-        self.summary = summary.model_copy(update={"attempts": (*ended, attempt)})
-        self.write()
-
-    @property
-    def attempt(self) -> Attempt:
-        """The current attempt."""
-        return self.summary.attempts[-1]
-
-    @property
-    def began(self) -> str:
-        """When the run's first attempt started."""
-        return self.summary.attempts[0].start
-
-    def note(self, **changes: Any) -> None:
-        """Apply changes; write the file at most once per `LAG_S`."""
-        self.summary = self.summary.model_copy(update=changes)
-        if time.monotonic() - self._written >= self._pause_s:
-            self.write()
-
-    def write(self, **changes: Any) -> None:
-        """Apply changes and write the file."""
-        self.summary = self.summary.model_copy(update=changes)
-        before = time.monotonic()
-        write_atomically(self._path, self.summary.to_json(indent=1) + "\n")
-        self._written = time.monotonic()
-        # On a slow file system too, writing takes less than a hundredth of the run.
-        self._pause_s = max(LAG_S, 100 * (self._written - before))
-
-    def write_attempt(self, **changes: Any) -> None:
-        """Apply changes to the attempt and write the file."""
-        attempt = self.attempt.model_copy(update=changes)
-        self.write(attempts=(*self.summary.attempts[:-1], attempt))
-
-    def end(self, status: Status, wall_s: float, **changes: Any) -> None:
-        """End the attempt."""
-        self.summary = self.summary.model_copy(update={"status": status, **changes})
-        self.write_attempt(status=status, end=now(), wall_s=wall_s)
-
-
 def describe_software() -> dict[str, Any]:
     """Return versions, commit and the hash of the trainer's sources, as fields of run.json."""
     import torch
@@ -266,8 +168,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None
-
-
-def now() -> str:
-    """Return the time, ISO 8601, UTC."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -10,7 +10,8 @@ from trainer.execution.choices import Choices
 from trainer.files import write_atomically
 from trainer.folder import failure
 from trainer.folder.owner import identify
-from trainer.folder.run_folder import Action, Lock, choose_action, is_completed, read_summary
+from trainer.folder.run_file import Lock
+from trainer.folder.run_folder import Action, choose_action, is_completed, read_summary
 from trainer.folder.trackers import check_trackers
 from trainer.loop.learner import build_model, set_up_process
 from trainer.loop.session import open_session

@@ -6,7 +6,8 @@ from pathlib import Path
 from trainer import host
 from trainer.config import RunConfig
 from trainer.execution.choices import has_bf16
-from trainer.folder.run_folder import describe_software, now, read_summary
+from trainer.folder.run_file import now
+from trainer.folder.run_folder import describe_software, read_summary
 from trainer.loop.session import Session
 from trainer.records import Attempt, Continued, Layout, RunSummary, UsedChoices
 from trainer.tokens.shards import content_keys, training_keys

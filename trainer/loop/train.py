@@ -17,12 +17,9 @@ from trainer.loop.session import Session
 from trainer.loop.step import capture_later, first_step, rehearse, train_step
 from trainer.loop.stop_signal import StopSignal
 from trainer.model.learning_rate import learning_rate
-from trainer.records import Evaluation, Record, finite
+from trainer.records import EXIT_PREEMPTED, Evaluation, Record, finite
 from trainer.tokens.data import validation_windows
 from trainer.world import mean_over_ranks
-
-EXIT_PREEMPTED = 75
-"""Exit code of a run that was asked to stop before its end (EX_TEMPFAIL)."""
 
 
 def train(session: Session) -> int:

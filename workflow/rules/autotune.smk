@@ -12,7 +12,7 @@ AUTOTUNE = AutotuneRequest(GRID)
 rule autotune:
     """The fastest micro-batch, activation checkpointing and compilation for every measured cell"""
     input:
-        lambda wildcards: [f"{cell.folder}/autotune.yaml" for cell in GRID.measured],
+        AUTOTUNE.files,
     localrule: True
 
 

@@ -2,7 +2,7 @@
 
 Reads   the grid, <results>/data/<source>.json and the shards listed in it
 Reads   the compiled code of a precompile job
-Writes  settings.yaml: the trainer's input
+Writes  settings.yaml: the trainer's input; of another trainer, its own config and trainer.json
 Writes  run.yaml, run.json, metrics.jsonl, checkpoints/: by the trainer, kept if a job fails
 Writes  completed: the run is complete with the cell's current settings; for the tables
 """
@@ -38,7 +38,7 @@ rule train:
         # Snakemake truncates `log` at each start; this file keeps earlier attempts.
         record=f"{STUDY.folder}/{RUN_FOLDER}/train.log",
     shell:
-        "{params.launch} config={params.config:q} 2>&1 | tee -i -a {log:q} {params.record:q}"
+        "{params.launch} 2>&1 | tee -i -a {log:q} {params.record:q}"
 
 
 use rule train as train_here with:

@@ -27,6 +27,7 @@ FACTS = {
     "horizon": "500 steps",
     "tokens": 65_536_000,
     "currency": "USD",
+    "trainer": "ours",
 }
 REST = {field.name: None for field in fields(Estimate)}
 ESTIMATES = [Estimate(**{**REST, **FACTS, "model": "nano", "gpus": gpus}) for gpus in (1, 8)]

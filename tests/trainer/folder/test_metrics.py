@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.trainer.conftest import make_record
-from trainer.folder.metrics import LossMean, RecordFile, RecordTimer
+from trainer.folder.metrics import LossMean, RecordTimer
+from trainer.folder.record_file import RecordFile
 from trainer.records import finite
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from trainer.config import RunConfig
-from trainer.folder import run_folder
-from trainer.folder.run_folder import Lock, RunFile, choose_action, read_summary, set_aside
+from trainer.folder import run_file
+from trainer.folder.run_file import Lock, RunFile
+from trainer.folder.run_folder import choose_action, read_summary, set_aside
 from trainer.records import Attempt, RunSummary
 
 CONTENT = {"text": "abc"}
@@ -83,7 +84,7 @@ def test_nothing_computed_is_lost(tmp_path: Path) -> None:
 
 def test_only_one_process_trains_in_a_folder(tmp_path: Path) -> None:
     program = (
-        "import sys, pathlib; from trainer.folder.run_folder import Lock\n"
+        "import sys, pathlib; from trainer.folder.run_file import Lock\n"
         "print(Lock(pathlib.Path(sys.argv[1])).try_acquire())"
     )
 
@@ -113,7 +114,7 @@ def test_notes_are_written_once_the_file_lags(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(run_folder.time, "monotonic", lambda: now)
+    monkeypatch.setattr(run_file.time, "monotonic", lambda: now)
 
     def steps_written() -> int:
         summary = read_summary(tmp_path)
@@ -123,7 +124,7 @@ def test_notes_are_written_once_the_file_lags(
     file = RunFile(tmp_path, make_summary(), ())
     file.note(steps_done=1)
     assert steps_written() == 0
-    now += run_folder.LAG_S
+    now += run_file.LAG_S
     file.note(steps_done=2)
     assert steps_written() == 2
     file.note(steps_done=3)

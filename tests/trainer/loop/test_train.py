@@ -15,7 +15,7 @@ from tests.trainer.conftest import Runs, losses, read_records
 from tests.trainer.tokens.test_documents import write_parquet
 from tests.trainer.tokens.test_tokenizer_files import make_hf
 from trainer.loop.evaluate import bits_per_byte
-from trainer.loop.train import EXIT_PREEMPTED
+from trainer.records import EXIT_PREEMPTED
 from trainer.tokens.packing import Part
 from trainer.tokens.shard_folder import Shards
 

@@ -1,0 +1,1 @@
+"""Examples of other trainers, for config/trainers.yaml."""

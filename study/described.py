@@ -1,0 +1,100 @@
+"""What the descriptions of trainers point at: the templates' texts, and the trainers' versions.
+
+Both become part of the study when it is loaded. Only those of trainers in the grid are read.
+"""
+
+import subprocess
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+from study.abilities import unknown_abilities
+from study.config import Study
+from study.files import open_text
+from study.rendering import placeholder_problems, template_problems
+from study.trainers import TemplateConfig, TrainerConfig
+from trainer.layers import Merged
+from trainer.paths import expand_path
+from trainer.problems import ConfigError, Problem
+
+COMMIT = ("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+"""Prints the commit of a clone, and whether its files were changed since."""
+
+PATIENCE_S = 60
+"""Time for a command that prints a version, s."""
+
+
+def describe_trainers(study: Study, settings: Merged) -> tuple[list[Problem], Study]:
+    """Return a study with the templates and versions of the trainers in its grid, and the problems
+    with them.
+
+    `settings`: those of the study's files, which say where a description is written.
+    """
+    problems: list[Problem] = []
+    trainers = dict(study.trainers)
+    for name in sorted(study.trainers_in_use & trainers.keys()):
+        trainer = trainers[name]
+        found, template = _read_template(name, trainer, settings)
+        told = [*placeholder_problems(name, trainer), *unknown_abilities(name, trainer.cannot)]
+        problems += map(settings.trace, [*told, *found])
+        if template is not None:
+            problems += template_problems(template)
+        version = trainer.found_version or find_version(trainer)
+        update = {"config": template, "found_version": version}
+        trainers[name] = trainer.model_copy(update=update)
+    if trainers == study.trainers:
+        return problems, study
+    return problems, study.model_copy(update={"trainers": trainers})
+
+
+def _read_template(
+    name: str, trainer: TrainerConfig, settings: Merged
+) -> tuple[list[Problem], TemplateConfig | None]:
+    """Return a trainer's template with its text; on a problem with its file, without."""
+    template = trainer.config
+    if template is None or template.text is not None:
+        return [], template
+    key = ("trainers", name, "config")
+    try:
+        path = _beside(expand_path(template.file), settings.trace(Problem(key, "")).source)
+        with open_text(path) as file:
+            return [], TemplateConfig(file=str(path), text=file.read())
+    except ConfigError as error:
+        message = f"the template {error.source} {error.problems[0].message}"
+    except ValueError as error:
+        message = str(error)
+    return [Problem(key, message)], None
+
+
+def _beside(file: str, source: str | None) -> Path:
+    """Return a path; a relative one is in the folder of the file that names it."""
+    if source is None or not Path(source).is_file():
+        return Path(file)
+    return Path(source).parent / file
+
+
+def find_version(trainer: TrainerConfig) -> str | None:
+    """Return the version of a trainer; None if it cannot be found here."""
+    wanted = trainer.version
+    if wanted is None:
+        return None
+    if wanted == "git":
+        return _printed_by(COMMIT, trainer.workdir)
+    if wanted.package is not None:
+        try:
+            return metadata.version(wanted.package)
+        except metadata.PackageNotFoundError:
+            return None
+    assert wanted.command is not None
+    return _printed_by(("bash", "-c", "; ".join([*trainer.setup, wanted.command])), trainer.workdir)
+
+
+def _printed_by(command: Iterable[str], workdir: str | None) -> str | None:
+    """Return what a command prints; None if it fails, or prints nothing."""
+    try:
+        done = subprocess.run(
+            [*command], cwd=workdir, capture_output=True, text=True, check=True, timeout=PATIENCE_S
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,307 @@
+"""The run's folder of another trainer: run.json and the records, written from its log as ours are.
+
+The records of an attempt begin with the first step that its log names: earlier records of the same
+steps are dropped, as after a resume of our own trainer.
+"""
+
+import math
+import resource
+import socket
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from study.jobs.foreign_job import ForeignJob
+from study.jobs.gpu_watch import GpuWatch
+from study.measure.entries import Entry, Event, Validation
+from study.rendering import DESCRIPTION, SETTINGS_FILE
+from trainer.files import move_aside, write_atomically
+from trainer.folder.record_file import RecordFile
+from trainer.folder.run_file import RunFile, now
+from trainer.host import count_cores, processor_name
+from trainer.json_files import parse_json
+from trainer.records import (
+    CONFIG,
+    EVALUATIONS,
+    FAILURE,
+    METRICS,
+    SUMMARY,
+    Attempt,
+    Evaluation,
+    Layout,
+    Outcome,
+    Record,
+    RunSummary,
+    Status,
+    Versions,
+    finite,
+)
+
+NOT_OF_A_RUN = (
+    *(".lock", DESCRIPTION, SETTINGS_FILE, FAILURE, "train.log", "attempt.log", "slurm_logs"),
+    *("superseded", "completed", "autotune.yaml"),
+)
+"""What the study itself keeps in a run's folder, and an earlier run leaves there."""
+
+KIB_PER_GIB = 2**20
+
+
+def read_summary(folder: Path) -> RunSummary | None:
+    """Return the content of run.json; None if it is missing or malformed."""
+    try:
+        return RunSummary.model_validate(parse_json((folder / SUMMARY).read_bytes()))
+    except (OSError, ValueError):
+        return None
+
+
+def set_aside(folder: Path, job: ForeignJob, why: str) -> None:
+    """Move the files of an earlier attempt, and all that its trainer wrote into the folder, to
+    `superseded/<n>`."""
+    kept = {*NOT_OF_A_RUN, *([Path(job.config.file).name] if job.config else [])}
+    old = [path for path in sorted(folder.iterdir()) if path.name not in kept]
+    if old:
+        print(f"{folder}: {why}; the earlier files are in {move_aside(old)}", flush=True)
+
+
+class ForeignFolder:
+    """The files of a run during one attempt."""
+
+    def __init__(
+        self,
+        folder: Path,
+        job: ForeignJob,
+        previous: Sequence[Attempt],
+        gpus: GpuWatch,
+        elapsed_s: Callable[[], float],
+    ) -> None:
+        """`previous`: the earlier attempts of this run; `elapsed_s`: since this one started."""
+        self._folder, self._job, self._gpus, self._elapsed_s = folder, job, gpus, elapsed_s
+        settings = folder / SETTINGS_FILE
+        if settings.exists():
+            write_atomically(folder / CONFIG, settings.read_bytes())
+        attempt = Attempt(
+            attempt=1,  # RunFile numbers it
+            start=now(),
+            fingerprint=job.fingerprint,
+            gpus=job.gpus,
+            hosts=(socket.gethostname(),),
+        )
+        earlier = read_summary(folder)
+        self._file = RunFile(folder, _summarize(job, attempt, gpus, earlier), previous)
+        self._records: RecordFile | None = None
+        self._evaluations: RecordFile | None = None
+        self._base_s = 0.0  # of earlier attempts, up to the step at which this one goes on
+        self._last = 0
+        """Step of the last record."""
+        self._longest = 0
+        """Steps of the longest interval."""
+        self._first: tuple[float, int] | None = None
+        """When the first record came, s since the start, and its number of steps."""
+        self._steady: list[float] = []
+        self._seen_s = 0.0
+        self._clock_s: float | None = None  # the trainer's own clock at the last entry
+        self._peak_gib: float | None = None
+        self._diverged = False
+
+    @property
+    def last_step(self) -> int:
+        """The last recorded step of this attempt; 0 without any."""
+        return self._last if self._first is not None else 0
+
+    @property
+    def all_steps_done(self) -> bool:
+        """Whether the log goes up to the last step, or so near that the next record would be
+        beyond it."""
+        return self._first is not None and self._last + self._longest > self._job.steps - 1
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the last loss is not finite."""
+        return self._diverged
+
+    def note(self, events: Sequence[Event]) -> None:
+        """Write what a log tells, all of which has come since the last time."""
+        entries = [event for event in events if isinstance(event, Entry)]
+        moments = dict(zip(map(id, entries), self._moments(entries), strict=True))
+        for event in events:
+            if isinstance(event, Entry):
+                self._record(event, moments[id(event)])
+            else:
+                self._evaluated(event)
+
+    def _moments(self, entries: Sequence[Entry]) -> list[float]:
+        """Return when each entry was written, s since the start of the attempt: the last one now,
+        the others before it by the times in the log."""
+        moment, found = self._elapsed_s(), list[float]()
+        later: Entry | None = None
+        for entry in reversed(entries):
+            if later is not None:
+                if entry.elapsed_s is not None and (later.elapsed_s or 0.0) > entry.elapsed_s:
+                    moment -= (later.elapsed_s or 0.0) - entry.elapsed_s
+                else:
+                    moment -= (later.step_s or 0.0) * max(0, later.step - entry.step)
+            found.append(max(moment, self._seen_s))
+            later = entry
+        return found[::-1]
+
+    def _record(self, entry: Entry, moment_s: float) -> None:
+        if self._records is None and entry.step > 0:
+            self._begin(entry.step)
+        if entry.step <= self._last:
+            return  # another rank's, or from before the first step
+        steps = entry.step - self._last
+        step_s, paused = self._step_time(entry, steps, moment_s)
+        job, attempt = self._job, self._file.attempt.attempt
+        per_s = finite(job.tokens_per_step / step_s) if step_s > 0 else None
+        assert self._records is not None
+        self._records.write(
+            Record(
+                step=entry.step,
+                loss=_finite(entry.loss),
+                rate=_finite(entry.rate),
+                grad_norm=_finite(entry.grad_norm),
+                tokens=entry.tokens or entry.step * job.tokens_per_step,
+                reserved_gib=_finite(entry.memory_gib),
+                tokens_per_s_per_gpu=per_s and per_s / job.gpus,
+                tokens_per_s=per_s,
+                elapsed_s=self._base_s + moment_s,
+                step_s=step_s,
+                interval_steps=steps,
+                paused=paused,
+                attempt=attempt,
+            )
+        )
+        if self._first is None:
+            self._first = (moment_s, steps)
+        elif not paused:
+            self._steady.append(step_s)
+        self._last, self._longest = entry.step, max(self._longest, steps)
+        self._seen_s, self._clock_s = moment_s, entry.elapsed_s
+        self._diverged = entry.loss is not None and not math.isfinite(entry.loss)
+        if entry.memory_gib is not None:
+            self._peak_gib = max(entry.memory_gib, self._peak_gib or 0.0)
+        self._file.note(
+            steps_done=entry.step,
+            loss_final=_finite(entry.loss),
+            gpu_conditions=self._gpus.conditions,
+            peak_memory_gib=self._peak_gib or self._gpus.peak_memory_gib,
+        )
+        if len(self._steady) == 1 or self._first[1] == 1:
+            self._write_startup()
+
+    def _begin(self, step: int) -> None:
+        """Open the records of this attempt, whose first interval ends at a step."""
+        self._records = RecordFile(self._folder / METRICS, step - 1)
+        self._evaluations = RecordFile(self._folder / EVALUATIONS, step - 1)
+        last = self._records.last
+        self._last = last.get("global_step", 0)
+        self._base_s = last.get("time/elapsed_s", 0.0)
+        self._file.write_attempt(first_step=self._last + 1)
+
+    def _step_time(self, entry: Entry, steps: int, moment_s: float) -> tuple[float, bool]:
+        """Return the mean step time, s, and whether it includes a pause."""
+        saved = any(_has_multiple(self._last, entry.step - 1, n) for n in self._job.saves)
+        unmarked = self._job.log.format not in ("torchtitan", "nanogpt", "nanochat")
+        if entry.step_s is not None:
+            return entry.step_s, entry.paused or (saved and unmarked)
+        clock_s, before_s = entry.elapsed_s, self._clock_s
+        if clock_s is not None and before_s is not None and clock_s > before_s:
+            return (clock_s - before_s) / steps, entry.paused or saved
+        seen_s = moment_s - (self._seen_s if self._first is not None else 0.0)
+        return max(0.0, seen_s) / steps, entry.paused or saved or seen_s <= 0
+
+    def _write_startup(self) -> None:
+        """Write the time to the end of the first step.
+
+        The log tells of it with the first interval, so the other steps of that one are subtracted,
+        at the speed of later ones.
+        """
+        if self._first is None:
+            return
+        moment_s, steps = self._first
+        startup = {"first_record_s": moment_s}
+        if steps == 1:
+            startup["total_s"] = moment_s
+        elif self._steady:
+            later_s = (steps - 1) * statistics.median(self._steady)
+            if later_s < moment_s:
+                startup["total_s"] = moment_s - later_s
+        self._file.write_attempt(startup=startup)
+
+    def _evaluated(self, validation: Validation) -> None:
+        if validation.step < 1:
+            return  # of the model before training
+        if self._evaluations is None:
+            self._begin(validation.step + 1)
+        assert self._evaluations is not None
+        if validation.step <= self._evaluations.last.get("global_step", 0):
+            return
+        evaluation = Evaluation(
+            step=validation.step,
+            loss=_finite(validation.loss),
+            bits_per_byte=_finite(validation.bits_per_byte),
+            elapsed_s=self._base_s + self._elapsed_s(),
+            attempt=self._file.attempt.attempt,
+        )
+        self._evaluations.write(evaluation)
+        self._evaluations.last = evaluation.to_dict()
+        self._file.write(loss_validation=evaluation.loss)
+
+    def end(self, status: Status, outcome: Outcome | None = None) -> None:
+        """Write the end of the attempt."""
+        if self._first is not None:
+            self._write_startup()
+        self._file.end(
+            status,
+            self._elapsed_s(),
+            outcome=outcome,
+            gpu_conditions=self._gpus.conditions,
+            peak_memory_gib=self._peak_gib or self._gpus.peak_memory_gib or self._resident_gib(),
+        )
+        self._close()
+
+    def _resident_gib(self) -> float | None:
+        """Return the peak resident memory of the largest process of the command, GiB."""
+        if self._job.device == "cuda":
+            return None
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / KIB_PER_GIB
+
+    def _close(self) -> None:
+        for file in (self._records, self._evaluations):
+            if file is not None:
+                file.close()
+
+
+def _summarize(
+    job: ForeignJob, attempt: Attempt, gpus: GpuWatch, earlier: RunSummary | None
+) -> RunSummary:
+    """Return run.json at the start of an attempt; `earlier`: of the attempt that it resumes."""
+    return RunSummary(
+        status="running",
+        name=job.name,
+        params=job.params,
+        device=job.device,
+        gpu_name=gpus.name if job.device == "cuda" else processor_name(),
+        gpus=job.gpus,
+        nodes=job.nodes,
+        hosts=attempt.hosts,
+        layout=Layout(),
+        machine_cores=count_cores(),
+        choices=job.choices,
+        versions=Versions(),
+        trainer_version=job.version,
+        fingerprint=job.fingerprint,
+        steps_done=earlier.steps_done if earlier else 0,
+        loss_final=earlier.loss_final if earlier else None,
+        loss_validation=earlier.loss_validation if earlier else None,
+        attempts=(attempt,),
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None else finite(value)
+
+
+def _has_multiple(low: int, high: int, number: int) -> bool:
+    """Whether a positive multiple of a number is from `low` up to `high`."""
+    return high // number > max(0, low - 1) // number

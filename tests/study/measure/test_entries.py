@@ -1,0 +1,200 @@
+"""What the lines of other trainers' logs tell, with their oddities; expectations by hand."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from study.measure.entries import Entry, Event, Shape, Validation, line_reader, read_whole
+from study.trainers import LogConfig
+from trainer.problems import ConfigError
+from trainer.settings import validate
+
+SHAPE = Shape(tokens_per_step=1000, gpus=4)
+
+
+def log(**settings: Any) -> LogConfig:
+    return LogConfig.model_validate(settings)
+
+
+def read(lines: str, **settings: Any) -> list[Event]:
+    reader = line_reader(log(**settings), SHAPE)
+    assert reader is not None
+    return [event for line in lines.splitlines() for event in reader.feed(line)]
+
+
+def test_torchtitan() -> None:
+    """Colours, timestamps and several ranks; a save and a validation are before the second line.
+    500 tokens/s of each of 4 GPUs are 0.5 s for 1000 tokens."""
+    info = "[rank0]:[titan] 2026-02-24 19:46:17,508 - root - INFO - "
+    found = read(
+        f"{info}Training starts at step 1\n"
+        f"{info}\x1b[31mstep:  1  \x1b[32mloss:  7.62585  \x1b[33mgrad_norm: 26.6250  "
+        "\x1b[34mmemory: 66.91GiB(37.51%)  \x1b[35mtps: 50  \x1b[36mtflops: 3.14  mfu: 13.99%\n"
+        f"{info}Saving the checkpoint (or staging if async is enabled).\n"
+        f"{info}validate step:  1  loss:  7.1  memory: 66.91GiB(37.51%)  tps: 41,000\n"
+        f"{info}step: 10  loss: nan  grad_norm: 1.5  memory: 67.00GiB(37.51%)  tps: 1,000  mfu: 1%",
+        format="torchtitan",
+    )
+    first, validation, second = found
+    assert first == Entry(
+        step=1, loss=7.62585, grad_norm=26.625, memory_gib=66.91, step_s=1000 / (50 * 4)
+    )
+    assert validation == Validation(step=1, loss=7.1)
+    assert isinstance(second, Entry)
+    assert (second.step, second.step_s, second.paused) == (10, 0.25, True)
+    assert second.loss is not None
+    assert math.isnan(second.loss)
+
+
+def test_nanogpt() -> None:
+    """Its first step is number 0, and its evaluation is before the step of its number."""
+    assert read(
+        "tokens per iteration will be: 1,000\n"
+        "step 0: train loss 4.2874, val loss 4.2823\n"
+        "iter 0: loss 4.2651, time 11480.56ms, mfu -100.00%\n"
+        "iter 10: loss 3.1234, time 123.40ms, mfu 30.12%",
+        format="nanogpt",
+    ) == [
+        Validation(step=0, loss=4.2823),
+        Entry(step=1, loss=4.2651, step_s=pytest.approx(11.48056), paused=True),
+        Entry(step=11, loss=3.1234, step_s=pytest.approx(0.1234)),
+    ]
+
+
+def test_nanochat() -> None:
+    """Its first step is number 0; a step's time leaves evaluations out."""
+    line = (
+        "step {} | loss: 8.893647 | lrm: 1.00 | dt: {}ms | tok/sec: 529,882 | mfu: 74.1 | "
+        "total time: 0.0m"
+    )
+    found = read(
+        "Step 00000 | Validation bpb: 3.3000\n"
+        + line.format("00000/21400 (0.00%)", "1,989.44")
+        + "\nStep 00001 | Validation bpb: 1.2345\n"
+        + line.format("00001/21400 (0.00%)", "989.44"),
+        format="nanochat",
+    )
+    assert [event for event in found if isinstance(event, Validation)] == [
+        Validation(step=0, bits_per_byte=3.3), Validation(step=1, bits_per_byte=1.2345)
+    ]  # fmt: skip
+    entries = [event for event in found if isinstance(event, Entry)]
+    assert [(e.step, e.step_s, e.loss) for e in entries] == [
+        (1, pytest.approx(1.98944), 8.893647), (2, pytest.approx(0.98944), 8.893647)
+    ]  # fmt: skip
+
+
+def test_lingua() -> None:
+    """Records within a step, a line cut off by a kill, and a loss that is not a number."""
+    record = {
+        "global_step": 10, "acc_step": 0, "speed/wps": 1000.0, "optim/grad_norm": 1.5,
+        "optim/lr": 3e-4, "optim/total_tokens": 10_000, "memory/max_reserved_gib": 30.5,
+        "loss/out": 5.5, "created_at": "2026-01-01T00:00:00",
+    }  # fmt: skip
+    lines = [
+        json.dumps(record | {"acc_step": 1}),
+        json.dumps(record),
+        '{"global_step": 20, "acc_',
+        json.dumps(record | {"global_step": 30, "loss/out": math.nan}),
+    ]
+    first, second = read("\n".join(lines), format="lingua")
+    assert first == Entry(
+        step=10, loss=5.5, rate=3e-4, grad_norm=1.5, tokens=10_000, memory_gib=30.5, step_s=0.25
+    )
+    assert isinstance(second, Entry)
+    assert second.step == 30
+    assert math.isnan(second.loss or 0)
+
+
+LITGPT = "loss,iter,step,epoch,iter_time,remaining_time,tokens,total_tokens,learning_rate"
+
+
+def test_litgpt() -> None:
+    """Two micro-batches of 4 x 125 tokens each are a step; `step` is Fabric's count from 0."""
+    text = (
+        f"{LITGPT},time,val_loss,val_ppl\n"
+        "9.1,2,1,0,0.5,60,250,1000,4e-05,1.5,,\n"
+        "8.1,4,3,0,0.5,60,500,2000,5e-05,2.5,,\n"
+        ",,3,,,,,,,,7.5,1808.0\n"
+        "7.1,6,5,0,0.5,60,750,3000,6e-05,5.5,,\n"
+        "6.1,8,7,0,0.5,60,1000,40"
+    )
+    assert read_whole(log(format="litgpt", file="x"), text, SHAPE) == [
+        Entry(step=1, loss=9.1, rate=4e-05, tokens=1000, elapsed_s=1.5),
+        Entry(step=2, loss=8.1, rate=5e-05, tokens=2000, elapsed_s=2.5),
+        Validation(step=2, loss=7.5),
+        Entry(step=3, loss=7.1, rate=6e-05, tokens=3000, elapsed_s=5.5, paused=True),
+    ]
+
+
+def test_litgpt_without_times() -> None:
+    """`iter_time` is that of a micro-batch, of which a step has two."""
+    text = f"{LITGPT}\n9.1,2,1,0,0.5,60,250,1000,4e-05\n"
+    assert read_whole(log(format="litgpt", file="x"), text, SHAPE) == [
+        Entry(step=1, loss=9.1, rate=4e-05, tokens=1000, step_s=1.0)
+    ]
+
+
+def test_trainer_state() -> None:
+    history = [
+        {"epoch": 0.1, "learning_rate": 1e-4, "loss": 5.2, "grad_norm": 2.0, "step": 10},
+        {"eval_loss": 5.0, "eval_runtime": 2.0, "step": 10},
+        {"loss": math.nan, "step": 20, "train_runtime": 30.0},
+        {"train_loss": 5.1, "train_runtime": 60.0, "step": 20},
+    ]
+    text = json.dumps({"global_step": 20, "log_history": history})
+    found = read_whole(log(format="trainer_state", file="x"), text, SHAPE)
+    assert found[:2] == [
+        Entry(step=10, loss=5.2, rate=1e-4, grad_norm=2.0), Validation(step=10, loss=5.0)
+    ]  # fmt: skip
+    (last,) = found[2:]
+    assert isinstance(last, Entry)
+    assert (last.step, last.elapsed_s, last.paused) == (20, 30.0, True)
+    assert math.isnan(last.loss or 0)
+    assert read_whole(log(format="trainer_state", file="x"), text[:-9], SHAPE) == []
+
+
+def test_regular_expressions() -> None:
+    """Groups of several patterns that match the same line belong together."""
+    patterns = [
+        r"^it (?P<step>\d+) \| (?P<tokens_per_s>[\d,.]+) tok/s",
+        r"loss (?P<loss>\S+)",
+        r"eval: (?P<validation_loss>\S+)",
+    ]
+    assert read(
+        "it 10 | 2,000 tok/s | loss 3.5\nloss of nothing\neval: 3.25\nit 20 | oops tok/s\n"
+        "it 30 | 500 tok/s | loss x",
+        format="regex",
+        patterns=patterns,
+    ) == [
+        Entry(step=10, loss=3.5, step_s=0.5),
+        Validation(step=10, loss=3.25),
+        Entry(step=30, step_s=2.0, paused=True),
+    ]
+
+
+def test_a_mapping_of_json() -> None:
+    fields = {"step": "i", "loss": "train.loss", "step_ms": "a.b", "tokens": "seen"}
+    assert read(
+        'epoch 1\n{"i": 1, "train": {"loss": 3}, "a.b": 5, "seen": 7}\n{"i": true}\n[1]\n'
+        '{"i": 2, "train": 3}\n{"i": 3, "train": {"loss": "3"}, "seen": 9.5}',
+        format="json",
+        fields=fields,
+    ) == [Entry(step=1, loss=3.0, step_s=0.005, tokens=7), Entry(step=3)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"format": "regex"}, "patterns"),
+        ({"format": "regex", "patterns": "it ("}, "unterminated subpattern"),
+        ({"format": "regex", "patterns": r"(?P<stp>\d+)"}, "did you mean 'step'"),
+        ({"format": "regex", "patterns": r"(?P<loss>\d+)"}, "nothing is named step"),
+        ({"format": "json", "fields": {"loss": "x"}}, "nothing is named step"),
+        ({"format": "lingua", "fields": {"step": "x"}}, "only for format json"),
+    ],
+)
+def test_a_description_of_a_log_is_checked(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        validate(LogConfig, settings, "trainers.yaml")

@@ -1,0 +1,393 @@
+"""Other trainers in a grid: their commands, configs, refusals and identity, and their tables."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from study.config import Study
+from study.described import find_version
+from study.estimate.estimate import Estimator, estimate_table
+from study.estimate.time_table import to_markdown as time_table
+from study.grid import Cell, Grid
+from study.jobs.dispatch import _write_description
+from study.jobs.launch import cell_line
+from study.jobs.precompile import precompile_folder
+from study.load import load_grid_file
+from study.measure.comparison import Side, compare, split
+from study.measure.evidence import read_evidence
+from study.measure.measurement import read_measurements
+from study.measure.throughput import throughput_rows, to_frame, to_markdown, write_table
+from study.rendering import TERMS, command, fill, render_config
+from study.show.plan import format_plan, plan_table
+from study.trainers import OURS, TrainerConfig
+from tests.study.conftest import write_run
+from trainer.config import ConfigError, merge
+from trainer.yaml_files import dump_yaml
+
+TEMPLATE = """\
+# one cell
+name: {{ name }}
+dump_dir: {{ run }}
+seed: {{ seed }}
+model: {dim: {{ dim }}, n_layers: {{ n_layers }}, ffn: {{ ffn_hidden }}, vocab: {{ vocab_size }}}
+batch: {{ micro_batch }} x {{ grad_acc_steps }} x {{ world_size }} = {{ global_batch }}
+{% for source, weight in sources.items() %}
+{{ source }}: {{ weight }}
+{% endfor %}
+lr: {{ lr }} {{ run_config.optim.scheduler }} {{ epsilon }}
+"""
+
+FORK: dict[str, Any] = {
+    "workdir": "/srv/lingua-fork",
+    "launcher": "uv run torchrun",
+    "module": "apps.main.train",
+    "config": "templates/fork.yaml",
+    "arguments": ["config={config}"],
+    "log": {"format": "lingua", "file": "{run}/metrics.jsonl"},
+    "resumes": True,
+}
+
+STUDY: dict[str, Any] = {
+    "study": "mixed",
+    "models": {"small": {"dim": 512, "n_layers": 8, "n_heads": 8}, "tiny": {"dim": 64,
+        "n_layers": 2, "n_heads": 2}},
+    "clusters": {
+        "miso": {"gpu_name": "H200", "peak_tflops": 989.5, "gpus_per_node": 8, "slurm":
+            {"partition": "miso", "gpu_request": "gpus-per-task", "max_nodes": 2}},
+        "here": {"device": "cpu", "gpu_name": "CPU core", "gpus_per_node": 4},
+    },
+    "corpora": ["python_stdlib"],
+    "run": {
+        "steps": 40,
+        "data": {"root_dir": "data", "sources": {"python_stdlib": 1.0}, "batch_size": 8},
+    },
+    "trainers": {"fork": FORK, "plain": {"script": "train.sh", "launcher": "none",
+        "log": {"format": "regex", "patterns": [r"it (?P<step>\d+)"]}}},
+    "grid": [{"cluster": "here", "model": "tiny", "gpus": [1, 2], "trainer": ["ours", "fork"]}],
+}  # fmt: skip
+
+Load = Callable[..., Grid]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Return a function from changes of the study, and its template, to its grid."""
+
+    def load_changed(
+        changes: dict[str, Any] | None = None, template: str = TEMPLATE, folder: str = "study"
+    ) -> Grid:
+        home = tmp_path / folder
+        (home / "templates").mkdir(parents=True, exist_ok=True)
+        (home / "templates" / "fork.yaml").write_text(template)
+        values = merge(STUDY, {"results_dir": str(home / "results"), **(changes or {})})
+        (home / "study.yaml").write_text(dump_yaml(values))
+        return load_grid_file(str(home / "study.yaml"))
+
+    return load_changed
+
+
+def on(cluster: str, gpus: int, trainer: str = "fork") -> dict[str, Any]:
+    """Return changes of the study: a grid of one cell."""
+    return {"grid": [{"cluster": cluster, "model": "tiny", "gpus": gpus, "trainer": trainer}]}
+
+
+def complaint(load: Load, changes: dict[str, Any], template: str = TEMPLATE) -> str:
+    """Return the message about a study."""
+    with pytest.raises(ConfigError) as caught:
+        load(changes, template)
+    return str(caught.value)
+
+
+def test_the_guides_fork_is_started_by_the_guides_line(load: Load) -> None:
+    (cell,) = load(on("miso", 8))
+    config = f"{Path(cell.folder).absolute()}/config.yaml"
+    line = f"uv run torchrun --nproc_per_node=8 --standalone -m apps.main.train config={config}"
+    assert command(cell.placed) == line
+    assert cell_line(cell).endswith(f" python -m study.jobs.foreign_run {cell.folder} -- {line}")
+
+
+def test_on_several_nodes_each_has_its_share_of_the_run(load: Load) -> None:
+    (cell,) = load(on("miso", 16))
+    line = cell_line(cell)
+    assert "srun --nodes=2 --ntasks=2 --ntasks-per-node=1" in line
+    rendezvous = "--rdzv_backend=c10d --rdzv_id=$SLURM_JOB_ID --rdzv_endpoint=$RENDEZVOUS"
+    launch = f"uv run torchrun --nproc_per_node=8 --nnodes=2 {rendezvous} -m apps.main.train"
+    assert f"foreign_run {cell.folder} -- {launch} config=" in line
+
+
+def test_setup_and_words_of_a_command_reach_the_program_as_written(
+    load: Load, tmp_path: Path
+) -> None:
+    trainer = {"launcher": "none", "script": "printf %s|", "setup": ["it='a b'", "export it"],
+               "arguments": ["{world_size} {{}} $it", "'{name}'"]}  # fmt: skip
+    (cell,) = load({"trainers": {"fork": {**trainer, "module": None}}, **on("here", 2)})
+    words = cell_line(cell).rpartition(" -- ")[2]
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout == f"2 {{}} $it|'{cell.run.name}'|"
+    assert cell.trainer_config.module is None
+
+
+def test_a_config_is_rendered_with_the_cells_values(load: Load) -> None:
+    cell = load()[3]
+    assert cell.name == "here/tiny/gpus-2/fork/seed-42"
+    assert render_config(cell.placed) == (
+        "# one cell\n"
+        "name: mixed/runs/here/tiny/gpus-2/fork/seed-42\n"
+        f"dump_dir: {Path(cell.folder).absolute()}\n"
+        "seed: 42\n"
+        "model: {dim: 64, n_layers: 2, ffn: 256, vocab: 258}\n"
+        "batch: 8 x 1 x 2 = 16\n"
+        "python_stdlib: 1.0\n"
+        "lr: 0.0003 cosine 1.0e-08\n"  # a number also for PyYAML
+    )
+
+
+def test_every_term_has_a_value(load: Load) -> None:
+    (cell,) = load({**on("here", 1), "run": {**STUDY["run"], "checkpoint": None}})
+    for name in TERMS:
+        assert fill(f"{{{name}}}", cell.placed) != "", name
+
+
+def test_the_job_finds_what_it_needs_in_the_runs_folder(load: Load) -> None:
+    (cell,) = load(on("here", 2))
+    Path(cell.folder).mkdir(parents=True)
+    _write_description(cell)
+    described = json.loads(Path(cell.folder, "trainer.json").read_text())
+    assert Path(cell.folder, "config.yaml").read_text() == described["config"]["text"]
+    assert described["log"]["file"] == f"{Path(cell.folder).absolute()}/metrics.jsonl"
+    assert described["workdir"] == "/srv/lingua-fork"
+    assert described["fingerprint"] == cell.fingerprint
+    assert described["tokens_per_step"] == 2 * 8 * cell.run.data.seq_len
+    assert described["command"] == command(cell.placed)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("a\nb: {{ dimm }}\n", "line 2: unknown name 'dimm'; did you mean 'dim'?"),
+        ("{% if false %}\n{{ frobs }}\n{% endif %}\n", "line 2: unknown name 'frobs'"),
+        ("a\n{{ run_config.optim.beta7 }}\n", "line 2: cannot be rendered: UndefinedError: "),
+        ("a\n\n{{ dim // 0 }}\n", "line 3: cannot be rendered: ZeroDivisionError: "),
+        ("a\n{% for %}\n", "line 2: not a template: "),
+    ],
+)
+def test_a_mistake_in_a_template_is_reported_with_its_line(
+    load: Load, template: str, expected: str
+) -> None:
+    text = complaint(load, {}, template)
+    assert "templates/fork.yaml: 1 problem" in text
+    assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("description", "expected"),
+    [
+        ({"arguments": ["{configg}"]},
+         "trainers.fork.arguments[0]: unknown name 'configg'; did you mean 'config'?"),
+        ({"environment": {"A": "{b c}"}}, "trainers.fork.environment.A: unknown name 'b c'"),
+        ({"log": {"file": "{rum}"}}, "trainers.fork.log.file: unknown name 'rum'"),
+        ({"config": "missing.yaml"}, "trainers.fork.config: the template "),
+        ({"cannot": ["tp_sise"]}, "cannot[0]: unknown ability 'tp_sise'; did you mean 'tp_size'?"),
+        ({"script": "a.py"}, "trainers.fork.module: expected one of module and script"),
+        ({"log": {"format": "regex"}}, "log.format: patterns: missing; format regex needs it"),
+        ({"log": {"fields": {"step": "it"}}}, "log.fields: only for format json; found lingua"),
+        ({"version": {}}, "version.package: expected one of package and command"),
+        ({"resume": True}, "trainers.fork.resume: unknown key; did you mean 'resumes'?"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_description_names_its_key(
+    load: Load, description: dict[str, Any], expected: str
+) -> None:
+    text = complaint(load, {"trainers": {"fork": merge(FORK, description)}})
+    assert expected in text
+    assert "line " in text
+
+
+@pytest.mark.parametrize(
+    ("word", "changes", "expected"),
+    [
+        ("tp_size", {"run": {"distributed": {"tp_size": 2}}}, "run.distributed.tp_size: found 2"),
+        ("optim.name", {"run": {"optim": {"name": "muon"}}}, "run.optim.name: found muon"),
+        ("accumulation", {"run": {"grad_acc_steps": 4}}, "run.grad_acc_steps: found 4"),
+        ("validation", {"run": {"eval": {}, "checkpoint": {"eval": {"every": 10}}}},
+         "run.eval: found a validation loss"),
+        ("several_gpus", {}, "grid[0].gpus: found 2 GPUs"),
+        ("several_nodes", on("miso", 16), "grid[0].gpus: found 16 GPUs on 2 nodes"),
+        ("strong_scaling", {"grid": [{**on("here", 2)["grid"][0], "global_batch_size": 8}]},
+         "grid[0].global_batch_size: found 8"),
+    ],
+)  # fmt: skip
+def test_cells_that_a_trainer_cannot_train_are_refused_by_name(
+    load: Load, word: str, changes: dict[str, Any], expected: str
+) -> None:
+    values = merge({"run": STUDY["run"], **on("here", 2)}, changes)
+    assert load(values)
+    text = complaint(load, {**values, "trainers": {"fork": {**FORK, "cannot": [word]}}})
+    assert f"{expected}; trainer 'fork' cannot do that ({word}, by its description)" in text
+
+
+def test_unknown_trainers_and_branches_are_refused(load: Load) -> None:
+    text = complaint(load, on("here", 1, "frok"))
+    assert "grid[0].trainer: unknown trainer 'frok'; did you mean 'fork'?" in text
+    trunk, branch = ({**on("here", 1)["grid"][0]} for _ in range(2))
+    branch |= {"variant": "more", "from": {"cell": "fork"}, "steps": 50}
+    text = complaint(load, {"grid": [trunk, branch], "variants": {"more": {}}})
+    assert "trainer 'fork' cannot start from another cell's checkpoint" in text
+
+
+def test_cells_of_ours_are_what_they_are_without_other_trainers(load: Load) -> None:
+    mixed = [cell for cell in load() if cell.trainer == "ours"]
+    alone = list(load({**on("here", 1, "ours"), "grid": [{**STUDY["grid"][0], "trainer": "ours"}]}))
+    for cell, other in zip(mixed, alone, strict=True):
+        assert cell.name == other.name
+        assert cell.fingerprint == other.fingerprint == cell.run.fingerprint(cell.gpus)
+        assert cell.speed_key == other.speed_key == cell.run.speed_key(cell.gpus)
+        assert cell_line(cell) == cell_line(other)
+
+
+def keys(cell: Cell) -> tuple[str, str]:
+    return cell.fingerprint, cell.speed_key
+
+
+def test_the_identity_of_a_cell_includes_its_trainer(load: Load) -> None:
+    first, trained = load(on("here", 1)), load(on("here", 1, "plain"))[0]
+    known = keys(first[0])
+    assert known != keys(trained)
+    elsewhere = load(on("here", 1), folder="elsewhere")[0]
+    assert keys(elsewhere) == known, "folders do not count"
+    assert not set(known) & set(keys(load(on("here", 1), TEMPLATE + "fused: true\n")[0]))
+    versioned = {"trainers": {"fork": {**FORK, "workdir": "/", "version": {"command": "echo 1.2"}}}}
+    other = load({**on("here", 1), **versioned})[0]
+    assert other.trainer_config.found_version == "1.2"
+    assert not set(known) & set(keys(other))
+    seeded = load({"grid": [{**on("here", 1)["grid"][0], "seed": 7}]})[0]
+    assert seeded.fingerprint != known[0]
+    assert seeded.speed_key == known[1], "a seed does not change the speed"
+
+
+def test_study_yaml_is_complete_by_itself(load: Load, tmp_path: Path) -> None:
+    grid = load(
+        {"trainers": {"fork": {**FORK, "workdir": "/", "version": {"command": "echo 1.2"}}}}
+    )
+    text = grid.study.to_yaml()
+    (tmp_path / "study" / "templates" / "fork.yaml").unlink()
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "study.yaml").write_text(text.replace("echo 1.2", "exit 1"))
+    again = load_grid_file(str(tmp_path / "alone" / "study.yaml"))
+    assert [keys(cell) for cell in again] == [keys(cell) for cell in grid]
+    assert set(again.study.trainers) == {"ours", "fork"}, "those in use"
+
+
+def test_a_study_with_ours_alone_has_the_file_it_always_had(load: Load) -> None:
+    text = load(on("here", 1, "ours")).study.to_yaml()
+    assert "trainer" not in text
+
+
+def test_the_shipped_description_of_ours_is_the_default() -> None:
+    shipped = load_grid_file("config/config.yaml").study
+    assert shipped.trainers["ours"] == OURS
+
+
+def test_the_commit_of_a_clone_is_its_version(tmp_path: Path) -> None:
+    trainer = TrainerConfig.model_validate({**FORK, "workdir": str(tmp_path), "version": "git"})
+    assert find_version(trainer) is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "train.py").write_text("1")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "1"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert find_version(trainer) == head.stdout.strip()
+    (tmp_path / "train.py").write_text("2")
+    assert find_version(trainer) == f"{head.stdout.strip()}-dirty"
+
+
+def test_only_our_trainer_is_precompiled(load: Load) -> None:
+    grid = load({"grid": [{**on("miso", 1)["grid"][0], "trainer": ["ours", "fork"]}]})
+    ours, fork = map(precompile_folder, grid)
+    assert ours is not None and fork is None
+
+
+def test_the_plan_has_the_commands_of_other_trainers(load: Load) -> None:
+    from study.estimate.forecast import Forecast
+
+    grid = load({"trainers": {"fork": {**FORK, "version": "git"}}})
+    forecast = Forecast(grid)
+    text = format_plan(grid, plan_table(grid, forecast), forecast)
+    for cell in grid:
+        assert (f"{cell.name}: {command(cell.placed)}\n" in text) == (cell.trainer == "fork")
+    assert "The version of trainer fork cannot be found here." in text
+
+
+def test_where_can_choose_by_trainer(load: Load) -> None:
+    grid = load({"grid": [{**STUDY["grid"][0], "where": 'trainer == "fork" or gpus == 1'}]})
+    assert [(cell.gpus, cell.trainer) for cell in grid] == [(1, "ours"), (1, "fork"), (2, "fork")]
+
+
+@pytest.fixture
+def measured(load: Load) -> Grid:
+    """A grid whose runs of ours take 0.1 s a step, and those of the fork 0.2 s."""
+    grid = load()
+    for cell in grid:
+        if (cell.trainer, cell.gpus) != ("fork", 2):
+            write_run(cell, step_s=0.1 if cell.trainer == "ours" else 0.2)
+    return grid
+
+
+def test_tables_have_a_trainer_column(measured: Grid, tmp_path: Path) -> None:
+    rows = throughput_rows(measured)
+    assert [(row.trainer, row.variant, row.plain_variant) for row in rows] == [
+        ("ours", "base", "base"), ("fork", "fork", "base"), ("ours", "base", "base"),
+    ]  # fmt: skip
+    assert [row.scaling_efficiency for row in rows] == [1.0, 1.0, pytest.approx(1.0)]
+    lines = to_markdown(to_frame(rows)).splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")][5:8] == ["GPUs", "Trainer", "Variant"]
+    assert [cell.strip() for cell in lines[3].split("|")][6:8] == ["fork", "base"]
+    ours = [row for row in rows if row.trainer == "ours"]
+    assert "Trainer" not in to_markdown(to_frame(ours))
+
+
+def test_each_trainer_has_its_own_performance_model(measured: Grid, tmp_path: Path) -> None:
+    csv = tmp_path / "throughput.csv"
+    write_table(throughput_rows(measured), csv)
+    found = read_measurements(csv, measured)
+    assert len(found) == 3
+    estimates = {(e.trainer, e.gpus): e for e in estimate_table(measured, found)}
+    assert estimates["ours", 1].step_s == pytest.approx(0.1)
+    assert estimates["fork", 1].step_s == pytest.approx(0.2)
+    only_ours = Estimator([item for item in found if item.cell.trainer == "ours"])
+    for cell in measured:
+        if cell.trainer == "ours":
+            assert only_ours.estimate(cell, 500, "500 steps") == estimates["ours", cell.gpus]
+    guess = estimates["fork", 2].step_s
+    assert guess is not None and guess > 0.13, "from the fork's own runs"
+    unmeasured = only_ours.estimate(measured[3], 500)
+    assert unmeasured.method.startswith("no measurement of fork on here yet")
+    table = time_table(list(estimates.values())).splitlines()
+    assert [cell.strip() for cell in table[0].split("|")][1:3] == ["Model Size", "Trainer"]
+    assert "(fork)" not in "".join(table)
+
+
+def test_evidence_counts_for_one_trainer(load: Load, tmp_path: Path) -> None:
+    table = tmp_path / "speeds.csv"
+    table.write_text("cluster,model,gpus,step_ms\nhere,tiny,1,70\n")
+    grid = load({"evidence": [{"file": str(table), "trainer": "fork", "by": "ada"}]})
+    estimates = {(e.trainer, e.gpus): e for e in estimate_table(grid, read_evidence(grid.study))}
+    assert estimates["fork", 1].step_s == pytest.approx(0.07)
+    assert estimates["ours", 1].step_s is None
+
+
+def test_trainers_are_compared_cell_by_cell(measured: Grid) -> None:
+    sides = split(Side("mixed", throughput_rows(measured)), "trainer", None)
+    one, _ = compare(sides[0], sides[1:], "trainer")
+    assert (one.cell, one.base, one.other) == ("here/tiny/gpus-1/base", "ours", "fork")
+    assert one.speed_ratio == pytest.approx(0.5)
+
+
+def test_a_study_needs_no_descriptions() -> None:
+    values = {key: value for key, value in STUDY.items() if key != "trainers"}
+    study = Study.model_validate({**values, **on("here", 1, "ours")})
+    assert study.trainers == {"ours": OURS}

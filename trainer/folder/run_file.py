@@ -1,0 +1,113 @@
+"""run.json while a run goes on, and the lock of its folder. Imports no torch."""
+
+import datetime
+import fcntl
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.files import make_folder, remove_leftovers, write_atomically
+from trainer.records import CONFIG, EVALUATIONS, METRICS, SUMMARY, Attempt, RunSummary, Status
+
+LAG_S = 1.0
+"""Least seconds that run.json may lag behind the records: replacing a file durably takes a
+millisecond, more on a network file system."""
+
+
+class Lock:
+    """Exclusive lock on a run's folder; released when the process ends."""
+
+    def __init__(self, folder: Path) -> None:
+        """Create the folder if needed. Raises ConfigError if it is not writable."""
+        make_folder(folder, "dump_dir")
+        self._folder = folder
+        self._file = (folder / ".lock").open("w")
+
+    def try_acquire(self) -> bool:
+        """Take the lock unless another process holds it; say whether it was taken.
+
+        A file system without locks, as NFS and Lustre may be, has nobody wait; that is said once.
+        """
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            message = f"{self._file.name}: cannot be locked: {error.strerror}"
+            print(f"warning: {message}; do not start a second run in this folder", flush=True)
+            return True  # another process's files may be there
+        for name in (SUMMARY, METRICS, EVALUATIONS, CONFIG):
+            remove_leftovers(self._folder / name)
+        return True
+
+    @property
+    def fileno(self) -> int:
+        """Descriptor of the lock: a process that inherits it holds the lock, too."""
+        return self._file.fileno()
+
+    def release(self) -> None:
+        """Release the lock."""
+        self._file.close()
+
+
+class RunFile:
+    """run.json: written when a run starts, replaced atomically while it runs."""
+
+    def __init__(
+        self, folder: Path, summary: RunSummary, previous: Sequence[Attempt], first: int = 1
+    ) -> None:
+        """Begin the last attempt in `summary`; `previous` are the earlier ones.
+
+        Its number is at least `first`.
+        """
+        self._path = folder / SUMMARY
+        # A killed attempt could not write its end.
+        ended = (
+            item.model_copy(update={"status": "failed"}) if item.status == "running" else item
+            for item in previous
+        )
+        number = max(first, 1 + max((item.attempt for item in previous), default=0))
+        attempt = summary.attempts[-1].model_copy(update={"attempt": number})
+        self.summary = summary.model_copy(update={"attempts": (*ended, attempt)})
+        self.write()
+
+    @property
+    def attempt(self) -> Attempt:
+        """The current attempt."""
+        return self.summary.attempts[-1]
+
+    @property
+    def began(self) -> str:
+        """When the run's first attempt started."""
+        return self.summary.attempts[0].start
+
+    def note(self, **changes: Any) -> None:
+        """Apply changes; write the file at most once per `LAG_S`."""
+        self.summary = self.summary.model_copy(update=changes)
+        if time.monotonic() - self._written >= self._pause_s:
+            self.write()
+
+    def write(self, **changes: Any) -> None:
+        """Apply changes and write the file."""
+        self.summary = self.summary.model_copy(update=changes)
+        before = time.monotonic()
+        write_atomically(self._path, self.summary.to_json(indent=1) + "\n")
+        self._written = time.monotonic()
+        # On a slow file system too, writing takes less than a hundredth of the run.
+        self._pause_s = max(LAG_S, 100 * (self._written - before))
+
+    def write_attempt(self, **changes: Any) -> None:
+        """Apply changes to the attempt and write the file."""
+        attempt = self.attempt.model_copy(update=changes)
+        self.write(attempts=(*self.summary.attempts[:-1], attempt))
+
+    def end(self, status: Status, wall_s: float, **changes: Any) -> None:
+        """End the attempt."""
+        self.summary = self.summary.model_copy(update={"status": status, **changes})
+        self.write_attempt(status=status, end=now(), wall_s=wall_s)
+
+
+def now() -> str:
+    """Return the time, ISO 8601, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
