@@ -41,13 +41,15 @@ class TrainingTokens(Dataset[Tensor]):
 
 
 class HeldOutTokens(Dataset[Tensor]):
-    """The windows on which the validation loss is computed."""
+    """The windows on which the validation loss is computed; none without `eval`."""
 
     def __init__(self, settings: str) -> None:
         config = load_settings(settings)
-        held_out = open_held_out(config, open_shards(config.data))
-        count = config.eval.validation.max_sequences if config.eval else 1
-        self._windows = validation_windows(held_out, config.data.seq_len, count)
+        self._windows: Any = ()
+        if config.eval is not None:
+            held_out = open_held_out(config, open_shards(config.data))
+            count = config.eval.validation.max_sequences
+            self._windows = validation_windows(held_out, config.data.seq_len, count)
 
     def __len__(self) -> int:
         return len(self._windows)
