@@ -170,6 +170,10 @@ def test_jobs_in_the_queue(make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch)
         ("running", "attempt 2; starts"),
         ("waiting", "PartitionTimeLimit: it will never start, Slurm job 4; attempt 2"),
     ]
+    # One that waits again goes on from what it has done.
+    again = list(seen.values())[3]
+    assert again.progress is not None
+    assert again.progress.step > 0
 
 
 def test_slurm_that_does_not_answer(make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch) -> None:
