@@ -41,8 +41,11 @@ class Files(TrainerCallback):
             state.save_to_json(str(Path(args.output_dir, "trainer_state.json")))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save and stop, if asked to."""
-        if self._asked:
+        """Save and stop, if any rank has been asked to: all of them have to do so in one step."""
+        asked = torch.tensor(self._asked, dtype=torch.int32, device=args.device)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        if asked.item():
             control.should_save = control.should_training_stop = True
 
 

@@ -4,8 +4,9 @@ A block may name several clusters for each of its cells, `cluster: {any: [a, b]}
 on the one that the study's `placements` name for it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 from study.axes import Choice, combinations, name_variant
@@ -21,6 +22,20 @@ BLOCK_AXES = ("cluster", "model", "gpus", "trainer", "variant", "seed")
 
 CELL_NAME = "{cluster}/{model}/gpus-{gpus}/{variant}/seed-{seed}"
 """Name of a cell, for people, folders and messages. It is never parsed."""
+
+
+def short_names(labels: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of cells without the parts that are the same in all of them; that of a
+    single cell is whole.
+
+    `labels`: axis -> value of each cell.
+    """
+    names = [[part.format(**each) for part in CELL_NAME.split("/")] for each in labels]
+    differs = [len(set(column)) > 1 for column in zip(*names, strict=True)]
+    if not any(differs):
+        return ["/".join(name) for name in names]
+    return ["/".join(compress(name, differs)) for name in names]
+
 
 BETWEEN = "|"
 """Between the clusters of a cell for which one is chosen; in no name of a cluster."""

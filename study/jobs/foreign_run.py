@@ -194,8 +194,11 @@ class Supervisor:
             # Slurm's warning: stopping now would save nothing.
             return
         self._interrupts += number == signal.SIGINT
-        self._asked = number
-        self._forward()
+        # Slurm signals every process of a step, and srun passes its own signal on. torchrun would
+        # stop waiting for its ranks at a second one.
+        if self._asked is None or self._interrupts > 1:
+            self._asked = number
+            self._forward()
 
     def _forward(self) -> None:
         """Ask the trainer to stop: its launchers, which pass it on to their ranks. A second Ctrl-C
@@ -351,10 +354,13 @@ LIBC: Any = ctypes.CDLL(None)
 def _run_beside(job: ForeignJob, command: Sequence[str]) -> int:
     """Run the command on a node other than the first, and forward stop requests to it."""
     with _starting(job, command, []) as process:
+        asked = False
 
         def forward(number: int, frame: FrameType | None) -> None:
-            if number == signal.SIGUSR1 and not job.resumes:
+            nonlocal asked
+            if asked or (number == signal.SIGUSR1 and not job.resumes):
                 return
+            asked = True
             _signal_group(process, signal.Signals[job.stop_signal])
 
         with _receiving(forward):

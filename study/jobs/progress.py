@@ -100,7 +100,9 @@ class Progress:
     def _describe(self, cell: Cell) -> str:
         summary = find_summary(cell)
         at = f" at step {summary.steps_done} of {cell.run.steps}" if summary else ""
-        return f"{cell.cluster}/{cell.model}/{cell.gpus}{at}"
+        parts = [cell.cluster, cell.model, str(cell.gpus)]
+        parts += [] if cell.variant == "base" else [cell.variant]
+        return f"{'/'.join(parts)}{at}"
 
     def _end(self, running: int) -> datetime | None:
         """Return when the study should be done, if as many runs as now go on side by side."""

@@ -27,7 +27,7 @@ from study.jobs.progress import later_day
 from study.jobs.slurm_commands import ACTIVE, NEVER_STARTS, QueuedJob, list_jobs
 from study.jobs.submitted import comment_of, log_folder, record_of
 from study.measure.logs import is_stale, read_failure
-from study.points import AXES
+from study.points import AXES, short_names
 from trainer.records import METRICS, SUMMARY, Record, RunSummary
 
 State = Literal["done", "diverged", "failed", "running", "waiting", "to run"]
@@ -56,6 +56,7 @@ class Progress:
     """What the end of a run's metrics.jsonl tells."""
 
     step: int
+    attempt: int
     loss: float | None
     tokens_per_s_per_gpu: float | None
     pace_s: float
@@ -109,6 +110,7 @@ def _progress(records: list[Record]) -> Progress:
     usual = statistics.median(times[1:-1]) if len(times) > 3 else 0.0
     return Progress(
         step=last.step,
+        attempt=last.attempt,
         loss=last.loss,
         tokens_per_s_per_gpu=last.tokens_per_s_per_gpu,
         pace_s=pace_s,
@@ -172,26 +174,27 @@ class Watch:
         if job is not None and job.state == "PENDING":
             never = ": it will never start" if NEVER_STARTS.search(job.reason) else ""
             again = f"; attempt {attempt + 1}" if attempt else ""
-            note = f"Slurm job {job.job_id}, {job.reason}{never}{again}"
-            return Seen(cell, "waiting", note, attempt, None, self._whole_s(cell))
+            note = f"{job.reason}{never}, Slurm job {job.job_id}{again}"
+            goes_on = attempt > 0 and cell.trainer_config.resumes
+            progress, left = self._so_far(cell, goes_on)
+            return Seen(cell, "waiting", note, attempt, progress, left)
         if summary is None:
             state: State = "running" if job else "to run"
-            note = f"Slurm job {job.job_id} starts" if job else ""
+            note = f"starts, Slurm job {job.job_id}" if job else ""
             return Seen(cell, state, note, 0, None, self._whole_s(cell))
         return self._unfinished(cell, summary, attempt, job)
 
     def _unfinished(
         self, cell: Cell, summary: RunSummary, attempt: int, job: QueuedJob | None
     ) -> Seen:
-        progress = read_progress(Path(cell.folder, METRICS))
-        steps = cell.run.steps
-        left = (steps - progress.step) * progress.pace_s if progress else self._whole_s(cell)
+        begins_again = job is not None and not cell.trainer_config.resumes
+        progress, left = self._so_far(cell, summary.status == "running" or not begins_again)
         if summary.status == "running":
             silent_s = self._silence_s(cell)
             limit = max(SILENT_S, 10 * progress.interval_s) if progress else STARTING_S
             if job is not None or silent_s <= limit:
                 notes = [f"attempt {attempt}"] if attempt > 1 else []
-                notes += [] if progress else ["starts"]
+                notes += [] if progress and progress.attempt == attempt else ["starts"]
                 if silent_s > limit:
                     notes.append(f"silent for {format_seconds(silent_s)}")
                 if progress and progress.slowdown > SLOW:
@@ -206,6 +209,14 @@ class Watch:
             note = _reason(failure.message) if failure else ""
             return Seen(cell, "failed", note, attempt, progress, left)
         return Seen(cell, "to run", f"{summary.status}; goes on", attempt, progress, left)
+
+    def _so_far(self, cell: Cell, goes_on: bool) -> tuple[Progress | None, float | None]:
+        """Return what the records so far tell, and the time that is left, s; `goes_on`: the run
+        does not begin again."""
+        progress = read_progress(Path(cell.folder, METRICS)) if goes_on else None
+        if progress is None:
+            return None, self._whole_s(cell)
+        return progress, (cell.run.steps - progress.step) * progress.pace_s
 
     def _at_the_end(self, cell: Cell) -> Progress | None:
         """Return what the records of a completed run tell; they are read once."""
@@ -282,7 +293,8 @@ def to_text(seen: list[Seen], most: int) -> str:
     shown, hidden = rows[:most], Counter(item.state for item in rows[most:])
     headings = ["Cell", "State", "Step", "Loss", "Tokens/s/GPU", "Left", "Note"]
     align = ["left", "left", "right", "right", "right", "right", "left"]
-    cells = [_cells(item) for item in shown]
+    names = dict(zip(map(id, rows), short_names(item.cell.labels for item in rows), strict=True))
+    cells = [[names[id(item)], *_cells(item)[1:]] for item in shown]
     text = tabulate(cells, headings, "simple", disable_numparse=True, colalign=align)
     more = ", ".join(f"{count} {state}" for state, count in hidden.items())
     return text + (f"\nand {more}" if more else "")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from study.grid import Grid
 from study.load import load_grid, load_study, load_study_file
+from study.points import short_names
 from trainer.config import ConfigError, load_yaml, parse_yaml, validate
 from trainer.layers import Layer, Merged
 
@@ -38,6 +39,15 @@ def problems(data: dict[str, Any]) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load_study(data, "study.yaml")
     return [str(problem) for problem in caught.value.problems]
+
+
+def test_short_names_have_what_differs(study: dict[str, Any]) -> None:
+    grid = Grid(load_study(study))
+    assert short_names(cell.labels for cell in grid) == [
+        "tiny/gpus-1", "tiny/gpus-2", "wide/gpus-1", "wide/gpus-2",
+    ]  # fmt: skip
+    assert short_names([grid[0].labels]) == ["here/tiny/gpus-1/base/seed-42"]
+    assert short_names([]) == []
 
 
 def test_each_cell_has_its_own_folder_of_checkpoints(study: dict[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 Python imports a `sitecustomize` that it finds on PYTHONPATH. This one wraps the function that takes
 a training step, once the trainer is imported; FAULT names what happens in step FAULT_STEP, and
-FAULT_FOLDER holds a file `<fault>-happened` afterwards, so that it happens once.
+FAULT_FOLDER holds a file `<fault>-happened` afterwards, so that it happens once. Of Hugging Face's
+Trainer, only `hold` is known. A process that holds has its rank and arguments in a file
+`held-<pid>` there.
 """
 
 import importlib.abc
@@ -20,10 +22,13 @@ asked_to_stop = False
 RANK = int(os.environ.get("RANK", "0"))
 
 
-def hold() -> None:
+def hold(asked=lambda: asked_to_stop) -> None:
     """Stay in this step until the test lets go, or the run is asked to stop."""
-    while (FOLDER / f"{FAULT}-hold").exists() and not asked_to_stop:
+    held = FOLDER / f"held-{os.getpid()}"
+    while (FOLDER / f"{FAULT}-hold").exists() and not asked():
+        held.write_text(f"{RANK} {sys.argv}")
         time.sleep(0.1)
+    held.unlink(missing_ok=True)
 
 
 def slow() -> None:
@@ -96,18 +101,33 @@ def wrap(module) -> None:
     module.take_step = step_with_fault
 
 
+def wrap_transformers(module) -> None:
+    take_step = module.Trainer.training_step
+
+    def step_with_fault(self, *arguments, **options):
+        if self.state.global_step + 1 >= STEP and FAULT.startswith("hold"):
+            callbacks = self.callback_handler.callbacks
+            hold(lambda: any(getattr(callback, "_asked", False) for callback in callbacks))
+        return take_step(self, *arguments, **options)
+
+    module.Trainer.training_step = step_with_fault
+
+
+WRAPPERS = {"trainer.loop.train": wrap, "transformers.trainer": wrap_transformers}
+
+
 class Finder(importlib.abc.MetaPathFinder):
-    """Finds trainer.loop.train as Python does, and has it wrapped when it is loaded."""
+    """Finds a trainer's module as Python does, and has it wrapped when it is loaded."""
 
     def find_spec(self, name, path, target=None):
-        if name != "trainer.loop.train":
+        if name not in WRAPPERS:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         load = spec.loader.exec_module
 
         def load_and_wrap(module) -> None:
             load(module)
-            wrap(module)
+            WRAPPERS[name](module)
 
         spec.loader.exec_module = load_and_wrap
         return spec

@@ -272,6 +272,16 @@ def test_a_stop_request_is_forwarded(folder: Path, start: Start, sent: str, own:
     assert [a["status"] for a in summary(folder)["attempts"]] == ["preempted", "completed"]
 
 
+def test_a_repeated_request_is_forwarded_once(folder: Path, start: Start) -> None:
+    """torchrun would leave its ranks at the second one, while they save."""
+    script = (
+        "trap 'echo asked >> asked' TERM; echo 'it 10 | 900 tok/s'; "
+        "for i in 1 2 3; do kill -TERM $PPID; sleep 0.2; done; exit 7"
+    )
+    assert start(script, resumes=True, workdir=str(folder)) == EXIT_PREEMPTED
+    assert (folder / "asked").read_text() == "asked\n"
+
+
 def test_a_stop_of_a_trainer_that_does_not_resume(folder: Path, start: Start) -> None:
     """It has nothing to go on from, so the job has failed; a retry may help."""
     assert start(STOPPED.format(sent="TERM", own="TERM"), workdir=str(folder)) == 1

@@ -166,10 +166,14 @@ def test_jobs_in_the_queue(make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch)
     assert len(calls) == 1
     assert [(item.state, item.note) for item in seen.values()] == [
         ("running", "silent for 1 h"),
-        ("waiting", "Slurm job 2, Priority"),
+        ("waiting", "Priority, Slurm job 2"),
         ("running", "attempt 2; starts"),
-        ("waiting", "Slurm job 4, PartitionTimeLimit: it will never start; attempt 2"),
+        ("waiting", "PartitionTimeLimit: it will never start, Slurm job 4; attempt 2"),
     ]
+    # One that waits again goes on from what it has done.
+    again = list(seen.values())[3]
+    assert again.progress is not None
+    assert again.progress.step > 0
 
 
 def test_slurm_that_does_not_answer(make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +216,7 @@ def test_many_cells_keep_to_the_terminal(make_grid: MakeGrid) -> None:
     grid = make_grid({"grid": [block]})
     write_part(grid[29])
     lines = to_text(Watch(grid).look(), 5).splitlines()
-    assert lines[2].startswith("here/tiny/gpus-1/base/seed-29")
+    assert lines[2].startswith("seed-29 ")
     assert lines[-1] == "and 25 to run"
     assert len(lines) == 8
 
