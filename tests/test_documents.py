@@ -112,6 +112,41 @@ def test_every_snakemake_command_is_understood(
     assert parse_config(args.config or {}) is not None
 
 
+def dry_runs() -> dict[tuple[str, ...], set[str]]:
+    """Return study file and settings -> the targets that are asked for with them.
+
+    Without the reader's own study files; the test leaves out `evaluate`, which needs lm_eval.
+    """
+    from snakemake.cli import get_argument_parser
+
+    found: dict[tuple[str, ...], set[str]] = {}
+    for _, words in SNAKEMAKE:
+        args = get_argument_parser().parse_args(
+            " ".join(words[1:]).replace("--logger rich ", "").split()
+        )
+        files = [str(path) for path in args.configfile or []]
+        if any(Path(file).parts[:1] != ("config",) for file in files):
+            continue
+        choice = [*(["--configfile", *files] if files else [])]
+        choice += ["--config", *args.config] if args.config else []
+        found.setdefault(tuple(choice), set()).update(args.targets or {"all"})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("choice", "targets"),
+    [
+        pytest.param(choice, sorted(targets - {"evaluate"}), id=" ".join(choice) or "default")
+        for choice, targets in dry_runs().items()
+    ],
+)
+def test_snakemake_plans_every_command(choice: tuple[str, ...], targets: list[str]) -> None:
+    """A dry run of each study and its targets together: a process takes seconds to start."""
+    command = ["snakemake", "--dry-run", "--quiet", "all", "--cores", "1", *targets, *choice]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 STUDY_COMMANDS = own("python -m study ")
 
 

@@ -28,7 +28,7 @@ class Check:
 
     cluster: str
     left_out: str
-    """one cell, one model size, or largest GPU count."""
+    """One cell, one model size, or largest GPU count."""
     cells: int
     """Predicted configurations."""
     median_error: float | None

@@ -55,7 +55,7 @@ class ThroughputRow:
     mfu_causal: float | None = None
     """Fraction of the peak, at 6N + 12*L*q*c FLOPs per token."""
     scaling_efficiency: float | None = None
-    """tokens/s/GPU over that of `efficiency_reference`."""
+    """Tokens/s/GPU over that of `efficiency_reference`."""
     peak_memory_gib: float | None = None
     """Peak memory of one GPU, or on a CPU of one process, GiB."""
     startup_s: float | None = None

@@ -50,7 +50,7 @@ def make_table(
 
 
 def field_docs(cls: type[Any]) -> dict[str, str]:
-    """Return field -> docstring below it, of a class at the top level of a module."""
+    """Return field -> docstring below it as plain text, of a class at the top level of a module."""
     (definition,) = ast.parse(inspect.getsource(cls)).body
     assert isinstance(definition, ast.ClassDef)
     docs = {}
@@ -58,7 +58,7 @@ def field_docs(cls: type[Any]) -> dict[str, str]:
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue
         if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            docs[field.target.id] = " ".join(str(text.value.value).split())
+            docs[field.target.id] = " ".join(str(text.value.value).replace("`", "").split())
     return docs
 
 

@@ -74,13 +74,19 @@ for (const table of document.querySelectorAll("table.data")) {
   const axes = ["model", "gpus", "variant", "cluster", "seed"];
   const varied = axes.filter((axis) => distinct(DATA.speeds.map((row) => CELLS[row.cell][axis])).length > 1);
   const ways = { mean, lowest: (v) => Math.min(...v), highest: (v) => Math.max(...v), count: (v) => v.length };
-  const rowsBy = varied[0] ?? "model";
+  // A mean over variants says nothing of any of them.
+  const together = ["model", "gpus", "variant"].every((axis) => varied.includes(axis)) ? ["model, variant"] : [];
+  axes.unshift(...together);
+  const rowsBy = together[0] ?? varied[0] ?? "model";
   const chosen = { rows: rowsBy, columns: varied[1] ?? axes.find((a) => a !== rowsBy), value: DATA.measures.mfu ? "mfu" : measures[0]?.[0], way: "mean" };
 
   const inOrder = (keys) => distinct(keys).sort((a, b) => (typeof a === "number" && typeof b === "number" ? a - b : 0));
   function drawPivot() {
     const rows = DATA.speeds.filter((row) => row[chosen.value] != null);
-    const key = (row, axis) => CELLS[row.cell][axis];
+    const key = ({ cell }, axis) => {
+      const { model, variant } = CELLS[cell];
+      return axis !== "model, variant" ? CELLS[cell][axis] : variant === "base" ? model : `${model}, ${variant}`;
+    };
     const tops = inOrder(rows.map((row) => key(row, chosen.columns)));
     const sides = inOrder(rows.map((row) => key(row, chosen.rows)));
     const groups = groupBy(rows, (row) => JSON.stringify([key(row, chosen.rows), key(row, chosen.columns)]));

@@ -284,6 +284,8 @@ def test_times_sort_by_their_unit(demo: Path, open_page: Open) -> None:
 
 def test_the_pivot_table_has_means(demo: Path, open_page: Open) -> None:
     page = open_page(demo)
+    rows = page.locator("#pivot tbody th").all_text_contents()
+    assert rows == ["m1", "m2", "m2, strong"]  # no mean over variants before one is asked for
     page.locator("#pivot").get_by_label("Value").select_option("tokens_per_s_per_gpu")
     page.locator("#pivot").get_by_label("Rows").select_option("model")
     page.locator("#pivot").get_by_label("Columns").select_option("seed")
@@ -307,6 +309,8 @@ def test_headings_have_their_definition(demo: Path, open_page: Open) -> None:
     assert page.locator("#tip").is_visible()
     missing = page.locator("#throughput th:not([data-tip])")
     assert missing.all_text_contents() == []
+    tips = page.locator("th[data-tip]").evaluate_all("(all) => all.map((one) => one.dataset.tip)")
+    assert [tip for tip in tips if "`" in tip or not (tip[0].isupper() or tip[0].isdigit())] == []
 
 
 def test_cells_are_switched_off(demo: Path, open_page: Open) -> None:
@@ -429,6 +433,7 @@ def test_on_paper_nothing_is_cut(demo: Path, open_page: Open, tmp_path: Path) ->
     for parts in headings:
         assert all(part in printed for part in parts), parts
     assert "m2" in printed
+    assert printed.count("completed") >= 14  # in one piece
 
 
 def pdf_words(path: Path) -> list[tuple[str, tuple[float, float], tuple[float, float]]]:
