@@ -110,6 +110,7 @@ class ThroughputRow:
     step_ms_mean_error: float | None = None
     """Standard error of the mean, from the spread of the intervals; None with only one."""
     trainer: str = DEFAULT_TRAINER
+    """Name of its trainer in trainers.yaml."""
     plain_variant: str | None = None
     """The variant's name without the trainer's."""
     began_again: bool | None = None
