@@ -10,7 +10,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))
 PIP_OPTIONS ?=
 
-.PHONY: help setup fetch wheels setup-offline study published test test-newest test-checkpoints test-long fuzz
+.PHONY: help setup setup-trainers fetch wheels setup-offline study published test test-newest test-checkpoints test-long fuzz
 .PHONY: slurm-up slurm-down test-slurm soak bench gpu-check lint lock schemas clean
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make test-long    the trainer killed 90 times, which CI has no time for"
 	@echo "make fuzz    500,000 mutated inputs for the readers of files"
 	@echo "make bench     our trainer beside transformers', whole runs in turns"
+	@echo "make setup-trainers    litgpt, for config/studies/trainers.yaml"
 	@echo "make gpu-check    correctness and speed on this machine's GPU, in 8 minutes, without a network"
 	@echo "make published      run config/studies/h200.yaml in parts, publish its tables and plots"
 	@echo "make wheels, setup-offline    the environment for a machine with torch and no network"
@@ -33,6 +34,10 @@ $(VENV)/installed: requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -r requirements.lock
 	touch $@
+
+# Other people's trainers beside the locked packages, some of which are newer than litgpt pins.
+setup-trainers: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-trainers.lock
 
 # For a machine that has torch and no network: `make wheels` here, copy the folder, there
 # `make setup-offline`. For another Python or platform than this one, say which:
