@@ -23,8 +23,10 @@ SCHEDULE = "optim={scheduler: wsd}"
 
 
 def steps_done(folder: Path) -> int:
-    path = folder / "metrics.jsonl"
-    return len(path.read_text().splitlines()) if path.exists() else 0
+    try:
+        return len((folder / "metrics.jsonl").read_text().splitlines())
+    except FileNotFoundError:  # also one that has just moved to superseded/
+        return 0
 
 
 def is_saving(folder: Path) -> bool:
