@@ -18,7 +18,7 @@ help:
 	@echo "make test    lint, types and tests"
 	@echo "make lint    lint and types alone"
 	@echo "make test-newest    checkpoints, exports and resumed runs, on the newest supported Python at hand"
-	@echo "make test-long    the trainer killed 90 times, which CI has no time for"
+	@echo "make test-long    what CI has no time for: the trainer killed 90 times, other trainers on Slurm"
 	@echo "make fuzz    500,000 mutated inputs for the readers of files"
 	@echo "make bench     our trainer beside transformers', whole runs in turns"
 	@echo "make setup-trainers    litgpt, for config/studies/trainers.yaml"
@@ -132,6 +132,8 @@ fuzz: setup
 
 test-long: setup
 	python -m pytest -m long tests/trainer
+	bash tests/slurm/cluster/install.sh
+	TRIAL_CLUSTER_REQUIRED=1 python -m pytest -m long tests/slurm
 
 # Trainers side by side, on whatever device is there.
 bench: setup

@@ -16,7 +16,7 @@ from study.measure.throughput_row import read_rows
 from tests.slurm.cluster.api import Cluster
 from tests.slurm.studies import ROOT, STEPS, SlurmStudy, partition, wait_until
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 KILLED, PREEMPTED = "sphinx1", "sphinx2"
 OURS, HUGGING_FACE, PLAIN = "ours", "transformers", "plain"

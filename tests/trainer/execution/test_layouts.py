@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainer.conftest import Runs, losses
+from tests.trainer.conftest import Runs, long, losses
 from tests.trainer.folder.test_initial_weights import V, make_llama, write_lingua
 from trainer.config import ActivationCheckpointing, ConfigError, ModelConfig, RunConfig
 from trainer.execution.compiling import compile_blocks
@@ -73,9 +73,12 @@ LAYOUTS = {
     },
 }
 COMPILED = {
-    1: {"one": [], "full": KEPT["full"]},
+    1: {"one": []},
     2: {"fsdp-selective": LAYOUTS[2]["fsdp-selective"], "tp-selective": LAYOUTS[2]["tp-selective"]},
-    4: {"fsdp-tp": LAYOUTS[4]["fsdp-tp"]},
+}
+MORE_COMPILED = {
+    1: {"one": [], "full": KEPT["full"]},
+    4: {"fsdp-tp": LAYOUTS[4]["fsdp-tp"], "ddp-tp": LAYOUTS[4]["ddp-tp"]},
 }
 
 
@@ -154,16 +157,19 @@ def test_losses_do_not_depend_on_the_layout(runs: Runs) -> None:
     _go_on_under_another_layout(runs)
 
 
-def test_losses_do_not_depend_on_compiling(runs: Runs) -> None:
+@pytest.mark.parametrize("layouts", [COMPILED, pytest.param(MORE_COMPILED, marks=long)])
+def test_losses_do_not_depend_on_compiling(
+    runs: Runs, layouts: dict[int, dict[str, list[str]]]
+) -> None:
     runs.run_several([arguments(runs, "one", 1, [])])
     compiled = ["distributed.compile=true", f"distributed.compile_cache={runs.folder / 'cache'}"]
-    for processes, layouts in COMPILED.items():
+    for processes, kinds in layouts.items():
         lines = [
             arguments(runs, f"{name}{processes}", processes, [*settings, *compiled])
-            for name, settings in layouts.items()
+            for name, settings in kinds.items()
         ]
         runs.run_several(lines, processes)
-        for name, settings in layouts.items():
+        for name, settings in kinds.items():
             assert_same_run(runs, f"{name}{processes}", processes, settings)
             facts = json.loads((runs.out(f"{name}{processes}") / "run.json").read_text())
             assert facts["choices"]["compiled"]

@@ -89,7 +89,7 @@ def evaluations(folder: Path) -> list[tuple[int, float]]:
     [
         (1, 7, 0),
         (1, 3, 40),
-        (2, 2, 0),
+        (2, 1, 0),
         *(pytest.param(count, 30, 0, marks=long) for count in (1, 2, 4)),
         *(pytest.param(count, 30, 40, marks=long) for count in (1, 2)),
     ],

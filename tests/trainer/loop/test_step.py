@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.operations import Launched
-from tests.trainer.conftest import Runs, losses, read_records
+from tests.trainer.conftest import Runs, long, losses, read_records
 from trainer.config import ModelConfig, OptimConfig, load_run_config
 from trainer.folder.failure import DoesNotFit, describe
 from trainer.loop.learner import set_up_process
@@ -132,7 +132,7 @@ def test_kernels_that_a_cpu_lacks_are_rejected(runs: Runs, setting: str, message
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("recipe", ["tensorwise", "rowwise"])
+@pytest.mark.parametrize("recipe", ["tensorwise", pytest.param("rowwise", marks=long)])
 def test_float8_stays_near_bf16(runs: Runs, recipe: str) -> None:
     """torchao's products run on a CPU too; what float8 rounds off shows, and is small."""
     settings = ("model.dim=64", "distributed.model_dtype=bf16", "eval=null")
