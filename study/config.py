@@ -26,7 +26,7 @@ from pydantic import (
 
 from study.horizon import check_horizon, check_tokens
 from study.project import of_project
-from study.trainers import DEFAULT_TRAINER, OURS, TrainerConfig
+from study.trainers import DEFAULT_TRAINER, OURS, KnownLog, TrainerConfig
 from trainer.config import Device, ModelConfig, RunConfig, Settings, expand_paths
 from trainer.other_names import names
 from trainer.paths import FilePath, JobPath
@@ -460,17 +460,7 @@ class Evidence(Settings):
 
     file: ProjectPath
     """Path of the table or log."""
-    format: Literal[
-        "csv",
-        "throughput",
-        "lingua",
-        "torchtitan",
-        "nanogpt",
-        "nanochat",
-        "litgpt",
-        "trainer_state",
-        "wandb",
-    ] = "csv"
+    format: Literal["csv", "throughput", KnownLog, "wandb"] = "csv"
     """csv: columns cluster, model, gpus and a speed; throughput: an earlier study's throughput.csv,
     next to its study.yaml; the others: a log of one run with that trainer, a trainer_state.json of
     Hugging Face's Trainer, or a CSV export of Weights & Biases."""

@@ -20,17 +20,10 @@ DEFAULT_TRAINER = "ours"
 """The trainer of a block that names none. Its name is not part of a cell's, as that of the variant
 `base` is not."""
 
-LogFormat = Literal[
-    "ours",
-    "lingua",
-    "torchtitan",
-    "nanogpt",
-    "nanochat",
-    "litgpt",
-    "trainer_state",
-    "regex",
-    "json",
-]
+KnownLog = Literal["lingua", "torchtitan", "nanogpt", "nanochat", "litgpt", "trainer_state"]
+"""Logs of other trainers that are read without a description: of cells, and as `evidence`."""
+
+LogFormat = Literal["ours", KnownLog, "regex", "json"]
 
 LogField = Literal[
     "step",

@@ -21,7 +21,6 @@ from study.jobs.launch import (
     cell_line,
     data_request,
     evaluation_line,
-    launch_line,
     precompile_line,
     slurm_resources,
     threads,
@@ -33,7 +32,6 @@ from study.load import load_grid
 from study.measure.logs import is_up_to_date
 from study.points import RUN_FOLDER
 from study.project import PROJECT, of_project, share_packages
-from study.rendering import arguments
 from trainer.files import write_atomically
 from trainer.layers import Layer, Merged, merge
 from trainer.problems import ConfigError, combine
@@ -227,7 +225,6 @@ class TrainingRequest:
         self._grid = grid
         self._forecast: Any = None
         self._last: tuple[str, Shortage, dict[str, Any]] | None = None
-        self._launch_lines: dict[tuple[str, int, str], str] = {}
 
     def _cell(self, wildcards: Any) -> Cell:
         return self._grid.at(wildcards)
@@ -332,14 +329,7 @@ class TrainingRequest:
     @signed
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the trainer."""
-        cell = self._cell(wildcards)
-        if not cell.trainer_config.is_native:
-            return cell_line(cell)
-        kind = cell.cluster, cell.gpus, cell.trainer
-        if kind not in self._launch_lines:
-            line = launch_line(cell.cluster_config, cell.gpus, cell.trainer_config)
-            self._launch_lines[kind] = line
-        return f"{self._launch_lines[kind]} {arguments(cell.placed)}"
+        return cell_line(self._cell(wildcards))
 
 
 class EvaluationRequest(TrainingRequest):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from study.grid import Cell, Grid
-from study.jobs.launch import launch_line
+from study.jobs.launch import cell_line
 from study.measure.logs import is_stale, read_failure
 from study.show.plan import find_state
 from trainer.records import RunSummary
@@ -116,7 +116,7 @@ def _describe(
         facts=[] if summary is None else list(_facts(summary, tokens_per_s)),
         differences=[] if is_base else _differences(base, dict(_settings(cell))),
         config=cell.run.to_yaml(),
-        command=f"{launch_line(cell.cluster_config, cell.gpus)} config={cell.folder}/settings.yaml",
+        command=cell_line(cell),
     )
 
 
