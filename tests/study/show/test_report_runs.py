@@ -75,3 +75,14 @@ def test_the_differences_to_the_base(make_grid: MakeGrid) -> None:
     assert facts["Energy per token"].startswith("12 mJ")  # 600 W / 50,000 tokens/s
     assert "Energy per token" not in dict(plain.facts)
     assert "CUDA" not in facts
+
+
+def test_the_command_of_another_trainers_run_is_its_own(make_grid: MakeGrid) -> None:
+    plain = {"script": "train.sh", "launcher": "none", "arguments": ["{steps}"],
+        "log": {"format": "regex", "patterns": [r"it (?P<step>\d+)"]}}  # fmt: skip
+    block = {"cluster": "here", "model": "tiny", "gpus": 1, "trainer": "plain"}
+    grid = make_grid({"trainers": {"plain": plain}, "grid": [block]})
+    (cell,) = grid
+    write_run(cell)
+    _, (found,) = describe_runs(grid, {cell.name: read_summary(cell.folder)}, {cell.name: None})
+    assert found.command.endswith(f" {cell.folder} -- train.sh {cell.run.steps}")
