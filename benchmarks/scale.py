@@ -111,7 +111,7 @@ def exponent(sizes: list[int], times: list[float]) -> str:
     if len(sizes) < 3:
         return ""
     before, after = (time - times[0] for time in times[-2:])
-    if before < 0.2:
+    if min(before, after) < 0.2:
         return "-"  # as long as the start alone
     return f"{math.log(after / before) / math.log(sizes[-1] / sizes[-2]):.2f}"
 
