@@ -128,6 +128,11 @@ class GpuMeter:
         self._next = self._clock() + self.EVERY_S
 
     @property
+    def clock_mhz(self) -> float | None:
+        """Clock of the multiprocessors in the last sample; None without any."""
+        return self._states[-1].clock_mhz if self._states else None
+
+    @property
     def conditions(self) -> GpuConditions | None:
         """The states so far; None without any."""
         if not self._states:

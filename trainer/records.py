@@ -52,6 +52,19 @@ class Written(Settings):
         return self.model_dump(by_alias=True)
 
 
+class SlowRank(Written):
+    """A rank that the others wait for; see trainer/loop/slow_ranks.py."""
+
+    rank: NonNegativeInt
+    """Its number."""
+    host: str
+    """Its machine."""
+    part: Literal["data", "forward", "clock"]
+    """What is slow: waiting for data, its forward pass, or its GPU's clock."""
+    share: NonNegativeFloat
+    """How much longer that takes than on the median rank, in step times."""
+
+
 class Record(Written):
     """One line of metrics.jsonl: an interval of steps.
 
@@ -94,6 +107,8 @@ class Record(Written):
     """Evaluating, s."""
     machine_load: Annotated[NonNegativeFloat | None, Field(alias="machine/load")] = None
     """Cores that other processes used; None if unknown."""
+    slow_rank: Annotated[SlowRank | None, Field(alias="ranks/slow")] = None
+    """The rank that the others waited for in the interval before; None if none was slow."""
     paused: Annotated[bool | None, Field(alias="time/paused")] = None
     """Of another trainer: whether `time/step_s` includes a checkpoint or an evaluation whose length
     is not known, so that the interval is not in steady state."""

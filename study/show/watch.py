@@ -10,7 +10,7 @@ import shutil
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from study.jobs.slurm_commands import ACTIVE, NEVER_STARTS, QueuedJob, list_jobs
 from study.jobs.submitted import comment_of, log_folder, record_of
 from study.measure.logs import is_stale, read_failure
 from study.points import AXES, short_names
-from trainer.records import METRICS, SUMMARY, Record, RunSummary
+from trainer.records import METRICS, SUMMARY, Record, RunSummary, SlowRank
 
 State = Literal["done", "diverged", "failed", "running", "waiting", "to run"]
 
@@ -46,6 +46,16 @@ STARTING_S = 900
 
 SLOW = 1.5
 """Step time over the run's own median that is pointed out."""
+
+RECENT = 5
+"""Last records, most of which a rank must be slow in to be pointed out."""
+
+SLOW_PARTS = {
+    "data": "waits for data",
+    "forward": "is slow in the forward pass",
+    "clock": "has a GPU with a low clock",
+}
+"""`SlowRank.part` -> what the rank does."""
 
 HOME = "\x1b[H\x1b[J"
 """Clears a terminal."""
@@ -65,6 +75,8 @@ class Progress:
     """Time between two records, s."""
     slowdown: float
     """Last step time over the median of those before."""
+    slow_rank: SlowRank | None
+    """The rank that the others waited for in most of the last `RECENT` records."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,24 @@ def _progress(records: list[Record]) -> Progress:
         pace_s=pace_s,
         interval_s=last.interval_steps * pace_s,
         slowdown=last.step_s / usual if usual else 1.0,
+        slow_rank=_slow_rank(records[-RECENT:]),
     )
+
+
+def _slow_rank(records: list[Record]) -> SlowRank | None:
+    found = {(slow.rank, slow.part): slow for record in records if (slow := record.slow_rank)}
+    counts = Counter((slow.rank, slow.part) for record in records if (slow := record.slow_rank))
+    key, count = counts.most_common(1)[0] if counts else (None, 0)
+    return found[key] if key is not None and 2 * count > RECENT else None
+
+
+def _warnings(progress: Progress) -> Iterator[str]:
+    if progress.slowdown > SLOW:
+        yield f"steps take x{progress.slowdown:.1f} of its median"
+    slow = progress.slow_rank
+    if slow is not None:
+        does = SLOW_PARTS[slow.part]
+        yield f"rank {slow.rank} on {slow.host} {does}, by {slow.share:.0%} of a step"
 
 
 class Watch:
@@ -197,8 +226,7 @@ class Watch:
                 notes += [] if progress and progress.attempt == attempt else ["starts"]
                 if silent_s > limit:
                     notes.append(f"silent for {format_seconds(silent_s)}")
-                if progress and progress.slowdown > SLOW:
-                    notes.append(f"steps take x{progress.slowdown:.1f} of its median")
+                notes += _warnings(progress) if progress else []
                 return Seen(cell, "running", "; ".join(notes), attempt, progress, left)
             note = f"no record for {format_seconds(silent_s)}: killed, or it hangs"
             return Seen(cell, "failed", note, attempt, progress, left)

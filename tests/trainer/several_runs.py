@@ -4,7 +4,9 @@
 
 The first argument is the number of processes, forked after the imports, which take longer than
 these runs. runs.json is a list of command lines of the trainer. Each rank records the samples
-that it has read in each step, in samples-<rank>.json in the run's folder. Not a test by itself.
+that it has read in each step, in samples-<rank>.json in the run's folder. In a run with the name
+"slow data" or "slow forward", that part of a step takes the last rank `SLOW_S` longer. Not a test
+by itself.
 """
 
 import importlib
@@ -13,17 +15,24 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from trainer.config import load_run_config
 from trainer.loop.run import run
+from trainer.model.model import Transformer
 from trainer.startup import Startup
 from trainer.tokens.data import BatchLoader
 from trainer.world import get_world, process_group
 
 BEFORE_THE_FORK = ("torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.fsdp")
 """Modules that layouts import when they are first used: seconds in each process."""
+
+SLOW = {"slow data": (BatchLoader, "__next__"), "slow forward": (Transformer, "forward")}
+SLOW_S = 0.05
 
 READ: list[list[list[tuple[int, int]]]] = []
 """Source and window of the samples of each step and micro-batch."""
@@ -41,6 +50,17 @@ def note_samples() -> None:
     BatchLoader._gather = noted  # type: ignore[method-assign]
 
 
+def slowed_down(owner: type, method: str) -> AbstractContextManager[Any]:
+    """Have a method take `SLOW_S` longer."""
+    original = getattr(owner, method)
+
+    def slow(self: Any, *arguments: Any) -> Any:
+        time.sleep(SLOW_S)
+        return original(self, *arguments)
+
+    return patch.object(owner, method, slow)
+
+
 def run_all(rank: int, processes: int, port: int, command_lines: list[list[str]]) -> None:
     """Run them as one rank."""
     os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"}
@@ -53,7 +73,9 @@ def run_all(rank: int, processes: int, port: int, command_lines: list[list[str]]
         for arguments in command_lines:
             READ.clear()
             config = load_run_config(arguments)
-            assert run(config, Startup()) == 0
+            is_slow = config.name in SLOW and rank == processes - 1
+            with slowed_down(*SLOW[config.name]) if is_slow else nullcontext():
+                assert run(config, Startup()) == 0
             file = Path(config.dump_dir, f"samples-{get_world('cpu').rank}.json")
             file.write_text(json.dumps(READ))
 

@@ -18,6 +18,7 @@ from trainer.folder.source import KEY, Source, find_source
 from trainer.gpu_state import GpuMeter
 from trainer.loop.feed import attention_context, open_loader
 from trainer.loop.learner import Learner, build_learner
+from trainer.loop.slow_ranks import SlowRanks
 from trainer.machine_load import MachineLoad
 from trainer.model.model import Transformer
 from trainer.startup import Startup
@@ -52,6 +53,7 @@ class Session:
     """Where each rank runs."""
     load: MachineLoad
     gpu: GpuMeter
+    slow_ranks: SlowRanks
     source: Source | None = None
     """The checkpoint of another run that this attempt began with."""
     timer: RecordTimer = field(default_factory=RecordTimer)
@@ -129,6 +131,7 @@ def open_session(
         load=_machine_load(ranks),
         source=source,
         gpu=GpuMeter(gpu_uuid(world)),
+        slow_ranks=SlowRanks(world, [rank.host for rank in ranks]),
         attention_context=context,
         flops_per_token=flops_per_token(
             config.model, config.data.tokenizer.vocab_size, config.data.seq_len, context=context

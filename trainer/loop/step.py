@@ -1,5 +1,6 @@
 """One optimizer step: forward, backward, clip, update. Nothing here waits for the device."""
 
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -84,8 +85,10 @@ def compute_gradients(learner: Learner, tokens: Tensor) -> Tensor:
 def _backward(learner: Learner, tokens: Tensor, count: int) -> Tensor:
     """Accumulate the gradients of one of `count` micro-batches (B, T + 1); return its share of the
     mean loss."""
+    start = time.perf_counter()
     with precision(learner.choices.model_dtype, learner.device):
         loss: Tensor = learner.trained(tokens[:, :-1], tokens[:, 1:])
+    learner.forward_s += time.perf_counter() - start
     if count > 1:
         loss = loss / count
     loss.backward()

@@ -4,6 +4,7 @@ import gc
 import math
 import time
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +15,11 @@ from trainer.folder import checkpoint
 from trainer.folder.journal import reserved_gib
 from trainer.loop.evaluate import bits_per_byte, validation_loss
 from trainer.loop.session import Session
+from trainer.loop.slow_ranks import OwnWork
 from trainer.loop.step import capture_later, first_step, rehearse, train_step
 from trainer.loop.stop_signal import StopSignal
 from trainer.model.learning_rate import learning_rate
-from trainer.records import EXIT_PREEMPTED, Evaluation, Record, finite
+from trainer.records import EXIT_PREEMPTED, Evaluation, Record, SlowRank, finite
 from trainer.tokens.data import validation_windows
 from trainer.world import mean_over_ranks
 
@@ -30,10 +32,16 @@ def train(session: Session) -> int:
         code = take_step(session, stop, step)
         if code is not None:
             return code
-    stop.close()
-    session.saver.wait()
+    _settle(session, stop)
     session.journal.end("completed", outcome="trained")
     return 0
+
+
+def _settle(session: Session, stop: StopSignal) -> None:
+    """Wait for what is on the way between ranks and to the disk."""
+    stop.close()
+    session.slow_ranks.close()
+    session.saver.wait()
 
 
 def begin(session: Session) -> None:
@@ -71,8 +79,7 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
     if step in (1, config.steps) or step % config.logging.freq == 0:
         is_finite = _record(session, step, loss, grad_norm)
         if not is_finite:
-            stop.close()
-            session.saver.wait()
+            _settle(session, stop)
             session.journal.end("completed", outcome="diverged")
             return 0
     kinds = checkpoint.due(config.checkpoint, step, config.steps)
@@ -87,8 +94,7 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
 
 
 def _stop_here(session: Session, stop: StopSignal, step: int, kinds: list[str]) -> int:
-    stop.close()
-    session.saver.wait()
+    _settle(session, stop)
     session.journal.end("preempted")
     if session.world.is_main:
         saved = "saved, can be resumed" if kinds else "not saved, checkpoints are off"
@@ -110,6 +116,8 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> boo
     mean, last = mean_over_ranks(both, world).tolist()
     session.losses.restart()
     times = session.timer.read()
+    session.gpu.sample()
+    slow = _compare_ranks(session, times)
     if world.is_main:
         begin, tokens = session.start.data, config.tokens_per_step(world.size)
         tokens_per_s = tokens / times["step_s"]
@@ -129,11 +137,23 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> boo
             elapsed_s=session.elapsed_s,
             **times,
             machine_load=session.load.read(),
+            slow_rank=slow,
             attempt=session.journal.attempt,
         )
-        session.gpu.sample()
         session.journal.record(record, session.load.mean, session.gpu.conditions)
     return math.isfinite(mean)
+
+
+def _compare_ranks(session: Session, times: dict[str, Any]) -> SlowRank | None:
+    learner, steps = session.learner, times["interval_steps"]
+    own = OwnWork(
+        data_s=times["data_s"] / steps,
+        # Forward passes of sharded weights wait for the other ranks.
+        forward_s=0.0 if learner.is_sharded else learner.forward_s / steps,
+        clock_mhz=session.gpu.clock_mhz or 0.0,
+    )
+    learner.forward_s = 0.0
+    return session.slow_ranks.compare(own, times["step_s"])
 
 
 def _float32(value: float) -> float:

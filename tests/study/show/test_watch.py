@@ -127,6 +127,31 @@ def test_a_slow_step_is_pointed_out(make_grid: MakeGrid) -> None:
     assert first(grid).note == "steps take x2.5 of its median"
 
 
+@pytest.mark.parametrize(
+    ("last", "note"),
+    [
+        ([None, 3, 3, 3, None], "rank 3 on node-3 is slow in the forward pass, by 40% of a step"),
+        ([3, 3, 3, None, None], "rank 3 on node-3 is slow in the forward pass, by 40% of a step"),
+        ([3, None, None, 3, None], ""),  # now and then
+        ([1, 3, 1, 3, 2], ""),  # each in turn
+        ([3, 3, 3, 3, 3, None, None, None, None, None], ""),  # no longer
+    ],
+)
+def test_a_rank_that_the_others_wait_for(
+    make_grid: MakeGrid, last: list[int | None], note: str
+) -> None:
+    grid = make_grid({"run": {"logging": {"freq": 2}}})
+    write_run(grid[0], **RUNNING)
+    metrics = Path(grid[0].folder, "metrics.jsonl")
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    for record, rank in zip(records[-len(last) :], last, strict=True):
+        if rank is not None:
+            slow = {"rank": rank, "host": f"node-{rank}", "part": "forward", "share": 0.4}
+            record["ranks/slow"] = slow
+    metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert first(grid).note == note
+
+
 def queue(monkeypatch: pytest.MonkeyPatch, grid: Grid, jobs: dict[int, QueuedJob]) -> list[int]:
     """Have the record of submissions and squeue say that cells have jobs; return the calls."""
     calls = []
