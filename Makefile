@@ -164,6 +164,8 @@ soak: setup
 # Exact versions, as they are installed now. A local build of torch is written by its public version.
 lock: setup
 	python -m pip freeze --exclude-editable | sed "s/+cpu//" > requirements.lock
+	{ sed '/- pip:$$/q' environment.yml; sed 's/^/      - /' requirements.lock; } > environment.new
+	mv environment.new environment.yml
 
 schemas: setup
 	python -m study schemas --output workflow/schemas
