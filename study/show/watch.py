@@ -205,7 +205,7 @@ class Watch:
             again = f"; attempt {attempt + 1}" if attempt else ""
             note = f"{job.reason}{never}, Slurm job {job.job_id}{again}"
             goes_on = attempt > 0 and cell.trainer_config.resumes
-            progress, left = self._so_far(cell, goes_on)
+            progress, left = self._so_far(cell, goes_on, _last_startup_s(summary))
             return Seen(cell, "waiting", note, attempt, progress, left)
         if summary is None:
             state: State = "running" if job else "to run"
@@ -217,8 +217,10 @@ class Watch:
         self, cell: Cell, summary: RunSummary, attempt: int, job: QueuedJob | None
     ) -> Seen:
         begins_again = job is not None and not cell.trainer_config.resumes
-        progress, left = self._so_far(cell, summary.status == "running" or not begins_again)
-        if summary.status == "running":
+        runs = summary.status == "running"
+        startup_s = 0.0 if runs else _last_startup_s(summary)
+        progress, left = self._so_far(cell, runs or not begins_again, startup_s)
+        if runs:
             silent_s = self._silence_s(cell)
             limit = max(SILENT_S, 10 * progress.interval_s) if progress else STARTING_S
             if job is not None or silent_s <= limit:
@@ -238,13 +240,17 @@ class Watch:
             return Seen(cell, "failed", note, attempt, progress, left)
         return Seen(cell, "to run", f"{summary.status}; goes on", attempt, progress, left)
 
-    def _so_far(self, cell: Cell, goes_on: bool) -> tuple[Progress | None, float | None]:
-        """Return what the records so far tell, and the time that is left, s; `goes_on`: the run
-        does not begin again."""
+    def _so_far(
+        self, cell: Cell, goes_on: bool, startup_s: float
+    ) -> tuple[Progress | None, float | None]:
+        """Return what the records so far tell, and the time that is left, s.
+
+        `goes_on`: the run does not begin again; `startup_s`: what it then needs before a step.
+        """
         progress = read_progress(Path(cell.folder, METRICS)) if goes_on else None
         if progress is None:
             return None, self._whole_s(cell)
-        return progress, (cell.run.steps - progress.step) * progress.pace_s
+        return progress, startup_s + (cell.run.steps - progress.step) * progress.pace_s
 
     def _at_the_end(self, cell: Cell) -> Progress | None:
         """Return what the records of a completed run tell; they are read once."""
@@ -352,6 +358,13 @@ def to_line(item: Seen) -> str:
     parts += [f"{left} left"] if left else []
     parts += [note] if note else []
     return f"{name}: {', '.join(parts)}"
+
+
+def _last_startup_s(summary: RunSummary | None) -> float:
+    """Return the start-up of the last attempt that got to its first step, s; 0 if none did."""
+    attempts = summary.attempts if summary else ()
+    known = [item.startup_s for item in attempts if item.startup_s is not None]
+    return known[-1] if known else 0.0
 
 
 def _reason(message: str) -> str:

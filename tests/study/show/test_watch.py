@@ -63,6 +63,13 @@ def test_a_running_run_by_hand(make_grid: MakeGrid) -> None:
     assert "20 of 40" in to_text([item], 5)
 
 
+def test_what_goes_on_starts_up_again(make_grid: MakeGrid) -> None:
+    """20 steps at 0.1 s are left, after another start-up of 4 s."""
+    grid = make_grid({"run": {"logging": {"freq": 10}}})
+    write_part(grid[0], share=0.6, status="preempted")
+    assert first(grid).left_s == pytest.approx(4.0 + 2.0)
+
+
 def test_the_end_of_the_study(make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run is done and took 8 s, so that another of its kind is known; one runs at a time."""
     grid = make_grid({"grid": [{"cluster": "here", "model": "tiny", "gpus": 1, "seed": [1, 2, 3]}],
