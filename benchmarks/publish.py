@@ -1,8 +1,9 @@
-"""Run a study in time slices; when it is done, copy its tables and plots to results/published.
+"""Run a study in time slices; when it is done, publish its tables, plots and report.
 
     python -m benchmarks.publish --study config/studies/h200.yaml --part-s 480
 
-At the end of a slice the current run is asked to stop and saves; the same command resumes it.
+What is published is copied to results/published. At the end of a slice the current run is asked to
+stop and saves; the same command resumes it.
 Exit code 0: the study is finished and copied; 75: run the same command again; else Snakemake's.
 """
 
@@ -24,8 +25,9 @@ from study.measure.logs import read_runs
 from trainer.problems import ConfigError
 from trainer.records import RunSummary
 
-TABLES = (
+COPIED = (
     "study.yaml",
+    "report.html",
     "throughput.csv",
     "throughput.md",
     "time_estimates.csv",
@@ -52,7 +54,7 @@ def main() -> int:
         return code
     output = options.output or ROOT / "results/published" / study.study
     publish(study, output, options.study)
-    print(f"{output}: the study's tables, plots and VERSIONS")
+    print(f"{output}: the study's tables, plots, report and VERSIONS")
     return 0
 
 
@@ -97,11 +99,11 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def publish(study: Study, output: Path, name: str) -> None:
-    """Copy tables and plots, and write down the versions that they were measured with."""
+    """Copy tables, plots and report, and write down the versions that they were measured with."""
     source = Path(study.folder)
     output.mkdir(parents=True, exist_ok=True)
     figures = [path for path in source.glob("figures/*.svg") if "_column" not in path.stem]
-    for path in [*(source / table for table in TABLES), *sorted(figures)]:
+    for path in [*(source / file for file in COPIED), *sorted(figures)]:
         shutil.copyfile(path, output / path.name)
     grid = Grid(load_study_file(str(source / "study.yaml")))
     summaries = [run.summary for _, run in read_runs(grid)]

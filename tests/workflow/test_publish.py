@@ -49,8 +49,9 @@ def test_a_slice_saves_at_its_end_and_the_next_publishes(tmp_path: Path) -> None
     assert facts["status"] == "completed"
     assert facts["attempts"][1]["first_step"] > last  # nothing that was recorded is done again
     made = {path.name for path in (tmp_path / "published").iterdir()}
-    assert made >= {"study.yaml", "throughput.csv", "throughput.md", "time_estimates.csv"}
-    assert made >= {"time_estimates.md", "loss_vs_tokens.svg", "throughput.svg", "VERSIONS"}
+    assert made >= {"report.html", "study.yaml", "throughput.csv", "throughput.md"}
+    assert made >= {"time_estimates.csv", "time_estimates.md", "VERSIONS"}
+    assert made >= {"loss_vs_tokens.svg", "throughput.svg"}
     versions = (tmp_path / "published" / "VERSIONS").read_text().splitlines()
     assert f"torch: {facts['versions']['torch']}" in versions
     assert f"commit: {facts['commit'] or 'unknown'}" in versions  # the copy has no history
