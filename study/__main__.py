@@ -27,8 +27,7 @@ def throughput(options: argparse.Namespace) -> None:
 
 def estimate(options: argparse.Namespace) -> None:
     """Write the time-estimate table as CSV and Markdown, with its cross-validation and backtest."""
-    from study.estimate.backtest import ScoredPrediction, score_predictions
-    from study.estimate.calibration import Check, estimate_checks
+    from study.estimate.accuracy import Accuracy
     from study.estimate.estimate import Estimate, estimate_table
     from study.estimate.time_table import to_markdown
     from study.files import to_csv, write_file
@@ -39,10 +38,7 @@ def estimate(options: argparse.Namespace) -> None:
     estimates = estimate_table(grid, measurements)
     write_file(output, to_csv(estimates, Estimate))
     write_file(output.with_suffix(".md"), to_markdown(estimates))
-    checks = estimate_checks(measurements)
-    write_file(output.with_name("estimate_check.csv"), to_csv(checks, Check))
-    backtest = score_predictions(grid.study, measurements)
-    write_file(output.with_name("backtest.csv"), to_csv(backtest, ScoredPrediction))
+    Accuracy.of(grid.study, measurements).write(output)
 
 
 def document(options: argparse.Namespace) -> None:
@@ -86,23 +82,36 @@ def place(options: argparse.Namespace) -> None:
 
 
 def plot_losses(options: argparse.Namespace) -> None:
-    """Draw loss against tokens and against wall-clock time."""
+    """Draw loss against steps, tokens, wall-clock time and FLOPs, and the time of runs by part."""
     from study.measure.logs import each_run
-    from study.show.plots import plot_loss_curves
+    from study.measure.time_by_part import time_by_part
+    from study.show.curves import Curve
+    from study.show.plot_losses import plot_loss_curves
+    from study.show.plot_times import plot_times
 
     grid = _grid(options)
-    plot_loss_curves(grid, each_run(grid), options.output_dir)
+    curves, times = [], []
+    for cell, run in each_run(grid):  # one by one: their records may not fit in memory
+        curves.append(Curve.of(cell, run))
+        times.append((cell, time_by_part(run)))
+    plot_loss_curves(grid, curves, options.output_dir)
+    plot_times(grid, times, options.output_dir)
 
 
 def plot_scaling(options: argparse.Namespace) -> None:
-    """Draw throughput and efficiency against GPU count, the variants beside their base, and MFU."""
+    """Draw throughput and efficiency against GPU count, the variants beside their base, MFU, and
+    with --estimates the predicted against the measured step times."""
+    from study.estimate.accuracy import read_accuracy
     from study.measure.throughput import read_table
+    from study.show.plot_estimates import plot_estimates
+    from study.show.plot_scaling import plot_scaling as over_gpus
     from study.show.plot_tables import plot_tables
-    from study.show.plots import plot_scaling as over_gpus
 
     grid, table = _grid(options), read_table(options.throughput)
     over_gpus(grid, table, options.output_dir)
     plot_tables(grid, table, options.output_dir)
+    if options.estimates is not None:
+        plot_estimates(read_accuracy(options.estimates), options.output_dir)
 
 
 def scaling_law(options: argparse.Namespace) -> None:
@@ -147,26 +156,19 @@ def analyses(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Write the report, one HTML page."""
-    from study.estimate.backtest import score_predictions
-    from study.estimate.calibration import estimate_checks, leave_one_out
+    from study.estimate.accuracy import read_accuracy
     from study.estimate.time_table import read_estimates
     from study.files import write_file
-    from study.measure.evidence import known_measurements
     from study.measure.throughput import read_table
     from study.show.report import render_report
 
-    grid, table = _grid(options), read_table(options.throughput)
-    measurements = known_measurements(grid, options.throughput)
-    backtest = score_predictions(grid.study, measurements)
     page = render_report(
-        grid,
-        table,
+        _grid(options),
+        read_table(options.throughput),
         read_estimates(options.estimates),
-        estimate_checks(measurements),
-        backtest,
+        read_accuracy(options.estimates),
         options.figures,
         options.throughput.parent if options.analyses is None else options.analyses,
-        [] if backtest else leave_one_out(measurements),
     )
     write_file(options.output, page)
 
@@ -264,6 +266,7 @@ OPTIONAL = {
     "document": ("--file", "--check"),
     "estimate": ("--throughput",),
     "place": ("--again",),
+    "plot-scaling": ("--estimates",),
     "report": ("--analyses",),
     "scaling-law": ("--study", "--losses", "--drop-highest"),
     "watch": ("--every", "--once"),
@@ -283,7 +286,7 @@ HELP = {
     "--threshold": "exit with 1 if a cell is slower by more than this, beyond the noise",
     "--study": "study file (YAML)",
     "--throughput": "throughput.csv",
-    "--estimates": "time_estimates.csv",
+    "--estimates": "time_estimates.csv, beside the tables that `estimate` writes with it",
     "--analyses": "folder of the tables of the analyses; default: that of throughput.csv",
     "--figures": "folder of the figures",
     "--file": "Markdown file with the markers; default: the study's `document`",

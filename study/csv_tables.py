@@ -11,11 +11,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from study.files import open_text
+from study.files import open_text, parse_row
 from trainer.config import ConfigError
 from trainer.problems import Problem
 from trainer.yaml_files import shorten
+
+Row = TypeVar("Row")
 
 DELIMITERS = (",", ";", "\t")
 
@@ -128,6 +131,22 @@ def read_csv(path: str | Path) -> CsvTable:
         except OSError as error:
             problem = Problem((), f"cannot be read: {error.strerror}")
     raise ConfigError(str(path), [problem])
+
+
+def read_as(path: str | Path, row_type: type[Row], kind: str, command: str) -> list[Row]:
+    """Return a CSV file's rows as instances of a dataclass; see `study.files.parse_row`.
+
+    Raises ConfigError, which says that the file is not `kind`, such as "a throughput table", and
+    that `command` recreates it.
+    """
+    rows = []
+    for row in read_csv(path).rows:
+        try:
+            rows.append(parse_row(row_type, row.cells))
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"not {kind}: {error!r}; recreate it with `{command}`"
+            raise ConfigError(str(path), [Problem((), problem, line=row.line)]) from None
+    return rows
 
 
 def _undecodable_line(path: str | Path) -> int | None:

@@ -87,14 +87,23 @@ class Cell:
         return count_parameters(self.run.model, self.run.data.tokenizer.vocab_size).total
 
     @property
+    def flops_per_token(self) -> float:
+        """Training FLOPs for each token, see `trainer.flops`; a document mask is not counted."""
+        data = self.run.data
+        return flops_per_token(self.run.model, data.tokenizer.vocab_size, data.seq_len)
+
+    @property
+    def flops_per_step(self) -> float:
+        """Training FLOPs of one optimizer step, over all GPUs."""
+        return self.flops_per_token * self.tokens_per_step
+
+    @property
     def wanted_tokens(self) -> float | None:
         """Tokens that the run's length asks for, before they are rounded to whole steps; None if it
         is set in steps."""
         if self.length is None:
             return None
-        data = self.run.data
-        flops = flops_per_token(self.run.model, data.tokenizer.vocab_size, data.seq_len)
-        return self.length.tokens(self.params, flops)
+        return self.length.tokens(self.params, self.flops_per_token)
 
     @property
     def compiled(self) -> bool:

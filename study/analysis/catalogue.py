@@ -22,12 +22,11 @@ from study.analysis.learning_rate import (
 )
 from study.analysis.series import FINDERS
 from study.analysis.tokens_per_parameter import LengthRow, lengths_of, readable_lengths
-from study.csv_tables import read_csv
-from study.files import parse_row, to_csv, write_file
+from study.csv_tables import read_as
+from study.files import to_csv, write_file
 from study.grid import Grid
 from study.markdown import markdown_table
 from study.measure.losses import final_losses
-from trainer.config import ConfigError
 
 Readable = tuple[list[str], list[list[str]]]
 """Headings and rows for people."""
@@ -149,11 +148,7 @@ def read_tables(name: str, folder: Path) -> tuple[str, list[Readable]]:
     tables, what = [], ""
     for table, kind in ANALYSES[name].tables.items():
         path = folder / f"{table}.csv"
-        try:
-            rows = [parse_row(kind.row_type, row.cells) for row in read_csv(path).rows]
-        except (KeyError, TypeError, ValueError) as error:
-            problem = f"not a table of this analysis: {error!r}; recreate it with `analyses`"
-            raise ConfigError(str(path), [problem]) from None
+        rows = read_as(path, kind.row_type, "a table of this analysis", "analyses")
         what = what or _loss_kind(rows)
         tables.append(without_empty(*kind.readable(rows)))
     return what, tables

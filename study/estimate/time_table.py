@@ -3,23 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from study.csv_tables import read_csv
+from study.csv_tables import read_as
 from study.estimate.basis import MEASURED
 from study.estimate.estimate import PREDICTED_STARTUP, Estimate
-from study.files import parse_row
 from study.markdown import markdown_table
 from study.trainers import DEFAULT_TRAINER
-from trainer.config import ConfigError
 
 
 def read_estimates(csv_path: str | Path) -> list[Estimate]:
     """Return the rows of a time_estimates.csv. Raises ConfigError."""
-    table = read_csv(csv_path)
-    try:
-        return [parse_row(Estimate, row.cells) for row in table.rows]
-    except (KeyError, TypeError, ValueError) as error:
-        problem = f"not a time-estimate table: {error!r}; recreate it with `estimate`"
-        raise ConfigError(str(csv_path), [problem]) from None
+    return read_as(csv_path, Estimate, "a time-estimate table", "estimate")
 
 
 def by_horizon(estimates: Sequence[Estimate]) -> dict[str, list[Estimate]]:

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 
 from study.grid import Cell
 from study.jobs.progress import later_day
-from trainer.flops import flops_per_token
 
 
 class LocalProgress:
@@ -44,6 +43,4 @@ class LocalProgress:
 
 
 def _work(cell: Cell) -> float:
-    data = cell.run.data
-    each = flops_per_token(cell.run.model, data.tokenizer.vocab_size, data.seq_len)
-    return each * cell.tokens_per_step * cell.run.steps / cell.gpus
+    return cell.flops_per_step * cell.run.steps / cell.gpus

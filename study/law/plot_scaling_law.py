@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from study.estimate.time_table import format_count
 from study.law.scaling_law_table import Fit
-from study.show.plots import PALETTE, colours
 from study.show.sheets import Sheet, label_log_axis, write_figure
+from study.show.style import PALETTE, colours
 
 BEYOND = 100
 """Range of the right panel, in multiples of the largest run's compute."""

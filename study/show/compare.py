@@ -9,8 +9,8 @@ from matplotlib.ticker import FuncFormatter
 
 from study.markdown import markdown_table
 from study.measure.comparison import CONFIDENCE, Difference, Side, unshared
-from study.show.plots import IDEAL, PALETTE
 from study.show.sheets import Sheet, write_figure
+from study.show.style import IDEAL, PALETTE
 
 ALL = "all cells"
 """Name of the row with the mean of a side's cells."""

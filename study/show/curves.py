@@ -27,15 +27,24 @@ class Line:
     y: np.ndarray
 
 
+ALONG = {
+    "steps": "Steps",
+    "tokens": "Tokens",
+    "time": "Wall-clock time (s)",
+    "flops": "Model FLOPs",
+}
+"""What a loss is drawn against -> the axis's label."""
+
+
 @dataclass(frozen=True)
 class Curve:
-    """The losses of one run, against tokens and against wall-clock time."""
+    """The losses of one run, against each of `ALONG`."""
 
     cell: Cell
-    tokens: Line
-    time: Line
-    evaluations: tuple[tuple[float, float, float], ...]
-    """Validation losses: tokens, time (s; NaN if it was not recorded), loss."""
+    training: dict[str, Line]
+    """Name in `ALONG` -> training losses."""
+    validation: dict[str, Line]
+    """Name in `ALONG` -> validation losses, not thinned; x is NaN if a time was not recorded."""
     diverged: bool
 
     @classmethod
@@ -45,23 +54,25 @@ class Curve:
             np.asarray(run.records.column(name), dtype=float)
             for name in ("step", "elapsed_s", "loss")
         )
-        evaluations = tuple(
-            (
-                float(item.step * cell.tokens_per_step),
-                np.nan if item.elapsed_s is None else item.elapsed_s,
-                item.loss,
-            )
-            for item in run.evaluations
-            if item.loss is not None
+        training = {name: thin(x, losses) for name, x in _along(cell, steps, times).items()}
+        known = [item for item in run.evaluations if item.loss is not None]
+        # None becomes NaN.
+        steps, times, losses = (
+            np.array([getattr(item, name) for item in known], dtype=float)
+            for name in ("step", "elapsed_s", "loss")
         )
-        diverged = run.summary.outcome == "diverged"
-        tokens, time = thin(steps * cell.tokens_per_step, losses), thin(times, losses)
-        return cls(cell, tokens, time, evaluations, diverged)
+        validation = {name: Line(x, losses) for name, x in _along(cell, steps, times).items()}
+        return cls(cell, training, validation, run.summary.outcome == "diverged")
 
     @property
     def has_loss(self) -> bool:
-        """Any loss is finite."""
-        return bool(np.isfinite(self.tokens.y).any())
+        """Any training loss is finite."""
+        return bool(np.isfinite(self.training["tokens"].y).any())
+
+
+def _along(cell: Cell, steps: np.ndarray, times: np.ndarray) -> dict[str, np.ndarray]:
+    tokens, flops = steps * cell.tokens_per_step, steps * cell.flops_per_step
+    return {"steps": steps, "tokens": tokens, "time": times, "flops": flops}
 
 
 def thin(x: np.ndarray, y: np.ndarray) -> Line:

@@ -17,9 +17,9 @@ from study.analysis.learning_rate import RateCurve
 from study.analysis.parabola import Parabola
 from study.analysis.tokens_per_parameter import LengthRow
 from study.estimate.time_table import format_count
-from study.show.plots import IDEAL, colours
 from study.show.selection import evenly
 from study.show.sheets import Sheet, empty_figure, format_tick, label_log_axis, write_figure
+from study.show.style import IDEAL, colours
 
 MOST_SERIES = 6
 """Most series in a figure; of more, evenly spaced ones are drawn, and the title says so."""

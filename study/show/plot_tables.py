@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from study.grid import Grid
-from study.show.plots import IDEAL, Style
 from study.show.sheets import Sheet, empty_figure, write_figure
+from study.show.style import IDEAL, Style
 
 SPEED = "tokens_per_s_per_gpu"
 
@@ -74,7 +74,7 @@ def _draw_variants(style: Style, ratios: pd.DataFrame, sheet: Sheet) -> Figure:
         f"{row.variant}: {f'{row.cluster}/' if many else ''}{row.model}/{row.gpus}"
         for row in ratios.itertuples()
     ]
-    ax.set_yticks(places, names)
+    ax.set_yticks(places, [sheet.shorten(name) for name in names])
     ax.set_ylim(len(ratios) - 0.4, -0.6)
     ax.grid(visible=False, axis="y")
     for place, ratio in zip(places, ratios["ratio"], strict=True):
@@ -103,7 +103,7 @@ def _draw_mfu(style: Style, table: pd.DataFrame, sheet: Sheet) -> Figure:
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     highest = table["mfu"].max()
     for ax, name, heat in zip(panels, clusters, lines, strict=False):
-        _shade(ax, heat, highest)
+        _shade(ax, heat, highest, sheet)
         ax.set_title(f"{name}: MFU (%)")
     for ax in panels[len(clusters) :]:
         ax.remove()
@@ -120,7 +120,7 @@ def _heat_map(style: Style, table: pd.DataFrame) -> pd.DataFrame:
     return heat.loc[order]
 
 
-def _shade(ax: Axes, heat: pd.DataFrame, highest: float) -> None:
+def _shade(ax: Axes, heat: pd.DataFrame, highest: float, sheet: Sheet) -> None:
     values = heat.to_numpy(dtype=float)
     ax.imshow(values, cmap="cividis", vmin=0, vmax=highest, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
@@ -129,6 +129,6 @@ def _shade(ax: Axes, heat: pd.DataFrame, highest: float) -> None:
             ax.text(x, y, f"{100 * value:.3g}", ha="center", va="center", color=colour, fontsize=7)
     ax.set_xticks(range(len(heat.columns)), [str(count) for count in heat.columns])
     names = [model if variant == "base" else f"{model}, {variant}" for model, variant in heat.index]
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), [sheet.shorten(name) for name in names])
     ax.set_xlabel("GPU count")
     ax.grid(visible=False)

@@ -14,16 +14,17 @@ from study.analysis.catalogue import ANALYSES, read_tables
 from study.analysis.series import find_analyses
 from study.csv_tables import read_csv
 from study.estimate import calibration, time_table
-from study.estimate.backtest import ScoredPrediction, readable_backtest
-from study.estimate.calibration import Check, LeftOut
+from study.estimate.accuracy import Accuracy
+from study.estimate.backtest import readable_backtest
 from study.estimate.estimate import Estimate
 from study.grid import Cell, Grid
 from study.measure import throughput
 from study.measure.logs import each_run, is_stale, read_summary
 from study.measure.throughput_row import ThroughputRow
+from study.measure.time_by_part import PARTS
 from study.points import CELL_NAME
 from study.show import report_tables
-from study.show.report_data import PARTS, backtest_points, chart_data, left_out_points
+from study.show.report_data import chart_data, prediction_points
 from study.show.report_runs import describe_runs, find_missing
 from study.show.report_summary import build_matrix, describe_findings, describe_request
 from study.show.report_tables import Table, make_table
@@ -60,11 +61,9 @@ def render_report(
     grid: Grid,
     table: pd.DataFrame,
     estimates: Sequence[Estimate],
-    checks: Sequence[Check],
-    backtest: Sequence[ScoredPrediction],
+    accuracy: Accuracy,
     figures: Path,
     analyses: Path,
-    left_out: Sequence[LeftOut] = (),
 ) -> str:
     """Return the page for the tables, a folder of figures and one with the analyses' tables.
 
@@ -82,7 +81,6 @@ def render_report(
     sections = {name: _section(name, analyses, figures) for name in find_analyses(grid)}
     matrix = build_matrix(grid, rows, _states(grid, missing))
     base, runs = describe_runs(grid, summaries, {cell.name: row.tokens_per_s for cell, row in rows})
-    points = backtest_points(backtest) or left_out_points(left_out)
     diverged = [item for item in missing.values() if item.state == "diverged"]
     return (
         _environment()
@@ -105,12 +103,12 @@ def render_report(
             ],
             checks=make_table(
                 "Accuracy of the estimates",
-                calibration.readable_checks(checks),
+                calibration.readable_checks(accuracy.checks),
                 report_tables.check_definitions(),
             ),
             backtest=make_table(
                 "Predictions made before the runs",
-                readable_backtest(backtest),
+                readable_backtest(accuracy.backtest),
                 report_tables.backtest_definitions(),
             ),
             throughput=make_table(
@@ -129,10 +127,19 @@ def render_report(
             base=base,
             runs=runs,
             parts=PARTS,
-            before_runs=bool(backtest),
-            data=chart_data(grid, each_run(grid), rows, points),
+            predicted=_ways(accuracy),
+            data=chart_data(grid, each_run(grid), rows, prediction_points(accuracy)),
         )
     )
+
+
+def _ways(accuracy: Accuracy) -> list[str]:
+    """Return in which ways step times were predicted."""
+    ways = {
+        "before the runs": accuracy.backtest,
+        "each from the other measured configurations": accuracy.left_out,
+    }
+    return [way for way, predictions in ways.items() if predictions]
 
 
 def _environment() -> jinja2.Environment:

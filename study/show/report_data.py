@@ -6,24 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from study.estimate.backtest import ScoredPrediction
-from study.estimate.calibration import LeftOut
+from study.estimate.accuracy import Accuracy
 from study.grid import Cell, Grid
 from study.measure.logs import Run
 from study.measure.throughput_row import ThroughputRow
+from study.measure.time_by_part import PARTS, time_by_part
 from study.show.curves import thinned
-from trainer.flops import flops_per_token
-
-PARTS = {
-    "start-up": "From process start to the end of the first step, without compilation.",
-    "compile": "Compiling the model's blocks before the first step.",
-    "compute": "Optimizer steps after the first one, without waiting for data.",
-    "data": "Waiting for data.",
-    "save": "Time that training waited for checkpoints.",
-    "evaluate": "Evaluating on held-out text.",
-    "other": "The rest of the run: shutting down, and what a killed attempt did not record.",
-}
-"""Part of a run's time -> what it holds."""
 
 MEASURES = {
     "tokens_per_s_per_gpu": ("Tokens/s/GPU", "higher"),
@@ -77,69 +65,28 @@ def chart_data(
     }
 
 
-def backtest_points(backtest: Sequence[ScoredPrediction]) -> list[dict[str, Any]]:
-    """Return the predictions made before the runs, in ms a step."""
+def prediction_points(accuracy: Accuracy) -> list[dict[str, Any]]:
+    """Return the predictions made before the runs, and those of measured configurations from the
+    others, in ms a step."""
     return [
         {
             "label": item.cell,
+            "before": before,
             "predicted": [_round(v) for v in (item.step_ms_low, item.step_ms, item.step_ms_high)],
             "measured": _round(item.step_ms_measured),
+            "inside": item.inside,
         }
-        for item in backtest
+        for before, items in ((True, accuracy.backtest), (False, accuracy.left_out))
+        for item in items
     ]
 
 
-def left_out_points(left_out: Sequence[LeftOut]) -> list[dict[str, Any]]:
-    """Return the predictions of measured configurations from the others, in ms a step."""
-    points = []
-    for item in left_out:
-        ends = (item.predicted.low, item.predicted.middle, item.predicted.high)
-        points.append(
-            {
-                "label": item.cell.name,
-                "predicted": [_round(1e3 * end) for end in ends],
-                "measured": _round(1e3 * item.measured_s),
-            }
-        )
-    return points
-
-
-def time_by_part(run: Run) -> dict[str, float] | None:
-    """Return part of `PARTS` -> s; None if no attempt got through its first step."""
-    attempts = run.summary.attempts
-    startups = [item.startup_s for item in attempts if item.startup_s is not None]
-    wall_s = run.wall_s
-    if not startups or wall_s is None:
-        return None
-    compile_s = math.fsum(item.startup.get("compile_s") or 0.0 for item in attempts)
-    columns = {
-        name: np.nan_to_num(np.asarray(run.records.column(name), dtype=float))
-        for name in ("step_s", "interval_steps", "data_s", "checkpoint_s", "eval_s", "attempt")
-    }
-    # The first interval of an attempt is its first step, which belongs to the start-up.
-    later = np.ones(len(run.records), bool)
-    later[np.unique(columns["attempt"], return_index=True)[1]] = False
-    steps_s = float((columns["step_s"] * columns["interval_steps"])[later].sum())
-    data_s = min(steps_s, float(columns["data_s"][later].sum()))
-    parts = {
-        "start-up": math.fsum(startups) - compile_s,
-        "compile": compile_s,
-        "compute": steps_s - data_s,
-        "data": data_s,
-        "save": float(columns["checkpoint_s"].sum()),
-        "evaluate": float(columns["eval_s"].sum()),
-    }
-    return {**parts, "other": max(0.0, wall_s - math.fsum(parts.values()))}
-
-
 def _cell(cell: Cell) -> dict[str, Any]:
-    data = cell.run.data
-    flops = flops_per_token(cell.run.model, data.tokenizer.vocab_size, data.seq_len)
     labels = {name: getattr(cell, name) for name in LABELS}
     return labels | {
         "params": cell.params,
         "tokens": cell.tokens_per_step,
-        "flops": float(f"{flops * cell.tokens_per_step:.6g}"),
+        "flops": _round(cell.flops_per_step, 6),
     }
 
 

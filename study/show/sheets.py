@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -19,6 +20,8 @@ from study.files import write_file
 STYLE = Path(__file__).with_name("figures.mplstyle")
 
 COUNTS = FuncFormatter(lambda value, _: format_tick(value))
+
+SCIENTIFIC = FuncFormatter(lambda value, _: format_scientific(value))
 
 METADATA: dict[str, dict[str, None]] = {
     "svg": {"Date": None, "Creator": None},
@@ -45,6 +48,12 @@ class Sheet:
         """The legend is below the panels, not beside them."""
         return self.columns == 1
 
+    def shorten(self, name: str) -> str:
+        """Return the name of a bar, without its middle if it would leave the bar no room."""
+        most = 26 if self.is_narrow else 52
+        kept = (most - 1) // 2
+        return name if len(name) <= most else f"{name[:kept]}…{name[-kept:]}"
+
 
 SHEETS = (
     Sheet("", 7.0, 3, ("svg", "png", "pdf")),
@@ -70,6 +79,30 @@ def write_figure(path: Path, draw: Callable[[Sheet], Figure]) -> list[Path]:
     return paths
 
 
+def make_panels(
+    sheet: Sheet, count: int, y_label: str, x_label: str, share_x: bool
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `count` panels that share their axes."""
+    columns = min(sheet.columns, 2 if count == 4 else count)
+    rows = -(-count // columns)
+    height = 3.6 if count == 1 and not sheet.is_narrow else 2.4 * rows + 0.3
+    figure = Figure(figsize=(sheet.width, height))
+    grid = figure.subplots(rows, columns, sharex=share_x, sharey=True, squeeze=False)
+    axes = list(grid.flat)
+    for ax in axes[count:]:
+        ax.remove()
+    for ax in axes[:count]:
+        ax.tick_params(labelbottom=True)
+    if sheet.is_narrow:  # the legend is between the panels and the figure's edge
+        for ax in axes[:count]:
+            ax.set_ylabel(y_label)
+        axes[count - 1].set_xlabel(x_label)
+    else:
+        figure.supylabel(y_label)
+        figure.supxlabel(x_label)
+    return figure, axes[:count]
+
+
 def empty_figure(message: str, sheet: Sheet) -> Figure:
     """Return a figure that says why there is nothing to draw."""
     figure = Figure(figsize=(sheet.width, 2.0))
@@ -82,6 +115,12 @@ def format_tick(value: float) -> str:
     if 1e3 <= value < 1e15:
         return format_count(value, 3)
     return f"{value:.3g}".replace("e+", "e")
+
+
+def format_scientific(value: float) -> str:
+    """Return a number with its power of ten, as FLOPs are written: 3e12."""
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}"
 
 
 MULTIPLES = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7), (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9))

@@ -18,7 +18,9 @@ from typing import Any
 from study.analysis.ablations import Difference
 from study.analysis.catalogue import read_tables
 from study.config import Evidence, Study
+from study.estimate.accuracy import LEFT_OUT, Accuracy, read_accuracy
 from study.estimate.backtest import score_predictions
+from study.estimate.calibration import LeftOut
 from study.estimate.estimate import Estimate, estimate_table
 from study.estimate.time_table import read_estimates
 from study.estimate.time_table import to_markdown as time_table
@@ -350,6 +352,14 @@ def read_time_table(content: bytes, folder: Path) -> None:
     time_table(read_estimates(_file(folder, "time_estimates.csv", content))).encode()
 
 
+def read_predicted(content: bytes, folder: Path) -> None:
+    estimates_csv = folder / "time_estimates.csv"
+    Accuracy([], [], []).write(estimates_csv)
+    _file(folder, LEFT_OUT, content)
+    for item in read_accuracy(estimates_csv).left_out:
+        assert math.isfinite(item.step_ms)
+
+
 def read_ablations(content: bytes, folder: Path) -> None:
     _file(folder, "ablations.csv", content)
     read_tables("ablations", folder)
@@ -451,6 +461,11 @@ def estimates() -> list[Estimate]:
 
 def _estimates() -> list[bytes]:
     return [to_csv(estimates(), Estimate).encode()]
+
+
+def _predicted() -> list[bytes]:
+    items = [LeftOut("here/one", 2.0, 1.0, 4.0, 3.0, -1 / 3, inside) for inside in (True, False)]
+    return [to_csv(items, LeftOut).encode()]
 
 
 def _ablations() -> list[bytes]:
@@ -564,6 +579,7 @@ READERS: dict[str, Reader] = {
     ),
     "throughput.csv": Reader(read_throughput, _throughput, share=15),
     "time_estimates.csv": Reader(read_time_table, _estimates, share=2),
+    "leave_one_out.csv": Reader(read_predicted, _predicted),
     "ablations.csv": Reader(read_ablations, _ablations),
     "predictions": Reader(
         read_predictions, lambda: [_json_lines(_prediction())], _prediction, _json_lines, share=10

@@ -42,12 +42,14 @@ def test_the_stages_one_after_the_other(grid: Grid, capsys: pytest.CaptureFixtur
     assert run(grid, "estimate", **tables, output="time_estimates.csv") == 0
     assert run(grid, "plot-losses", output_dir="figures") == 0
     assert run(grid, "plot-scaling", **tables, output_dir="figures") == 0
+    assert not Path(grid.study.folder, "figures", "estimates.svg").exists()
     tables["estimates"] = "time_estimates.csv"
+    assert run(grid, "plot-scaling", **tables, output_dir="figures") == 0
     assert run(grid, "report", **tables, figures="figures", output="report.html") == 0
     capsys.readouterr()
     assert run(grid, "show") == 0
     shown = capsys.readouterr().out
-    for text in ("| tiny ", "500 Steps Time", "figures/throughput.png", "report.html"):
+    for text in ("| tiny ", "500 Steps Time", "figures/estimates.png", "report.html"):
         assert text in shown
     assert not list(Path(grid.study.folder).rglob(".*"))  # nothing half-written stays
 
@@ -105,7 +107,9 @@ def test_planning_and_estimating_load_no_torch() -> None:
 
 
 def test_tables_and_figures_load_no_torch() -> None:
-    modules = loaded_modules("import study.show.report, study.show.plots, study.measure.throughput")
+    modules = loaded_modules(
+        "import study.show.report, study.show.plot_scaling, study.measure.throughput"
+    )
     assert "pandas" in modules
     assert "torch" not in modules
 

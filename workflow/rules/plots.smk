@@ -1,8 +1,9 @@
 """Plots: figures of finished tables and of the runs' losses.
 
-Reads   <results>/study.yaml, throughput.csv and the runs' metrics.jsonl
-Writes  figures/loss_vs_tokens, loss_vs_time, throughput, scaling_efficiency, variants, mfu: .svg,
-        .png and .pdf, for two columns of a page, and with the ending _column for one
+Reads   <results>/study.yaml, throughput.csv, the tables of the estimates and the runs' files
+Writes  figures/loss_vs_steps, loss_vs_tokens, loss_vs_time, loss_vs_flops, time_by_part, throughput,
+        scaling_efficiency, variants, mfu, estimates: .svg, .png and .pdf, for two columns of a
+        page, and with the ending _column for one
 Writes  the tables of the analyses that the grid has, and figures of the same names
 Writes  scaling_law.csv, .md and figures/scaling_law, only on request
 """
@@ -15,12 +16,18 @@ ANALYSES = find_analyses(GRID)
 
 
 rule loss_curves:
-    """Loss against tokens and against wall-clock time, all cells"""
+    """Loss against steps, tokens, time and FLOPs, and the time of runs by part, all cells"""
     input:
         study="<results>/study.yaml",
         throughput="<results>/throughput.csv",  # changes with every run
         code=code("measure", "show"),
     output:
+        report(
+            "<results>/figures/loss_vs_steps.svg",
+            caption="../report/loss_vs_steps.rst",
+            category="Figures",
+            labels={"figure": "Loss against steps"},
+        ),
         report(
             "<results>/figures/loss_vs_tokens.svg",
             caption="../report/loss_vs_tokens.rst",
@@ -33,9 +40,27 @@ rule loss_curves:
             category="Figures",
             labels={"figure": "Loss against wall-clock time"},
         ),
+        report(
+            "<results>/figures/loss_vs_flops.svg",
+            caption="../report/loss_vs_flops.rst",
+            category="Figures",
+            labels={"figure": "Loss against FLOPs"},
+        ),
+        report(
+            "<results>/figures/time_by_part.svg",
+            caption="../report/time_by_part.rst",
+            category="Figures",
+            labels={"figure": "Time by part"},
+        ),
         collect(
             "<results>/figures/{figure}{form}",
-            figure=["loss_vs_tokens", "loss_vs_time"],
+            figure=[
+                "loss_vs_steps",
+                "loss_vs_tokens",
+                "loss_vs_time",
+                "loss_vs_flops",
+                "time_by_part",
+            ],
             form=OTHER_FORMS,
         ),
     log:
@@ -51,11 +76,17 @@ rule loss_curves:
 
 
 rule scaling:
-    """Throughput and scaling efficiency against GPU count, variants beside their base, MFU"""
+    """Throughput and efficiency against GPU count, variants, MFU, estimate against measurement"""
     input:
         study="<results>/study.yaml",
         throughput="<results>/throughput.csv",
-        code=code("measure", "show"),
+        estimates="<results>/time_estimates.csv",
+        accuracy=[
+            "<results>/estimate_check.csv",
+            "<results>/leave_one_out.csv",
+            "<results>/backtest.csv",
+        ],
+        code=code("measure", "estimate", "show"),
     output:
         report(
             "<results>/figures/throughput.svg",
@@ -81,9 +112,21 @@ rule scaling:
             category="Figures",
             labels={"figure": "MFU"},
         ),
+        report(
+            "<results>/figures/estimates.svg",
+            caption="../report/estimates.rst",
+            category="Figures",
+            labels={"figure": "Estimate against measurement"},
+        ),
         collect(
             "<results>/figures/{figure}{form}",
-            figure=["throughput", "scaling_efficiency", "variants", "mfu"],
+            figure=[
+                "throughput",
+                "scaling_efficiency",
+                "variants",
+                "mfu",
+                "estimates",
+            ],
             form=OTHER_FORMS,
         ),
     log:
@@ -95,7 +138,7 @@ rule scaling:
         folder=subpath(output[0], parent=True),
     shell:
         "python -m study plot-scaling --study {input.study:q} --throughput {input.throughput:q}"
-        " --output-dir {params.folder:q} > {log:q} 2>&1"
+        " --estimates {input.estimates:q} --output-dir {params.folder:q} > {log:q} 2>&1"
 
 
 rule analyses:

@@ -15,6 +15,11 @@ rule report:
         study="<results>/study.yaml",
         throughput="<results>/throughput.csv",
         estimates="<results>/time_estimates.csv",
+        accuracy=[
+            "<results>/estimate_check.csv",
+            "<results>/leave_one_out.csv",
+            "<results>/backtest.csv",
+        ],
         figures=rules.loss_curves.output + rules.scaling.output,
         analyses=rules.analyses.output,
         code=code("measure", "estimate", "analysis", "show"),

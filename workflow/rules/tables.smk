@@ -4,6 +4,7 @@ Reads   <results>/study.yaml, and metrics.jsonl and run.json in the runs' folder
 Writes  throughput.csv, .md: one row for each run
 Writes  time_estimates.csv, .md: one row for each cell, measured or not
 Writes  estimate_check.csv: cross-validation of the estimates on the measured cells
+Writes  leave_one_out.csv: each measured configuration, predicted from the others
 Writes  backtest.csv: predictions made before the runs, and their measurements
 Writes  the time table in the user's own Markdown file, only on request
 """
@@ -79,6 +80,7 @@ rule time_estimates:
         ),
         md="<results>/time_estimates.md",
         check="<results>/estimate_check.csv",
+        left_out="<results>/leave_one_out.csv",
         backtest="<results>/backtest.csv",
     log:
         "<results>/logs/time_estimates.log",

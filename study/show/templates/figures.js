@@ -139,12 +139,13 @@ if (MEASURED.length > 1) {
 
 function estimateSeries() {
   const points = DATA.predictions.filter((point) => point.measured != null && point.predicted.every((value) => value != null));
-  const inside = ({ measured, predicted: [low, , high] }) => low <= measured && measured <= high;
-  return [[true, "inside its interval", 2], [false, "outside its interval", 5]].map(([is, label, hue]) => {
-    const chosen = points.filter((point) => inside(point) === is);
+  const kinds = [[false, "from the others", 1], [true, "before the run", 0]]; // the last is on top
+  return kinds.flatMap(([before, made, hue]) => [[true, "in the interval"], [false, "outside it"]].map(([inside, where]) => {
+    const chosen = points.filter((point) => point.before === before && point.inside === inside);
     const of = (place) => chosen.map((point) => point.predicted[place]);
-    return { key: label, label: `${label} (${chosen.length})`, colour: colour(hue, 7), hollow: !is, apart: true, marks: true, x: chosen.map((point) => point.measured), y: of(1), low: of(0), high: of(2), spread: "80% interval", names: chosen.map((point) => point.label) };
-  }).filter((s) => s.x.length);
+    const label = `${made}, ${where}`;
+    return { key: label, label: `${label} (${chosen.length})`, colour: colour(hue, 7), hollow: !inside, apart: true, marks: true, x: chosen.map((point) => point.measured), y: of(1), low: of(0), high: of(2), spread: "80% interval", names: chosen.map((point) => point.label) };
+  })).filter((s) => s.x.length);
 }
 
 new Chart(document.querySelector("[data-chart=estimates]"), {

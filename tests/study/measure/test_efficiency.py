@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from study.measure.throughput import to_markdown
-from study.show.plots import plot_scaling
+from study.show.plot_scaling import plot_scaling
 from tests.study.conftest import MakeGrid, throughput_table, write_run
 
 BASE = {"cluster": "here", "model": "tiny"}

@@ -2,9 +2,8 @@ import html.parser
 import re
 from pathlib import Path
 
-from study.estimate.backtest import score_predictions
+from study.estimate.accuracy import Accuracy
 from study.estimate.basis import MEASURED
-from study.estimate.calibration import estimate_checks
 from study.estimate.estimate import estimate_table
 from study.grid import Grid
 from study.measure.measurement import read_measurements
@@ -21,8 +20,7 @@ def report(grid: Grid, folder: Path) -> str:
         grid,
         table,
         estimate_table(grid, measurements),
-        estimate_checks(measurements),
-        score_predictions(grid.study, measurements),
+        Accuracy.of(grid.study, measurements),
         folder,
         folder,
     )

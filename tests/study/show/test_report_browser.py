@@ -18,8 +18,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from study.config import Study
-from study.estimate.backtest import score_predictions
-from study.estimate.calibration import LeftOut, estimate_checks, leave_one_out
+from study.estimate.accuracy import Accuracy
+from study.estimate.calibration import LeftOut
 from study.estimate.estimate import estimate_table
 from study.estimate.performance import PredictionInterval
 from study.grid import Cell, Grid
@@ -131,15 +131,13 @@ def write_report(changes: dict[str, Any], folder: Path, estimated: bool = True) 
     write_table(rows, folder / "throughput.csv")
     measurements = read_measurements(folder / "throughput.csv", grid)
     if estimated:
-        estimates, checks = estimate_table(grid, measurements), estimate_checks(measurements)
-        left_out = leave_one_out(measurements)
+        estimates = estimate_table(grid, measurements)
+        accuracy = Accuracy.of(grid.study, measurements)
     else:
-        estimates, checks = [], []
         interval = PredictionInterval(1.0, 2.0, 4.0)
-        left_out = [LeftOut(cell, 2.0, interval) for cell in grid.configurations]
-    backtest = score_predictions(grid.study, measurements)
-    table = to_frame(rows)
-    page = render_report(grid, table, estimates, checks, backtest, folder, folder, left_out)
+        left_out = [LeftOut.of(cell, 2.0, interval) for cell in grid.configurations]
+        estimates, accuracy = [], Accuracy([], left_out, [])
+    page = render_report(grid, to_frame(rows), estimates, accuracy, folder, folder)
     (folder / "report.html").write_text(page)
     return folder / "report.html"
 

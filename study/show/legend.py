@@ -1,0 +1,94 @@
+"""Legends: one for all panels of a figure, with a section for each thing that the look shows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from study.estimate.time_table import format_count
+from study.grid import Cell
+from study.show.sheets import Sheet
+from study.show.style import Style
+
+LEGEND_LINE = 0.16
+"""Height of a line of the legend, inches."""
+
+
+def legend_sections(
+    style: Style,
+    cells: Sequence[Cell],
+    extra: Sequence[Line2D],
+    lines: bool,
+    counts: bool = False,
+    models_only: bool = False,
+) -> dict[str, list[Line2D]]:
+    """Return title -> members of the legend: a section each for colour, line style and marker.
+
+    `lines`: base is a line without markers. `counts`: the line style is the GPU count.
+    `models_only`: there is nothing but colour.
+    """
+    models = {cell.model for cell in cells}
+    sections = {
+        "Model (parameters)": [
+            sample(f"{name} ({format_count(size, 3)})", color=style.colours[name], linewidth=2.5)
+            for name, size in style.sizes.items()
+            if name in models
+        ]
+    }
+    if counts:
+        sections["GPU count"] = [
+            sample(str(count), linestyle=look, linewidth=style.width(count))
+            for count, look in style.lines.items()
+            if count in {cell.gpus for cell in cells}
+        ]
+    trainers = {cell.trainer for cell in cells}
+    if not lines and len(trainers) > 1:
+        sections["Trainer"] = [
+            sample(name, linestyle=look, linewidth=1.8)
+            for name, look in style.trainers.items()
+            if name in trainers
+        ]
+    used = {"base"} if models_only else {cell.variant for cell in cells}
+    variants = [name for name in style.markers if name in used]
+    if not models_only and variants != ["base"]:
+        sections["Variant" if len(trainers) == 1 else "Trainer and variant"] = [
+            sample(
+                name,
+                marker="" if lines and name == "base" else style.markers[name],
+                linestyle="-" if lines else "",
+                mfc=None if lines or name == "base" else "none",
+            )
+            for name in variants
+        ]
+    sections["Also"] = list(extra)
+    return {title: members for title, members in sections.items() if members}
+
+
+def add_legend(figure: Figure, sheet: Sheet, sections: dict[str, list[Line2D]]) -> None:
+    """Add one legend: beside the panels, or in two columns below them."""
+    columns: list[list[Line2D]] = [[], []] if sheet.is_narrow else [[]]
+    for title, members in sections.items():
+        column = min(columns, key=len)  # a section is not divided
+        column += [*([_blank()] if column else []), sample(title, linestyle=""), *members]
+    columns = [column for column in columns if column]
+    lines = max(map(len, columns))
+    handles = [handle for column in columns for handle in [*column, *[_blank()] * lines][:lines]]
+    width, height = figure.get_size_inches()
+    needed = LEGEND_LINE * (lines + 1)
+    figure.set_size_inches(width, height + needed if sheet.is_narrow else max(height, needed))
+    where: Any = "outside lower center" if sheet.is_narrow else "outside right upper"
+    legend = figure.legend(handles=handles, loc=where, ncols=len(columns))
+    for text in legend.get_texts():
+        if text.get_text() in sections:
+            text.set_fontweight("bold")
+
+
+def _blank() -> Line2D:
+    return sample("", linestyle="")
+
+
+def sample(label: str, **look: Any) -> Line2D:
+    """Return a line for the legend; with a marker and no line style, the marker alone."""
+    look.setdefault("linestyle", "" if "marker" in look else "-")
+    return Line2D([], [], **{"color": "#444444", "label": label, **look})

@@ -1,0 +1,66 @@
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from study.show.plot_scaling import SCALING_FIGURES, ScalingFigure, plot_scaling
+from tests.study.conftest import MakeGrid, throughput_table, write_run
+from tests.study.show.drawn import figures_of, legend_texts
+
+SEEDS = {"grid": [{"cluster": "here", "model": "tiny", "gpus": [1, 2, 4], "seed": [7, 5, 6]}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown", "not_shown"),
+    [
+        ({}, ["0.0", "0.2", "1.4"], ["linear scaling", "Also", "%"]),
+        ({"scale": "percent", "reference": "one"}, ["100%", "linear scaling"], ["1.4"]),
+        ({"scale": "log", "reference": "linear scaling"}, ["1.5", "linear scaling"], ["%"]),
+    ],
+)
+def test_a_new_figure_is_one_entry(
+    make_grid: MakeGrid,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict,
+    shown: list[str],
+    not_shown: list[str],
+) -> None:
+    """Every run has a peak memory of 1.5 GiB. matplotlib writes each text as an SVG comment too."""
+    memory = ScalingFigure(
+        column="peak_memory_gib",
+        label="Memory (GiB)",
+        scale="linear",
+        reference=None,
+        empty_message="No run has recorded its memory yet.",
+    )
+    monkeypatch.setitem(SCALING_FIGURES, "memory", replace(memory, **changes))
+    grid = make_grid()
+    plot_scaling(grid, throughput_table(grid), tmp_path)
+    assert "<!-- No run has recorded its memory yet. -->" in (tmp_path / "memory.svg").read_text()
+    for cell in grid:
+        write_run(cell)
+    plot_scaling(grid, throughput_table(grid), tmp_path)
+    texts = re.findall("<!-- (.*) -->", (tmp_path / "memory.svg").read_text())
+    assert {"Memory (GiB)", *shown} <= set(texts)
+    assert not any(part in text for part in not_shown for text in texts)
+
+
+def test_there_is_one_ideal_line_for_each_model_and_no_empty_heading(
+    make_grid: MakeGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = make_grid(SEEDS)
+    for place, cell in enumerate(grid):
+        write_run(cell, step_s=0.1 + 0.01 * place)
+    drawn = figures_of(monkeypatch)
+    plot_scaling(grid, throughput_table(grid), tmp_path)
+    for figure in drawn["throughput"]:
+        (ax,) = figure.axes
+        dotted = [line for line in ax.lines if line.get_linestyle() == ":"]
+        assert len(dotted) == 1
+        texts = legend_texts(figure)
+        for title in ("Model (parameters)", "Also"):
+            assert texts[texts.index(title) + 1]
+        assert "Variant" not in texts
+        assert texts.count("linear scaling") == 1
