@@ -77,7 +77,7 @@ def test_a_study_runs_as_a_module_of_another_repository(tmp_path: Path) -> None:
     made = snakemake(tmp_path, "--report", "snakemake.html", "scaling_all")
     assert made.returncode == 0, made.stdout
     page = (tmp_path / "snakemake.html").read_text()
-    for text in ("Loss against tokens", "Time estimates", "Dotted: linear scaling"):
+    for text in ("Loss against FLOPs", "Time by part", "Time estimates", "linear scaling"):
         assert text in page, text
 
 

@@ -135,7 +135,9 @@ def test_all_files_are_created(done: Workspace) -> None:
     assert made >= {
         "throughput.csv", "throughput.md", "time_estimates.csv", "time_estimates.md",
         "report.html", "figures/loss_vs_tokens.svg", "figures/loss_vs_time.png",
-        "figures/throughput.svg", "figures/scaling_efficiency.png",
+        "figures/throughput.svg", "figures/scaling_efficiency.png", "leave_one_out.csv",
+        *(f"figures/{name}_column.pdf" for name in ("loss_vs_steps", "loss_vs_flops")),
+        *(f"figures/{name}_column.pdf" for name in ("estimates", "time_by_part")),
     }  # fmt: skip
     estimates = (done.results / "time_estimates.csv").read_text()
     assert estimates.count("Verified") == 2

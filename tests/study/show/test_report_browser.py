@@ -229,6 +229,8 @@ def test_every_chart_is_drawn(demo: Path, open_page: Open) -> None:
     for name in CHARTS:
         assert page.locator(f"[data-chart={name}] canvas").is_visible(), name
         assert ink(page, name) > 200, name
+    keys = page.locator("[data-chart=estimates] .keys label").all_text_contents()
+    assert all(key.startswith("from the others, ") for key in keys)
     assert page.locator("[data-bars=variants] .fill").count() == 4  # m2 on 1 and 2 GPUs, 2 variants
     assert page.locator("[data-bars=times] .parts").count() == 14 + 1
     assert page.get_by_role("heading", name="MFU by model").is_visible()
