@@ -1,6 +1,7 @@
 """Legends: one for all panels of a figure, with a section for each thing that the look shows."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -73,6 +74,8 @@ def add_legend(figure: Figure, sheet: Sheet, sections: dict[str, list[Line2D]]) 
         column += [*([_blank()] if column else []), sample(title, linestyle=""), *members]
     columns = [column for column in columns if column]
     lines = max(map(len, columns))
+    for member in chain(*sections.values()):
+        member.set_label(sheet.shorten(str(member.get_label())))
     handles = [handle for column in columns for handle in [*column, *[_blank()] * lines][:lines]]
     width, height = figure.get_size_inches()
     needed = LEGEND_LINE * (lines + 1)

@@ -49,7 +49,7 @@ class Sheet:
         return self.columns == 1
 
     def shorten(self, name: str) -> str:
-        """Return the name of a bar, without its middle if it would leave the bar no room."""
+        """Return a name, without its middle if it would leave no room for what it names."""
         most = 26 if self.is_narrow else 52
         kept = (most - 1) // 2
         return name if len(name) <= most else f"{name[:kept]}…{name[-kept:]}"

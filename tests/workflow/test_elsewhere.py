@@ -77,7 +77,10 @@ def test_a_study_runs_as_a_module_of_another_repository(tmp_path: Path) -> None:
     made = snakemake(tmp_path, "--report", "snakemake.html", "scaling_all")
     assert made.returncode == 0, made.stdout
     page = (tmp_path / "snakemake.html").read_text()
-    for text in ("Loss against FLOPs", "Time by part", "Time estimates", "linear scaling"):
+    for text in (
+        *("Loss against tokens", "Loss against FLOPs", "Time by part", "Time estimates"),
+        *("Estimate against measurement", "Dotted: linear scaling"),
+    ):
         assert text in page, text
 
 

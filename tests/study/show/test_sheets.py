@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from study.show.forms import FORMS
-from study.show.sheets import SHEETS, Sheet, format_tick, log_ticks, write_figure
+from study.show.sheets import (
+    SHEETS,
+    Sheet,
+    format_scientific,
+    format_tick,
+    log_ticks,
+    write_figure,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +46,19 @@ def test_every_log_axis_has_two_to_six_ticks_within_it(low: float, ratio: float)
 def test_numbers_on_axes() -> None:
     values = (0.002, 0.15, 7, 131_072, 27_535_872, 1e18)
     assert [format_tick(v) for v in values] == ["0.002", "0.15", "7", "131K", "27.5M", "1e18"]
+
+
+def test_flops_on_axes() -> None:
+    values = (5e8, 1e9, 2.5e12, 3e12, 1.25e21)
+    assert [format_scientific(v) for v in values] == ["5e8", "1e9", "2.5e12", "3e12", "1.25e21"]
+
+
+def test_long_names_keep_both_ends() -> None:
+    wide, narrow = SHEETS
+    name = "milli, 128 GPUs, decay+lr-0.001, leonardo"
+    assert wide.shorten(name) == name
+    assert narrow.shorten(name) == "milli, 128 G…01, leonardo"
+    assert narrow.shorten(name[:26]) == name[:26]
 
 
 def test_the_rules_know_the_files_that_are_written(tmp_path: Path) -> None:
