@@ -19,7 +19,24 @@ from benchmarks.trainer_runs import device, machine_text, shape_of
 from trainer.config import BYTE_VOCABULARY, ModelConfig
 
 LENGTH = 16
-LAUNCH_NOTHING = ("_unsafe_view", "_record_function_enter_new", "_record_function_exit")
+LAUNCH_NOTHING = (
+    "_unsafe_view",
+    "device",
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+    "_record_function_enter_new",
+    "_record_function_exit",
+)
+
+
+def launches(operation: Any) -> bool:
+    """Say whether an operator launches a kernel: views and new, empty tensors do not."""
+    returns = operation._schema.returns
+    is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+    return not is_view and operation.overloadpacket.__name__ not in LAUNCH_NOTHING
 
 
 class Launched(TorchDispatchMode):
@@ -32,9 +49,7 @@ class Launched(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        returns = func._schema.returns
-        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
-        if not is_view and func.overloadpacket.__name__ not in LAUNCH_NOTHING:
+        if launches(func):
             self.counts[func.overloadpacket.__name__] += 1
         return func(*args, **(kwargs or {}))
 

@@ -12,6 +12,7 @@ import torch
 from benchmarks import gpu_check, scale
 from benchmarks.interleaved_steps import ours, plain
 from benchmarks.operations import count
+from benchmarks.step_bytes import BlockForm, LossForm, block_kernels, least_bytes, loss_kernels
 from benchmarks.trainer_runs import TINY
 from trainer.config import BYTE_VOCABULARY, ModelConfig
 
@@ -60,6 +61,65 @@ def test_operations_are_fewer_than_of_plain_pytorch() -> None:
     assert own.total() < 0.85 * others.total()
     assert own["mm"] == 8 * 12 + 3  # 4 products a layer, twice as many backward; the output's 3
     assert own["_local_scalar_dense"] == 0
+
+
+# Bytes of a block of width D = 512 and FFN width 3 D, in T x D bf16 values, kernel by kernel.
+EAGER_FORWARD = {
+    "norm": 2 + 2, "its output to bf16": 2 + 1, "rotary: all of qkv in": 3 + 2,
+    "sum": 2 + 1 + 2, "FFN norm": 2 + 2, "its output to bf16, again": 2 + 1,
+    "SwiGLU": 6 + 3, "last sum": 2 + 1 + 2,
+}  # fmt: skip
+EAGER_BACKWARD = {
+    "gradient to bf16": 2 + 1, "SwiGLU": 3 + 6 + 6, "gradient of the FFN norm to fp32": 1 + 2,
+    "FFN norm": 2 + 2 + 2, "sum": 2 + 2 + 2, "sum to bf16": 2 + 1, "rotary": 3 + 3,
+    "gradient of the norm to fp32": 1 + 2, "norm": 2 + 2 + 2, "last sum": 2 + 2 + 2,
+}  # fmt: skip
+COMPILED_FP32 = {
+    "norm": 2 + 1, "rotary: all of qkv in": 3 + 2, "sum and FFN norm": 2 + 1 + 1,
+    "SwiGLU": 6 + 3, "both sums": 2 + 1 + 1 + 2,
+    "gradient to bf16": 2 + 1, "SwiGLU, backward": 3 + 6 + 6,
+    "FFN norm and sum, in fp32 and bf16": 1 + 2 + 2 + 1 + 2 + 1, "rotary, backward": 3 + 3,
+    "norm and sum, weights of both norms": 1 + 2 + 2 + 2 + 1 + 1,
+}  # fmt: skip
+COMPILED_BF16 = {
+    "norm": 1 + 1, "rotary: all of qkv in": 3 + 2, "sum and FFN norm": 1 + 1 + 1,
+    "SwiGLU": 6 + 3, "both sums": 1 + 1 + 1 + 1,
+    "SwiGLU, backward": 3 + 6 + 6, "FFN norm and sum": 1 + 1 + 1 + 1 + 1,
+    "rotary, backward": 3 + 3, "norm and sum, weights of both norms": 1 + 1 + 1 + 1 + 1 + 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("form", "by_hand"),
+    [
+        (
+            BlockForm(False, True, "fp32"),
+            EAGER_FORWARD | {f"d {k}": v for k, v in EAGER_BACKWARD.items()},
+        ),
+        (BlockForm(True, False, "fp32"), COMPILED_FP32),
+        (BlockForm(True, True, "bf16"), COMPILED_BF16),
+    ],
+    ids=str,
+)
+def test_bytes_of_a_block_by_hand(form: BlockForm, by_hand: dict[str, int]) -> None:
+    tokens, dim = 8 * 2048, 512
+    shape = ModelConfig(dim=dim, n_layers=8, n_heads=8)
+    pointwise = [k for k in block_kernels(shape, (8, 2048), form) if k.is_pointwise]
+    # 13 D^2 weights in bf16, their gradients in fp32.
+    weights = 13 * dim**2 * (4 + 2 + 2 + 4)
+    expected = sum(by_hand.values()) * tokens * dim * 2 + weights
+    # Not by hand: rotary tables, statistics of norms, gradients of their weights.
+    moved = sum(kernel.moved for kernel in pointwise)
+    assert expected < moved < 1.006 * expected
+    assert moved > least_bytes(shape, tokens) == (16 + 8 + 24) * tokens * dim * 2
+
+
+def test_bytes_of_a_chunked_loss_by_hand() -> None:
+    """Compiled, each chunk's bf16 logits are read once, and their gradient is written once."""
+    shape = ModelConfig(dim=16, n_layers=1, n_heads=1)
+    kernels = loss_kernels(shape, (8, 2048), LossForm(True, 32_768, 4096))
+    chunks = [k.moved for k in kernels if k.is_pointwise and "exp" in k.name.split()]
+    assert chunks == [pytest.approx(2 * 4096 * 32_768 * 2, rel=1e-3)] * 4
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -1,0 +1,206 @@
+"""Bytes that the kernels of a step between its matmuls and attention move, counted without a GPU.
+
+    python -m benchmarks.step_bytes [--model small] [--batch-size 8] [--seq-len 2048]
+    python -m benchmarks.step_bytes --kernels     # each of them
+
+One block, and the final norm with output matrix and loss, forward and backward with bf16 matmuls,
+in the forms that a GPU's run can choose. How they are counted: benchmarks/fake_gpu.py. Nothing
+runs, so that nothing is said about time.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmarks import ROOT, command_line
+from benchmarks.fake_gpu import Kernel, compiled_kernels, eager_kernels
+from study.roofline import pointwise_values
+from study.workload import VALUE_BYTES
+from trainer.config import BYTE_VOCABULARY, ModelConfig
+from trainer.execution.choices import LOSS_CHUNK, OUTPUT_MULTIPLE, Dtype
+from trainer.execution.precision import DTYPES, precision
+from trainer.model.loss import chunk_gradient
+from trainer.model.model import Attention, Block, FeedForward, Transformer
+from trainer.settings import validate
+from trainer.yaml_files import load_yaml
+
+MATMULS: Dtype = "bf16"
+CPU = torch.device("cpu")
+LARGE_VOCABULARY = 32_768
+
+Shape = tuple[int, int]
+"""Sequences of a micro-batch, and tokens of each."""
+
+
+@dataclass(frozen=True)
+class BlockForm:
+    """How a block is computed."""
+
+    compiled: bool
+    triton: bool
+    """SwiGLU and rotary embedding are Triton kernels."""
+    residual: Dtype
+    """Number format of the residual stream."""
+
+    def __str__(self) -> str:
+        how = "compiled" if self.compiled else "eager"
+        return f"{how}, {'Triton' if self.triton else 'operators'}, {self.residual} residual"
+
+
+@dataclass(frozen=True)
+class LossForm:
+    """How the loss is computed, from an fp32 residual stream."""
+
+    compiled: bool
+    vocabulary: int
+    """Token ids."""
+    chunk: int
+    """Tokens whose logits are in memory at once; 0: all."""
+
+    def __str__(self) -> str:
+        logits = f"{self.chunk} tokens at once" if self.chunk else "all logits at once"
+        how = "compiled" if self.compiled else "eager"
+        return f"{how}, {self.vocabulary} ids, {logits}"
+
+
+RESIDUALS: tuple[Dtype, ...] = ("fp32", "bf16")
+BLOCKS = [
+    BlockForm(compiled, triton, residual)
+    for compiled in (False, True)
+    for triton in (False, True)
+    for residual in RESIDUALS
+]
+LOSSES = [
+    LossForm(False, BYTE_VOCABULARY, 0),
+    LossForm(True, BYTE_VOCABULARY, 0),
+    LossForm(False, LARGE_VOCABULARY, 0),
+    LossForm(False, LARGE_VOCABULARY, LOSS_CHUNK),
+    LossForm(True, LARGE_VOCABULARY, LOSS_CHUNK),
+]
+
+
+def block_kernels(model: ModelConfig, batch: Shape, form: BlockForm) -> list[Kernel]:
+    """Return the kernels of a block, forward and backward."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        block = Block(model, fused=True)
+        for module in block.modules():
+            if isinstance(module, Attention | FeedForward):
+                module.one_kernel = form.triton and module.fits_kernel
+        dtype = DTYPES[form.residual]
+        x = torch.empty((*batch, model.dim), dtype=dtype, requires_grad=True)
+        cos, sin = (torch.empty(batch[1], 1, model.head_dim) for _ in range(2))
+
+        def work(backend: Callable[..., Any] | None = None) -> None:
+            if backend is not None:
+                block.compile(backend=backend, dynamic=False, fullgraph=True)
+            with precision(MATMULS, CPU):
+                y = block(x, cos, sin)
+            y.backward(torch.empty_like(y))
+
+        return compiled_kernels(work) if form.compiled else eager_kernels(work)
+
+
+def loss_kernels(model: ModelConfig, batch: Shape, form: LossForm) -> list[Kernel]:
+    """Return the kernels of final norm, output matrix and loss, forward and backward."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        whole = Transformer(
+            model, form.vocabulary, 1, loss_chunk=form.chunk, output_multiple=OUTPUT_MULTIPLE
+        )
+        x = torch.empty((*batch, model.dim), requires_grad=True)
+        targets = torch.empty(batch, dtype=torch.int64)
+
+        def work(backend: Callable[..., Any] | None = None) -> None:
+            if backend is not None:
+                whole.compile_loss(backend=backend, dynamic=False, fullgraph=True)
+            with precision(MATMULS, CPU):
+                loss = whole._loss(x, targets)
+            loss.backward()
+
+        if not form.compiled:
+            return eager_kernels(work)
+        if not form.chunk:
+            return compiled_kernels(work)
+        # Only the gradient of a chunk's logits is compiled.
+        inside = _chunk_kernels(form, batch)
+        calls = []
+
+        def gradient(logits_CV: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+            calls.append(len(logits_CV))
+            return torch.empty(()), torch.empty_like(logits_CV)
+
+        whole._chunk_gradient = gradient
+        outside = eager_kernels(work)
+        return outside + inside * len(calls)
+
+
+def _chunk_kernels(form: LossForm, batch: Shape) -> list[Kernel]:
+    padded = form.vocabulary + -form.vocabulary % OUTPUT_MULTIPLE
+    logits_CV = torch.empty((form.chunk, padded), dtype=DTYPES[MATMULS])
+    target_C1 = torch.empty((form.chunk, 1), dtype=torch.int64)
+
+    def work(backend: Callable[..., Any]) -> None:
+        compiled = torch.compile(chunk_gradient, backend=backend, dynamic=False, fullgraph=True)
+        compiled(logits_CV, target_C1, form.vocabulary, batch[0] * batch[1])
+
+    with torch.no_grad():
+        return compiled_kernels(work)
+
+
+def least_bytes(model: ModelConfig, tokens: int) -> int:
+    """Return the bytes of a block in the roofline: each tensor once, in the matmuls' dtype."""
+    two, one = (model.model_copy(update={"n_layers": count}) for count in (2, 1))
+    return (pointwise_values(two) - pointwise_values(one)) * VALUE_BYTES[MATMULS] * tokens
+
+
+def least_loss_bytes(model: ModelConfig, tokens: int, vocabulary: int) -> int:
+    """Return those of final norm and loss: logits in and their gradient out, norm both ways."""
+    return (2 * vocabulary + (2 + 3) * model.dim) * VALUE_BYTES[MATMULS] * tokens
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    add = parser.add_argument
+    add("--model", default="small", help="a model of config/models.yaml")
+    add("--batch-size", type=int, default=8, help="sequences, default 8")
+    add("--seq-len", type=int, default=2048, help="tokens of a sequence, default 2048")
+    add("--kernels", action="store_true", help="print each kernel that is counted")
+    options = parser.parse_args()
+    shape = load_yaml(str(ROOT / "config/models.yaml"))[options.model]
+    model = validate(ModelConfig, shape, options.model)
+    batch = (options.batch_size, options.seq_len)
+    tokens = batch[0] * batch[1]
+    rows = []
+    for form in BLOCKS:
+        rows.append(row("block", str(form), block_kernels(model, batch, form), options.kernels))
+    rows.append(["block", "roofline", f"{least_bytes(model, tokens) / 1e9:.3f}", "", ""])
+    for loss in LOSSES:
+        rows.append(row("loss", str(loss), loss_kernels(model, batch, loss), options.kernels))
+    for vocabulary in (BYTE_VOCABULARY, LARGE_VOCABULARY):
+        least = least_loss_bytes(model, tokens, vocabulary) / 1e9
+        rows.append(["loss", f"roofline, {vocabulary} ids", f"{least:.3f}", "", ""])
+    head = f"{options.model}, {batch[0]} x {batch[1]} tokens, torch {torch.__version__}"
+    print(f"{head}\n\n{tabulate(rows, HEADINGS, 'pipe', disable_numparse=True, colalign=ALIGN)}")
+
+
+HEADINGS = ["Part", "Form", "Moved (GB)", "Kernels", "With matmuls, attention"]
+ALIGN = ["left", "left", "right", "right", "right"]
+
+
+def row(part: str, form: str, kernels: list[Kernel], verbose: bool) -> list[str]:
+    """Return a row of the table; print its kernels if verbose."""
+    counted = [kernel for kernel in kernels if kernel.is_pointwise]
+    if verbose:
+        print(f"{part}: {form}")
+        for kernel in counted:
+            print(f"{kernel.moved / 1e6:9.1f} MB  {kernel.name}")
+    moved = sum(kernel.moved for kernel in counted)
+    return [part, form, f"{moved / 1e9:.3f}", str(len(counted)), str(len(kernels))]
+
+
+if __name__ == "__main__":
+    main()
