@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -182,6 +182,13 @@ def share(value: Value, world: World) -> Value:
     box = [value]
     dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
+
+
+def share_tensors(tensors: Iterable[Tensor], world: World) -> None:
+    """Give rank 0's values to tensors of all ranks, in place, on any device."""
+    if world.size > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def found_by_main(find: Callable[[], Value], world: World) -> Value:

@@ -68,8 +68,13 @@ def decide(config: RunConfig, world: World) -> Choices:
     return choose(config, world.size, machine)
 
 
-def build_model(config: RunConfig, choices: Choices, device: torch.device) -> Transformer:
-    """Return the model with initial weights, on the device, without communication."""
+def build_model(
+    config: RunConfig, choices: Choices, device: torch.device, draws: bool = True
+) -> Transformer:
+    """Return the model on the device, without communication.
+
+    `draws`: with initial weights; otherwise they are yet to be loaded.
+    """
     model = Transformer(
         config.model,
         config.data.tokenizer.vocab_size,
@@ -80,7 +85,8 @@ def build_model(config: RunConfig, choices: Choices, device: torch.device) -> Tr
         residual_dtype=DTYPES["bf16"] if choices.residual_dtype == "bf16" else None,
         output_multiple=choices.output_multiple,
     )
-    model.init_weights(config.weights_seed)
+    if draws:
+        model.init_weights(config.weights_seed)
     for layer in model.layers:
         layer.ac_mode = config.distributed.ac_mode  # type: ignore[assignment]
     return model.to(device)

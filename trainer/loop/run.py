@@ -43,8 +43,9 @@ def run(config: RunConfig, startup: Startup) -> int:
         ):
             model = None
             if world.size > 1 and not is_completed(folder):
-                # While the process group is initialised in the background.
-                model = build_model(config, choices, world.device)
+                # While the process group is initialised in the background. The weights are
+                # shared when it is known that no others are loaded.
+                model = build_model(config, choices, world.device, draws=world.is_main)
                 startup.mark("model")
             wait_for_others()
             startup.mark("process_group")

@@ -17,14 +17,21 @@ from trainer.folder.run_folder import Action, read_summary, set_aside, set_recor
 from trainer.folder.source import KEY, Source, find_source
 from trainer.gpu_state import GpuMeter
 from trainer.loop.feed import attention_context, open_loader
-from trainer.loop.learner import Learner, build_learner
+from trainer.loop.learner import Learner, build_learner, build_model
 from trainer.loop.slow_ranks import SlowRanks
 from trainer.machine_load import MachineLoad
 from trainer.model.model import Transformer
 from trainer.startup import Startup
 from trainer.tokens.data import BatchLoader
 from trainer.tokens.shards import Shards, training_keys
-from trainer.world import RankHost, World, device_name, gather_hosts, gpu_uuid
+from trainer.world import (
+    RankHost,
+    World,
+    device_name,
+    gather_hosts,
+    gpu_uuid,
+    share_tensors,
+)
 
 
 @dataclass
@@ -83,8 +90,9 @@ def open_session(
 ) -> Session:
     """Build the model and optimizer, restore the newest checkpoint, open the data.
 
-    `model` is that of `build_model`, if already built; `run_id` that of `identify`, on the main
-    process; `held_out` has other sources of the held-out text than those to train on.
+    `model` is that of `build_model`, if already built, drawn on the main process alone; `run_id`
+    that of `identify`, on the main process; `held_out` has other sources of the held-out text than
+    those to train on.
     """
     folder = Path(config.dump_dir)
     first = Position(
@@ -108,6 +116,11 @@ def open_session(
     if world.is_main:
         _prepare_folder(config, action, checkpoints, first, newest)
     kept = _kept_attention(folder, world) if action == "resume" else None
+    is_drawn = newest is None and source is None and initial is None
+    if model is None:
+        model = build_model(config, choices, world.device, draws=is_drawn and world.is_main)
+    if is_drawn:
+        share_tensors((weight.detach() for weight in model.parameters()), world)
     learner = build_learner(config, choices, world, model, kept)
     _restore(config, learner, newest, source or initial, world)
     startup.mark("model")

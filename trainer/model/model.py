@@ -295,6 +295,24 @@ def _keep_matmuls() -> Any:
     return create_selective_checkpoint_contexts(kept)
 
 
+def draw_truncated(shape: torch.Size, sigma: float, generator: torch.Generator) -> Tensor:
+    """Return normal numbers of mean 0; those beyond TRUNCATION_SIGMAS are drawn again.
+
+    The bits are those of `nn.init.trunc_normal_` in torch 2.13, which takes twice the CPU time: for
+    the few that are outside, it compares and copies all numbers again.
+    """
+    edge = TRUNCATION_SIGMAS * sigma
+    drawn = torch.empty(shape).normal_(0.0, sigma, generator=generator)
+    values, again = drawn.view(-1), torch.empty(drawn.numel())
+    outside = (values.abs() > edge).nonzero().squeeze(1)
+    while len(outside):
+        again.normal_(0.0, sigma, generator=generator)
+        candidates = again[outside]
+        values[outside] = candidates
+        outside = outside[candidates.abs() > edge]
+    return drawn
+
+
 class Transformer(nn.Module):
     """The decoder; `init_weights` draws its weights."""
 
@@ -403,11 +421,7 @@ class Transformer(nn.Module):
             if weight.ndim == 1:
                 weight.fill_(1.0)
                 continue
-            sigma = self._sigma(name)
-            drawn = torch.empty(weight.shape)
-            edge = TRUNCATION_SIGMAS * sigma
-            nn.init.trunc_normal_(drawn, 0.0, sigma, -edge, edge, generator=generator)
-            weight.copy_(drawn)
+            weight.copy_(draw_truncated(weight.shape, self._sigma(name), generator))
 
     def _sigma(self, name: str) -> float:
         """Return a matrix's standard deviation: d^-0.5 (w2: h^-0.5), or as the config says."""

@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._inductor.config import decide_compile_threads
 
 from tests.trainer.conftest import Runs
 from trainer.execution import kernels
 from trainer.execution.choices import Choices
-from trainer.execution.compiling import tag_cache
+from trainer.execution.compiling import tag_cache, use_workers
 
 FLASH = "aten::_scaled_dot_product_flash_attention_for_cpu"
 BATCHED_PRODUCT = "aten::bmm"
@@ -32,6 +33,16 @@ def torch_state() -> Iterator[None]:
     torch.set_num_threads(threads)
     torch.compiler.config.cache_key_tag = tag
     torch.compiler.reset()
+
+
+def test_each_rank_compiles_with_its_own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with one process for each core of the machine, and as many as the user says."""
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "7")  # restored after the test
+    use_workers(3)
+    assert decide_compile_threads() == 7
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS")
+    use_workers(3)
+    assert decide_compile_threads() == 3
 
 
 def attention_operators(names: set[str]) -> set[str]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from benchmarks.operations import Launched
 from tests.trainer.conftest import Runs, long, losses, read_records
 from trainer.config import ModelConfig, OptimConfig, load_run_config
 from trainer.folder.failure import DoesNotFit, describe
+from trainer.loop import step
 from trainer.loop.learner import set_up_process
 from trainer.loop.session import Session, open_session
 from trainer.loop.step import first_step, rehearse, train_step
@@ -18,7 +20,7 @@ from trainer.model.adamw import AdamW
 from trainer.model.model import Transformer
 from trainer.startup import Startup
 from trainer.tokens.shards import open_shards
-from trainer.world import get_world
+from trainer.world import World, get_world
 
 
 def open_run(runs: Runs, *settings: str) -> Session:
@@ -105,6 +107,35 @@ def test_a_rehearsal_does_not_change_the_run(runs: Runs) -> None:
         assert all(parameter.grad is None for parameter in session.learner.model.parameters())
     finally:
         session.close()
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "compiled", "sharded", "expected"),
+    [
+        (0, True, False, ["alone", "wait", "together"]),
+        (1, True, False, ["wait", "together"]),
+        (0, True, True, ["together"]),  # one rank of a sharded model cannot run alone
+        (0, False, False, ["together"]),
+    ],
+)
+def test_one_rank_of_a_machine_compiles_first(
+    monkeypatch: pytest.MonkeyPatch,
+    local_rank: int,
+    compiled: bool,
+    sharded: bool,
+    expected: list[str],
+) -> None:
+    done = []
+
+    def compile_ahead(learner: Any, communicates: bool = True) -> None:
+        done.append("together" if communicates else "alone")
+
+    monkeypatch.setattr(step, "compile_ahead", compile_ahead)
+    monkeypatch.setattr(step, "barrier", lambda world: done.append("wait"))
+    learner: Any = SimpleNamespace(choices=SimpleNamespace(compiled=compiled), is_sharded=sharded)
+    world = World(local_rank, 2, local_rank, 2, torch.device("cpu"))
+    rehearse(learner, world)
+    assert done == expected
 
 
 def test_run_json_records_the_choices(runs: Runs) -> None:

@@ -15,6 +15,8 @@ from tests.trainer.conftest import Runs, losses, read_records
 from tests.trainer.tokens.test_documents import write_parquet
 from tests.trainer.tokens.test_tokenizer_files import make_hf
 from trainer.loop.evaluate import bits_per_byte
+from trainer.loop.stop_signal import StopSignal
+from trainer.model.model import Transformer
 from trainer.records import EXIT_PREEMPTED
 from trainer.tokens.packing import Part
 from trainer.tokens.shard_folder import Shards
@@ -72,6 +74,18 @@ def test_a_run_writes_its_documented_files(runs: Runs) -> None:
     assert "step     20/20  loss " in done.stdout
     saved = sorted(path.name for path in (runs.out() / "checkpoints").iterdir())
     assert saved == ["0000000020"]
+
+
+def test_a_resumed_run_draws_no_weights(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be replaced by those of the checkpoint; 1B take half a minute to draw."""
+    settings = ("steps=10", "eval=null")
+    assert runs.here(*settings, f"dump_dir={runs.out('whole')}") == 0
+    answers = iter([False, False, True])
+    monkeypatch.setattr(StopSignal, "agreed", lambda signal: next(answers, False))
+    assert runs.here(*settings) == EXIT_PREEMPTED
+    monkeypatch.setattr(Transformer, "init_weights", lambda model, seed: pytest.fail("drawn"))
+    assert runs.here(*settings) == 0
+    assert losses(runs.out())[-1] == losses(runs.out("whole"))[-1]
 
 
 def test_bits_per_byte_of_token_ids_are_unknown() -> None:

@@ -96,6 +96,27 @@ def test_a_step_matches_adamw() -> None:
 MATRIX = torch.Generator().manual_seed(3)
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_rate_on_the_device_is_the_same_rate(name: str) -> None:
+    """As the replays of a CUDA graph read it."""
+    models = [Transformer(ModelConfig(dim=32, n_layers=1, n_heads=2), 258, 8) for _ in range(2)]
+    optimizers = []
+    for model in models:
+        model.init_weights(0)
+        optimizers.append(build_optimizer(model, OptimConfig(name=name, lr=0.1)))
+    optimizers[1].rate = torch.tensor(0.1)
+    for rate in (0.01, 0.03, 0.0):
+        gradients = [torch.randn(p.shape, generator=MATRIX) for p in models[0].parameters()]
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.set_rate(rate)
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter.grad = gradient.clone()
+            optimizer.step(optimizer.grad_norm())
+    assert isinstance(optimizers[1].rate, torch.Tensor)
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(12, 12), (12, 40), (40, 12)])
 def test_orthogonalising_keeps_the_singular_vectors(rows: int, columns: int) -> None:
     noise = torch.randn((3, rows, columns), generator=MATRIX, dtype=torch.float64)
