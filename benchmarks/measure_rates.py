@@ -3,7 +3,8 @@
     python -m benchmarks.roofline --measure
 
 Each rate is the best of several repeats: a roofline needs what the kernels can reach, not their
-average on a shared machine.
+average on a shared machine. On a GPU, comments add the rates after seconds of the same work, when
+the power limit has lowered the clock.
 """
 
 import time
@@ -13,7 +14,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from trainer import gpu_state
+
 REPEATS = 5
+
+SUSTAINED_S = 4.0
+"""Seconds of the same work for a sustained rate: that of the second half."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,9 @@ GPU = Sizes("bf16", square=8192, copy_bytes=2**31, heads=128, seq_len=2048, wind
 CPU = Sizes("fp32", square=1024, copy_bytes=2**28, heads=8, seq_len=1024, window_s=0.1)
 HEAD_DIM = 64
 
+Timing = Callable[[Callable[[], object], Sizes, str], float]
+"""Returns the time of a call, s: `best_s` or `sustained_s`."""
+
 
 def measure() -> str:
     """Return the rates as YAML, for the key `rates` of a cluster."""
@@ -54,23 +63,48 @@ def measure() -> str:
         f"  attention_forward_tflops: {forward:.3g}",
         f"  attention_backward_tflops: {backward:.3g}",
     ]
+    if on_gpu:
+        lines += [f"# after {SUSTAINED_S:.0f} s of each:", *sustained_lines(sizes, device, dtype)]
     return "\n".join(lines)
 
 
-def matmul_tflops(sizes: Sizes, device: str, dtype: torch.dtype) -> float:
+def sustained_lines(sizes: Sizes, device: str, dtype: torch.dtype) -> list[str]:
+    """Return sustained rates, each with the clock at its end and what limited it, as comments."""
+    work: dict[str, Callable[[], tuple[float, ...]]] = {
+        "matmul_tflops": lambda: (matmul_tflops(sizes, device, dtype, sustained_s),),
+        "copy_tb_s": lambda: (copy_tb_s(sizes, device, sustained_s),),
+        "attention_forward_tflops, attention_backward_tflops": lambda: attention_tflops(
+            sizes, device, dtype, sustained_s
+        ),
+    }
+    lines = []
+    for name, rates in work.items():
+        text = ", ".join(f"{rate:.3g}" for rate in rates())
+        state = gpu_state.read(str(torch.cuda.get_device_properties(device).uuid))
+        clock = "" if state is None else f" at {state.clock_mhz} MHz{state.limits_text}"
+        lines.append(f"#   {name}: {text}{clock}")
+    return lines
+
+
+def matmul_tflops(
+    sizes: Sizes, device: str, dtype: torch.dtype, seconds: Timing | None = None
+) -> float:
     """Return the rate of a matmul of two square matrices, 2 n^3 FLOPs."""
     a, b = (torch.randn(sizes.square, sizes.square, device=device, dtype=dtype) for _ in range(2))
-    return 2 * sizes.square**3 / best_s(lambda: a @ b, sizes, device) / 1e12
+    return 2 * sizes.square**3 / (seconds or best_s)(lambda: a @ b, sizes, device) / 1e12
 
 
-def copy_tb_s(sizes: Sizes, device: str) -> float:
+def copy_tb_s(sizes: Sizes, device: str, seconds: Timing | None = None) -> float:
     """Return the rate of a copy: each byte is read once and written once."""
     source = torch.zeros(sizes.copy_bytes, dtype=torch.uint8, device=device)
     target = torch.ones_like(source)
-    return 2 * sizes.copy_bytes / best_s(lambda: target.copy_(source), sizes, device) / 1e12
+    once_s = (seconds or best_s)(lambda: target.copy_(source), sizes, device)
+    return 2 * sizes.copy_bytes / once_s / 1e12
 
 
-def attention_tflops(sizes: Sizes, device: str, dtype: torch.dtype) -> tuple[float, float]:
+def attention_tflops(
+    sizes: Sizes, device: str, dtype: torch.dtype, seconds: Timing | None = None
+) -> tuple[float, float]:
     """Return the rates of causal attention, forward and backward, with heads of width 64.
 
     4 S^2 d FLOPs per head forward and 2.5 times as many backward, halved by the causal mask.
@@ -87,7 +121,8 @@ def attention_tflops(sizes: Sizes, device: str, dtype: torch.dtype) -> tuple[flo
         torch.autograd.grad(forward(), (q, k, v), gradient)
 
     flops = 4 * sizes.seq_len**2 * HEAD_DIM * sizes.heads / 2
-    forward_s, both_s = best_s(forward, sizes, device), best_s(both, sizes, device)
+    timing = seconds or best_s
+    forward_s, both_s = timing(forward, sizes, device), timing(both, sizes, device)
     return flops / forward_s / 1e12, 2.5 * flops / (both_s - forward_s) / 1e12
 
 
@@ -98,6 +133,14 @@ def best_s(work: Callable[[], object], sizes: Sizes, device: str) -> float:
     once = timed_s(work, 1, device)
     count = max(1, round(sizes.window_s / once))
     return min(timed_s(work, count, device) for _ in range(REPEATS))
+
+
+def sustained_s(work: Callable[[], object], sizes: Sizes, device: str) -> float:
+    """Return the mean time of `work` in the second half of SUSTAINED_S, s."""
+    work()
+    count = max(1, round(SUSTAINED_S / 2 / timed_s(work, 1, device)))
+    timed_s(work, count, device)
+    return timed_s(work, count, device)
 
 
 def timed_s(work: Callable[[], object], count: int, device: str) -> float:

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -259,6 +261,36 @@ def test_measured_rates_are_those_of_known_work(monkeypatch: pytest.MonkeyPatch)
     # 3 heads, scores and mix: 2 matmuls of 2 * 16 * 16 * 64 FLOPs, half of it masked
     assert forward * 1e12 == pytest.approx(3 * 2 * 2 * 16 * 16 * 64 / 2)
     assert backward * 1e12 == pytest.approx(forward * 1e12 * 2.5 / 2)
+
+
+def test_sustained_rates_name_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU on which a call takes 1 s, and 2 s after the first half of the work."""
+    from benchmarks import measure_rates
+    from trainer import gpu_state
+
+    calls: list[int] = []
+
+    def timed_s(work: Callable[[], object], count: int, device: str) -> float:
+        calls.append(count)
+        slow = 2.0 if len(calls) % 3 == 0 else 1.0
+        return slow * (3 if work.__name__ == "both" else 1)
+
+    state = gpu_state.GpuState(1620, 700.0, ("power limit",))
+    monkeypatch.setattr(measure_rates, "timed_s", timed_s)
+    monkeypatch.setattr(gpu_state, "read", lambda uuid: state)
+    monkeypatch.setattr(
+        measure_rates.torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="x")
+    )
+    sizes = measure_rates.Sizes("fp32", square=100, copy_bytes=100, heads=1, seq_len=4, window_s=1)
+    lines = measure_rates.sustained_lines(sizes, "cpu", measure_rates.torch.float32)
+    assert lines[0] == "#   matmul_tflops: 1e-06 at 1620 MHz (power limit)"  # 2 * 100^3 in 2 s
+    assert lines[1] == "#   copy_tb_s: 1e-10 at 1620 MHz (power limit)"
+    # 4 * 4^2 * 64 / 2 FLOPs in 2 s, and 2.5 times as many in 6 - 2 s
+    assert lines[2].startswith(
+        "#   attention_forward_tflops, attention_backward_tflops: 1.02e-09, "
+    )
+    assert lines[2].endswith(", 1.28e-09 at 1620 MHz (power limit)")
+    assert calls == [1, 2, 2, 1, 2, 2, 1, 2, 2, 1, 1, 1]
 
 
 def test_rates_measured_here_are_valid_rates_of_a_cluster() -> None:

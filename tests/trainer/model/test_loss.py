@@ -58,3 +58,21 @@ def test_padding_and_compilation_change_no_chunk(compiled: bool) -> None:
         results.append((loss.detach(), a.grad, b.grad))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch.compile, which hides it
+def test_padding_and_compilation_change_no_loss() -> None:
+    """Final norm, output matrix and loss as a GPU computes them: compiled, with 320 rows."""
+    config = ModelConfig(dim=32, n_layers=1, n_heads=2)
+    tokens = torch.randint(258, (2, 17), generator=torch.Generator().manual_seed(2))
+    found = []
+    for compiled in (False, True):
+        model = Transformer(config, 258, 16, output_multiple=64 if compiled else 1)
+        model.init_weights(0)
+        if compiled:
+            model.compile_loss(dynamic=False)
+        loss = model(tokens[:, :-1], tokens[:, 1:])
+        loss.backward()
+        found.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
