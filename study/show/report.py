@@ -24,6 +24,7 @@ from study.measure.throughput_row import ThroughputRow
 from study.measure.time_by_part import PARTS
 from study.points import CELL_NAME
 from study.show import report_tables
+from study.show.kinds import kinds_heading, names_trainers
 from study.show.report_data import chart_data, prediction_points
 from study.show.report_runs import describe_runs, find_missing
 from study.show.report_summary import build_matrix, describe_findings, describe_request
@@ -92,7 +93,8 @@ def render_report(
             asked=describe_request(grid),
             findings=describe_findings(rows, len({cell.gpus for cell in grid}) > 1),
             matrix=matrix,
-            facts=_facts(list(current.values())),
+            kinds=kinds_heading(grid, plural=True),
+            facts=_facts(list(current.values()), _trainers(grid, current)),
             estimates=[
                 make_table(
                     f"Time of {horizon or 'the runs'}",
@@ -184,8 +186,21 @@ def _clusters(grid: Grid) -> list[tuple[str, Any]]:
     return list({cell.cluster: cell.cluster_config for cell in grid}.items())
 
 
-def _facts(runs: Sequence[RunSummary]) -> list[tuple[str, str]]:
-    """Return when the runs were made, on what, and with which software; each value once."""
+def _trainers(grid: Grid, current: Mapping[str, RunSummary]) -> list[str]:
+    """Return the version of each run's trainer, with its name if there are others than ours."""
+    with_name = names_trainers(grid)
+    return [
+        f"{cell.trainer} {run.trainer_version}" if with_name else run.trainer_version
+        for cell in grid
+        if (run := current.get(cell.name)) is not None and run.trainer_version
+    ]
+
+
+def _facts(runs: Sequence[RunSummary], trainers: Sequence[str]) -> list[tuple[str, str]]:
+    """Return when the runs were made, on what, and with which software; each value once.
+
+    `trainers`: versions of the trainers.
+    """
 
     def versions(run: RunSummary) -> Iterable[str | None]:
         named = {"Python": run.versions.python, "torch": run.versions.torch}
@@ -197,7 +212,7 @@ def _facts(runs: Sequence[RunSummary]) -> list[tuple[str, str]]:
         "Hosts": [run.hosts for run in runs],
         "Software": [versions(run) for run in runs],
         "Commit": [[run.commit] for run in runs],
-        "Trainer version": [[run.trainer_version] for run in runs],
+        "Trainer version": [trainers],
     }
     facts = []
     for name, lists in values.items():

@@ -12,6 +12,7 @@ from study.measure.logs import Run
 from study.measure.throughput_row import ThroughputRow
 from study.measure.time_by_part import PARTS, time_by_part
 from study.show.curves import thinned
+from study.show.kinds import names_trainers
 
 MEASURES = {
     "tokens_per_s_per_gpu": ("Tokens/s/GPU", "higher"),
@@ -28,8 +29,6 @@ MEASURES = {
 """Column of the throughput table that charts and the pivot table offer -> its label, and which end
 is better."""
 
-LABELS = ("cluster", "model", "gpus", "variant", "seed")
-
 
 def chart_data(
     grid: Grid,
@@ -42,6 +41,7 @@ def chart_data(
     `runs` are those whose settings are current, `rows` the throughput table.
     """
     places = {cell.name: index for index, cell in enumerate(grid)}
+    with_trainer = names_trainers(grid)
     curves, times = [], []
     for cell, run in runs:
         curve = _curve(cell, run)
@@ -51,7 +51,7 @@ def chart_data(
         if parts is not None:
             times.append({"cell": places[cell.name], "parts": [_round(parts[p]) for p in PARTS]})
     return {
-        "cells": [_cell(cell) for cell in grid],
+        "cells": [_cell(cell, with_trainer) for cell in grid],
         "curves": curves,
         "speeds": [_speed(places[cell.name], row) for cell, row in rows],
         "times": times,
@@ -81,9 +81,15 @@ def prediction_points(accuracy: Accuracy) -> list[dict[str, Any]]:
     ]
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
-    labels = {name: getattr(cell, name) for name in LABELS}
-    return labels | {
+def _cell(cell: Cell, with_trainer: bool) -> dict[str, Any]:
+    trainer = {"trainer": cell.trainer} if with_trainer else {}
+    return {
+        "cluster": cell.cluster,
+        "model": cell.model,
+        "gpus": cell.gpus,
+        **trainer,
+        "variant": cell.plain_variant,
+        "seed": cell.seed,
         "params": cell.params,
         "tokens": cell.tokens_per_step,
         "flops": _round(cell.flops_per_step, 6),

@@ -9,6 +9,8 @@ from study.estimate.time_table import format_count
 from study.grid import Cell, Grid
 from study.measure.repeats import BETWEEN_RUNS
 from study.measure.throughput_row import ThroughputRow
+from study.show.kinds import kinds_heading, name_kind, names_trainers
+from study.trainers import DEFAULT_TRAINER
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class Matrix:
     """The speeds of a study: by GPU count or, if there is only one, by model."""
 
     by_gpus: bool
-    """The columns are GPU counts, and the rows models; otherwise models, and the rows variants."""
+    """The columns are GPU counts, and the rows models; otherwise models, and the rows variants or
+    trainers."""
+    corner: str
+    """Heading of the rows' labels."""
     headings: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Value | None]]]
     """Label and, for each heading, its value; None if the grid has no such cell."""
@@ -81,7 +86,8 @@ def build_matrix(
         headings = [f"{count} GPU{'s' if count > 1 else ''}" for count in columns]
     else:
         headings = [str(name) for name in columns]
-    return Matrix(by_gpus, headings, [(k, [v.get(c) for c in columns]) for k, v in found.items()])
+    lines = [(name, [values.get(c) for c in columns]) for name, values in found.items()]
+    return Matrix(by_gpus, "Model" if by_gpus else kinds_heading(grid), headings, lines)
 
 
 def _configuration(cell: Cell) -> str:
@@ -90,12 +96,13 @@ def _configuration(cell: Cell) -> str:
 
 def _row_labels(grid: Grid, by_gpus: bool) -> Callable[[Cell], str]:
     """Return the function that names a cell's row, by what differs between the cells."""
-    clusters, variants = ({getattr(c, axis) for c in grid} for axis in ("cluster", "variant"))
+    clusters, kinds = ({getattr(c, axis) for c in grid} for axis in ("cluster", "variant"))
+    with_trainer = names_trainers(grid)
 
     def label(cell: Cell) -> str:
         parts = [f"{cell.model} ({format_count(cell.params, 3)})"] if by_gpus else []
-        if not by_gpus or (len(variants) > 1 and cell.variant != "base"):
-            parts.append(cell.variant)
+        if not by_gpus or (len(kinds) > 1 and (with_trainer or cell.variant != "base")):
+            parts.append(name_kind(cell, with_trainer))
         return ", ".join([*parts, *([cell.cluster] if len(clusters) > 1 else [])])
 
     return label
@@ -117,12 +124,15 @@ def describe_request(grid: Grid) -> str:
     models = list(dict.fromkeys(cell.model for cell in measured))
     sizes = sorted({cell.params for cell in measured})
     clusters = dict.fromkeys(f"{c.cluster} ({c.cluster_config.gpu_name})" for c in measured)
-    variants = list(dict.fromkeys(cell.variant for cell in measured if cell.variant != "base"))
+    trainers = dict.fromkeys(cell.trainer for cell in measured)
+    variants = dict.fromkeys(c.plain_variant for c in measured if c.plain_variant != "base")
     seeds = {cell.seed for cell in measured}
     span = " to ".join(dict.fromkeys(format_count(size, 3) for size in (sizes[0], sizes[-1])))
     parts = [f"{_count(len(models), 'model')} of {span} parameters"]
     counts = sorted({cell.gpus for cell in measured})
     parts.append(f"on {_listed(counts)} GPU{'s' if counts != [1] else ''} of {_listed(clusters)}")
+    if names_trainers(grid):
+        parts.append(f"by {_count(len(trainers), 'trainer')} ({_listed(trainers)})")
     if variants:
         parts.append(f"in {_count(len(variants), 'variant')} ({_listed(variants)})")
     if len(seeds) > 1:
@@ -138,59 +148,102 @@ def describe_findings(rows: Sequence[tuple[Cell, ThroughputRow]], by_gpus: bool)
     known = [(cell, row) for cell, row in rows if row.tokens_per_s_per_gpu]
     if not known:
         return []
-    found = [_fastest(known)]
-    found += [_scaling(known)] if by_gpus else _variants(known)
+    with_trainer = names_trainers(cell for cell, _ in rows)
+    found = [_fastest(known, with_trainer)]
+    if by_gpus:
+        found += _scaling(known, with_trainer)
+    if with_trainer:
+        found += _fastest_of("trainer", DEFAULT_TRAINER, _by_trainer(known, by_gpus))
+    if not by_gpus:
+        found += _fastest_of("variant", "base", _by_variant(known, with_trainer))
     losses = [(row.val_loss, cell) for cell, row in rows if row.val_loss is not None]
     if losses:
         loss, cell = min(losses, key=lambda item: item[0])
-        found.append(f"The lowest held-out loss is {loss:.3f} nats per token: {_short(cell)}.")
-    return [text for text in found if text]
+        where = _short(cell, with_trainer)
+        found.append(f"The lowest held-out loss is {loss:.3f} nats per token: {where}.")
+    return found
 
 
-def _fastest(known: Sequence[tuple[Cell, ThroughputRow]]) -> str:
+def _fastest(known: Sequence[tuple[Cell, ThroughputRow]], with_trainer: bool) -> str:
     best, speed = max(((c, r.tokens_per_s or 0.0) for c, r in known), key=lambda item: item[1])
-    text = f"The highest throughput is {speed:,.0f} tokens/s: {_short(best)}."
+    text = f"The highest throughput is {speed:,.0f} tokens/s: {_short(best, with_trainer)}."
     rated = [(row.mfu, cell) for cell, row in known if row.mfu is not None]
     if rated:
         mfu, cell = max(rated, key=lambda item: item[0])
-        text += f" The highest MFU is {mfu:.1%}: {_short(cell)}."
+        text += f" The highest MFU is {mfu:.1%}: {_short(cell, with_trainer)}."
     return text
 
 
-def _scaling(known: Sequence[tuple[Cell, ThroughputRow]]) -> str:
+def _scaling(known: Sequence[tuple[Cell, ThroughputRow]], with_trainer: bool) -> list[str]:
+    """Return the efficiency on the largest GPU count, of each trainer."""
     rated = [(cell, row.scaling_efficiency) for cell, row in known if row.scaling_efficiency]
     largest = max((cell.gpus for cell, _ in rated), default=0)
-    values = [value for cell, value in rated if cell.gpus == largest]
-    if not values or largest == min(cell.gpus for cell, _ in known):
-        return ""
-    low, high = min(values), max(values)
-    span = f"{median(values):.0%}"
-    if len(values) > 1:
-        span += f" (median; {low:.0%} to {high:.0%} over {len(values)} runs)"
-    return f"On {largest} GPUs the scaling efficiency is {span}."
-
-
-def _variants(known: Sequence[tuple[Cell, ThroughputRow]]) -> list[str]:
-    """Return which variant is the fastest beside the first of its model, for the model with most
-    variants."""
-    by_model: dict[str, dict[str, list[float]]] = {}
-    for cell, row in known:
-        speeds = by_model.setdefault(cell.model, {}).setdefault(cell.variant, [])
-        speeds.append(row.tokens_per_s_per_gpu or 0.0)
-    model, variants = max(by_model.items(), key=lambda item: len(item[1]))
-    if len(variants) < 2:
+    if largest == min(cell.gpus for cell, _ in known):
         return []
-    base = "base" if "base" in variants else next(iter(variants))
-    means = {name: fmean(speeds) for name, speeds in variants.items()}
+    by_trainer: dict[str, list[float]] = {}
+    for cell, value in rated:
+        if cell.gpus == largest:
+            by_trainer.setdefault(cell.trainer, []).append(value)
+    found = []
+    for trainer, values in by_trainer.items():
+        span = f"{median(values):.0%}"
+        if len(values) > 1:
+            low, high = min(values), max(values)
+            span += f" (median; {low:.0%} to {high:.0%} over {len(values)} runs)"
+        of = f" of {trainer}" if with_trainer else ""
+        found.append(f"On {largest} GPUs the scaling efficiency{of} is {span}.")
+    return found
+
+
+Speeds = dict[str, dict[str, list[float]]]
+"""What cells have in common -> what they differ in -> tokens/s/GPU of each run."""
+
+
+def _by_trainer(known: Sequence[tuple[Cell, ThroughputRow]], by_gpus: bool) -> Speeds:
+    several = len({cell.cluster for cell, _ in known}) > 1
+    speeds: Speeds = {}
+    for cell, row in known:
+        alike = cell.model
+        alike += "" if cell.plain_variant == "base" else f" in variant {cell.plain_variant}"
+        alike += f" on {_gpus(cell)}" if by_gpus else ""
+        alike += f" of {cell.cluster}" if by_gpus and several else ""
+        alike += f" on {cell.cluster}" if several and not by_gpus else ""
+        of_trainer = speeds.setdefault(alike, {}).setdefault(cell.trainer, [])
+        of_trainer.append(row.tokens_per_s_per_gpu or 0.0)
+    return speeds
+
+
+def _by_variant(known: Sequence[tuple[Cell, ThroughputRow]], with_trainer: bool) -> Speeds:
+    speeds: Speeds = {}
+    for cell, row in known:
+        alike = cell.model + (f" by {cell.trainer}" if with_trainer else "")
+        of_variant = speeds.setdefault(alike, {}).setdefault(cell.plain_variant, [])
+        of_variant.append(row.tokens_per_s_per_gpu or 0.0)
+    return speeds
+
+
+def _fastest_of(noun: str, base: str, speeds: Speeds) -> list[str]:
+    """Return which variant or trainer is the fastest beside `base`, or else the first, where most
+    are measured."""
+    alike, compared = max(speeds.items(), key=lambda item: len(item[1]))
+    if len(compared) < 2:
+        return []
+    base = base if base in compared else next(iter(compared))
+    means = {name: fmean(values) for name, values in compared.items()}
     best = max(means, key=lambda name: means[name])
     if means[best] < (1 + BETWEEN_RUNS) * means[base]:
-        return [f"No variant of {model} is faster than {base} by more than {BETWEEN_RUNS:.0%}."]
-    return [f"The fastest variant of {model} is {best}: {means[best] / means[base]:.2f} × {base}."]
+        return [f"No {noun} of {alike} is faster than {base} by more than {BETWEEN_RUNS:.0%}."]
+    return [f"The fastest {noun} of {alike} is {best}: {means[best] / means[base]:.2f} × {base}."]
 
 
-def _short(cell: Cell) -> str:
-    variant = "" if cell.variant == "base" else f", {cell.variant}"
-    return f"{cell.model} on {cell.gpus} GPU{'s' if cell.gpus > 1 else ''}{variant}"
+def _short(cell: Cell, with_trainer: bool) -> str:
+    trainer = f" by {cell.trainer}" if with_trainer else ""
+    variant = "" if cell.plain_variant == "base" else f", {cell.plain_variant}"
+    return f"{cell.model} on {_gpus(cell)}{trainer}{variant}"
+
+
+def _gpus(cell: Cell) -> str:
+    return f"{cell.gpus} GPU{'s' if cell.gpus > 1 else ''}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-// Bars: the variants beside a base, and the time of each run by part.
+// Bars: the variants and trainers beside a base, and the time of each run by part.
 "use strict";
 
 function drawRows(figure, rows) {
@@ -9,9 +9,10 @@ function drawRows(figure, rows) {
 {
   const figure = document.querySelector("[data-bars=variants]");
   const byModel = groupBy(DATA.speeds, (row) => `${CELLS[row.cell].cluster}/${CELLS[row.cell].model}/${CELLS[row.cell].gpus}`);
-  const variants = distinct(DATA.speeds.map((row) => CELLS[row.cell].variant));
+  const cells = DATA.speeds.map((row) => CELLS[row.cell]);
+  const kinds = distinct(cells.map(kindOf));
   const measures = Object.entries(DATA.measures).filter(([name]) => name !== "scaling_efficiency");
-  const chosen = { base: variants.includes("base") ? "base" : variants[0], measure: "tokens_per_s_per_gpu", order: "study" };
+  const chosen = { base: kinds.length ? kindOf(cells.find(isBase) ?? cells[0]) : null, measure: "tokens_per_s_per_gpu", order: "study" };
   const several = byModel.size > 1;
 
   function drawVariants() {
@@ -19,23 +20,23 @@ function drawRows(figure, rows) {
     const scale = label.endsWith("(%)") ? 100 : 1;
     const rows = [];
     let i = 0;
-    const compared = [...byModel.values()].filter((group) => distinct(group.map((row) => CELLS[row.cell].variant)).length > 1);
+    const compared = [...byModel.values()].filter((group) => distinct(group.map((row) => kindOf(CELLS[row.cell]))).length > 1);
     for (const group of compared) {
-      const means = [...groupBy(group, (row) => CELLS[row.cell].variant)]
-        .map(([variant, runs]) => [variant, runs.map((run) => run[chosen.measure]).filter((v) => v != null)])
-        .filter(([, values]) => values.length).map(([variant, values]) => [variant, mean(values)]);
+      const means = [...groupBy(group, (row) => kindOf(CELLS[row.cell]))]
+        .map(([kind, runs]) => [kind, runs.map((run) => run[chosen.measure]).filter((v) => v != null)])
+        .filter(([, values]) => values.length).map(([kind, values]) => [kind, mean(values)]);
       if (means.length < 2) continue;
       if (chosen.order === "value") means.sort((a, b) => b[1] - a[1]);
-      const base = means.find(([variant]) => variant === chosen.base)?.[1];
+      const base = means.find(([kind]) => kind === chosen.base)?.[1];
       const most = Math.max(...means.map(([, value]) => value));
       const cell = CELLS[group[0].cell];
       const fill = colour(i++, compared.length);
-      if (several) rows.push(make("h3", {}, nameOf(cell, ["variant"])));
-      for (const [variant, value] of means) {
+      if (several) rows.push(make("h3", {}, nameOf(cell, ["trainer", "variant"])));
+      for (const [kind, value] of means) {
         const ratio = base ? value / base : null;
         const text = `${format(scale * value)}${ratio ? ` · ${ratio.toFixed(2)} × ${chosen.base}` : ""}`;
-        const bar = make("span", { class: "fill", style: `width: ${(100 * value) / most}%; background: ${variant === chosen.base ? style("--ideal") : fill}` });
-        rows.push(make("div", { class: "bar" }, make("span", { class: "name" }, variant), make("span", { class: "track" }, bar, make("span", {}, text))));
+        const bar = make("span", { class: "fill", style: `width: ${(100 * value) / most}%; background: ${kind === chosen.base ? style("--ideal") : fill}` });
+        rows.push(make("div", { class: "bar" }, make("span", { class: "name" }, kind), make("span", { class: "track" }, bar, make("span", {}, text))));
       }
     }
     if (rows.length) figure.querySelector(".note").textContent = `${label}, mean over seeds, and the ratio to ${chosen.base}; ${better} is better.`;
@@ -45,9 +46,9 @@ function drawRows(figure, rows) {
     chosen[name] = value;
     drawVariants();
   });
-  if (variants.length > 1) {
+  if (kinds.length > 1) {
     figure.querySelector(".tools").append(
-      pick("Base", "base", variants.map((name) => [name, name])),
+      pick("Base", "base", kinds.map((name) => [name, name])),
       pick("Measure", "measure", measures.map(([name, { label }]) => [name, label])),
       pick("Order", "order", [["study", "as in the study"], ["value", "by value"]]),
     );

@@ -3,6 +3,8 @@
 "use strict";
 
 const DASHES = [[], [7, 3], [2, 3], [9, 3, 2, 3], [14, 5], [1, 5]];
+/** Return the i-th line style: after the first ones, a dash with more and more dots. */
+const dashOf = (i) => DASHES[i] ?? [12, ...Array(i - DASHES.length + 2).fill([3, 2]).flat(), 3];
 const PRINTED = [500, 210]; // size on paper, CSS pixels: two side by side on A4 landscape
 const MOST_SHOWN = 12; // series switched on at first
 const isGood = (value, log) => value != null && Number.isFinite(value) && (!log || value > 0);

@@ -3,16 +3,29 @@
 
 const MODELS = [...groupBy(CELLS, (cell) => cell.model)].map(([name, cells]) => [name, cells[0].params]).sort((a, b) => a[1] - b[1]).map(([name]) => name);
 const GPUS = distinct(CELLS.map((cell) => cell.gpus)).sort((a, b) => a - b);
-const VARIANTS = distinct(["base", ...CELLS.map((cell) => cell.variant)]);
+// Variants and trainers on each cluster, the base first.
+const kindOnCluster = (cell) => `${cell.cluster}\n${kindOf(cell)}`;
+const KINDS = distinct([...CELLS].sort((a, b) => isBase(b) - isBase(a)).map(kindOnCluster));
 
-/** Colour: model, paler with the GPU count. A study of one model and GPU count: the variant. */
+/**
+ * Return the colour, line style and width of a cell. Colour: the model, paler with the GPU count; in
+ * a study of one model the kind. Line style: the kind and GPU count, or the latter if colour shows
+ * the kind.
+ */
 function lookOf(cell) {
-  const dash = DASHES[GPUS.indexOf(cell.gpus) % DASHES.length];
-  const place = GPUS.indexOf(cell.gpus) / Math.max(1, GPUS.length - 1);
-  if (MODELS.length === 1 && VARIANTS.length > 2) return { colour: colour(VARIANTS.indexOf(cell.variant), VARIANTS.length), dash, width: 2 };
-  const paler = mix(colour(MODELS.indexOf(cell.model), MODELS.length), isDark() ? "#ffffff" : "#000000", 0.35 * place);
+  const share = (i, count) => i / Math.max(1, count - 1);
+  const gpus = GPUS.indexOf(cell.gpus);
+  const kind = KINDS.indexOf(kindOnCluster(cell));
+  const byKind = MODELS.length === 1 && KINDS.length > 1;
+  const hue = byKind ? colour(kind, KINDS.length) : colour(MODELS.indexOf(cell.model), MODELS.length);
+  const dashed = byKind && GPUS.length > 1 ? gpus : kind * GPUS.length + gpus;
   // Lines that coincide stay visible: the first is wide, and those over it are narrow and dashed.
-  return { colour: paler, dash: cell.variant === "base" ? dash : [3, 2, 8, 2], width: 3 - 1.4 * place };
+  const over = GPUS.length > 1 ? share(gpus, GPUS.length) : share(kind, KINDS.length);
+  return {
+    colour: mix(hue, isDark() ? "#ffffff" : "#000000", 0.35 * share(gpus, GPUS.length)),
+    dash: dashOf(dashed),
+    width: 3 - 1.4 * over,
+  };
 }
 
 const ALONG = {
@@ -97,14 +110,14 @@ new Chart(document.querySelector("[data-chart=loss]"), {
   },
 }, { along: "step", xlog: true, ylog: false, smoothing: 0, bands: true });
 
-/** Return a series for each model, variant and cluster: a measure against GPU count. */
+/** Return a series for each model, trainer, variant and cluster: a measure against GPU count. */
 function scalingSeries(measure, scale = 1) {
   const rows = DATA.speeds.filter((row) => row[measure] != null);
   return [...groupBy(rows, (row) => nameOf(CELLS[row.cell], ["gpus"]))].map(([name, group]) => {
     const counts = [...groupBy(group, (row) => CELLS[row.cell].gpus)].sort((a, b) => a[0] - b[0]);
     const values = counts.map(([, runs]) => runs.map((run) => scale * run[measure]));
     const cell = CELLS[group[0].cell];
-    const look = { ...lookOf({ ...cell, gpus: GPUS[0] }), width: 2, hollow: cell.variant !== "base" };
+    const look = { ...lookOf({ ...cell, gpus: GPUS[0] }), width: 2, hollow: !isBase(cell) };
     const spread = { low: values.map((v) => Math.min(...v)), high: values.map((v) => Math.max(...v)), spread: "seeds" };
     return { ...look, key: name, label: name, marks: true, x: counts.map(([count]) => count), y: values.map(mean), ...spread };
   });

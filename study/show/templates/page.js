@@ -51,7 +51,8 @@ function evenly(items, most) {
   return Array.from({ length: most }, (_, i) => items[Math.round((i * (items.length - 1)) / (most - 1))]);
 }
 
-const AXES = ["cluster", "model", "gpus", "variant"];
+// Cells have a trainer in a study with others than ours.
+const AXES = ["cluster", "model", "gpus", "trainer", "variant"];
 const VARIED = AXES.filter((axis) => axis !== "model" && distinct(CELLS.map((cell) => cell[axis])).length > 1);
 
 /** Return the name of a cell without its seed, by what differs between the cells. */
@@ -63,6 +64,15 @@ function nameOf(cell, without = []) {
     else if (axis !== "variant" || cell.variant !== "base") parts.push(cell[axis]);
   }
   return parts.join(", ");
+}
+
+/** Whether a cell is what others are compared with: the base variant, by our trainer. */
+const isBase = (cell) => cell.variant === "base" && (cell.trainer ?? "ours") === "ours";
+
+/** Return what tells a cell from others of its cluster, model and GPU count: trainer and variant. */
+function kindOf(cell) {
+  if (!cell.trainer) return cell.variant;
+  return cell.variant === "base" ? cell.trainer : `${cell.trainer}, ${cell.variant}`;
 }
 
 /** Return a number with four significant digits, and K, M, ... if it is large. */

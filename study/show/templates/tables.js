@@ -71,21 +71,25 @@ for (const table of document.querySelectorAll("table.data")) {
 {
   const box = document.querySelector(".pivot");
   const measures = Object.entries(DATA.measures);
-  const axes = ["model", "gpus", "variant", "cluster", "seed"];
+  const axes = ["model", "gpus", "trainer", "variant", "cluster", "seed"].filter((axis) => CELLS.some((cell) => axis in cell));
   const varied = axes.filter((axis) => distinct(DATA.speeds.map((row) => CELLS[row.cell][axis])).length > 1);
   const ways = { mean, lowest: (v) => Math.min(...v), highest: (v) => Math.max(...v), count: (v) => v.length };
-  // A mean over variants says nothing of any of them.
-  const together = ["model", "gpus", "variant"].every((axis) => varied.includes(axis)) ? ["model, variant"] : [];
+  // A mean over variants or trainers says nothing of any of them: what is not a column is named in the rows.
+  const apart = varied.filter((axis) => ["model", "gpus", "trainer", "variant"].includes(axis));
+  const across = apart.includes("gpus") ? "gpus" : "trainer";
+  const together = apart.length > 2 ? [apart.filter((axis) => axis !== across).join(", ")] : [];
   axes.unshift(...together);
   const rowsBy = together[0] ?? varied[0] ?? "model";
-  const chosen = { rows: rowsBy, columns: varied[1] ?? axes.find((a) => a !== rowsBy), value: DATA.measures.mfu ? "mfu" : measures[0]?.[0], way: "mean" };
+  const columnsBy = together.length ? across : varied[1] ?? axes.find((a) => a !== rowsBy);
+  const chosen = { rows: rowsBy, columns: columnsBy, value: DATA.measures.mfu ? "mfu" : measures[0]?.[0], way: "mean" };
 
   const inOrder = (keys) => distinct(keys).sort((a, b) => (typeof a === "number" && typeof b === "number" ? a - b : 0));
   function drawPivot() {
     const rows = DATA.speeds.filter((row) => row[chosen.value] != null);
     const key = ({ cell }, axis) => {
-      const { model, variant } = CELLS[cell];
-      return axis !== "model, variant" ? CELLS[cell][axis] : variant === "base" ? model : `${model}, ${variant}`;
+      if (!together.includes(axis)) return CELLS[cell][axis];
+      const named = axis.split(", ").filter((part) => part !== "variant" || CELLS[cell].variant !== "base");
+      return named.map((part) => CELLS[cell][part]).join(", ");
     };
     const tops = inOrder(rows.map((row) => key(row, chosen.columns)));
     const sides = inOrder(rows.map((row) => key(row, chosen.rows)));
