@@ -1,4 +1,5 @@
-"""Figures of the throughput table that suit any grid: variants beside their base, and MFU."""
+"""Figures of the throughput table that suit any grid: variants and trainers beside their base, and
+MFU."""
 
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from study.grid import Grid
+from study.show.kinds import name_kind, names_trainers
 from study.show.sheets import Sheet, empty_figure, write_figure
 from study.show.style import IDEAL, Style
 
@@ -20,28 +22,36 @@ MOST_BARS = 60
 
 
 def plot_tables(grid: Grid, table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draw the speed of the variants and the MFU; return the files written.
+    """Draw the speed of the variants and trainers, and the MFU; return the files written.
 
     `table` is a throughput table. Writes variants and mfu to `folder`, in all forms.
     """
+    names = _kinds(grid)
     ratios = variant_ratios(grid, table)
     if ratios.empty:
         draw = partial(empty_figure, "No measured cell has another variant as its base.")
     else:
-        draw = partial(_draw_variants, Style.of(grid), ratios)
+        draw = partial(_draw_variants, Style.of(grid), names, ratios)
     paths = write_figure(folder / "variants", draw)
     known = table[table["mfu"].notna()]
     if known.empty:
         draw = partial(empty_figure, "No MFU is known: no measured cluster states `peak_tflops`.")
     else:
-        draw = partial(_draw_mfu, Style.of(grid), known)
+        draw = partial(_draw_mfu, Style.of(grid), names, known)
     return paths + write_figure(folder / "mfu", draw)
+
+
+def _kinds(grid: Grid) -> dict[str, str]:
+    """Return variant, with its trainer as in a cell's name -> what it is called in figures."""
+    with_trainer = names_trainers(grid)
+    return {cell.variant: name_kind(cell, with_trainer) for cell in grid}
 
 
 def variant_ratios(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
     """Return the speed of each variant over that of its base, at the same model and GPU count.
 
-    The base is `base`, or without one the first variant of the grid. Columns: cluster, model, gpus,
+    Here a variant includes its trainer. The base is `base`, which is ours, or without one the first
+    variant of the grid. Columns: cluster, model, gpus,
     variant, base, and ratio, of the medians over seeds.
     """
     order = dict.fromkeys(["base", *(cell.variant for cell in grid)])
@@ -57,7 +67,9 @@ def variant_ratios(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["cluster", "model", "gpus", "variant", "base", "ratio"])
 
 
-def _draw_variants(style: Style, ratios: pd.DataFrame, sheet: Sheet) -> Figure:
+def _draw_variants(
+    style: Style, kinds: dict[str, str], ratios: pd.DataFrame, sheet: Sheet
+) -> Figure:
     total = len(ratios)
     if total > MOST_BARS:
         kept = (np.log(ratios["ratio"]).abs()).nlargest(MOST_BARS).index
@@ -71,7 +83,7 @@ def _draw_variants(style: Style, ratios: pd.DataFrame, sheet: Sheet) -> Figure:
     ax.axvline(1, color=IDEAL, linewidth=1)
     many = ratios["cluster"].nunique() > 1
     names = [
-        f"{row.variant}: {f'{row.cluster}/' if many else ''}{row.model}/{row.gpus}"
+        f"{kinds[str(row.variant)]}: {f'{row.cluster}/' if many else ''}{row.model}/{row.gpus}"
         for row in ratios.itertuples()
     ]
     ax.set_yticks(places, [sheet.shorten(name) for name in names])
@@ -87,13 +99,13 @@ def _draw_variants(style: Style, ratios: pd.DataFrame, sheet: Sheet) -> Figure:
     ax.set_xlim(low - 0.15 * (high - low), high + 0.15 * (high - low))
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.xaxis.set_major_formatter("x{x:.3g}")
-    bases = ", ".join(ratios["base"].unique())
+    bases = ", ".join(kinds[name] for name in ratios["base"].unique())
     part = f" ({len(ratios)} of {total})" if len(ratios) < total else ""
     ax.set_xlabel(f"Tokens/s/GPU over that of {bases}{part}")
     return figure
 
 
-def _draw_mfu(style: Style, table: pd.DataFrame, sheet: Sheet) -> Figure:
+def _draw_mfu(style: Style, kinds: dict[str, str], table: pd.DataFrame, sheet: Sheet) -> Figure:
     clusters = list(table["cluster"].unique())
     columns = min(sheet.columns, len(clusters))
     rows = -(-len(clusters) // columns)
@@ -103,7 +115,7 @@ def _draw_mfu(style: Style, table: pd.DataFrame, sheet: Sheet) -> Figure:
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     highest = table["mfu"].max()
     for ax, name, heat in zip(panels, clusters, lines, strict=False):
-        _shade(ax, heat, highest, sheet)
+        _shade(ax, kinds, heat, highest, sheet)
         ax.set_title(f"{name}: MFU (%)")
     for ax in panels[len(clusters) :]:
         ax.remove()
@@ -120,7 +132,9 @@ def _heat_map(style: Style, table: pd.DataFrame) -> pd.DataFrame:
     return heat.loc[order]
 
 
-def _shade(ax: Axes, heat: pd.DataFrame, highest: float, sheet: Sheet) -> None:
+def _shade(
+    ax: Axes, kinds: dict[str, str], heat: pd.DataFrame, highest: float, sheet: Sheet
+) -> None:
     values = heat.to_numpy(dtype=float)
     ax.imshow(values, cmap="cividis", vmin=0, vmax=highest, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
@@ -128,7 +142,10 @@ def _shade(ax: Axes, heat: pd.DataFrame, highest: float, sheet: Sheet) -> None:
             colour = "white" if value < 0.6 * highest else "black"
             ax.text(x, y, f"{100 * value:.3g}", ha="center", va="center", color=colour, fontsize=7)
     ax.set_xticks(range(len(heat.columns)), [str(count) for count in heat.columns])
-    names = [model if variant == "base" else f"{model}, {variant}" for model, variant in heat.index]
+    names = [
+        model if kinds[variant] == "base" else f"{model}, {kinds[variant]}"
+        for model, variant in heat.index
+    ]
     ax.set_yticks(range(len(names)), [sheet.shorten(name) for name in names])
     ax.set_xlabel("GPU count")
     ax.grid(visible=False)

@@ -57,3 +57,22 @@ def test_without_variants_and_peaks_the_figures_say_so(make_grid: MakeGrid, tmp_
     plot_tables(grid, throughput_table(grid), tmp_path)
     assert "No measured cell has another variant" in (tmp_path / "variants.svg").read_text()
     assert "no measured cluster states" in (tmp_path / "mfu.svg").read_text()
+
+
+def test_other_trainers_are_compared_with_ours(make_grid: MakeGrid, tmp_path: Path) -> None:
+    other = {
+        "launcher": "none",
+        "script": "zsh",
+        "log": {"format": "json", "fields": {"step": "n"}},
+    }
+    block = {"cluster": "fast", "model": "wide", "gpus": 2, "trainer": ["ours", "zsh"]}
+    variants = {"variants": {"fast": {}}, "trainers": {"zsh": other}}
+    grid = make_grid({**variants, "grid": [{**block, "variant": ["base", "fast"]}]})
+    for cell in grid:
+        write_run(cell)
+    plot_tables(grid, throughput_table(grid), tmp_path)
+    texts = re.findall("<!-- (.*) -->", (tmp_path / "variants.svg").read_text())
+    assert {"ours, fast: wide/2", "zsh: wide/2", "zsh, fast: wide/2"} <= set(texts)
+    assert "Tokens/s/GPU over that of ours" in texts
+    texts = re.findall("<!-- (.*) -->", (tmp_path / "mfu.svg").read_text())
+    assert {"wide, ours", "wide, ours, fast", "wide, zsh", "wide, zsh, fast"} <= set(texts)

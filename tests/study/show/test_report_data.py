@@ -33,3 +33,26 @@ def test_both_kinds_of_predictions_are_points() -> None:
         {**point, "before": True, "inside": True, "predicted": [7.0, 9.0, 11.0]},
         {**point, "before": False, "inside": False, "predicted": [1.0, 2.0, 4.0]},
     ]
+
+
+def test_trainer_and_variant_of_a_cell_are_apart(make_grid: MakeGrid) -> None:
+    other = {
+        "launcher": "none",
+        "script": "zsh",
+        "log": {"format": "json", "fields": {"step": "n"}},
+    }
+    block = {"cluster": "here", "model": "tiny", "gpus": 1, "variant": ["base", "strong"]}
+    values = {"variants": {"strong": {"steps": 50}}, "trainers": {"zsh": other}}
+    mixed = make_grid({**values, "grid": [{**block, "trainer": ["ours", "zsh"]}]})
+    cells = chart_data(mixed, [], [], [])["cells"]
+    assert [(cell["trainer"], cell["variant"]) for cell in cells] == [
+        ("ours", "base"),
+        ("ours", "strong"),
+        ("zsh", "base"),
+        ("zsh", "strong"),
+    ]
+    ours = chart_data(make_grid({**values, "grid": [block]}), [], [], [])["cells"]
+    assert [list(cell) for cell in ours] == [
+        ["cluster", "model", "gpus", "variant", "seed", "params", "tokens", "flops"]
+    ] * 2
+    assert [cell["variant"] for cell in ours] == ["base", "strong"]

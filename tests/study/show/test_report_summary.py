@@ -16,6 +16,17 @@ VARIANTS = {
     "variants": {"fast": {"optim": {"lr": 0.1}}, "same": {"optim": {"lr": 0.2}}},
     "grid": [{"cluster": "here", "model": "tiny", "gpus": 1, "variant": ["base", "fast", "same"]}],
 }
+OTHERS = {
+    name: {
+        "launcher": "none",
+        "script": name,
+        "log": {"format": "regex", "patterns": r"it (?P<step>\d+)"},
+    }
+    for name in ("bash", "zsh")
+}
+
+LOWEST_LOSS = "The lowest held-out loss is 1.600 nats per token: tiny on 1 GPU by ours."
+"""Runs of `write_run` have the same; the first is named."""
 
 
 def test_the_matrix_has_the_means_over_seeds(make_grid: MakeGrid) -> None:
@@ -60,6 +71,82 @@ def test_the_variants_of_one_gpu_count(make_grid: MakeGrid) -> None:
     assert "The fastest variant of tiny is fast: 1.25 × base." in describe_findings(rows, False)
     told = describe_findings([rows[0], rows[2]], False)
     assert "No variant of tiny is faster than base by more than 2%." in told
+
+
+def test_trainers_are_called_trainers_and_ours_by_its_name(make_grid: MakeGrid) -> None:
+    block = {"cluster": "here", "model": ["tiny", "wide"], "gpus": 1, "trainer": ["ours", *OTHERS]}
+    grid = make_grid({"trainers": OTHERS, "grid": [block]})
+    for cell in grid:
+        write_run(cell, {"ours": 0.1, "bash": 0.08, "zsh": 0.25}[cell.trainer])
+    rows = list(zip(grid, throughput_rows(grid), strict=True))
+    assert describe_request(grid) == (
+        f"6 cells to measure: 2 models of {grid[0].params / 1e3:.0f}K to "
+        f"{grid[3].params / 1e3:.0f}K parameters, on 1 GPU of here (CPU core), by 3 trainers "
+        "(ours, bash and zsh). Runs take 40 steps of 512 tokens."
+    )
+    matrix = build_matrix(grid, rows, {})
+    assert (matrix.corner, matrix.headings) == ("Trainer", ["tiny", "wide"])
+    assert [label for label, _ in matrix.rows] == ["ours", "bash", "zsh"]
+    findings = describe_findings(rows, by_gpus=False)
+    assert findings[0] == "The highest throughput is 6,400 tokens/s: tiny on 1 GPU by bash."
+    assert findings[1] == "The fastest trainer of tiny is bash: 1.25 × ours."
+    assert findings[2:] == [LOWEST_LOSS]  # nothing of variants
+    slower = [(cell, row) for cell, row in rows if cell.trainer != "bash"]
+    found = describe_findings(slower, by_gpus=False)
+    assert "No trainer of tiny is faster than ours by more than 2%." in found
+    # Another trainer alone is not a variant either.
+    alone = make_grid({"trainers": OTHERS, "grid": [{**block, "trainer": "zsh"}]})
+    assert " by 1 trainer (zsh). Runs" in describe_request(alone)
+
+
+def test_trainers_with_variants(make_grid: MakeGrid) -> None:
+    grid = make_grid(
+        {
+            "trainers": OTHERS,
+            "variants": {"fast": {"optim": {"lr": 0.1}}},
+            "grid": [
+                {"cluster": "here", "model": "tiny", "gpus": 1, "trainer": ["ours", "zsh"],
+                 "variant": ["base", "fast"]},
+            ],
+        }
+    )  # fmt: skip
+    names = ["ours", "ours, fast", "zsh", "zsh, fast"]
+    for cell, step_s in zip(grid, (0.1, 0.08, 0.05, 0.02), strict=True):
+        write_run(cell, step_s)
+    rows = list(zip(grid, throughput_rows(grid), strict=True))
+    asked = "by 2 trainers (ours and zsh), in 1 variant (fast)."
+    assert asked in describe_request(grid)
+    matrix = build_matrix(grid, rows, {})
+    assert matrix.corner == "Trainer and variant"
+    assert [label for label, _ in matrix.rows] == names
+    assert describe_findings(rows, by_gpus=False) == [
+        "The highest throughput is 25,600 tokens/s: tiny on 1 GPU by zsh, fast.",
+        "The fastest trainer of tiny is zsh: 2.00 × ours.",
+        "The fastest variant of tiny by ours is fast: 1.25 × base.",
+        LOWEST_LOSS,
+    ]
+    assert describe_findings([rows[1], rows[3]], by_gpus=False)[1] == (
+        "The fastest trainer of tiny in variant fast is zsh: 4.00 × ours."
+    )
+
+
+def test_trainers_on_several_gpu_counts(make_grid: MakeGrid) -> None:
+    block = {"cluster": "here", "model": "tiny", "gpus": [1, 2], "trainer": ["ours", "zsh"]}
+    grid = make_grid({"trainers": OTHERS, "grid": [block]})
+    times = {("ours", 1): 0.1, ("ours", 2): 0.125, ("zsh", 1): 0.08, ("zsh", 2): 0.16}
+    for cell in grid:
+        write_run(cell, times[cell.trainer, cell.gpus])
+    rows = list(zip(grid, throughput_rows(grid), strict=True))
+    matrix = build_matrix(grid, rows, {})
+    size = f"{grid[0].params / 1e3:.0f}K"
+    assert matrix.corner == "Model"
+    assert [label for label, _ in matrix.rows] == [f"tiny ({size}), ours", f"tiny ({size}), zsh"]
+    assert describe_findings(rows, by_gpus=True)[1:] == [
+        "On 2 GPUs the scaling efficiency of ours is 80%.",
+        "On 2 GPUs the scaling efficiency of zsh is 50%.",
+        "The fastest trainer of tiny on 1 GPU is zsh: 1.25 × ours.",
+        LOWEST_LOSS,
+    ]
 
 
 def test_every_column_is_defined() -> None:
