@@ -184,15 +184,15 @@ def _scaling(known: Sequence[tuple[Cell, ThroughputRow]], with_trainer: bool) ->
     for cell, value in rated:
         if cell.gpus == largest:
             by_trainer.setdefault(cell.trainer, []).append(value)
-    found = []
+    sentences = []
     for trainer, values in by_trainer.items():
         span = f"{median(values):.0%}"
         if len(values) > 1:
             low, high = min(values), max(values)
             span += f" (median; {low:.0%} to {high:.0%} over {len(values)} runs)"
         of = f" of {trainer}" if with_trainer else ""
-        found.append(f"On {largest} GPUs the scaling efficiency{of} is {span}.")
-    return found
+        sentences.append(f"On {largest} GPUs the scaling efficiency{of} is {span}.")
+    return [" ".join(sentences)] if sentences else []
 
 
 Speeds = dict[str, dict[str, list[float]]]

@@ -7,25 +7,24 @@ const GPUS = distinct(CELLS.map((cell) => cell.gpus)).sort((a, b) => a - b);
 const kindOnCluster = (cell) => `${cell.cluster}\n${kindOf(cell)}`;
 const KINDS = distinct([...CELLS].sort((a, b) => isBase(b) - isBase(a)).map(kindOnCluster));
 
-/**
- * Return the colour, line style and width of a cell. Colour: the model, paler with the GPU count; in
- * a study of one model the kind. Line style: the kind and GPU count, or the latter if colour shows
- * the kind.
- */
+/** Return the place of a cell's line style: its kind's, or its GPU count's if colour shows the kind. */
+function dashPlace(kind, gpus, byKind) {
+  if (byKind) return GPUS.length > 1 ? gpus : kind;
+  const each = KINDS.length === 1 || KINDS.length * GPUS.length <= DASHES.length;
+  return each ? kind * GPUS.length + gpus : kind;
+}
+
+/** Colour: model, paler with the GPU count. A study of one model: trainer and variant. */
 function lookOf(cell) {
   const share = (i, count) => i / Math.max(1, count - 1);
   const gpus = GPUS.indexOf(cell.gpus);
   const kind = KINDS.indexOf(kindOnCluster(cell));
   const byKind = MODELS.length === 1 && KINDS.length > 1;
   const hue = byKind ? colour(kind, KINDS.length) : colour(MODELS.indexOf(cell.model), MODELS.length);
-  const dashed = byKind && GPUS.length > 1 ? gpus : kind * GPUS.length + gpus;
+  const paler = mix(hue, isDark() ? "#ffffff" : "#000000", 0.35 * share(gpus, GPUS.length));
   // Lines that coincide stay visible: the first is wide, and those over it are narrow and dashed.
   const over = GPUS.length > 1 ? share(gpus, GPUS.length) : share(kind, KINDS.length);
-  return {
-    colour: mix(hue, isDark() ? "#ffffff" : "#000000", 0.35 * share(gpus, GPUS.length)),
-    dash: dashOf(dashed),
-    width: 3 - 1.4 * over,
-  };
+  return { colour: paler, dash: dashOf(dashPlace(kind, gpus, byKind)), width: 3 - 1.4 * over };
 }
 
 const ALONG = {

@@ -142,7 +142,7 @@ def test_trainers_on_several_gpu_counts(make_grid: MakeGrid) -> None:
     assert matrix.corner == "Model"
     assert [label for label, _ in matrix.rows] == [f"tiny ({size}), ours", f"tiny ({size}), zsh"]
     assert describe_findings(rows, by_gpus=True)[1:] == [
-        "On 2 GPUs the scaling efficiency of ours is 80%.",
+        "On 2 GPUs the scaling efficiency of ours is 80%. "
         "On 2 GPUs the scaling efficiency of zsh is 50%.",
         "The fastest trainer of tiny on 1 GPU is zsh: 1.25 × ours.",
         LOWEST_LOSS,
