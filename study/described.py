@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from study.abilities import unknown_abilities
+from study.clones import clone_version
 from study.config import Study
 from study.files import open_text
 from study.rendering import placeholder_problems, template_problems
@@ -16,9 +17,6 @@ from study.trainers import TemplateConfig, TrainerConfig
 from trainer.layers import Merged
 from trainer.paths import expand_path
 from trainer.problems import ConfigError, Problem
-
-COMMIT = ("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-"""Prints the commit of a clone, and whether its files were changed since."""
 
 PATIENCE_S = 60
 """Time for a command that prints a version, s."""
@@ -39,7 +37,7 @@ def describe_trainers(study: Study, settings: Merged) -> tuple[list[Problem], St
         problems += map(settings.trace, [*told, *found])
         if template is not None:
             problems += template_problems(template)
-        version = trainer.found_version or find_version(trainer)
+        version = trainer.found_version or find_version(trainer, study.results_dir)
         update = {"config": template, "found_version": version}
         trainers[name] = trainer.model_copy(update=update)
     if trainers == study.trainers:
@@ -73,13 +71,16 @@ def _beside(file: str, source: str | None) -> Path:
     return Path(source).parent / file
 
 
-def find_version(trainer: TrainerConfig) -> str | None:
-    """Return the version of a trainer; None if it cannot be found here."""
+def find_version(trainer: TrainerConfig, results: str | None = None) -> str | None:
+    """Return the version of a trainer; None if it cannot be found here.
+
+    `results`: the folder of the study's results, which are not part of a clone's version.
+    """
     wanted = trainer.version
     if wanted is None:
         return None
     if wanted == "git":
-        return _printed_by(COMMIT, trainer.workdir)
+        return clone_version(trainer.workdir or ".", results)
     if wanted.package is not None:
         try:
             return metadata.version(wanted.package)

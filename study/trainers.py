@@ -171,8 +171,8 @@ class TrainerConfig(Settings):
     accumulation, strong_scaling, several_nodes, several_gpus, validation. Cells that need it are
     refused."""
     version: Literal["git"] | VersionConfig | None = None
-    """Where its version is found: git, the commit of `workdir`; {package: NAME}; or {command:
-    LINE}."""
+    """Where its version is found: git, the commit of `workdir` and what was changed since in files
+    that git tracks; {package: NAME}; or {command: LINE}."""
     found_version: str | None = None
     """The version. The workflow sets it when the study is planned."""
 

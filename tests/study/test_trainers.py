@@ -3,11 +3,13 @@
 import json
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from study.clones import clone_version
 from study.config import Study
 from study.described import find_version
 from study.estimate.estimate import Estimator, estimate_table
@@ -292,17 +294,92 @@ def test_the_shipped_description_of_ours_is_the_default() -> None:
     assert shipped.trainers["ours"] == OURS
 
 
-def test_the_commit_of_a_clone_is_its_version(tmp_path: Path) -> None:
-    trainer = TrainerConfig.model_validate({**FORK, "workdir": str(tmp_path), "version": "git"})
-    assert find_version(trainer) is None
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
-    (tmp_path / "train.py").write_text("1")
+def clone(folder: Path) -> str:
+    """Make a folder a repository with its files in a commit; return that."""
+    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "1"]):
         subprocess.run([*git, *words], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    assert find_version(trainer) == head.stdout.strip()
-    (tmp_path / "train.py").write_text("2")
-    assert find_version(trainer) == f"{head.stdout.strip()}-dirty"
+    return head.stdout.strip()
+
+
+def test_the_version_of_a_clone_is_its_commit_and_what_was_changed_since(tmp_path: Path) -> None:
+    folder = tmp_path / "clone"
+    (folder / "apps").mkdir(parents=True)
+    trainer = {**FORK, "workdir": str(folder / "apps"), "version": "git"}
+    found = partial(find_version, TrainerConfig.model_validate(trainer))
+    assert found() is None
+    source, link = folder / "train.py", folder / "link.py"
+    source.write_text("1")
+    link.symlink_to("train.py")
+    commit = clone(folder)
+    assert found() == commit
+    versions = {commit}
+    for content in ("2", "3"):
+        source.write_text(content)
+        version = found()
+        assert version is not None and version.startswith(f"{commit}-dirty-")
+        assert version == found()
+        assert version not in versions
+        versions.add(version)
+    source.unlink()
+    link.unlink()
+    link.symlink_to("apps")
+    assert found() not in {*versions, None}
+    subprocess.run(["git", "-C", str(folder), "checkout", "-q", "."], check=True)
+    assert found() == commit
+
+
+def test_what_a_trainer_or_a_study_writes_into_a_clone_changes_no_version(tmp_path: Path) -> None:
+    trainer = TrainerConfig.model_validate({**FORK, "workdir": str(tmp_path), "version": "git"})
+    results = tmp_path / "results"
+    (results / "published").mkdir(parents=True)
+    table = results / "published" / "throughput.csv"
+    (tmp_path / "train.py").touch()
+    table.touch()
+    commit = clone(tmp_path)
+    (tmp_path / "train.log").write_text("step 1")
+    (results / "demo").mkdir()
+    (results / "demo" / "metrics.jsonl").write_text("{}")
+    assert find_version(trainer) == commit
+    table.write_text("model")  # in the commit too
+    assert find_version(trainer, str(results)) == commit
+    assert find_version(trainer) != commit
+
+
+def test_a_submodule_belongs_to_a_clone(tmp_path: Path) -> None:
+    library, outer = tmp_path / "library", tmp_path / "outer"
+    for folder in (library, outer):
+        folder.mkdir()
+        (folder / "code.py").write_text("1")
+    clone(library)
+    clone(outer)
+    words = ["submodule", "--quiet", "add", str(library), "library"]
+    subprocess.run(
+        ["git", "-C", str(outer), "-c", "protocol.file.allow=always", *words], check=True
+    )
+    commit = clone(outer)
+    (outer / "library" / "train.log").touch()
+    assert clone_version(outer) == commit
+    versions = set()
+    for content in ("2", "3"):
+        (outer / "library" / "code.py").write_text(content)
+        versions.add(clone_version(outer))
+    assert len(versions) == 2
+    assert {commit, None}.isdisjoint(versions)
+
+
+def test_a_changed_source_trains_again_and_a_new_log_does_not(load: Load, tmp_path: Path) -> None:
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    (folder / "train.py").touch()
+    clone(folder)
+    changes = {"trainers": {"fork": {**FORK, "workdir": str(folder), "version": "git"}}}
+    before = keys(load({**on("here", 1), **changes})[0])
+    (folder / "train.log").touch()
+    assert keys(load({**on("here", 1), **changes})[0]) == before
+    (folder / "train.py").write_text("faster")
+    assert not set(before) & set(keys(load({**on("here", 1), **changes})[0]))
 
 
 def test_only_our_trainer_is_precompiled(load: Load) -> None:
