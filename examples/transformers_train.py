@@ -13,7 +13,14 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 from examples.study_data import HeldOutTokens, TrainingTokens
@@ -22,7 +29,8 @@ from examples.study_data import HeldOutTokens, TrainingTokens
 def collate(windows: list[Tensor]) -> dict[str, Tensor]:
     """Return a batch: each token's label is the next one of its window."""
     tokens = torch.stack(windows)
-    return {"input_ids": tokens[:, :-1], "labels": tokens[:, 1:], "shift_labels": tokens[:, 1:]}
+    labels = tokens[:, 1:].contiguous()
+    return {"input_ids": tokens[:, :-1], "labels": labels, "shift_labels": labels}
 
 
 class Files(TrainerCallback):
@@ -57,6 +65,7 @@ def main(path: str) -> None:
     samples = arguments.max_steps * arguments.train_batch_size * arguments.world_size
     samples *= arguments.gradient_accumulation_steps
     evaluates = arguments.eval_strategy != "no"
+    set_seed(arguments.seed)  # the Trainer does so after the model is made
     trainer = Trainer(
         model=LlamaForCausalLM(LlamaConfig(**settings["model"])),
         args=arguments,

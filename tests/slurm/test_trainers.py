@@ -31,10 +31,11 @@ SCRIPT = """\
 for step in $(seq 2 2 "$STEPS"); do
   sleep 0.1
   echo "it $step | 1000 tok/s"
-  while test "$step" = "$MIDDLE" && test -e "$FOLDER/$FAULT-hold"; do
-    echo "0 $RUN" > "$FOLDER/held-$$"
-    sleep 0.1
-  done
+  if test "$step" = "$MIDDLE"; then
+    echo "0 $RUN" > "$FOLDER/unfinished-$SLURMD_NODENAME-$$"
+    mv "$FOLDER/unfinished-$SLURMD_NODENAME-$$" "$FOLDER/held-$SLURMD_NODENAME-$$"
+    while test -e "$FOLDER/$FAULT-hold"; do sleep 0.1; done
+  fi
 done
 """
 
@@ -67,7 +68,7 @@ class Mixed:
         for path in self.study.folder.glob("held-*"):
             rank, _, arguments = path.read_text().partition(" ")
             if str(self.folder(where)) in arguments:
-                found[int(rank)] = int(path.name.removeprefix("held-"))
+                found[int(rank)] = int(path.name.rpartition("-")[2])
         return found
 
     def wait_until_held(self, where: Where) -> None:
@@ -79,9 +80,9 @@ class Mixed:
 def mixed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
     study = SlurmStudy(cluster, tmp_path_factory.mktemp("mixed"), "mixed")
     study.hold(FAULT)
-    for node, trainer in ((KILLED, OURS), (PREEMPTED, HUGGING_FACE)):
+    for node, trainers in ((KILLED, [OURS, HUGGING_FACE]), (PREEMPTED, [HUGGING_FACE])):
         study.add(node, partition("sphinx", FAULT, study.folder, nodelist=node), gpus=2)
-        study.study["grid"][-1]["trainer"] = [trainer, PLAIN]
+        study.study["grid"][-1]["trainer"] = [*trainers, PLAIN]
     study.study["trainers"] = _trainers(study.folder)
     found = Mixed(study)
     process = study.start("throughput")
@@ -93,7 +94,7 @@ def mixed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             *(f"--nodelist={PREEMPTED}", "--gres=gpu:8"),
             command="true",
         )
-        for trainer in (OURS, PLAIN):
+        for trainer in (OURS, HUGGING_FACE, PLAIN):
             last_rank = max(found.held((KILLED, trainer)).items())[1]
             cluster.on_node(KILLED, "kill", "-KILL", str(last_rank))
         saved = (
@@ -135,9 +136,12 @@ def _trainers(folder: Path) -> dict[str, Any]:
     }
 
 
-def test_ours_goes_on_after_a_kill(mixed: Mixed) -> None:
-    assert mixed.ends((KILLED, OURS)) == ["failed", "completed"]
-    assert mixed.attempts((KILLED, OURS))[1]["first_step"] == MIDDLE + 1
+@pytest.mark.parametrize("trainer", [OURS, HUGGING_FACE])
+def test_a_trainer_that_resumes_goes_on_after_a_kill(mixed: Mixed, trainer: str) -> None:
+    where = KILLED, trainer
+    assert mixed.ends(where) == ["failed", "completed"]
+    assert [attempt["first_step"] for attempt in mixed.attempts(where)] == [1, MIDDLE + 1]
+    assert not (mixed.folder(where) / "superseded").exists()
 
 
 def test_hugging_face_is_preempted_saves_and_goes_on(mixed: Mixed) -> None:
@@ -174,7 +178,10 @@ def test_all_are_in_one_table(mixed: Mixed) -> None:
         assert row.began_again is (True if trainer == PLAIN else None)
         assert row.tokens_per_s is not None
     assert rows[KILLED, PLAIN].tokens_per_s == pytest.approx(1000)
-    ours, other = rows[KILLED, OURS], rows[PREEMPTED, HUGGING_FACE]
-    assert other.loss_last == pytest.approx(ours.loss_last, rel=0.1)
+    for where in ((KILLED, HUGGING_FACE), (PREEMPTED, HUGGING_FACE)):
+        assert rows[where].loss_last == pytest.approx(rows[KILLED, OURS].loss_last, rel=0.1)
+    # The same steps on the same data, whatever ended the first attempt.
+    killed, preempted = (rows[node, HUGGING_FACE] for node in (KILLED, PREEMPTED))
+    assert killed.loss_last == pytest.approx(preempted.loss_last, rel=1e-3)
     text = (mixed.study.results / "throughput.md").read_text()
     assert "began again from step 1, as plain does not resume" in text

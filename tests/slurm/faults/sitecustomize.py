@@ -4,7 +4,7 @@ Python imports a `sitecustomize` that it finds on PYTHONPATH. This one wraps the
 a training step, once the trainer is imported; FAULT names what happens in step FAULT_STEP, and
 FAULT_FOLDER holds a file `<fault>-happened` afterwards, so that it happens once. Of Hugging Face's
 Trainer, only `hold` is known. A process that holds has its rank and arguments in a file
-`held-<pid>` there.
+`held-<node>-<pid>` there: each node counts its own processes.
 """
 
 import importlib.abc
@@ -24,9 +24,11 @@ RANK = int(os.environ.get("RANK", "0"))
 
 def hold(asked=lambda: asked_to_stop) -> None:
     """Stay in this step until the test lets go, or the run is asked to stop."""
-    held = FOLDER / f"held-{os.getpid()}"
+    name = f"{os.environ.get('SLURMD_NODENAME')}-{os.getpid()}"
+    held, unfinished = FOLDER / f"held-{name}", FOLDER / f"unfinished-{name}"
+    unfinished.write_text(f"{RANK} {sys.argv}")
+    unfinished.rename(held)
     while (FOLDER / f"{FAULT}-hold").exists() and not asked():
-        held.write_text(f"{RANK} {sys.argv}")
         time.sleep(0.1)
     held.unlink(missing_ok=True)
 
