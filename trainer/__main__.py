@@ -1,13 +1,11 @@
 """The command: python -m trainer config=run.yaml key=value ..."""
 
-import ctypes
 import os
 import signal
 import sys
 
+from trainer.parent import end_with_parent
 from trainer.startup import Startup
-
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 USAGE = """usage: python -m trainer config=run.yaml [key=value ...]
        torchrun --nproc_per_node=2 --standalone -m trainer config=run.yaml [key=value ...]
@@ -32,7 +30,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # If the launcher is killed, its ranks save and exit instead of training on.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        end_with_parent()
     from trainer.config import ConfigError, load_run_config
     from trainer.launcher import check_launcher
 

@@ -9,7 +9,6 @@ each; only that of the first one writes.
 """
 
 import contextlib
-import ctypes
 import os
 import re
 import selectors
@@ -22,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from study.jobs.foreign_folder import ForeignFolder, read_summary, set_aside
 from study.jobs.foreign_job import ForeignJob, read_job
@@ -31,6 +29,7 @@ from study.jobs.log_follower import FileFollower, LineBuffer
 from study.measure.entries import Event, Shape, line_reader, read_whole
 from trainer.files import write_atomically
 from trainer.folder.run_file import Lock
+from trainer.parent import end_with_parent
 from trainer.problems import ConfigError
 from trainer.records import EXIT_PREEMPTED, FAILURE, Attempt, Failure
 from trainer.startup import Startup
@@ -53,8 +52,6 @@ LAST_LINES, KEPT_LINES = 15, 200
 
 SUMMARY_OF_TORCHRUN = re.compile(r"torch.distributed.elastic.*failed \(exitcode")
 """The line after which torchrun says which ranks failed; the reason is before it."""
-
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 """Requests to stop, as our own trainer takes them."""
@@ -339,16 +336,8 @@ def _starting(
         stderr=subprocess.STDOUT,
         start_new_session=True,
         pass_fds=kept,
-        preexec_fn=_end_with_parent,
+        preexec_fn=end_with_parent,
     )
-
-
-def _end_with_parent() -> None:
-    """Have the kernel ask a new process to end when its parent dies."""
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-LIBC: Any = ctypes.CDLL(None)
 
 
 def _run_beside(job: ForeignJob, command: Sequence[str]) -> int:

@@ -296,6 +296,11 @@ def line_reader(log: LogConfig, shape: Shape) -> LineReader | None:
     return None
 
 
+def marks_pauses(log: LogConfig) -> bool:
+    """Return whether a log says in which intervals checkpoints were saved."""
+    return log.format in PRINTED
+
+
 def read_whole(log: LogConfig, text: str, shape: Shape) -> list[Event]:
     """Return what the content of a log tells that is replaced as a whole; nothing if it is
     incomplete."""
