@@ -118,6 +118,7 @@ def main(words: list[str]) -> None:
     elif program == "torchtitan.train":
         names = ("models", "models.common", "models.llama3", "models.llama3.config_registry")
         names += ("components", "components.optimizer")
+        names += ("distributed", "distributed.activation_checkpoint")
         for name in ("torchtitan", *(f"torchtitan.{name}" for name in names)):
             sys.modules[name] = MagicMock()
         sys.path.insert(0, os.environ["PYTHONPATH"])

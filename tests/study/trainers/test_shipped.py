@@ -18,6 +18,7 @@ from study.load import load_grid_file
 from study.measure.measurement import read_measurements
 from study.measure.throughput import throughput_rows, write_table
 from study.rendering import command, render_config
+from trainer.config import ConfigError, merge
 from trainer.yaml_files import dump_yaml
 
 ROOT = Path(__file__).parents[3]
@@ -51,9 +52,10 @@ Load = Callable[..., Grid]
 def load(tmp_path: Path) -> Load:
     """Return a function from the trainers of cells on two GPUs to the grid."""
 
-    def load_for(*names: str) -> Grid:
+    def load_for(*names: str, distributed: dict[str, Any] | None = None) -> Grid:
         grid = [{"cluster": "here", "model": "tiny", "gpus": 2, "trainer": list(names)}]
-        values = STUDY | {"results_dir": str(tmp_path / "results"), "grid": grid}
+        changes = {"results_dir": str(tmp_path / "results"), "grid": grid}
+        values = merge(STUDY, changes, {"run": {"distributed": distributed or {}}})
         (tmp_path / "study.yaml").write_text(dump_yaml(values))
         return load_grid_file(str(tmp_path / "study.yaml"))
 
@@ -94,6 +96,28 @@ def test_command_and_config_are_exact(load: Load, name: str) -> None:
     assert text is not None
     kept = (DATA / f"{name.removesuffix('-fork')}.txt").read_text()
     assert text.replace(str(run), "/run").replace(cell.run.name, "NAME") == kept
+
+
+SHARDED = {"fsdp_type": "full_shard"}
+RECOMPUTED = {"activation_checkpointing": "full"}
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGURED if name != "lingua-fork"])
+@pytest.mark.parametrize("distributed", [{"tp_size": 2}, SHARDED, RECOMPUTED])
+def test_a_layout_is_in_the_config_or_refused(
+    load: Load, name: str, distributed: dict[str, Any]
+) -> None:
+    """No cell is trained in another way than it says. litgpt shards on several GPUs anyway."""
+    (plain,) = load(name)
+    try:
+        (cell,) = load(name, distributed=distributed)
+    except ConfigError as error:
+        (key,) = distributed
+        refused = f"cannot do that ({key}, by its description)" in str(error)
+        assert refused or "config/trainers/lingua.yaml" in str(error)
+        return
+    if (name, distributed) != ("litgpt", SHARDED):
+        assert render_config(cell.placed) != render_config(plain.placed)
 
 
 STANDINS = ("lingua", "torchtitan", "nanogpt", "nanochat")
