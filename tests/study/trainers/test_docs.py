@@ -18,8 +18,8 @@ def test_the_worked_example_runs(tmp_path: Path) -> None:
     text = (ROOT / "docs/trainers.md").read_text().replace("/tmp/mine", str(tmp_path))
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     kinds = ("yaml", "bash", "jinja", "yaml", "")
-    assert tuple(kind for kind, _ in blocks) == kinds
-    _, script, template, study, shown = (block for _, block in blocks)
+    assert tuple(kind for kind, _ in blocks[:5]) == kinds
+    _, script, template, study, shown = (block for _, block in blocks[:5])
     (tmp_path / "train.sh").write_text(script)
     (tmp_path / "mine.sh").write_text(template)
     path = tmp_path / "mine.yaml"
