@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from study.grid import Cell, Grid
-from study.trainers import DEFAULT_TRAINER
+from study.kinds import names_trainers
 from trainer.problems import KeyPath
 
 Leaves = Mapping[KeyPath, Any]
@@ -31,7 +31,8 @@ class Series:
     """Cells of one analysis that are compared with each other."""
 
     label: str
-    """The variant and the values of further axes that they have in common; `base` if none."""
+    """The variant and the values of further axes that they have in common; `base` if none. In a
+    study with other trainers than ours, their trainer comes first."""
     cells: tuple[Cell, ...]
     changes: Mapping[str, tuple[str, ...]]
     """Name of a cell -> its variant and values in what the analysis is about."""
@@ -122,6 +123,7 @@ class _Axis:
     ) -> None:
         """`whole_variants`: to a variant with one of the keys, its other overrides belong too."""
         self._keys, self._length = keys, length
+        self._with_trainer = names_trainers(grid)
         # Of each variant, which thousands of cells may share.
         first = {cell.variant: cell for cell in reversed(grid.measured)}
         self._leaves = {variant: _without_length(cell) for variant, cell in first.items()}
@@ -212,7 +214,7 @@ class _Axis:
         """Return the variant and the values that are, or are not, of the axis."""
         variant = cell.named_variant
         is_of_axis = variant in self._whole or variant in self._own
-        parts = [] if of_axis or cell.trainer == DEFAULT_TRAINER else [cell.trainer]
+        parts = [cell.trainer] if self._with_trainer and not of_axis else []
         parts += [variant] if variant != "base" and is_of_axis == of_axis else []
         for choice in cell.choices:
             is_key = self._is_key(tuple(choice.key.split(".")))

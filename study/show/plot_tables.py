@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from study.grid import Grid
-from study.show.kinds import name_kind, names_trainers
+from study.kinds import name_kind, names_trainers
 from study.show.sheets import Sheet, empty_figure, write_figure
 from study.show.style import IDEAL, Style
 

@@ -18,13 +18,13 @@ from study.estimate.accuracy import Accuracy
 from study.estimate.backtest import readable_backtest
 from study.estimate.estimate import Estimate
 from study.grid import Cell, Grid
+from study.kinds import kinds_heading, names_trainers
 from study.measure import throughput
 from study.measure.logs import each_run, is_stale, read_summary
 from study.measure.throughput_row import ThroughputRow
 from study.measure.time_by_part import PARTS
 from study.points import CELL_NAME
 from study.show import report_tables
-from study.show.kinds import kinds_heading, names_trainers
 from study.show.report_data import chart_data, prediction_points
 from study.show.report_runs import describe_runs, find_missing
 from study.show.report_summary import build_matrix, describe_findings, describe_request

@@ -8,11 +8,11 @@ import numpy as np
 
 from study.estimate.accuracy import Accuracy
 from study.grid import Cell, Grid
+from study.kinds import names_trainers
 from study.measure.logs import Run
 from study.measure.throughput_row import ThroughputRow
 from study.measure.time_by_part import PARTS, time_by_part
 from study.show.curves import thinned
-from study.show.kinds import names_trainers
 
 MEASURES = {
     "tokens_per_s_per_gpu": ("Tokens/s/GPU", "higher"),

@@ -7,9 +7,9 @@ from typing import Any
 
 from study.estimate.time_table import format_count
 from study.grid import Cell, Grid
+from study.kinds import kinds_heading, name_kind, names_trainers
 from study.measure.repeats import BETWEEN_RUNS
 from study.measure.throughput_row import ThroughputRow
-from study.show.kinds import kinds_heading, name_kind, names_trainers
 from study.trainers import DEFAULT_TRAINER
 
 

@@ -121,6 +121,20 @@ def test_branches_are_not_compared_with_runs_from_the_beginning(make_grid: MakeG
     assert [(item.label, len(item.cells)) for item in series] == [("decay", 2), ("base", 2)]
 
 
+def test_each_trainer_has_a_series_of_its_own_and_its_name(make_grid: MakeGrid) -> None:
+    other = {
+        "launcher": "none",
+        "script": "zsh",
+        "log": {"format": "json", "fields": {"step": "n"}},
+    }
+    block = {**ONE, "sweep": RATES, "variant": ["base", "long"], "trainer": ["ours", "zsh"]}
+    changes = {"trainers": {"zsh": other}, "variants": {"long": {"data": {"seq_len": 128}}}}
+    both = learning_rates(make_grid({**changes, "grid": [block]}))
+    assert [series.label for series in both] == ["ours", "ours+long", "zsh", "zsh+long"]
+    alone = learning_rates(make_grid({**changes, "grid": [{**block, "trainer": "ours"}]}))
+    assert [series.label for series in alone] == ["base", "long"]
+
+
 def test_changes_are_compared_with_the_same_length_and_size(make_grid: MakeGrid) -> None:
     """A variant counts whole as a change, if any of it is of the architecture."""
     variants = {
