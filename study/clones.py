@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 PATIENCE_S = 60
-"""Time for a command of git, s."""
+"""Time for a command that finds a version, s."""
 
 DIGEST = 12
 """Hex digits of the digest of changed files."""

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from study.abilities import unknown_abilities
-from study.clones import clone_version
+from study.clones import PATIENCE_S, clone_version
 from study.config import Study
 from study.files import open_text
 from study.rendering import placeholder_problems, template_problems
@@ -17,9 +17,6 @@ from study.trainers import TemplateConfig, TrainerConfig
 from trainer.layers import Merged
 from trainer.paths import expand_path
 from trainer.problems import ConfigError, Problem
-
-PATIENCE_S = 60
-"""Time for a command that prints a version, s."""
 
 
 def describe_trainers(study: Study, settings: Merged) -> tuple[list[Problem], Study]:
