@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 
 from study.estimate.time_table import format_count
 from study.grid import Cell
+from study.kinds import kinds_heading, name_kind
 from study.show.sheets import Sheet
 from study.show.style import Style
 
@@ -43,27 +44,24 @@ def legend_sections(
             for count, look in style.lines.items()
             if count in {cell.gpus for cell in cells}
         ]
-    trainers = {cell.trainer for cell in cells}
-    if not lines and len(trainers) > 1:
-        sections["Trainer"] = [
-            sample(name, linestyle=look, linewidth=1.8)
-            for name, look in style.trainers.items()
-            if name in trainers
-        ]
-    used = {"base"} if models_only else {cell.variant for cell in cells}
-    variants = [name for name in style.markers if name in used]
-    if not models_only and variants != ["base"]:
-        sections["Variant" if len(trainers) == 1 else "Trainer and variant"] = [
-            sample(
-                name,
-                marker="" if lines and name == "base" else style.markers[name],
-                linestyle="-" if lines else "",
-                mfc=None if lines or name == "base" else "none",
-            )
-            for name in variants
+    kinds = {cell.variant: cell for cell in cells}
+    if not models_only and kinds.keys() != {"base"}:
+        sections[kinds_heading(cells)] = [
+            _kind_sample(style, kinds[name], lines) for name in style.markers if name in kinds
         ]
     sections["Also"] = list(extra)
     return {title: members for title, members in sections.items() if members}
+
+
+def _kind_sample(style: Style, cell: Cell, lines: bool) -> Line2D:
+    """Return the marker of a variant and, in figures over GPU counts, its trainer's line style."""
+    is_base, with_trainer = cell.variant == "base", len(style.trainers) > 1
+    return sample(
+        name_kind(cell, with_trainer),
+        marker="" if lines and is_base else style.markers[cell.variant],
+        linestyle="-" if lines else style.trainers[cell.trainer] if with_trainer else "",
+        mfc=None if lines or is_base else "none",
+    )
 
 
 def add_legend(figure: Figure, sheet: Sheet, sections: dict[str, list[Line2D]]) -> None:

@@ -13,6 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from study.estimate.time_table import format_seconds
 from study.grid import Cell, Grid
+from study.kinds import name_kind, names_trainers
 from study.measure.time_by_part import PARTS
 from study.show.selection import evenly
 from study.show.sheets import Sheet, empty_figure, write_figure
@@ -52,8 +53,9 @@ def _name(grid: Grid, cell: Cell) -> str:
     parts = [cell.model]
     if len({other.gpus for other in grid}) > 1:
         parts.append(f"{cell.gpus} GPU{'s' if cell.gpus > 1 else ''}")
-    if cell.variant != "base":
-        parts.append(cell.variant)
+    with_trainer = names_trainers(grid)
+    if with_trainer or cell.variant != "base":
+        parts.append(name_kind(cell, with_trainer))
     if len({other.cluster for other in grid}) > 1:
         parts.append(cell.cluster)
     return ", ".join(parts)

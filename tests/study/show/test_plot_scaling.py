@@ -64,3 +64,24 @@ def test_there_is_one_ideal_line_for_each_model_and_no_empty_heading(
             assert texts[texts.index(title) + 1]
         assert "Variant" not in texts
         assert texts.count("linear scaling") == 1
+
+
+def test_the_legend_names_trainers_and_their_variants(make_grid: MakeGrid, tmp_path: Path) -> None:
+    other = {
+        "launcher": "none",
+        "script": "zsh",
+        "log": {"format": "json", "fields": {"step": "n"}},
+    }
+    block = {"cluster": "here", "model": "tiny", "gpus": [1, 2], "trainer": ["zsh", "ours"]}
+    changes = {"trainers": {"zsh": other}, "variants": {"fast": {"optim": {"lr": 0.1}}}}
+    for variants, heading, names in (
+        ("base", "Trainer", ["ours", "zsh"]),
+        (["base", "fast"], "Trainer and variant", ["ours", "zsh", "zsh, fast", "ours, fast"]),
+    ):
+        grid = make_grid({**changes, "grid": [{**block, "variant": variants}]})
+        for cell in grid:
+            write_run(cell)
+        plot_scaling(grid, throughput_table(grid), tmp_path)
+        texts = re.findall("<!-- (.*) -->", (tmp_path / "throughput.svg").read_text())
+        start = texts.index(heading)
+        assert texts[start + 1 : start + 1 + len(names)] == names
