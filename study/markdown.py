@@ -2,17 +2,29 @@
 
 from collections.abc import Sequence
 
-from tabulate import tabulate
+SIDES = {"left": ("<", ":{}-"), "right": (">", "-{}:")}
+"""Alignment -> its sign in a format, and the rule under a heading, of which {} are dashes."""
 
 
 def markdown_table(
     headings: Sequence[str], rows: Sequence[Sequence[str]], align: Sequence[str] | None = None
 ) -> str:
-    """Return an aligned table; a `|` or a line break in a cell does not end the cell."""
-    cells = [[_escape(cell) for cell in row] for row in rows]
-    titles = [_escape(heading) for heading in headings]
-    return tabulate(cells, titles, "pipe", disable_numparse=True, colalign=align)
+    """Return an aligned table; a `|` or a line break in a cell does not end the cell.
+
+    `align` has `left` or `right` for each column; without it, all are left-aligned.
+    """
+    lines = [[_escape(cell) for cell in row] for row in (headings, *rows)]
+    sides = align or ["left"] * len(headings)
+    cells, rules = [], []
+    for side, column in zip(sides, zip(*lines, strict=True), strict=True):
+        sign, rule = SIDES[side]
+        width = max(len(column[0]) + 2, *map(len, column))
+        cells.append(f"{{:{sign}{width}}}")
+        rules.append(rule.format("-" * width))
+    line = f"| {' | '.join(cells)} |"
+    titles, *body = [line.format(*cells) for cells in lines]
+    return "\n".join([titles, f"|{'|'.join(rules)}|", *body])
 
 
 def _escape(cell: str) -> str:
-    return " ".join(cell.splitlines()).replace("|", "\\|")
+    return " ".join(cell.splitlines()).strip().replace("|", "\\|")
