@@ -5,6 +5,7 @@ import csv
 import functools
 import io
 import math
+import operator
 import types
 import typing
 from collections.abc import Sequence
@@ -44,9 +45,9 @@ def to_csv(rows: Sequence[Any], row_type: type[Any]) -> str:
     names = [field.name for field in fields(row_type)]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
+    values_of = operator.attrgetter(*names)
     for row in rows:
-        values = (getattr(row, name) for name in names)
-        writer.writerow([f"{v:.7g}" if isinstance(v, float) else v for v in values])
+        writer.writerow([f"{v:.7g}" if isinstance(v, float) else v for v in values_of(row)])
     return text.getvalue()
 
 

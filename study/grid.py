@@ -66,7 +66,7 @@ class Cell:
         """The name of its variant without that of its trainer."""
         return name_variant(self.named_variant, self.choices)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Name for people and messages."""
         return CELL_NAME.format(**self.labels)
@@ -81,7 +81,7 @@ class Cell:
         """Number of nodes of the run."""
         return self.cluster_config.nodes(self.gpus)
 
-    @property
+    @cached_property
     def params(self) -> int:
         """Parameter count of the model."""
         return count_parameters(self.run.model, self.run.data.tokenizer.vocab_size).total

@@ -63,7 +63,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_without_effect(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
+        if not cls.left_out or not isinstance(values, Mapping):
             return values
         return {key: value for key, value in values.items() if not _asks_nothing(cls, key, value)}
 

@@ -93,7 +93,7 @@ def read_records(path: Path) -> Records:
     records = Records()
     if not path.exists():
         return records
-    parse, last = _adapter().validate_json, 0
+    parse, last = _adapter().validator.validate_json, 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:

@@ -6,7 +6,6 @@ log does not tell. Each remaining step counts with the mean of its interval;
 the table has the median and the 90th percentile over the steps.
 """
 
-import math
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -89,13 +88,14 @@ def steady_records(run: Run) -> Records:
     """Return the intervals in steady state, as defined at the top of this file."""
     fingerprint = run.summary.fingerprint
     alike = {item.attempt for item in run.summary.attempts if item.fingerprint == fingerprint}
-    attempts = np.asarray(run.records.column("attempt"))
-    steady = np.zeros(len(attempts), bool)
-    for attempt in alike:
-        steady |= attempts == attempt
-    steady[np.unique(attempts, return_index=True)[1]] = False
-    steady &= np.asarray(run.records.column("paused")) != 1
-    return run.records.where(steady.tolist())
+    started: set[int] = set()
+    steady = []
+    attempts, paused = (run.records.column(name) for name in ("attempt", "paused"))
+    for attempt, is_paused in zip(attempts, paused, strict=True):
+        steady.append(attempt in started and is_paused != 1)
+        if attempt in alike:
+            started.add(attempt)
+    return run.records.where(steady)
 
 
 def step_quantiles(records: Records, quantiles: Sequence[float]) -> list[float | None]:
@@ -108,16 +108,12 @@ def step_quantiles(records: Records, quantiles: Sequence[float]) -> list[float |
     times = np.asarray(records.column("step_s"))
     order = np.argsort(times, kind="stable")
     ends = np.cumsum(np.asarray(records.column("interval_steps"))[order])
-
-    def at(rank: float) -> float:
-        return float(times[order[np.searchsorted(ends, rank, side="right")]])
-
-    found: list[float | None] = []
-    for quantile in quantiles:
-        rank = quantile * float(ends[-1] - 1)
-        low, high = at(math.floor(rank)), at(math.ceil(rank))
-        found.append(low + (high - low) * (rank - math.floor(rank)))
-    return found
+    ranks = np.asarray(quantiles) * float(ends[-1] - 1)
+    before = np.floor(ranks)
+    low, high = (
+        times[order[np.searchsorted(ends, rank, side="right")]] for rank in (before, np.ceil(ranks))
+    )
+    return list((low + (high - low) * (ranks - before)).tolist())
 
 
 def mean_load(records: Records) -> float | None:
