@@ -28,6 +28,7 @@ pathvars:
 rule all:
     """Everything: the tables, the plots and the report"""
     input:
+        # The tables alone do not bring about a run that is missing if they exist.
         finished_runs(GRID),
         "<results>/throughput.csv",
         "<results>/throughput.md",

@@ -139,7 +139,8 @@ def _on_candidates(study: Study, point: Point) -> tuple[list[Point], list[Proble
 
 def _find_duplicate(point: Point, seen: dict[tuple[Any, ...], KeyPath]) -> list[Problem]:
     """Return the problem if another point has the name of this one, on any of its candidates."""
-    names = [tuple(point.on(name).labels.values()) for name in point.candidates or [point.cluster]]
+    _, *others = point.labels.values()
+    names = [(cluster, *others) for cluster in point.candidates or [point.cluster]]
     taken = next((labels for labels in names if labels in seen), None)
     if taken is None:
         seen |= dict.fromkeys(names, point.where)

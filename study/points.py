@@ -6,6 +6,7 @@ on the one that the study's `placements` name for it.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import compress
 from typing import Any
 
@@ -62,7 +63,7 @@ class Point:
     candidates: tuple[str, ...] = ()
     """The clusters of which one is chosen; empty if its block names one."""
 
-    @property
+    @cached_property
     def variant(self) -> str:
         """The variant's name in the cell's."""
         return name_variant(self.named_variant, self.choices, self.trainer)

@@ -162,12 +162,15 @@ def mirror_disk(grid: Grid) -> None:
     study.yaml is rewritten, so that the tables are recreated.
     """
     for cell in grid.measured:
-        flag, summary = Path(cell.folder, "completed"), Path(cell.folder, SUMMARY)
+        folder = Path(cell.folder)
+        if not folder.exists():
+            continue
+        flag = folder / "completed"
         if not is_up_to_date(cell):
             flag.unlink(missing_ok=True)
         elif not flag.exists():
             flag.touch()
-            written = summary.stat().st_mtime
+            written = (folder / SUMMARY).stat().st_mtime
             os.utime(flag, (written, written))  # keep tables that are newer than the run
     study = Path(grid.study.folder, "study.yaml")
     if study.exists() and study.read_text(encoding="utf-8") != grid.study.to_yaml():
