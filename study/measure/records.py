@@ -142,7 +142,8 @@ def _adapter() -> TypeAdapter[Any]:
     annotated: Any = Annotated
     fields: dict[str, Any] = {}
     for name, field in Record.model_fields.items():
-        kind = annotated[field.annotation, IN_64_BITS, field]  # its own limits take precedence
+        limits = [IN_64_BITS] if name in TYPES else []
+        kind = annotated[field.annotation, *limits, field]  # its own limits take precedence
         fields[name] = kind if field.is_required() else NotRequired[kind]
     make: Any = TypedDict
     line = make("line", fields)

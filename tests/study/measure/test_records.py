@@ -35,11 +35,15 @@ VALUES = st.one_of(
     st.integers(2**62, 2**65),
     st.floats(),
     st.just([]),
+    st.just({"rank": 3, "host": "node-3", "part": "forward", "share": 0.4}),
 )
 
+NAMES = [field.alias or name for name, field in Record.model_fields.items()]
+"""Keys of a line."""
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(changes=st.dictionaries(st.sampled_from([*LINE, "optim/grad_norm", "new"]), VALUES))
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(changes=st.dictionaries(st.sampled_from([*NAMES, "new"]), VALUES))
 def test_a_line_is_read_as_its_class_reads_it(changes: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps(LINE | changes) + "\n")
@@ -57,6 +61,13 @@ def test_a_line_is_read_as_its_class_reads_it(changes: dict[str, Any], tmp_path:
     for name in Interval._fields:
         value = getattr(expected, name)
         assert getattr(found, name) == value or (value is None and math.isnan(getattr(found, name)))
+
+
+def test_a_slow_rank_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    slow = {"rank": 3, "host": "node-3", "part": "forward", "share": 0.4}
+    path.write_text(json.dumps(LINE | {"ranks/slow": slow}) + "\n")
+    assert read_records(path)[0].step == 10
 
 
 def test_records_are_read_one_at_a_time(tmp_path: Path) -> None:
