@@ -5,7 +5,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import compress
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NotRequired, TypeVar, overload
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    NamedTuple,
+    NotRequired,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    overload,
+)
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic depends on it, and takes no other on Python 3.11
@@ -136,14 +147,25 @@ def as_object(data: Any, source: str) -> dict[str, Any]:
     return data
 
 
+def _in_64_bits(kind: Any) -> Any:
+    """Return a type whose numbers have `IN_64_BITS`, before limits of their own, which prevail."""
+    if kind in (int, float):
+        return Annotated[kind, IN_64_BITS]
+    parts = get_args(kind)
+    if get_origin(kind) is Annotated:
+        return Annotated[_in_64_bits(parts[0]), *parts[1:]]
+    if get_origin(kind) in (Union, UnionType):
+        return Union[tuple(map(_in_64_bits, parts))]  # noqa: UP007
+    return kind
+
+
 @cache
 def _adapter() -> TypeAdapter[Any]:
     """Return a parser of lines that have exactly the types of `Record`, without its Python code."""
     annotated: Any = Annotated
     fields: dict[str, Any] = {}
     for name, field in Record.model_fields.items():
-        limits = [IN_64_BITS] if name in TYPES else []
-        kind = annotated[field.annotation, *limits, field]  # its own limits take precedence
+        kind = annotated[_in_64_bits(field.annotation), field]
         fields[name] = kind if field.is_required() else NotRequired[kind]
     make: Any = TypedDict
     line = make("line", fields)
