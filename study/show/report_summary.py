@@ -160,7 +160,10 @@ def describe_findings(rows: Sequence[tuple[Cell, ThroughputRow]], by_gpus: bool)
     if losses:
         loss, cell = min(losses, key=lambda item: item[0])
         where = _short(cell, with_trainer)
-        found.append(f"The lowest held-out loss is {loss:.3f} nats per token: {where}.")
+        text = f"The lowest held-out loss is {loss:.3f} nats per token: {where}."
+        if len({cell.trainer for _, cell in losses}) > 1:
+            text += " Losses of several trainers compare only if they read the same text."
+        found.append(text)
     return found
 
 
