@@ -15,14 +15,14 @@ def markdown_table(
     """
     lines = [[_escape(cell) for cell in row] for row in (headings, *rows)]
     sides = align or ["left"] * len(headings)
-    cells, rules = [], []
+    places, rules = [], []
     for side, column in zip(sides, zip(*lines, strict=True), strict=True):
         sign, rule = SIDES[side]
         width = max(len(column[0]) + 2, *map(len, column))
-        cells.append(f"{{:{sign}{width}}}")
+        places.append(f"{{:{sign}{width}}}")
         rules.append(rule.format("-" * width))
-    line = f"| {' | '.join(cells)} |"
-    titles, *body = [line.format(*cells) for cells in lines]
+    template = f"| {' | '.join(places)} |"
+    titles, *body = [template.format(*cells) for cells in lines]
     return "\n".join([titles, f"|{'|'.join(rules)}|", *body])
 
 

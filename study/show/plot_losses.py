@@ -108,23 +108,25 @@ def _by_seed(curves: Sequence[Curve]) -> list[list[Curve]]:
     """Return the curves of each cell, those of fewer GPUs first; seeds and repeats together."""
     alike: dict[tuple[Any, ...], list[Curve]] = {}
     for curve in sorted(curves, key=lambda curve: curve.cell.gpus):
-        cell = curve.cell
-        alike.setdefault((cell.cluster, cell.model, cell.gpus, cell.variant), []).append(curve)
+        alike.setdefault(_line_of(curve), []).append(curve)
     return list(alike.values())
+
+
+def _line_of(curve: Curve) -> tuple[Any, ...]:
+    """Return what runs that are one line have in common; the cluster is first."""
+    cell = curve.cell
+    return cell.cluster, cell.model, cell.gpus, cell.variant
 
 
 def _count_lines(curves: list[Curve]) -> int:
     """Return the number of lines, not counting seeds unless there are many."""
-    cells = [curve.cell for curve in curves]
-    lines = {(cell.cluster, cell.model, cell.gpus, cell.variant) for cell in cells}
-    return max(len(lines), len(cells) // 4)
+    return max(len(set(map(_line_of, curves))), len(curves) // 4)
 
 
 def _split_by_gpus(curves: list[Curve]) -> bool:
     """Return whether a cluster has too many lines for one panel, not counting seeds."""
-    cells = [curve.cell for curve in curves]
-    lines = {(cell.cluster, cell.model, cell.gpus, cell.variant) for cell in cells}
-    return max(Counter(cluster for cluster, *_ in lines).values(), default=0) > MOST_LINES
+    clusters = Counter(cluster for cluster, *_ in set(map(_line_of, curves)))
+    return max(clusters.values(), default=0) > MOST_LINES
 
 
 def _loss_panels(curves: list[Curve], by_gpus: bool) -> dict[str, list[Curve]]:

@@ -133,10 +133,10 @@ def _progress(records: list[Record]) -> Progress:
 
 
 def _slow_rank(records: list[Record]) -> SlowRank | None:
-    found = {(slow.rank, slow.part): slow for record in records if (slow := record.slow_rank)}
-    counts = Counter((slow.rank, slow.part) for record in records if (slow := record.slow_rank))
-    key, count = counts.most_common(1)[0] if counts else (None, 0)
-    return found[key] if key is not None and 2 * count > RECENT else None
+    found = [record.slow_rank for record in records if record.slow_rank is not None]
+    alike = Counter((slow.rank, slow.part) for slow in found)
+    frequent = [slow for slow in found if 2 * alike[slow.rank, slow.part] > RECENT]
+    return frequent[-1] if frequent else None
 
 
 def _warnings(progress: Progress) -> Iterator[str]:

@@ -40,8 +40,8 @@ def find_slow_rank(
     """
     data, forward, clocks = zip(*works, strict=True)
     shares = [
-        ("data", [(own - statistics.median_low(data)) / step_s for own in data]),
-        ("forward", [(own - statistics.median_low(forward)) / step_s for own in forward]),
+        (part, [(own - statistics.median_low(times)) / step_s for own in times])
+        for part, times in (("data", data), ("forward", forward))
     ]
     if min(clocks) > 0:
         shares.append(("clock", [1 - own / statistics.median_high(clocks) for own in clocks]))
