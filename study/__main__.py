@@ -20,9 +20,13 @@ from trainer.environment import describe
 
 def throughput(options: argparse.Namespace) -> None:
     """Write the throughput table, as CSV and Markdown."""
-    from study.measure.throughput import throughput_rows, write_table
+    from study.measure.throughput import throughput_rows
 
-    write_table(throughput_rows(_grid(options)), options.output)
+    rows = throughput_rows(_grid(options))
+    # It loads pandas, when a long run's records are no longer in memory.
+    from study.measure.throughput_table import write_table
+
+    write_table(rows, options.output)
 
 
 def estimate(options: argparse.Namespace) -> None:
@@ -102,7 +106,7 @@ def plot_scaling(options: argparse.Namespace) -> None:
     """Draw throughput and efficiency against GPU count, the variants beside their base, MFU, and
     with --estimates the predicted against the measured step times."""
     from study.estimate.accuracy import read_accuracy
-    from study.measure.throughput import read_table
+    from study.measure.throughput_table import read_table
     from study.show.plot_estimates import plot_estimates
     from study.show.plot_scaling import plot_scaling as over_gpus
     from study.show.plot_tables import plot_tables
@@ -159,7 +163,7 @@ def report(options: argparse.Namespace) -> None:
     from study.estimate.accuracy import read_accuracy
     from study.estimate.time_table import read_estimates
     from study.files import write_file
-    from study.measure.throughput import read_table
+    from study.measure.throughput_table import read_table
     from study.show.report import render_report
 
     page = render_report(

@@ -14,8 +14,8 @@ from typing import Any
 from study.config import Study
 from study.estimate.forecast import Forecast
 from study.grid import Cell
-from study.measure.logs import read_summary
 from study.measure.measurement import Measurement
+from study.measure.summaries import read_summary
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError
 from trainer.yaml_files import shorten

@@ -6,7 +6,7 @@ The decisions of both executors, on this machine and on Slurm.
 from typing import Any
 
 from study.grid import Cell, Grid
-from study.measure.logs import is_up_to_date, read_failure, read_summary
+from study.measure.summaries import is_up_to_date, read_failure, read_summary
 from trainer.problems import ConfigError
 from trainer.records import RunSummary
 

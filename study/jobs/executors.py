@@ -69,7 +69,7 @@ from study.jobs.slurm_commands import (
 from study.jobs.submission import Request, Submissions
 from study.jobs.submitted import Submission, comment_of, log_folder, record_of
 from study.jobs.verdict import GONE, End, judge, note_shortage
-from study.measure.logs import is_up_to_date, read_summary
+from study.measure.summaries import is_up_to_date, read_summary
 from study.project import PROJECT
 from trainer.problems import ConfigError
 

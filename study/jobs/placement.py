@@ -13,7 +13,7 @@ from pathlib import Path
 from study.grid import Cell, Grid, alternatives
 from study.jobs.prospects import Prospects
 from study.load import undecided
-from study.measure.logs import is_stale, is_up_to_date, read_summary
+from study.measure.summaries import is_stale, is_up_to_date, read_summary
 from study.placements import (
     FILE,
     Placement,

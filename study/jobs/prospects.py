@@ -17,7 +17,7 @@ from study.jobs.slurm_commands import (
     find_start,
     list_jobs,
 )
-from study.measure.logs import is_up_to_date
+from study.measure.summaries import is_up_to_date
 from study.placements import Prospect
 
 UNREACHABLE = "Slurm cannot be asked from here"

@@ -29,7 +29,7 @@ from study.jobs.messages import shorten
 from study.jobs.precompile import PRECOMPILE_FOLDER, precompile_folder, precompile_run
 from study.jobs.verdict import Shortage, find_shortage
 from study.load import load_grid
-from study.measure.logs import is_up_to_date
+from study.measure.summaries import is_up_to_date
 from study.points import RUN_FOLDER
 from study.project import PROJECT, of_project, share_packages
 from trainer.files import write_atomically

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from study.config import Evidence, Study
 from study.csv_tables import CsvRow, read_csv
 from study.grid import Cell, Grid, build_cell
@@ -180,7 +182,7 @@ def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
         changes=entry.run,
     )
     steps = read_steady_steps(entry.format, Path(entry.file), cell)
-    mean, error = step_mean([(step_s, 1) for step_s in steps])
+    mean, error = step_mean(np.array(steps), np.ones(len(steps), int))
     return Measurement(
         cell=cell,
         source=entry.by or Path(entry.file).stem,

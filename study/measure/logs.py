@@ -1,4 +1,4 @@
-"""Read the files in a run's folder: run.json, metrics.jsonl and metrics.eval.jsonl.
+"""Read what is left of a run: run.json, metrics.jsonl and metrics.eval.jsonl.
 
 A run may still be in progress, or may have been killed during a write: an incomplete last line is
 skipped. Any other deviation from `trainer.records` is a ConfigError with file, line and key.
@@ -6,32 +6,14 @@ skipped. Any other deviation from `trainer.records` is a ConfigError with file, 
 
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from study.grid import Cell, Grid
-from study.measure.records import (
-    Records,
-    as_object,
-    check_order,
-    parse_line,
-    read_records,
-)
-from trainer.json_files import parse_json
+from study.measure.records import Records, check_order, parse_line, read_records
+from study.measure.summaries import is_stale, read_summary
 from trainer.problems import ConfigError
-from trainer.records import (
-    EVALUATIONS,
-    FAILURE,
-    METRICS,
-    SUMMARY,
-    Evaluation,
-    Failure,
-    RunSummary,
-)
-from trainer.settings import validate
+from trainer.records import EVALUATIONS, METRICS, SUMMARY, Evaluation, RunSummary
 
 
 @dataclass(frozen=True)
@@ -55,29 +37,6 @@ class Run:
         return self.records[-1].elapsed_s if self.records else None
 
 
-def read_summary(folder: str | Path) -> RunSummary | None:
-    """Return a run's run.json; None if no run was started."""
-    path = Path(folder, SUMMARY)
-    try:
-        content = path.read_bytes()
-        with suppress(ValidationError):  # then read it slowly, with better messages
-            return RunSummary.model_validate_json(content)
-        data = parse_json(content)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
-    return validate(RunSummary, as_object(data, str(path)), str(path))
-
-
-def read_failure(folder: str | Path) -> Failure | None:
-    """Return why the last attempt of a run failed; None if it is not known."""
-    try:
-        return Failure.model_validate_json(Path(folder, FAILURE).read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
 def read_run(folder: str | Path) -> Run | None:
     """Return the records in a run's folder; None if no run was started."""
     summary = read_summary(folder)
@@ -86,20 +45,6 @@ def read_run(folder: str | Path) -> Run | None:
     records = read_records(Path(folder, METRICS))
     evaluations = tuple(_read_evaluations(Path(folder, EVALUATIONS)))
     return Run(summary=summary, records=records, evaluations=evaluations)
-
-
-def is_stale(cell: Cell, summary: RunSummary) -> bool:
-    """Return whether the settings of a run differ from the current ones of its cell."""
-    return summary.fingerprint != cell.fingerprint
-
-
-def is_up_to_date(cell: Cell) -> bool:
-    """Return whether a cell's run is complete, with the cell's current settings."""
-    try:
-        facts = parse_json(Path(cell.folder, SUMMARY).read_bytes())
-        return facts["status"] == "completed" and facts["fingerprint"] == cell.fingerprint
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def read_runs(grid: Grid) -> list[tuple[Cell, Run]]:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import isfinite
-from statistics import median
+
+import numpy as np
 
 from study.grid import Cell, Grid
 from study.measure.logs import each_run
@@ -33,12 +33,13 @@ def final_losses(grid: Grid) -> list[tuple[Cell, FinalLoss]]:
     """
     found = []
     for cell, run in each_run(grid):
-        losses = [(record.step, record.loss) for record in run.records if isfinite(record.loss)]
-        if run.summary.outcome != "trained" or not losses:
+        steps, losses = (run.records.column(name) for name in ("step", "loss"))
+        known = np.isfinite(losses)
+        if run.summary.outcome != "trained" or not known.any():
             continue
-        first = (1 - LAST_SHARE) * losses[-1][0]
-        last = median(loss for step, loss in losses if step >= first)
-        found.append((cell, FinalLoss(run.summary.loss_validation, last)))
+        last = known & (steps >= (1 - LAST_SHARE) * steps[known][-1])
+        final = FinalLoss(run.summary.loss_validation, float(np.median(losses[last])))
+        found.append((cell, final))
     return found
 
 

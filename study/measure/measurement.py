@@ -1,9 +1,11 @@
 """Measured speeds, read from throughput.csv."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from study.grid import Cell, Grid
 from study.measure.throughput_row import ThroughputRow, read_rows
@@ -96,17 +98,20 @@ def _measurement(cell: Cell, row: ThroughputRow) -> Measurement:
     )
 
 
-def step_mean(intervals: Sequence[tuple[float, int]]) -> tuple[float | None, float | None]:
-    """Return the mean step time of intervals and its standard error, s; None if not known.
+def step_mean(
+    times_s: NDArray[np.float64], steps: NDArray[np.int64]
+) -> tuple[float | None, float | None]:
+    """Return the mean step time and its standard error, s; None if not known.
 
-    An interval is its mean step time and its number of steps. The steps of one may be correlated,
-    so the error is from the spread of the intervals, each weighted by its steps.
+    `times_s` and `steps`, of shape (intervals,): mean step time and number of steps of each. The
+    steps of an interval may be correlated, so the error is from the spread of the intervals, each
+    weighted by its steps.
     """
-    steps = sum(count for _, count in intervals)
-    if not steps:
+    if not len(steps):
         return None, None
-    mean = sum(time_s * count for time_s, count in intervals) / steps
-    if len(intervals) < 2:
+    weights = steps / steps.sum()
+    mean = float(weights @ times_s)
+    if len(steps) < 2:
         return mean, None
-    square = sum((count / steps * (time_s - mean)) ** 2 for time_s, count in intervals)
-    return mean, math.sqrt(square * len(intervals) / (len(intervals) - 1))
+    square = float(((weights * (times_s - mean)) ** 2).sum())
+    return mean, math.sqrt(square * len(steps) / (len(steps) - 1))

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from study.measure.logs import Run
+from study.measure.records import begins_attempt
 from trainer.records import Attempt
 
 PARTS = {
@@ -28,12 +29,11 @@ def time_by_part(run: Run) -> dict[str, float] | None:
         return None
     startup_s = math.fsum((item.startup_s or 0.0) - _compile_s(item) for item in started)
     columns = {
-        name: np.nan_to_num(np.asarray(run.records.column(name), dtype=float))
+        name: np.nan_to_num(run.records.column(name))
         for name in ("step_s", "interval_steps", "data_s", "checkpoint_s", "eval_s", "attempt")
     }
     # The first interval of an attempt is its first step, which belongs to the start-up.
-    later = np.ones(len(run.records), bool)
-    later[np.unique(columns["attempt"], return_index=True)[1]] = False
+    later = ~begins_attempt(columns["attempt"])
     steps_s = float((columns["step_s"] * columns["interval_steps"])[later].sum())
     data_s = min(steps_s, float(columns["data_s"][later].sum()))
     parts = {

@@ -50,10 +50,7 @@ class Curve:
     @classmethod
     def of(cls, cell: Cell, run: Run) -> "Curve":
         """Return the curve of a run."""
-        steps, times, losses = (
-            np.asarray(run.records.column(name), dtype=float)
-            for name in ("step", "elapsed_s", "loss")
-        )
+        steps, times, losses = (run.records.column(name) for name in ("step", "elapsed_s", "loss"))
         training = {name: thin(x, losses) for name, x in _along(cell, steps, times).items()}
         known = [item for item in run.evaluations if item.loss is not None]
         # None becomes NaN.

@@ -17,7 +17,7 @@ from study.estimate.forecast import Forecast
 from study.estimate.time_table import format_count, format_interval, format_seconds
 from study.grid import Cell, Grid
 from study.jobs.launch import request_line
-from study.measure.logs import is_stale, read_summary
+from study.measure.summaries import is_stale, read_summary
 from study.placements import Placement, Prospect
 from study.rendering import command
 from study.show.selection import evenly

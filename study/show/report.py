@@ -19,8 +19,9 @@ from study.estimate.backtest import readable_backtest
 from study.estimate.estimate import Estimate
 from study.grid import Cell, Grid
 from study.kinds import kinds_heading, names_trainers
-from study.measure import throughput
-from study.measure.logs import each_run, is_stale, read_summary
+from study.measure import throughput_table
+from study.measure.logs import each_run
+from study.measure.summaries import is_stale, read_summary
 from study.measure.throughput_row import ThroughputRow
 from study.measure.time_by_part import PARTS
 from study.points import CELL_NAME
@@ -115,11 +116,11 @@ def render_report(
             ),
             throughput=make_table(
                 "Throughput",
-                throughput.readable_throughput(table),
+                throughput_table.readable_throughput(table),
                 report_tables.throughput_definitions(),
             ),
-            other_versions=bool(throughput.other_versions(table)),
-            notes=throughput.notes(table),
+            other_versions=bool(throughput_table.other_versions(table)),
+            notes=throughput_table.notes(table),
             sections=[section for section in sections.values() if section is not None],
             law=_law(analyses, figures),
             absent=[f"{name}.csv" for name, section in sections.items() if section is None],
@@ -171,7 +172,7 @@ def _current(grid: Grid, found: Mapping[str, RunSummary | None]) -> dict[str, Ru
 def _rows(grid: Grid, table: pd.DataFrame) -> list[tuple[Cell, ThroughputRow]]:
     """Return the rows of the throughput table with their cells."""
     cells = {cell.name: cell for cell in grid}
-    rows = [ThroughputRow(**values) for values in throughput.plain_rows(table)]
+    rows = [ThroughputRow(**values) for values in throughput_table.plain_rows(table)]
     named = [(cells.get(CELL_NAME.format(**vars(row))), row) for row in rows]
     return [(cell, row) for cell, row in named if cell is not None]
 

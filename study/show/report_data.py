@@ -98,9 +98,7 @@ def _cell(cell: Cell, with_trainer: bool) -> dict[str, Any]:
 
 def _curve(cell: Cell, run: Run) -> dict[str, Any] | None:
     """Return the losses of a run, thinned without losing spikes; None if none is finite."""
-    steps, times, losses = (
-        np.asarray(run.records.column(name), dtype=float) for name in ("step", "elapsed_s", "loss")
-    )
+    steps, times, losses = (run.records.column(name) for name in ("step", "elapsed_s", "loss"))
     if not np.isfinite(losses).any():
         return None
     kept = thinned(steps, losses)

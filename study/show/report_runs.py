@@ -8,7 +8,7 @@ from typing import Any
 
 from study.grid import Cell, Grid
 from study.jobs.launch import cell_line
-from study.measure.logs import is_stale, read_failure
+from study.measure.summaries import is_stale, read_failure
 from study.show.plan import find_state
 from trainer.records import RunSummary
 from trainer.yaml_files import dump_yaml

@@ -9,8 +9,8 @@ from typing import Any
 from study.estimate.backtest import ScoredPrediction
 from study.estimate.calibration import Check
 from study.estimate.estimate import Estimate
-from study.measure.throughput import READABLE_COLUMNS, is_numeric
 from study.measure.throughput_row import ThroughputRow
+from study.measure.throughput_table import READABLE_COLUMNS, is_numeric
 
 
 @dataclass(frozen=True)

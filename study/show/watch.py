@@ -26,7 +26,7 @@ from study.jobs.decisions import find_summary
 from study.jobs.progress import later_day
 from study.jobs.slurm_commands import ACTIVE, NEVER_STARTS, QueuedJob, list_jobs
 from study.jobs.submitted import comment_of, log_folder, record_of
-from study.measure.logs import is_stale, read_failure
+from study.measure.summaries import is_stale, read_failure
 from study.points import AXES, short_names
 from trainer.records import METRICS, SUMMARY, Record, RunSummary, SlowRank
 

@@ -16,7 +16,8 @@ import pytest
 
 from study.grid import Grid
 from study.load import load_study_file
-from study.measure.throughput import throughput_rows, to_frame
+from study.measure.throughput import throughput_rows
+from study.measure.throughput_table import to_frame
 from tests.slurm.cluster.api import Cluster
 from tests.slurm.studies import STEPS, SlurmStudy, partition, wait_until
 

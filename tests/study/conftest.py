@@ -10,7 +10,8 @@ import pytest
 
 from study.config import Study
 from study.grid import Cell, Grid
-from study.measure.throughput import throughput_rows, to_frame
+from study.measure.throughput import throughput_rows
+from study.measure.throughput_table import to_frame
 from trainer.config import merge, parse_yaml, validate
 from trainer.flops import flops_per_token
 

@@ -102,13 +102,16 @@ def test_the_snakefile_loads_no_heavy_library() -> None:
 
 
 def test_planning_and_estimating_load_no_torch() -> None:
-    modules = loaded_modules("import study.__main__, study.show.plan, study.estimate.calibration")
+    modules = loaded_modules(
+        "import study.__main__, study.show.plan, study.estimate.calibration, "
+        "study.measure.throughput"
+    )
     assert modules.isdisjoint({"torch", "matplotlib", "pandas", "scipy"})
 
 
 def test_tables_and_figures_load_no_torch() -> None:
     modules = loaded_modules(
-        "import study.show.report, study.show.plot_scaling, study.measure.throughput"
+        "import study.show.report, study.show.plot_scaling, study.measure.throughput_table"
     )
     assert "pandas" in modules
     assert "torch" not in modules

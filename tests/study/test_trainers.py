@@ -22,7 +22,8 @@ from study.load import load_grid_file
 from study.measure.comparison import Side, compare, split
 from study.measure.evidence import read_evidence
 from study.measure.measurement import read_measurements
-from study.measure.throughput import throughput_rows, to_frame, to_markdown, write_table
+from study.measure.throughput import throughput_rows
+from study.measure.throughput_table import to_frame, to_markdown, write_table
 from study.rendering import TERMS, command, fill, render_config
 from study.show.plan import format_plan, plan_table
 from study.trainers import OURS, TrainerConfig

@@ -8,7 +8,8 @@ from study.estimate.accuracy import BACKTEST, CHECKS, LEFT_OUT, Accuracy, read_a
 from study.estimate.backtest import ScoredPrediction
 from study.estimate.calibration import MOST_SHOWN, leave_one_out
 from study.measure.measurement import read_measurements
-from study.measure.throughput import throughput_rows, write_table
+from study.measure.throughput import throughput_rows
+from study.measure.throughput_table import write_table
 from tests.study.conftest import MakeGrid, write_run
 from trainer.problems import ConfigError
 

@@ -18,7 +18,8 @@ from study.estimate.time_table import (
 from study.files import to_csv
 from study.grid import Grid
 from study.measure.measurement import Measurement, read_measurements
-from study.measure.throughput import throughput_rows, write_table
+from study.measure.throughput import throughput_rows
+from study.measure.throughput_table import write_table
 from tests.study.conftest import GUIDE, MakeGrid, write_run
 from trainer.config import ConfigError
 

@@ -12,7 +12,8 @@ from study.grid import Grid
 from study.jobs.launch import slurm_resources
 from study.jobs.verdict import Shortage
 from study.measure.evidence import known_measurements
-from study.measure.throughput import throughput_rows, write_table
+from study.measure.throughput import throughput_rows
+from study.measure.throughput_table import write_table
 from tests.study.conftest import MakeGrid, write_run
 from trainer.config import ConfigError
 

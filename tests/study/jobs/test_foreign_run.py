@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from study.jobs.foreign_run import main
-from study.measure.logs import read_failure, read_run
-from study.measure.throughput import steady_records
+from study.measure.logs import read_run
+from study.measure.summaries import read_failure
+from study.measure.throughput import is_steady
 from trainer.records import EXIT_PREEMPTED
 
 REGEX = {
@@ -83,7 +84,7 @@ def test_a_run_is_written_as_ours(folder: Path, start: Start) -> None:
     assert run is not None
     assert [record.step for record in run.records] == [10, 20, 30, 40]
     assert [record.loss for record in run.records] == [2.1, 2.2, 2.3, 2.4]
-    assert [record.step_s for record in steady_records(run)] == pytest.approx(
+    assert run.records.column("step_s")[is_steady(run)] == pytest.approx(
         [100 / 1020.5, 100 / 1030.5, 100 / 1040.5]
     )
     assert records(folder)[1]["speed/wps"] == pytest.approx(1020.5 / 2)
@@ -152,7 +153,7 @@ def test_a_trainer_that_resumes_goes_on(folder: Path, start: Start) -> None:
     assert elapsed == sorted(elapsed)
     run = read_run(folder)
     assert run is not None
-    assert [r.step for r in steady_records(run)] == [20, 40], (
+    assert list(run.records.column("step")[is_steady(run)]) == [20, 40], (
         "the first of each attempt is left out"
     )
 
@@ -350,7 +351,7 @@ def test_saves_of_unknown_length_are_not_in_steady_state(folder: Path, start: St
     assert [r["time/paused"] for r in records(folder)] == [False, False, True, False]
     run = read_run(folder)
     assert run is not None
-    assert [r.step for r in steady_records(run)] == [20, 40]
+    assert list(run.records.column("step")[is_steady(run)]) == [20, 40]
 
 
 def test_the_config_and_the_environment_are_the_descriptions(folder: Path, start: Start) -> None:

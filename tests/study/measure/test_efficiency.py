@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from study.measure.throughput import to_markdown
+from study.measure.throughput_table import to_markdown
 from study.show.plot_scaling import plot_scaling
 from tests.study.conftest import MakeGrid, throughput_table, write_run
 

@@ -13,7 +13,8 @@ from study.estimate.estimate import Estimate, estimate_table
 from study.estimate.time_table import to_markdown
 from study.grid import Grid
 from study.measure.evidence import known_measurements, read_evidence
-from study.measure.throughput import throughput_rows, write_table
+from study.measure.throughput import throughput_rows
+from study.measure.throughput_table import write_table
 from study.workload import workload
 from tests.study.conftest import MakeGrid, write_run
 from trainer.config import ConfigError

@@ -12,7 +12,8 @@ from study.estimate.time_table import to_markdown as time_markdown
 from study.grid import Cell, Grid
 from study.measure.flags import BUSY_SHARE, WIDE_SPREAD, footnotes
 from study.measure.measurement import read_measurements
-from study.measure.throughput import read_table, throughput_rows, to_markdown, write_table
+from study.measure.throughput import throughput_rows
+from study.measure.throughput_table import read_table, to_markdown, write_table
 from tests.study.conftest import MakeGrid, throughput_table, write_lines, write_run
 from tests.study.show.test_report import report
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from study.grid import Cell
-from study.measure.logs import read_run, read_runs, read_summary
+from study.measure.logs import read_run, read_runs
+from study.measure.summaries import read_summary
 from tests.study.conftest import MakeGrid, write_run
 from trainer.config import ConfigError
 

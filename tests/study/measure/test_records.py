@@ -5,11 +5,14 @@ import math
 import tracemalloc
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from study.measure import records
 from study.measure.records import Interval, read_records
 from trainer.problems import ConfigError
 from trainer.records import Record
@@ -70,8 +73,8 @@ def test_a_slow_rank_is_read(tmp_path: Path) -> None:
     assert read_records(path)[0].step == 10
 
 
-def test_records_are_read_one_at_a_time(tmp_path: Path) -> None:
-    """20,000 lines of 180 bytes, of which 7 columns of 8 bytes are kept."""
+def test_only_columns_are_kept_in_memory(tmp_path: Path) -> None:
+    """20,000 lines of 180 bytes: 11 columns of one to four bytes, and one block of lines."""
     path = tmp_path / "metrics.jsonl"
     with path.open("w") as file:
         for step in range(1, 20_001):
@@ -80,13 +83,35 @@ def test_records_are_read_one_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "warm.jsonl").write_text(f"{first}\n")
     read_records(tmp_path / "warm.jsonl")
     tracemalloc.start()
-    records = read_records(path)
+    found = read_records(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2.5e6 < path.stat().st_size
-    assert (len(records), records[-1].step, sum(records.column("step_s"))) == (
+    assert (len(found), found[-1].step, sum(found.column("step_s"))) == (
         20_000,
         20_000,
         1e8 + 5e3,
     )
-    assert [item.step for item in records.where([True, *[False] * 19_998, True])] == [1, 20_000]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 2**62), st.none() | st.floats(0, allow_infinity=False), st.booleans()
+        ),
+        max_size=20,
+    )
+)
+def test_narrow_columns_lose_nothing(values: list[tuple[int, float | None, bool]]) -> None:
+    """In blocks of four, of which each may have a type of its own."""
+    names = ("interval_steps", "machine_load", "paused")
+    lines = [
+        dict.fromkeys(Interval._fields, 1) | dict(zip(names, line, strict=True)) for line in values
+    ]
+    with patch.object(records, "BLOCK", 4):
+        found = records.Records(lines)
+    for name, expected in zip(names, zip(*values, strict=True), strict=False):
+        column = found.column(name)
+        assert column.dtype == records.TYPES[name]
+        assert np.array_equal(column, np.array(expected, column.dtype), equal_nan=True)
+        assert [type(getattr(item, name)) for item in found] == [type(x) for x in column.tolist()]

@@ -12,18 +12,16 @@ from hypothesis import strategies as st
 
 from study.grid import Cell
 from study.measure.logs import read_run
-from study.measure.records import Records
-from study.measure.throughput import (
+from study.measure.throughput import step_quantiles, throughput_rows
+from study.measure.throughput_row import ThroughputRow
+from study.measure.throughput_table import (
     is_numeric,
     markdown_table,
     read_table,
     readable_throughput,
-    step_quantiles,
-    throughput_rows,
     to_markdown,
     write_table,
 )
-from study.measure.throughput_row import ThroughputRow
 from tests.study.conftest import (
     GUIDE,
     MakeGrid,
@@ -248,16 +246,15 @@ def test_each_attempts_first_interval_and_earlier_settings_are_left_out(
 
 def test_quantiles_count_steps_not_intervals() -> None:
     # 90 steps of 1 s and a last interval of 10 steps of 2 s: the median step takes 1 s.
-    records = Records([record(90, 90, 1.0), record(100, 10, 2.0)])
-    assert step_quantiles(records, [0.5]) == [1.0]
-    assert step_quantiles([], [0.5, 0.9]) == [None, None]
+    assert step_quantiles(np.array([1.0, 2.0]), np.array([90, 10]), [0.5]) == [1.0]
+    assert step_quantiles(np.array([]), np.array([], int), [0.5, 0.9]) == [None, None]
 
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.floats(0.01, 10)), min_size=1, max_size=20))
 def test_quantiles_are_those_of_the_steps(intervals: list[tuple[int, float]]) -> None:
-    records = Records(record(i + 1, steps, time_s) for i, (steps, time_s) in enumerate(intervals))
+    counts, times_s = map(np.array, zip(*intervals, strict=True))
     steps = [time_s for count, time_s in intervals for _ in range(count)]
-    p10, p50, p90 = step_quantiles(records, [0.1, 0.5, 0.9])
+    p10, p50, p90 = step_quantiles(times_s, counts, [0.1, 0.5, 0.9])
     assert p50 == pytest.approx(np.median(steps))
     assert p10 is not None and p50 is not None and p90 is not None
     assert min(steps) <= p10 <= p50 <= p90 <= max(steps)

@@ -13,7 +13,8 @@ from study.grid import Grid
 from study.load import load_study
 from study.measure.evidence import known_measurements
 from study.measure.measurement import read_measurements
-from study.measure.throughput import throughput_rows, write_table
+from study.measure.throughput import throughput_rows
+from study.measure.throughput_table import write_table
 from tests.study.conftest import MakeGrid, write_run
 from trainer.config import RunConfig, merge, nest
 

@@ -11,7 +11,8 @@ from study.estimate.accuracy import Accuracy
 from study.grid import Grid
 from study.measure.logs import read_runs
 from study.measure.measurement import read_measurements
-from study.measure.throughput import throughput_rows, to_frame, write_table
+from study.measure.throughput import throughput_rows
+from study.measure.throughput_table import to_frame, write_table
 from study.measure.time_by_part import time_by_part
 from study.show import plot_estimates, plot_losses, plot_scaling, plot_tables, plot_times
 from study.show.curves import Curve

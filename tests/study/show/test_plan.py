@@ -4,7 +4,8 @@ import pytest
 
 from study.estimate.forecast import Forecast
 from study.grid import Grid
-from study.measure.throughput import throughput_rows, write_table
+from study.measure.throughput import throughput_rows
+from study.measure.throughput_table import write_table
 from study.show.plan import PlanRow, format_plan, plan_table
 from tests.study.conftest import MakeGrid, write_run
 

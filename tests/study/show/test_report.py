@@ -7,7 +7,8 @@ from study.estimate.basis import MEASURED
 from study.estimate.estimate import estimate_table
 from study.grid import Grid
 from study.measure.measurement import read_measurements
-from study.measure.throughput import throughput_rows, write_table
+from study.measure.throughput import throughput_rows
+from study.measure.throughput_table import write_table
 from study.show.report import render_report
 from tests.study.conftest import MakeGrid, throughput_table, write_run
 

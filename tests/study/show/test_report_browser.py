@@ -24,7 +24,8 @@ from study.estimate.estimate import estimate_table
 from study.estimate.performance import PredictionInterval
 from study.grid import Cell, Grid
 from study.measure.measurement import read_measurements
-from study.measure.throughput import throughput_rows, to_frame, write_table
+from study.measure.throughput import throughput_rows
+from study.measure.throughput_table import to_frame, write_table
 from study.show.report import render_report
 from tests.study.conftest import STUDY, make_summary, write_run
 from trainer.config import merge, parse_yaml, validate

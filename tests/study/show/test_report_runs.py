@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from study.measure.logs import read_summary
+from study.measure.summaries import read_summary
 from study.show.report_runs import LOG_LINES, describe_runs, find_missing, read_log_end
 from tests.study.conftest import MakeGrid, write_run
 

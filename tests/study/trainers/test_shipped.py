@@ -16,7 +16,8 @@ from study.jobs.dispatch import _write_description
 from study.jobs.foreign_run import main
 from study.load import load_grid_file
 from study.measure.measurement import read_measurements
-from study.measure.throughput import throughput_rows, write_table
+from study.measure.throughput import throughput_rows
+from study.measure.throughput_table import write_table
 from study.rendering import command, render_config
 from trainer.config import ConfigError, merge
 from trainer.yaml_files import dump_yaml

@@ -1,0 +1,58 @@
+"""Read what a run says of itself: run.json and failure.json. Planning reads them; no numpy."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from study.grid import Cell
+from trainer.json_files import parse_json
+from trainer.problems import ConfigError
+from trainer.records import FAILURE, SUMMARY, Failure, RunSummary
+from trainer.settings import validate
+from trainer.yaml_files import shorten
+
+
+def read_summary(folder: str | Path) -> RunSummary | None:
+    """Return a run's run.json; None if no run was started."""
+    path = Path(folder, SUMMARY)
+    try:
+        content = path.read_bytes()
+        with suppress(ValidationError):  # then read it slowly, with better messages
+            return RunSummary.model_validate_json(content)
+        data = parse_json(content)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
+    return validate(RunSummary, as_object(data, str(path)), str(path))
+
+
+def read_failure(folder: str | Path) -> Failure | None:
+    """Return why the last attempt of a run failed; None if it is not known."""
+    try:
+        return Failure.model_validate_json(Path(folder, FAILURE).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def is_stale(cell: Cell, summary: RunSummary) -> bool:
+    """Return whether the settings of a run differ from the current ones of its cell."""
+    return summary.fingerprint != cell.fingerprint
+
+
+def is_up_to_date(cell: Cell) -> bool:
+    """Return whether a cell's run is complete, with the cell's current settings."""
+    try:
+        facts = parse_json(Path(cell.folder, SUMMARY).read_bytes())
+        return facts["status"] == "completed" and facts["fingerprint"] == cell.fingerprint
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def as_object(data: Any, source: str) -> dict[str, Any]:
+    """Return a JSON object. Raises ConfigError for any other value."""
+    if not isinstance(data, dict):
+        raise ConfigError(source, [f"expected a JSON object, found {shorten(data)}"])
+    return data
