@@ -1,7 +1,7 @@
 """The time of runs by part, as stacked bars."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -37,10 +37,10 @@ def plot_times(
     `times`: cell and `time_by_part` of its run. Of several seeds the mean is drawn. Writes
     time_by_part to `folder`, in all forms.
     """
-    alike: dict[str, list[dict[str, float]]] = {}
+    name, alike = _namer(grid), dict[str, list[dict[str, float]]]()
     for cell, parts in times:
         if parts is not None and math.fsum(parts.values()) > 0:
-            alike.setdefault(_name(grid, cell), []).append(parts)
+            alike.setdefault(name(cell), []).append(parts)
     if alike:
         draw = partial(_draw_times, alike)
     else:
@@ -48,17 +48,24 @@ def plot_times(
     return write_figure(folder / "time_by_part", draw)
 
 
-def _name(grid: Grid, cell: Cell) -> str:
-    """Return what tells a configuration from the others of its study."""
-    parts = [cell.model]
-    if len({other.gpus for other in grid}) > 1:
-        parts.append(f"{cell.gpus} GPU{'s' if cell.gpus > 1 else ''}")
+def _namer(grid: Grid) -> Callable[[Cell], str]:
+    """Return a function of a cell: what tells its configuration from the others of the study."""
+    several_counts, several_clusters = (
+        len({getattr(cell, axis) for cell in grid}) > 1 for axis in ("gpus", "cluster")
+    )
     with_trainer = names_trainers(grid)
-    if with_trainer or cell.variant != "base":
-        parts.append(name_kind(cell, with_trainer))
-    if len({other.cluster for other in grid}) > 1:
-        parts.append(cell.cluster)
-    return ", ".join(parts)
+
+    def name(cell: Cell) -> str:
+        parts = [cell.model]
+        if several_counts:
+            parts.append(f"{cell.gpus} GPU{'s' if cell.gpus > 1 else ''}")
+        if with_trainer or cell.variant != "base":
+            parts.append(name_kind(cell, with_trainer))
+        if several_clusters:
+            parts.append(cell.cluster)
+        return ", ".join(parts)
+
+    return name
 
 
 def _draw_times(alike: dict[str, list[dict[str, float]]], sheet: Sheet) -> Figure:
