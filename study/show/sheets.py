@@ -74,6 +74,9 @@ def write_figure(path: Path, draw: Callable[[Sheet], Figure]) -> list[Path]:
                 content = io.BytesIO()
                 metadata: Any = METADATA[suffix]
                 figure.savefig(content, format=suffix, dpi=200, metadata=metadata)
+                # Laid out once: with an engine, even one that does nothing, each is drawn twice.
+                mpl.rcParams["figure.constrained_layout.use"] = False
+                figure.set_layout_engine(None)
                 paths.append(path.with_name(f"{path.name}{sheet.ending}.{suffix}"))
                 write_file(paths[-1], content.getvalue())
     return paths
