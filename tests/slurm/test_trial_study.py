@@ -21,7 +21,7 @@ from tests.slurm.studies import ROOT, seconds_of_planning
 pytestmark = pytest.mark.slurm
 
 STUDY = "config/studies/slurm-trial.yaml"
-TABLES_S = 20
+TABLES_S = 40
 SIZES = ("nano", "micro", "mini")
 
 
@@ -168,7 +168,7 @@ def test_two_nodes_talk_over_the_network(trial: Trial) -> None:
 def test_tables_are_ready_soon_after_the_last_run(trial: Trial) -> None:
     """From the end of the last run, with the time until Snakemake notices it.
 
-    Six dry runs take as long, on a machine that does nothing else.
+    The figures take most of it. On a machine that does nothing else: as long as six dry runs.
     """
     attempts = [
         json.loads(path.read_text())["attempts"][-1] for path in trial.results.rglob("run.json")
@@ -176,7 +176,7 @@ def test_tables_are_ready_soon_after_the_last_run(trial: Trial) -> None:
     ended = max(datetime.fromisoformat(attempt["end"]) for attempt in attempts)
     (when,) = re.findall(r"\[(.*?)\]\nFinished jobid: \d+ \(Rule: all\)", trial.output)
     took = (datetime.strptime(when, "%c").astimezone() - ended).total_seconds()
-    assert took <= max(TABLES_S, 6 * seconds_of_planning(*trial.options))
+    assert took <= max(TABLES_S, 15 * seconds_of_planning(*trial.options))
 
 
 def test_only_seconds_of_tables_run_where_snakemake_runs(trial: Trial) -> None:

@@ -217,7 +217,7 @@ def test_no_size_of_a_number_makes_planning_hang(tmp_path: Path) -> None:
             Grid(load_study_file(path))
         except ConfigError as error:
             assert len(str(error)) < 2000
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 30
     assert "found 2,999,000 cells; expected 10,000 or fewer" in message(
         write(
             tmp_path,
