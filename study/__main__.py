@@ -12,8 +12,8 @@ from typing import Any
 from study.config import Study
 from study.grid import Grid
 from study.load import load_grid_file, load_study_file
-from trainer.config import ConfigError
 from trainer.environment import describe
+from trainer.problems import ConfigError
 
 # Each command has its own imports, so that `plan` does not wait for matplotlib.
 

@@ -15,7 +15,8 @@ from typing import Any
 from study.config import LENGTHS, GridEntry
 from study.horizon import TOKENS_PATTERN, tokens_of
 from study.trainers import DEFAULT_TRAINER
-from trainer.config import RunConfig, nest
+from trainer.config import RunConfig
+from trainer.layers import nest
 from trainer.problems import KeyPath
 from trainer.settings import dotted_keys
 from trainer.yaml_files import dump_yaml

@@ -27,11 +27,11 @@ from pydantic import (
 from study.horizon import check_horizon, check_tokens
 from study.project import of_project
 from study.trainers import DEFAULT_TRAINER, OURS, KnownLog, TrainerConfig
-from trainer.config import Device, ModelConfig, RunConfig, Settings, expand_paths
+from trainer.config import Device, ModelConfig, RunConfig, expand_paths
 from trainer.other_names import names
 from trainer.paths import FilePath, JobPath
 from trainer.problems import RuleError
-from trainer.settings import IsNumber, LeftOut, places
+from trainer.settings import IsNumber, LeftOut, Settings, places
 from trainer.yaml_files import dump_yaml, shorten
 
 CORPORA = ("python_stdlib", "python_topics", "fineweb_edu_10bt_shuffled")

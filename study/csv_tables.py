@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from study.files import open_text, parse_row
-from trainer.config import ConfigError
-from trainer.problems import Problem
+from trainer.problems import ConfigError, Problem
 from trainer.yaml_files import shorten
 
 Row = TypeVar("Row")

@@ -18,18 +18,11 @@ from study.expressions import (
     parse_expression,
     to_whole,
 )
-from trainer.config import (
-    ConfigError,
-    ModelConfig,
-    RunConfig,
-    TokenizerConfig,
-    global_batch,
-    validate,
-)
+from trainer.config import ModelConfig, RunConfig, TokenizerConfig, global_batch
 from trainer.flops import ParameterCount, count_parameters, flops_per_token
 from trainer.layers import Layer, Merged
-from trainer.problems import KeyPath, Problem
-from trainer.settings import default_at, dotted_keys, number_at, suggest
+from trainer.problems import ConfigError, KeyPath, Problem
+from trainer.settings import default_at, dotted_keys, number_at, suggest, validate
 from trainer.yaml_files import shorten
 
 AXES_AS_FACTS = ("cluster", "model", "gpus", "nodes", "trainer", "variant", "seed")

@@ -13,8 +13,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TextIO
 
-from trainer.config import ConfigError
 from trainer.files import write_atomically
+from trainer.problems import ConfigError
 
 
 def open_text(path: str | Path, *, errors: str = "strict", newline: str | None = None) -> TextIO:

@@ -15,10 +15,12 @@ from study.point_settings import meets_condition, options, points_to_run, settle
 from study.points import AXES, CELL_NAME, Point, placement_of, points, unknown_names
 from study.rendering import Placed, fingerprint, speed_key
 from study.trainers import DEFAULT_TRAINER, OURS, TrainerConfig
-from trainer.config import ConfigError, DataConfig, RunConfig, digest, merge, validate
+from trainer.config import DataConfig, RunConfig, digest
 from trainer.execution.choices import is_compiled
 from trainer.flops import count_parameters, flops_per_token
-from trainer.problems import KeyPath, RuleError, format_path
+from trainer.layers import merge
+from trainer.problems import ConfigError, KeyPath, RuleError, format_path
+from trainer.settings import validate
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from study.point_settings import (
 )
 from study.points import CELL_NAME, Point, is_known, points, unknown_names
 from study.rendering import Placed
-from trainer.config import ConfigError, RunConfig, suggest
-from trainer.problems import KeyPath, Problem, format_path
+from trainer.config import RunConfig
+from trainer.problems import ConfigError, KeyPath, Problem, format_path
+from trainer.settings import suggest
 from trainer.tokens.text_files import HELD_OUT_FILES, TextFiles, find_text_files
 
 MOST_CELLS = 10_000

@@ -19,10 +19,10 @@ from study.point_settings import options
 from study.points import Point, is_known, points
 from study.project import of_project
 from study.trainers import TrainerConfig
-from trainer.config import ModelConfig, Settings
+from trainer.config import ModelConfig
 from trainer.layers import Layer, Merged
 from trainer.problems import ConfigError, Problem, combine
-from trainer.settings import problems_of, suggest
+from trainer.settings import Settings, problems_of, suggest
 from trainer.yaml_files import Document, load_document, shorten
 
 TABLES = {

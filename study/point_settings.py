@@ -10,11 +10,12 @@ from study.expressions import ExpressionError, to_whole
 from study.facts import CellFacts, NotKnownError
 from study.horizon import whole_steps
 from study.points import RUN_FOLDER, Point, placement_of, points, trunk_name
-from trainer.config import ConfigError, RunConfig, validate
+from trainer.config import RunConfig
 from trainer.layers import Layer, Merged
 from trainer.paths import expand_path
-from trainer.problems import KeyPath, Problem, format_path
+from trainer.problems import ConfigError, KeyPath, Problem, format_path
 from trainer.records import CHECKPOINTS, checkpoint_name
+from trainer.settings import validate
 
 MANAGED = {
     "name": "the cell's folder names the run",

@@ -12,8 +12,8 @@ from typing import Any
 
 from study.axes import Choice, combinations, name_variant
 from study.config import AnyOf, Branch, GridEntry, Study
-from trainer.config import suggest
 from trainer.problems import KeyPath, Problem
+from trainer.settings import suggest
 
 AXES = ("cluster", "model", "gpus", "variant", "seed")
 """The axes of a grid, from the slowest to the fastest varying."""

@@ -15,10 +15,11 @@ from typing import Any
 
 from study.config import ClusterConfig
 from study.trainers import TemplateConfig, TrainerConfig
-from trainer.config import DataConfig, OptimConfig, RunConfig, digest, suggest
+from trainer.config import DataConfig, OptimConfig, RunConfig, digest
 from trainer.execution.choices import is_compiled
 from trainer.flops import count_parameters
 from trainer.problems import ConfigError, KeyPath, Problem
+from trainer.settings import suggest
 
 SETTINGS_FILE = "settings.yaml"
 """A cell's complete settings in its run's folder, written when Snakemake starts its first job."""

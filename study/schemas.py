@@ -9,8 +9,9 @@ from pydantic import TypeAdapter
 from study.config import LENGTHS, Study
 from study.load import ENTRIES, TABLES
 from study.points import AXES
-from trainer.config import ConfigError, RunConfig
+from trainer.config import RunConfig
 from trainer.files import write_atomically
+from trainer.problems import ConfigError
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 EXPRESSION = {"type": "string", "description": "An expression, such as 2% of steps."}

@@ -31,8 +31,9 @@ def main(arguments: list[str]) -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # If the launcher is killed, its ranks save and exit instead of training on.
         end_with_parent()
-    from trainer.config import ConfigError, load_run_config
+    from trainer.config import load_run_config
     from trainer.launcher import check_launcher
+    from trainer.problems import ConfigError
 
     try:
         check_launcher(os.environ, arguments)

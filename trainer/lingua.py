@@ -1,7 +1,8 @@
 """lingua's config files: what in them asks for nothing here, and what is refused as a whole.
 
 lingua is facebookresearch/lingua; its keys were read at commit 437d680. Keys with its meaning have
-its names in `trainer/config.py`; docs/from_lingua.md lists the differences that change numbers.
+its names in `trainer/config.py` and the files of its groups; docs/from_lingua.md lists the
+differences that change numbers.
 """
 
 from collections.abc import Callable, Mapping

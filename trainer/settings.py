@@ -8,12 +8,13 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -28,6 +29,9 @@ from trainer.problems import ConfigError, KeyPath, Problem, RuleError
 
 IsNumber = BeforeValidator(check_number)
 """Rejects booleans and strings as numbers inside lists and mappings, which `Settings` does not."""
+
+Text = Annotated[str, Field(min_length=1)]
+"""Not empty."""
 
 
 @dataclass(frozen=True)

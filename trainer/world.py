@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer import host
-from trainer.config import ConfigError, Device
+from trainer.config import Device
+from trainer.problems import ConfigError
 
 Value = TypeVar("Value")
 

@@ -3,7 +3,7 @@
 import shutil
 
 from study.grid import Grid
-from trainer.config import ConfigError
+from trainer.problems import ConfigError
 
 LOADED = ("bytes", "hf")
 """Tokenizers whose exports transformers can load."""

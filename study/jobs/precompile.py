@@ -10,7 +10,9 @@ import json
 from typing import Any
 
 from study.grid import Cell
-from trainer.config import RunConfig, merge, validate
+from trainer.config import RunConfig
+from trainer.layers import merge
+from trainer.settings import validate
 
 PRECOMPILE_FOLDER = "precompile/{cluster}/{shape}"
 """Folder of a precompile job, relative to the study's folder."""

@@ -22,7 +22,7 @@ from study.law.scaling_law import (
 )
 from study.markdown import markdown_table
 from study.measure.losses import choose_loss, final_losses
-from trainer.config import ConfigError
+from trainer.problems import ConfigError
 
 RESAMPLES = 300
 """Bootstrap samples."""

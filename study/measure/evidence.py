@@ -13,9 +13,10 @@ from study.grid import Cell, Grid, build_cell
 from study.measure.foreign_logs import read_steady_steps, with_hint
 from study.measure.measurement import Measurement, read_measurements, step_mean
 from study.measure.training_log import Unit, to_step_s
-from trainer.config import ConfigError, load_yaml, merge, nest, validate
-from trainer.problems import Problem
-from trainer.yaml_files import shorten
+from trainer.layers import merge, nest
+from trainer.problems import ConfigError, Problem
+from trainer.settings import validate
+from trainer.yaml_files import load_yaml, shorten
 
 SETTING_COLUMNS = {
     "batch_size_per_gpu": "data.batch_size",

@@ -13,7 +13,7 @@ from study.measure.structured_logs import (
     read_wandb,
 )
 from study.measure.training_log import TrainingLog, steady_steps
-from trainer.config import ConfigError
+from trainer.problems import ConfigError
 
 
 @dataclass(frozen=True)

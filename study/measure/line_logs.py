@@ -11,7 +11,7 @@ from pathlib import Path
 
 from study.files import open_text
 from study.measure.training_log import LogRecord, TrainingLog, Unit, mark_attempts
-from trainer.config import ConfigError
+from trainer.problems import ConfigError
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 

@@ -11,8 +11,7 @@ from study.csv_tables import CsvRow, read_csv
 from study.files import open_text
 from study.measure.line_logs import read_lines
 from study.measure.training_log import LogRecord, TrainingLog, Unit, mark_attempts
-from trainer.config import ConfigError
-from trainer.problems import Problem
+from trainer.problems import ConfigError, Problem
 from trainer.yaml_files import shorten
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from study.csv_tables import read_csv
 from study.files import parse_row, to_csv, write_file
 from study.trainers import DEFAULT_TRAINER
-from trainer.config import ConfigError
 from trainer.execution.choices import Dtype
+from trainer.problems import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from study.grid import Cell
-from trainer.config import ConfigError
-from trainer.problems import Problem
+from trainer.problems import ConfigError, Problem
 
 Unit = Literal["tokens_per_s_per_gpu", "tokens_per_s", "step_ms"]
 """What a speed is: tokens/s of one GPU or of all GPUs, or the time of an optimizer step, ms."""

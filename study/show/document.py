@@ -6,7 +6,7 @@ from pathlib import Path
 from study.estimate.estimate import Estimate
 from study.estimate.time_table import to_markdown
 from study.files import write_file
-from trainer.config import ConfigError
+from trainer.problems import ConfigError
 
 
 def markers(study: str) -> tuple[bytes, bytes]:

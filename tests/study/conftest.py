@@ -12,8 +12,10 @@ from study.config import Study
 from study.grid import Cell, Grid
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import to_frame
-from trainer.config import merge, parse_yaml, validate
 from trainer.flops import flops_per_token
+from trainer.layers import merge
+from trainer.settings import validate
+from trainer.yaml_files import parse_yaml
 
 STUDY = """
 study: test

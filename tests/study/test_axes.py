@@ -18,10 +18,12 @@ from study.workload import data_sheet, memory_terms, step_terms, workload
 from tests.study.conftest import MakeGrid, write_run
 from tests.study.show.test_plan import plan
 from tests.study.test_grid import STUDY, problems
-from trainer.config import RunConfig, merge, parse_yaml
+from trainer.config import RunConfig
 from trainer.flops import flops_per_token
+from trainer.layers import merge
 from trainer.problems import ConfigError
 from trainer.settings import dotted_keys
+from trainer.yaml_files import parse_yaml
 
 LINEAR = {"rope_type": "linear", "factor": 2.0}
 

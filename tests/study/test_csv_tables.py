@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from study.csv_tables import parse_number, read_csv
-from trainer.config import ConfigError
+from trainer.problems import ConfigError
 
 PLAIN = "a,b,c\n1,two,3\n4,five,6\n"
 ROWS = [{"a": "1", "b": "two", "c": "3"}, {"a": "4", "b": "five", "c": "6"}]

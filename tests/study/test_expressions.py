@@ -12,7 +12,8 @@ from study.expressions import ExpressionError, evaluate, names_in, parse_express
 from study.grid import Cell, Grid
 from study.load import load_study
 from tests.study.test_grid import STUDY, problems
-from trainer.config import merge, nest, parse_yaml
+from trainer.layers import merge, nest
+from trainer.yaml_files import parse_yaml
 
 FACTS: dict[str, Any] = {"params": 164_416, "gpus": 8, "x.y": 0.5, "model": "tiny", "none": None}
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from study.grid import Grid
 from study.load import load_grid, load_study, load_study_file
 from study.points import short_names
-from trainer.config import ConfigError, load_yaml, parse_yaml, validate
 from trainer.layers import Layer, Merged
+from trainer.problems import ConfigError
+from trainer.settings import validate
+from trainer.yaml_files import load_yaml, parse_yaml
 
 STUDY = """
 study: test

@@ -12,7 +12,8 @@ from study.grid import Grid
 from study.jobs.launch import launch_line
 from study.load import load_study_file
 from study.markdown import markdown_table
-from trainer.config import RunConfig, merge, nest
+from trainer.config import RunConfig
+from trainer.layers import merge, nest
 from trainer.problems import ConfigError, format_path
 from trainer.settings import Settings, group_in, validate
 from trainer.yaml_files import dump_yaml

@@ -6,7 +6,7 @@ import pytest
 
 from study.jobs.workflow import load_config
 from study.load import load_study_file
-from trainer.config import ConfigError
+from trainer.problems import ConfigError
 
 MODELS = """\
 small: {dim: 512, n_layers: 8, n_heads: 8}

@@ -28,7 +28,8 @@ from study.rendering import TERMS, command, fill, render_config
 from study.show.plan import format_plan, plan_table
 from study.trainers import OURS, TrainerConfig
 from tests.study.conftest import write_run
-from trainer.config import ConfigError, merge
+from trainer.layers import merge
+from trainer.problems import ConfigError
 from trainer.yaml_files import dump_yaml
 
 TEMPLATE = """\

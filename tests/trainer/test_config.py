@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.config import ConfigError, ModelConfig, RunConfig, load_run_config
+from trainer.config import ModelConfig, RunConfig, load_run_config
 from trainer.layers import merge, nest
+from trainer.problems import ConfigError
 from trainer.yaml_files import parse_yaml
 
 MINIMAL = """

@@ -9,15 +9,9 @@ import pytest
 import yaml
 
 from tests.trainer.conftest import Runs, losses
-from trainer.config import (
-    ConfigError,
-    DistributedConfig,
-    RunConfig,
-    load_run_config,
-    merge,
-    nest,
-)
-from trainer.problems import Problem
+from trainer.config import DistributedConfig, RunConfig, load_run_config
+from trainer.layers import merge, nest
+from trainer.problems import ConfigError, Problem
 
 GUIDE = Path(__file__).parent / "data" / "guide.yaml"
 

@@ -24,7 +24,7 @@ import trainer.tokens.shards
 from study.__main__ import main as study_main
 from tests.trainer.conftest import make_record
 from trainer import __main__ as train
-from trainer.config import ConfigError, ModelConfig, OptimConfig, RunConfig
+from trainer.config import ModelConfig, OptimConfig, RunConfig
 from trainer.environment import check
 from trainer.execution import kernels
 from trainer.files import write_atomically
@@ -35,6 +35,7 @@ from trainer.folder.record_file import RecordFile
 from trainer.json_files import parse_json
 from trainer.model.model import Transformer
 from trainer.model.optimizer import Optimizer, build_optimizer
+from trainer.problems import ConfigError
 from trainer.world import World
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import torch
 
 from tests.trainer.conftest import Runs, read_records
 from trainer import world
-from trainer.config import ConfigError
+from trainer.problems import ConfigError
 from trainer.world import RankHost, World, cores_per_rank, found_by_main, get_world, is_gpu
 
 

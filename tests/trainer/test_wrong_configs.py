@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from trainer.__main__ import main
-from trainer.config import CheckpointConfig, ConfigError, ProfilingConfig, RunConfig
+from trainer.config import CheckpointConfig, ProfilingConfig, RunConfig
 from trainer.folder.checkpoint import Saver
 from trainer.folder.profiler import Profiler
 from trainer.folder.run_file import Lock
+from trainer.problems import ConfigError
 from trainer.tokens.shards import ensure_shards
 from trainer.world import World
 

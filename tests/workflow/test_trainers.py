@@ -15,7 +15,7 @@ from study.measure.throughput_row import read_rows
 from tests.study.trainers.test_shipped import STANDINS, STUDY
 from tests.workflow.checkout import PROJECT, ROOT
 from tests.workflow.test_elsewhere import snakemake
-from trainer.config import merge
+from trainer.layers import merge
 from trainer.yaml_files import dump_yaml, load_yaml
 
 PROGRAM = PROJECT / "tests" / "study" / "trainers" / "standin.py"

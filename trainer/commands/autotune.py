@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 
 from trainer.commands.tools import run_command, set_up_alone
-from trainer.config import ActivationCheckpointing, ConfigError, RunConfig, merge, validate
+from trainer.config import ActivationCheckpointing, RunConfig
 from trainer.execution.choices import Choices
+from trainer.layers import merge
 from trainer.loop.learner import Learner, build_learner
 from trainer.loop.step import compute_step
+from trainer.problems import ConfigError
+from trainer.settings import validate
 from trainer.world import World
 from trainer.yaml_files import dump_yaml
 

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from trainer.commands.export_tokenizer import write_json, write_tokenizer
-from trainer.config import ConfigError, RunConfig, load_run_config
+from trainer.config import RunConfig, load_run_config
 from trainer.files import replace_durably
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import CheckpointError, find_steps, folder_of, of_step
@@ -25,6 +25,7 @@ from trainer.folder.described_model import FACTS
 from trainer.folder.hub_model import HUB_CONFIG, HUB_KEYS, HUB_MODELS, IMPLIED, hub_model
 from trainer.folder.run_folder import read_settings, read_summary
 from trainer.model.weight_names import transformers_name, weight_shapes
+from trainer.problems import ConfigError
 from trainer.records import CONFIG
 from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.tokens.tokenizer import Tokenizer

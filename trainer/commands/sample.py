@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from trainer.commands.export import choose_step, weights_of
-from trainer.config import ConfigError, RunConfig
+from trainer.config import RunConfig
 from trainer.folder.checkpoint_state import CheckpointError, folder_of
 from trainer.folder.run_folder import read_settings
 from trainer.model.generation import generate, make_choice
 from trainer.model.model import Transformer
+from trainer.problems import ConfigError
 from trainer.records import CONFIG
 from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.tokens.tokenizer import Tokenizer

@@ -3,9 +3,10 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from trainer.config import ConfigError, RunConfig, load_run_config
+from trainer.config import RunConfig, load_run_config
 from trainer.execution.choices import Choices
 from trainer.loop.learner import set_up_process
+from trainer.problems import ConfigError
 from trainer.world import World, get_world
 
 USAGE = """usage: python -m trainer.commands.{name} config=run.yaml [key=value ...]

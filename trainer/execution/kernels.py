@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn import attention
 
-from trainer.config import ConfigError, DistributedConfig, RunConfig
+from trainer.config import DistributedConfig, RunConfig
 from trainer.execution import attention_timing
 from trainer.execution.choices import Choices
 from trainer.execution.precision import DTYPES, precision
 from trainer.model.linear import Linear
 from trainer.model.model import Attention, FeedForward, Transformer
+from trainer.problems import ConfigError
 from trainer.world import World, agree
 
 NO_TORCHAO = "distributed.float8_recipe: needs torchao (pip install torchao)"

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.config import ConfigError, ModelConfig, RopeScaling, validate
+from trainer.config import ModelConfig, RopeScaling
 from trainer.json_files import parse_json
 from trainer.model.weight_names import Shape
-from trainer.problems import Problem
+from trainer.problems import ConfigError, Problem
+from trainer.settings import validate
 from trainer.tokens.build_tokenizer import is_padding
 from trainer.tokens.text_files import unreadable
 

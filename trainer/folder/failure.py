@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
-from trainer.config import ConfigError, RunConfig
+from trainer.config import RunConfig
 from trainer.files import FULL_DISK
+from trainer.problems import ConfigError
 from trainer.records import FAILURE, Failure
 from trainer.world import World
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from trainer.config import ConfigError, ModelConfig, RopeScaling, validate
+from trainer.config import ModelConfig, RopeScaling
 from trainer.folder.described_model import DescribedModel, read_json, scaling_of
-from trainer.problems import Problem
+from trainer.problems import ConfigError, Problem
+from trainer.settings import validate
 
 HUB_CONFIG = "config.json"
 """The model of an export, or of transformers."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from trainer.config import ConfigError, ModelConfig, RunConfig
+from trainer.config import ModelConfig, RunConfig
 from trainer.folder.checkpoint_state import (
     CONSOLIDATED,
     METADATA,
@@ -31,6 +31,7 @@ from trainer.folder.hub_model import HUB_CONFIG, of_transformers
 from trainer.folder.run_folder import RUN_FILES, read_settings, saved_by
 from trainer.model.model import Transformer
 from trainer.model.weight_names import weight_shapes
+from trainer.problems import ConfigError
 from trainer.records import CHECKPOINTS, CONFIG
 from trainer.world import World, found_by_main
 

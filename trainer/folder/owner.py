@@ -9,7 +9,7 @@ import os
 import uuid
 from pathlib import Path
 
-from trainer.config import ConfigError, RunConfig
+from trainer.config import RunConfig
 from trainer.files import make_folder, write_atomically
 from trainer.folder.checkpoint_state import (
     STATE,
@@ -18,6 +18,7 @@ from trainer.folder.checkpoint_state import (
     folder_of,
     read_state,
 )
+from trainer.problems import ConfigError
 from trainer.records import (
     CHECKPOINTS,
     CONFIG,

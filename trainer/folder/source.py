@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainer.config import ConfigError, RunConfig
+from trainer.config import RunConfig
 from trainer.folder.checkpoint_state import (
     STATE,
     Position,
@@ -17,6 +17,7 @@ from trainer.folder.checkpoint_state import (
     read_state,
 )
 from trainer.folder.run_folder import read_settings, saved_by
+from trainer.problems import ConfigError
 from trainer.records import CONFIG
 from trainer.tokens.data import DataStart, count_taken
 from trainer.world import World, found_by_main

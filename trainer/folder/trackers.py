@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainer.config import ConfigError, RunConfig
+from trainer.config import RunConfig
+from trainer.problems import ConfigError
 
 LOGIN_TIMEOUT_S = 30
 """Seconds that wandb may wait for an API key at the terminal, where a run has no user."""

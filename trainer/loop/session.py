@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from trainer.config import ConfigError, RunConfig
+from trainer.config import RunConfig
 from trainer.execution.choices import Choices
 from trainer.flops import flops_per_token
 from trainer.folder import checkpoint, initial_weights
@@ -21,6 +21,7 @@ from trainer.loop.learner import Learner, build_learner, build_model
 from trainer.loop.slow_ranks import SlowRanks
 from trainer.machine_load import MachineLoad
 from trainer.model.model import Transformer
+from trainer.problems import ConfigError
 from trainer.startup import Startup
 from trainer.tokens.data import BatchLoader
 from trainer.tokens.shards import Shards, training_keys

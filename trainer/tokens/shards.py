@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from trainer.config import DataConfig, RunConfig, TokenizerConfig, TokenizerName
+from trainer.config import DataConfig, RunConfig, TokenizerConfig
+from trainer.data_config import TokenizerName
 from trainer.files import make_folder, write_atomically
 from trainer.problems import ConfigError, Problem
 from trainer.settings import validate

@@ -20,7 +20,7 @@ from study.show.forms import FORMS
 from study.show.plot_analyses import plot_analysis
 from tests.study.analysis.test_series import ONE, RATES, SIZES, THREE
 from tests.study.conftest import MakeGrid, write_run
-from trainer.config import ConfigError
+from trainer.problems import ConfigError
 
 TIED = {"variants": {"tied": {"model": {"weight_tying": True}}}}
 

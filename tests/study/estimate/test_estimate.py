@@ -21,7 +21,7 @@ from study.measure.measurement import Measurement, read_measurements
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import write_table
 from tests.study.conftest import GUIDE, MakeGrid, write_run
-from trainer.config import ConfigError
+from trainer.problems import ConfigError
 
 STEP_S = 131_072 / 600_000  # 8x H200 at 75K tokens/s each
 

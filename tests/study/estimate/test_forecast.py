@@ -15,7 +15,7 @@ from study.measure.evidence import known_measurements
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import write_table
 from tests.study.conftest import MakeGrid, write_run
-from trainer.config import ConfigError
+from trainer.problems import ConfigError
 
 PAIR = {"grid": [{"cluster": "fast", "model": "tiny", "gpus": [1, 2]}]}
 

@@ -19,7 +19,8 @@ from study.jobs.launch import (
 from study.jobs.verdict import Shortage
 from study.jobs.workflow import AutotuneRequest, EvaluationRequest, TrainingRequest
 from study.load import load_study_file
-from trainer.config import ConfigError, validate
+from trainer.problems import ConfigError
+from trainer.settings import validate
 
 LINGUA = Grid(load_study_file("config/studies/lingua.yaml"))
 SPHINX, MISO = LINGUA[0].cluster_config, LINGUA[1].cluster_config

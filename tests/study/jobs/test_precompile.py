@@ -7,7 +7,8 @@ import pytest
 from study.grid import Cell, Grid
 from study.jobs.precompile import precompile_folder, precompile_run
 from study.load import load_study
-from trainer.config import RunConfig, parse_yaml
+from trainer.config import RunConfig
+from trainer.yaml_files import parse_yaml
 
 STUDY = """
 study: test

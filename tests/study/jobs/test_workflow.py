@@ -11,7 +11,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from study.grid import Grid
 from study.jobs.workflow import load_config, text_files
 from study.load import load_study
-from trainer.config import ConfigError, parse_yaml
+from trainer.problems import ConfigError
+from trainer.yaml_files import parse_yaml
 
 STUDY = """
 study: test

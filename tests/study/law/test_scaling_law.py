@@ -24,7 +24,7 @@ from study.law.scaling_law import (
 from study.law.scaling_law_table import read_losses, study_losses
 from study.show.forms import FORMS
 from tests.study.conftest import MakeGrid, write_run
-from trainer.config import ConfigError
+from trainer.problems import ConfigError
 
 PLANTED = ScalingLaw(E=1.7, A=400.0, B=410.0, alpha=0.34, beta=0.28)
 

@@ -17,7 +17,7 @@ from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import write_table
 from study.workload import workload
 from tests.study.conftest import MakeGrid, write_run
-from trainer.config import ConfigError
+from trainer.problems import ConfigError
 
 ROOT = Path(__file__).parents[3]
 

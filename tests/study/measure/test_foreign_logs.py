@@ -14,7 +14,7 @@ from study.config import Evidence
 from study.grid import Cell
 from study.measure.foreign_logs import FORMATS, read_steady_steps
 from study.measure.training_log import LogRecord, mark_attempts
-from trainer.config import ConfigError
+from trainer.problems import ConfigError
 
 
 def make_cell(tokens_per_step: int = 1024, gpus: int = 2, save_every: int | None = None) -> Cell:

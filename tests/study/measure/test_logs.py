@@ -8,7 +8,7 @@ from study.grid import Cell
 from study.measure.logs import read_run, read_runs
 from study.measure.summaries import read_summary
 from tests.study.conftest import MakeGrid, write_run
-from trainer.config import ConfigError
+from trainer.problems import ConfigError
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ from tests.study.conftest import (
     write_lines,
     write_run,
 )
-from trainer.config import ConfigError
 from trainer.flops import utilisation
+from trainer.problems import ConfigError
 from trainer.records import Record
 
 CONTRACT = """cluster, gpu_name, model, params, gpus, nodes, variant, seed, seq_len,

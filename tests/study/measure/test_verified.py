@@ -16,7 +16,8 @@ from study.measure.measurement import read_measurements
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import write_table
 from tests.study.conftest import MakeGrid, write_run
-from trainer.config import RunConfig, merge, nest
+from trainer.config import RunConfig
+from trainer.layers import merge, nest
 
 RUN = {
     "dump_dir": "out",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from study.estimate.estimate import Estimate
 from study.estimate.time_table import to_markdown
 from study.show.document import check_document, markers, update_document, with_table
-from trainer.config import ConfigError
+from trainer.problems import ConfigError
 
 FACTS = {
     "cluster": "miso",

@@ -28,7 +28,9 @@ from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import to_frame, write_table
 from study.show.report import render_report
 from tests.study.conftest import STUDY, make_summary, write_run
-from trainer.config import merge, parse_yaml, validate
+from trainer.layers import merge
+from trainer.settings import validate
+from trainer.yaml_files import parse_yaml
 
 BROWSER = Path(__file__).parent / "browser"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

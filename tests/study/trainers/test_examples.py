@@ -11,7 +11,7 @@ from examples.transformers_train import main
 from study.load import load_grid_file
 from study.rendering import render_config
 from tests.study.trainers.test_shipped import STUDY
-from trainer.config import merge
+from trainer.layers import merge
 from trainer.yaml_files import dump_yaml, parse_yaml
 
 

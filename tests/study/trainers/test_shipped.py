@@ -19,7 +19,8 @@ from study.measure.measurement import read_measurements
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import write_table
 from study.rendering import command, render_config
-from trainer.config import ConfigError, merge
+from trainer.layers import merge
+from trainer.problems import ConfigError
 from trainer.yaml_files import dump_yaml
 
 ROOT = Path(__file__).parents[3]

@@ -18,11 +18,12 @@ from tests.trainer.conftest import Runs
 from tests.trainer.folder.test_run_folder import make_summary
 from trainer.commands import export
 from trainer.commands.export_tokenizer import byte_tokenizer_json, write_tokenizer
-from trainer.config import ConfigError, DataConfig, OptimConfig, RunConfig, load_run_config
+from trainer.config import DataConfig, OptimConfig, RunConfig, load_run_config
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import CheckpointError, Position
 from trainer.model.adamw import AdamW
 from trainer.model.model import Transformer
+from trainer.problems import ConfigError
 from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.tokens.data import validation_windows
 from trainer.tokens.shards import open_shards

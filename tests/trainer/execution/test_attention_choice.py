@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from tests.trainer.conftest import Runs
-from trainer.config import ConfigError, load_run_config
+from trainer.config import load_run_config
 from trainer.execution import attention_timing, kernels
 from trainer.execution.attention_timing import MARGIN, choose, fastest
 from trainer.loop.learner import decide
+from trainer.problems import ConfigError
 from trainer.world import get_world
 
 KERNELS = {"cudnn": 2.0e-3, "flash": 2.1e-3, "efficient": 3.0e-3}

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from trainer.config import ConfigError, DistributedConfig, RunConfig, validate
+from trainer.config import DistributedConfig, RunConfig
 from trainer.execution.choices import Choices, Machine, choose, is_compiled, loss_chunk, model_dtype
+from trainer.problems import ConfigError
+from trainer.settings import validate
 
 ZEN5 = Machine(has_bf16=True, mkl_is_slow=True, has_onednn=True, cores=8, ranks=2)
 SKYLAKE = Machine(has_bf16=False, mkl_is_slow=False, has_onednn=True, cores=16, ranks=1)

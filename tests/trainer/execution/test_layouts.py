@@ -11,11 +11,12 @@ import torch
 
 from tests.trainer.conftest import Runs, long, losses
 from tests.trainer.folder.test_initial_weights import V, make_llama, write_lingua
-from trainer.config import ActivationCheckpointing, ConfigError, ModelConfig, RunConfig
+from trainer.config import ActivationCheckpointing, ModelConfig, RunConfig
 from trainer.execution.compiling import compile_blocks
 from trainer.folder.checkpoint import load_weights
 from trainer.model.model import DocumentBorder, Transformer, attention_mask
 from trainer.model.weight_names import transformers_name
+from trainer.problems import ConfigError
 from trainer.records import checkpoint_name
 from trainer.tokens.data import positions
 from trainer.world import World

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.config import ConfigError, RunConfig
+from trainer.config import RunConfig
 from trainer.folder.failure import forget, refusals_noted, reported, write_first
+from trainer.problems import ConfigError
 from trainer.records import FAILURE as FILE
 from trainer.records import Failure
 from trainer.world import World

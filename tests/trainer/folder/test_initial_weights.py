@@ -23,12 +23,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 from tests.trainer.commands.test_export import make_run
 from tests.trainer.folder.test_run_folder import make_summary
 from trainer.commands import export
-from trainer.config import ConfigError, ModelConfig, RunConfig
+from trainer.config import ModelConfig, RunConfig
 from trainer.folder import initial_weights
 from trainer.folder.initial_weights import find
 from trainer.folder.source import find_source
 from trainer.loop.session import open_session
 from trainer.model.model import Transformer
+from trainer.problems import ConfigError
 from trainer.startup import Startup
 from trainer.world import World
 

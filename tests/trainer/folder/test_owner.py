@@ -8,11 +8,12 @@ import pytest
 
 from tests.trainer.folder.test_checkpoint import ALONE, Run, steps_in
 from tests.trainer.folder.test_run_folder import make_summary, run_config
-from trainer.config import CheckpointConfig, ConfigError, RunConfig
+from trainer.config import CheckpointConfig, RunConfig
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import Position, complete, folder_of
 from trainer.folder.owner import claim, identify
 from trainer.folder.run_folder import read_summary, set_aside
+from trainer.problems import ConfigError
 
 OURS = Position(2, 1.0, "ours", run="a")
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from tests.trainer.conftest import Runs, losses, read_records
-from trainer.config import ConfigError, RunConfig, load_run_config
+from trainer.config import RunConfig, load_run_config
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import Position
 from trainer.folder.source import Source
+from trainer.problems import ConfigError
 from trainer.tokens.data import DataStart, SampleOrder, count_taken
 
 WSD = "optim={scheduler: wsd, decay_fraction: 0.4, warmup: 2, lr: 3e-3}"

@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.config import DataConfig, RunConfig, merge, validate
+from trainer.config import DataConfig, RunConfig
+from trainer.layers import merge
 from trainer.problems import ConfigError
+from trainer.settings import validate
 from trainer.tokens import packing, shards
 from trainer.tokens.shards import (
     Shards,

@@ -24,8 +24,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
 from tests.trainer.tokens.test_shards import write_source
-from trainer.config import TokenizerConfig, validate
+from trainer.config import TokenizerConfig
 from trainer.problems import ConfigError
+from trainer.settings import validate
 from trainer.tokens import encodings
 from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.tokens.shards import ensure_shards, main
