@@ -10,8 +10,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.trainer.conftest import Runs, read_records
-from trainer.config import RunConfig, WandbConfig
+from trainer.config import RunConfig
 from trainer.folder.trackers import Trackers, check_trackers, make_id
+from trainer.output_config import WandbConfig
 from trainer.problems import ConfigError
 
 OFFLINE = {"wandb": {"mode": "offline"}}
