@@ -9,8 +9,9 @@ from pathlib import Path
 
 from study.config import Study
 from study.csv_tables import read_as
-from study.estimate.backtest import ScoredPrediction, score_predictions
-from study.estimate.calibration import Check, LeftOut, estimate_checks, leave_one_out
+from study.estimate.backtest import score_predictions
+from study.estimate.calibration import Check, estimate_checks, leave_one_out
+from study.estimate.scored import ScoredPrediction
 from study.files import to_csv, write_file
 from study.measure.measurement import Measurement
 
@@ -22,7 +23,7 @@ class Accuracy:
     """Predictions of step times beside their measurements."""
 
     checks: Sequence[Check]
-    left_out: Sequence[LeftOut]
+    left_out: Sequence[ScoredPrediction]
     """Each measured configuration, predicted from the others."""
     backtest: Sequence[ScoredPrediction]
     """Predictions made before the runs."""
@@ -36,7 +37,7 @@ class Accuracy:
     def write(self, estimates_csv: Path) -> None:
         """Write the tables beside a time_estimates.csv."""
         write_file(estimates_csv.with_name(CHECKS), to_csv(self.checks, Check))
-        write_file(estimates_csv.with_name(LEFT_OUT), to_csv(self.left_out, LeftOut))
+        write_file(estimates_csv.with_name(LEFT_OUT), to_csv(self.left_out, ScoredPrediction))
         write_file(estimates_csv.with_name(BACKTEST), to_csv(self.backtest, ScoredPrediction))
 
 
@@ -45,6 +46,6 @@ def read_accuracy(estimates_csv: Path) -> Accuracy:
     checks, left_out, backtest = (estimates_csv.with_name(n) for n in (CHECKS, LEFT_OUT, BACKTEST))
     return Accuracy(
         read_as(checks, Check, "a table of checks", "estimate"),
-        read_as(left_out, LeftOut, "a table of predictions", "estimate"),
+        read_as(left_out, ScoredPrediction, "a table of predictions", "estimate"),
         read_as(backtest, ScoredPrediction, "a table of predictions", "estimate"),
     )

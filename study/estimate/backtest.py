@@ -6,13 +6,13 @@ scored once the runs have been measured.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from study.config import Study
 from study.estimate.forecast import Forecast
+from study.estimate.scored import ScoredPrediction
 from study.grid import Cell
 from study.measure.measurement import Measurement
 from study.measure.summaries import read_summary
@@ -50,27 +50,6 @@ def record_predictions(cells: Sequence[Cell], forecast: Forecast) -> None:
             file.write("".join(lines))
 
 
-@dataclass(frozen=True)
-class ScoredPrediction:
-    """A row of backtest.csv: an estimate made before a run, and the run's measurement."""
-
-    cell: str
-    predicted: str
-    """When the estimate was made, ISO 8601."""
-    basis: str
-    step_ms: float
-    """Estimated step time."""
-    step_ms_low: float
-    step_ms_high: float
-    """Ends of the 80% prediction interval of the step time."""
-    step_ms_measured: float
-    """Measured step time, the mean."""
-    error: float
-    """step_ms / step_ms_measured - 1."""
-    inside: bool
-    """The measured time is inside the interval."""
-
-
 def score_predictions(study: Study, measurements: Sequence[Measurement]) -> list[ScoredPrediction]:
     """Return the last prediction of each run that has been measured since.
 
@@ -83,21 +62,10 @@ def score_predictions(study: Study, measurements: Sequence[Measurement]) -> list
     scored = []
     for key, line in last.items():
         if key in measured:
-            step_s = measured[key].mean_step_s
             low, middle, high = (line[name] for name in ("step_s_low", "step_s", "step_s_high"))
-            scored.append(
-                ScoredPrediction(
-                    cell=line["cell"],
-                    predicted=line["predicted"],
-                    basis=line["basis"],
-                    step_ms=1e3 * middle,
-                    step_ms_low=1e3 * low,
-                    step_ms_high=1e3 * high,
-                    step_ms_measured=1e3 * step_s,
-                    error=middle / step_s - 1,
-                    inside=low <= step_s <= high,
-                )
-            )
+            made = {"predicted": line["predicted"], "basis": line["basis"]}
+            measured_s = measured[key].mean_step_s
+            scored.append(ScoredPrediction.of(line["cell"], measured_s, low, middle, high, **made))
     return scored
 
 
@@ -107,7 +75,7 @@ def readable_backtest(scored: Sequence[ScoredPrediction]) -> tuple[list[str], li
     rows = [
         [
             item.cell,
-            item.predicted,
+            item.predicted or "",
             f"{item.step_ms:.4g}",
             f"{item.step_ms_low:.4g} to {item.step_ms_high:.4g}",
             f"{item.step_ms_measured:.4g}",

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from study.config import ClusterConfig
-from study.estimate.performance import Observed, Performance, PredictionInterval, observe
-from study.grid import Cell
+from study.estimate.performance import Observed, Performance, observe
+from study.estimate.scored import ScoredPrediction
 from study.measure.measurement import Measurement
 from study.trainers import DEFAULT_TRAINER
 
@@ -44,40 +44,7 @@ class Check:
     trainer: str = DEFAULT_TRAINER
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A row of leave_one_out.csv: a measured configuration, and its prediction from the others."""
-
-    cell: str
-    """Its first cell."""
-    step_ms: float
-    """Predicted step time."""
-    step_ms_low: float
-    step_ms_high: float
-    """Ends of the 80% prediction interval of the step time."""
-    step_ms_measured: float
-    """Measured step time, the mean; the median over its runs."""
-    error: float
-    """step_ms / step_ms_measured - 1."""
-    inside: bool
-    """The measured time is inside the interval."""
-
-    @classmethod
-    def of(cls, cell: Cell, measured_s: float, predicted: PredictionInterval) -> "LeftOut":
-        """Return the row of a configuration, from step times in s."""
-        low, middle, high = predicted.low, predicted.middle, predicted.high
-        return cls(
-            cell=cell.name,
-            step_ms=1e3 * middle,
-            step_ms_low=1e3 * low,
-            step_ms_high=1e3 * high,
-            step_ms_measured=1e3 * measured_s,
-            error=middle / measured_s - 1,
-            inside=low <= measured_s <= high,
-        )
-
-
-def leave_one_out(measurements: Sequence[Measurement]) -> list[LeftOut]:
+def leave_one_out(measurements: Sequence[Measurement]) -> list[ScoredPrediction]:
     """Return the prediction of each measured configuration from the others of its trainer
     on its cluster.
 
@@ -93,7 +60,9 @@ def leave_one_out(measurements: Sequence[Measurement]) -> list[LeftOut]:
         spacing = math.ceil(len(observed) / MOST_SHOWN)
         for index, item in list(enumerate(observed))[::spacing] if len(observed) > 1 else []:
             predicted = whole.without({index}).step(item.work)
-            found.append(LeftOut.of(first[item.speed_key], item.step_s, predicted))
+            low, middle, high = predicted.low, predicted.middle, predicted.high
+            name = first[item.speed_key].name
+            found.append(ScoredPrediction.of(name, item.step_s, low, middle, high))
     return found
 
 

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from study.estimate.accuracy import Accuracy
-from study.estimate.backtest import ScoredPrediction
-from study.estimate.calibration import LeftOut
+from study.estimate.scored import ScoredPrediction
 from study.show.legend import add_legend, sample
 from study.show.selection import evenly
 from study.show.sheets import Sheet, empty_figure, label_log_axis, make_panels, write_figure
@@ -30,7 +29,7 @@ EMPTY = (
     "configurations."
 )
 
-Predictions = Sequence[ScoredPrediction | LeftOut]
+Predictions = Sequence[ScoredPrediction]
 
 
 def plot_estimates(accuracy: Accuracy, folder: Path) -> list[Path]:
@@ -51,7 +50,7 @@ def plot_estimates(accuracy: Accuracy, folder: Path) -> list[Path]:
 def _draw_estimates(kinds: dict[str, Predictions], sheet: Sheet) -> Figure:
     labels = "Predicted step (ms)", "Measured step (ms)"
     figure, axes = make_panels(sheet, len(kinds), *labels, share_x=True)
-    drawn: list[ScoredPrediction | LeftOut] = []
+    drawn: list[ScoredPrediction] = []
     for ax, (kind, items) in zip(axes, kinds.items(), strict=True):
         shown = evenly(sorted(items, key=lambda item: item.step_ms_measured), MOST_POINTS)
         _draw_points(ax, shown)

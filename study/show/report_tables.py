@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from study.estimate.backtest import ScoredPrediction
 from study.estimate.calibration import Check
 from study.estimate.estimate import Estimate
+from study.estimate.scored import ScoredPrediction
 from study.measure.throughput_row import ThroughputRow
 from study.measure.throughput_table import READABLE_COLUMNS, is_numeric
 

@@ -20,8 +20,8 @@ from study.analysis.catalogue import read_tables
 from study.config import Evidence, Study
 from study.estimate.accuracy import LEFT_OUT, Accuracy, read_accuracy
 from study.estimate.backtest import score_predictions
-from study.estimate.calibration import LeftOut
 from study.estimate.estimate import Estimate, estimate_table
+from study.estimate.scored import ScoredPrediction
 from study.estimate.time_table import read_estimates
 from study.estimate.time_table import to_markdown as time_table
 from study.files import to_csv
@@ -466,8 +466,10 @@ def _estimates() -> list[bytes]:
 
 
 def _predicted() -> list[bytes]:
-    items = [LeftOut("here/one", 2.0, 1.0, 4.0, 3.0, -1 / 3, inside) for inside in (True, False)]
-    return [to_csv(items, LeftOut).encode()]
+    items = [
+        ScoredPrediction("here/one", 2.0, 1.0, 4.0, 3.0, -1 / 3, inside) for inside in (True, False)
+    ]
+    return [to_csv(items, ScoredPrediction).encode()]
 
 
 def _ablations() -> list[bytes]:

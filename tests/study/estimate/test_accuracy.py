@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from study.estimate.accuracy import BACKTEST, CHECKS, LEFT_OUT, Accuracy, read_accuracy
-from study.estimate.backtest import ScoredPrediction
 from study.estimate.calibration import MOST_SHOWN, leave_one_out
+from study.estimate.scored import ScoredPrediction
 from study.measure.measurement import read_measurements
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import write_table
@@ -44,7 +44,7 @@ def test_the_tables_are_read_back_as_written(make_grid: MakeGrid, tmp_path: Path
     measurements = read_measurements(tmp_path / "throughput.csv", grid)
     made = Accuracy.of(grid.study, measurements)
     when = "2026-01-01T00:00:00+00:00"
-    prediction = ScoredPrediction("a", when, "Estimated", 2.0, 1.0, 4.0, 5.0, -0.6, False)
+    prediction = ScoredPrediction("a", 2.0, 1.0, 4.0, 5.0, -0.6, False, when, "Estimated")
     Accuracy(made.checks, made.left_out, [prediction]).write(tmp_path / "time_estimates.csv")
     read = read_accuracy(tmp_path / "time_estimates.csv")
     assert read.backtest == [prediction]

@@ -1,26 +1,24 @@
 """Predicted against measured step times."""
 
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
 from study.estimate.accuracy import Accuracy
-from study.estimate.backtest import ScoredPrediction
-from study.estimate.calibration import LeftOut
+from study.estimate.scored import ScoredPrediction
 from study.show.plot_estimates import MOST_POINTS, plot_estimates
 from tests.study.show.drawn import figures_of, legend_texts
 
 
-def left_out(measured: float, low: float, middle: float, high: float) -> LeftOut:
+def left_out(measured: float, low: float, middle: float, high: float) -> ScoredPrediction:
     inside = low <= measured <= high
-    return LeftOut("cell", middle, low, high, measured, middle / measured - 1, inside)
+    return ScoredPrediction("cell", middle, low, high, measured, middle / measured - 1, inside)
 
 
-def before(item: LeftOut) -> ScoredPrediction:
-    values = {field.name: getattr(item, field.name) for field in fields(item)}
-    return ScoredPrediction(predicted="2026-01-01T00:00:00+00:00", basis="Estimated", **values)
+def before(item: ScoredPrediction) -> ScoredPrediction:
+    return replace(item, predicted="2026-01-01T00:00:00+00:00", basis="Estimated")
 
 
 def draw(accuracy: Accuracy, monkeypatch: pytest.MonkeyPatch) -> list[Figure]:

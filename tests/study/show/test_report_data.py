@@ -1,8 +1,7 @@
 import json
 
 from study.estimate.accuracy import Accuracy
-from study.estimate.backtest import ScoredPrediction
-from study.estimate.calibration import LeftOut
+from study.estimate.scored import ScoredPrediction
 from study.measure.logs import read_runs
 from study.show.report_data import chart_data, prediction_points
 from tests.study.conftest import MakeGrid, write_run
@@ -25,9 +24,9 @@ def test_a_spike_and_a_gap_are_in_the_curve_that_is_drawn(make_grid: MakeGrid) -
 
 
 def test_both_kinds_of_predictions_are_points() -> None:
-    left_out = LeftOut("a", 2.0, 1.0, 4.0, 8.0, -0.75, False)
+    left_out = ScoredPrediction("a", 2.0, 1.0, 4.0, 8.0, -0.75, False)
     when = "2026-01-01T00:00:00+00:00"
-    before = ScoredPrediction("a", when, "Estimated", 9.0, 7.0, 11.0, 8.0, 0.125, True)
+    before = ScoredPrediction("a", 9.0, 7.0, 11.0, 8.0, 0.125, True, when, "Estimated")
     point = {"label": "a", "measured": 8.0}
     assert prediction_points(Accuracy([], [left_out], [before])) == [
         {**point, "before": True, "inside": True, "predicted": [7.0, 9.0, 11.0]},
