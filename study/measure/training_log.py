@@ -18,7 +18,7 @@ SAME = 0.01
 """Relative difference up to which two counts of tokens are the same: logs round their speeds."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LogRecord:
     """A speed in a log: of the steps since the previous record, or of one step alone."""
 
