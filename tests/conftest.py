@@ -2,4 +2,10 @@
 
 import os
 
+from hypothesis import settings
+
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is loaded
+
+# An example takes as long as the machine needs.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")

@@ -635,7 +635,7 @@ def entries(draw: st.DrawFn) -> dict[str, Any]:
     return entry
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(entries(), min_size=1, max_size=2), st.randoms(use_true_random=False))
 def test_any_grid_has_a_folder_for_each_cell_and_survives_a_file(
     drawn: list[Any], chance: random.Random

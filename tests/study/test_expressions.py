@@ -43,7 +43,7 @@ def extend(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.recursive(NUMBERS, extend, max_leaves=8))
 def test_a_value_is_the_one_that_python_computes(text: str) -> None:
     try:
@@ -58,7 +58,7 @@ def test_a_value_is_the_one_that_python_computes(text: str) -> None:
         assert "too large" in str(error) and abs(expected) > 2**106
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.text(max_size=40) | st.text("0123456789.()+-*/%<>=!,'[]{}:_abe ", max_size=40))
 def test_any_text_has_a_value_or_is_refused(text: str) -> None:
     try:

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from study.grid import Grid
@@ -107,7 +107,6 @@ def test_weak_scaling_keeps_the_batch_of_a_gpu(study: dict[str, Any]) -> None:
     assert [cell.tokens_per_step for cell in grid] == [512, 1024, 2048]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 64), st.sampled_from([1, 2, 3, 4]), st.integers(1, 16))
 def test_strong_scaling_keeps_the_global_batch(total: int, gpus: int, batch: int) -> None:
     data = parse_yaml(STUDY, "study.yaml")

@@ -70,7 +70,7 @@ def lingua_factor(config: OptimConfig, step: int, steps: int) -> float:
     st.sampled_from([0.25, 0.5, 1.0]),
     st.floats(0.5, 2.0),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_steps_rate_is_linguas_one_step_later(
     scheduler: str, steps: int, warmup: int, cycle: float, theta: float
 ) -> None:

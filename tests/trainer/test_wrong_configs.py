@@ -155,7 +155,7 @@ def test_a_valid_config_is_accepted(tmp_path: Path, no_training: None) -> None:
     assert command(tmp_path / "run.yaml", yaml.safe_load(GUIDE.read_text())) == (99, "")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(wrong=st.lists(mistakes(), min_size=1, max_size=3))
 @example(wrong=[("delete", ("model", "n_layers"), None), ("set", ("model", "n_heads"), 2**63)])
 def test_every_wrong_config_is_rejected_with_its_keys(

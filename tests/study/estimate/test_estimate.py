@@ -284,7 +284,7 @@ def test_malformed_tables_are_rejected(make_grid: MakeGrid, tmp_path: Path) -> N
         read_estimates(path)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     known=st.dictionaries(st.integers(0, 7), st.floats(1e-3, 1e3), min_size=1),
     steps=st.integers(1, 10_000),

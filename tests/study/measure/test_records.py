@@ -45,7 +45,7 @@ NAMES = [field.alias or name for name, field in Record.model_fields.items()]
 """Keys of a line."""
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(changes=st.dictionaries(st.sampled_from([*NAMES, "new"]), VALUES))
 def test_a_line_is_read_as_its_class_reads_it(changes: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"

@@ -9,7 +9,7 @@ from study.show.curves import Line, band, thin
 from study.show.selection import evenly
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(at=st.integers(0, 99_999), height=st.sampled_from((-1.0, 1.0, np.nan)))
 def test_a_spike_of_one_step_survives(at: int, height: float) -> None:
     x = np.arange(1.0, 100_001)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
@@ -33,7 +33,6 @@ def test_ticks_of_log_axes(low: float, high: float, expected: list[float]) -> No
     assert log_ticks(low, high) == pytest.approx(expected)
 
 
-@settings(deadline=None)
 @given(st.floats(1e-6, 1e15), st.floats(1.02, 1e9))
 def test_every_log_axis_has_two_to_six_ticks_within_it(low: float, ratio: float) -> None:
     high = low * ratio

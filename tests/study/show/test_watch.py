@@ -216,9 +216,7 @@ def test_slurm_that_does_not_answer(make_grid: MakeGrid, monkeypatch: pytest.Mon
     assert view.summary(view.look()) == "test: 4 to run, squeue does not answer"
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 3000), name=st.sampled_from(["metrics.jsonl", "run.json"]))
 def test_files_that_are_cut_off_anywhere(make_grid: MakeGrid, cut: int, name: str) -> None:
     grid = make_grid()

@@ -190,7 +190,7 @@ def test_parameters_by_hand() -> None:
 
 
 @given(st.fixed_dictionaries({key: st.sampled_from([None, *v]) for key, v in ALTERNATIVES.items()}))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_a_step_reaches_every_parameter(drawn: dict[str, Any]) -> None:
     """In bf16 over fp32 weights, in any combination that the settings allow."""
     changes = {key: value for key, value in drawn.items() if value is not None}

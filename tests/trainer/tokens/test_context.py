@@ -53,7 +53,7 @@ def count_mask(tokens: np.ndarray, window: int | None, border: DocumentBorder) -
     opens=st.booleans(),
     window=st.none() | st.integers(1, 30),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_context_matches_the_area_of_the_models_mask(
     tokens: list[list[int]], opens: bool, window: int | None
 ) -> None:

@@ -79,7 +79,7 @@ def test_permutations_look_random() -> None:
     seq_len=st.integers(1, 4),
     seed=SEEDS,
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_window_once_in_each_epoch(tokens: list[int], seq_len: int, seed: int) -> None:
     sizes = {f"s{index}": size for index, size in enumerate(tokens)}
     order = SampleOrder(sizes, dict.fromkeys(sizes, 1.0), seq_len, seed)

@@ -103,7 +103,7 @@ def test_the_keys_of_earlier_shards_are_kept(tmp_path: Path) -> None:
     assert ensure_shards(tmp_path, "src", tmp_path / "shards").key == "03d7e698b4c17e74"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     texts=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1), data=st.data()
 )
@@ -122,7 +122,7 @@ def test_the_key_does_not_depend_on_files_and_formats(
     assert digest_of(paths) == digest_of([folder / "whole.jsonl"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), max_size=12),
     size=st.integers(1, 200),
@@ -235,7 +235,7 @@ def test_a_bad_row_is_named(tmp_path: Path, columns: dict[str, Any], found: str)
         texts_of([tmp_path / "a.parquet"])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(size=st.integers(1, 60), bad=st.integers(0, 9))
 def test_a_bad_line_of_a_piece_is_counted_from_the_start_of_the_file(
     tmp_path_factory: pytest.TempPathFactory, size: int, bad: int

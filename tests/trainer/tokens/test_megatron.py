@@ -66,7 +66,7 @@ def test_a_file_by_hand(tmp_path: Path) -> None:
     assert ids_of(tmp_path / "a.bin") == [[1, 2, 3, 4], [5, 255]]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     documents=st.lists(
         st.lists(st.lists(st.integers(0, 127), max_size=5), max_size=4), min_size=1, max_size=12

@@ -83,7 +83,7 @@ def test_documents_are_packed_in_order(tmp_path: Path, bos: bool, eos: bool) -> 
     ).tobytes()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(texts=st.lists(st.text(max_size=20), min_size=1, max_size=12), data=st.data())
 def test_the_split_into_files_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], data: st.DataObject

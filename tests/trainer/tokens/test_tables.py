@@ -78,7 +78,7 @@ def test_a_stream_that_was_cut_between_two_batches_is_named(tmp_path: Path) -> N
         texts_of([path])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.lists(st.lists(st.integers(0, 2**15), max_size=4), min_size=1, max_size=9),
     kind=st.sampled_from(sorted(LISTS)),

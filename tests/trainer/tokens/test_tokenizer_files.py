@@ -112,7 +112,7 @@ def directly(name: str, path: Path, text: str) -> list[int]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(words=WORDS)
 def test_ids_match_the_librarys(files: dict[str, Path], name: str, words: list[str]) -> None:
     tokenizer, text = load(name, files[name]), "".join(words)
@@ -362,7 +362,7 @@ def load_tiny(name: str, path: Path) -> Tokenizer:
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(words=MIXED)
 def test_ids_of_a_named_encoding_match_the_librarys(
     published: dict[str, Any], name: str, words: list[str]
