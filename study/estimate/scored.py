@@ -8,7 +8,7 @@ class ScoredPrediction:
     """A prediction of a step time, and the measurement."""
 
     cell: str
-    """The first of its configuration."""
+    """The predicted cell; of a configuration, its first."""
     step_ms: float
     """Predicted step time."""
     step_ms_low: float
