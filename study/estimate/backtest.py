@@ -62,10 +62,10 @@ def score_predictions(study: Study, measurements: Sequence[Measurement]) -> list
     scored = []
     for key, line in last.items():
         if key in measured:
-            low, middle, high = (line[name] for name in ("step_s_low", "step_s", "step_s_high"))
-            made = {"predicted": line["predicted"], "basis": line["basis"]}
+            interval = line["step_s_low"], line["step_s"], line["step_s_high"]
+            made = line["predicted"], line["basis"]
             measured_s = measured[key].mean_step_s
-            scored.append(ScoredPrediction.of(line["cell"], measured_s, low, middle, high, **made))
+            scored.append(ScoredPrediction.of(line["cell"], measured_s, interval, *made))
     return scored
 
 

@@ -60,9 +60,9 @@ def leave_one_out(measurements: Sequence[Measurement]) -> list[ScoredPrediction]
         spacing = math.ceil(len(observed) / MOST_SHOWN)
         for index, item in list(enumerate(observed))[::spacing] if len(observed) > 1 else []:
             predicted = whole.without({index}).step(item.work)
-            low, middle, high = predicted.low, predicted.middle, predicted.high
+            interval = predicted.low, predicted.middle, predicted.high
             name = first[item.speed_key].name
-            found.append(ScoredPrediction.of(name, item.step_s, low, middle, high))
+            found.append(ScoredPrediction.of(name, item.step_s, interval))
     return found
 
 

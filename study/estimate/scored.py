@@ -27,9 +27,15 @@ class ScoredPrediction:
 
     @classmethod
     def of(
-        cls, cell: str, measured_s: float, low: float, middle: float, high: float, **made: str
+        cls,
+        cell: str,
+        measured_s: float,
+        interval: tuple[float, float, float],
+        predicted: str | None = None,
+        basis: str | None = None,
     ) -> "ScoredPrediction":
-        """Return the row of a prediction, all times in s; `made`: the last two fields."""
+        """Return the row of a prediction; `interval`: low end, prediction, high end; all in s."""
+        low, middle, high = interval
         return cls(
             cell=cell,
             step_ms=1e3 * middle,
@@ -38,5 +44,6 @@ class ScoredPrediction:
             step_ms_measured=1e3 * measured_s,
             error=middle / measured_s - 1,
             inside=low <= measured_s <= high,
-            **made,
+            predicted=predicted,
+            basis=basis,
         )

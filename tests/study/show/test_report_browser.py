@@ -20,7 +20,6 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from study.config import Study
 from study.estimate.accuracy import Accuracy
 from study.estimate.estimate import estimate_table
-from study.estimate.performance import PredictionInterval
 from study.estimate.scored import ScoredPrediction
 from study.grid import Cell, Grid
 from study.measure.measurement import read_measurements
@@ -156,11 +155,8 @@ def write_report(changes: dict[str, Any], folder: Path, estimated: bool = True) 
         estimates = estimate_table(grid, measurements)
         accuracy = Accuracy.of(grid.study, measurements)
     else:
-        interval = PredictionInterval(1.0, 2.0, 4.0)
-        left_out = [
-            ScoredPrediction.of(cell.name, 2.0, interval.low, interval.middle, interval.high)
-            for cell in grid.configurations
-        ]
+        interval = 1.0, 2.0, 4.0
+        left_out = [ScoredPrediction.of(cell.name, 2.0, interval) for cell in grid.configurations]
         estimates, accuracy = [], Accuracy([], left_out, [])
     page = render_report(grid, to_frame(rows), estimates, accuracy, folder, folder)
     (folder / "report.html").write_text(page)
