@@ -188,12 +188,15 @@ class CorpusFiles:
         self._files: list[TextIO] = []
 
     def write(self, chunk: int, document: Document) -> None:
-        """Append a document to a chunk."""
-        self._files[chunk].write(_to_line(document))
+        """Append a document to a chunk. Raises ConfigError if it cannot be written."""
+        try:
+            self._files[chunk].write(_to_line(document))
+        except OSError as error:
+            raise self._problem(error) from None
 
     def hold_out(self, document: Document) -> None:
-        """Append a document to the val file."""
-        self._files[-1].write(_to_line(document))
+        """Append a document to the val file. Raises ConfigError if it cannot be written."""
+        self.write(-1, document)
 
     def __enter__(self) -> "CorpusFiles":
         self._held_out.parent.mkdir(parents=True, exist_ok=True)
@@ -209,8 +212,11 @@ class CorpusFiles:
             for path in self._paths:
                 _partial(path).unlink(missing_ok=True)
         if failed is not None:
-            folder, reason = str(self._held_out.parent), failed.strerror
-            raise ConfigError(folder, [f"the corpus cannot be written: {reason}"]) from None
+            raise self._problem(failed) from None
+
+    def _problem(self, error: OSError) -> ConfigError:
+        folder = str(self._held_out.parent)
+        return ConfigError(folder, [f"the corpus cannot be written: {error.strerror}"])
 
     def _close(self) -> OSError | None:
         """Close all files; return the first error, such as that of a full disk."""
