@@ -46,12 +46,13 @@ def test_trainers_side_by_side(tmp_path: Path) -> None:
     command += ["--also", "torchtitan", f"printf '%s\\n' {shlex.join(lines)} > {log}", str(log)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[2:5]] == ["ours", "transformers", "torchtitan"]
-    assert "%" in lines[2]
-    assert lines[2].count(" x") == 3
-    assert " 640 " in lines[4]
-    assert lines[4].count(" x") == 1
+    rows = {line.split()[0]: line for line in done.stdout.splitlines()[2:] if line.strip()}
+    # And litgpt, where it is installed.
+    assert rows.keys() >= {"ours", "transformers", "torchtitan"}
+    assert "%" in rows["ours"]
+    assert rows["ours"].count(" x") == 3
+    assert " 640 " in rows["torchtitan"]
+    assert rows["torchtitan"].count(" x") == 1
 
 
 def test_operations_are_fewer_than_of_plain_pytorch() -> None:
