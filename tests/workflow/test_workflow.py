@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import psutil
 import pytest
 import yaml
 
+from tests.cpu_time import cpu_s
 from tests.workflow.checkout import ROOT
 
 
@@ -536,10 +536,10 @@ def test_the_reference_study_plans_the_guides_commands() -> None:
 
 
 def cpu_seconds(*arguments: str) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert snakemake(*arguments).returncode == 0
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    def run() -> None:
+        assert snakemake(*arguments).returncode == 0
+
+    return cpu_s(run)
 
 
 @pytest.mark.parametrize(("options", "limit"), [("-n", 2), ("--list-rules", 1.5)])
