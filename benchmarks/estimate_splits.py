@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks import ROOT, command_line
 from benchmarks.published_tables import H100, observe, read_table
-from study.config import ClusterConfig
+from study.cluster_config import ClusterConfig
 from study.estimate.performance import Observed, Performance
 from study.workload import Workload, position
 from trainer.flops import mean_context

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import ROOT, command_line
-from study.config import ClusterConfig
+from study.cluster_config import ClusterConfig
 from study.estimate.performance import Observed, Performance, PredictionInterval
 from study.workload import Workload
 

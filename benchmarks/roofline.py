@@ -15,7 +15,7 @@ import sys
 from tabulate import tabulate
 
 from benchmarks import ROOT, command_line
-from study.config import ClusterConfig, RatesConfig
+from study.cluster_config import ClusterConfig, RatesConfig
 from study.roofline import Roofline, step_roofline
 from trainer.config import BYTE_VOCABULARY, ModelConfig
 from trainer.flops import count_parameters

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 from study.axes import short_key
-from study.config import GridEntry
+from study.grid_config import GridEntry
 from study.rendering import Placed, render_config
 from trainer.config import RunConfig
 from trainer.problems import ConfigError, KeyPath, Problem

@@ -12,7 +12,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
-from study.config import LENGTHS, GridEntry
+from study.grid_config import LENGTHS, GridEntry
 from study.horizon import TOKENS_PATTERN, tokens_of
 from study.trainers import DEFAULT_TRAINER
 from trainer.config import RunConfig

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from study.axes import Choice, name_variant
-from study.config import ClusterConfig, GridEntry, Study
+from study.cluster_config import ClusterConfig
+from study.config import Study
 from study.facts import CellFacts
+from study.grid_config import GridEntry
 from study.placements import Placement, Prospect
 from study.point_settings import meets_condition, options, points_to_run, settle_run, start_of
 from study.points import AXES, CELL_NAME, Point, placement_of, points, unknown_names

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from study.abilities import find_refused
-from study.config import CORPORA, GridEntry, Study, brace_in
+from study.config import CORPORA, Study
 from study.facts import CellFacts
 from study.grid import Cell, cell_at
+from study.grid_config import GridEntry
 from study.point_settings import (
     MANAGED,
     SharedRuns,
@@ -19,6 +20,7 @@ from study.point_settings import (
 )
 from study.points import CELL_NAME, Point, is_known, points, unknown_names
 from study.rendering import Placed
+from study.value_types import brace_in
 from trainer.config import RunConfig
 from trainer.problems import ConfigError, KeyPath, Problem, format_path
 from trainer.settings import suggest

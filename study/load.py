@@ -10,10 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from study.config import DEFAULT_FILE, AnyOf, ClusterConfig, Study
+from study.cluster_config import ClusterConfig
+from study.config import DEFAULT_FILE, Study
 from study.described import describe_trainers
 from study.grid import Grid
 from study.grid_check import check_grid
+from study.grid_config import AnyOf
 from study.placements import Placement, UnplaceableError, read_placements
 from study.point_settings import options
 from study.points import Point, is_known, points

@@ -11,7 +11,8 @@ from itertools import compress
 from typing import Any
 
 from study.axes import Choice, combinations, name_variant
-from study.config import AnyOf, Branch, GridEntry, Study
+from study.config import Study
+from study.grid_config import AnyOf, Branch, GridEntry
 from trainer.problems import KeyPath, Problem
 from trainer.settings import suggest
 

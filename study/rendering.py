@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study.config import ClusterConfig
+from study.cluster_config import ClusterConfig
 from study.trainers import TemplateConfig, TrainerConfig
 from trainer.config import DataConfig, OptimConfig, RunConfig, digest
 from trainer.execution.choices import is_compiled

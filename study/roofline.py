@@ -10,7 +10,7 @@ One GPU without activation checkpointing: communication is not counted.
 
 from dataclasses import dataclass
 
-from study.config import RatesConfig
+from study.cluster_config import RatesConfig
 from study.grid import Cell
 from study.workload import VALUE_BYTES, plan_dtype
 from trainer.config import ModelConfig

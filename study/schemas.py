@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from study.config import LENGTHS, Study
+from study.config import Study
+from study.grid_config import LENGTHS
 from study.load import ENTRIES, TABLES
 from study.points import AXES
 from trainer.config import RunConfig

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from study.config import ClusterConfig
+from study.cluster_config import ClusterConfig
 from study.grid import Cell
 from trainer.config import ARCHITECTURE, ModelConfig, RunConfig, digest
 from trainer.execution.choices import Dtype, has_bf16, loss_chunk, model_dtype

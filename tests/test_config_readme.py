@@ -9,7 +9,9 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from study.config import ClusterConfig, Evidence, GridEntry, Study
+from study.cluster_config import ClusterConfig
+from study.config import Evidence, Study
+from study.grid_config import GridEntry
 from study.rendering import TERMS
 from study.trainers import TrainerConfig
 from trainer.config import ModelConfig, RunConfig

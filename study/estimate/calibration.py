@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from study.config import ClusterConfig
+from study.cluster_config import ClusterConfig
 from study.estimate.performance import Observed, Performance, observe
 from study.estimate.scored import ScoredPrediction
 from study.measure.measurement import Measurement

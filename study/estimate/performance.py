@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from study.config import ClusterConfig
+from study.cluster_config import ClusterConfig
 from study.estimate.basis import Extent, measured_extent
 from study.estimate.overhead import rest_terms
 from study.estimate.regression import Z80, Hyper, Points, Prior, Regression

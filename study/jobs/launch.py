@@ -6,7 +6,8 @@ Pure functions of the settings, so that `plan` shows exactly what is requested.
 import shlex
 from typing import Any, Literal
 
-from study.config import ClusterConfig, EvaluateConfig, SlurmConfig
+from study.cluster_config import ClusterConfig, SlurmConfig
+from study.config import EvaluateConfig
 from study.estimate.needs import NOT_KNOWN, Needs
 from study.grid import Cell
 from study.jobs.verdict import NO_SHORTAGE, Shortage

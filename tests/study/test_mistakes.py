@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from study.config import Study, minutes_of
+from study.cluster_config import minutes_of
+from study.config import Study
 from study.grid import Grid
 from study.jobs.launch import launch_line
 from study.load import load_study_file

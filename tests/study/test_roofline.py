@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.config import RatesConfig
+from study.cluster_config import RatesConfig
 from study.load import load_study_file
 from study.roofline import step_roofline
 from trainer.config import ModelConfig
@@ -294,7 +294,7 @@ def test_sustained_rates_name_the_clock(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_rates_measured_here_are_valid_rates_of_a_cluster() -> None:
-    from study.config import ClusterConfig
+    from study.cluster_config import ClusterConfig
     from trainer.yaml_files import parse_yaml
 
     text = command("--measure").stdout

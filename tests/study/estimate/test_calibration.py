@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.published_tables import H100, observe, read_table
-from study.config import ClusterConfig
+from study.cluster_config import ClusterConfig
 from study.estimate.calibration import check_cluster, estimate_checks, readable_checks
 from study.estimate.performance import Observed, Performance
 from study.estimate.regression import Hyper, Regression

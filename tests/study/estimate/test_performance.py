@@ -15,7 +15,7 @@ from benchmarks.published_tables import (
     read_table,
     torchtitan_pairs,
 )
-from study.config import ClusterConfig
+from study.cluster_config import ClusterConfig
 from study.estimate.performance import Observed, Performance, PredictionInterval, add, spread
 from study.estimate.regression import Z80
 from study.workload import DataSheet, Workload, memory_terms, step_terms

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from study.config import ClusterConfig
+from study.cluster_config import ClusterConfig
 from study.estimate.performance import UNSEEN, step_priors
 from study.estimate.regression import Points, Prior, Regression
 from study.workload import COORDINATES, DataSheet, Workload, position, stack, step_terms

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from study.config import ClusterConfig
+from study.cluster_config import ClusterConfig
 from study.jobs.launch import launch_line
 from study.jobs.machine_lock import VARIABLE, acquire
 from tests.trainer.conftest import ROOT, Runs

@@ -1,0 +1,215 @@
+"""A cluster of a study: where runs are executed, and how Slurm is asked for it."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    field_validator,
+)
+
+from trainer.config import Device
+from trainer.other_names import names
+from trainer.paths import JobPath
+from trainer.settings import Settings
+from trainer.yaml_files import shorten
+
+GpuType = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
+
+SLURM_TIME = re.compile(
+    r"(?P<days>\d+)-(?P<hours>\d+)(:(?P<minutes>\d+)(:(?P<seconds>\d+))?)?"
+    r"|(?P<h>\d+):(?P<m>\d+):(?P<s>\d+)"
+    r"|(?P<min>\d+)(:(?P<sec>\d+))?",
+    re.ASCII,
+)
+"""The forms of `sbatch --time`: days-hours[:minutes[:seconds]], hours:minutes:seconds and
+minutes[:seconds]."""
+
+
+def minutes_of(time: str) -> int:
+    """Return the minutes of a Slurm time, rounded up, as Slurm does. Raises ValueError."""
+    found = SLURM_TIME.fullmatch(time) if len(time) < 40 else None
+    if found is None:
+        expected = "minutes, or a time of Slurm such as 12:00:00 or 1-12:00:00"
+        raise ValueError(f"found {shorten(repr(time))}; expected {expected}")
+    parts = {name: int(value or 0) for name, value in found.groupdict().items()}
+    hours = 24 * parts["days"] + parts["hours"] + parts["h"]
+    minutes = 60 * hours + parts["minutes"] + parts["m"] + parts["min"]
+    return minutes + math.ceil((parts["seconds"] + parts["s"] + parts["sec"]) / 60)
+
+
+class SlurmDataConfig(Settings):
+    """How to request the jobs without a GPU: corpora, tokenising, exports."""
+
+    local: bool = False
+    """true: run them where Snakemake runs."""
+    partition: str | None = None
+    """Partition; null: the cluster's, with its QOS, constraint and other flags."""
+    account: str | None = None
+    """Account; null: the cluster's."""
+    qos: str | None = None
+    """Quality of service; null: the cluster's, in its partition."""
+    cpus: PositiveInt = 4
+    """CPU cores."""
+    mem_gib: PositiveInt = 16
+    """Memory, GiB; at most `max_mem_gib` in the cluster's partition."""
+    runtime_min: PositiveInt = 240
+    """Time limit, minutes; at most `max_runtime_min` in the cluster's partition."""
+    extra: str = ""
+    """More flags for sbatch, verbatim."""
+
+
+class SlurmConfig(Settings):
+    """How to request GPUs from a partition."""
+
+    other_names: ClassVar[Mapping[str, str]] = names(
+        {
+            "runtime_min": "time time_limit walltime runtime timeout_min timeout",
+            "max_runtime_min": "max_time max_runtime",
+            "mem_gib": "mem memory mem_gb memory_gb mem_mb",
+            "max_nodes": "nodes",
+            "gpu_type": "gpu_model gpu",
+            "extra": "slurm_extra args extra_args",
+        }
+    )
+
+    account: str | None = None
+    """Account to charge, `--account`; null if the cluster has no accounts."""
+    partition: str
+    """Partition, `--partition`."""
+    gpu_request: Literal["gres", "gpus-per-task", "gpus-per-node"]
+    """gres: `--gres=gpu:N`; gpus-per-task: `--gpus-per-task=N --ntasks=1`; gpus-per-node: one task
+    for each node. Jobs of several nodes always use the last."""
+    gpu_type: GpuType | None = None
+    """GPU type in the request, as in `--gres=gpu:a100:1` and as sinfo shows it; null: any."""
+    mem_gib: PositiveInt | Literal["auto"] = "auto"
+    """Memory on each node, `--mem`, GiB; auto: as predicted. A retry after running out adds the
+    same amount."""
+    max_mem_gib: PositiveInt | None = None
+    """Maximum of `mem_gib` for retries, GiB: a node's memory; null if it is not known."""
+    runtime_min: PositiveInt | Literal["auto"] = "auto"
+    """Time limit, `--time`, minutes or a time of Slurm such as "12:00:00"; auto: the upper end of
+    the run's time estimate and a margin. A retry after a time-out adds the same amount."""
+    max_runtime_min: PositiveInt | None = None
+    """Maximum of `runtime_min` for retries, minutes: the partition's limit; null if it is not
+    known."""
+    warn_s: Annotated[int, Field(ge=0, le=65535)] = 60
+    """Seconds before the time limit at which a run is signalled to save and stop; 0: never."""
+    max_nodes: PositiveInt = 1
+    """Maximum number of nodes for one job."""
+    qos: str | None = None
+    """Quality of service, `--qos`."""
+    constraint: str | None = None
+    """Node features, `--constraint`."""
+    reservation: str | None = None
+    """Reservation, `--reservation`."""
+    clusters: str | None = None
+    """Slurm cluster of the partition, `--clusters`, if it is not the default one."""
+    nodelist: str | None = None
+    """Nodes to use, `--nodelist`."""
+    exclude: str | None = None
+    """Nodes to avoid, `--exclude`."""
+    extra: str = ""
+    """More flags for sbatch, verbatim."""
+    output: str | None = None
+    """File for what a job prints, `--output`, with %j for the job's id; null: below the study's
+    folder of results."""
+    error: str | None = None
+    """File for its errors, `--error`; null: the same file."""
+    data: SlurmDataConfig = SlurmDataConfig()
+    """The jobs without a GPU; the grid's first Slurm cluster decides for all."""
+
+    @field_validator("runtime_min", "max_runtime_min", mode="before")
+    @classmethod
+    def _take_slurm_times(cls, value: Any) -> Any:
+        """Accept a time as `sbatch --time` does."""
+        return minutes_of(value) if isinstance(value, str) and value != "auto" else value
+
+
+class RatesConfig(Settings):
+    """Measured rates of one GPU, as `benchmarks.roofline --measure` prints them."""
+
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    """dtype of the measured operations; runs in a different dtype have no roofline."""
+    matmul_tflops: PositiveFloat
+    """Large matmuls, TFLOP/s."""
+    copy_tb_s: PositiveFloat
+    """Copies within its memory, bytes read plus bytes written, TB/s."""
+    attention_forward_tflops: PositiveFloat
+    """Fused causal attention, TFLOP/s: 2 * seq_len * width FLOPs a token, half of those without the
+    causal mask."""
+    attention_backward_tflops: PositiveFloat
+    """Its backward pass, TFLOP/s: 2.5 times the FLOPs, as it recomputes the scores."""
+
+
+class ClusterConfig(Settings):
+    """Where runs are executed: this machine, or a Slurm partition."""
+
+    other_names: ClassVar[Mapping[str, str]] = names(
+        {
+            "gpu_name": "gpu gpu_type gpu_model name",
+            "gpus_per_node": "gpus num_gpus n_gpus",
+            "cpus_per_gpu": "cpus cores cpus_per_task",
+            "peak_tflops": "tflops peak_flops peak",
+            "memory_gib": "memory gpu_memory memory_gb",
+            "setup": "env environment modules module",
+        }
+    )
+
+    device: Device = "cuda"
+    """Device to train on. On a CPU, each process counts as one GPU."""
+    gpu_name: str
+    """GPU type, such as A100: words in the GPU's own name. On a CPU, a name for people."""
+    peak_tflops: PositiveFloat | None = None
+    """Peak dense bf16 TFLOP/s of one GPU, for MFU and time estimates; null: MFU stays empty."""
+    memory_gib: PositiveFloat | None = None
+    """Memory of one GPU, GiB, to warn of runs that may not fit; null if it is not known."""
+    memory_tb_s: PositiveFloat | None = None
+    """Bandwidth of its memory, TB/s; null: from the peak, at 250 FLOPs per byte."""
+    rates: RatesConfig | None = None
+    """Measured rates of its kernels, for the roofline of a step; null if they were not measured."""
+    link_gb_s: PositiveFloat | None = None
+    """Bandwidth of one GPU to the others in its node, GB/s; null: a tenth of its memory's."""
+    network_gb_s: PositiveFloat | None = None
+    """Bandwidth of one GPU to other nodes, GB/s; null: a tenth of that inside its node."""
+    price_per_gpu_hour: NonNegativeFloat | None = None
+    """Price of one GPU for an hour, in `currency`; null if there is none."""
+    currency: str = "USD"
+    """Currency of prices."""
+    power_w: PositiveFloat | None = None
+    """Measured power of one GPU under load, with its share of the node, W; null: not known."""
+    gpus_per_node: PositiveInt
+    """GPUs in one node."""
+    cpus_per_gpu: PositiveInt = 1
+    """CPU cores for each GPU's process, and its threads (`distributed.threads`)."""
+    setup: tuple[str, ...] = ()
+    """Shell lines to run before the launch, such as `module load cuda`."""
+    scratch: JobPath | None = None
+    """Folder for temporary files and caches, such as `/scratch/$USER`; null: the machine's
+    defaults. Results go to the study's results_dir."""
+    slurm: SlurmConfig | None = None
+    """The Slurm request; null: this machine."""
+
+    def nodes(self, gpus: int) -> int:
+        """Return the number of nodes of a run on `gpus` GPUs."""
+        return -(-gpus // self.gpus_per_node)
+
+    def why_impossible(self, name: str, gpus: int) -> str | None:
+        """Return why a run on `gpus` GPUs is impossible here, or None if it is possible.
+
+        `name` is the cluster's.
+        """
+        per_node = self.gpus_per_node
+        nodes = self.slurm.max_nodes if self.slurm else 1
+        if gpus > per_node * nodes:
+            held = f"{nodes} x {per_node}" if nodes > 1 else str(per_node)
+            return f"found {gpus} GPUs; a run on cluster '{name}' can have at most {held}"
+        if gpus > per_node and gpus % per_node:
+            return f"found {gpus} GPUs; several nodes of '{name}' need a multiple of {per_node}"
+        return None

@@ -1,0 +1,49 @@
+"""Types of values in study files: names, paths and lists."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+
+from study.project import of_project
+from trainer.config import expand_paths
+from trainer.paths import FilePath
+from trainer.yaml_files import shorten
+
+# Names become folders of the results, so they contain no special characters of paths or shells.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def as_list(value: Any) -> Any:
+    """Return a list, also of one value."""
+    return value if isinstance(value, list) else [value]
+
+
+def as_names(value: Any) -> Any:
+    """Return a list of names; YAML reads a name such as 125 as a number."""
+    return [str(item) if isinstance(item, int) else item for item in as_list(value)]
+
+
+def brace_in(path: str) -> str | None:
+    """Return what is wrong with a path that Snakemake would read as a pattern, or None."""
+    if "{" not in path and "}" not in path:
+        return None
+    found = shorten(repr(path))
+    return f"found {found}; expected no braces, which are wildcards in Snakemake's file names"
+
+
+def _without_braces(path: str) -> str:
+    problem = brace_in(path)
+    if problem is not None:
+        raise ValueError(problem)
+    return path
+
+
+WorkflowPath = Annotated[FilePath, AfterValidator(_without_braces)]
+"""A path of which Snakemake is told."""
+
+ProjectPath = Annotated[WorkflowPath, AfterValidator(of_project)]
+"""Such a path, also of a file that the project comes with."""
+
+RunValues = Annotated[dict[str, Any], AfterValidator(expand_paths)]
+
+Names = Annotated[list[Name], BeforeValidator(as_names), Field(min_length=1)]
