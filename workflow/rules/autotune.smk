@@ -4,7 +4,7 @@ Reads   the runs' settings
 Writes  autotune.yaml in each run's folder: overrides for `variants` in the study file
 """
 
-from study.jobs.workflow import AutotuneRequest
+from study.jobs.requests import AutotuneRequest
 
 AUTOTUNE = AutotuneRequest(GRID)
 

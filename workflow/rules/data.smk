@@ -9,7 +9,8 @@ Writes  <results>/data/<source>.json: the shards of a source, for the training r
 
 import re
 
-from study.jobs.workflow import data_is_local, data_resources, text_files
+from study.jobs.requests import data_is_local, data_resources
+from study.jobs.workflow import text_files
 
 
 rule corpus:

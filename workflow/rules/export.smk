@@ -5,13 +5,8 @@ Writes  export/ in each run's folder: weights, config and tokenizer, for transfo
 Writes  evaluation/ next to it: the results of lm-evaluation-harness
 """
 
-from study.jobs.workflow import (
-    EvaluationRequest,
-    data_is_local,
-    data_resources,
-    evaluations,
-    exports,
-)
+from study.jobs.requests import EvaluationRequest, data_is_local, data_resources
+from study.jobs.workflow import evaluations, exports
 
 EVALUATION = EvaluationRequest(GRID)
 

@@ -9,7 +9,7 @@ Only on Slurm partitions: study/jobs/precompile.py has the reason, and which cel
 
 from pathlib import Path
 
-from study.jobs.workflow import PrecompileRequest
+from study.jobs.requests import PrecompileRequest
 
 PRECOMPILE = PrecompileRequest(GRID)
 

@@ -7,7 +7,8 @@ Writes  run.yaml, run.json, metrics.jsonl, checkpoints/: by the trainer, kept if
 Writes  completed: the run is complete with the cell's current settings; for the tables
 """
 
-from study.jobs.workflow import TrainingRequest, run_folders
+from study.jobs.requests import TrainingRequest
+from study.jobs.workflow import run_folders
 
 REQUEST = TrainingRequest(GRID)
 DISPATCHED, HERE = run_folders(GRID)

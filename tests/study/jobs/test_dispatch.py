@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from study.jobs.dispatch import start
-from study.jobs.workflow import TrainingRequest
+from study.jobs.requests import TrainingRequest
 from tests.study.conftest import MakeGrid
 
 

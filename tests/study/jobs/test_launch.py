@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from study.config import ClusterConfig, EvaluateConfig
+from study.cluster_config import ClusterConfig
+from study.config import EvaluateConfig
 from study.grid import Grid
 from study.jobs.launch import (
     ALONE,
@@ -16,8 +17,8 @@ from study.jobs.launch import (
     slurm_resources,
     threads,
 )
+from study.jobs.requests import AutotuneRequest, EvaluationRequest, TrainingRequest
 from study.jobs.verdict import Shortage
-from study.jobs.workflow import AutotuneRequest, EvaluationRequest, TrainingRequest
 from study.load import load_study_file
 from trainer.problems import ConfigError
 from trainer.settings import validate
