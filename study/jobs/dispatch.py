@@ -13,14 +13,11 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from study.grid import Cell, Grid
 from study.jobs.decisions import find_cell
-from study.jobs.executors import (
-    LocalExecutor,
-    Prepared,
-    SlurmExecutor,
-    exit_on_sigterm,
-    leave_on_sigterm,
-)
+from study.jobs.executors import LocalExecutor
+from study.jobs.sigterm import exit_on_sigterm, leave_on_sigterm
 from study.jobs.slurm_commands import find_refusal
+from study.jobs.slurm_executor import SlurmExecutor
+from study.jobs.slurm_request import Prepared
 from study.rendering import DESCRIPTION, job_description
 from trainer.config import RunConfig
 from trainer.files import write_atomically
@@ -65,7 +62,7 @@ def start(workflow: Any, grid: Grid) -> None:
             sys.exit(str(error))
         executor.learn_limits()
         _hand_over_all(workflow)
-        leave_on_sigterm(executor)
+        leave_on_sigterm(executor.leave)
     else:
         _limit_to_cores(workflow)
 

@@ -1,0 +1,400 @@
+"""Snakemake's Slurm executor, extended: runs jobs through Slurm.
+
+It submits the rules' commands as plain batch scripts, waits where Slurm has a submit limit or does
+not answer, decides what becomes of a job that has ended, and keeps the jobs of an earlier
+invocation.
+
+It overrides methods that the executor interface declares (snakemake-interface-executor-plugins).
+Of the plugin itself it uses the command that it makes of a job's resources.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from snakemake_executor_plugin_slurm import Executor as PluginExecutor
+from snakemake_executor_plugin_slurm.utils import get_job_wildcards
+from snakemake_executor_plugin_slurm.validation import (
+    validate_or_get_slurm_job_id,
+    validate_slurm_extra,
+)
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+
+from study.jobs.decisions import Decisions, find_summary, give_up
+from study.jobs.job_script import (
+    ENDED,
+    NO_LOG,
+    OUT_OF_SIGHT,
+    ran_out_of_memory,
+    write_script,
+)
+from study.jobs.messages import say, shorten
+from study.jobs.progress import Progress
+from study.jobs.sigterm import terminate_children
+from study.jobs.slurm_commands import (
+    ACTIVE,
+    Answer,
+    QueuedJob,
+    abandon,
+    ask,
+    find_exit_code,
+    find_output_file,
+    find_submit_limits,
+    list_jobs,
+)
+from study.jobs.slurm_queue import SlurmQueue
+from study.jobs.slurm_request import Prepared, comment_of_job, kind_of, sbatch_command
+from study.jobs.submission import Request, Submissions
+from study.jobs.submitted import Submission, log_folder, record_of
+from study.jobs.verdict import End, judge, note_shortage
+from study.measure.summaries import is_up_to_date, read_summary
+from study.project import PROJECT
+from trainer.problems import ConfigError
+
+GLANCE_S = 1.0
+"""Seconds between two looks at the notes of jobs that have ended."""
+
+LAST_S = 8
+"""Seconds after SIGTERM at which Snakemake is ended if it has not ended itself."""
+
+
+class SlurmExecutor(Decisions, PluginExecutor):
+    """Runs jobs through Slurm."""
+
+    def __init__(self, workflow: Any, logger: Any) -> None:
+        # Its own polling is not used: nothing is to be said about the command for it.
+        workflow.executor_settings.status_command = None
+        self.slurm_logdir = log_folder(self.grid)
+        (self.slurm_logdir / ENDED).mkdir(parents=True, exist_ok=True)
+        self._record = record_of(self.slurm_logdir)
+        self._clusters: set[str | None] = {
+            cluster.slurm.clusters for cluster in self.grid.study.clusters.values() if cluster.slurm
+        }
+        self._earlier: dict[str, tuple[Submission, QueuedJob]] = {}
+        first_poll_s = workflow.executor_settings.init_seconds_before_status_checks or 20.0
+        self._queue = SlurmQueue(self.slurm_logdir, self._clusters, first_poll_s)
+        self._shown: set[Any] = set()
+        self._leaving = threading.Event()
+        self._limits: Callable[[str | None, str | None], int | None] = lambda account, qos: None
+        self._doubtful = ""  # name and comment of a request that got no answer
+        self.progress = Progress(self.grid)
+        self._submissions = Submissions(
+            self._submit,
+            self._refused,
+            active=lambda: Counter(info.aux["kind"] for info in list(self._queue.jobs.values())),
+            most=workflow.resource_settings.nodes or sys.maxsize,
+            limit=self._limit_of,
+        )
+        super().__init__(workflow, logger)  # starts the thread that polls
+
+    def __post_init__(self, test_mode: bool = False) -> None:
+        super().__post_init__(test_mode)
+        self.slurm_logdir = log_folder(self.grid)
+
+    # Before the first job.
+
+    def learn_limits(self) -> None:
+        """Learn from the accounting how many jobs this user may submit."""
+        self._limits = find_submit_limits()
+
+    def _limit_of(self, kind: Any) -> int | None:
+        return self._limits(kind.slurm_account, kind.qos)
+
+    def find_earlier_jobs(self) -> None:
+        """Find the jobs of earlier invocations that are still in the queue, by one squeue."""
+        self._earlier = self._record.find_queued(self._clusters)
+
+    def prepare(self, job: Any) -> Prepared:
+        """Return the sbatch command and the script of a job; raises WorkflowError."""
+        validate_slurm_extra(job)
+        comment = comment_of_job(job)
+        log = self.slurm_logdir / f"rule_{job.name}" / get_job_wildcards(job) / "%j.log"
+        cell, name = self.cell(job), self._name(job)
+        slurm = cell.cluster_config.slurm if cell else None
+        if slurm is not None and slurm.output:
+            log = Path(slurm.output).absolute()
+        parameters = {
+            "run_uuid": name,
+            "slurm_logfile": log,
+            "comment_str": comment,
+            "partition": self.get_partition_arg(job),
+            "workdir": self.workflow.workdir_init,
+        }
+        command = sbatch_command(job, parameters, slurm, self.workflow.executor_settings)
+        script = write_script(
+            f"{name}: {comment}",
+            self._command_of(job),
+            workdir=Path(self.workflow.workdir_init),
+            project=PROJECT,
+            logs=self.slurm_logdir,
+            inputs=map(str, job.input),
+            folders=(str(Path(path).parent) for path in (*job.output, *job.log)),
+            outputs=map(str, job.output),
+            environment={
+                "OMP_NUM_THREADS": str(job.resources.get("cpus_per_task") or job.threads),
+                "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            },
+            latency_s=self.workflow.execution_settings.latency_wait,
+        )
+        return Prepared(command, script, name, comment, job.resources.get("clusters"), log)
+
+    def _command_of(self, job: Any) -> str:
+        """Return a rule's shell command; of anything else, a Snakemake that runs it."""
+        deployed = self.workflow.deployment_settings.deployment_method
+        if job.is_group() or not job.is_shell or deployed:
+            return self.format_job_exec(job)
+        return str(job.shellcmd)
+
+    def additional_general_args(self) -> str:
+        """The executor of such a Snakemake: the script's own shell."""
+        return "--executor local --jobs 1"
+
+    def _name(self, job: Any) -> str:
+        cell = self.cell(job)
+        rest = f"{cell.model}/{cell.gpus}" if cell else str(job.name)
+        return f"{self.grid.study.study[: max(8, 40 - len(rest))]}/{rest}"
+
+    # Submission.
+
+    def run_jobs(self, jobs: list[Any]) -> None:
+        """Queue jobs for submission; first those that an earlier invocation has submitted.
+
+        They are in Slurm's queue already, which others may only fill up.
+        """
+        for job in jobs:
+            self._submissions.add(self._request(job), first=comment_of_job(job) in self._earlier)
+
+    def run_job(self, job: Any) -> None:
+        """Queue one job for submission."""
+        self.run_jobs([job])
+
+    def _request(self, job: Any, reason: str = "") -> Request:
+        return Request(job, kind_of(job), reason)
+
+    def _submit(self, request: Request) -> Answer:
+        job = request.job
+        if job not in self._shown:
+            self._shown.add(job)
+            self.run_job_pre(job)
+        try:
+            prepared = self.prepare(job)
+            if self._keep_earlier(job, prepared):
+                return Answer(0, "", "")
+            prepared.log.parent.mkdir(parents=True, exist_ok=True)
+            answer = self._recover(prepared) or ask(prepared.command, stdin=prepared.script)
+            if answer.code:
+                self._doubtful = prepared.name + prepared.comment
+                return answer
+            self._doubtful = ""
+            job_id = validate_or_get_slurm_job_id(answer.out.strip().split(";")[0], answer.out)
+        except (WorkflowError, OSError) as error:
+            return Answer(1, "", str(error))
+        log = str(prepared.log).replace("%j", job_id)
+        made = Submission(
+            job_id, prepared.cluster, prepared.name, prepared.comment, prepared.digest, log
+        )
+        self._record.add(made)
+        self._watch(job, made)
+        if request.reason:
+            cell = self.cell(job)
+            where = cell.name if cell else prepared.comment
+            say(f"{where}: {request.reason}, continues as Slurm job {job_id}.")
+        else:
+            say(f"Slurm job {job_id}: {prepared.comment} (log: {shorten(log)})")
+        return answer
+
+    def _recover(self, prepared: Prepared) -> Answer | None:
+        """Find the job of a request whose answer was lost: it may have been accepted."""
+        if self._doubtful != prepared.name + prepared.comment:
+            return None
+        listed = list_jobs({prepared.cluster})
+        if listed is None:
+            return Answer(1, "", "Unable to contact slurm controller")
+        for (_, job_id), queued in listed.items():
+            same = (queued.name, queued.comment) == (prepared.name, prepared.comment)
+            if not same or queued.state not in ACTIVE or job_id in self._queue.jobs:
+                continue
+            # A study of the same name may be run from elsewhere, with other results.
+            log = str(prepared.log).replace("%j", job_id)
+            if find_output_file(job_id, prepared.cluster) == log:
+                return Answer(0, job_id, "")
+        return None
+
+    def _refused(self, request: Request, message: str) -> None:
+        give_up(request.job)  # the same request would be refused again
+        said = f"Slurm refuses the job: {message}"
+        super().report_job_error(SubmittedJobInfo(request.job), msg=said)
+
+    def _keep_earlier(self, job: Any, prepared: Prepared) -> bool:
+        """Keep an earlier invocation's job for the same work, if there is one; say so.
+
+        One that runs is kept whatever its request was: its steps are not lost. One that waits with
+        another request is cancelled.
+        """
+        known, queued = self._earlier.pop(prepared.comment, (None, None))
+        if known is None or queued is None:
+            return False
+        if queued.state == "PENDING" and known.digest != prepared.digest:
+            known.cancel()
+            say(f"Slurm job {known.job_id} waited with an earlier request; it is replaced.")
+            return False
+        verb = "waits for its turn" if queued.state == "PENDING" else "still runs"
+        say(
+            f"Slurm job {known.job_id} of an earlier invocation {verb}: {known.comment}. "
+            "It is kept."
+        )
+        self._watch(job, known, kept=True)
+        return True
+
+    def _watch(self, job: Any, made: Submission, kept: bool = False) -> None:
+        cell = self.cell(job)
+        before = find_summary(cell) if cell and not kept else None
+        aux = {
+            "slurm_logfile": Path(made.log),
+            "cluster": made.cluster,
+            "step": before.steps_done if before else 0,
+            "attempts": len(before.attempts) if before else 0,
+            "kept": kept,
+            "kind": kind_of(job),
+        }
+        info = SubmittedJobInfo(job, external_jobid=made.job_id, aux=aux)
+        self._queue.add(info)
+        if cell is not None:
+            _link(Path(made.log), Path(cell.folder, "slurm_logs", f"{made.job_id}.log"))
+            self.progress.submitted(cell, made.job_id)
+        self.report_job_submission(info)
+
+    # Polling.
+
+    async def sleep(self) -> None:
+        """Wait until Slurm is to be asked, a job has noted its end, or the executor is closed."""
+        while self.wait and not self._leaving.is_set():
+            await asyncio.sleep(GLANCE_S)
+            if self._queue.is_due():
+                return
+
+    async def check_active_jobs(self, active_jobs: list[Any]) -> AsyncIterator[Any]:
+        """Yield the jobs that are still active, and settle the others."""
+        if self._leaving.is_set():
+            for info in active_jobs:
+                yield info
+            return
+        seen = self._queue.look(active_jobs)
+        if seen.asked:
+            self.progress.polled(seen.listed)
+        for info in active_jobs:
+            try:
+                ended = self._queue.find_end(info, seen)
+                if ended is None:
+                    yield info
+                else:
+                    self._settle(info, ended)
+            except ConfigError as error:  # run.json is malformed
+                self._end(info)
+                give_up(info.job)
+                self.report_job_error(info, msg=str(error))
+        self.progress.show(len(self._submissions))
+
+    def _settle(self, info: Any, state: str) -> None:
+        """Do what follows from the end of a job."""
+        job, cell = info.job, self.cell(info.job)
+        self._end(info)
+        log = info.aux["slurm_logfile"]
+        summary = read_summary(cell.folder) if cell else None
+        saved = (
+            summary is not None
+            and summary.attempts[-1].status == "preempted"
+            and len(summary.attempts) > info.aux["attempts"]
+        )
+        end = End(
+            state=state,
+            complete=is_up_to_date(cell) if cell else state == "COMPLETED",
+            saved_step=summary.steps_done if summary and saved else None,
+            first_step=info.aux["step"],
+            out_of_memory=state in ("FAILED", "OUT_OF_MEMORY") and ran_out_of_memory(log),
+            kept=info.aux["kept"],
+        )
+        verdict = judge(end)
+        if cell is not None and verdict.action != "done":
+            note_shortage(cell.name, end)
+        if verdict.action == "continue":
+            job.attempt = job.attempt  # its resources are computed again
+            self._submissions.add(self._request(job, verdict.reason), first=True)
+        elif verdict.action == "done":
+            if cell is not None:
+                self.progress.finished(cell)
+            self.report_job_success(info)
+        else:
+            lacks = self._what_its_node_lacks(info) if state == "FAILED" else ""
+            if lacks or verdict.action == "give up":
+                give_up(job)
+            said = f"Slurm job {info.external_jobid} ended: {state}. {verdict.reason}".strip()
+            message = f"{said}\n{lacks}" if lacks else said
+            self.report_job_error(info, msg=message, aux_logs=[str(log)])
+
+    def _end(self, info: Any) -> None:
+        self._queue.remove(info)
+        self._submissions.job_ended()
+
+    def _what_its_node_lacks(self, info: Any) -> str:
+        """Return what the node of a failed job does not see, for people; empty if it sees all."""
+        log = info.aux["slurm_logfile"]
+        code = find_exit_code(info.external_jobid, info.aux["cluster"])
+        if code == NO_LOG and not log.exists():
+            return (
+                f"Its node cannot write to {log.parent}: expected `results_dir` "
+                f"({self.grid.study.results_dir}) on a file system that the nodes mount."
+            )
+        if code == f"{OUT_OF_SIGHT}:0":
+            return (
+                f"Its node does not see the folder {self.workflow.workdir_init} or {PROJECT}: "
+                "expected both, and the environment, on a file system that the nodes mount."
+            )
+        return ""
+
+    # The end.
+
+    def cancel(self) -> None:
+        """Cancel all jobs, on Ctrl-C."""
+        self._submissions.stop()
+        self._submissions.join(timeout=5)
+        super().cancel()
+
+    def shutdown(self) -> None:
+        """End the threads; jobs in the queue are left to Slurm."""
+        self._submissions.stop()
+        super().shutdown()
+
+    def leave(self) -> None:
+        """End Snakemake and leave the jobs to Slurm, on SIGTERM."""
+        self._leaving.set()
+        self._submissions.stop()
+        abandon()
+        jobs = ", ".join(sorted(self._queue.jobs, key=int))
+        kept = f"Slurm jobs {jobs} go on" if jobs else "no job is in Slurm's queue"
+        say(f"Ended by SIGTERM; {kept}. Start Snakemake again to continue.")
+        self.wait = False
+        self.workflow.scheduler.executor_error_callback(WorkflowError("ended by SIGTERM"))
+        terminate_children()
+        time.sleep(LAST_S)
+        # Still here: something waits for a file or for a child.
+        self.workflow.persistence.unlock()
+        os._exit(128 + signal.SIGTERM)
+
+
+def _link(log: Path, link: Path) -> None:
+    """Link a job's log in its run's folder, named by the job id; if that fails, say so."""
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(log.parent.resolve() / log.name, link.parent.resolve()))
+    except OSError as error:
+        say(f"{link}: cannot be created: {error.strerror or error}. It would link to {log}.")

@@ -1,0 +1,139 @@
+"""The jobs of one invocation in Slurm's queue: when Slurm is asked about them, how they ended.
+
+A job notes its exit code in a file, which is seen within seconds; Slurm is asked less and less
+often.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from study.jobs.job_script import ENDED, read_note
+from study.jobs.slurm_commands import ACTIVE, QueuedJob, find_recorded_state, list_jobs
+from study.jobs.verdict import GONE
+
+LONGEST_POLL_S = 60
+"""Most seconds between two questions to Slurm."""
+
+SECOND_POLL_S = 5
+"""Seconds until Slurm is asked again about a job that may have ended."""
+
+Listed: TypeAlias = dict[tuple[str | None, str], QueuedJob]
+"""Slurm cluster and job id -> a job of this user."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen of the jobs at one time."""
+
+    codes: dict[str, int | None]
+    """Job id -> exit code, of the jobs that have noted their end since the last look."""
+    asked: bool
+    """Whether Slurm was asked."""
+    listed: Listed | None
+    """Its answer; None if there was none."""
+
+
+class SlurmQueue:
+    """The jobs that were submitted or kept, and have not ended."""
+
+    def __init__(self, logs: Path, clusters: Collection[str | None], first_poll_s: float) -> None:
+        """`logs` is the study's folder of Slurm logs, `clusters` the Slurm clusters to ask.
+
+        `first_poll_s`: seconds until Slurm is asked after a job was added or has ended; half as
+        much again after each answer.
+        """
+        self.jobs: dict[str, Any] = {}
+        """Job id -> Snakemake's SubmittedJobInfo."""
+        self._logs, self._clusters, self._first_poll_s = logs, clusters, first_poll_s
+        self._seen: dict[str, int] = {}
+        self._doubts: Counter[str] = Counter()
+        self._next_poll = 0.0
+        self.poll_s = first_poll_s
+
+    def add(self, info: Any) -> None:
+        """Add a job."""
+        self.jobs[info.external_jobid] = info
+        self._poll_within(self._first_poll_s)
+
+    def remove(self, info: Any) -> None:
+        """Remove a job that has ended."""
+        job_id = info.external_jobid
+        self.jobs.pop(job_id, None)
+        self._seen.pop(job_id, None)
+        self._doubts.pop(job_id, None)
+        self.poll_s = self._first_poll_s
+        (self._logs / ENDED / job_id).unlink(missing_ok=True)
+
+    def is_due(self) -> bool:
+        """Return whether there is something to look at."""
+        return time.monotonic() >= self._next_poll or bool(self._new_notes())
+
+    def look(self, active: Collection[Any]) -> Look:
+        """Read the notes of jobs that have ended; ask Slurm about the active ones if it is time."""
+        noted = self._new_notes()
+        self._seen |= noted
+        codes = {job_id: read_note(self._logs, job_id) for job_id in noted}
+        asks = bool(active) and (time.monotonic() >= self._next_poll or any(codes.values()))
+        if not asks:
+            return Look(codes, asked=False, listed=None)
+        listed = list_jobs(self._clusters)
+        self.poll_s = min(LONGEST_POLL_S, 1.5 * self.poll_s)
+        self._next_poll = time.monotonic() + self.poll_s
+        return Look(codes, asked=True, listed=listed)
+
+    def find_end(self, info: Any, seen: Look) -> str | None:
+        """Return the state in which a job has ended; None while it is active."""
+        job_id, cluster = info.external_jobid, info.aux["cluster"]
+        if seen.codes.get(job_id) == 0:
+            return "COMPLETED"
+        if seen.listed is None:
+            return None
+        queued = seen.listed.get((cluster, job_id))
+        state = GONE if queued is None else queued.state
+        if state in ACTIVE:
+            self._doubts[job_id] = 0
+            return None
+        # For a moment, a job that Slurm requeues has the state that it was requeued for.
+        if state in (GONE, "PREEMPTED", "NODE_FAIL"):
+            self._doubts[job_id] += 1
+            if self._doubts[job_id] < 2:
+                self._poll_within(SECOND_POLL_S)
+                return None
+        if state != GONE:
+            return state
+        code = read_note(self._logs, job_id)
+        if code == 0:
+            return "COMPLETED"
+        # A run that was cancelled saves, and its job notes an exit code like any other.
+        recorded = find_recorded_state(job_id, cluster)
+        if recorded and recorded not in ACTIVE:
+            return recorded
+        return GONE if code is None else "FAILED"
+
+    def _poll_within(self, seconds: float) -> None:
+        self._next_poll = min(self._next_poll, time.monotonic() + seconds)
+
+    def _new_notes(self) -> dict[str, int]:
+        """Return the jobs in the queue that have noted their end since the last look.
+
+        Each with the time of its note: a job that Slurm requeues notes another end later.
+        """
+        found: dict[str, int] = {}
+        try:
+            entries = list(os.scandir(self._logs / ENDED))
+        except OSError:
+            return found
+        for entry in entries:
+            if entry.name in self.jobs:
+                try:
+                    changed = entry.stat().st_mtime_ns
+                except OSError:
+                    continue
+                if self._seen.get(entry.name) != changed:
+                    found[entry.name] = changed
+        return found
