@@ -5,10 +5,10 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from study.command_line import Command, Option, build_parser, count, not_negative, positive
 from study.config import Study
 from study.grid import Grid
 from study.load import load_grid_file, load_study_file
@@ -245,75 +245,109 @@ def schemas(options: argparse.Namespace) -> None:
     write_schemas(options.output, check=options.check)
 
 
-Command = Callable[[argparse.Namespace], None]
+FLAG = {"action": "store_true"}
 
-COMMANDS: dict[str, tuple[Command, Sequence[str]]] = {
-    "document": (document, ("--study", "--estimates")),
-    "plan": (plan, ("--study",)),
-    "throughput": (throughput, ("--study", "--output")),
-    "estimate": (estimate, ("--study", "--output")),
-    "place": (place, ("--study",)),
-    "plot-losses": (plot_losses, ("--study", "--output-dir")),
-    "plot-scaling": (plot_scaling, ("--study", "--throughput", "--output-dir")),
-    "scaling-law": (scaling_law, ("--figures", "--output")),
-    "analyses": (analyses, ("--study", "--figures", "--output-dir")),
-    "report": (report, ("--study", "--throughput", "--estimates", "--figures", "--output")),
-    "show": (show, ("--study",)),
-    "watch": (watch, ("--study",)),
-    "compare": (compare, ("studies",)),
-    "corpus": (corpus, ("--name", "--output")),
-    "schemas": (schemas, ("--output",)),
+STUDY = Option("--study", "study file (YAML)")
+OUTPUT = Option("--output", "file to write")
+OUTPUT_FOLDER = Option("--output", "folder to write to")
+OUTPUT_DIR = Option("--output-dir", "folder for the figures, or for the tables of the analyses")
+FIGURES = Option("--figures", "folder of the figures")
+THROUGHPUT = Option("--throughput", "throughput.csv")
+ESTIMATES = Option(
+    "--estimates", "time_estimates.csv, beside the tables that `estimate` writes with it"
+)
+CHECK = Option("--check", "write nothing; exit with 1 if out of date", FLAG)
+
+COMMANDS = {
+    "document": Command(
+        document,
+        [STUDY, ESTIMATES],
+        [
+            Option("--file", "Markdown file with the markers; default: the study's `document`"),
+            CHECK,
+        ],
+    ),
+    "plan": Command(plan, [STUDY]),
+    "throughput": Command(throughput, [STUDY, OUTPUT]),
+    "estimate": Command(estimate, [STUDY, OUTPUT], [THROUGHPUT]),
+    "place": Command(
+        place, [STUDY], [Option("--again", "also for cells with one that have not begun", FLAG)]
+    ),
+    "plot-losses": Command(plot_losses, [STUDY, OUTPUT_DIR]),
+    "plot-scaling": Command(plot_scaling, [STUDY, THROUGHPUT, OUTPUT_DIR], [ESTIMATES]),
+    "scaling-law": Command(
+        scaling_law,
+        [FIGURES, OUTPUT],
+        [
+            STUDY,
+            Option("--losses", "CSV with the columns params, loss, and tokens or training_flop"),
+            Option(
+                "--drop-highest",
+                "number of rows of --losses to leave out, those with the highest loss",
+                {"type": count, "default": 0, "metavar": "N"},
+            ),
+        ],
+    ),
+    "analyses": Command(analyses, [STUDY, FIGURES, OUTPUT_DIR]),
+    "report": Command(
+        report,
+        [STUDY, THROUGHPUT, ESTIMATES, FIGURES, OUTPUT],
+        [
+            Option(
+                "--analyses",
+                "folder of the tables of the analyses; default: that of throughput.csv",
+            )
+        ],
+    ),
+    "show": Command(show, [STUDY]),
+    "watch": Command(
+        watch,
+        [STUDY],
+        [
+            Option(
+                "--every",
+                "seconds between two looks; default: 5",
+                {"type": positive, "default": 5.0, "metavar": "SECONDS"},
+            ),
+            Option("--once", "look once", FLAG),
+        ],
+    ),
+    "compare": Command(
+        compare,
+        [
+            Option(
+                "studies",
+                "a study file, its results folder or a throughput.csv; the first is the base",
+                {"nargs": "+", "type": Path, "metavar": "STUDY"},
+            )
+        ],
+        [
+            Option(
+                "--by",
+                "compare the cells of one study by this",
+                {"choices": ("variant", "trainer", "cluster", "model", "gpus")},
+            ),
+            Option(
+                "--base",
+                "the value of --by to compare with; default: the first",
+                {"metavar": "NAME"},
+            ),
+            Option(
+                "--threshold",
+                "exit with 1 if a cell is slower by more than this, beyond the noise",
+                {"type": not_negative, "metavar": "PERCENT"},
+            ),
+            OUTPUT,
+        ],
+    ),
+    "corpus": Command(
+        corpus, [Option("--name", "name of the corpus", {"metavar": "NAME"}), OUTPUT_FOLDER]
+    ),
+    "schemas": Command(schemas, [OUTPUT_FOLDER], [CHECK]),
 }
-"""Command -> its function and its required options."""
-
-OPTIONAL = {
-    "document": ("--file", "--check"),
-    "estimate": ("--throughput",),
-    "place": ("--again",),
-    "plot-scaling": ("--estimates",),
-    "report": ("--analyses",),
-    "scaling-law": ("--study", "--losses", "--drop-highest"),
-    "watch": ("--every", "--once"),
-    "compare": ("--by", "--base", "--threshold", "--output"),
-    "schemas": ("--check",),
-}
-"""Command -> its optional options."""
-
-HELP = {
-    "studies": "a study file, its results folder or a throughput.csv; the first is the base",
-    "--every": "seconds between two looks; default: 5",
-    "--once": "look once",
-    "--check": "write nothing; exit with 1 if out of date",
-    "--again": "also for cells with one that have not begun",
-    "--by": "compare the cells of one study by variant, trainer, cluster, model or gpus",
-    "--base": "the variant, trainer, cluster, model or gpus to compare with; default: the first",
-    "--threshold": "exit with 1 if a cell is slower by more than this, beyond the noise",
-    "--study": "study file (YAML)",
-    "--throughput": "throughput.csv",
-    "--estimates": "time_estimates.csv, beside the tables that `estimate` writes with it",
-    "--analyses": "folder of the tables of the analyses; default: that of throughput.csv",
-    "--figures": "folder of the figures",
-    "--file": "Markdown file with the markers; default: the study's `document`",
-    "--losses": "CSV with the columns params, loss, and tokens or training_flop",
-    "--drop-highest": "number of rows of --losses to leave out, those with the highest loss",
-    "--output": "file to write; for corpus and schemas, a folder",
-    "--output-dir": "folder for the figures, or for the tables of the analyses",
-    "--name": "name of the corpus",
-}
 
 
-KINDS: dict[str, dict[str, Any]] = {
-    "--drop-highest": {"type": int, "default": 0, "metavar": "N"},
-    "--every": {"type": float, "default": 5.0, "metavar": "SECONDS"},
-    "--once": {"action": "store_true"},
-    "--check": {"action": "store_true"},
-    "--again": {"action": "store_true"},
-    "--by": {"choices": ("variant", "trainer", "cluster", "model", "gpus")},
-    "--base": {"metavar": "NAME"},
-    "--threshold": {"type": float, "metavar": "PERCENT"},
-}
-"""Optional option that is no path -> what argparse needs to know."""
-
+PARSER = build_parser("python -m study", "The stages of a study.", COMMANDS)
 
 PIPE_CLOSED = 128 + signal.SIGPIPE
 """Exit code of a program whose output nobody reads any more, as in `| head`."""
@@ -322,8 +356,8 @@ PIPE_CLOSED = 128 + signal.SIGPIPE
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code. User errors are printed without a traceback."""
     try:
-        options = _parser().parse_args(arguments)
-        options.command(options)
+        options = PARSER.parse_args(arguments)
+        options.function(options)
         sys.stdout.flush()
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -340,34 +374,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m study", description="The stages of a study.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (command, names) in COMMANDS.items():
-        sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
-        for option in names:
-            if option == "studies":
-                sub.add_argument(option, nargs="+", type=Path, metavar="STUDY", help=HELP[option])
-            else:
-                kind = str if option == "--name" else Path
-                sub.add_argument(option, required=True, type=kind, help=HELP[option])
-        for option in OPTIONAL.get(name, ()):
-            sub.add_argument(option, help=HELP[option], **KINDS.get(option, {"type": Path}))
-        sub.set_defaults(command=command)
-    return parser
-
-
 def _study(options: argparse.Namespace) -> Study:
     return load_study_file(str(options.study))
 
 
 def _grid(options: argparse.Namespace) -> Grid:
-    def place(grid: Grid) -> Grid:
-        from study.jobs.placement import show
+    def choose(grid: Grid) -> Grid:
+        # Imported only here, as it loads numpy.
+        from study.jobs import placement
 
-        return show(grid)
+        return placement.show(grid)
 
-    return load_grid_file(str(options.study), place)
+    return load_grid_file(str(options.study), choose)
 
 
 if __name__ == "__main__":

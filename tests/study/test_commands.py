@@ -130,3 +130,26 @@ def test_the_estimate_takes_under_two_seconds(grid: Grid) -> None:
 
     # The best of three: other programs share the machine. A slow one takes longer to start, too.
     assert seconds(*command) < max(2, 5 * seconds(*command[:3], "--help"))
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value", "expected"),
+    [
+        (["watch", "--study", "x.yaml"], "--every", "-1", "a number above 0"),
+        (["watch", "--study", "x.yaml"], "--every", "nan", "a number above 0"),
+        (["compare", "a", "b"], "--threshold", "five", "a number, 0 or above"),
+        (
+            ["scaling-law", "--figures", "x", "--output", "x"],
+            "--drop-highest",
+            "1.5",
+            "a whole number, 0 or above",
+        ),
+    ],
+)
+def test_an_option_with_an_impossible_value_is_named(
+    capsys: pytest.CaptureFixture[str], command: list[str], option: str, value: str, expected: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*command, option, value])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith(f"argument {option}: found '{value}'; expected {expected}")
