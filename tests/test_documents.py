@@ -1,7 +1,9 @@
 """The documents: every command in them works, every link leads somewhere, every message exists."""
 
+import argparse
 import ast
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -178,10 +181,42 @@ def test_every_command_of_the_study_is_understood(file: str, words: list[str]) -
     if len(words) == 1:  # the name of a command, in a sentence
         assert words[0] in study_commands.COMMANDS, f"{file}: {words}"
         return
-    options = study_commands._parser().parse_args(words)
+    options = study_commands.PARSER.parse_args(words)
     study = getattr(options, "study", None)
     if study is not None and str(study).startswith("config/"):
         assert (PROJECT / study).exists(), f"{file}: {study}"
+
+
+class ParsedError(Exception):
+    """A command line was understood."""
+
+
+MODULE_COMMANDS = [
+    (file, words)
+    for file, words in own("python -m ")
+    if words[2].startswith(("trainer.", "benchmarks.")) and words[3:] and words[3].startswith("-")
+]
+"""Those with options; settings (key=value) are parsed by the trainer."""
+
+
+@pytest.mark.parametrize(
+    ("file", "words"), MODULE_COMMANDS, ids=[" ".join(w[2:]) for _, w in MODULE_COMMANDS]
+)
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_every_command_of_a_module_is_understood(
+    file: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the module's own parser; it goes no further."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(parser: argparse.ArgumentParser, arguments: Any = None, *rest: Any) -> None:
+        parse(parser, arguments, *rest)
+        raise ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    monkeypatch.setattr(sys, "argv", [words[2], *words[3:]])
+    with pytest.raises(ParsedError):
+        runpy.run_module(words[2].rstrip(",."), run_name="__main__")
 
 
 def test_every_module_that_is_named_exists() -> None:

@@ -251,7 +251,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--root-dir", required=True, help="folder that holds the source's folder")
     parser.add_argument("--source", required=True, help="name of the source's folder")
     parser.add_argument("--shards-dir", required=True, help="folder of the token shards")
-    parser.add_argument("--output", required=True, type=Path, help="JSON file that describes them")
+    parser.add_argument("--output", type=Path, help="JSON file to write that describes them")
     parser.add_argument("--tokenizer", choices=get_args(TokenizerName), default="bytes")
     parser.add_argument("--tokenizer-path", help="the tokenizer file; bytes has none")
     parser.add_argument("--n-words", type=int, help="number of token ids, padding included")
@@ -271,13 +271,15 @@ def main(arguments: Sequence[str]) -> int:
             not given.no_add_eos,
             given.workers,
         )
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(given.output, json.dumps(shards.describe(), indent=1) + "\n")
+        if given.output is not None:
+            given.output.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(given.output, json.dumps(shards.describe(), indent=1) + "\n")
     except (ConfigError, WorkerError) as error:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"{given.output}: cannot be written: {error.strerror or error}", file=sys.stderr)
+        place = given.output or given.shards_dir
+        print(f"{place}: cannot be written: {error.strerror or error}", file=sys.stderr)
         return 1
     print(
         f"{given.source}: {shards.train_tokens:,} tokens to train on, "
