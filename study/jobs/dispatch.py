@@ -1,6 +1,7 @@
 """Before the first job: checks of all requests, and limits that Snakemake cannot set."""
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -138,10 +139,17 @@ def find_impossible_here(executor: SlurmExecutor, jobs: Iterable[Any]) -> list[s
 
 
 def _count_gpus() -> int:
+    """Return the number of this machine's GPUs that a run started here may use."""
     if shutil.which("nvidia-smi") is None:
         return 0
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return count
+    # Indices, or names of GPUs and of their parts (MIG).
+    words = filter(None, map(str.strip, visible.split(",")))
+    return sum(not word.isdecimal() or int(word) < count for word in words)
 
 
 def find_rejected(executor: SlurmExecutor, jobs: Iterable[Any]) -> list[str]:
