@@ -137,4 +137,5 @@ def _ddp_line(bench: Bench, count: int) -> str:
         )
         prepare(learner, config)
         curves.append(loss_curve(learner, config))
+        learner.graph = None  # the process group ends only without it
     return f"graph, {count} micro-batches: within {_gap(*curves):.4f} nats of launched steps"

@@ -72,7 +72,11 @@ class Session:
         return self.start.elapsed_s + self.startup.elapsed_s
 
     def close(self) -> None:
-        """Stop the loader and close the files."""
+        """Stop the loader, close the files and release the CUDA graph.
+
+        NCCL ends a process group only when no graph holds its kernels any more.
+        """
+        self.learner.graph = None
         self.loader.close()
         self.journal.close()
         self.profiler.close()

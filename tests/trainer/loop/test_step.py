@@ -1,6 +1,8 @@
 """What a step costs the CPU beside its arithmetic."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -202,3 +204,19 @@ def test_the_largest_batch_that_fits_is_reported(
             assert "global batch of 8" in message
     finally:
         session.close()
+
+
+def test_a_closed_session_holds_no_graph(runs: Runs) -> None:
+    """NCCL waits at the end of its group for graphs; collection is off then, and cycles stay."""
+    session = open_run(runs)
+    step.capture_later(session.learner, rate=1e-3)
+    graph = weakref.ref(session.learner.graph)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        session.close()
+        assert graph() is None
+    finally:
+        gc.enable()
+        gc.unfreeze()
