@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+UNNOTICED_S = 1e-4
+"""A wait for data that a GPU does not notice: it saves marking its end."""
+
 
 class LossMean:
     """The mean training loss since the last record, on the device, so that adding does not wait."""
@@ -34,34 +37,56 @@ class LossMean:
 
 
 class RecordTimer:
-    """The time since the last record, in total and by cause."""
+    """The time since the last record, in total and by cause.
 
-    def __init__(self) -> None:
+    The host queues steps on a GPU and runs ahead of it. So a save or an evaluation begins when the
+    steps before it are done, and waiting for data counts as long as the GPU has nothing to do.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
         self.restart()
 
     def restart(self) -> None:
         """Begin an interval."""
         self._spent = {"data": 0.0, "checkpoint": 0.0, "eval": 0.0}
+        self._waits: list[tuple[torch.cuda.Event, torch.cuda.Event, float]] = []
         self._start = time.perf_counter()
         self.steps = 0
         """Steps since the last record."""
 
-    def charge(self, kind: str, since: float) -> None:
-        """Charge the time since a reading of the clock to `data`, `checkpoint` or `eval`."""
-        self._spent[kind] += time.perf_counter() - since
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Charge the time of a block to `data`."""
+        before = _mark() if self._on_gpu else None
+        start = time.perf_counter()
+        yield
+        waited_s = time.perf_counter() - start
+        if before is None:
+            self._spent["data"] += waited_s
+        elif waited_s > UNNOTICED_S:
+            self._waits.append((before, _mark(), waited_s))
 
     @contextmanager
     def spending(self, kind: str) -> Iterator[None]:
-        """Charge the time of a block."""
+        """Charge the time of a block to `checkpoint` or `eval`."""
+        if self._on_gpu:
+            torch.cuda.synchronize()
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.charge(kind, start)
+            self._spent[kind] += time.perf_counter() - start
 
     def read(self) -> dict[str, Any]:
-        """Return the times of the interval as fields of a `Record`; begin the next interval."""
+        """Return the times of the interval as fields of a `Record`; begin the next interval.
+
+        Call it when the device has done the interval's steps.
+        """
         spent = self._spent
+        for before, after, waited_s in self._waits:
+            # The GPU reaches both marks at once if it was busy all the time.
+            spent["data"] += min(waited_s, before.elapsed_time(after) / 1e3)
         training_s = time.perf_counter() - self._start - spent["checkpoint"] - spent["eval"]
         times = {
             "step_s": training_s / self.steps,
@@ -70,3 +95,10 @@ class RecordTimer:
         }
         self.restart()
         return times
+
+
+def _mark() -> torch.cuda.Event:
+    """Return an event that notes when the GPU has done what is queued."""
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event

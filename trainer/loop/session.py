@@ -64,7 +64,10 @@ class Session:
     slow_ranks: SlowRanks
     source: Source | None = None
     """The checkpoint of another run that this attempt began with."""
-    timer: RecordTimer = field(default_factory=RecordTimer)
+    timer: RecordTimer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.timer = RecordTimer(self.world.device)
 
     @property
     def elapsed_s(self) -> float:

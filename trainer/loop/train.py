@@ -2,7 +2,6 @@
 
 import gc
 import math
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -67,9 +66,8 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
     config, learner = session.config, session.learner
     session.profiler.begin(step)
     learner.optimizer.set_rate(learning_rate(config.optim, step, config.steps))
-    start = time.perf_counter()
-    batch = next(session.loader)
-    session.timer.charge("data", start)
+    with session.timer.waiting_for_data():
+        batch = next(session.loader)
     first = step == session.start.step + 1
     loss, grad_norm = first_step(learner, batch) if first else train_step(learner, batch)
     session.losses.add(loss)

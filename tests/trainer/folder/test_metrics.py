@@ -48,9 +48,9 @@ def test_numbers_that_json_lacks_are_null(tmp_path: Path, value: float) -> None:
 def test_step_time_excludes_checkpoint_and_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    timer = RecordTimer()
+    timer = RecordTimer(torch.device("cpu"))
     for _ in range(2):
-        with timer.spending("data"):
+        with timer.waiting_for_data():
             now[0] += 0.25
         now[0] += 1.0
         timer.steps += 1
@@ -68,6 +68,81 @@ def test_step_time_excludes_checkpoint_and_evaluation(monkeypatch: pytest.Monkey
     now[0] += 2.0
     timer.steps += 1
     assert timer.read()["step_s"] == 2.0  # the next interval begins where this one ended
+
+
+class Gpu:
+    """A device that does queued work one after the other, while the host goes on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        """The host's clock, s."""
+        self.done_at = 0.0
+        """When the device has done what is queued."""
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(torch.cuda, "synchronize", self.synchronize)
+        monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: Mark(self))
+
+    def run(self, seconds: float) -> None:
+        """Queue work."""
+        self.done_at = max(self.done_at, self.now) + seconds
+
+    def synchronize(self) -> None:
+        self.now = max(self.now, self.done_at)
+
+
+class Mark:
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
+    def record(self) -> None:
+        self.at = max(self.gpu.now, self.gpu.done_at)
+
+    def elapsed_time(self, later: "Mark") -> float:
+        """Milliseconds, as CUDA's."""
+        return 1e3 * (later.at - self.at)
+
+
+@pytest.mark.parametrize("every", [1, 3, 5])
+def test_queued_steps_are_not_charged_to_an_evaluation(
+    monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    gpu = Gpu(monkeypatch)
+    timer = RecordTimer(torch.device("cuda"))
+    for step in range(1, 11):
+        gpu.run(0.05)
+        timer.steps += 1
+        if step % every == 0:
+            with timer.spending("eval"):
+                gpu.run(0.2)
+                gpu.synchronize()
+    gpu.synchronize()
+    times = timer.read()
+    assert times["step_s"] == pytest.approx(0.05)
+    assert times["eval_s"] == pytest.approx(0.2 * (10 // every))
+
+
+@pytest.mark.parametrize(
+    ("loader_s", "waits_s"),
+    [
+        (0.03, 0.03),  # before the first step only: the GPU is busy for longer than the loader
+        (0.08, 0.08 + 9 * 0.03),
+        (5e-5, 0.0),
+    ],
+)
+def test_waiting_for_data_counts_while_the_gpu_is_idle(
+    monkeypatch: pytest.MonkeyPatch, loader_s: float, waits_s: float
+) -> None:
+    gpu = Gpu(monkeypatch)
+    timer = RecordTimer(torch.device("cuda"))
+    for _ in range(10):
+        with timer.waiting_for_data():
+            gpu.now += loader_s
+        gpu.run(0.05)
+        timer.steps += 1
+    gpu.synchronize()
+    times = timer.read()
+    assert times["data_s"] == pytest.approx(waits_s)
+    assert times["step_s"] == pytest.approx((waits_s + (0 if waits_s else loader_s)) / 10 + 0.05)
 
 
 def test_the_logged_loss_is_the_mean_since_the_last_record() -> None:
