@@ -110,8 +110,9 @@ class Record(Written):
     slow_rank: Annotated[SlowRank | None, Field(alias="ranks/slow")] = None
     """The rank that the others waited for in the interval before; None if none was slow."""
     paused: Annotated[bool | None, Field(alias="time/paused")] = None
-    """Of another trainer: whether `time/step_s` includes a checkpoint or an evaluation whose length
-    is not known, so that the interval is not in steady state."""
+    """Whether `time/step_s` includes what steps in steady state do not, for an unknown time: the
+    capture of a CUDA graph and the steps before it, a suspension of the job, or another trainer's
+    checkpoint or evaluation."""
     attempt: PositiveInt
     """The attempt that wrote it."""
 

@@ -1,12 +1,13 @@
 """Fixtures for complete runs: a corpus of random sentences, and a run.yaml for it."""
 
+import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ def write_document(number: int) -> str:
     draw, words = random.Random(number), WORDS.split()
     sentences = (" ".join(draw.choices(words, k=draw.randint(3, 12))) for _ in range(180))
     return ".\n".join(sentence.capitalize() for sentence in sentences)
+
+
+@contextlib.contextmanager
+def kept_handlers() -> Iterator[None]:
+    """Restore the signal handlers that a run in this process replaces."""
+    handlers = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGCONT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 class Runs:
@@ -132,15 +144,13 @@ class Runs:
 
     def here(self, *arguments: str) -> int:
         """Run in this process, which saves the import of torch; return the exit code."""
-        handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         threads = torch.get_num_threads()
         kept = "distributed={freeze_gc: false, keep_memory: false, model_dtype: fp32, threads: 1}"
         try:
-            return run(load_run_config([f"config={self.config}", kept, *arguments]), Startup())
+            with kept_handlers():
+                return run(load_run_config([f"config={self.config}", kept, *arguments]), Startup())
         finally:
             torch.set_num_threads(threads)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
     def out(self, name: str = "out") -> Path:
         """Return a run's folder."""

@@ -30,8 +30,14 @@ Step = Callable[[Tensor], tuple[Tensor, Tensor]]
 class StepGraph:
     """A step that runs eagerly `eager_steps` times, then is captured and replayed."""
 
-    def __init__(self, step: Step, eager_steps: int = EAGER_STEPS) -> None:
-        self._step, self._left = step, eager_steps
+    def __init__(
+        self, step: Step, eager_steps: int = EAGER_STEPS, release: Callable[[], None] | None = None
+    ) -> None:
+        """`release` frees what the last eager step leaves in memory.
+
+        Freed during the capture, it would stay beside the graph's own memory for the whole run.
+        """
+        self._step, self._left, self._release = step, eager_steps, release
         self._graph: torch.cuda.CUDAGraph | None = None
         self._tokens: Tensor
         self._result: tuple[Tensor, Tensor]
@@ -42,6 +48,8 @@ class StepGraph:
             self._left -= 1
             return self._step(tokens)
         if self._graph is None:
+            if self._release is not None:
+                self._release()
             self._tokens = tokens.clone()
             self._graph = torch.cuda.CUDAGraph()
             stream = torch.cuda.current_stream()

@@ -54,6 +54,8 @@ class RecordTimer:
         self._start = time.perf_counter()
         self.steps = 0
         """Steps since the last record."""
+        self.paused = False
+        """The interval is not in steady state; see `Record.paused`."""
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
@@ -91,6 +93,7 @@ class RecordTimer:
         times = {
             "step_s": training_s / self.steps,
             "interval_steps": self.steps,
+            "paused": self.paused or None,
             **{f"{kind}_s": seconds for kind, seconds in spent.items()},
         }
         self.restart()

@@ -39,6 +39,8 @@ class Learner:
     """Sequences of a micro-batch, and tokens per sequence."""
     graph: Step | None = None
     """What takes a step instead of `compute_step`, such as a CUDA graph."""
+    warm_up_steps: int = 1
+    """Steps of an attempt until all that follow are taken in the same way."""
     forward_s: float = 0.0
     """Time of this process in forward passes since the last record, s."""
 

@@ -31,8 +31,8 @@ def train_step(learner: Learner, batch: Tensor) -> tuple[Tensor, Tensor]:
     return compute_step(learner, tokens)
 
 
-def first_step(learner: Learner, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """Take the first step of an attempt; raise DoesNotFit if memory runs out."""
+def warm_up_step(learner: Learner, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Take one of the first steps of an attempt; raise DoesNotFit if memory runs out."""
     return _finding_what_fits(learner, lambda: train_step(learner, batch))
 
 
@@ -136,7 +136,8 @@ def capture_later(learner: Learner, rate: float) -> None:
     """Capture the step as a CUDA graph after a few eager steps."""
     # A tensor, so that replays read the current learning rate, not that of the capture.
     learner.optimizer.rate = torch.tensor(rate, device=learner.device)
+    eager_steps = DDP_STEPS if has_buckets(learner.trained) else EAGER_STEPS
     learner.graph = StepGraph(
-        lambda tokens: compute_step(learner, tokens),
-        eager_steps=DDP_STEPS if has_buckets(learner.trained) else EAGER_STEPS,
+        lambda tokens: compute_step(learner, tokens), eager_steps, learner.optimizer.zero_grad
     )
+    learner.warm_up_steps = eager_steps + 1

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import signal
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from trainer.folder.journal import reserved_gib
 from trainer.loop.evaluate import bits_per_byte, validation_loss
 from trainer.loop.session import Session
 from trainer.loop.slow_ranks import OwnWork
-from trainer.loop.step import capture_later, first_step, rehearse, train_step
+from trainer.loop.step import capture_later, rehearse, train_step, warm_up_step
 from trainer.loop.stop_signal import StopSignal
 from trainer.model.learning_rate import learning_rate
 from trainer.records import EXIT_PREEMPTED, Evaluation, Record, SlowRank, finite
@@ -26,6 +27,7 @@ from trainer.world import mean_over_ranks
 def train(session: Session) -> int:
     """Run the remaining steps; return the exit code."""
     stop = StopSignal(session.world)
+    _notice_suspensions(session)
     begin(session)
     for step in range(session.start.step + 1, session.config.steps + 1):
         code = take_step(session, stop, step)
@@ -34,6 +36,15 @@ def train(session: Session) -> int:
     _settle(session, stop)
     session.journal.end("completed", outcome="trained")
     return 0
+
+
+def _notice_suspensions(session: Session) -> None:
+    """Have the interval in which Slurm, or a shell, suspends and resumes the run say so."""
+
+    def resumed(number: int, frame: object) -> None:
+        session.timer.paused = True
+
+    signal.signal(signal.SIGCONT, resumed)
 
 
 def _settle(session: Session, stop: StopSignal) -> None:
@@ -68,13 +79,16 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
     learner.optimizer.set_rate(learning_rate(config.optim, step, config.steps))
     with session.timer.waiting_for_data():
         batch = next(session.loader)
-    first = step == session.start.step + 1
-    loss, grad_norm = first_step(learner, batch) if first else train_step(learner, batch)
+    number = step - session.start.step  # in this attempt
+    take = warm_up_step if number <= learner.warm_up_steps else train_step
+    loss, grad_norm = take(learner, batch)
+    if 1 < number <= learner.warm_up_steps:
+        session.timer.paused = True
     session.losses.add(loss)
     session.timer.steps += 1
-    if first:
+    if number == 1:
         _finish_startup(session, loss)
-    if step in (1, config.steps) or step % config.logging.freq == 0:
+    if step in (1, learner.warm_up_steps, config.steps) or step % config.logging.freq == 0:
         is_finite = _record(session, step, loss, grad_norm)
         if not is_finite:
             _settle(session, stop)

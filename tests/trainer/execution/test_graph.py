@@ -67,7 +67,10 @@ def test_a_captured_step_follows_the_learning_rate(
 ) -> None:
     """DDP times its first ten steps, with events that a capture must not wait for."""
     learner: Any = SimpleNamespace(
-        device=torch.device("cpu"), trained=None, optimizer=SimpleNamespace(rate=0.0), graph=None
+        device=torch.device("cpu"),
+        trained=None,
+        optimizer=SimpleNamespace(rate=0.0, zero_grad=lambda: None),
+        graph=None,
     )
     monkeypatch.setattr(step_module, "has_buckets", lambda model: with_ddp)
     monkeypatch.setattr(step_module, "compute_step", lambda learner, tokens: kernels(tokens))
@@ -78,3 +81,13 @@ def test_a_captured_step_follows_the_learning_rate(
         doubled, _ = step_module.train_step(learner, torch.ones(2, dtype=torch.int64))
         assert doubled.item() == 2 * number
     assert kernels.launches == eager + 1
+    assert learner.warm_up_steps == eager + 1
+
+
+def test_memory_is_released_before_the_capture(kernels: Kernels) -> None:
+    """Gradients that are freed during a capture stay beside those of the graph."""
+    launches: list[int] = []
+    graph = StepGraph(kernels, eager_steps=2, release=lambda: launches.append(kernels.launches))
+    for _ in range(5):
+        graph(torch.arange(4))
+    assert launches == [2]

@@ -61,6 +61,7 @@ def test_step_time_excludes_checkpoint_and_evaluation(monkeypatch: pytest.Monkey
     assert timer.read() == {
         "step_s": 1.25,
         "interval_steps": 2,
+        "paused": None,
         "data_s": 0.5,
         "checkpoint_s": 8.0,
         "eval_s": 16.0,

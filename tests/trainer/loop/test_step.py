@@ -2,6 +2,8 @@
 
 import gc
 import json
+import os
+import signal
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,13 +13,15 @@ import pytest
 import torch
 
 from benchmarks.operations import Launched
-from tests.trainer.conftest import Runs, long, losses, read_records
+from tests.trainer.conftest import Runs, kept_handlers, long, losses, read_records
 from trainer.config import ModelConfig, OptimConfig, load_run_config
 from trainer.folder.failure import DoesNotFit, describe
 from trainer.loop import step
 from trainer.loop.learner import set_up_process
 from trainer.loop.session import Session, open_session
-from trainer.loop.step import first_step, rehearse, train_step
+from trainer.loop.step import rehearse, train_step, warm_up_step
+from trainer.loop.summary import open_journal
+from trainer.loop.train import train
 from trainer.model.adamw import AdamW
 from trainer.model.model import Transformer
 from trainer.startup import Startup
@@ -194,7 +198,7 @@ def test_the_largest_batch_that_fits_is_reported(
     try:
         with pytest.raises(DoesNotFit) as caught:
             learner, batch = session.learner, next(session.loader)
-            rehearse(learner, session.world) if rehearsed else first_step(learner, batch)
+            rehearse(learner, session.world) if rehearsed else warm_up_step(learner, batch)
         assert caught.value.fits == fits
         message = describe(caught.value, session.config, session.world).message
         if fits is None:
@@ -220,3 +224,23 @@ def test_a_closed_session_holds_no_graph(runs: Runs) -> None:
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+def test_intervals_that_are_not_steady_say_so(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps until a CUDA graph is captured have a record of their own; and a suspension."""
+    session = open_run(runs, "steps=20", "logging.freq=5")
+    session.learner.warm_up_steps = 4
+
+    def begin(step: int) -> None:
+        if step == 12:
+            os.kill(os.getpid(), signal.SIGCONT)  # as when a job is resumed
+
+    monkeypatch.setattr(session.profiler, "begin", begin)
+    with kept_handlers():
+        open_journal(session)
+        assert train(session) == 0
+        session.close()
+    records = read_records(runs.folder / "out")
+    paused = {record["global_step"]: record["time/paused"] for record in records}
+    assert paused == {1: None, 4: True, 5: None, 10: None, 15: True, 20: None}
+    assert [record["time/interval_steps"] for record in records] == [1, 3, 1, 5, 5, 5]
