@@ -144,7 +144,7 @@ class Attempt(Written):
     end: str | None = None
     """When it ended; None while it runs, or if it was killed."""
     wall_s: NonNegativeFloat | None = None
-    """How long it ran, s; None while it runs, or if it was killed."""
+    """How long it ran, s; while it runs, or if it was killed, until this was last written."""
     status: Status = "running"
     """How it ended."""
     fingerprint: str
@@ -157,6 +157,9 @@ class Attempt(Written):
     """The first step it took."""
     startup: dict[str, NonNegativeFloat | None] = Field(default={})
     """Start-up time by phase, s; `total_s` is from process start to the end of the first step."""
+    unrecorded: dict[str, NonNegativeFloat] = Field(default={})
+    """Time after its last record, s: `steps_s`, of which `data_s`, then `checkpoint_s` and
+    `eval_s`; empty while it runs, or if it was killed."""
 
     @property
     def startup_s(self) -> float | None:

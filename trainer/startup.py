@@ -19,9 +19,9 @@ class Startup:
         self._last = time.perf_counter() - own_s
 
     def mark(self, name: str) -> None:
-        """Charge the time since the last mark to `name`."""
-        now = time.perf_counter()
-        self.split[f"{name}_s"] = now - self._last
+        """Charge the time since the last mark to `name`, in addition to earlier ones."""
+        now, known = time.perf_counter(), self.split.get(f"{name}_s") or 0.0
+        self.split[f"{name}_s"] = known + now - self._last
         self._last = now
 
     def finish(self) -> None:

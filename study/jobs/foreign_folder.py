@@ -87,7 +87,7 @@ class ForeignFolder:
             hosts=(socket.gethostname(),),
         )
         earlier = read_summary(folder)
-        self._file = RunFile(folder, _summarize(job, attempt, gpus, earlier), previous)
+        self._file = RunFile(folder, _summarize(job, attempt, gpus, earlier), previous, elapsed_s)
         self._records: RecordFile | None = None
         self._evaluations: RecordFile | None = None
         self._base_s = 0.0  # of earlier attempts, up to the step at which this one goes on
@@ -252,7 +252,6 @@ class ForeignFolder:
             self._write_startup()
         self._file.end(
             status,
-            self._elapsed_s(),
             outcome=outcome,
             gpu_conditions=self._gpus.conditions,
             peak_memory_gib=self._peak_gib or self._gpus.peak_memory_gib or self._resident_gib(),

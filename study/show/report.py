@@ -221,7 +221,9 @@ def _facts(runs: Sequence[RunSummary], trainers: Sequence[str]) -> list[tuple[st
         facts.append((name, ", ".join(distinct) or "not known"))
     starts = [run.attempts[0].start for run in runs]
     ends = [run.attempts[-1].end or run.attempts[-1].start for run in runs]
-    hours = sum((item.wall_s or 0) * (run.gpus or 1) for run in runs for item in run.attempts)
+    hours = sum(
+        (item.wall_s or 0) * (item.gpus or run.gpus or 1) for run in runs for item in run.attempts
+    )
     when = [("First run", _date(min(starts))), ("Last run", _date(max(ends)))] if runs else []
     spent = [("GPU-hours", f"{hours / 3600:.2g}")] if hours else []
     return [*(when or [("Last run", "none yet")]), *spent, *facts]

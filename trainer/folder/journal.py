@@ -4,6 +4,7 @@ Only the main process writes; on other processes every call does nothing.
 """
 
 import resource
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ class Journal:
         previous = earlier.attempts if earlier else ()
         first = 1 + records.get("attempt", 0)  # more than are in a run.json that was lost
         summary = summary.model_copy(update=results)
-        self._file = RunFile(self._folder, summary, previous, first)
+        self._file = RunFile(
+            self._folder, summary, previous, lambda: self._startup.elapsed_s, first
+        )
         self._trackers = Trackers(self._config, self._step, self._file.began)
 
     def _send(self, record: dict[str, Any]) -> None:
@@ -105,10 +108,12 @@ class Journal:
         loss = evaluation.loss if evaluation.loss is not None else float("nan")
         print(f"step {step:>6}/{steps}  validation loss {loss:.4f}", flush=True)
 
-    def end(self, status: Status, **changes: Any) -> None:
+    def end(
+        self, status: Status, unrecorded: Mapping[str, float] | None = None, **changes: Any
+    ) -> None:
         """Write the end of this attempt to run.json, once."""
         if self._file is not None and self._file.attempt.status == "running":
-            self._file.end(status, self._startup.elapsed_s, **changes)
+            self._file.end(status, unrecorded, **changes)
 
     def close(self) -> None:
         """Close the files."""

@@ -85,19 +85,25 @@ class RecordTimer:
 
         Call it when the device has done the interval's steps.
         """
+        spent = self.so_far()
+        times = {
+            "step_s": spent.pop("steps_s") / self.steps,
+            "interval_steps": self.steps,
+            "paused": self.paused or None,
+            **spent,
+        }
+        self.restart()
+        return times
+
+    def so_far(self) -> dict[str, float]:
+        """Return the times of the interval as `Attempt.unrecorded` has them."""
         spent = self._spent
         for before, after, waited_s in self._waits:
             # The GPU reaches both marks at once if it was busy all the time.
             spent["data"] += min(waited_s, before.elapsed_time(after) / 1e3)
-        training_s = time.perf_counter() - self._start - spent["checkpoint"] - spent["eval"]
-        times = {
-            "step_s": training_s / self.steps,
-            "interval_steps": self.steps,
-            "paused": self.paused or None,
-            **{f"{kind}_s": seconds for kind, seconds in spent.items()},
-        }
-        self.restart()
-        return times
+        self._waits = []
+        steps_s = time.perf_counter() - self._start - spent["checkpoint"] - spent["eval"]
+        return {"steps_s": steps_s, **{f"{kind}_s": seconds for kind, seconds in spent.items()}}
 
 
 def _mark() -> torch.cuda.Event:

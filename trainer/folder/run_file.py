@@ -3,7 +3,7 @@
 import datetime
 import fcntl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,18 @@ class RunFile:
     """run.json: written when a run starts, replaced atomically while it runs."""
 
     def __init__(
-        self, folder: Path, summary: RunSummary, previous: Sequence[Attempt], first: int = 1
+        self,
+        folder: Path,
+        summary: RunSummary,
+        previous: Sequence[Attempt],
+        elapsed_s: Callable[[], float],
+        first: int = 1,
     ) -> None:
         """Begin the last attempt in `summary`; `previous` are the earlier ones.
 
-        Its number is at least `first`.
+        `elapsed_s` returns the seconds since it started; its number is at least `first`.
         """
-        self._path = folder / SUMMARY
+        self._path, self._elapsed_s = folder / SUMMARY, elapsed_s
         # A killed attempt could not write its end.
         ended = (
             item.model_copy(update={"status": "failed"}) if item.status == "running" else item
@@ -89,8 +94,11 @@ class RunFile:
             self.write()
 
     def write(self, **changes: Any) -> None:
-        """Apply changes and write the file."""
+        """Apply changes and write the file, with the attempt's time so far."""
         self.summary = self.summary.model_copy(update=changes)
+        attempt = self.attempt.model_copy(update={"wall_s": self._elapsed_s()})
+        attempts = (*self.summary.attempts[:-1], attempt)
+        self.summary = self.summary.model_copy(update={"attempts": attempts})
         before = time.monotonic()
         write_atomically(self._path, self.summary.to_json(indent=1) + "\n")
         self._written = time.monotonic()
@@ -102,10 +110,12 @@ class RunFile:
         attempt = self.attempt.model_copy(update=changes)
         self.write(attempts=(*self.summary.attempts[:-1], attempt))
 
-    def end(self, status: Status, wall_s: float, **changes: Any) -> None:
-        """End the attempt."""
+    def end(
+        self, status: Status, unrecorded: Mapping[str, float] | None = None, **changes: Any
+    ) -> None:
+        """End the attempt; `unrecorded` is that of `Attempt`."""
         self.summary = self.summary.model_copy(update={"status": status, **changes})
-        self.write_attempt(status=status, end=now(), wall_s=wall_s)
+        self.write_attempt(status=status, end=now(), unrecorded=dict(unrecorded or {}))
 
 
 def now() -> str:

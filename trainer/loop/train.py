@@ -19,7 +19,7 @@ from trainer.loop.slow_ranks import OwnWork
 from trainer.loop.step import capture_later, rehearse, train_step, warm_up_step
 from trainer.loop.stop_signal import StopSignal
 from trainer.model.learning_rate import learning_rate
-from trainer.records import EXIT_PREEMPTED, Evaluation, Record, SlowRank, finite
+from trainer.records import EXIT_PREEMPTED, Evaluation, Record, SlowRank, Status, finite
 from trainer.tokens.data import validation_windows
 from trainer.world import mean_over_ranks
 
@@ -33,8 +33,7 @@ def train(session: Session) -> int:
         code = take_step(session, stop, step)
         if code is not None:
             return code
-    _settle(session, stop)
-    session.journal.end("completed", outcome="trained")
+    _end(session, stop, "completed", outcome="trained")
     return 0
 
 
@@ -47,16 +46,19 @@ def _notice_suspensions(session: Session) -> None:
     signal.signal(signal.SIGCONT, resumed)
 
 
-def _settle(session: Session, stop: StopSignal) -> None:
-    """Wait for what is on the way between ranks and to the disk."""
+def _end(session: Session, stop: StopSignal, status: Status, **changes: Any) -> None:
+    """Wait for what is on the way between ranks and to the disk; write the attempt's end."""
     stop.close()
     session.slow_ranks.close()
-    session.saver.wait()
+    with session.timer.spending("checkpoint"):
+        session.saver.wait()
+    session.journal.end(status, session.timer.so_far(), **changes)
 
 
 def begin(session: Session) -> None:
     """Prepare the first step: CUDA graph, compilation, garbage collection."""
     settings, learner = session.config.distributed, session.learner
+    session.startup.mark("files")
     if learner.choices.cuda_graphs:
         capture_later(learner, session.config.optim.lr)
     compiled = learner.choices.compiled
@@ -66,6 +68,7 @@ def begin(session: Session) -> None:
     if settings.freeze_gc:
         gc.collect()
         gc.freeze()  # objects from start-up stay; scanning them again would slow steps down
+    session.startup.mark("files")
     session.timer.restart()
 
 
@@ -91,8 +94,7 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
     if step in (1, learner.warm_up_steps, config.steps) or step % config.logging.freq == 0:
         is_finite = _record(session, step, loss, grad_norm)
         if not is_finite:
-            _settle(session, stop)
-            session.journal.end("completed", outcome="diverged")
+            _end(session, stop, "completed", outcome="diverged")
             return 0
     kinds = checkpoint.due(config.checkpoint, step, config.steps)
     if _evaluation_due(config, step):
@@ -106,8 +108,7 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
 
 
 def _stop_here(session: Session, stop: StopSignal, step: int, kinds: list[str]) -> int:
-    _settle(session, stop)
-    session.journal.end("preempted")
+    _end(session, stop, "preempted")
     if session.world.is_main:
         saved = "saved, can be resumed" if kinds else "not saved, checkpoints are off"
         print(f"{session.config.dump_dir}: asked to stop at step {step}; {saved}", flush=True)

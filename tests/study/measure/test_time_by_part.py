@@ -74,3 +74,36 @@ def test_an_attempt_that_ended_before_its_first_step_leaves_no_part_below_zero(
     assert (parts["start-up"], parts["compile"]) == (3.0, 51.0)
     assert min(parts.values()) >= 0
     assert sum(parts.values()) == pytest.approx(120.0)
+
+
+def test_a_stopped_and_resumed_run_has_all_its_steps(make_grid: MakeGrid) -> None:
+    """Attempt 1 stops 3 steps after its last record; the next record is 7 steps later."""
+    cell = make_grid()[0]
+    stopped = {"steps_s": 3.0, "data_s": 0.5, "checkpoint_s": 2.0, "eval_s": 0.0}
+    ended = {"steps_s": 0.0, "data_s": 0.0, "checkpoint_s": 1.0, "eval_s": 4.0}
+    write_run(
+        cell,
+        attempts=[
+            {
+                "attempt": n,
+                "start": "2026-01-01T00:00:00+00:00",
+                "wall_s": 25.0,
+                "fingerprint": cell.fingerprint,
+                "startup": {"imports_s": 4.0, "first_step_s": 1.5, "total_s": 5.5},
+                "unrecorded": unrecorded,
+            }
+            for n, unrecorded in ((1, stopped), (2, ended))
+        ],
+    )
+    records = [
+        make_record(cell, 1, 1, 1.5, 5.5, 5.0),
+        make_record(cell, 10, 9, 1.0, 14.5, 4.0),
+        {**make_record(cell, 20, 7, 8.5 / 7, 30.0, 4.0), "attempt": 2, "time/data_s": 0.25},
+    ]
+    write_lines(Path(cell.folder, "metrics.jsonl"), records)
+    run = read_run(cell.folder)
+    assert run is not None
+    parts = time_by_part(run)
+    steps_s = 9 + 3 + (8.5 - 1.5)
+    expected = [11.0, 0.0, steps_s - 0.75, 0.75, 3.0, 4.0, 50 - (11 + steps_s + 3 + 4)]
+    assert parts == pytest.approx(dict(zip(PARTS, expected, strict=True)))

@@ -100,13 +100,16 @@ def test_only_one_process_trains_in_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_killed_attempt_is_recorded_as_failed(tmp_path: Path) -> None:
-    RunFile(tmp_path, make_summary(), ())  # never ended
+    killed = RunFile(tmp_path, make_summary(), (), iter((0.0, 7.5)).__next__)
+    killed.write(steps_done=3)  # the last that it wrote
     previous = read_summary(tmp_path)
     assert previous is not None
-    RunFile(tmp_path, make_summary(), previous.attempts).end("completed", 1.0, outcome="trained")
+    file = RunFile(tmp_path, make_summary(), previous.attempts, iter((0.0, 1.5)).__next__)
+    file.end("completed", outcome="trained")
     account = json.loads((tmp_path / "run.json").read_text())
     assert [attempt["status"] for attempt in account["attempts"]] == ["failed", "completed"]
     assert [attempt["attempt"] for attempt in account["attempts"]] == [1, 2]
+    assert [attempt["wall_s"] for attempt in account["attempts"]] == [7.5, 1.5]
     assert (account["status"], account["outcome"]) == ("completed", "trained")
 
 
@@ -121,14 +124,14 @@ def test_notes_are_written_once_the_file_lags(
         assert summary is not None
         return summary.steps_done
 
-    file = RunFile(tmp_path, make_summary(), ())
+    file = RunFile(tmp_path, make_summary(), (), lambda: 0.0)
     file.note(steps_done=1)
     assert steps_written() == 0
     now += run_file.LAG_S
     file.note(steps_done=2)
     assert steps_written() == 2
     file.note(steps_done=3)
-    file.end("completed", 1.0)
+    file.end("completed")
     assert steps_written() == 3
 
 

@@ -62,6 +62,14 @@ def test_a_run_writes_its_documented_files(runs: Runs) -> None:
     assert startup["total_s"] == pytest.approx(
         sum(seconds for name, seconds in startup.items() if name != "total_s"), abs=0.1
     )
+    # The last evaluation and save come after the last record.
+    unrecorded = facts["attempts"][0]["unrecorded"]
+    assert unrecorded.keys() == {"steps_s", "data_s", "checkpoint_s", "eval_s"}
+    assert unrecorded["eval_s"] > 0 < unrecorded["checkpoint_s"]
+    recorded_s = sum(record["time/step_s"] * record["time/interval_steps"] for record in records)
+    recorded_s += sum(record["time/checkpoint_s"] + record["time/eval_s"] for record in records)
+    known_s = startup["total_s"] - startup["first_step_s"] + recorded_s + sum(unrecorded.values())
+    assert known_s == pytest.approx(facts["attempts"][0]["wall_s"], abs=0.1)
     _, tokens = size_of(runs, "chunk.00")
     samples, windows = 20 * 4, (tokens - 1) // 64
     assert records[-1]["data/epoch"] == samples / windows
