@@ -54,8 +54,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     host.keep_freed_memory()
-    world = get_world(options.device)
-    with process_group(world, timeout_s=60) as wait, tempfile.TemporaryDirectory() as own:
+    world = get_world(options.device, timeout_s=60)
+    with process_group(world) as wait, tempfile.TemporaryDirectory() as own:
         wait()
         folder = Path(shared_corpus(own, world))
         with ours(folder, options, world) as (step, inside):

@@ -38,6 +38,13 @@ class World:
     device: torch.device
     tp_size: int = 1
     """Neighbouring tensor-parallel processes, which train on the same samples."""
+    timeout_s: float = 600.0
+    """A collective that takes longer fails, so that a rank that hangs ends the run."""
+
+    @property
+    def timeout(self) -> datetime.timedelta:
+        """`timeout_s`, as process groups take it."""
+        return datetime.timedelta(seconds=self.timeout_s)
 
     @property
     def is_main(self) -> bool:
@@ -60,7 +67,12 @@ class World:
         return self.size // self.local_size
 
 
-def get_world(device: Device = "cuda", gpu_name: str | None = None, tp_size: int = 1) -> World:
+def get_world(
+    device: Device = "cuda",
+    gpu_name: str | None = None,
+    tp_size: int = 1,
+    timeout_s: float = World.timeout_s,
+) -> World:
     """Return this process's rank, from torchrun's variables; a single process without them.
 
     Raises ConfigError if the machine lacks the device, has fewer GPUs than processes, or its GPUs
@@ -81,7 +93,7 @@ def get_world(device: Device = "cuda", gpu_name: str | None = None, tp_size: int
             raise ConfigError(f"run, on {socket.gethostname()}", [problem])
         torch.cuda.set_device(local_rank)
     found = torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu")
-    return World(rank, size, local_rank, local_size, found, tp_size)
+    return World(rank, size, local_rank, local_size, found, tp_size, timeout_s)
 
 
 def find_missing_gpu(needed: int, wanted: str | None) -> str | None:
@@ -123,30 +135,29 @@ def gpu_uuid(world: World) -> str | None:
 
 
 @contextlib.contextmanager
-def process_group(world: World, timeout_s: float) -> Iterator[Callable[[], None]]:
+def process_group(world: World) -> Iterator[Callable[[], None]]:
     """Hold the process group open; a single process needs none, and an open one is kept.
 
     The group is initialised in the background: call what this yields before the first collective.
-    A collective that takes longer than `timeout_s` fails, so a rank that hangs ends the run. After
-    a failure the group is not destroyed, since that waits for all ranks.
+    After a failure the group is not destroyed, since that waits for all ranks.
     """
     if world.size == 1 or dist.is_initialized():
         yield lambda: None
         return
     with ThreadPoolExecutor(1, "process_group") as pool:
-        meeting = pool.submit(_meet, world, timeout_s)
+        meeting = pool.submit(_meet, world)
         yield meeting.result
     dist.destroy_process_group()
 
 
-def _meet(world: World, timeout_s: float) -> None:
+def _meet(world: World) -> None:
     cuda = world.device.type == "cuda"
     if cuda:
         torch.cuda.set_device(world.device)  # the current device is per thread
     dist.init_process_group(
         # gloo carries what must not wait for the GPU: stop requests, host names.
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        timeout=datetime.timedelta(seconds=timeout_s),
+        timeout=world.timeout,
         device_id=world.device if cuda else None,
     )
 

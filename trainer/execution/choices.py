@@ -105,7 +105,7 @@ def choose(config: RunConfig, gpus: int, machine: Machine) -> Choices:
         threads=settings.threads or max(1, machine.cores // machine.ranks),
         attention=_attention(config, gpus),
         cuda_graphs=_uses_cuda_graphs(config, gpus),
-        residual_dtype=settings.residual_dtype if dtype == "bf16" else "fp32",
+        residual_dtype=_residual_dtype(settings, gpus, dtype),
         fused_pointwise=fuses_projections and _fuses_pointwise(config),
         output_multiple=_output_multiple(config, gpus),
     )
@@ -138,6 +138,14 @@ def loss_chunk(settings: DistributedConfig, vocab_size: int) -> int:
     if settings.loss_chunk != "auto":
         return settings.loss_chunk
     return LOSS_CHUNK if vocab_size >= LARGE_VOCABULARY and settings.tp_size == 1 else 0
+
+
+def _residual_dtype(settings: DistributedConfig, gpus: int, dtype: Dtype) -> Dtype:
+    """Return the number format of the residual stream; with FSDP2, it is that of the weights."""
+    if dtype == "fp32":
+        return "fp32"
+    uses_fsdp = settings.is_sharded(gpus) and settings.data_parallel(gpus) != (1, 1)
+    return "bf16" if uses_fsdp else settings.residual_dtype
 
 
 def _fuses_projections(config: RunConfig, gpus: int) -> bool:

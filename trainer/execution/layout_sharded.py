@@ -4,6 +4,7 @@ Imported only if a run needs it: the import takes a second.
 """
 
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -24,11 +25,14 @@ from trainer.world import World
 def build_mesh(config: DistributedConfig, world: World) -> DeviceMesh:
     """Return the mesh of the processes, with the axes dp_replicate, dp_shard and tp."""
     dp_replicate, dp_shard = config.data_parallel(world.size)
-    return init_device_mesh(
+    mesh = init_device_mesh(
         world.device.type,
         (dp_replicate, dp_shard, world.tp_size),
         mesh_dim_names=("dp_replicate", "dp_shard", "tp"),
     )
+    for group in mesh.get_all_groups():  # they do not inherit the timeout
+        _set_pg_timeout(world.timeout, group)
+    return mesh
 
 
 def shard(
@@ -43,7 +47,9 @@ def shard(
     if dp_replicate * dp_shard == 1:
         return
     policy = MixedPrecisionPolicy(
-        param_dtype=DTYPES[dtype], reduce_dtype=DTYPES[config.reduce_dtype]
+        param_dtype=DTYPES[dtype],
+        reduce_dtype=DTYPES[config.reduce_dtype],
+        cast_forward_inputs=False,  # the rotary tables stay float32
     )
     dp_mesh = mesh["dp_replicate", "dp_shard"] if dp_replicate > 1 else mesh["dp_shard"]
     for layer in model.layers:

@@ -89,7 +89,9 @@ class Saver:
             for unfinished in folder.glob(f"{SAVING}*"):  # by killed attempts
                 shutil.rmtree(unfinished, ignore_errors=True)
         # A separate group: training's collectives continue meanwhile.
-        self._group = dist.new_group(backend="gloo") if world.size > 1 else None
+        self._group = None
+        if world.size > 1:
+            self._group = dist.new_group(backend="gloo", timeout=world.timeout)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -121,6 +123,9 @@ class Saver:
             raise failure
 
     def _write_async(self, state: dict[str, Any], position: Position, kinds: list[str]) -> None:
+        if self._world.device.type == "cuda":
+            # The current device is per thread: on GPU 0, each rank would open a context.
+            torch.cuda.set_device(self._world.device)
         try:
             self._write(state, position, kinds)
         # torch's CheckpointException derives from BaseException.

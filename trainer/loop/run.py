@@ -34,12 +34,13 @@ def run(config: RunConfig, startup: Startup) -> int:
     folder = Path(config.dump_dir)
     with failure.refusals_noted(folder):
         check_trackers(config)
-        world = get_world(config.device, config.gpu_name, config.distributed.tp_size)
+        settings = config.distributed
+        world = get_world(config.device, config.gpu_name, settings.tp_size, settings.timeout_s)
         config.check_processes(world.size)
         choices = set_up_process(config, world)
         with (
             failure.reported(config, world),
-            process_group(world, config.distributed.timeout_s) as wait_for_others,
+            process_group(world) as wait_for_others,
         ):
             model = None
             if world.size > 1 and not is_completed(folder):

@@ -158,6 +158,22 @@ def test_static_steps_are_captured(gpus: int, stated: dict[str, Any], expected: 
     assert not choose(run_config("cpu", distributed=stated), gpus, SKYLAKE).cuda_graphs
 
 
+@pytest.mark.parametrize(
+    ("layout", "found"),
+    [
+        ({"fsdp_type": "full_shard"}, "bf16"),
+        ({"fsdp_type": "no_shard"}, "fp32"),
+        ({"fsdp_type": "no_shard", "tp_size": 4}, "fp32"),
+        ({"fsdp_type": "no_shard", "tp_size": 2}, "bf16"),  # copies of sharded matrices use FSDP2
+    ],
+)
+def test_fsdp_has_the_residual_stream_in_the_dtype_of_the_weights(
+    layout: dict[str, Any], found: str
+) -> None:
+    config = run_config("cuda", distributed=layout)
+    assert choose(config, 4, ZEN5).residual_dtype == found
+
+
 def test_the_residual_stream_is_narrow_only_in_bf16() -> None:
     stated = {"residual_dtype": "bf16"}
     assert choose(run_config("cpu", distributed=stated), 1, ZEN5).residual_dtype == "bf16"
