@@ -6,6 +6,7 @@ micro-batches mean more gradient accumulation. It times steps on random tokens i
 communication is left out, which hardly changes the best settings.
 """
 
+import gc
 import statistics
 import sys
 import time
@@ -21,7 +22,7 @@ from trainer.config import ActivationCheckpointing, RunConfig
 from trainer.execution.choices import Choices
 from trainer.layers import merge
 from trainer.loop.learner import Learner, build_learner
-from trainer.loop.step import compute_step
+from trainer.loop.step import capture_later, train_step
 from trainer.problems import ConfigError
 from trainer.settings import validate
 from trainer.world import World
@@ -34,7 +35,7 @@ BUDGET_S = 120.0
 """Seconds after which nothing more is tried."""
 
 WARM_UP, STEPS = 2, 5
-"""Steps before the timed ones, and timed steps, of which the median counts."""
+"""Steps between those of `Learner.warm_up_steps` and the timed ones, of which the median counts."""
 
 WORSE = 0.97
 """A micro-batch below this fraction of the best speed ends the search among smaller ones."""
@@ -151,6 +152,7 @@ class Clock:
         except torch.OutOfMemoryError:
             timing = None
         if self._world.device.type == "cuda":
+            gc.collect()  # a compiled model is part of cycles
             torch.cuda.empty_cache()
         if timing is None:
             print(f"{setting}: does not fit", file=sys.stderr, flush=True)
@@ -166,7 +168,8 @@ class Clock:
     def _time(self, setting: Setting) -> Timing:
         learner, tokens = self._open(setting)
         first_s, *rest = self._seconds(learner, tokens)
-        return Timing(statistics.median(rest[WARM_UP:]), first_s)
+        learner.graph = None  # its memory is free for the next setting
+        return Timing(statistics.median(rest[-STEPS:]), first_s)
 
     def _open(self, setting: Setting) -> tuple[Learner, Tensor]:
         values = merge(self._config.model_dump(), setting.overrides())
@@ -174,14 +177,16 @@ class Clock:
         torch.manual_seed(0)
         choices = replace(self._choices, compiled=setting.compiled)
         learner = build_learner(config, choices, self._world)
+        if choices.cuda_graphs:
+            capture_later(learner, config.optim.lr)
         shape = (setting.micro_batches, setting.batch_size, config.data.seq_len + 1)
         tokens = torch.randint(config.data.tokenizer.vocab_size, shape, device=self._world.device)
         return learner, tokens
 
     def _seconds(self, learner: Learner, tokens: Tensor) -> Iterator[float]:
-        for _ in range(1 + WARM_UP + STEPS):
+        for _ in range(learner.warm_up_steps + WARM_UP + STEPS):
             start = time.perf_counter()
-            loss, _ = compute_step(learner, tokens)
+            loss, _ = train_step(learner, tokens)
             loss.item()  # waits for the device
             yield time.perf_counter() - start
 

@@ -1,11 +1,21 @@
 """Choosing micro-batch, activation checkpointing and compilation, simulated and on this machine."""
 
+from dataclasses import replace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.conftest import Runs
-from trainer.commands.autotune import Setting, Timing, main, search
+from trainer.commands import autotune
+from trainer.commands.autotune import Clock, Setting, Timing, main, search
+from trainer.config import load_run_config
+from trainer.loop.learner import Learner, set_up_process
+from trainer.loop.step import compute_step
+from trainer.world import get_world
 
 
 class Machine:
@@ -74,6 +84,26 @@ def test_overrides_of_a_run_here(runs: Runs, capsys) -> None:
     assert chosen["data"]["batch_size"] * chosen["grad_acc_steps"] == 4
     settings = [f"data={{batch_size: {chosen['data']['batch_size']}}}"]
     runs.run(f"grad_acc_steps={chosen['grad_acc_steps']}", *settings, "steps=2")
+
+
+def test_steps_are_timed_as_a_run_takes_them(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, replayed from a CUDA graph, which the next setting does not find in memory."""
+    config = load_run_config([f"config={runs.config}"])
+    world = get_world("cpu")
+    choices = replace(set_up_process(config, world), cuda_graphs=True)
+    graphs: list[Any] = []
+
+    def capture_later(learner: Learner, rate: float) -> None:
+        learner.graph = Mock(side_effect=lambda tokens: compute_step(learner, tokens))
+        learner.warm_up_steps = 4
+        graphs.append((learner, learner.graph))
+
+    monkeypatch.setattr(autotune, "capture_later", capture_later)
+    timing = Clock(config, choices, world)(Setting(2, 2, "none", compiled=False))
+    assert timing is not None
+    ((learner, graph),) = graphs
+    assert graph.call_count == 4 + autotune.WARM_UP + autotune.STEPS
+    assert learner.graph is None
 
 
 def test_sharded_weights_are_rejected(runs: Runs, capsys) -> None:

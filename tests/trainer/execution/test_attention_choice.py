@@ -73,6 +73,30 @@ def test_a_simpler_choice_differs_from_process_to_process() -> None:
     assert len(answers(one_after_the_other)) > 1
 
 
+@pytest.mark.parametrize("gpu_s", [0.5e-3, 5e-3, 0.5])
+def test_a_pass_counts_the_time_of_the_gpu(monkeypatch: pytest.MonkeyPatch, gpu_s: float) -> None:
+    """A launch takes the host 0.2 ms; the GPU begins at once and works on, as within a step."""
+    now = done_at = 10.0
+    passes = 0
+
+    def work() -> None:
+        nonlocal now, done_at, passes
+        now += 0.2e-3
+        done_at = max(done_at, now) + gpu_s
+        passes += 1
+
+    def synchronize() -> None:
+        nonlocal now
+        now = max(now, done_at)
+
+    monkeypatch.setattr(torch.accelerator, "synchronize", synchronize)
+    monkeypatch.setattr(kernels.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(kernels, "_allow_only", lambda name: None)
+    assert kernels._seconds("flash", work) == pytest.approx(gpu_s, rel=0.05)
+    assert passes <= 1 + kernels.MOST_QUEUED
+    assert passes * gpu_s <= max(2 * gpu_s, kernels.QUEUED_S + gpu_s)
+
+
 def test_the_order_decides_between_kernels_that_are_equally_fast() -> None:
     assert answers(in_turns, {"efficient": 2e-3, "flash": 2e-3}) == {"flash"}
     assert answers(in_turns, {"efficient": 2e-3, "flash": 2e-3 * (1 + MARGIN / 2)}) == {"flash"}
