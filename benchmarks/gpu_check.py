@@ -40,6 +40,9 @@ from trainer.layers import merge
 UNFINISHED = 75
 """Exit code if there is more to do."""
 
+MARGIN_S, START_S = 15.0, 120.0
+"""How much longer than stated an item may take, and how long a worker may start."""
+
 MASKED = {"data": {"document_mask": True}}
 
 _now = time.monotonic
@@ -137,9 +140,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--worker", type=float, help=argparse.SUPPRESS)  # seconds left
     options = parser.parse_args(arguments)
-    log = Log(options.folder)
-    bench = Bench(options.rehearse, options.folder.absolute())
-    items = [item for item in items_of(bench, options.also) if item.name.startswith(options.only)]
+    folder = options.folder.absolute()  # the worker has another working directory
+    log, bench = Log(folder), Bench(options.rehearse, folder)
+    known = items_of(bench, options.also)
+    items = [item for item in known if item.name.startswith(options.only)]
+    if not items:
+        names = "; ".join(item.name for item in known)
+        sys.exit(f"--only: found {options.only!r}; expected the start of one of: {names}")
     if options.worker is not None:
         work(items, log, _now() + options.worker)
         sys.stdout.flush()
@@ -164,7 +171,7 @@ class Log:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "items.jsonl"
+        self.folder, self._path = folder, folder / "items.jsonl"
 
     def begin(self) -> None:
         """Start again if the commit has changed; note what ran."""
@@ -183,11 +190,16 @@ class Log:
         """Return the names of the items that have ended."""
         return {line["item"] for line in self._lines() if "lines" in line}
 
+    def unfinished(self) -> str:
+        """Return the name of the item that has begun and not ended; empty if there is none."""
+        begun = [line["item"] for line in self._lines() if "item" in line]
+        return begun[-1] if begun and begun[-1] not in self.done() else ""
+
     def fail_unfinished(self, why: str) -> None:
         """Record the item that has begun and not ended as failed."""
-        begun = [line["item"] for line in self._lines() if "item" in line]
-        if begun and begun[-1] not in self.done():
-            self.write(item=begun[-1], lines=[f"FAILED: {why}"])
+        begun = self.unfinished()
+        if begun:
+            self.write(item=begun, lines=[f"FAILED: {why}"])
 
     def text(self) -> str:
         """Return all that was measured."""
@@ -200,7 +212,9 @@ class Log:
         return "\n".join(rows)
 
     def _lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._path.read_text().splitlines()]
+        # The worker may be writing the last line.
+        lines = self._path.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _gpu_text() -> str:
@@ -218,18 +232,28 @@ def supervise(items: list[Item], log: Log, end: float, arguments: list[str]) -> 
         if not todo or end - _now() < todo[0].seconds:
             return
         command = [sys.executable, "-m", "benchmarks.gpu_check", *arguments]
-        process = subprocess.Popen(
-            [*command, "--worker", str(end - _now())], cwd=ROOT, start_new_session=True
-        )
-        try:
-            code = process.wait(timeout=max(1.0, end - _now() + 10))
-        except subprocess.TimeoutExpired:
-            code = None
+        command += ["--folder", str(log.folder), "--worker", str(end - _now())]
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+        code = _wait(process, items, log, end)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         if code == 0:
             return
         log.fail_unfinished("out of time" if code is None else f"the process ended with {code}")
+
+
+def _wait(process: subprocess.Popen[bytes], items: list[Item], log: Log, end: float) -> int | None:
+    """Return the worker's exit code; None if the time of its item, or all time, is up."""
+    allowed = {item.name: item.seconds + MARGIN_S for item in items}
+    begun, since = log.unfinished(), _now()
+    while (code := process.poll()) is None:
+        if log.unfinished() != begun:
+            begun, since = log.unfinished(), _now()
+        if _now() > min(end + MARGIN_S, since + allowed.get(begun, START_S)):
+            return None
+        time.sleep(0.2)
+    return code
 
 
 def work(items: list[Item], log: Log, end: float) -> None:

@@ -28,14 +28,14 @@ def whole_run(bench: Bench, empty_cache: bool = False) -> list[str]:
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=bench.folder))
     start = _now()
     changes = {"distributed": {"compile_cache": str(folder / "cache")}} if empty_cache else {}
-    code = _trainer(bench, folder, steps, changes)
+    ended = _trainer(bench, folder, steps, changes)
     took = _now() - start
     summary = json.loads((folder / "run/run.json").read_text())
     startup = summary["attempts"][-1]["startup"]
     parts = ", ".join(f"{k.removesuffix('_s')} {v:.1f}" for k, v in startup.items())
     losses = _losses(folder)
     some = ", ".join(f"{losses[s]:.4f} at {s}" for s in (50, 200, 350, 500) if s in losses)
-    return [f"exit code {code}, {took:.1f} s; start-up: {parts} s", f"losses {some}"]
+    return [f"{ended}, {took:.1f} s; start-up: {parts} s", f"losses {some}"]
 
 
 def resumed(bench: Bench) -> list[str]:
@@ -45,17 +45,17 @@ def resumed(bench: Bench) -> list[str]:
     _write_text(bench)
     whole, parted = (Path(tempfile.mkdtemp(prefix="run-", dir=bench.folder)) for _ in range(2))
     _trainer(bench, whole, steps, saving)
-    code = _trainer(bench, parted, steps, saving, stop_at=20)
+    ended = _trainer(bench, parted, steps, saving, stop_at=20)
     _trainer(bench, parted, steps, saving)
     own, reference = _losses(parted), _losses(whole)
     gap = max(abs(own[step] - reference[step]) for step in reference)
-    return [f"stopped with code {code}; losses within {gap:.6f} nats of the run that was not"]
+    return [f"stopped: {ended}; losses within {gap:.6f} nats of the run that was not"]
 
 
 def _trainer(
     bench: Bench, folder: Path, steps: int, changes: dict[str, Any], stop_at: int | None = None
-) -> int:
-    """Run the trainer; at step `stop_at` ask it to stop. Return its exit code."""
+) -> str:
+    """Run the trainer; at step `stop_at` ask it to stop. Return how it ended."""
     config = bench.config("27.5M", **merge({"optim": {"scheduler": "cosine"}}, changes))
     values = json.loads(config.model_dump_json(exclude_unset=True))
     values |= {"dump_dir": str(folder / "run"), "steps": steps, "seed": 42}
@@ -77,13 +77,13 @@ def _trainer(
             if summary.exists() and json.loads(summary.read_text())["status"] == "completed":
                 break
         try:
-            code = process.wait(timeout=5)
-        except subprocess.TimeoutExpired:  # see os._exit above
+            ended = f"exit code {process.wait(timeout=5)}"
+        except subprocess.TimeoutExpired:  # compile workers of torch 2.11 may hold it up
             process.kill()
-            code = 0
+            ended = "killed 5 s after its last step"
     if not summary.exists():
         raise RuntimeError((folder / "log").read_text()[-300:])
-    return code
+    return ended
 
 
 def _write_text(bench: Bench) -> None:

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,48 @@ def test_gpu_check_rehearsed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "27.5M, bf16 residual             FAILED: the process ended with -11" in lines
     masked = [line for line in lines if line.startswith("27.5M, document mask ")]
     assert all("tokens/s" in line for line in masked)
+
+
+def test_gpu_check_goes_on_after_an_item_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker is another program here: its second item never ends."""
+    worker = tmp_path / "worker"
+    worker.write_text(
+        f"""#!{sys.executable}
+import json, sys, time
+path = sys.argv[sys.argv.index("--folder") + 1] + "/items.jsonl"
+done = {{json.loads(line).get("item") for line in open(path)}}
+for name in ("one", "two", "three"):
+    if name in done:
+        continue
+    for line in ({{"item": name}}, {{"item": name, "lines": ["measured"]}}):
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\\n")
+        if name == "two":
+            time.sleep(60)
+"""
+    )
+    worker.chmod(0o755)
+    monkeypatch.setattr(gpu_check.sys, "executable", str(worker))
+    monkeypatch.setattr(gpu_check, "MARGIN_S", 0.2)
+    log = gpu_check.Log(tmp_path)
+    log.begin()
+    items = [gpu_check.Item(name, 0.3, list) for name in ("one", "two", "three")]
+    begun = time.monotonic()
+    gpu_check.supervise(items, log, begun + 30, [])
+    assert time.monotonic() - begun < 20
+    assert log.done() == {"one", "two", "three"}
+    assert re.findall(r"^(\w+) +(.*)$", log.text(), re.M)[-3:] == [
+        ("one", "measured"),
+        ("two", "FAILED: out of time"),
+        ("three", "measured"),
+    ]
+
+
+def test_gpu_check_names_its_items(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="found 'nosuch'; expected the start of one of: losses"):
+        gpu_check.main(["--rehearse", "--folder", str(tmp_path), "--only", "nosuch"])
 
 
 def test_scale_prints_a_row_for_each_command(capsys: pytest.CaptureFixture[str]) -> None:
