@@ -1,7 +1,7 @@
 """Validation loss on held-out text, over the same windows on any number of GPUs."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from torch import nn
 from trainer.execution.choices import Dtype
 from trainer.execution.compiling import uncompiled
 from trainer.execution.precision import precision
-from trainer.tokens.packing import Part
 from trainer.tokens.shard_folder import Shards
 from trainer.world import World, sum_over_ranks
 
@@ -47,10 +46,20 @@ def validation_loss(
     return loss_sum / tokens_sum, int(tokens_sum) // world.tp_size
 
 
-def bits_per_byte(loss: float, shards: Iterable[Shards]) -> float | None:
+def bits_per_byte(
+    loss: float, shards: Mapping[str, Shards], windows: Mapping[str, int]
+) -> float | None:
     """Convert a loss from nats per token to bits per byte, comparable between tokenizers.
 
-    `shards` are those of the held-out text; None if its bytes are unknown, as of token ids.
+    `shards` are source -> that of the held-out text, `windows` source -> number of windows in the
+    loss, of the same length. None if the bytes of a source are unknown, as of token ids.
     """
-    held_out = sum((shard.held_out for shard in shards), Part(0, 0, 0))
-    return loss / math.log(2) * held_out.tokens / held_out.bytes if held_out.bytes else None
+    bytes_per_token = 0.0
+    for name, count in windows.items():
+        held_out = shards[name].held_out
+        if not count:
+            continue
+        if not held_out.bytes:
+            return None
+        bytes_per_token += count / sum(windows.values()) * held_out.bytes / held_out.tokens
+    return loss / math.log(2) / bytes_per_token if bytes_per_token else None

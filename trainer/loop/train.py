@@ -20,7 +20,7 @@ from trainer.loop.step import capture_later, rehearse, train_step, warm_up_step
 from trainer.loop.stop_signal import StopSignal
 from trainer.model.learning_rate import learning_rate
 from trainer.records import EXIT_PREEMPTED, Evaluation, Record, SlowRank, Status, finite
-from trainer.tokens.data import validation_windows
+from trainer.tokens.data import count_validation_windows, validation_windows
 from trainer.world import mean_over_ranks
 
 
@@ -190,7 +190,8 @@ def _evaluate(session: Session, step: int) -> None:
         loss, tokens = validation_loss(
             learner.model, windows, config.data.batch_size, learner.choices.model_dtype, world
         )
-    bits = bits_per_byte(loss, session.held_out.values())
+    sources = count_validation_windows(session.held_out, config.data.seq_len, count)
+    bits = bits_per_byte(loss, session.held_out, sources)
     session.journal.evaluated(
         Evaluation(
             step=step,

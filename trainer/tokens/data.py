@@ -340,15 +340,32 @@ def validation_windows(
     skipped. So the windows are the same for every seed and GPU count.
     """
     held_out = [_windows(shards[name].val, seq_len) for name in sorted(shards)]
-    lengths = [len(windows) for windows in held_out]
+    source, window = _take_turns([len(windows) for windows in held_out], count)
+    batch = np.empty((len(source), seq_len + 1), held_out[0].dtype)
+    for index, windows in enumerate(held_out):
+        here = source == index
+        batch[here] = windows[window[here]]
+    return batch
+
+
+def count_validation_windows(
+    shards: Mapping[str, Shards], seq_len: int, count: int | None = None
+) -> dict[str, int]:
+    """Return source -> how many of the windows of `validation_windows` are its own."""
+    names = sorted(shards)
+    lengths = [count_windows(len(shards[name].val), seq_len) for name in names]
+    source, _ = _take_turns(lengths, count)
+    return dict(zip(names, np.bincount(source, minlength=len(names)).tolist(), strict=True))
+
+
+def _take_turns(
+    lengths: Sequence[int], count: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first `count` turns of sources with that many windows: source and window."""
     window = np.concatenate([np.arange(length) for length in lengths])
     source = np.repeat(np.arange(len(lengths)), lengths)
     chosen = np.lexsort((source, window))[:count]
-    batch = np.empty((len(chosen), seq_len + 1), held_out[0].dtype)
-    for index, windows in enumerate(held_out):
-        here = source[chosen] == index
-        batch[here] = windows[window[chosen][here]]
-    return batch
+    return source[chosen], window[chosen]
 
 
 def _windows(tokens: Tokens, seq_len: int) -> Tokens:

@@ -99,10 +99,19 @@ def test_a_resumed_run_draws_no_weights(runs: Runs, monkeypatch: pytest.MonkeyPa
 def test_bits_per_byte_of_token_ids_are_unknown() -> None:
     """The text that they stand for is not there; with it, ln 2 nats per token are a bit."""
     text = Shards(Path(), "", "<u2", Part(1, 9, 9), held_out=Part(2, 60, 120))
-    more, ids = replace(text, held_out=Part(1, 20, 40)), replace(text, held_out=Part(1, 20, None))
-    assert bits_per_byte(math.log(2), [text, more]) == pytest.approx(80 / 160)
-    assert bits_per_byte(1.0, [text, ids]) is None
-    assert bits_per_byte(1.0, [replace(text, held_out=Part(1, 2, 0))]) is None
+    ids, empty = (replace(text, held_out=Part(1, 20, size)) for size in (None, 0))
+    assert bits_per_byte(math.log(2), {"a": text}, {"a": 7}) == pytest.approx(60 / 120)
+    assert bits_per_byte(1.0, {"a": text, "b": ids}, {"a": 1, "b": 1}) is None
+    assert bits_per_byte(1.0, {"a": empty}, {"a": 1}) is None
+
+
+def test_bits_per_byte_count_the_text_that_was_read() -> None:
+    """Three windows of 2 bytes a token and one of 5, whatever the length of each text."""
+    short = Shards(Path(), "", "<u2", Part(1, 9, 9), held_out=Part(2, 60, 120))
+    long = replace(short, held_out=Part(2, 600_000, 3_000_000))
+    windows = {"short": 3, "long": 1}
+    bits = bits_per_byte(math.log(2), {"short": short, "long": long}, windows)
+    assert bits == pytest.approx(4 / (3 * 2 + 5))
 
 
 def size_of(runs: Runs, name: str) -> tuple[int, int]:

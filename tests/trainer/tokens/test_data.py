@@ -18,6 +18,7 @@ from trainer.tokens.data import (
     BatchLoader,
     SampleOrder,
     allocate,
+    count_validation_windows,
     permute,
     positions,
     validation_windows,
@@ -307,3 +308,6 @@ def test_validation_windows_take_turns(make_shards: Make) -> None:
     assert validation_windows(shards, 4, 3).tolist() == windows[:3].tolist()
     assert validation_windows(shards, 4, 99).tolist() == windows.tolist()
     assert validation_windows({"d": shards["d"]}, 4, None).shape == (0, 5)
+    assert count_validation_windows(shards, 4, None) == {"a": 2, "b": 3, "c": 0, "d": 0}
+    assert count_validation_windows(shards, 4, 3) == {"a": 2, "b": 1, "c": 0, "d": 0}
+    assert count_validation_windows({"d": shards["d"]}, 4, None) == {"d": 0}
