@@ -21,7 +21,7 @@ from study.cluster_config import ClusterConfig
 from study.grid_config import GridEntry
 from study.horizon import check_horizon
 from study.trainers import DEFAULT_TRAINER, OURS, KnownLog, TrainerConfig
-from study.value_types import Name, ProjectPath, RunValues, WorkflowPath
+from study.value_types import Name, ProjectPath, RunValues, WorkflowPath, as_list
 from trainer.config import ModelConfig, RunConfig
 from trainer.other_names import names
 from trainer.paths import FilePath
@@ -36,12 +36,19 @@ DEFAULT_FILE = "config/config.yaml"
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./:-]*$")]
 
 
+Horizon = Annotated[str, AfterValidator(check_horizon)]
+Horizons = Annotated[
+    tuple[Horizon, ...],
+    BeforeValidator(as_list, json_schema_input_type=Horizon | tuple[Horizon, ...]),
+]
+
+
 class EstimateConfig(Settings):
     """Lengths of the runs in the time table."""
 
     steps: PositiveInt = 500
     """Optimizer steps of the estimated run."""
-    horizons: tuple[Annotated[str, AfterValidator(check_horizon)], ...] = ()
+    horizons: Horizons = ()
     """Lengths of further estimated runs: '10B tokens', '2000 steps', or 'chinchilla', 20 tokens per
     parameter."""
 

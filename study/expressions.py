@@ -24,6 +24,9 @@ LARGEST_EXACT = 2**53
 PERCENT_OF = re.compile(r"([0-9]+(?:\.[0-9]*)?)\s*%\s*of\b")
 """`2% of steps`."""
 
+PERCENT_ALONE = re.compile(r"[0-9]+(?:\.[0-9]*)?\s*%")
+"""`2%`, of nothing."""
+
 ONLY_IN_EXPRESSIONS = re.compile(r"[-+*/%()<>=]")
 """Characters that no number and no name contains, apart from a number's sign."""
 
@@ -87,6 +90,8 @@ def parse_expression(text: str) -> ast.expr:
     """Return the syntax tree of an expression. Raises ExpressionError if it is not one."""
     if len(text) > LONGEST:
         raise ExpressionError(f"more than {LONGEST} characters; expected a short expression")
+    if PERCENT_ALONE.fullmatch(text.strip()):
+        raise ExpressionError(f"a percentage of what? expected `{text.strip()} of steps`, or alike")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about literals such as `1or`

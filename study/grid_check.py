@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from study.point_settings import (
     Start,
     meets_condition,
     options,
+    settle_run,
     start_of,
 )
 from study.points import CELL_NAME, Point, is_known, points, unknown_names
@@ -71,13 +73,45 @@ def check_grid(
     if count > MOST_CELLS:
         message = f"found {count:,} cells; expected {MOST_CELLS:,} or fewer"
         return [*problems, Problem(("grid",), message)], []
+    known_paths = [problem.path for problem in problems]
     counts: Counter[KeyPath] = Counter()
     found, cells = _check_points(study)
+    if cells:
+        found += _check_unused_variants(study)
     for problem in dict.fromkeys(found):
         counts[problem.path] += 1
-        if counts[problem.path] <= MOST_OF_A_KEY:
+        follows = any(problem.path[: len(path)] == path for path in known_paths)
+        if counts[problem.path] <= MOST_OF_A_KEY and not follows:
             problems.append(problem)
     return list(dict.fromkeys(problems)), cells
+
+
+def unused_variants(study: Study) -> list[str]:
+    """Return the variants that no block of the grid, and no evidence, names."""
+    named = {name for entry in study.grid for name in entry.variant}
+    named |= {item.variant for item in study.evidence}
+    return [name for name in study.variants if name not in named]
+
+
+def _check_unused_variants(study: Study) -> list[Problem]:
+    """Return the problems with the settings of variants without a cell, if no model takes them."""
+    unused, problems = unused_variants(study), list[Problem]()
+    places = {p.model: p for p in points(study) if is_known(study, p)} if unused else {}
+    for name in unused:
+        told = [_problems_of_variant(study, name, point) for point in places.values()]
+        problems += sorted(told, key=len)[0] if told else []
+    return problems
+
+
+def _problems_of_variant(study: Study, name: str, point: Point) -> list[Problem]:
+    """Return the problems with a variant in the place of another."""
+    own = replace(point, named_variant=name, choices=(), trunk=None)
+    try:
+        for found in options(study, own)[:1]:
+            settle_run(study, found, format_path(("variants", name)))
+    except ConfigError as error:
+        return [problem for problem in error.problems if problem.path[:2] == ("variants", name)]
+    return []
 
 
 def _managed(where: KeyPath, settings: Mapping[str, Any]) -> list[Problem]:
@@ -89,10 +123,22 @@ def _managed(where: KeyPath, settings: Mapping[str, Any]) -> list[Problem]:
 
 
 def _unsweepable(where: KeyPath, entry: GridEntry) -> Iterator[Problem]:
-    for key in entry.sweep:
+    for key, values in entry.sweep.items():
+        nested = _with_dots(key, values[0]) if len(values) == 1 else None
+        if nested:
+            yield Problem((*where, key), f"found a mapping of lists; expected `{nested}: [...]`")
         reason = ONE_FOLDER if key in ("data", "data.root_dir") else MANAGED.get(key)
         if reason:
             yield Problem((*where, key), f"cannot be swept; {reason}")
+
+
+def _with_dots(key: str, value: Any) -> str | None:
+    """Return the dotted key of a list that is nested in a swept mapping, if there is one."""
+    if isinstance(value, list):
+        return key
+    nested = value.items() if isinstance(value, Mapping) else ()
+    found = (_with_dots(f"{key}.{name}", inner) for name, inner in nested)
+    return next((dotted for dotted in found if dotted), None)
 
 
 def _check_points(study: Study) -> tuple[list[Problem], list[Cell]]:
@@ -117,10 +163,23 @@ def _check_points(study: Study) -> tuple[list[Problem], list[Cell]]:
             cells += [cell] if cell else []
         except ConfigError as error:
             excluded[point.where] = False
-            problems += error.problems
+            problems += map(_with_remedy, error.problems)
     for where in (where for where, everything in excluded.items() if everything):
         problems.append(Problem((*where, "where"), "excludes every cell of the block"))
     return problems, cells
+
+
+def _with_remedy(problem: Problem) -> Problem:
+    """Tell how a setting is varied if it was given a list."""
+    group, *path = problem.path
+    key = path[1:] if group in ("variants", "clusters_run") else path
+    varies = group in ("run", "variants", "clusters_run") and key
+    if not varies or not problem.message.startswith("found a list; "):
+        return problem
+    remedy = (
+        f"to vary it, write `sweep: {{{format_path(tuple(key))}: [...]}}` in a block of the grid"
+    )
+    return Problem(problem.path, f"{problem.message}; {remedy}")
 
 
 def _on_candidates(study: Study, point: Point) -> tuple[list[Point], list[Problem]]:

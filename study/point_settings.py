@@ -55,6 +55,10 @@ def settle_run(
     return run, facts
 
 
+MOST_STEPS = 10**15
+"""Most steps of a length in tokens or FLOPs; far more than any run has."""
+
+
 class SharedRuns:
     """The runs of a study's points, validated once for those that differ only in seed and name.
 
@@ -158,6 +162,11 @@ def _derive_steps(point: Point, length: Choice, facts: CellFacts) -> Layer:
         tokens = length.tokens(facts.lookup("params"), facts.lookup("flops_per_token"))
         assert tokens is not None
         steps = whole_steps(tokens, facts.lookup("tokens_per_step"))
+        if steps > MOST_STEPS:
+            message = (
+                f"= {length.value} is {float(steps):.2g} steps; expected {MOST_STEPS:.0e} at most"
+            )
+            raise ConfigError(format_path(point.where), [Problem(point.at(length), message)])
     return Layer({"steps": steps}, prefix=point.at(length), derived=True)
 
 

@@ -16,6 +16,7 @@ from study.estimate.estimate import Estimate
 from study.estimate.forecast import Forecast
 from study.estimate.time_table import format_count, format_interval, format_seconds
 from study.grid import Cell, Grid
+from study.grid_check import unused_variants
 from study.jobs.launch import request_line
 from study.measure.summaries import is_stale, read_summary
 from study.placements import Placement, Prospect
@@ -123,6 +124,8 @@ def format_plan(grid: Grid, rows: Sequence[PlanRow], forecast: Forecast) -> str:
     if len(compared) > 1 and (best := forecast.estimator.most_informative(compared)):
         lines.append(f"Measuring {best.name} first narrows the remaining estimates most.")
     lines += format_trainers(rows)
+    unused = unused_variants(grid.study)
+    lines += [f"Variants that no block of the grid names: {', '.join(unused)}."] if unused else []
     parts = [format_totals(rows), "", table, *([""] if lines else []), *lines]
     return "\n".join(parts) + "\n"
 

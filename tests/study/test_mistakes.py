@@ -1,6 +1,7 @@
 """Mistakes in a study file: one message each, with the file, the line and the key."""
 
 import copy
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,66 @@ def message(path: str) -> str:
     with pytest.raises(ConfigError) as caught:
         Grid(load_study_file(path))
     return str(caught.value)
+
+
+ONE = STUDY["grid"][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"grid": [{**ONE, "sweep": {"optim": {"lr": [1e-3, 2e-3]}}}]},
+            ["grid[0].sweep.optim: found a mapping of lists; expected `optim.lr: [...]`"],
+        ),
+        (
+            {"run": {"optim": {"lr": [1e-3, 2e-3]}}},
+            [
+                "run.optim.lr: found a list; input should be a valid number; to vary it, write "
+                "`sweep: {optim.lr: [...]}` in a block of the grid"
+            ],
+        ),
+        (
+            {"run": {"optim": {"warmup": "10%"}}},
+            [
+                "run.optim.warmup: a percentage of what? expected `10% of steps`, or alike (in "
+                "'10%')"
+            ],
+        ),
+        (
+            {"grid": [{**ONE, "gpus": 1, "flops": 1e30}]},
+            ["grid[0].flops[0] = 1e+30 is 6.1e+19 steps; expected 1e+15 at most"],
+        ),
+        # A variant that no block names yet, which no model of the grid takes.
+        (
+            {"variants": {"mine": {"optim": {"lr": -4}, "nonsense": 3}}},
+            [
+                "variants.mine.optim.lr: found -4; input should be greater than 0",
+                "variants.mine.nonsense: unknown key; expected one of: ",
+            ],
+        ),
+    ],
+)
+def test_what_newcomers_write(tmp_path: Path, changes: dict[str, Any], told: list[str]) -> None:
+    _, *lines = message(write(tmp_path, changes)).splitlines()
+    assert len(lines) == len(told)
+    for line, expected in zip(lines, told, strict=True):
+        assert re.sub(r"^  line \d+: ", "", line).strip().startswith(expected)
+
+
+def test_an_unused_variant_is_valid_if_a_model_takes_it(tmp_path: Path) -> None:
+    """The first model of the grid has a width that its heads do not divide."""
+    changes = {
+        "models": {"wide": {"dim": 96, "n_layers": 1, "n_heads": 2}},
+        "variants": {"heads": {"model": {"n_heads": 6}}},
+        "grid": [{**ONE, "model": ["one", "wide"]}],
+    }
+    assert len(Grid(load_study_file(write(tmp_path, changes)))) == 4
+
+
+def test_one_horizon_needs_no_list(tmp_path: Path) -> None:
+    path = write(tmp_path, {"estimate": {"horizons": "chinchilla"}})
+    assert load_study_file(path).estimate.horizons == ("chinchilla",)
 
 
 GLOBAL = [{**STUDY["grid"][0], "global_batch_size": 8}]
