@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from study.analysis.parabola import Noise
 from study.analysis.series import Series, name_parts
-from study.estimate.time_table import format_count
+from study.formats import format_count, format_missing
 from study.grid import Cell
 from study.measure.losses import TRAINING, FinalLoss, choose_loss
 from study.measure.repeats import pooled
@@ -115,7 +115,6 @@ def _describe(
     noise: Noise | None,
     kind: str,
 ) -> Difference:
-    missing = f"{len(losses)} of {len(cells)} runs have a loss"
     return Difference(
         variant=label,
         model=cells[0].model,
@@ -132,7 +131,7 @@ def _describe(
         noise=None if noise is None else noise.deviation,
         degrees=0 if noise is None else noise.degrees,
         loss_kind=kind,
-        note=missing if len(losses) < len(cells) else "",
+        note=format_missing(len(losses), len(cells)),
     )
 
 

@@ -13,7 +13,7 @@ from scipy.special import stdtrit
 
 from study.analysis.parabola import LEVEL, Noise, Parabola, fit_parabola, near_lowest, pooled_noise
 from study.analysis.series import Series
-from study.estimate.time_table import format_count
+from study.formats import format_count, format_missing
 from study.measure.losses import FinalLoss, choose_loss
 
 NEAR = 5.0
@@ -205,9 +205,7 @@ def _edge(runs: Sequence[IsoRun]) -> str | None:
 
 
 def _with_missing(curve: BudgetCurve, planned: int) -> BudgetCurve:
-    if len(curve.runs) == planned:
-        return curve
-    missing = f"{len(curve.runs)} of {planned} runs have a loss"
+    missing = format_missing(len(curve.runs), planned)
     note = "; ".join(filter(None, [missing, curve.row.note]))
     return replace(curve, row=replace(curve.row, note=note))
 

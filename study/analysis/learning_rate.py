@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from study.analysis.parabola import Noise, Parabola, fit_parabola, near_lowest, pooled_noise
 from study.analysis.series import Series
-from study.estimate.time_table import format_count
+from study.formats import format_count, format_missing
 from study.grid import Cell
 from study.measure.losses import FinalLoss, choose_loss
 
@@ -93,7 +93,7 @@ def _row(
     best = low = high = loss = edge = None
     notes = []
     if len(rates) < len(cells):
-        notes.append(f"{len(rates)} of {len(cells)} runs have a loss")
+        notes.append(format_missing(len(rates), len(cells)))
     if parabola is None:
         notes.append("a curve needs losses at three learning rates")
     elif parabola.minimum is None:

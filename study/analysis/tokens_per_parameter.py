@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from study.analysis.series import Series
-from study.estimate.time_table import format_count
+from study.formats import format_count, format_missing
 from study.grid import Cell
 from study.measure.losses import FinalLoss, choose_loss
 
@@ -60,9 +60,7 @@ def lengths_of(series: Series, losses: Mapping[str, FinalLoss]) -> list[LengthRo
 
 
 def _note(found: int, planned: int) -> str:
-    if found == planned:
-        return ""
-    return "no loss yet" if not found else f"{found} of {planned} runs have a loss"
+    return format_missing(found, planned) if found else "no loss yet"
 
 
 def readable_lengths(rows: Sequence[LengthRow]) -> tuple[list[str], list[list[str]]]:

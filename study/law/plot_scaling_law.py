@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from study.estimate.time_table import format_count
+from study.formats import format_count
 from study.law.scaling_law_table import Fit
 from study.show.sheets import Sheet, label_log_axis, write_figure
 from study.show.style import PALETTE, colours

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from study.csv_tables import read_csv
-from study.estimate.time_table import format_count
+from study.formats import format_count
 from study.grid import Grid
 from study.law.scaling_law import (
     ScalingLaw,

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from study.estimate.time_table import format_count
+from study.formats import format_count
 from study.grid import Cell
 from study.kinds import kinds_heading, name_kind
 from study.show.sheets import Sheet

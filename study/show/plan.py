@@ -14,7 +14,7 @@ from study.config import BudgetConfig
 from study.estimate.basis import MEASURED
 from study.estimate.estimate import Estimate
 from study.estimate.forecast import Forecast
-from study.estimate.time_table import format_count, format_interval, format_seconds
+from study.formats import format_count, format_interval, format_seconds
 from study.grid import Cell, Grid
 from study.grid_check import unused_variants
 from study.jobs.launch import request_line

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from study.estimate.time_table import format_seconds
+from study.formats import format_seconds
 from study.grid import Cell, Grid
 from study.kinds import name_kind, names_trainers
 from study.measure.time_by_part import PARTS

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from study.estimate.time_table import format_count
+from study.formats import format_count
 from study.grid import Cell, Grid
 from study.kinds import kinds_heading, name_kind, names_trainers
 from study.measure.repeats import BETWEEN_RUNS

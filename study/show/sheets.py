@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from study.estimate.time_table import format_count
 from study.files import write_file
+from study.formats import format_count
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from tabulate import tabulate
 
 from study.estimate.forecast import Forecast
-from study.estimate.time_table import format_seconds
+from study.formats import format_seconds
 from study.grid import Cell, Grid
 from study.jobs.decisions import find_summary
 from study.jobs.progress import later_day

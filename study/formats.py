@@ -1,0 +1,42 @@
+"""Numbers and times as people read them."""
+
+
+def format_count(number: float, digits: int) -> str:
+    """Return a count with K, M, B or T: 27.5M for 27,535,872; 131K for 131,072."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            # `digits` significant digits, but all of those before the decimal point.
+            value = number / size
+            return f"{value:.0f}{letter}" if value >= 10**digits else f"{value:.{digits}g}{letter}"
+    return f"{number:.0f}"
+
+
+def format_seconds(seconds: float, digits: int = 2) -> str:
+    """Return a time with two or more digits, in a suitable unit: 2.5 min for 149 s."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= (0.995 if unit != "days" else 2) * size:
+            return f"{_rounded(seconds / size, digits)} {unit}"
+    return f"{_rounded(seconds, digits)} s"
+
+
+def _rounded(value: float, digits: int) -> str:
+    return f"{value:.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+
+
+def format_interval(low: float | None, high: float | None) -> str:
+    """Return an interval of times, with as many digits as its ends need to differ.
+
+    Empty if it is not known.
+    """
+    if low is None or high is None:
+        return ""
+    for digits in (2, 3, 4, 5):
+        ends = [format_seconds(end, digits) for end in (low, high)]
+        if ends[0] != ends[1]:
+            break
+    return f"{ends[0]} to {ends[1]}"
+
+
+def format_missing(found: int, planned: int) -> str:
+    """Return how many of the planned runs have a loss; empty if all have one."""
+    return "" if found == planned else f"{found} of {planned} runs have a loss"
