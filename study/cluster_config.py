@@ -200,6 +200,10 @@ class ClusterConfig(Settings):
         """Return the number of nodes of a run on `gpus` GPUs."""
         return -(-gpus // self.gpus_per_node)
 
+    def gpus_on_node(self, gpus: int) -> int:
+        """Return the number of GPUs that a run on `gpus` GPUs has in each node."""
+        return min(gpus, self.gpus_per_node)
+
     def why_impossible(self, name: str, gpus: int) -> str | None:
         """Return why a run on `gpus` GPUs is impossible here, or None if it is possible.
 

@@ -46,7 +46,7 @@ class Placed:
     @property
     def gpus_per_node(self) -> int:
         """GPUs that the run has in each node."""
-        return min(self.gpus, self.cluster.gpus_per_node)
+        return self.cluster.gpus_on_node(self.gpus)
 
     @property
     def vocab_size(self) -> int:

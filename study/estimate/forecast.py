@@ -49,7 +49,7 @@ class Forecast:
 
     def _mem_gib(self, cell: Cell) -> int:
         """Return the memory needed on a node, GiB, with a margin of a quarter."""
-        ranks = min(cell.gpus, cell.cluster_config.gpus_per_node)
+        ranks = cell.cluster_config.gpus_on_node(cell.gpus)
         if cell.cluster_config.device == "cpu":
             # The model is in node memory.
             each = self.estimator.memory_gib(cell).high

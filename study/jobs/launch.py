@@ -60,7 +60,7 @@ def threads(cluster: ClusterConfig, gpus: int) -> int:
     """
     if cluster.slurm is None:
         return WHOLE_MACHINE
-    return cluster.cpus_per_gpu * min(gpus, cluster.gpus_per_node)
+    return cluster.cpus_per_gpu * cluster.gpus_on_node(gpus)
 
 
 FIRST_RUNTIME_MIN = 60
@@ -92,7 +92,7 @@ def slurm_resources(
         "cpus_per_task": threads(cluster, gpus),
     }
     resources |= _place(slurm)
-    return resources | _gpu_resources(slurm, cluster.gpus_per_node, gpus)
+    return resources | _gpu_resources(slurm, cluster, gpus)
 
 
 def _place(slurm: SlurmConfig) -> dict[str, Any]:
@@ -123,11 +123,11 @@ def _grown(amount: int, limit: int | None, shortages: int) -> int:
     return grown if limit is None else min(grown, max(amount, limit))
 
 
-def _gpu_resources(slurm: SlurmConfig, gpus_per_node: int, gpus: int) -> dict[str, Any]:
+def _gpu_resources(slurm: SlurmConfig, cluster: ClusterConfig, gpus: int) -> dict[str, Any]:
     kind = "" if slurm.gpu_type is None else f"{slurm.gpu_type}:"
-    nodes = -(-gpus // gpus_per_node)
+    nodes = cluster.nodes(gpus)
     if nodes > 1:
-        extra = f"--gpus-per-node={kind}{gpus_per_node}"
+        extra = f"--gpus-per-node={kind}{cluster.gpus_on_node(gpus)}"
         request: dict[str, Any] = {"nodes": nodes, "tasks": nodes}
     elif slurm.gpu_request == "gres":
         extra, request = "", {"gres": f"gpu:{kind}{gpus}"}
@@ -208,8 +208,7 @@ def launch_line(
 
     Unless it writes the run's `folder` itself, foreign_run starts it and does.
     """
-    per_node = min(gpus, cluster.gpus_per_node)
-    nodes = -(-gpus // cluster.gpus_per_node)
+    per_node, nodes = cluster.gpus_on_node(gpus), cluster.nodes(gpus)
     lines = [] if cluster.slurm is None else [OUTSIDE_SLURM]
     lines += [OUTLIVE_STOP, *_environment(cluster)]
     before = "" if trainer.is_native else f"{FOREIGN}{shlex.quote(folder)} -- "
