@@ -24,6 +24,9 @@ from trainer.layers import merge
 from trainer.problems import ConfigError, KeyPath, RuleError, format_path
 from trainer.settings import validate
 
+Configuration = tuple[str, str, int, str]
+"""Cluster, model, GPU count and variant: what cells that differ in their seed have in common."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -64,6 +67,11 @@ class Cell:
     def labels(self) -> dict[str, Any]:
         """Axis -> value: the wildcards of a run's folder."""
         return {axis: getattr(self, axis) for axis in AXES}
+
+    @property
+    def configuration(self) -> Configuration:
+        """The cell without its seed."""
+        return self.cluster, self.model, self.gpus, self.variant
 
     @property
     def plain_variant(self) -> str:
@@ -156,7 +164,8 @@ class Grid(Sequence[Cell]):
         self.study = study
         self.placements = placements or {}
         self._cells = cells or [build_at(study, point) for point in points_to_run(study)]
-        self._by_labels = {tuple(str(v) for v in cell.labels.values()): cell for cell in self}
+        self.by_name = {cell.name: cell for cell in self}
+        """Name -> cell."""
 
     def __len__(self) -> int:
         return len(self._cells)
@@ -166,8 +175,7 @@ class Grid(Sequence[Cell]):
 
     def at(self, wildcards: Any) -> Cell:
         """Return the cell of a rule's wildcards."""
-        w = wildcards
-        return self._by_labels[(w.cluster, w.model, w.gpus, w.variant, w.seed)]
+        return self.by_name[CELL_NAME.format(**{axis: getattr(wildcards, axis) for axis in AXES})]
 
     @property
     def measured(self) -> list[Cell]:
@@ -176,10 +184,10 @@ class Grid(Sequence[Cell]):
 
     @property
     def configurations(self) -> list[Cell]:
-        """The first cell of each (cluster, model, gpus, variant), whose seeds are repetitions."""
-        first: dict[tuple[str, str, int, str], Cell] = {}
+        """The first cell of each configuration, whose seeds are repetitions."""
+        first: dict[Configuration, Cell] = {}
         for cell in self:
-            first.setdefault((cell.cluster, cell.model, cell.gpus, cell.variant), cell)
+            first.setdefault(cell.configuration, cell)
         return list(first.values())
 
     @cached_property

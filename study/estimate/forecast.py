@@ -4,7 +4,7 @@ import math
 
 from study.estimate.estimate import Estimate, Estimator
 from study.estimate.needs import Needs
-from study.grid import Cell, Grid
+from study.grid import Cell, Configuration, Grid
 from study.measure.evidence import known_measurements
 from trainer.model.optimizers import optimizer_costs
 
@@ -28,7 +28,7 @@ class Forecast:
         """Read the measurements; raises ConfigError if their files are malformed."""
         self.grid = grid
         self.estimator = Estimator(known_measurements(grid))
-        self._estimates: dict[tuple[str, str, int, str, int], Estimate] = {}
+        self._estimates: dict[tuple[Configuration, int], Estimate] = {}
 
     def estimate(self, cell: Cell) -> Estimate:
         """Return the time of a cell's whole run: of its own steps, if it starts from another's.
@@ -36,10 +36,10 @@ class Forecast:
         The seeds of a configuration share it.
         """
         steps = cell.run.steps - cell.start_step
-        configuration = (cell.cluster, cell.model, cell.gpus, cell.variant, steps)
-        if configuration not in self._estimates:
-            self._estimates[configuration] = self.estimator.estimate(cell, steps)
-        return self._estimates[configuration]
+        key = cell.configuration, steps
+        if key not in self._estimates:
+            self._estimates[key] = self.estimator.estimate(cell, steps)
+        return self._estimates[key]
 
     def needs(self, cell: Cell) -> Needs:
         """Return the memory and the time limit that a cell's run needs."""

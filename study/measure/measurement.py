@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from study.grid import Cell, Grid
 from study.measure.throughput_row import ThroughputRow, read_rows
-from study.points import CELL_NAME
 from trainer.execution.choices import Dtype
 
 
@@ -60,10 +59,9 @@ def read_measurements(csv_path: str | Path, grid: Grid, ended: bool = False) -> 
     `ended`: the table and the grid belong to an earlier study and were written together, so that a
     row matches the cell that it names, whatever version of the trainer made its fingerprint.
     """
-    cells = {cell.name: cell for cell in grid}
     measurements = []
     for row in read_rows(csv_path):
-        cell = cells.get(CELL_NAME.format(**vars(row)))
+        cell = grid.by_name.get(row.cell_name)
         if cell is None or row.step_ms_p50 is None:
             continue
         if ended or row.fingerprint == cell.fingerprint:

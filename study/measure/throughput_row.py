@@ -6,6 +6,7 @@ from pathlib import Path
 
 from study.csv_tables import read_csv
 from study.files import parse_row, to_csv, write_file
+from study.points import CELL_NAME
 from study.trainers import DEFAULT_TRAINER
 from trainer.execution.choices import Dtype
 from trainer.problems import ConfigError
@@ -115,6 +116,11 @@ class ThroughputRow:
     """The variant's name without the trainer's."""
     began_again: bool | None = None
     """Whether an attempt began again at the first step, as the trainer does not resume."""
+
+    @property
+    def cell_name(self) -> str:
+        """Name of the cell."""
+        return CELL_NAME.format(**vars(self))
 
 
 AGAIN = "recreate it with `throughput`"

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from study.grid import Grid
+from study.grid import Configuration, Grid
 from study.show.curves import ALONG, Curve, band
 from study.show.legend import add_legend, legend_sections, sample
 from study.show.selection import evenly
@@ -106,26 +106,20 @@ def _explain_losses(curves: list[Curve], as_bands: bool) -> list[Line2D]:
 
 def _by_seed(curves: Sequence[Curve]) -> list[list[Curve]]:
     """Return the curves of each cell, those of fewer GPUs first; seeds and repeats together."""
-    alike: dict[tuple[Any, ...], list[Curve]] = {}
+    alike: dict[Configuration, list[Curve]] = {}
     for curve in sorted(curves, key=lambda curve: curve.cell.gpus):
-        alike.setdefault(_line_of(curve), []).append(curve)
+        alike.setdefault(curve.cell.configuration, []).append(curve)
     return list(alike.values())
-
-
-def _line_of(curve: Curve) -> tuple[Any, ...]:
-    """Return what runs that are one line have in common; the cluster is first."""
-    cell = curve.cell
-    return cell.cluster, cell.model, cell.gpus, cell.variant
 
 
 def _count_lines(curves: list[Curve]) -> int:
     """Return the number of lines, not counting seeds unless there are many."""
-    return max(len(set(map(_line_of, curves))), len(curves) // 4)
+    return max(len({curve.cell.configuration for curve in curves}), len(curves) // 4)
 
 
 def _split_by_gpus(curves: list[Curve]) -> bool:
     """Return whether a cluster has too many lines for one panel, not counting seeds."""
-    clusters = Counter(cluster for cluster, *_ in set(map(_line_of, curves)))
+    clusters = Counter(cluster for cluster, *_ in {curve.cell.configuration for curve in curves})
     return max(clusters.values(), default=0) > MOST_LINES
 
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from study.grid import Cell, Grid
-from study.points import AXES
+from study.points import CELL_NAME
 from study.show.legend import add_legend, legend_sections, sample
 from study.show.sheets import Sheet, empty_figure, label_log_axis, make_panels, write_figure
 from study.show.style import IDEAL, Style
@@ -77,7 +77,6 @@ def _draw_scaling(
 
     Every row of `table` has a value in the column.
     """
-    cells = {tuple(cell.labels.values()): cell for cell in grid}
     clusters = list(table["cluster"].unique())
     figure, axes = make_panels(sheet, len(clusters), drawn.label, "GPU count", False)
     shown, several = [], False
@@ -85,7 +84,7 @@ def _draw_scaling(
         here = table[table["cluster"] == cluster]
         counts = np.array(sorted(here["gpus"].unique()), dtype=float)
         for _, group in here.groupby(["model", "variant"], sort=False):
-            cell = cells[tuple(group.iloc[0][axis] for axis in AXES)]
+            cell = grid.by_name[CELL_NAME.format(**group.iloc[0])]
             shown.append(cell)
             seeds = group.groupby("gpus")[drawn.column].agg(["median", "min", "max", "size"])
             several |= bool((seeds["size"] > 1).any())

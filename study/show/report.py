@@ -24,7 +24,6 @@ from study.measure.logs import each_run
 from study.measure.summaries import is_stale, read_summary
 from study.measure.throughput_row import ThroughputRow
 from study.measure.time_by_part import PARTS
-from study.points import CELL_NAME
 from study.show import report_tables
 from study.show.report_data import chart_data, prediction_points
 from study.show.report_runs import describe_runs, find_missing
@@ -171,9 +170,8 @@ def _current(grid: Grid, found: Mapping[str, RunSummary | None]) -> dict[str, Ru
 
 def _rows(grid: Grid, table: pd.DataFrame) -> list[tuple[Cell, ThroughputRow]]:
     """Return the rows of the throughput table with their cells."""
-    cells = {cell.name: cell for cell in grid}
     rows = [ThroughputRow(**values) for values in throughput_table.plain_rows(table)]
-    named = [(cells.get(CELL_NAME.format(**vars(row))), row) for row in rows]
+    named = [(grid.by_name.get(row.cell_name), row) for row in rows]
     return [(cell, row) for cell, row in named if cell is not None]
 
 

@@ -6,7 +6,7 @@ from statistics import fmean, median
 from typing import Any
 
 from study.formats import format_count
-from study.grid import Cell, Grid
+from study.grid import Cell, Configuration, Grid
 from study.kinds import kinds_heading, name_kind, names_trainers
 from study.measure.repeats import BETWEEN_RUNS
 from study.measure.throughput_row import ThroughputRow
@@ -74,13 +74,13 @@ def build_matrix(
     columns = list(dict.fromkeys(of_column(cell) for cell in grid))
     if by_gpus:
         columns.sort()
-    measured: dict[str, list[ThroughputRow]] = {}
+    measured: dict[Configuration, list[ThroughputRow]] = {}
     for cell, row in rows:
-        measured.setdefault(_configuration(cell), []).append(row)
+        measured.setdefault(cell.configuration, []).append(row)
     label = _row_labels(grid, by_gpus)
     found: dict[str, dict[Any, Value]] = {}
     for cell in grid.configurations:
-        value = _value(measured.get(_configuration(cell), []), states.get(cell.name, ""))
+        value = _value(measured.get(cell.configuration, []), states.get(cell.name, ""))
         found.setdefault(label(cell), {})[of_column(cell)] = value
     if by_gpus:
         headings = [f"{count} GPU{'s' if count > 1 else ''}" for count in columns]
@@ -88,10 +88,6 @@ def build_matrix(
         headings = [str(name) for name in columns]
     lines = [(name, [values.get(c) for c in columns]) for name, values in found.items()]
     return Matrix(by_gpus, "Model" if by_gpus else kinds_heading(grid), headings, lines)
-
-
-def _configuration(cell: Cell) -> str:
-    return f"{cell.cluster}/{cell.model}/{cell.gpus}/{cell.variant}"
 
 
 def _row_labels(grid: Grid, by_gpus: bool) -> Callable[[Cell], str]:
