@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from study.grid import Cell, Grid
@@ -105,17 +105,24 @@ class Progress:
         return f"{'/'.join(parts)}{at}"
 
     def _end(self, running: int) -> datetime | None:
-        """Return when the study should be done, if as many runs as now go on side by side."""
+        """Return when the study should be done; None if that is not known."""
         if not running or len(self._seconds) < self._total - self._finished:
             return None
-        left = {
-            name: max(0.0, seconds - (time.monotonic() - self._started[name]))
+        left_s = [
+            max(0.0, seconds - (time.monotonic() - self._started[name]))
             if name in self._started
             else seconds
             for name, seconds in self._seconds.items()
-        }
-        longest, total = max(left.values(), default=0.0), sum(left.values())
-        return datetime.now() + timedelta(seconds=max(longest, total / running))
+        ]
+        return datetime.now() + timedelta(seconds=time_to_end(left_s, running))
+
+
+def time_to_end(left_s: Sequence[float], running: int) -> float:
+    """Return the time until all runs are done, s, if as many as now go on side by side.
+
+    `left_s`: the time that each still needs, s.
+    """
+    return max(max(left_s, default=0.0), sum(left_s) / running)
 
 
 def later_day(moment: datetime) -> str:

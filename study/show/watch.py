@@ -23,7 +23,7 @@ from study.estimate.forecast import Forecast
 from study.formats import format_seconds
 from study.grid import Cell, Grid
 from study.jobs.decisions import find_summary
-from study.jobs.progress import later_day
+from study.jobs.progress import later_day, time_to_end
 from study.jobs.slurm_commands import ACTIVE, NEVER_STARTS, QueuedJob, list_jobs
 from study.jobs.submitted import comment_of, log_folder, record_of
 from study.measure.summaries import is_stale, read_failure
@@ -280,13 +280,13 @@ class Watch:
         return seconds
 
     def _left_s(self, seen: list[Seen]) -> float | None:
-        """Return the time until the end, s, if as many runs as now go on side by side."""
+        """Return the time until the end, s; None if that is not known."""
         unfinished = [item for item in seen if item.state in ("running", "waiting", "to run")]
         left = [item.left_s for item in unfinished if item.left_s is not None]
         running = sum(item.state == "running" for item in unfinished)
         if not running or len(left) < len(unfinished):
             return None
-        return max(*left, sum(left) / running) if len(left) > 1 else left[0]
+        return time_to_end(left, running)
 
 
 def follow(watch: Watch, out: TextIO, every_s: float, once: bool = False) -> None:
