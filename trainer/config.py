@@ -6,7 +6,7 @@ Imports no torch: the study checks and writes these files on machines without it
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import PositiveInt, model_validator
@@ -14,7 +14,7 @@ from pydantic import PositiveInt, model_validator
 from trainer import lingua, other_names
 from trainer.data_config import BYTE_VOCABULARY, HOW_DATA_IS_READ, DataConfig, TokenizerConfig
 from trainer.distributed_config import ActivationCheckpointing, DistributedConfig
-from trainer.layers import Layer, Merged, merge, nest
+from trainer.layers import Layer, Merged, flatten, merge, nest
 from trainer.model_config import ARCHITECTURE, ModelConfig, RopeScaling
 from trainer.optim_config import OptimConfig
 from trainer.output_config import (
@@ -323,7 +323,7 @@ class RunConfig(Settings):
         included = {"steps", "seed", "optim", "model"}
         values = self.model_dump(mode="json", include=included)
         values["data"] = self.data.model_dump(mode="json", exclude=HOW_DATA_IS_READ)
-        return dict(_flatten(values))
+        return {".".join(map(str, path)): value for path, value in flatten(values)}
 
 
 def global_batch(batch_size: int, grad_acc_steps: int, gpus: int, tp_size: int) -> int:
@@ -367,14 +367,6 @@ def digest(values: Any) -> str:
     """Return sixteen hex digits of JSON values, independent of the order of keys."""
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 __all__ = [

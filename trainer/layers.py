@@ -1,6 +1,6 @@
 """Settings merged from several layers, and which layer each setting came from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,6 +110,15 @@ def merge(base: Mapping[str, Any], *overrides: Mapping[str, Any]) -> dict[str, A
             else:
                 result[key] = value
     return result
+
+
+def flatten(values: Mapping[str, Any], at: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield the key and value of all that is not a mapping, or an empty one."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, (*at, key))
+        else:
+            yield (*at, key), value
 
 
 def nest(dotted: str, value: Any) -> dict[str, Any]:

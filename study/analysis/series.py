@@ -2,12 +2,13 @@
 alone. Planning asks too, so nothing here loads numpy."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from study.grid import Cell, Grid
 from study.kinds import names_trainers
+from trainer.layers import flatten
 from trainer.problems import KeyPath
 
 Leaves = Mapping[KeyPath, Any]
@@ -129,7 +130,7 @@ class _Axis:
         self._leaves = {variant: _without_length(cell) for variant, cell in first.items()}
         self._texts: dict[tuple[str, bool], str] = {}
         variants = {
-            name: list(dict(_leaves(values))) for name, values in grid.study.variants.items()
+            name: list(dict(flatten(values))) for name, values in grid.study.variants.items()
         }
         self._whole = {
             name: set(paths)
@@ -236,12 +237,4 @@ class _Axis:
 def _without_length(cell: Cell) -> Leaves:
     """Return a cell's overrides, without those that its length is or replaces."""
     length = () if cell.length is None else (("steps",), (cell.length.key,))
-    return {path: value for path, value in _leaves(cell.overrides) if path not in length}
-
-
-def _leaves(values: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, (*path, key))
-        else:
-            yield (*path, key), value
+    return {path: value for path, value in flatten(cell.overrides) if path not in length}

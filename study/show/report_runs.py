@@ -10,6 +10,7 @@ from study.grid import Cell, Grid
 from study.jobs.launch import cell_line
 from study.measure.summaries import is_stale, read_failure
 from study.show.plan import find_state
+from trainer.layers import flatten
 from trainer.records import RunSummary
 from trainer.yaml_files import dump_yaml
 
@@ -130,17 +131,10 @@ def _show(settings: Mapping[str, Any], key: str) -> str:
 
 
 def _settings(cell: Cell) -> Iterator[tuple[str, Any]]:
-    for key, value in _flat(cell.run.model_dump(mode="json")):
+    for path, value in flatten(cell.run.model_dump(mode="json")):
+        key = ".".join(map(str, path))
         if key not in NOT_SETTINGS:
             yield key, value
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _facts(run: RunSummary, tokens_per_s: float | None) -> Iterator[tuple[str, str]]:

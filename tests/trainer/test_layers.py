@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.layers import Layer, Merged, merge
+from trainer.layers import Layer, Merged, flatten, merge
 from trainer.problems import ConfigError, Problem, RuleError, combine
 from trainer.yaml_files import parse_document
 
@@ -32,6 +32,11 @@ def at(tree: Any, path: tuple[Any, ...]) -> Any:
     for part in path:
         tree = tree[part]
     return tree
+
+
+@given(TREES)
+def test_a_tree_is_flattened_to_its_leaves(tree: dict[str, Any]) -> None:
+    assert dict(flatten(tree)) == (leaves(tree) if tree else {})
 
 
 @given(st.lists(TREES, min_size=1, max_size=4))
