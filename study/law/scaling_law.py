@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
-from study.analysis.parabola import fit_parabola
-
 HUBER_DELTA = 1e-3
 """Errors of log L up to this are quadratic in the loss, larger ones linear."""
 
@@ -54,9 +52,6 @@ one of a thousand grids of 12 runs."""
 
 OPEN_SHARE = 0.1
 """Largest share of resampled laws at the bounds: with more, the 80% interval ends there."""
-
-NEAR_MINIMUM = 5.0
-"""Factor on the size with the lowest loss within which the loss is a parabola in log N."""
 
 
 @dataclass(frozen=True)
@@ -290,43 +285,3 @@ def _held_out(
         fit = _best([center, 0.9 * center, 1.1 * center], _arrays(kept))
         errors += [abs(fit.loss(run.params, run.tokens) / run.loss - 1) for run in part]
     return HeldOut(name, len(errors), float(np.median(errors)), max(errors))
-
-
-@dataclass(frozen=True)
-class IsoFlop:
-    """Runs with one compute budget, and the model size with the lowest loss among them."""
-
-    flops: float
-    """Geometric mean of the runs' budgets."""
-    runs: tuple[TrainedModel, ...]
-    params: float | None
-    """Minimum of the parabola of loss over log N, fitted to sizes within a factor of `NEAR_MINIMUM`
-    of the lowest loss; None outside these sizes, or if they are fewer than four."""
-    loss: float | None
-
-
-def isoflop_profiles(runs: Sequence[TrainedModel], tolerance: float = 0.1) -> list[IsoFlop]:
-    """Return the budgets shared by at least four model sizes, within a factor of 1 + tolerance.
-
-    Approach 2 of Hoffmann et al. 2022, section 3.2.
-    """
-    groups: list[list[TrainedModel]] = []
-    for run in sorted(runs, key=lambda run: run.flops):
-        if groups and run.flops <= groups[-1][0].flops * (1 + tolerance):
-            groups[-1].append(run)
-        else:
-            groups.append([run])
-    return [_profile(group) for group in groups if len({run.params for run in group}) >= 4]
-
-
-def _profile(runs: Sequence[TrainedModel]) -> IsoFlop:
-    flops = math.exp(float(np.mean(np.log([run.flops for run in runs]))))
-    best = min(runs, key=lambda run: run.loss).params
-    # Farther away the loss rises more slowly than a parabola, which would move its minimum.
-    near = [run for run in runs if best / NEAR_MINIMUM <= run.params <= best * NEAR_MINIMUM]
-    if len({run.params for run in near}) < 4:
-        return IsoFlop(flops, tuple(runs), None, None)
-    curve = fit_parabola([math.log(run.params) for run in near], [run.loss for run in near])
-    if curve is None or curve.minimum is None:
-        return IsoFlop(flops, tuple(runs), None, None)
-    return IsoFlop(flops, tuple(runs), math.exp(curve.minimum), curve(curve.minimum))

@@ -9,7 +9,9 @@ import numpy as np
 from study.csv_tables import read_csv
 from study.formats import format_count
 from study.grid import Grid
+from study.law.isoflop_profiles import isoflop_profiles
 from study.law.scaling_law import (
+    FLOPS_PER_PARAMETER_AND_TOKEN,
     ScalingLaw,
     TrainedModel,
     bootstrap,
@@ -18,7 +20,6 @@ from study.law.scaling_law import (
     find_open_exponents,
     fit_law,
     held_out_errors,
-    isoflop_profiles,
 )
 from study.markdown import markdown_table
 from study.measure.losses import choose_loss, final_losses
@@ -127,7 +128,11 @@ def _run(number: int, row: dict[str, str]) -> TrainedModel:
     try:
         params, loss = float(row["params"]), float(row["loss"])
         flops = row.get("training_flop")
-        tokens = float(flops) / (6 * params) if flops else float(row["tokens"])
+        tokens = (
+            float(flops) / (FLOPS_PER_PARAMETER_AND_TOKEN * params)
+            if flops
+            else float(row["tokens"])
+        )
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(f"row {number}: {error!r}; expected numbers in {columns}") from None
     if not (params > 0 and loss > 0 and tokens > 0 and np.isfinite([params, loss, tokens]).all()):

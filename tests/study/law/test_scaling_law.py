@@ -18,7 +18,6 @@ from study.law.scaling_law import (
     find_open_exponents,
     fit_law,
     held_out_errors,
-    isoflop_profiles,
     objective,
 )
 from study.law.scaling_law_table import read_losses, study_losses
@@ -65,19 +64,6 @@ def test_the_optimum_is_the_lowest_loss_of_its_budget() -> None:
     sizes = np.geomspace(1e7, 1e12, 20_001)
     best = min(sizes, key=lambda n: PLANTED.loss(n, 1e21 / 6 / n))
     assert params == pytest.approx(best, rel=2e-3)
-
-
-def test_isoflop_profiles_find_the_optimum_of_a_budget() -> None:
-    """Sizes around the optimum of 1e20 FLOPs: the parabola's lowest point is near it."""
-    best, _ = PLANTED.optimum(1e20)
-    sizes = best * np.array([0.5, 0.7, 1.0, 1.4, 2.0])
-    runs = [TrainedModel("", n, 1e20 / 6 / n, PLANTED.loss(n, 1e20 / 6 / n)) for n in sizes]
-    (profile,) = isoflop_profiles([*runs, TrainedModel("", 1e7, 1e9, 4.0)])
-    assert profile.flops == pytest.approx(1e20)
-    assert profile.params == pytest.approx(best, rel=0.1)
-    too_large = best * 2.0 ** np.arange(2, 7)
-    rising = [TrainedModel("", n, 1e20 / 6 / n, PLANTED.loss(n, 1e20 / 6 / n)) for n in too_large]
-    assert isoflop_profiles(rising)[0].params is None
 
 
 def grid(sizes: Sequence[float], lengths: Sequence[float]) -> list[TrainedModel]:
@@ -172,18 +158,6 @@ def test_runs_left_out_are_predicted() -> None:
     assert most.largest_error < 1e-3
     wrong = [*runs[:-1], replace(runs[-1], loss=1.1 * runs[-1].loss)]
     assert held_out_errors(wrong, law)[1].largest_error == pytest.approx(1 - 1 / 1.1, abs=2e-3)
-
-
-def test_sizes_far_from_the_lowest_loss_do_not_move_an_isoflop_minimum() -> None:
-    """From a fiftieth to fifty times the optimum, the loss is not a parabola."""
-    best, _ = PLANTED.optimum(1e20)
-    sizes = best * np.array([0.02, 0.05, 0.35, 0.6, 1.1, 2.0, 3.5, 20.0, 50.0])
-    runs = [TrainedModel("", n, 1e20 / 6 / n, PLANTED.loss(n, 1e20 / 6 / n)) for n in sizes]
-    (profile,) = isoflop_profiles(runs)
-    assert profile.params == pytest.approx(best, rel=0.15)
-    assert len(profile.runs) == 9
-    far = [run for run in runs if not best / 2 < run.params < best * 2.5]
-    assert isoflop_profiles(far)[0].params is None
 
 
 def test_losses_of_a_study(make_grid: MakeGrid) -> None:

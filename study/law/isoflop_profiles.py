@@ -1,0 +1,59 @@
+"""IsoFLOP profiles of a scaling law's runs: of budgets that sizes share, the best size.
+
+The grid need not ask for these budgets, as it does for the curves of `study.analysis.isoflop`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from study.analysis.isoflop import NEAR
+from study.analysis.parabola import fit_parabola
+from study.law.scaling_law import TrainedModel
+
+FEWEST_SIZES = 4
+"""Fewest sizes of a profile."""
+
+
+@dataclass(frozen=True)
+class IsoFlop:
+    """Runs with one compute budget, and the model size with the lowest loss among them."""
+
+    flops: float
+    """Geometric mean of the runs' budgets."""
+    runs: tuple[TrainedModel, ...]
+    params: float | None
+    """Minimum of the parabola of loss over log N, fitted to sizes within a factor of `NEAR` of
+    the lowest loss; None outside these sizes, or if they are fewer than four."""
+    loss: float | None
+
+
+def isoflop_profiles(runs: Sequence[TrainedModel], tolerance: float = 0.1) -> list[IsoFlop]:
+    """Return the budgets shared by at least four model sizes, within a factor of 1 + tolerance.
+
+    Approach 2 of Hoffmann et al. 2022, section 3.2.
+    """
+    groups: list[list[TrainedModel]] = []
+    for run in sorted(runs, key=lambda run: run.flops):
+        if groups and run.flops <= groups[-1][0].flops * (1 + tolerance):
+            groups[-1].append(run)
+        else:
+            groups.append([run])
+    return [
+        _profile(group) for group in groups if len({run.params for run in group}) >= FEWEST_SIZES
+    ]
+
+
+def _profile(runs: Sequence[TrainedModel]) -> IsoFlop:
+    flops = math.exp(float(np.mean(np.log([run.flops for run in runs]))))
+    best = min(runs, key=lambda run: run.loss).params
+    # Farther away the loss rises more slowly than a parabola, which would move its minimum.
+    near = [run for run in runs if best / NEAR <= run.params <= best * NEAR]
+    if len({run.params for run in near}) < FEWEST_SIZES:
+        return IsoFlop(flops, tuple(runs), None, None)
+    curve = fit_parabola([math.log(run.params) for run in near], [run.loss for run in near])
+    if curve is None or curve.minimum is None:
+        return IsoFlop(flops, tuple(runs), None, None)
+    return IsoFlop(flops, tuple(runs), math.exp(curve.minimum), curve(curve.minimum))
