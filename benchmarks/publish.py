@@ -21,7 +21,7 @@ from benchmarks import ROOT, command_line
 from study.config import Study
 from study.grid import Grid
 from study.load import load_study_file
-from study.measure.logs import read_runs
+from study.measure.run_files import each_run
 from trainer.problems import ConfigError
 from trainer.records import RunSummary
 
@@ -106,7 +106,7 @@ def publish(study: Study, output: Path, name: str) -> None:
     for path in [*(source / file for file in COPIED), *sorted(figures)]:
         shutil.copyfile(path, output / path.name)
     grid = Grid(load_study_file(str(source / "study.yaml")))
-    summaries = [run.summary for _, run in read_runs(grid)]
+    summaries = [run.summary for _, run in each_run(grid)]
     (output / "VERSIONS").write_text(versions(summaries, name))
 
 

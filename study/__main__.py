@@ -87,7 +87,7 @@ def place(options: argparse.Namespace) -> None:
 
 def plot_losses(options: argparse.Namespace) -> None:
     """Draw loss against steps, tokens, wall-clock time and FLOPs, and the time of runs by part."""
-    from study.measure.logs import each_run
+    from study.measure.run_files import each_run
     from study.measure.time_by_part import time_by_part
     from study.show.curves import Curve
     from study.show.plot_losses import plot_loss_curves

@@ -36,7 +36,7 @@ class Cell:
     model: str
     gpus: int
     variant: str
-    """Its variant, with the values of the axes that its block adds: `decay+lr-0.001`."""
+    """Its variant, with the values of its block's further axes: `decay+lr-0.001`."""
     seed: int
     measure: bool
     """False: the cell is estimated and never run."""
@@ -45,7 +45,7 @@ class Cell:
     run: RunConfig
     """The complete settings of the run."""
     overrides: dict[str, Any]
-    """The overrides of its variant and the values of those axes."""
+    """The overrides of its variant and of the block's further axes."""
     named_variant: str = "base"
     """Its variant alone."""
     trainer: str = DEFAULT_TRAINER
@@ -53,7 +53,7 @@ class Cell:
     trainer_config: TrainerConfig = OURS
     """The trainer's description."""
     choices: tuple[Choice, ...] = ()
-    """The values of those axes."""
+    """The values of the block's further axes, which are swept settings and the length."""
     length: Choice | None = None
     """The length of the run, if its block sets one."""
     trunk: str | None = None

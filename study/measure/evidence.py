@@ -201,8 +201,6 @@ def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
 
 def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
     """Return the 10th, 50th and 90th percentiles."""
-    import numpy as np
-
     low, middle, high = (float(value) for value in np.quantile(list(values), (0.1, 0.5, 0.9)))
     return low, middle, high
 

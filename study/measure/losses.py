@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from study.grid import Cell, Grid
-from study.measure.logs import each_run
+from study.measure.run_files import each_run
 
 LAST_SHARE = 0.1
 """Last share of the steps, whose median training loss is a run's final one."""

@@ -2,8 +2,8 @@
 
 Steady state leaves out the first interval of every attempt (start-up, compilation), attempts whose
 settings differ from the last one's and, of another trainer, intervals with a pause whose length its
-log does not tell. Each remaining step counts with the mean of its interval;
-the table has the median and the 90th percentile over the steps.
+log does not tell. Each remaining step counts with the mean of its interval; the table has the
+median and the 90th percentile over the steps.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from study.grid import Cell, Grid
 from study.measure.efficiency import scaling_efficiencies
-from study.measure.logs import Run, each_run
 from study.measure.measurement import step_mean
 from study.measure.records import begins_attempt
+from study.measure.run_files import Run, each_run
 from study.measure.throughput_row import ThroughputRow
 from study.roofline import cell_roofline
 from trainer.flops import flops_per_token, utilisation

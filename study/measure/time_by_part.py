@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from study.measure.logs import Run
 from study.measure.records import begins_attempt
+from study.measure.run_files import Run
 from trainer.records import Attempt
 
 PARTS = {

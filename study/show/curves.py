@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from study.grid import Cell
-from study.measure.logs import Run
+from study.measure.run_files import Run
 
 PER_DECADE = 200
 """Parts of a decade in which a curve keeps four points: less than a pixel of a panel."""

@@ -51,8 +51,8 @@ def variant_ratios(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
     """Return the speed of each variant over that of its base, at the same model and GPU count.
 
     Here a variant includes its trainer. The base is `base`, which is ours, or without one the first
-    variant of the grid. Columns: cluster, model, gpus,
-    variant, base, and ratio, of the medians over seeds.
+    variant of the grid. Columns: cluster, model, gpus, variant, base, and ratio, of the medians
+    over seeds.
     """
     order = dict.fromkeys(["base", *(cell.variant for cell in grid)])
     known = table[table[SPEED].notna()]

@@ -20,7 +20,7 @@ from study.estimate.estimate import Estimate
 from study.grid import Cell, Grid
 from study.kinds import kinds_heading, names_trainers
 from study.measure import throughput_table
-from study.measure.logs import each_run
+from study.measure.run_files import each_run
 from study.measure.summaries import is_stale, read_summary
 from study.measure.throughput_row import ThroughputRow
 from study.measure.time_by_part import PARTS

@@ -9,7 +9,7 @@ import numpy as np
 from study.estimate.accuracy import Accuracy
 from study.grid import Cell, Grid
 from study.kinds import names_trainers
-from study.measure.logs import Run
+from study.measure.run_files import Run
 from study.measure.throughput_row import ThroughputRow
 from study.measure.time_by_part import PARTS, time_by_part
 from study.show.curves import thinned

@@ -36,8 +36,8 @@ from study.load import load_study, load_study_file
 from study.measure.entries import Shape, line_reader, read_whole
 from study.measure.evidence import percentiles, read_evidence
 from study.measure.foreign_logs import FORMATS, read_steady_steps
-from study.measure.logs import read_run
 from study.measure.measurement import Measurement, read_measurements
+from study.measure.run_files import read_run
 from study.measure.summaries import is_up_to_date, read_failure, read_summary
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_row import ThroughputRow, read_rows

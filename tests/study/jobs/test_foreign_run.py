@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from study.jobs.foreign_run import main
-from study.measure.logs import read_run
+from study.measure.run_files import read_run
 from study.measure.summaries import read_failure
 from study.measure.throughput import is_steady
 from trainer.records import EXIT_PREEMPTED

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study.grid import Cell
-from study.measure.logs import read_run
+from study.measure.run_files import read_run
 from study.measure.throughput import step_quantiles, throughput_rows
 from study.measure.throughput_row import ThroughputRow
 from study.measure.throughput_table import (

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from study.measure.logs import read_run
+from study.measure.run_files import read_run
 from study.measure.time_by_part import PARTS, time_by_part
 from tests.study.conftest import MakeGrid, make_record, write_lines, write_run
 

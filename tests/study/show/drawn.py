@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from study.estimate.accuracy import Accuracy
 from study.grid import Grid
-from study.measure.logs import read_runs
 from study.measure.measurement import read_measurements
+from study.measure.run_files import each_run
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import to_frame, write_table
 from study.measure.time_by_part import time_by_part
@@ -20,14 +20,14 @@ from study.show.sheets import SHEETS, STYLE, Sheet
 
 
 def draw_losses(grid: Grid, folder: Path) -> list[Path]:
-    curves = [Curve.of(cell, run) for cell, run in read_runs(grid)]
+    curves = [Curve.of(cell, run) for cell, run in each_run(grid)]
     return plot_losses.plot_loss_curves(grid, curves, folder)
 
 
 def draw_all(grid: Grid, folder: Path) -> list[Path]:
     """Draw all figures of a study but those of its analyses."""
     paths = draw_losses(grid, folder)
-    times = [(cell, time_by_part(run)) for cell, run in read_runs(grid)]
+    times = [(cell, time_by_part(run)) for cell, run in each_run(grid)]
     paths += plot_times.plot_times(grid, times, folder)
     rows = throughput_rows(grid)
     paths += plot_scaling.plot_scaling(grid, to_frame(rows), folder)

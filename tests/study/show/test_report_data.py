@@ -2,7 +2,7 @@ import json
 
 from study.estimate.accuracy import Accuracy
 from study.estimate.scored import ScoredPrediction
-from study.measure.logs import read_runs
+from study.measure.run_files import each_run
 from study.show.report_data import chart_data, prediction_points
 from tests.study.conftest import MakeGrid, write_run
 
@@ -12,7 +12,7 @@ def test_a_spike_and_a_gap_are_in_the_curve_that_is_drawn(make_grid: MakeGrid) -
     cell = grid[0]
     losses = {2345: 99.0, 4321: None}
     write_run(cell, loss=lambda step: losses.get(step, 3.0 + 1 / step))
-    data = chart_data(grid, read_runs(grid), [], [])
+    data = chart_data(grid, each_run(grid), [], [])
     json.dumps(data, allow_nan=False)
     (curve,) = data["curves"]
     drawn = dict(zip(curve["step"], curve["loss"], strict=True))

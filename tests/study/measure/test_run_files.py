@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from study.grid import Cell
-from study.measure.logs import read_run, read_runs
+from study.measure.run_files import each_run, read_run
 from study.measure.summaries import read_summary
 from tests.study.conftest import MakeGrid, write_run
 from trainer.problems import ConfigError
@@ -128,7 +128,7 @@ def test_a_stale_run_is_left_out_with_a_message(
     grid = make_grid()
     write_run(grid[0])
     write_run(grid[1], fingerprint="0" * 16)
-    assert [cell.name for cell, _ in read_runs(grid)] == [grid[0].name]
+    assert [cell.name for cell, _ in each_run(grid)] == [grid[0].name]
     assert f"{grid[1].folder}: left out; the settings have changed" in capsys.readouterr().err
 
 
@@ -136,4 +136,4 @@ def test_an_unexpected_parameter_count_is_an_error(make_grid: MakeGrid) -> None:
     grid = make_grid()
     write_run(grid[0], params=123)
     with pytest.raises(ConfigError, match=r"params: found 123; expected .* for model 'tiny'"):
-        read_runs(grid)
+        list(each_run(grid))

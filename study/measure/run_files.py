@@ -47,11 +47,6 @@ def read_run(folder: str | Path) -> Run | None:
     return Run(summary=summary, records=records, evaluations=evaluations)
 
 
-def read_runs(grid: Grid) -> list[tuple[Cell, Run]]:
-    """Return the runs that `each_run` yields."""
-    return list(each_run(grid))
-
-
 def each_run(grid: Grid) -> Iterator[tuple[Cell, Run]]:
     """Yield the runs of a study's cells, in the grid's order; each is read when it is asked for.
 
