@@ -1,6 +1,6 @@
 """The performance model of a cluster: step time, start-up and memory of any cell, with intervals.
 
-Step time and memory are regressions on the terms of `study.workload`; start-up is a separate
+Step time and memory are regressions on the terms of `study.estimate.terms`; start-up is a separate
 regression, on terms that do not grow with the model. Each trainer has its own performance model on
 each cluster, fitted to all its measurements there.
 """
@@ -18,18 +18,17 @@ from study.cluster_config import ClusterConfig
 from study.estimate.basis import Extent, measured_extent
 from study.estimate.overhead import rest_terms
 from study.estimate.regression import Z80, Hyper, Points, Prior, Regression
-from study.grid import Cell
-from study.measure.measurement import Measurement
-from study.workload import (
+from study.estimate.terms import (
     COORDINATES,
-    Workload,
     data_sheet,
     memory_terms,
     position,
     stack,
     step_terms,
-    workload,
 )
+from study.grid import Cell
+from study.measure.measurement import Measurement
+from study.workload import Workload, workload
 
 HOST, COMMUNICATION = 1, 2
 """Groups of terms that run at the same time as the rest."""
@@ -365,7 +364,7 @@ def spread(works: Sequence[Workload], most: int) -> list[int]:
 
 def _where(works: Sequence[Workload]) -> tuple[np.ndarray, list[str]]:
     positions = np.array([position(work) for work in works], dtype=float)
-    return positions.reshape(len(works), COORDINATES), [work.unseen for work in works]
+    return positions.reshape(len(works), len(COORDINATES)), [work.unseen for work in works]
 
 
 def _startup_points(works: Sequence[Workload]) -> Points:

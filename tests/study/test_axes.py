@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from study.axes import name_value, name_variant, short_key
 from study.config import Study
+from study.estimate.terms import data_sheet, memory_terms, step_terms
 from study.grid import Cell, Grid
 from study.jobs.workflow import text_files
 from study.load import load_study, load_study_file
 from study.show.plan import find_state
-from study.workload import data_sheet, memory_terms, step_terms, workload
+from study.workload import workload
 from tests.study.conftest import MakeGrid, write_run
 from tests.study.show.test_plan import plan
 from tests.study.test_grid import STUDY, problems

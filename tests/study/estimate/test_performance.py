@@ -1,4 +1,4 @@
-"""The performance model against published measurements, and against arithmetic by hand."""
+"""The performance model against published measurements."""
 
 from dataclasses import replace
 
@@ -18,8 +18,7 @@ from benchmarks.published_tables import (
 from study.cluster_config import ClusterConfig
 from study.estimate.performance import Observed, Performance, PredictionInterval, add, spread
 from study.estimate.regression import Z80
-from study.workload import DataSheet, Workload, memory_terms, step_terms
-from trainer.model.optimizers import OptimizerCosts
+from study.workload import Workload
 
 H200 = ClusterConfig(gpu_name="H200", peak_tflops=989.5, gpus_per_node=8)
 
@@ -36,8 +35,6 @@ SMALL = Workload(
     gpus=8,
     gpus_per_node=8,
 )
-
-UNIT = DataSheet(1.0, 1.0, 1.0, 1.0, known=True)
 
 
 @pytest.fixture(scope="module")
@@ -110,76 +107,6 @@ def test_four_published_steps_on_many_more_gpus_are_inside_their_intervals() -> 
     assert len(pairs) == 4
     for name, published, step in pairs:
         assert step.low <= published <= step.high, name
-
-
-def test_terms_by_hand() -> None:
-    """27.5M on 8 GPUs: 16,384 tokens a GPU, at one FLOP and one byte a second."""
-    terms = step_terms(SMALL, UNIT)
-    assert terms["matmul"] == 6 * 27_403_776 * 16_384
-    assert terms["attention"] == 6 * 8 * 2048 * 512 * 16_384
-    # 34 bytes a layer, token and unit of width, written and read, once if they are fused
-    assert terms["activations"] == 3.5 * 2 * 34 * 8 * 512 * 16_384
-    fused = step_terms(replace(SMALL, compiled=True), UNIT)
-    assert fused["activations"] == 2 * 34 * 8 * 512 * 16_384
-    assert terms["optimizer"] == 28 * 27_535_872
-    muon = replace(SMALL, optimizer=OptimizerCosts(state_bytes=4, flops=100))
-    assert step_terms(muon, UNIT)["optimizer"] == 20 * 27_535_872
-    assert step_terms(muon, UNIT)["matmul"] - terms["matmul"] == 100 * 27_535_872
-    # ring all-reduce of fp32 gradients inside the node
-    assert terms["link"] == 2 * 7 / 8 * 4 * 27_535_872
-    assert terms["network"] == 0
-
-
-def test_traffic_of_hybrid_sharding_by_hand() -> None:
-    """16 GPUs in nodes of 4 that hold a copy each, against one copy over all of them."""
-    sheet = replace(UNIT, link_bytes=100.0, network_bytes=10.0)
-    four = replace(SMALL, gpus=16, gpus_per_node=4)
-    hybrid = step_terms(replace(four, shard=4), sheet)
-    full = step_terms(replace(four, shard=16), sheet)
-    params = 27_535_872
-    # two gathers and a scatter of bf16 inside the node; of its quarter, an all-reduce over 4 copies
-    assert hybrid["link"] == pytest.approx(3 * 2 * params * 3 / 4 / 100)
-    assert hybrid["network"] == pytest.approx(2 * 2 * params / 4 * 3 / 4 / 10)
-    # a node's four adapters carry one copy
-    assert full["network"] == pytest.approx(3 * 2 * params * 15 / 16 / 40)
-    assert full["link"] == 0
-    # one step of a ring for each further GPU, for three messages a layer
-    assert full["latency"] == pytest.approx(3 * 8 * 15 * 5e-6)
-    assert hybrid["latency"] == pytest.approx((3 * 8 * 3 + 2 * 8 * 3) * 5e-6)
-
-
-def test_communication_does_not_depend_on_the_batch() -> None:
-    once, twice = (
-        step_terms(replace(SMALL, gpus=64, shard=64, batch_size=batch), UNIT) for batch in (1, 2)
-    )
-    assert twice["matmul"] == 2 * once["matmul"]
-    for name in ("link", "network", "latency"):
-        assert twice[name] == once[name]
-
-
-def test_a_sliding_window_reduces_the_keys_of_attention() -> None:
-    """256 keys per token except in the first 256, instead of 1,024: 256 - 256^2 / 4096 = 240."""
-    windowed = Workload(**{**SMALL.__dict__, "sliding_window": 256})
-    terms = step_terms(windowed, UNIT)
-    assert terms["attention"] == 12 * 8 * 512 * 240 * 16_384
-    assert terms | {"attention": 0} == step_terms(SMALL, UNIT) | {"attention": 0}
-
-
-def test_memory_by_hand() -> None:
-    terms = memory_terms(SMALL)
-    assert terms["states"] == 16 * 27_535_872 / 2**30
-    assert terms["activations"] == 34 * 8 * 512 * 16_384 / 2**30
-    # in bf16 and in fp32, each with its gradient
-    assert terms["logits"] == 12 * 258 * 16_384 / 2**30
-    assert terms["gathered"] == 0
-    chunked = memory_terms(replace(SMALL, loss_chunk=4096))
-    assert chunked["logits"] == terms["logits"] / 4
-    # of sharded weights, a quarter of the blocks and both matrices of the vocabulary
-    sharded = memory_terms(replace(SMALL, shard=8))
-    vocabulary = 27_535_872 - 27_403_776 + 258 * 512
-    used = (27_403_776 - 258 * 512) / 4 + vocabulary
-    assert sharded["gathered"] == pytest.approx(4 * used / 2**30)
-    assert memory_terms(replace(SMALL, gpus=1))["group"] == 0
 
 
 def test_a_chunked_loss_needs_less_memory_in_the_prediction() -> None:

@@ -6,7 +6,8 @@ import pytest
 from study.cluster_config import ClusterConfig
 from study.estimate.performance import UNSEEN, step_priors
 from study.estimate.regression import Points, Prior, Regression
-from study.workload import COORDINATES, DataSheet, Workload, position, stack, step_terms
+from study.estimate.terms import COORDINATES, DataSheet, position, stack, step_terms
+from study.workload import Workload
 
 SHEET = DataSheet(1e15, 4e12, 4e11, 5e10, known=True)
 
@@ -35,7 +36,7 @@ def points(works: list[Workload]) -> Points:
     terms = stack([step_terms(work, SHEET) for work in works], 11)
     return Points(
         terms,
-        np.array([position(work) for work in works]).reshape(len(works), COORDINATES),
+        np.array([position(work) for work in works]).reshape(len(works), len(COORDINATES)),
         ["base"] * len(works),
     )
 
