@@ -194,7 +194,8 @@ def show(options: argparse.Namespace) -> None:
 
 def watch(options: argparse.Namespace) -> None:
     """Show a running study: each cell's state, step and speed, and when the study is done."""
-    from study.show.watch import Watch, follow
+    from study.show.watch import Watch
+    from study.show.watch_text import follow
 
     with contextlib.suppress(KeyboardInterrupt):
         follow(Watch(_grid(options)), sys.stdout, options.every, options.once)

@@ -5,19 +5,13 @@ nothing, so it may run anywhere beside the invocation that it shows. Files may b
 replaced while it reads them.
 """
 
-import os
-import shutil
-import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, TextIO
-
-from pydantic import ValidationError
-from tabulate import tabulate
+from typing import Literal
 
 from study.estimate.forecast import Forecast
 from study.formats import format_seconds
@@ -27,56 +21,20 @@ from study.jobs.progress import later_day, time_to_end
 from study.jobs.slurm_commands import ACTIVE, NEVER_STARTS, QueuedJob, list_jobs
 from study.jobs.submitted import comment_of, log_folder, record_of
 from study.measure.summaries import is_stale, read_failure
-from study.points import AXES, short_names
-from trainer.records import METRICS, SUMMARY, Record, RunSummary, SlowRank
+from study.points import AXES
+from study.show.run_progress import RunProgress, find_slowness, read_progress
+from trainer.records import METRICS, SUMMARY, RunSummary
 
 State = Literal["done", "diverged", "failed", "running", "waiting", "to run"]
 
 ORDER: tuple[State, ...] = ("running", "failed", "waiting", "to run", "diverged", "done")
 """The order in which cells are shown."""
 
-TAIL_BYTES = 65_536
-"""The end of a metrics.jsonl that is read: about a hundred records."""
-
 SILENT_S = 120
 """Time without a record after which a run is called silent, if ten intervals are not longer."""
 
 STARTING_S = 900
 """The same before the first record: compiling may take minutes."""
-
-SLOW = 1.5
-"""Step time over the run's own median that is pointed out."""
-
-RECENT = 5
-"""Last records, most of which a rank must be slow in to be pointed out."""
-
-SLOW_PARTS = {
-    "data": "waits for data",
-    "forward": "is slow in the forward pass",
-    "clock": "has a GPU with a low clock",
-}
-"""`SlowRank.part` -> what the rank does."""
-
-HOME = "\x1b[H\x1b[J"
-"""Clears a terminal."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What the end of a run's metrics.jsonl tells."""
-
-    step: int
-    attempt: int
-    loss: float | None
-    tokens_per_s_per_gpu: float | None
-    pace_s: float
-    """Time of a step, s, with pauses for checkpoints and evaluations, over the records read."""
-    interval_s: float
-    """Time between two records, s."""
-    slowdown: float
-    """Last step time over the median of those before."""
-    slow_rank: SlowRank | None
-    """The rank that the others waited for in most of the last `RECENT` records."""
 
 
 @dataclass(frozen=True)
@@ -88,64 +46,9 @@ class Seen:
     note: str = ""
     attempt: int = 0
     """Number of the attempt that runs or ran last; 0 if there was none."""
-    progress: Progress | None = None
+    progress: RunProgress | None = None
     left_s: float | None = None
     """Time that is left, s: of the run, or of the whole run before it starts."""
-
-
-def read_progress(path: Path) -> Progress | None:
-    """Return what the last whole lines of a metrics.jsonl tell; None if there are none."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL_BYTES))
-            lines = file.read().split(b"\n")
-    except OSError:
-        return None
-    records = []
-    # The first may be the end of a line, and the last an incomplete one; broken ones are skipped.
-    for line in lines[1 if size > TAIL_BYTES else 0 : -1]:
-        try:
-            records.append(Record.model_validate_json(line))
-        except ValidationError:
-            continue
-    return _progress(records) if records else None
-
-
-def _progress(records: list[Record]) -> Progress:
-    last = records[-1]
-    records = [record for record in records if record.attempt == last.attempt]
-    first, times = records[0], [record.step_s for record in records]
-    steps, pace_s = last.step - first.step, last.step_s
-    if steps > 0:
-        pace_s = (last.elapsed_s - first.elapsed_s) / steps
-    usual = statistics.median(times[1:-1]) if len(times) > 3 else 0.0
-    return Progress(
-        step=last.step,
-        attempt=last.attempt,
-        loss=last.loss,
-        tokens_per_s_per_gpu=last.tokens_per_s_per_gpu,
-        pace_s=pace_s,
-        interval_s=last.interval_steps * pace_s,
-        slowdown=last.step_s / usual if usual else 1.0,
-        slow_rank=_slow_rank(records[-RECENT:]),
-    )
-
-
-def _slow_rank(records: list[Record]) -> SlowRank | None:
-    found = [record.slow_rank for record in records if record.slow_rank is not None]
-    alike = Counter((slow.rank, slow.part) for slow in found)
-    frequent = [slow for slow in found if 2 * alike[slow.rank, slow.part] > RECENT]
-    return frequent[-1] if frequent else None
-
-
-def _warnings(progress: Progress) -> Iterator[str]:
-    if progress.slowdown > SLOW:
-        yield f"steps take x{progress.slowdown:.1f} of its median"
-    slow = progress.slow_rank
-    if slow is not None:
-        does = SLOW_PARTS[slow.part]
-        yield f"rank {slow.rank} on {slow.host} {does}, by {slow.share:.0%} of a step"
 
 
 class Watch:
@@ -158,7 +61,7 @@ class Watch:
         self._made_of = -1.0
         self._logs = log_folder(grid)
         self._answers = True
-        self._ended: dict[str, Progress | None] = {}
+        self._ended: dict[str, RunProgress | None] = {}
         self._on_slurm = any(cell.cluster_config.slurm is not None for cell in grid.measured)
 
     def look(self) -> list[Seen]:
@@ -228,7 +131,7 @@ class Watch:
                 notes += [] if progress and progress.attempt == attempt else ["starts"]
                 if silent_s > limit:
                     notes.append(f"silent for {format_seconds(silent_s)}")
-                notes += _warnings(progress) if progress else []
+                notes += find_slowness(progress) if progress else []
                 return Seen(cell, "running", "; ".join(notes), attempt, progress, left)
             note = f"no record for {format_seconds(silent_s)}: killed, or it hangs"
             return Seen(cell, "failed", note, attempt, progress, left)
@@ -242,7 +145,7 @@ class Watch:
 
     def _so_far(
         self, cell: Cell, goes_on: bool, startup_s: float
-    ) -> tuple[Progress | None, float | None]:
+    ) -> tuple[RunProgress | None, float | None]:
         """Return what the records so far tell, and the time that is left, s.
 
         `goes_on`: the run does not begin again; `startup_s`: what it then needs before a step.
@@ -252,7 +155,7 @@ class Watch:
             return None, self._whole_s(cell)
         return progress, startup_s + (cell.run.steps - progress.step) * progress.pace_s
 
-    def _at_the_end(self, cell: Cell) -> Progress | None:
+    def _at_the_end(self, cell: Cell) -> RunProgress | None:
         """Return what the records of a completed run tell; they are read once."""
         if cell.name not in self._ended:
             self._ended[cell.name] = read_progress(Path(cell.folder, METRICS))
@@ -287,77 +190,6 @@ class Watch:
         if not running or len(left) < len(unfinished):
             return None
         return time_to_end(left, running)
-
-
-def follow(watch: Watch, out: TextIO, every_s: float, once: bool = False) -> None:
-    """Show a study until all its cells are done; on a terminal as a table that is drawn again.
-
-    Otherwise a line for each cell whose state or note has changed, and the summary after them.
-    """
-    told: dict[str, tuple[State, str]] = {}
-    while True:
-        seen = watch.look()
-        if out.isatty():
-            size = shutil.get_terminal_size()
-            text = f"{watch.summary(seen)}\n\n{to_text(seen, max(size.lines - 6, 5))}"
-            out.write(f"{HOME}{cut(text, size.columns)}\n")
-        elif once:
-            out.write(f"{watch.summary(seen)}\n\n{to_text(seen, len(seen))}\n")
-        else:
-            changed = [item for item in seen if told.get(item.cell.name) != (item.state, item.note)]
-            told |= {item.cell.name: (item.state, item.note) for item in changed}
-            out.writelines(f"{to_line(item)}\n" for item in changed)
-            if changed:
-                out.write(f"{watch.summary(seen)}\n")
-        out.flush()
-        if once or all(item.state in ("done", "diverged") for item in seen):
-            return
-        time.sleep(every_s)
-
-
-def cut(text: str, width: int) -> str:
-    """Return lines that a terminal of this width does not wrap; the end of a note is left out."""
-    lines = text.splitlines()
-    return "\n".join(line if len(line) <= width else f"{line[: width - 3]}..." for line in lines)
-
-
-def to_text(seen: list[Seen], most: int) -> str:
-    """Return a table of the cells, those that run first; of those beyond `most`, the states."""
-    rows = sorted(seen, key=lambda item: ORDER.index(item.state))
-    shown, hidden = rows[:most], Counter(item.state for item in rows[most:])
-    headings = ["Cell", "State", "Step", "Loss", "Tokens/s/GPU", "Left", "Note"]
-    align = ["left", "left", "right", "right", "right", "right", "left"]
-    names = dict(zip(map(id, rows), short_names(item.cell.labels for item in rows), strict=True))
-    cells = [[names[id(item)], *_cells(item)[1:]] for item in shown]
-    text = tabulate(cells, headings, "simple", disable_numparse=True, colalign=align)
-    more = ", ".join(f"{count} {state}" for state, count in hidden.items())
-    return text + (f"\nand {more}" if more else "")
-
-
-def _cells(item: Seen) -> list[str]:
-    now, steps = item.progress, f"{item.cell.run.steps:,}"
-    done = item.state in ("done", "diverged")
-    speed = now.tokens_per_s_per_gpu if now else None
-    return [
-        item.cell.name,
-        item.state,
-        steps if done else f"{now.step:,} of {steps}" if now else f"0 of {steps}",
-        "" if now is None or now.loss is None else f"{now.loss:.4f}",
-        "" if speed is None else f"{speed:,.0f}",
-        "" if item.left_s is None or done else format_seconds(item.left_s),
-        item.note,
-    ]
-
-
-def to_line(item: Seen) -> str:
-    """Return a cell on one line, for output that is not a terminal."""
-    name, state, step, loss, speed, left, note = _cells(item)
-    parts = [state, f"step {step}"]
-    parts += [f"loss {loss}"] if loss else []
-    parts += [f"{speed} tokens/s/GPU"] if speed else []
-    parts += [f"{left} left"] if left else []
-    parts += [note] if note else []
-    return f"{name}: {', '.join(parts)}"
 
 
 def _last_startup_s(summary: RunSummary | None) -> float:

@@ -1,6 +1,5 @@
 """The live view: each cell's state from its files and the queue, also while they change."""
 
-import io
 import json
 import os
 import time
@@ -17,7 +16,8 @@ from study.grid import Cell, Grid
 from study.jobs.slurm_commands import QueuedJob
 from study.jobs.submitted import Submission, log_folder
 from study.show import watch as watch_module
-from study.show.watch import Seen, Watch, cut, follow, read_progress, to_line, to_text
+from study.show.watch import Seen, Watch
+from study.show.watch_text import cut, to_text
 from tests.study.conftest import MakeGrid, write_run
 
 RUNNING = {"status": "running", "outcome": None, "steps_done": 20}
@@ -128,37 +128,6 @@ def test_before_the_first_record_a_run_may_compile_for_long(make_grid: MakeGrid)
     assert first(grid).state == "failed"
 
 
-def test_a_slow_step_is_pointed_out(make_grid: MakeGrid) -> None:
-    grid = make_grid({"run": {"logging": {"freq": 5}}})
-    write_run(grid[0], step_s=[*[0.1] * 7, 0.25], **RUNNING)
-    assert first(grid).note == "steps take x2.5 of its median"
-
-
-@pytest.mark.parametrize(
-    ("last", "note"),
-    [
-        ([None, 3, 3, 3, None], "rank 3 on node-3 is slow in the forward pass, by 40% of a step"),
-        ([3, 3, 3, None, None], "rank 3 on node-3 is slow in the forward pass, by 40% of a step"),
-        ([3, None, None, 3, None], ""),  # now and then
-        ([1, 3, 1, 3, 2], ""),  # each in turn
-        ([3, 3, 3, 3, 3, None, None, None, None, None], ""),  # no longer
-    ],
-)
-def test_a_rank_that_the_others_wait_for(
-    make_grid: MakeGrid, last: list[int | None], note: str
-) -> None:
-    grid = make_grid({"run": {"logging": {"freq": 2}}})
-    write_run(grid[0], **RUNNING)
-    metrics = Path(grid[0].folder, "metrics.jsonl")
-    records = [json.loads(line) for line in metrics.read_text().splitlines()]
-    for record, rank in zip(records[-len(last) :], last, strict=True):
-        if rank is not None:
-            slow = {"rank": rank, "host": f"node-{rank}", "part": "forward", "share": 0.4}
-            record["ranks/slow"] = slow
-    metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert first(grid).note == note
-
-
 def queue(monkeypatch: pytest.MonkeyPatch, grid: Grid, jobs: dict[int, QueuedJob]) -> list[int]:
     """Have the record of submissions and squeue say that cells have jobs; return the calls."""
     calls = []
@@ -226,55 +195,6 @@ def test_files_that_are_cut_off_anywhere(make_grid: MakeGrid, cut: int, name: st
     seen = Watch(grid).look()
     assert seen[0].state in ("running", "to run")
     to_text(seen, 10)
-
-
-def test_the_end_of_a_long_file_is_enough(tmp_path: Path, make_grid: MakeGrid) -> None:
-    grid = make_grid({"run": {"steps": 2000, "logging": {"freq": 1}}})
-    write_run(grid[0], **RUNNING)
-    path = Path(grid[0].folder, "metrics.jsonl")
-    path.write_text(path.read_text() + '{"global_step": 2001, "lo')
-    assert path.stat().st_size > 4 * watch_module.TAIL_BYTES
-    progress = read_progress(path)
-    assert progress is not None
-    assert progress.step == 2000
-    assert progress.pace_s == pytest.approx(0.1)
-    assert read_progress(tmp_path / "missing") is None
-
-
-def test_many_cells_keep_to_the_terminal(make_grid: MakeGrid) -> None:
-    block = {"cluster": "here", "model": "tiny", "gpus": 1, "seed": list(range(30))}
-    grid = make_grid({"grid": [block]})
-    write_part(grid[29])
-    lines = to_text(Watch(grid).look(), 5).splitlines()
-    assert lines[2].startswith("seed-29 ")
-    assert lines[-1] == "and 25 to run"
-    assert len(lines) == 8
-
-
-def test_lines_instead_of_a_table_tell_what_has_changed(
-    make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    grid = make_grid({"grid": [{"cluster": "here", "model": "tiny", "gpus": 1, "seed": [1, 2]}]})
-    write_part(grid[0])
-    steps = [lambda: None, lambda: write_run(grid[0]), lambda: write_run(grid[1])]
-    monkeypatch.setattr(watch_module.time, "sleep", lambda seconds: steps.pop(0)())
-    out = io.StringIO()
-    follow(Watch(grid), out, every_s=1)
-    lines = [line.split(",")[0] for line in out.getvalue().splitlines()]
-    names = [cell.name for cell in grid]
-    assert lines == [
-        f"{names[0]}: running", f"{names[1]}: to run", "test: 1 to run",
-        f"{names[0]}: done", "test: 1 done",
-        f"{names[1]}: done", "test: 2 done",
-    ]  # fmt: skip
-
-
-def test_a_line_names_what_is_known(make_grid: MakeGrid) -> None:
-    grid = make_grid({"run": {"logging": {"freq": 10}}})
-    write_part(grid[0], share=0.6)
-    assert to_line(first(grid)) == (
-        f"{grid[0].name}: running, step 20 of 40, loss 4.2857, 5,120 tokens/s/GPU, 2 s left"
-    )
 
 
 def test_the_command_looks_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
