@@ -1,8 +1,6 @@
 """The report: one self-contained HTML page with charts, tables and how to read them."""
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +8,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from study.analysis.catalogue import ANALYSES, read_tables
 from study.analysis.series import find_analyses
-from study.csv_tables import read_csv
 from study.estimate import calibration, time_table
 from study.estimate.accuracy import Accuracy
 from study.estimate.backtest import readable_backtest
@@ -27,35 +23,12 @@ from study.measure.time_by_part import PARTS
 from study.show import report_tables
 from study.show.report_data import chart_data, prediction_points
 from study.show.report_runs import describe_runs, find_missing
+from study.show.report_sections import find_law, find_section
 from study.show.report_summary import build_matrix, describe_findings, describe_request
-from study.show.report_tables import Table, make_table
+from study.show.report_tables import make_table
 from trainer.records import RunSummary
 
 TEMPLATES = Path(__file__).parent / "templates"
-
-LAW = "scaling_law"
-"""Name of the table and the figure of a scaling law, which is fitted only on request."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure for the page."""
-
-    caption: str
-    uri: str
-    """The image as a data URI: inline SVGs on one page would share their ids."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """An analysis on the page."""
-
-    name: str
-    title: str
-    loss: str
-    explanation: str
-    tables: Sequence[Table]
-    figure: Figure | None
 
 
 def render_report(
@@ -79,7 +52,7 @@ def render_report(
     }
     measured = [name for name in summaries if name not in missing]
     rows = _rows(grid, table)
-    sections = {name: _section(name, analyses, figures) for name in find_analyses(grid)}
+    sections = {name: find_section(name, analyses, figures) for name in find_analyses(grid)}
     matrix = build_matrix(grid, rows, _states(grid, missing))
     base, runs = describe_runs(grid, summaries, {cell.name: row.tokens_per_s for cell, row in rows})
     diverged = [item for item in missing.values() if item.state == "diverged"]
@@ -95,33 +68,9 @@ def render_report(
             matrix=matrix,
             kinds=kinds_heading(grid, plural=True),
             facts=_facts(list(current.values()), _trainers(grid, current)),
-            estimates=[
-                make_table(
-                    f"Time of {horizon or 'the runs'}",
-                    time_table.readable_estimates(items),
-                    report_tables.estimate_definitions(horizon or "Run"),
-                )
-                for horizon, items in time_table.by_horizon(estimates).items()
-            ],
-            checks=make_table(
-                "Accuracy of the estimates",
-                calibration.readable_checks(accuracy.checks),
-                report_tables.check_definitions(),
-            ),
-            backtest=make_table(
-                "Predictions made before the runs",
-                readable_backtest(accuracy.backtest),
-                report_tables.backtest_definitions(),
-            ),
-            throughput=make_table(
-                "Throughput",
-                throughput_table.readable_throughput(table),
-                report_tables.throughput_definitions(),
-            ),
-            other_versions=bool(throughput_table.other_versions(table)),
-            notes=throughput_table.notes(table),
+            **_tables(table, estimates, accuracy),
             sections=[section for section in sections.values() if section is not None],
-            law=_law(analyses, figures),
+            law=find_law(analyses, figures),
             absent=[f"{name}.csv" for name, section in sections.items() if section is None],
             missing=list(missing.values()),
             estimate_only=[cell.name for cell in grid if not cell.measure],
@@ -133,6 +82,39 @@ def render_report(
             data=chart_data(grid, each_run(grid), rows, prediction_points(accuracy)),
         )
     )
+
+
+def _tables(
+    table: pd.DataFrame, estimates: Sequence[Estimate], accuracy: Accuracy
+) -> dict[str, Any]:
+    """Return the tables of the page, and the notes below that of the measurements."""
+    return {
+        "estimates": [
+            make_table(
+                f"Time of {horizon or 'the runs'}",
+                time_table.readable_estimates(items),
+                report_tables.estimate_definitions(horizon or "Run"),
+            )
+            for horizon, items in time_table.by_horizon(estimates).items()
+        ],
+        "checks": make_table(
+            "Accuracy of the estimates",
+            calibration.readable_checks(accuracy.checks),
+            report_tables.check_definitions(),
+        ),
+        "backtest": make_table(
+            "Predictions made before the runs",
+            readable_backtest(accuracy.backtest),
+            report_tables.backtest_definitions(),
+        ),
+        "throughput": make_table(
+            "Throughput",
+            throughput_table.readable_throughput(table),
+            report_tables.throughput_definitions(),
+        ),
+        "other_versions": bool(throughput_table.other_versions(table)),
+        "notes": throughput_table.notes(table),
+    }
 
 
 def _ways(accuracy: Accuracy) -> list[str]:
@@ -229,37 +211,3 @@ def _facts(runs: Sequence[RunSummary], trainers: Sequence[str]) -> list[tuple[st
 
 def _date(text: str) -> str:
     return text.replace("T", " ").replace("+00:00", " UTC")
-
-
-def _path(folder: Path, name: str) -> Path:
-    return folder / f"{name}.svg"
-
-
-def _section(name: str, tables: Path, figures: Path) -> Section | None:
-    """Return the section of an analysis; None if a table of it does not exist."""
-    analysis = ANALYSES[name]
-    if not all((tables / f"{table}.csv").exists() for table in analysis.tables):
-        return None
-    loss, found = read_tables(name, tables)
-    made = [make_table(analysis.title, table) for table in found]
-    figure = _find_figure(figures, name, analysis.title)
-    return Section(name, analysis.title, loss, analysis.explanation, made, figure)
-
-
-def _law(tables: Path, figures: Path) -> tuple[Table, Figure | None] | None:
-    """Return the table and the figure of the scaling law; None if none was fitted."""
-    path = tables / f"{LAW}.csv"
-    if not path.exists():
-        return None
-    found = read_csv(path)
-    rows = [[row.cells.get(name, "") for name in found.columns] for row in found.rows]
-    headings = [name.replace("_", " ").capitalize() for name in found.columns]
-    figure = _find_figure(figures, LAW, "Scaling law")
-    return make_table("Coefficients of the scaling law", (headings, rows)), figure
-
-
-def _find_figure(folder: Path, name: str, caption: str) -> Figure | None:
-    if not _path(folder, name).exists():
-        return None
-    content = base64.b64encode(_path(folder, name).read_bytes()).decode()
-    return Figure(caption, f"data:image/svg+xml;base64,{content}")
