@@ -12,6 +12,14 @@ from dataclasses import dataclass
 from statistics import median
 
 from study.estimate.basis import MEASURED_STEPS, VERIFIED, find_basis
+from study.estimate.own_runs import (
+    another_run,
+    around,
+    find_doubt,
+    find_gpu_name,
+    is_whole,
+    measured_step,
+)
 from study.estimate.performance import (
     MOST,
     Performance,
@@ -20,10 +28,8 @@ from study.estimate.performance import (
     observe,
     spread,
 )
-from study.estimate.regression import Z80
 from study.grid import Cell, Grid
 from study.horizon import horizon_steps
-from study.measure.flags import describe_load, describe_spread
 from study.measure.measurement import Measurement
 from study.measure.repeats import speed_spread
 from study.trainers import DEFAULT_TRAINER
@@ -93,6 +99,22 @@ class Estimate:
     """The variant's name without the trainer's."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """What is known of the time of a run; the columns of `Estimate` that depend on it."""
+
+    basis: str
+    method: str
+    time: PredictionInterval | None = None
+    """Of the whole run, s."""
+    startup_s: float | None = None
+    step: PredictionInterval | None = None
+    gpu_name: str | None = None
+    by: str = ""
+    measured_steps: int | None = None
+    doubt: str = ""
+
+
 class Estimator:
     """Estimates for any cell and number of steps, from a study's measurements."""
 
@@ -123,8 +145,10 @@ class Estimator:
         # The study's own measurements take precedence over evidence.
         ours = [item for item in own if not item.source]
         if ours or own:
-            return self._verified(cell, ours or own, steps, horizon)
-        return self._estimated(cell, measured, steps, horizon)
+            found = self._verified(cell, ours or own, steps)
+        else:
+            found = self._estimated(cell, measured, steps)
+        return self._row(cell, steps, horizon, found)
 
     def memory_gib(self, cell: Cell) -> PredictionInterval:
         """Return the peak memory of a GPU, GiB: measured, or else predicted."""
@@ -154,57 +178,47 @@ class Estimator:
                 best = float(gains[index]), here[index]
         return best[1] if best else None
 
-    def _verified(
-        self, cell: Cell, own: Sequence[Measurement], steps: int, horizon: str
-    ) -> Estimate:
+    def _verified(self, cell: Cell, own: Sequence[Measurement], steps: int) -> Timing:
         """Return the median over seeds of the time of their runs, with the interval of another run.
 
         It contains the standard error of the mean step, the spread between runs, and the runs.
         """
-        spread, walls, times, downs, ups = self._spread(own), 0, [], [], []
-        for item in own:
-            mean = item.mean_step_s
-            steady = _around(mean, spread, item.mean_error_s).scaled(steps - 1)
-            if item.uninterrupted and item.wall_s is not None and item.cell.run.steps == steps:
-                # Evidence may have a wall-clock time without a start-up time.
-                times.append(item.wall_s)
-                downs.append(min(steady.middle - steady.low, item.wall_s))
-                ups.append(steady.high - steady.middle)
-                walls += 1
-            else:
-                started = self._measured_startup(cell, item)
-                rest = self.model(cell).rest(cell, steps, mean)
-                whole = add([started, steady, rest])
-                times.append(whole.middle)
-                downs.append(whole.middle - whole.low)
-                ups.append(whole.high - whole.middle)
-        middle = median(times)
-        low, high = middle - median(downs), middle + median(ups)
-        # Of more runs, some are outside the 80% interval.
-        if len(own) <= 9:
-            low, high = min(low, *times, middle), max(high, *times, middle)
-        method = (
-            "wall-clock time of the run" if walls == len(own) else "start-up + steps x mean step"
-        )
+        spread = self._spread(own)
+        whole = [item for item in own if is_whole(item, steps)]
+        method = "start-up + steps x mean step"
+        if len(whole) == len(own):
+            method = "wall-clock time of the run"
         # The study's own runs record their start-up.
-        if not walls and all(item.source and item.startup_s is None for item in own):
+        elif not whole and all(item.source and item.startup_s is None for item in own):
             method = PREDICTED_STARTUP
-        by = ", ".join(dict.fromkeys(item.source for item in own if item.source))
         longest = max(item.cell.run.steps for item in own)
-        return self._row(
-            cell,
-            steps,
-            horizon,
-            PredictionInterval(low, middle, high),
-            startup_s=median(self._measured_startup(cell, item).middle for item in own),
-            step=_measured_step(own, spread),
+        return Timing(
             basis=MEASURED_STEPS if all(item.steps_only for item in own) else VERIFIED,
             method=method,
-            gpu_name=_gpu_name(cell, own),
-            by=by,
+            time=another_run([self._time_of_run(cell, item, steps, spread) for item in own]),
+            startup_s=median(self._measured_startup(cell, item).middle for item in own),
+            step=measured_step(own, spread),
+            gpu_name=find_gpu_name(cell, own),
+            by=", ".join(dict.fromkeys(item.source for item in own if item.source)),
             measured_steps=longest if steps > FAR * longest else None,
-            doubt=_doubt(own),
+            doubt=find_doubt(own),
         )
+
+    def _time_of_run(
+        self, cell: Cell, item: Measurement, steps: int, spread: float
+    ) -> tuple[float, float, float]:
+        """Return the time of a run like a measured one, and how far below and above it others may
+        be, s."""
+        mean = item.mean_step_s
+        steady = around(mean, spread, item.mean_error_s).scaled(steps - 1)
+        if is_whole(item, steps):
+            # Evidence may have a wall-clock time without a start-up time.
+            assert item.wall_s is not None
+            down = min(steady.middle - steady.low, item.wall_s)
+            return item.wall_s, down, steady.high - steady.middle
+        started = self._measured_startup(cell, item)
+        whole = add([started, steady, self.model(cell).rest(cell, steps, mean)])
+        return whole.middle, whole.middle - whole.low, whole.high - whole.middle
 
     def _spread(self, own: Sequence[Measurement]) -> float:
         """Return the standard deviation of another run's mean step time, relative, from `own`.
@@ -228,40 +242,29 @@ class Estimator:
         first = PredictionInterval(item.mean_step_s, item.mean_step_s, item.mean_step_s)
         return add([self.model(cell).startup(workload(cell)), first])
 
-    def _estimated(
-        self, cell: Cell, own: Sequence[Measurement], steps: int, horizon: str
-    ) -> Estimate:
+    def _estimated(self, cell: Cell, own: Sequence[Measurement], steps: int) -> Timing:
+        """Return the time by the performance model, with the steps of unfinished runs in `own`."""
         model, work = self.model(cell), workload(cell)
         basis, reason = find_basis(work, model.extent, cell.variant)
         if not model.knows_speed:
             of = "" if cell.trainer == DEFAULT_TRAINER else f" of {cell.trainer}"
             missing = f"no measurement{of} on {cell.cluster} yet, and its peak_tflops is not known"
-            return self._row(cell, steps, horizon, None, None, None, basis, missing)
+            return Timing(basis=basis, method=missing)
         step, startup = model.step(work), model.startup(work)
         if own:
-            step = _measured_step(own, self._spread(own))
+            step = measured_step(own, self._spread(own))
             reason = "from the steps of its own runs so far"
         rest = model.rest(cell, steps, step.middle)
-        whole = add([startup, step.scaled(steps), rest])
-        return self._row(
-            cell, steps, horizon, whole, startup.middle + step.middle, step, basis, reason
+        return Timing(
+            basis=basis,
+            method=reason,
+            time=add([startup, step.scaled(steps), rest]),
+            startup_s=startup.middle + step.middle,
+            step=step,
         )
 
-    def _row(
-        self,
-        cell: Cell,
-        steps: int,
-        horizon: str,
-        time: PredictionInterval | None,
-        startup_s: float | None,
-        step: PredictionInterval | None,
-        basis: str,
-        method: str,
-        gpu_name: str | None = None,
-        by: str = "",
-        measured_steps: int | None = None,
-        doubt: str = "",
-    ) -> Estimate:
+    def _row(self, cell: Cell, steps: int, horizon: str, found: Timing) -> Estimate:
+        time, step = found.time, found.step
         cluster_config = cell.cluster_config
         hours = None if time is None else time.middle * cell.gpus / 3600
         memory = self.memory_gib(cell)
@@ -276,12 +279,12 @@ class Estimator:
             seconds_low=None if time is None else time.low,
             seconds_high=None if time is None else time.high,
             gpu_hours=hours,
-            basis=basis,
-            method=method,
+            basis=found.basis,
+            method=found.method,
             variant=cell.variant,
-            startup_s=startup_s,
+            startup_s=found.startup_s,
             step_s=None if step is None else step.middle,
-            gpu_name=gpu_name or cluster_config.gpu_name,
+            gpu_name=found.gpu_name or cluster_config.gpu_name,
             step_s_low=None if step is None else step.low,
             step_s_high=None if step is None else step.high,
             horizon=horizon or f"{steps} steps",
@@ -293,54 +296,12 @@ class Estimator:
             ),
             memory_gib=memory.middle,
             memory_gib_high=memory.high,
-            by=by,
-            measured_steps=measured_steps,
-            doubt=doubt,
+            by=found.by,
+            measured_steps=found.measured_steps,
+            doubt=found.doubt,
             trainer=cell.trainer,
             plain_variant=cell.plain_variant,
         )
-
-
-def _gpu_name(cell: Cell, own: Sequence[Measurement]) -> str | None:
-    """Return the GPU or CPU that the measured runs recorded; None if they recorded none."""
-    names = dict.fromkeys(item.gpu_name for item in own if item.gpu_name)
-    if not names:
-        return None
-    found = ", ".join(name.removeprefix("NVIDIA ") for name in names)
-    return (
-        found
-        if cell.cluster_config.device == "cuda"
-        else f"{cell.cluster_config.gpu_name} ({found})"
-    )
-
-
-def _measured_step(own: Sequence[Measurement], spread: float) -> PredictionInterval:
-    """Return the median over runs of the mean step time, s, with the interval of another run."""
-    steps = [_around(item.mean_step_s, spread, item.mean_error_s) for item in own]
-    middle = median(step.middle for step in steps)
-    low = min(step.middle for step in steps) if 1 < len(own) <= 9 else middle
-    high = max(step.middle for step in steps) if 1 < len(own) <= 9 else middle
-    down = median(step.middle - step.low for step in steps)
-    up = median(step.high - step.middle for step in steps)
-    return PredictionInterval(min(low, middle - down), middle, max(high, middle + up))
-
-
-def _around(mean_s: float, spread: float, error_s: float) -> PredictionInterval:
-    """Return the interval of a mean step time, from its standard error and the relative spread."""
-    width = math.exp(Z80 * math.hypot(spread, error_s / mean_s))
-    return PredictionInterval(mean_s / width, mean_s, mean_s * width)
-
-
-def _doubt(own: Sequence[Measurement]) -> str:
-    """Return why a cell's measurements may be unreliable, from the worst of its seeds."""
-    spread = max((p90 - p10) / p50 for p10, p50, p90 in (item.step_s for item in own))
-    loads = [
-        (item.machine_load / item.machine_cores, item.machine_load, item.machine_cores)
-        for item in own
-        if item.machine_load is not None and item.machine_cores
-    ]
-    _, load, cores = max(loads, default=(None, None, None))
-    return ", ".join(filter(None, [describe_load(load, cores), describe_spread(spread)]))
 
 
 def _times(hours: float | None, rate: float | None) -> float | None:

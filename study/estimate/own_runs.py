@@ -1,0 +1,69 @@
+"""What the measured runs of a configuration tell of another run of it."""
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from study.estimate.performance import PredictionInterval
+from study.estimate.regression import Z80
+from study.grid import Cell
+from study.measure.flags import describe_load, describe_spread
+from study.measure.measurement import Measurement
+
+
+def find_gpu_name(cell: Cell, own: Sequence[Measurement]) -> str | None:
+    """Return the GPU or CPU that the measured runs recorded; None if they recorded none."""
+    names = dict.fromkeys(item.gpu_name for item in own if item.gpu_name)
+    if not names:
+        return None
+    found = ", ".join(name.removeprefix("NVIDIA ") for name in names)
+    return (
+        found
+        if cell.cluster_config.device == "cuda"
+        else f"{cell.cluster_config.gpu_name} ({found})"
+    )
+
+
+def is_whole(item: Measurement, steps: int) -> bool:
+    """Return whether a run of these steps was measured as a whole."""
+    return item.uninterrupted and item.wall_s is not None and item.cell.run.steps == steps
+
+
+def another_run(runs: Sequence[tuple[float, float, float]]) -> PredictionInterval:
+    """Return the median over runs, with the interval of another run.
+
+    `runs`: a value of each, and how far below and above it that of another run may be.
+    """
+    values, downs, ups = zip(*runs, strict=True)
+    middle = median(values)
+    low, high = middle - median(downs), middle + median(ups)
+    # Of more runs, some are outside the 80% interval.
+    if len(runs) <= 9:
+        low, high = min(low, *values), max(high, *values)
+    return PredictionInterval(low, middle, high)
+
+
+def measured_step(own: Sequence[Measurement], spread: float) -> PredictionInterval:
+    """Return the median over runs of the mean step time, s, with the interval of another run."""
+    steps = [around(item.mean_step_s, spread, item.mean_error_s) for item in own]
+    return another_run(
+        [(step.middle, step.middle - step.low, step.high - step.middle) for step in steps]
+    )
+
+
+def around(mean_s: float, spread: float, error_s: float) -> PredictionInterval:
+    """Return the interval of a mean step time, from its standard error and the relative spread."""
+    width = math.exp(Z80 * math.hypot(spread, error_s / mean_s))
+    return PredictionInterval(mean_s / width, mean_s, mean_s * width)
+
+
+def find_doubt(own: Sequence[Measurement]) -> str:
+    """Return why a cell's measurements may be unreliable, from the worst of its seeds."""
+    spread = max((p90 - p10) / p50 for p10, p50, p90 in (item.step_s for item in own))
+    loads = [
+        (item.machine_load / item.machine_cores, item.machine_load, item.machine_cores)
+        for item in own
+        if item.machine_load is not None and item.machine_cores
+    ]
+    _, load, cores = max(loads, default=(None, None, None))
+    return ", ".join(filter(None, [describe_load(load, cores), describe_spread(spread)]))
