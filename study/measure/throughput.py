@@ -81,12 +81,6 @@ def mean_load(loads: NDArray[np.float64], seconds: NDArray[np.float64]) -> float
 def _row(cell: Cell, run: Run) -> ThroughputRow:
     """Return a row without the scaling-efficiency columns, which depend on the other rows."""
     summary, records, choices = run.summary, run.records, run.summary.choices
-    steady = is_steady(run)
-    times_s, steps, loads = (
-        records.column(name)[steady] for name in ("step_s", "interval_steps", "machine_load")
-    )
-    p10, p50, p90 = step_quantiles(times_s, steps, (0.1, 0.5, 0.9))
-    mean, error = step_mean(times_s, steps)
     return ThroughputRow(
         **cell.labels,
         gpu_name=summary.gpu_name,
@@ -97,11 +91,7 @@ def _row(cell: Cell, run: Run) -> ThroughputRow:
         grad_acc_steps=cell.run.grad_acc_steps,
         tokens_per_step=cell.tokens_per_step,
         steps=cell.run.steps,
-        steady_steps=int(steps.sum()),
-        step_ms_p50=_scaled(p50, 1e3),
-        step_ms_p90=_scaled(p90, 1e3),
-        step_ms_p10=_scaled(p10, 1e3),
-        **(_speed(cell, p50, summary) if p50 else {}),
+        **_steady_state(cell, run),
         peak_memory_gib=summary.peak_memory_gib,
         # The first attempt starts as an uninterrupted run does.
         startup_s=summary.attempts[0].startup_s,
@@ -117,8 +107,6 @@ def _row(cell: Cell, run: Run) -> ThroughputRow:
         outcome=summary.outcome,
         started=summary.attempts[-1].start,
         fingerprint=summary.fingerprint,
-        step_spread=(p90 - p10) / p50 if p10 and p50 and p90 else None,
-        machine_load=mean_load(loads, times_s * steps),
         machine_cores=summary.machine_cores,
         device=summary.device,
         threads=choices.threads,
@@ -127,12 +115,31 @@ def _row(cell: Cell, run: Run) -> ThroughputRow:
         attention=choices.attention,
         speed_key=cell.speed_key,
         first_step=summary.attempts[0].first_step,
-        step_ms_mean=_scaled(mean, 1e3),
-        step_ms_mean_error=_scaled(error, 1e3),
         trainer=cell.trainer,
         plain_variant=cell.plain_variant,
         began_again=None if cell.trainer_config.resumes else _began_again(summary),
     )
+
+
+def _steady_state(cell: Cell, run: Run) -> dict[str, Any]:
+    """Return the columns about steps in steady state: their times, and what follows from them."""
+    steady = is_steady(run)
+    times_s, steps, loads = (
+        run.records.column(name)[steady] for name in ("step_s", "interval_steps", "machine_load")
+    )
+    p10, p50, p90 = step_quantiles(times_s, steps, (0.1, 0.5, 0.9))
+    mean, error = step_mean(times_s, steps)
+    return {
+        "steady_steps": int(steps.sum()),
+        "step_ms_p10": _scaled(p10, 1e3),
+        "step_ms_p50": _scaled(p50, 1e3),
+        "step_ms_p90": _scaled(p90, 1e3),
+        "step_ms_mean": _scaled(mean, 1e3),
+        "step_ms_mean_error": _scaled(error, 1e3),
+        "step_spread": (p90 - p10) / p50 if p10 and p50 and p90 else None,
+        "machine_load": mean_load(loads, times_s * steps),
+        **(_speed(cell, p50, run.summary) if p50 else {}),
+    }
 
 
 def _began_again(summary: RunSummary) -> bool:
