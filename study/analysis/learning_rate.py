@@ -90,45 +90,62 @@ def _row(
     noise: Noise | None,
     kind: str,
 ) -> BestRate:
-    best = low = high = loss = edge = None
-    notes = []
-    if len(rates) < len(cells):
-        notes.append(format_missing(len(rates), len(cells)))
-    if parabola is None:
-        notes.append("a curve needs losses at three learning rates")
-    elif parabola.minimum is None:
-        places = sorted(set(rates))
-        best, loss = min(
-            ((rate, _mean(rate, rates, losses)) for rate in places), key=lambda p: p[1]
-        )
-        edge = {places[0]: "lowest", places[-1]: "highest"}.get(best)
-        notes.append(f"at the edge: the {edge} rate tried" if edge else "the curve has no minimum")
-    else:
-        best, loss = math.exp(parabola.minimum), parabola(parabola.minimum)
-        ends = None if noise is None else parabola.interval(noise)
-        if noise is None:
-            notes.append("no interval: three rates of one seed leave no scatter")
-        elif ends is None:
-            notes.append("no interval: the curve is as flat as the noise")
-        else:
-            low, high = map(math.exp, ends)
+    best = _find_best(rates, losses, parabola, noise)
+    missing = format_missing(len(rates), len(cells))
     return BestRate(
         variant=label,
         model=cells[0].model,
         params=cells[0].params,
         rates=len(set(rates)),
         runs=len(rates),
-        best_lr=best,
-        low=low,
-        high=high,
-        loss=loss,
+        best_lr=best.lr,
+        low=best.low,
+        high=best.high,
+        loss=best.loss,
         curvature=None if parabola is None else 2 * parabola.coefficients[2],
-        edge=edge,
+        edge=best.edge,
         noise=None if noise is None else noise.deviation,
         degrees=0 if noise is None else noise.degrees,
         loss_kind=kind,
-        note="; ".join(notes),
+        note="; ".join(filter(None, [missing, best.note])),
     )
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best learning rate, as in the columns of a row."""
+
+    lr: float | None = None
+    loss: float | None = None
+    low: float | None = None
+    high: float | None = None
+    edge: str | None = None
+    note: str = ""
+
+
+def _find_best(
+    rates: Sequence[float],
+    losses: Sequence[float],
+    parabola: Parabola | None,
+    noise: Noise | None,
+) -> _Best:
+    if parabola is None:
+        return _Best(note="a curve needs losses at three learning rates")
+    if parabola.minimum is None:
+        places = sorted(set(rates))
+        means = ((rate, _mean(rate, rates, losses)) for rate in places)
+        best, loss = min(means, key=lambda pair: pair[1])
+        edge = {places[0]: "lowest", places[-1]: "highest"}.get(best)
+        note = f"at the edge: the {edge} rate tried" if edge else "the curve has no minimum"
+        return _Best(best, loss, edge=edge, note=note)
+    best, loss = math.exp(parabola.minimum), parabola(parabola.minimum)
+    if noise is None:
+        return _Best(best, loss, note="no interval: three rates of one seed leave no scatter")
+    ends = parabola.interval(noise)
+    if ends is None:
+        return _Best(best, loss, note="no interval: the curve is as flat as the noise")
+    low, high = map(math.exp, ends)
+    return _Best(best, loss, low, high)
 
 
 def _mean(rate: float, rates: Sequence[float], losses: Sequence[float]) -> float:
