@@ -15,7 +15,8 @@ from statistics import median
 
 from benchmarks import ROOT, command_line
 from study.cluster_config import ClusterConfig
-from study.estimate.performance import Observed, Performance, PredictionInterval
+from study.estimate.intervals import PredictionInterval
+from study.estimate.performance import Observed, Performance
 from study.workload import Workload
 
 TABLE = ROOT / "tests" / "data" / "mpt_h100.csv"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from study.estimate.basis import MEASURED_STEPS, VERIFIED, find_basis
+from study.estimate.intervals import PredictionInterval, add
 from study.estimate.own_runs import (
     another_run,
     around,
@@ -20,14 +21,7 @@ from study.estimate.own_runs import (
     is_whole,
     measured_step,
 )
-from study.estimate.performance import (
-    MOST,
-    Performance,
-    PredictionInterval,
-    add,
-    observe,
-    spread,
-)
+from study.estimate.performance import MOST, Performance, observe, spread
 from study.grid import Cell, Grid
 from study.horizon import horizon_steps
 from study.measure.measurement import Measurement

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from study.estimate.performance import PredictionInterval
+from study.estimate.intervals import PredictionInterval
 from study.estimate.regression import Z80
 from study.grid import Cell
 from study.measure.flags import describe_load, describe_spread

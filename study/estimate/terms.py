@@ -1,8 +1,8 @@
 """The terms of a step's time and of a GPU's memory, from the work of the step.
 
 A term of the time is that of one part alone, at the rates of the cluster's data sheet. Each term
-has a coefficient that measurements determine, with a prior in `study.estimate.performance`, so what
-is assumed here only sets the unit of the coefficient.
+has a coefficient that measurements determine, with a prior in `study.estimate.priors`, so what is
+assumed here only sets the unit of the coefficient.
 """
 
 import math

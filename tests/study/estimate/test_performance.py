@@ -16,7 +16,7 @@ from benchmarks.published_tables import (
     torchtitan_pairs,
 )
 from study.cluster_config import ClusterConfig
-from study.estimate.performance import Observed, Performance, PredictionInterval, add, spread
+from study.estimate.performance import Observed, Performance, spread
 from study.estimate.regression import Z80
 from study.workload import Workload
 
@@ -191,11 +191,6 @@ def test_startup_does_not_grow_with_the_model() -> None:
     model = Performance(H200, [Observed(SMALL, 0.2, 30.0, None)])
     assert model.startup(large) == model.startup(SMALL)
     assert model.startup(SMALL).middle == pytest.approx(30.0, rel=0.1)
-
-
-def test_deviations_of_intervals_add_in_quadrature() -> None:
-    whole = add([PredictionInterval(9, 10, 13), PredictionInterval(16, 20, 24)])
-    assert (whole.low, whole.middle, whole.high) == (30 - 17**0.5, 30, 35)
 
 
 def test_without_data_sheet_and_measurement_the_speed_is_not_known() -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from study.cluster_config import ClusterConfig
-from study.estimate.performance import UNSEEN, step_priors
+from study.estimate.performance import UNSEEN
+from study.estimate.priors import step_priors
 from study.estimate.regression import Points, Prior, Regression
 from study.estimate.terms import COORDINATES, DataSheet, position, stack, step_terms
 from study.workload import Workload
