@@ -8,7 +8,7 @@ import functools
 import re
 import shlex
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,6 @@ from trainer.settings import suggest
 
 SETTINGS_FILE = "settings.yaml"
 """A cell's complete settings in its run's folder, written when Snakemake starts its first job."""
-
-DESCRIPTION = "trainer.json"
-"""What the job of another trainer needs to know, in its run's folder."""
 
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(?P<name>[^{}]*)\}")
 """A name in braces; a doubled brace is a plain one."""
@@ -331,37 +328,3 @@ def _without_values(placed: Placed) -> Placed:
     values = {"steps": 1000, "seed": 0, "optim": optim, "data": data}
     values |= {"checkpoint": None, "eval": None}
     return Placed(run.model_copy(update=values), placed.gpus, placed.cluster, placed.trainer)
-
-
-def job_description(placed: Placed, name: str, key: str) -> Mapping[str, Any]:
-    """Return the content of trainer.json: what the job needs to start a trainer and to write the
-    run's files. `key` is the run's fingerprint."""
-    trainer, run = placed.trainer, placed.run
-    text = render_config(placed)
-    return {
-        "trainer": name,
-        "version": trainer.found_version,
-        "workdir": trainer.workdir,
-        "config": None
-        if text is None
-        else {"file": placed.path(run.dump_dir, trainer.config_name or ""), "text": text},
-        "command": command(placed),
-        "environment": environment(placed),
-        "log": {**trainer.log.model_dump(mode="json"), "file": log_file(placed)},
-        "resumes": trainer.resumes,
-        "stop_signal": trainer.stop_signal,
-        "fingerprint": key,
-        "name": run.name,
-        "params": count_parameters(run.model, placed.vocab_size).total,
-        "tokens_per_step": run.tokens_per_step(placed.gpus),
-        "gpus": placed.gpus,
-        "nodes": placed.cluster.nodes(placed.gpus),
-        "steps": run.steps,
-        "device": run.device,
-        "gpu_name": run.gpu_name,
-        "choices": {
-            "model_dtype": _dtype(placed),
-            "compiled": is_compiled(run.distributed, run.device),
-        },
-        "saves": [every for every in [run.checkpoint and run.checkpoint.dump.every] if every],
-    }

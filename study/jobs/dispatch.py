@@ -1,6 +1,5 @@
 """Before the first job: checks of all requests, and limits that Snakemake cannot set."""
 
-import json
 import os
 import shlex
 import shutil
@@ -15,11 +14,11 @@ from snakemake_interface_common.exceptions import WorkflowError
 from study.grid import Cell, Grid
 from study.jobs.decisions import find_cell
 from study.jobs.executors import LocalExecutor
+from study.jobs.foreign_job import write_job
 from study.jobs.sigterm import exit_on_sigterm, leave_on_sigterm
 from study.jobs.slurm_commands import find_refusal
 from study.jobs.slurm_executor import SlurmExecutor
 from study.jobs.slurm_request import Prepared
-from study.rendering import DESCRIPTION, job_description
 from trainer.config import RunConfig
 from trainer.files import write_atomically
 from trainer.problems import ConfigError
@@ -87,16 +86,7 @@ def _write_settings(grid: Grid, jobs: Iterable[Any]) -> None:
             write_atomically(path, run.to_yaml())
         cell = find_cell(grid, job)
         if cell is not None and not cell.trainer_config.is_native:
-            _write_description(cell)
-
-
-def _write_description(cell: Cell) -> None:
-    described = job_description(cell.placed, cell.trainer, cell.fingerprint)
-    config = described["config"]
-    if config is not None:
-        write_atomically(Path(config["file"]), config["text"])
-    text = json.dumps(described, indent=2) + "\n"
-    write_atomically(Path(cell.folder, DESCRIPTION), text)
+            write_job(cell)
 
 
 def _limit_to_cores(workflow: Any) -> None:

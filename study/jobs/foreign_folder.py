@@ -11,10 +11,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from study.jobs.foreign_job import ForeignJob
+from study.jobs.foreign_job import DESCRIPTION, ForeignJob
 from study.jobs.gpu_watch import GpuWatch
 from study.measure.entries import Entry, Event, Validation, marks_pauses
-from study.rendering import DESCRIPTION, SETTINGS_FILE
+from study.rendering import SETTINGS_FILE
 from trainer.files import move_aside, write_atomically
 from trainer.folder.record_file import RecordFile
 from trainer.folder.run_file import RunFile, now
@@ -200,7 +200,8 @@ class ForeignFolder:
 
     def _step_time(self, entry: Entry, steps: int, moment_s: float) -> tuple[float, bool]:
         """Return the mean step time, s, and whether it includes a pause."""
-        saved = any(_has_multiple(self._last, entry.step - 1, n) for n in self._job.saves)
+        every = self._job.saves_every
+        saved = every is not None and _has_multiple(self._last, entry.step - 1, every)
         if entry.step_s is not None:
             return entry.step_s, entry.paused or (saved and not marks_pauses(self._job.log))
         clock_s, before_s = entry.elapsed_s, self._clock_s

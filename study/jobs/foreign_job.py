@@ -3,18 +3,23 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from study.files import open_text
-from study.rendering import DESCRIPTION
+from study.grid import Cell
+from study.rendering import TERMS, environment, log_file, render_config
 from study.trainers import LogConfig, StopSignal
+from trainer.files import write_atomically
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError
-from trainer.records import UsedChoices, Written
-from trainer.settings import validate
+from trainer.records import UsedChoices
+from trainer.settings import Settings, validate
+
+DESCRIPTION = "trainer.json"
+"""Its name in the run's folder."""
 
 
-class RenderedConfig(Written):
+class RenderedConfig(Settings):
     """The trainer's own config."""
 
     file: str
@@ -23,10 +28,8 @@ class RenderedConfig(Written):
     """Its content."""
 
 
-class ForeignJob(Written):
+class ForeignJob(Settings):
     """The content of trainer.json."""
-
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
     trainer: str
     """Its name in trainers.yaml."""
@@ -56,12 +59,48 @@ class ForeignJob(Written):
     gpus: PositiveInt
     nodes: PositiveInt = 1
     device: Literal["cuda", "cpu"]
-    gpu_name: str | None = None
-    """The GPU that the cluster names; None if it names none."""
     choices: UsedChoices = UsedChoices()
     """What is known of how it computes."""
-    saves: tuple[PositiveInt, ...] = ()
-    """Steps between checkpoints, for each kind of checkpoint."""
+    saves_every: PositiveInt | None = None
+    """Steps between its checkpoints, as a template's `checkpoint_every` asks for them; None: it is
+    to save only at the end."""
+
+
+def describe_job(cell: Cell) -> ForeignJob:
+    """Return what the job of a cell needs to know. Raises ConfigError, see `render_config`."""
+    placed, run, trainer = cell.placed, cell.run, cell.trainer_config
+    text, name = render_config(placed), trainer.config_name
+    return ForeignJob(
+        trainer=cell.trainer,
+        version=trainer.found_version,
+        workdir=trainer.workdir,
+        config=None
+        if text is None or name is None
+        else RenderedConfig(file=placed.path(run.dump_dir, name), text=text),
+        environment=environment(placed),
+        log=trainer.log.model_copy(update={"file": log_file(placed)}),
+        resumes=trainer.resumes,
+        stop_signal=trainer.stop_signal,
+        fingerprint=cell.fingerprint,
+        name=run.name,
+        params=cell.params,
+        tokens_per_step=cell.tokens_per_step,
+        steps=run.steps,
+        gpus=cell.gpus,
+        nodes=cell.nodes,
+        device=run.device,
+        choices=UsedChoices(model_dtype=TERMS["dtype"](placed), compiled=cell.compiled),
+        saves_every=run.checkpoint and run.checkpoint.dump.every,
+    )
+
+
+def write_job(cell: Cell) -> None:
+    """Write a cell's trainer.json and its trainer's own config. Raises ConfigError."""
+    job = describe_job(cell)
+    if job.config is not None:
+        write_atomically(Path(job.config.file), job.config.text)
+    text = job.model_dump_json(indent=2, exclude_none=True) + "\n"
+    write_atomically(Path(cell.folder, DESCRIPTION), text)
 
 
 def read_job(folder: Path) -> ForeignJob:

@@ -99,7 +99,7 @@ TRAINER = {
     "trainer": "mine", "version": "1", "config": {"file": "c.yaml", "text": "a: 1"},
     "environment": {"A": "b"}, "log": {"format": "json", "fields": {"step": "n"}},
     "fingerprint": "0123456789abcdef", "params": 10, "tokens_per_step": 100, "steps": 40,
-    "gpus": 2, "nodes": 1, "device": "cpu", "saves": [20], "choices": {"model_dtype": "bf16"},
+    "gpus": 2, "nodes": 1, "device": "cpu", "saves_every": 20, "choices": {"model_dtype": "bf16"},
 }  # fmt: skip
 
 LIVE_FORMATS = ("lingua", "torchtitan", "nanogpt", "nanochat", "litgpt", "trainer_state", "regex",

@@ -15,7 +15,7 @@ from study.described import find_version
 from study.estimate.estimate import Estimator, estimate_table
 from study.estimate.time_table import to_markdown as time_table
 from study.grid import Cell, Grid
-from study.jobs.dispatch import _write_description
+from study.jobs.foreign_job import describe_job, read_job, write_job
 from study.jobs.launch import cell_line
 from study.jobs.precompile import precompile_folder
 from study.load import load_grid_file
@@ -159,14 +159,39 @@ def test_every_term_has_a_value(load: Load) -> None:
 def test_the_job_finds_what_it_needs_in_the_runs_folder(load: Load) -> None:
     (cell,) = load(on("here", 2))
     Path(cell.folder).mkdir(parents=True)
-    _write_description(cell)
+    write_job(cell)
     described = json.loads(Path(cell.folder, "trainer.json").read_text())
     assert Path(cell.folder, "config.yaml").read_text() == described["config"]["text"]
     assert described["log"]["file"] == f"{Path(cell.folder).absolute()}/metrics.jsonl"
     assert described["workdir"] == "/srv/lingua-fork"
     assert described["fingerprint"] == cell.fingerprint
     assert described["tokens_per_step"] == 2 * 8 * cell.run.data.seq_len
-    assert described["command"] == command(cell.placed)
+    assert read_job(Path(cell.folder)) == describe_job(cell)
+
+
+def test_a_job_has_the_settings_of_its_cell(load: Load) -> None:
+    saving = {"checkpoint": {"dump": {"every": 20}, "eval": {"every": 5}}}
+    (cell,) = load({**on("miso", 16), "run": {**STUDY["run"], **saving}})
+    job = describe_job(cell)
+    assert job.saves_every == 20, "its template is told of no other checkpoints"
+    assert (job.trainer, job.resumes, job.stop_signal) == ("fork", True, "SIGTERM")
+    assert (job.gpus, job.nodes, job.steps, job.device) == (16, 2, 40, "cuda")
+    assert (job.choices.model_dtype, job.choices.compiled) == ("bf16", True)
+    assert job.params == cell.params
+    assert job.config is not None
+    assert job.config.text == render_config(cell.placed)
+    (only_at_the_end,) = load({**on("here", 1), "run": {**STUDY["run"], "checkpoint": None}})
+    assert describe_job(only_at_the_end).saves_every is None
+
+
+def test_a_job_that_this_version_does_not_know_is_refused(load: Load) -> None:
+    (cell,) = load(on("here", 2))
+    Path(cell.folder).mkdir(parents=True)
+    write_job(cell)
+    path = Path(cell.folder, "trainer.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "save_every": 20}))
+    with pytest.raises(ConfigError, match="save_every: unknown key; did you mean 'saves_every'"):
+        read_job(path.parent)
 
 
 @pytest.mark.parametrize(

@@ -347,7 +347,7 @@ def test_a_trainer_state_is_read_again(folder: Path, start: Start) -> None:
 
 def test_saves_of_unknown_length_are_not_in_steady_state(folder: Path, start: Start) -> None:
     """Checkpoints every 20 steps, after the record: the interval up to step 30 includes one."""
-    assert start(ALL, saves=[20]) == 0
+    assert start(ALL, saves_every=20) == 0
     assert [r["time/paused"] for r in records(folder)] == [False, False, True, False]
     run = read_run(folder)
     assert run is not None

@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-from study.jobs.dispatch import _write_description
+from study.jobs.foreign_job import write_job
 from study.jobs.foreign_run import main
 from study.load import load_grid_file
 from study.measure.throughput import throughput_rows
@@ -30,7 +30,7 @@ def test_the_worked_example_runs(tmp_path: Path) -> None:
     assert command(cell.placed) == shown.strip().replace("RUN", str(folder.absolute()))
     folder.mkdir(parents=True)
     (folder / "settings.yaml").write_text(cell.run.to_yaml())
-    _write_description(cell)
+    write_job(cell)
     assert main([str(folder), "--", *shlex.split(command(cell.placed))]) == 0
     (row,) = throughput_rows(grid)
     assert (row.trainer, row.status, row.steps, row.steady_steps) == ("mine", "completed", 40, 30)

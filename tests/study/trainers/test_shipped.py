@@ -12,7 +12,7 @@ import pytest
 
 from study.estimate.estimate import estimate_table
 from study.grid import Grid
-from study.jobs.dispatch import _write_description
+from study.jobs.foreign_job import write_job
 from study.jobs.foreign_run import main
 from study.load import load_grid_file
 from study.measure.measurement import read_measurements
@@ -143,7 +143,7 @@ def test_stand_ins_run_from_the_grid_to_the_tables(
         folder = Path(cell.folder)
         folder.mkdir(parents=True)
         (folder / "settings.yaml").write_text(cell.run.to_yaml())
-        _write_description(cell)
+        write_job(cell)
         job = json.loads((folder / "trainer.json").read_text())
         (folder / "trainer.json").write_text(json.dumps(job | {"workdir": str(tmp_path)}))
         assert main([str(folder), "--", *shlex.split(command(cell.placed))]) == 0
