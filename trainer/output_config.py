@@ -143,6 +143,11 @@ class CheckpointConfig(Settings):
         ),
     }
 
+    @property
+    def periods(self) -> tuple[int, ...]:
+        """Steps between checkpoints, for each kind that is not saved only at the end."""
+        return tuple(kind.every for kind in (self.dump, self.eval) if kind.every)
+
     @model_validator(mode="after")
     def _begins_once(self) -> "CheckpointConfig":
         if self.continue_from is not None and self.init_ckpt_path is not None:

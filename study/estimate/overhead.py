@@ -11,7 +11,7 @@ def count_saves(cell: Cell, steps: int) -> int:
     checkpoint = cell.run.checkpoint
     if checkpoint is None:
         return 0
-    periods = [save.every for save in (checkpoint.dump, checkpoint.eval) if save.every]
+    periods = checkpoint.periods
     # If both kinds are due at a step, it saves once.
     due = sum(steps // period for period in periods)
     if len(periods) == 2:

@@ -62,7 +62,8 @@ def steady_steps(log: TrainingLog, cell: Cell) -> list[float]:
     tokens per step than the cell.
     """
     _check_tokens(log, cell)
-    saves = _save_periods(cell) if log.saves_unmarked else []
+    checkpoint = cell.run.checkpoint if log.saves_unmarked else None
+    saves = checkpoint.periods if checkpoint else ()
     found, before = [], 0
     for record in log.records:
         saved = before and any(before % every == 0 for every in saves)
@@ -85,12 +86,6 @@ def _check_tokens(log: TrainingLog, cell: Cell) -> None:
             f"and this entry's `run` set for {cell.model} on {cell.gpus}x GPU"
         )
         raise ConfigError(log.source, [message])
-
-
-def _save_periods(cell: Cell) -> list[int]:
-    """Return the number of steps between checkpoints, for each kind of checkpoint."""
-    saves = cell.run.checkpoint
-    return [] if saves is None else [k.every for k in (saves.dump, saves.eval) if k.every]
 
 
 def mark_attempts(records: Iterable[LogRecord]) -> tuple[LogRecord, ...]:
