@@ -6,9 +6,7 @@ The decisions of both executors, on this machine and on Slurm.
 from typing import Any
 
 from study.grid import Cell, Grid
-from study.measure.summaries import is_up_to_date, read_failure, read_summary
-from trainer.problems import ConfigError
-from trainer.records import RunSummary
+from study.measure.summaries import is_up_to_date, read_failure
 
 COMPLETED = "/completed"
 """End of the path that a job creates which trains; rules have other names in other workflows."""
@@ -25,14 +23,6 @@ def find_cell(grid: Grid, job: Any) -> Cell | None:
         return None
     cell: Cell = grid.at(job.wildcards)
     return cell
-
-
-def find_summary(cell: Cell) -> RunSummary | None:
-    """Return a run's run.json; None if no run was started, or if it is malformed."""
-    try:
-        return read_summary(cell.folder)
-    except ConfigError:
-        return None
 
 
 def give_up(job: Any) -> None:

@@ -17,15 +17,13 @@ from study.measure.entries import Entry, Event, Validation, marks_pauses
 from study.rendering import SETTINGS_FILE
 from trainer.files import move_aside, write_atomically
 from trainer.folder.record_file import RecordFile
-from trainer.folder.run_file import RunFile, now
+from trainer.folder.run_file import RunFile, find_summary, now
 from trainer.host import count_cores, processor_name
-from trainer.json_files import parse_json
 from trainer.records import (
     CONFIG,
     EVALUATIONS,
     FAILURE,
     METRICS,
-    SUMMARY,
     Attempt,
     Evaluation,
     Layout,
@@ -44,14 +42,6 @@ NOT_OF_A_RUN = (
 """What the study itself keeps in a run's folder, and an earlier run leaves there."""
 
 KIB_PER_GIB = 2**20
-
-
-def read_summary(folder: Path) -> RunSummary | None:
-    """Return the content of run.json; None if it is missing or malformed."""
-    try:
-        return RunSummary.model_validate(parse_json((folder / SUMMARY).read_bytes()))
-    except (OSError, ValueError):
-        return None
 
 
 def set_aside(folder: Path, job: ForeignJob, why: str) -> None:
@@ -86,7 +76,7 @@ class ForeignFolder:
             gpus=job.gpus,
             hosts=(socket.gethostname(),),
         )
-        earlier = read_summary(folder)
+        earlier = find_summary(folder)
         self._file = RunFile(folder, _summarize(job, attempt, gpus, earlier), previous, elapsed_s)
         self._records: RecordFile | None = None
         self._evaluations: RecordFile | None = None

@@ -22,13 +22,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from study.jobs.foreign_folder import ForeignFolder, read_summary, set_aside
+from study.jobs.foreign_folder import ForeignFolder, set_aside
 from study.jobs.foreign_job import ForeignJob, read_job
 from study.jobs.gpu_watch import GpuWatch
 from study.jobs.log_follower import FileFollower, LineBuffer
 from study.measure.entries import Event, Shape, line_reader, read_whole
 from trainer.files import write_atomically
-from trainer.folder.run_file import Lock
+from trainer.folder.run_file import Lock, find_summary
 from trainer.parent import end_with_parent
 from trainer.problems import ConfigError
 from trainer.records import EXIT_PREEMPTED, FAILURE, Attempt, Failure
@@ -111,7 +111,7 @@ def run(folder: Path, job: ForeignJob, command: Sequence[str], startup: Startup)
         time.sleep(LOCK_POLL_S)
     try:
         (folder / FAILURE).unlink(missing_ok=True)
-        earlier = read_summary(folder)
+        earlier = find_summary(folder)
         if earlier is not None and earlier.fingerprint == job.fingerprint:
             if earlier.status == "completed":
                 print(f"{folder}: the run is complete already", flush=True)

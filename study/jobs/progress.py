@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from study.grid import Cell, Grid
-from study.jobs.decisions import find_summary
 from study.jobs.messages import say
 from study.jobs.slurm_commands import NEVER_STARTS, QueuedJob
+from trainer.folder.run_file import find_summary
 
 FIRST_S, EVERY_S = 20, 60
 
@@ -98,7 +98,7 @@ class Progress:
         return f" ({done:.0%} of their time)" if done > 0 else ""
 
     def _describe(self, cell: Cell) -> str:
-        summary = find_summary(cell)
+        summary = find_summary(cell.folder)
         at = f" at step {summary.steps_done} of {cell.run.steps}" if summary else ""
         parts = [cell.cluster, cell.model, str(cell.gpus)]
         parts += [] if cell.variant == "base" else [cell.variant]

@@ -28,7 +28,7 @@ from snakemake_executor_plugin_slurm.validation import (
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
-from study.jobs.decisions import Decisions, find_summary, give_up
+from study.jobs.decisions import Decisions, give_up
 from study.jobs.job_script import (
     ENDED,
     NO_LOG,
@@ -57,6 +57,7 @@ from study.jobs.submitted import Submission, log_folder, record_of
 from study.jobs.verdict import End, judge, note_shortage
 from study.measure.summaries import is_up_to_date, read_summary
 from study.project import PROJECT
+from trainer.folder.run_file import find_summary
 from trainer.problems import ConfigError
 
 GLANCE_S = 1.0
@@ -256,7 +257,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
 
     def _watch(self, job: Any, made: Submission, kept: bool = False) -> None:
         cell = self.cell(job)
-        before = find_summary(cell) if cell and not kept else None
+        before = find_summary(cell.folder) if cell and not kept else None
         aux = {
             "slurm_logfile": Path(made.log),
             "cluster": made.cluster,

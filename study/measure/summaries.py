@@ -15,7 +15,8 @@ from trainer.yaml_files import shorten
 
 
 def read_summary(folder: str | Path) -> RunSummary | None:
-    """Return a run's run.json; None if no run was started."""
+    """Return a run's run.json; None if no run was started. Raises ConfigError if it is
+    malformed, for which `trainer.folder.run_file.find_summary` returns None."""
     path = Path(folder, SUMMARY)
     try:
         content = path.read_bytes()

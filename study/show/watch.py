@@ -16,13 +16,13 @@ from typing import Literal
 from study.estimate.forecast import Forecast
 from study.formats import format_seconds
 from study.grid import Cell, Grid
-from study.jobs.decisions import find_summary
 from study.jobs.progress import later_day, time_to_end
 from study.jobs.slurm_commands import ACTIVE, NEVER_STARTS, QueuedJob, list_jobs
 from study.jobs.submitted import comment_of, log_folder, record_of
 from study.measure.summaries import is_stale, read_failure
 from study.points import AXES
 from study.show.run_progress import RunProgress, find_slowness, read_progress
+from trainer.folder.run_file import find_summary
 from trainer.records import METRICS, SUMMARY, RunSummary
 
 State = Literal["done", "diverged", "failed", "running", "waiting", "to run"]
@@ -91,7 +91,7 @@ class Watch:
         return {known.comment: job for known, job in pairs if job and job.state in ACTIVE}
 
     def _see(self, cell: Cell, job: QueuedJob | None) -> Seen:
-        summary = find_summary(cell)
+        summary = find_summary(cell.folder)
         failure = read_failure(cell.folder) if summary is None and job is None else None
         if failure is not None:
             return Seen(cell, "failed", _reason(failure.message))

@@ -49,12 +49,12 @@ from study.trainers import LogConfig
 from tests.fuzz.mutate import mutate_bytes, mutate_value
 from tests.study.measure.test_foreign_logs import GOOD
 from trainer.config import load_run_config
-from trainer.folder import run_folder
 from trainer.folder.checkpoint_state import complete, write_state
 from trainer.folder.described_model import DescribedModel, of_lingua
 from trainer.folder.hub_model import HUB_MODELS, of_transformers
 from trainer.folder.owner import read_owner
 from trainer.folder.record_file import RecordFile
+from trainer.folder.run_file import find_summary
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError
 from trainer.records import EVALUATIONS, METRICS
@@ -271,7 +271,7 @@ def read_own_runs(content: bytes, folder: Path) -> None:
 
 def read_run_json(content: bytes, folder: Path) -> None:
     _file(folder, "run.json", content)
-    run_folder.read_summary(folder)
+    find_summary(folder)
     is_up_to_date(_cell_in(folder))
     find_state(grid()[0], read_summary(folder))
 

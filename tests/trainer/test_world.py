@@ -70,9 +70,9 @@ def test_a_gpu_run_without_a_gpu_is_rejected(runs: Runs) -> None:
 
 def test_a_run_uses_the_threads_of_its_settings(runs: Runs) -> None:
     runs.run("steps=2", "distributed.threads=2", "eval=null", OMP_NUM_THREADS="1")
-    from trainer.folder.run_folder import read_summary
+    from trainer.folder.run_file import find_summary
 
-    summary = read_summary(runs.out())
+    summary = find_summary(runs.out())
     assert summary is not None
     assert summary.choices.threads == 2
     assert [record["global_step"] for record in read_records(runs.out())] == [1, 2]

@@ -23,7 +23,8 @@ from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import CheckpointError, find_steps, folder_of, of_step
 from trainer.folder.described_model import FACTS
 from trainer.folder.hub_model import HUB_CONFIG, HUB_KEYS, HUB_MODELS, IMPLIED, hub_model
-from trainer.folder.run_folder import read_settings, read_summary
+from trainer.folder.run_file import find_summary
+from trainer.folder.run_folder import read_settings
 from trainer.model.weight_names import transformers_name, weight_shapes
 from trainer.problems import ConfigError
 from trainer.records import CONFIG
@@ -119,7 +120,7 @@ def check_settings(settings: RunConfig, source: str, run: Path, saved: Path) -> 
 
 def choose_step(folder: Path, run: Path, wanted: int | None) -> int:
     """Return the step to read; if there is a run.json, of that run's checkpoints only."""
-    summary = read_summary(run)
+    summary = find_summary(run)
     steps = find_steps(folder, summary.trajectory if summary else None)
     if wanted is None and steps:
         return steps[0]

@@ -13,8 +13,7 @@ import torch
 from trainer.config import RunConfig
 from trainer.files import write_atomically
 from trainer.folder.record_file import RecordFile
-from trainer.folder.run_file import RunFile
-from trainer.folder.run_folder import read_summary
+from trainer.folder.run_file import RunFile, find_summary
 from trainer.folder.trackers import Trackers
 from trainer.records import (
     CONFIG,
@@ -41,7 +40,7 @@ class Journal:
 
     def open(self, summary: RunSummary) -> None:
         """Open the files, on the main process only. `summary` contains the new attempt."""
-        earlier = read_summary(self._folder)
+        earlier = find_summary(self._folder)
         write_atomically(self._folder / CONFIG, self._config.to_yaml())
         self._records = RecordFile(self._folder / METRICS, self._step, self._send)
         self._evaluations = RecordFile(self._folder / EVALUATIONS, self._step, self._send)

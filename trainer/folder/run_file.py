@@ -15,6 +15,14 @@ LAG_S = 1.0
 millisecond, more on a network file system."""
 
 
+def find_summary(folder: str | Path) -> RunSummary | None:
+    """Return the content of run.json; None if it is missing or malformed."""
+    try:
+        return RunSummary.model_validate_json(Path(folder, SUMMARY).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
 class Lock:
     """Exclusive lock on a run's folder; released when the process ends."""
 

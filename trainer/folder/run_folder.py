@@ -10,6 +10,7 @@ from trainer.config import RunConfig, load_run_config
 from trainer.files import move_aside
 from trainer.folder.checkpoint_state import STATE, complete, entries, folder_of
 from trainer.folder.owner import read_owner
+from trainer.folder.run_file import find_summary
 from trainer.gpu_state import read_driver
 from trainer.records import (
     CHECKPOINTS,
@@ -17,7 +18,6 @@ from trainer.records import (
     EVALUATIONS,
     METRICS,
     SUMMARY,
-    RunSummary,
     Versions,
 )
 
@@ -43,7 +43,7 @@ def choose_action(
     `content` is source -> key of its text and tokenizer, `training_content` the same without the
     held-out text, on which the losses do not depend.
     """
-    summary = read_summary(folder)
+    summary = find_summary(folder)
     if summary is None:
         return "resume" if _has_checkpoint(folder, config, gpus, training_content) else "start"
     if summary.content != content:
@@ -72,16 +72,8 @@ def _has_checkpoint(
 
 def is_completed(folder: Path) -> bool:
     """Say whether the folder's run, whichever it is, is completed."""
-    summary = read_summary(folder)
+    summary = find_summary(folder)
     return summary is not None and summary.status == "completed"
-
-
-def read_summary(folder: Path) -> RunSummary | None:
-    """Return the content of run.json; None if it is missing or malformed."""
-    try:
-        return RunSummary.model_validate_json((folder / SUMMARY).read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def read_settings(folder: Path) -> RunConfig:
@@ -94,7 +86,7 @@ def saved_by(run: Path) -> tuple[Path, str | None]:
 
     Raises ConfigError if its run.yaml cannot be read.
     """
-    summary = read_summary(run)
+    summary = find_summary(run)
     return folder_of(read_settings(run), run), summary.trajectory if summary else None
 
 

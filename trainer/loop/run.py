@@ -10,8 +10,8 @@ from trainer.execution.choices import Choices
 from trainer.files import write_atomically
 from trainer.folder import failure
 from trainer.folder.owner import identify
-from trainer.folder.run_file import Lock
-from trainer.folder.run_folder import Action, choose_action, is_completed, read_summary
+from trainer.folder.run_file import Lock, find_summary
+from trainer.folder.run_folder import Action, choose_action, is_completed
 from trainer.folder.trackers import check_trackers
 from trainer.loop.learner import build_model, set_up_process
 from trainer.loop.session import open_session
@@ -98,7 +98,7 @@ def _run(
     startup.mark("data")
     action, run_id = "done", None
     if world.is_main:
-        run_id = identify(config, folder, read_summary(folder))
+        run_id = identify(config, folder, find_summary(folder))
         content = content_keys(shards | held_out), training_keys(shards)
         action = choose_action(folder, config, world.size, *content)
     action = ACTIONS[agree(ACTIONS.index(action), world)]

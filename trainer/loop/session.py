@@ -13,7 +13,8 @@ from trainer.folder.journal import Journal
 from trainer.folder.metrics import LossMean, RecordTimer
 from trainer.folder.owner import claim
 from trainer.folder.profiler import Profiler
-from trainer.folder.run_folder import Action, read_summary, set_aside, set_records_aside
+from trainer.folder.run_file import find_summary
+from trainer.folder.run_folder import Action, set_aside, set_records_aside
 from trainer.folder.source import KEY, Source, find_source
 from trainer.gpu_state import GpuMeter
 from trainer.loop.feed import attention_context, open_loader
@@ -162,7 +163,7 @@ def open_session(
 
 def _kept_attention(folder: Path, world: World) -> str | None:
     """Return the attention kernel that a resumed run has used, if it is on the same GPU model."""
-    summary = read_summary(folder)
+    summary = find_summary(folder)
     if summary is None or summary.gpu_name != device_name(world):
         return None
     return summary.choices.attention

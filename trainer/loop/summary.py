@@ -6,8 +6,8 @@ from pathlib import Path
 from trainer import host
 from trainer.config import RunConfig
 from trainer.execution.choices import has_bf16
-from trainer.folder.run_file import now
-from trainer.folder.run_folder import describe_software, read_summary
+from trainer.folder.run_file import find_summary, now
+from trainer.folder.run_folder import describe_software
 from trainer.loop.session import Session
 from trainer.records import Attempt, Continued, Layout, RunSummary, UsedChoices
 from trainer.tokens.shards import content_keys, training_keys
@@ -68,7 +68,7 @@ def _continued(session: Session) -> Continued | None:
     """Return where the run began: now, or as an earlier attempt has noted."""
     source = session.source
     if source is None:
-        earlier = read_summary(Path(session.config.dump_dir))
+        earlier = find_summary(Path(session.config.dump_dir))
         return earlier.continued if earlier is not None and session.start.step > 0 else None
     position = source.position
     return Continued(path=str(source.path), step=position.step, trajectory=position.trajectory)

@@ -12,7 +12,8 @@ from trainer.config import CheckpointConfig, RunConfig
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import Position, complete, folder_of
 from trainer.folder.owner import claim, identify
-from trainer.folder.run_folder import read_summary, set_aside
+from trainer.folder.run_file import find_summary
+from trainer.folder.run_folder import set_aside
 from trainer.problems import ConfigError
 
 OURS = Position(2, 1.0, "ours", run="a")
@@ -35,7 +36,7 @@ def write_lingua(folder: Path, step: int) -> Path:
 def start(config: RunConfig) -> str:
     """Do what a run does with its folders at its start; return its id."""
     folder = Path(config.dump_dir)
-    run_id = identify(config, folder, read_summary(folder))
+    run_id = identify(config, folder, find_summary(folder))
     claim(config, folder, run_id)
     folder.mkdir(exist_ok=True)
     (folder / "run.yaml").write_text(config.to_yaml())

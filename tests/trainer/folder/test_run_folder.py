@@ -10,8 +10,8 @@ import pytest
 
 from trainer.config import RunConfig
 from trainer.folder import run_file
-from trainer.folder.run_file import Lock, RunFile
-from trainer.folder.run_folder import choose_action, read_summary, set_aside
+from trainer.folder.run_file import Lock, RunFile, find_summary
+from trainer.folder.run_folder import choose_action, set_aside
 from trainer.records import Attempt, RunSummary
 
 CONTENT = {"text": "abc"}
@@ -102,7 +102,7 @@ def test_only_one_process_trains_in_a_folder(tmp_path: Path) -> None:
 def test_a_killed_attempt_is_recorded_as_failed(tmp_path: Path) -> None:
     killed = RunFile(tmp_path, make_summary(), (), iter((0.0, 7.5)).__next__)
     killed.write(steps_done=3)  # the last that it wrote
-    previous = read_summary(tmp_path)
+    previous = find_summary(tmp_path)
     assert previous is not None
     file = RunFile(tmp_path, make_summary(), previous.attempts, iter((0.0, 1.5)).__next__)
     file.end("completed", outcome="trained")
@@ -120,7 +120,7 @@ def test_notes_are_written_once_the_file_lags(
     monkeypatch.setattr(run_file.time, "monotonic", lambda: now)
 
     def steps_written() -> int:
-        summary = read_summary(tmp_path)
+        summary = find_summary(tmp_path)
         assert summary is not None
         return summary.steps_done
 
