@@ -27,7 +27,7 @@ STUDY_MAY_IMPORT = {
         *("config", "files", "flops", "layers", "problems", "records", "settings", "yaml_files"),
         *("environment", "json_files", "kinds", "other_names", "parent", "paths"),
         *("execution.choices", "model.optimizers", "tokens.text_files"),
-        *("gpu_state", "host", "startup", "folder.record_file", "folder.run_file"),
+        *("gpu_state", "host", "signals", "startup", "folder.record_file", "folder.run_file"),
     )
 }
 """What of the trainer needs no torch, and the study may know."""

@@ -28,10 +28,11 @@ from study.jobs.gpu_watch import GpuWatch
 from study.jobs.log_follower import FileFollower, LineBuffer
 from study.measure.entries import Event, Shape, line_reader, read_whole
 from trainer.files import write_atomically
-from trainer.folder.run_file import Lock, find_summary
+from trainer.folder.run_file import Lock, find_summary, wait_for_lock
 from trainer.parent import end_with_parent
 from trainer.problems import ConfigError
 from trainer.records import EXIT_PREEMPTED, FAILURE, Attempt, Failure
+from trainer.signals import STOP_SIGNALS, TORCHRUN_SIGNALS
 from trainer.startup import Startup
 
 POLL_S = 0.1
@@ -39,9 +40,6 @@ POLL_S = 0.1
 
 SHARE = 0.02
 """Most of the time that reading the log may take."""
-
-LOCK_POLL_S = 1.0
-"""Seconds between attempts to lock a folder in which another process trains."""
 
 PATIENCE_S = 2.0
 """Seconds to wait for the rest of the output after the command has ended: a process that it left
@@ -53,11 +51,9 @@ LAST_LINES, KEPT_LINES = 15, 200
 SUMMARY_OF_TORCHRUN = re.compile(r"torch.distributed.elastic.*failed \(exitcode")
 """The line after which torchrun says which ranks failed; the reason is before it."""
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
-"""Requests to stop, as our own trainer takes them."""
-
-TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
-"""Signals that torchrun forwards to its ranks: its default, and those of `StopSignal`."""
+FORWARDED = f"{TORCHRUN_SIGNALS},SIGUSR1,SIGUSR2"
+"""Signals that the command's torchrun forwards to its ranks. This program sends it one that the
+trainer asks for, so unlike `FORWARDED` in study/jobs/launch.py they include SIGUSR2, lingua's."""
 
 OUT_OF_MEMORY = ("OutOfMemoryError", "CUDA out of memory", "HIP out of memory")
 """What the output of a trainer that ran out of GPU memory contains."""
@@ -103,12 +99,7 @@ def find_program(program: str, job: ForeignJob) -> None:
 def run(folder: Path, job: ForeignJob, command: Sequence[str], startup: Startup) -> int:
     """Start or resume a run, or report that it is complete; return the exit code."""
     lock = Lock(folder)
-    waited = False
-    while not lock.try_acquire():
-        if not waited:
-            print(f"{folder}: another process trains here; waiting for it", flush=True)
-        waited = True
-        time.sleep(LOCK_POLL_S)
+    wait_for_lock(folder, lock.try_acquire)
     try:
         (folder / FAILURE).unlink(missing_ok=True)
         earlier = find_summary(folder)
@@ -324,7 +315,7 @@ def _starting(
     """
     environment = os.environ | {
         "PYTHONUNBUFFERED": "1",  # its lines come when they are written
-        "PET_SIGNALS_TO_HANDLE": TORCHRUN_SIGNALS,
+        "PET_SIGNALS_TO_HANDLE": FORWARDED,
         **job.environment,
     }
     return subprocess.Popen(

@@ -14,6 +14,7 @@ from study.jobs.verdict import NO_SHORTAGE, Shortage
 from study.rendering import arguments, start_line
 from study.trainers import OURS, TrainerConfig
 from trainer.paths import in_shell
+from trainer.signals import TORCHRUN_SIGNALS
 
 WHOLE_MACHINE = 2**16
 """Threads of a rule that must run alone: Snakemake reduces them to its cores."""
@@ -28,8 +29,10 @@ OUTLIVE_STOP = "trap '' TERM USR1"
 """Shell line that keeps a stop request from ending the shell itself and the `tee` that writes the
 log. torchrun and the trainer have handlers of their own."""
 
-TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-"""Signals that torchrun forwards to its ranks; by default, SIGUSR1 is not among them."""
+FORWARDED = f"{TORCHRUN_SIGNALS},SIGUSR1"
+"""Signals that torchrun forwards to its ranks. SIGUSR1 is Slurm's warning, see `slurm.warn_s`.
+Nothing sends a job SIGUSR2: only foreign_run sends it, to a trainer that takes it as its
+`stop_signal`, and sets these signals anew."""
 
 ALONE = "python -m study.jobs.machine_lock "
 """Prefix of a command that must run alone on this machine; see that module."""
@@ -278,7 +281,7 @@ def _environment(cluster: ClusterConfig) -> list[str]:
     lines = [*cluster.setup, f"export OMP_NUM_THREADS={share} MKL_NUM_THREADS={share}"]
     if cluster.slurm is not None:
         save_s = cluster.slurm.warn_s or SAVE_S
-        lines += [f"export PET_SIGNALS_TO_HANDLE={TORCHRUN_SIGNALS} PET_SHUTDOWN_TIMEOUT={save_s}"]
+        lines += [f"export PET_SIGNALS_TO_HANDLE={FORWARDED} PET_SHUTDOWN_TIMEOUT={save_s}"]
     if cluster.scratch is not None:
         scratch = in_shell(cluster.scratch)
         folders = [f'{name}="{scratch}/{below}"' for name, below in CACHES.items()]

@@ -17,8 +17,8 @@ import yaml
 
 from trainer.config import load_run_config
 from trainer.loop.run import run
-from trainer.loop.stop_signal import STOP_SIGNALS
 from trainer.records import Record
+from trainer.signals import STOP_SIGNALS
 from trainer.startup import Startup
 
 ROOT = Path(__file__).parents[2]

@@ -14,6 +14,9 @@ LAG_S = 1.0
 """Least seconds that run.json may lag behind the records: replacing a file durably takes a
 millisecond, more on a network file system."""
 
+LOCK_POLL_S = 1.0
+"""Seconds between attempts to lock a folder in which another process trains."""
+
 
 def find_summary(folder: str | Path) -> RunSummary | None:
     """Return the content of run.json; None if it is missing or malformed."""
@@ -57,6 +60,19 @@ class Lock:
     def release(self) -> None:
         """Release the lock."""
         self._file.close()
+
+
+def wait_for_lock(folder: Path, acquire: Callable[[], bool], tell: bool = True) -> None:
+    """Call `acquire` until the lock of a run's folder is taken; `tell` that another process has it.
+
+    The ranks of a run acquire it together, of which one tells.
+    """
+    waited = False
+    while not acquire():
+        if tell and not waited:
+            print(f"{folder}: another process trains here; waiting for it", flush=True)
+        waited = True
+        time.sleep(LOCK_POLL_S)
 
 
 class RunFile:

@@ -1,7 +1,6 @@
 """Start, resume or skip one run. The training loop is in train.py."""
 
 import contextlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from trainer.execution.choices import Choices
 from trainer.files import write_atomically
 from trainer.folder import failure
 from trainer.folder.owner import identify
-from trainer.folder.run_file import Lock, find_summary
+from trainer.folder.run_file import Lock, find_summary, wait_for_lock
 from trainer.folder.run_folder import Action, choose_action, is_completed
 from trainer.folder.trackers import check_trackers
 from trainer.loop.learner import build_model, set_up_process
@@ -22,9 +21,6 @@ from trainer.records import CONFIG
 from trainer.startup import Startup
 from trainer.tokens.shards import Shards, content_keys, open_held_out, open_shards, training_keys
 from trainer.world import World, agree, barrier, get_world, process_group
-
-LOCK_POLL_S = 1.0
-"""Seconds between attempts to lock a folder in which another process trains."""
 
 ACTIONS: tuple[Action, ...] = ("start", "resume", "done")
 
@@ -61,12 +57,11 @@ def _locked(folder: Path, world: World) -> Iterator[None]:
     All ranks poll together: a collective that waits for rank 0 could time out.
     """
     lock = Lock(folder) if world.is_main else None
-    waited = False
-    while not agree(int(lock is not None and lock.try_acquire()), world):
-        if world.is_main and not waited:
-            print(f"{folder}: another process trains here; waiting for it", flush=True)
-        waited = True
-        time.sleep(LOCK_POLL_S)
+
+    def acquire() -> bool:
+        return bool(agree(int(lock is not None and lock.try_acquire()), world))
+
+    wait_for_lock(folder, acquire, tell=world.is_main)
     try:
         if world.is_main:
             failure.forget(folder)

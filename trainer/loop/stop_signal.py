@@ -7,10 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.signals import STOP_SIGNALS
 from trainer.world import World
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
-"""Slurm's and torchrun's SIGTERM, the study's SIGUSR1, lingua's SIGUSR2, and Ctrl-C."""
 
 
 class StopSignal:

@@ -99,6 +99,22 @@ def test_only_one_process_trains_in_a_folder(tmp_path: Path) -> None:
     assert acquired_by_another() == "True"
 
 
+@pytest.mark.parametrize("tell", [True, False])
+def test_a_process_waits_for_the_lock_and_says_so_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tell: bool,
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(run_file.time, "sleep", pauses.append)
+    answers = iter([False, False, True, False])
+    run_file.wait_for_lock(tmp_path, lambda: next(answers), tell)
+    assert len(pauses) == 2
+    message = f"{tmp_path}: another process trains here; waiting for it\n"
+    assert capsys.readouterr().out == (message if tell else "")
+
+
 def test_a_killed_attempt_is_recorded_as_failed(tmp_path: Path) -> None:
     killed = RunFile(tmp_path, make_summary(), (), iter((0.0, 7.5)).__next__)
     killed.write(steps_done=3)  # the last that it wrote

@@ -14,7 +14,7 @@ import torch
 
 from tests.trainer.conftest import Runs, long, losses, read_records
 from trainer.folder import checkpoint
-from trainer.loop.stop_signal import STOP_SIGNALS
+from trainer.signals import STOP_SIGNALS
 
 CHECKPOINT = "checkpoint={dump: {every: 4, keep: 2}, eval: {every: 30}}"
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainer.loop import stop_signal
 from trainer.loop.stop_signal import StopSignal
+from trainer.signals import STOP_SIGNALS
 from trainer.world import World
 
 
@@ -58,7 +59,7 @@ class Ranks:
 @pytest.fixture(scope="module", autouse=True)
 def handlers() -> Iterator[None]:
     """Signals are handled as before, afterwards."""
-    before = {number: signal.getsignal(number) for number in stop_signal.STOP_SIGNALS}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
