@@ -37,8 +37,9 @@ MAY_DECODE_JSON = {
     "trainer.json_files",
     "trainer.tokens.documents",  # each line of the text, with its own messages
     "trainer.tokens.pieces",  # what its own processes tell one another
-    "study.measure.structured_logs",  # a NaN in a log is named as what was found
-    "study.measure.entries",  # a NaN is a loss that is not finite, null is no loss
+    "study.measure.lingua_log",  # a NaN in a log is named as what was found
+    "study.measure.trainer_state",  # the same, and a NaN is a loss that is not finite
+    "study.measure.described_logs",  # a NaN is a loss that is not finite, null is no loss
 }
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from study.jobs.foreign_job import DESCRIPTION, ForeignJob
 from study.jobs.gpu_watch import GpuWatch
-from study.measure.entries import Entry, Event, Validation, marks_pauses
+from study.measure.entries import Entry, Event, Lines, Validation
+from study.measure.foreign_logs import live_format
 from study.rendering import SETTINGS_FILE
 from trainer.files import move_aside, write_atomically
 from trainer.folder.record_file import RecordFile
@@ -78,6 +79,8 @@ class ForeignFolder:
         )
         earlier = find_summary(folder)
         self._file = RunFile(folder, _summarize(job, attempt, gpus, earlier), previous, elapsed_s)
+        live = live_format(job.log)
+        self._marks_saves = isinstance(live, Lines) and live.marks_saves
         self._records: RecordFile | None = None
         self._evaluations: RecordFile | None = None
         self._base_s = 0.0  # of earlier attempts, up to the step at which this one goes on
@@ -193,7 +196,7 @@ class ForeignFolder:
         every = self._job.saves_every
         saved = every is not None and _has_multiple(self._last, entry.step - 1, every)
         if entry.step_s is not None:
-            return entry.step_s, entry.paused or (saved and not marks_pauses(self._job.log))
+            return entry.step_s, entry.paused or (saved and not self._marks_saves)
         clock_s, before_s = entry.elapsed_s, self._clock_s
         if clock_s is not None and before_s is not None and clock_s > before_s:
             return (clock_s - before_s) / steps, entry.paused or saved

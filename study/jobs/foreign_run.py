@@ -26,7 +26,8 @@ from study.jobs.foreign_folder import ForeignFolder, set_aside
 from study.jobs.foreign_job import ForeignJob, read_job
 from study.jobs.gpu_watch import GpuWatch
 from study.jobs.log_follower import FileFollower, LineBuffer
-from study.measure.entries import Event, Shape, line_reader, read_whole
+from study.measure.entries import Event, LineReader, Shape, WholeReader
+from study.measure.foreign_logs import live_reader
 from trainer.files import write_atomically
 from trainer.folder.run_file import Lock, find_summary, wait_for_lock
 from trainer.parent import end_with_parent
@@ -146,12 +147,10 @@ class Supervisor:
         self._gpus = GpuWatch(job.device, job.gpus)
         # What the log contains now is of earlier attempts.
         self._log = None if job.log.file is None else FileFollower(job.log.file, appended=True)
-        shape = Shape(job.tokens_per_step, job.gpus)
-        self._shape, self._reader = shape, line_reader(job.log, shape)
-        self._seen: list[Event] = []
+        self._reader = live_reader(job.log, Shape(job.tokens_per_step, job.gpus))
         self._next_look = 0.0
-        if self._log is not None and self._reader is None and (text := self._log.replaced()):
-            self._seen = read_whole(job.log, text, shape)
+        if isinstance(self._reader, WholeReader) and self._log and (text := self._log.replaced()):
+            self._reader.feed(text)
         self._files = ForeignFolder(folder, job, previous, self._gpus, lambda: startup.elapsed_s)
         self._output = LineBuffer()
         self._tail: deque[str] = deque(maxlen=KEPT_LINES)
@@ -226,8 +225,10 @@ class Supervisor:
             self._read_lines(lines)
 
     def _read_lines(self, lines: Sequence[str]) -> None:
-        assert self._reader is not None
-        events = [event for line in lines for event in self._reader.feed(line)]
+        assert isinstance(self._reader, LineReader)
+        self._note([event for line in lines for event in self._reader.feed(line)])
+
+    def _note(self, events: Sequence[Event]) -> None:
         if events:
             self._files.note(events)
 
@@ -240,24 +241,11 @@ class Supervisor:
         before = time.monotonic()
         if before < self._next_look and not last:
             return
-        if self._reader is not None:
+        if isinstance(self._reader, LineReader):
             self._read_lines(self._log.rest() if last else self._log.lines())
         elif (text := self._log.replaced()) is not None:
-            self._read_again(text)
+            self._note(self._reader.feed(text))
         self._next_look = time.monotonic() + max(POLL_S, (time.monotonic() - before) / SHARE)
-
-    def _read_again(self, text: str) -> None:
-        """Take what is new in a log that is replaced as a whole: after a resume, it begins with
-        what it had at the checkpoint."""
-        events = read_whole(self._job.log, text, self._shape)
-        pairs = zip(events, self._seen, strict=False)
-        same = next((i for i, (new, old) in enumerate(pairs) if new != old), None)
-        kept = min(len(events), len(self._seen)) if same is None else same
-        if len(events) < len(self._seen) and same is None:
-            return  # an earlier part of it: a new attempt has not added anything yet
-        self._seen = events
-        if events[kept:]:
-            self._files.note(events[kept:])
 
     def _end(self, code: int) -> int:
         """Write how the attempt ended; return the exit code."""

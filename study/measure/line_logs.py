@@ -5,11 +5,12 @@ lowest counts.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from study.files import open_text
+from study.measure.log_values import Values, to_number
 from study.measure.training_log import LogRecord, TrainingLog, Unit, mark_attempts
 from trainer.problems import ConfigError
 
@@ -25,7 +26,7 @@ LONGEST = 1 << 16
 
 @dataclass(frozen=True)
 class LineFormat:
-    """How a trainer prints its speed."""
+    """How a trainer prints its steps."""
 
     unit: Unit
     training: re.Pattern[str]
@@ -36,6 +37,13 @@ class LineFormat:
     """A line that every attempt prints before its first interval."""
     pauses: re.Pattern[str] | None = None
     """A line before an interval that includes an evaluation or a checkpoint."""
+    fields: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
+    """Value -> where it stands in a line of training."""
+    validation: re.Pattern[str] | None = None
+    """A line of a validation, with the groups `step` and `validation_loss` or
+    `validation_bits_per_byte`."""
+    first: int = 1
+    """The number that the log gives to the first step."""
 
     def recognise(self, line: str) -> bool:
         """Return whether a line is one of this format."""
@@ -72,6 +80,22 @@ class LineFormat:
             started.discard(rank)
             paused.discard(rank)
 
+    def values(self, line: str) -> Values | None:
+        """Return the values in a line; None if it has none."""
+        text = COLOURS.sub("", line)
+        if match := self.training.search(text):
+            found: dict[str, float | None] = {"step": int(match["step"]) + 1 - self.first}
+            found[self.unit] = to_number(match["speed"])
+            for name, pattern in self.fields.items():
+                if value := pattern.search(text, match.start()):
+                    found[name] = to_number(value[1])
+            return found
+        if self.validation is not None and (match := self.validation.search(text)):
+            return {name: to_number(value) for name, value in match.groupdict().items()}
+        if self.pauses is not None and self.pauses.search(text):
+            return {"pauses": 1.0}
+        return None
+
 
 def _rank(prefix: str) -> int | None:
     match = RANK.search(prefix)
@@ -100,6 +124,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
 
 
+NUMBER = r"([-+\w.,]{1,30})"
+"""A number in a line, as a group; what is not one is found when it is read."""
+
 TORCHTITAN = LineFormat(
     # Tokens/s of one GPU, the mean since the line before; validation sets the clock back.
     unit="tokens_per_s_per_gpu",
@@ -110,6 +137,14 @@ TORCHTITAN = LineFormat(
     example="step: 10  loss: 7.12  ...  tps: 6,123  ...",
     starts=re.compile(r"Training starts at step \d"),
     pauses=re.compile(r"(Saving|Staging) (the|a) .{0,80}?checkpoint"),
+    fields={
+        "loss": re.compile(rf"\bloss: *{NUMBER}"),
+        "grad_norm": re.compile(rf"\bgrad_norm: *{NUMBER}"),
+        "memory_gib": re.compile(r"\bmemory: *([\d.]{1,20})GiB"),
+    },
+    validation=re.compile(
+        r"\bvalidate step: *(?P<step>\d{1,15})\s+loss: *(?P<validation_loss>[-+\w.]{1,30})"
+    ),
 )
 
 NANOGPT = LineFormat(
@@ -121,6 +156,12 @@ NANOGPT = LineFormat(
     example="iter 10: loss 3.1234, time 123.45ms, mfu 30.12%",
     starts=re.compile(r"\btokens per iteration will be:"),
     pauses=re.compile(r"\bstep \d+: train loss "),
+    fields={"loss": re.compile(rf"\bloss {NUMBER}, time")},
+    validation=re.compile(
+        r"\bstep (?P<step>\d{1,15}): train loss \S{1,30}, "
+        r"val loss (?P<validation_loss>[-+\w.]{1,30})"
+    ),
+    first=0,
 )
 
 NANOCHAT = LineFormat(
@@ -133,4 +174,10 @@ NANOCHAT = LineFormat(
     ),
     example="step 00010/21400 (0.05%) | loss: 8.89 | ... | dt: 989.44ms | tok/sec: 529,882 | ...",
     starts=re.compile(r"Tokens / micro-batch / rank:"),
+    fields={"loss": re.compile(rf"\bloss: *{NUMBER}")},
+    validation=re.compile(
+        r"\bStep (?P<step>\d{1,15}) \| Validation bpb: *"
+        r"(?P<validation_bits_per_byte>[\d.]{1,30})"
+    ),
+    first=0,
 )

@@ -33,9 +33,9 @@ from study.jobs.launch import launch_line, request_line
 from study.jobs.log_follower import LineBuffer
 from study.law.scaling_law_table import read_losses
 from study.load import load_study, load_study_file
-from study.measure.entries import Shape, line_reader, read_whole
+from study.measure.entries import Shape, WholeReader
 from study.measure.evidence import percentiles, read_evidence
-from study.measure.foreign_logs import FORMATS, read_steady_steps
+from study.measure.foreign_logs import FORMATS, live_reader, read_steady_steps
 from study.measure.measurement import Measurement, read_measurements
 from study.measure.run_files import read_run
 from study.measure.summaries import is_up_to_date, read_failure, read_summary
@@ -45,7 +45,7 @@ from study.measure.throughput_table import to_frame
 from study.placements import read_placements
 from study.show.document import check_document, markers, update_document
 from study.show.plan import find_state, format_placements
-from study.trainers import LogConfig
+from study.trainers import LogConfig, LogFormat
 from tests.fuzz.mutate import mutate_bytes, mutate_value
 from tests.study.measure.test_foreign_logs import GOOD
 from trainer.config import load_run_config
@@ -102,8 +102,7 @@ TRAINER = {
     "gpus": 2, "nodes": 1, "device": "cpu", "saves_every": 20, "choices": {"model_dtype": "bf16"},
 }  # fmt: skip
 
-LIVE_FORMATS = ("lingua", "torchtitan", "nanogpt", "nanochat", "litgpt", "trainer_state", "regex",
-                "json")  # fmt: skip
+LIVE_FORMATS = [form for form in typing.get_args(LogFormat) if form != "ours"]
 
 RECORD = {
     "global_step": 1, "loss/out": 5.5, "eval/loss": 5.4, "optim/lr": 1e-3,
@@ -317,10 +316,9 @@ def _live(form: str) -> Callable[[bytes, Path], None]:
         for name in (SUMMARY_FILE, METRICS, EVALUATIONS):
             (folder / name).unlink(missing_ok=True)
         files = ForeignFolder(folder, job, (), GpuWatch("cpu", 2), lambda: 5.0)
-        shape = Shape(job.tokens_per_step, job.gpus)
-        reader = line_reader(job.log, shape)
-        if reader is None:
-            files.note(read_whole(job.log, content.decode(errors="replace"), shape))
+        reader = live_reader(job.log, Shape(job.tokens_per_step, job.gpus))
+        if isinstance(reader, WholeReader):
+            files.note(reader.feed(content.decode(errors="replace")))
         else:
             lines = LineBuffer()
             for line in [*lines.feed(content), *lines.close()]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from study.measure.entries import Entry, Event, Shape, Validation, line_reader, read_whole
+from study.measure.entries import Entry, Event, LineReader, Shape, Validation, WholeReader
+from study.measure.foreign_logs import live_reader
 from study.trainers import LogConfig
 from trainer.problems import ConfigError
 from trainer.settings import validate
@@ -19,9 +20,15 @@ def log(**settings: Any) -> LogConfig:
 
 
 def read(lines: str, **settings: Any) -> list[Event]:
-    reader = line_reader(log(**settings), SHAPE)
-    assert reader is not None
+    reader = live_reader(log(**settings), SHAPE)
+    assert isinstance(reader, LineReader)
     return [event for line in lines.splitlines() for event in reader.feed(line)]
+
+
+def read_whole(text: str, **settings: Any) -> list[Event]:
+    reader = live_reader(log(**settings, file="x"), SHAPE)
+    assert isinstance(reader, WholeReader)
+    return reader.feed(text)
 
 
 def test_torchtitan() -> None:
@@ -120,7 +127,7 @@ def test_litgpt() -> None:
         "7.1,6,5,0,0.5,60,750,3000,6e-05,5.5,,\n"
         "6.1,8,7,0,0.5,60,1000,40"
     )
-    assert read_whole(log(format="litgpt", file="x"), text, SHAPE) == [
+    assert read_whole(text, format="litgpt") == [
         Entry(step=1, loss=9.1, rate=4e-05, tokens=1000, elapsed_s=1.5),
         Entry(step=2, loss=8.1, rate=5e-05, tokens=2000, elapsed_s=2.5),
         Validation(step=2, loss=7.5),
@@ -131,7 +138,7 @@ def test_litgpt() -> None:
 def test_litgpt_without_times() -> None:
     """`iter_time` is that of a micro-batch, of which a step has two."""
     text = f"{LITGPT}\n9.1,2,1,0,0.5,60,250,1000,4e-05\n"
-    assert read_whole(log(format="litgpt", file="x"), text, SHAPE) == [
+    assert read_whole(text, format="litgpt") == [
         Entry(step=1, loss=9.1, rate=4e-05, tokens=1000, step_s=1.0)
     ]
 
@@ -144,7 +151,7 @@ def test_trainer_state() -> None:
         {"train_loss": 5.1, "train_runtime": 60.0, "step": 20},
     ]
     text = json.dumps({"global_step": 20, "log_history": history})
-    found = read_whole(log(format="trainer_state", file="x"), text, SHAPE)
+    found = read_whole(text, format="trainer_state")
     assert found[:2] == [
         Entry(step=10, loss=5.2, rate=1e-4, grad_norm=2.0), Validation(step=10, loss=5.0)
     ]  # fmt: skip
@@ -152,7 +159,7 @@ def test_trainer_state() -> None:
     assert isinstance(last, Entry)
     assert (last.step, last.elapsed_s, last.paused) == (20, 30.0, True)
     assert math.isnan(last.loss or 0)
-    assert read_whole(log(format="trainer_state", file="x"), text[:-9], SHAPE) == []
+    assert read_whole(text[:-9], format="trainer_state") == []
 
 
 def test_regular_expressions() -> None:

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from study.config import Evidence
 from study.grid import Cell
-from study.measure.foreign_logs import FORMATS, read_steady_steps
+from study.measure.entries import LineReader, Shape
+from study.measure.foreign_logs import FORMATS, live_reader, read_steady_steps
 from study.measure.training_log import LogRecord, mark_attempts
+from study.trainers import KnownLog, LogConfig
+from trainer.output_config import CheckpointConfig, SaveConfig
 from trainer.problems import ConfigError
 
 
@@ -21,9 +24,7 @@ def make_cell(tokens_per_step: int = 1024, gpus: int = 2, save_every: int | None
     """Return as much of a cell as the step times depend on."""
     saves = None
     if save_every is not None:
-        saves = SimpleNamespace(
-            dump=SimpleNamespace(every=save_every), eval=SimpleNamespace(every=None)
-        )
+        saves = CheckpointConfig(dump=SaveConfig(every=save_every))
     run = SimpleNamespace(checkpoint=saves)
     return cast(
         Cell,
@@ -95,6 +96,29 @@ GOOD = {
 def test_every_format_of_a_study_has_a_reader() -> None:
     named = get_args(Evidence.model_fields["format"].annotation)
     assert set(named) == {"csv", "throughput", *FORMATS} == {"csv", "throughput", *GOOD}
+
+
+def test_every_format_of_a_trainer_is_read_while_it_is_written() -> None:
+    assert {name for name, kind in FORMATS.items() if kind.live} == set(get_args(KnownLog))
+
+
+STEPS = {
+    "lingua": [10, 20, 30],
+    "torchtitan": [1, 10, 20],
+    "nanogpt": [1, 11, 21],  # it calls the first one 0, as nanochat does
+    "nanochat": [1, 2, 3],
+    "litgpt": [1, 2, 3],
+    "trainer_state": [10],
+}
+"""Format -> the steps after which `GOOD` has a loss."""
+
+
+@pytest.mark.parametrize("kind", get_args(KnownLog))
+def test_the_steps_of_a_log_are_found_while_it_is_written(kind: str) -> None:
+    log = LogConfig.model_validate({"format": kind, "file": "log"})
+    reader = live_reader(log, Shape(tokens_per_step=1024, gpus=2))
+    texts = GOOD[kind].splitlines() if isinstance(reader, LineReader) else [GOOD[kind]]
+    assert [event.step for text in texts for event in reader.feed(text)] == STEPS[kind]
 
 
 @pytest.mark.parametrize("kind", GOOD)

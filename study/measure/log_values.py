@@ -1,0 +1,45 @@
+"""Values in other trainers' logs, as text or JSON.
+
+A value that the log does not have, or that cannot be read, is None.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.yaml_files import shorten
+
+Values = Mapping[str, float | None]
+"""Values of a log, under the names of `study.trainers.LogField`."""
+
+
+def to_number(text: str) -> float | None:
+    """Return the number in a part of a line, such as `1,234.5`; None if it is none."""
+    try:
+        return float(text.replace(",", "").replace("_", ""))
+    except ValueError:
+        return None
+
+
+def as_number(value: Any) -> float | None:
+    """Return a value of JSON as a number; None if it is none, or beyond 64 bits."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return None if 2**63 <= abs(value) < float("inf") else float(value)
+
+
+def value_at(data: Mapping[str, Any], key: str) -> float | None:
+    """Return a number in an object of JSON; a key with dots is in an inner object, unless the whole
+    key is in `data`."""
+    if key in data:
+        return as_number(data[key])
+    value: Any = data
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return as_number(value)
+
+
+def describe_value(value: Any) -> str:
+    """Return what was found in place of a number, for a message."""
+    return "missing" if value is None else f"found {shorten(value)!r}"
