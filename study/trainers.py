@@ -20,7 +20,10 @@ DEFAULT_TRAINER = "ours"
 """The trainer of a block that names none. Its name is not part of a cell's, as that of the variant
 `base` is not."""
 
-KnownLog = Literal["lingua", "torchtitan", "nanogpt", "nanochat", "litgpt", "trainer_state"]
+ReplacedLog = Literal["litgpt", "trainer_state"]
+"""Logs that are files, which are replaced as a whole whenever something is added."""
+
+KnownLog = Literal["lingua", "torchtitan", "nanogpt", "nanochat", ReplacedLog]
 """Logs of other trainers that are read without a description: of cells, and as `evidence`."""
 
 LogFormat = Literal["ours", KnownLog, "regex", "json"]
@@ -81,6 +84,8 @@ class LogConfig(Settings):
                 raise RuleError([key, "format"], f"missing; format {kind} needs it")
             if self.format != kind and getattr(self, key):
                 raise RuleError([key, "format"], f"only for format {kind}; found {self.format}")
+        if self.format in get_args(ReplacedLog) and self.file is None:
+            raise RuleError(["file", "format"], f"missing; format {self.format} is of a file")
         groups: set[str] = set()
         for pattern in self.patterns:
             try:

@@ -224,6 +224,8 @@ def test_a_mistake_in_a_template_is_reported_with_its_line(
         ({"script": "a.py"}, "trainers.fork.module: expected one of module and script"),
         ({"log": {"format": "regex"}}, "log.format: patterns: missing; format regex needs it"),
         ({"log": {"fields": {"step": "it"}}}, "log.fields: only for format json; found lingua"),
+        ({"log": {"format": "litgpt", "file": None}},
+         "log.file: missing; format litgpt is of a file"),
         ({"version": {}}, "version.package: expected one of package and command"),
         ({"resume": True}, "trainers.fork.resume: unknown key; did you mean 'resumes'?"),
     ],

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from study.config import Evidence
 from study.grid import Cell
-from study.measure.entries import LineReader, Shape
+from study.measure.entries import LineReader, Shape, Whole
 from study.measure.foreign_logs import FORMATS, live_reader, read_steady_steps
 from study.measure.training_log import LogRecord, mark_attempts
-from study.trainers import KnownLog, LogConfig
+from study.trainers import KnownLog, LogConfig, ReplacedLog
 from trainer.output_config import CheckpointConfig, SaveConfig
 from trainer.problems import ConfigError
 
@@ -100,6 +100,8 @@ def test_every_format_of_a_study_has_a_reader() -> None:
 
 def test_every_format_of_a_trainer_is_read_while_it_is_written() -> None:
     assert {name for name, kind in FORMATS.items() if kind.live} == set(get_args(KnownLog))
+    replaced = {name for name, kind in FORMATS.items() if isinstance(kind.live, Whole)}
+    assert replaced == set(get_args(ReplacedLog))
 
 
 STEPS = {
