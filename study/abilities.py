@@ -6,7 +6,8 @@ from typing import Any
 
 from study.axes import short_key
 from study.grid_config import GridEntry
-from study.rendering import Placed, render_config
+from study.templates import render_config
+from study.terms import Placed
 from trainer.config import RunConfig
 from trainer.problems import ConfigError, KeyPath, Problem
 from trainer.settings import default_at, dotted_keys, suggest

@@ -12,7 +12,8 @@ from study.abilities import unknown_abilities
 from study.clones import PATIENCE_S, clone_version
 from study.config import Study
 from study.files import open_text
-from study.rendering import placeholder_problems, template_problems
+from study.templates import template_problems
+from study.trainer_command import placeholder_problems
 from study.trainers import TemplateConfig, TrainerConfig
 from trainer.layers import Merged
 from trainer.paths import expand_path

@@ -12,10 +12,11 @@ from study.cluster_config import ClusterConfig
 from study.config import Study
 from study.facts import CellFacts
 from study.grid_config import GridEntry
+from study.identity import fingerprint, speed_key
 from study.placements import Placement, Prospect
 from study.point_settings import meets_condition, options, points_to_run, settle_run, start_of
 from study.points import AXES, CELL_NAME, Point, placement_of, points, unknown_names
-from study.rendering import Placed, fingerprint, speed_key
+from study.terms import Placed
 from study.trainers import DEFAULT_TRAINER, OURS, TrainerConfig
 from trainer.config import DataConfig, RunConfig, digest
 from trainer.execution.choices import is_compiled

@@ -21,7 +21,7 @@ from study.point_settings import (
     start_of,
 )
 from study.points import CELL_NAME, Point, is_known, points, unknown_names
-from study.rendering import Placed
+from study.terms import Placed
 from study.value_types import brace_in
 from trainer.config import RunConfig
 from trainer.problems import ConfigError, KeyPath, Problem, format_path

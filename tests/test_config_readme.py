@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from study.cluster_config import ClusterConfig
 from study.config import Evidence, Study
 from study.grid_config import GridEntry
-from study.rendering import TERMS
+from study.terms import TERMS
 from study.trainers import TrainerConfig
 from trainer.config import ModelConfig, RunConfig
 from trainer.yaml_files import parse_yaml

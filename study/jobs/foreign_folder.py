@@ -15,7 +15,7 @@ from study.jobs.foreign_job import DESCRIPTION, ForeignJob
 from study.jobs.gpu_watch import GpuWatch
 from study.measure.entries import Entry, Event, Lines, Validation
 from study.measure.foreign_logs import live_format
-from study.rendering import SETTINGS_FILE
+from study.terms import SETTINGS_FILE
 from trainer.files import move_aside, write_atomically
 from trainer.folder.record_file import RecordFile
 from trainer.folder.run_file import RunFile, find_summary, now

@@ -7,7 +7,9 @@ from pydantic import Field, PositiveInt
 
 from study.files import open_text
 from study.grid import Cell
-from study.rendering import TERMS, environment, log_file, render_config
+from study.templates import render_config
+from study.terms import TERMS
+from study.trainer_command import environment, log_file
 from study.trainers import LogConfig, StopSignal
 from trainer.files import write_atomically
 from trainer.json_files import parse_json

@@ -11,7 +11,7 @@ from study.config import EvaluateConfig
 from study.estimate.needs import NOT_KNOWN, Needs
 from study.grid import Cell
 from study.jobs.verdict import NO_SHORTAGE, Shortage
-from study.rendering import arguments, start_line
+from study.trainer_command import arguments, start_line
 from study.trainers import OURS, TrainerConfig
 from trainer.paths import in_shell
 from trainer.signals import TORCHRUN_SIGNALS

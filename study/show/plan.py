@@ -20,8 +20,8 @@ from study.grid_check import unused_variants
 from study.jobs.launch import request_line
 from study.measure.summaries import is_stale, read_summary
 from study.placements import Placement, Prospect
-from study.rendering import command
 from study.show.selection import evenly
+from study.trainer_command import command
 from trainer.records import RunSummary
 
 TO_RUN = ("to run", "partly", "failed", "stale")

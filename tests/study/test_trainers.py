@@ -24,8 +24,10 @@ from study.measure.evidence import read_evidence
 from study.measure.measurement import read_measurements
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import to_frame, to_markdown, write_table
-from study.rendering import TERMS, command, fill, render_config
 from study.show.plan import format_plan, plan_table
+from study.templates import render_config
+from study.terms import TERMS
+from study.trainer_command import command, fill
 from study.trainers import OURS, TrainerConfig
 from tests.study.conftest import write_run
 from trainer.layers import merge

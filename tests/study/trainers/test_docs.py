@@ -8,7 +8,7 @@ from study.jobs.foreign_job import write_job
 from study.jobs.foreign_run import main
 from study.load import load_grid_file
 from study.measure.throughput import throughput_rows
-from study.rendering import command
+from study.trainer_command import command
 
 ROOT = Path(__file__).parents[3]
 

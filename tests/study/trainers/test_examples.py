@@ -9,7 +9,7 @@ import pytest
 
 from examples.transformers_train import main
 from study.load import load_grid_file
-from study.rendering import render_config
+from study.templates import render_config
 from tests.study.trainers.test_shipped import STUDY
 from trainer.layers import merge
 from trainer.yaml_files import dump_yaml, parse_yaml

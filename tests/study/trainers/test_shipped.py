@@ -18,7 +18,8 @@ from study.load import load_grid_file
 from study.measure.measurement import read_measurements
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import write_table
-from study.rendering import command, render_config
+from study.templates import render_config
+from study.trainer_command import command
 from trainer.layers import merge
 from trainer.problems import ConfigError
 from trainer.yaml_files import dump_yaml
