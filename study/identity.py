@@ -49,8 +49,8 @@ def _without_folders(placed: Placed) -> Placed:
 
 
 def _without_values(placed: Placed) -> Placed:
-    """Return a run with neutral values of the settings that cannot change the speed: as
-    `RunConfig.speed_settings` leaves them out."""
+    """Return a run with neutral values of the settings that cannot change the speed and differ
+    between the runs of a study. `RunConfig.speed_settings` leaves out these and a few more."""
     run = placed.run
     optim = OptimConfig(
         name=run.optim.name,
