@@ -97,6 +97,7 @@ TERMS: dict[str, Callable[[Placed], Any]] = {
     "eager": lambda p: int(not is_compiled(p.run.distributed, p.run.device)),
     "device": lambda p: p.run.device,
     "threads": lambda p: p.cluster.cpus_per_gpu,
+    "gpus": lambda p: p.gpus,
     "world_size": lambda p: p.gpus,
     "nodes": lambda p: p.cluster.nodes(p.gpus),
     "gpus_per_node": lambda p: p.gpus_per_node,
@@ -107,7 +108,7 @@ TERMS: dict[str, Callable[[Placed], Any]] = {
 }
 """Name in a template or placeholder -> its value. Sizes of batches are in sequences, `params` and
 `tokens` are counts, periods are in optimizer steps; `run_config.optim.beta1` is any key of a
-run.yaml."""
+run.yaml. `world_size` is what PyTorch calls `gpus`."""
 
 
 def unknown_term(name: str) -> str:

@@ -40,7 +40,7 @@ name: {{ name }}
 dump_dir: {{ run }}
 seed: {{ seed }}
 model: {dim: {{ dim }}, n_layers: {{ n_layers }}, ffn: {{ ffn_hidden }}, vocab: {{ vocab_size }}}
-batch: {{ micro_batch }} x {{ grad_acc_steps }} x {{ world_size }} = {{ global_batch }}
+batch: {{ micro_batch }} x {{ grad_acc_steps }} x {{ gpus }} = {{ global_batch }}
 {% for source, weight in sources.items() %}
 {{ source }}: {{ weight }}
 {% endfor %}
