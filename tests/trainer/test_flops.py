@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.config import BYTE_VOCABULARY, ModelConfig
 from trainer.flops import count_parameters, flops_per_token, mean_context, utilisation
-from trainer.model.model import Transformer, attention_mask
+from trainer.model.masks import attention_mask
+from trainer.model.model import Transformer
 
 # dim, layers, heads -> parameters, from the set-up guide of a fork of facebookresearch/lingua.
 GUIDE = {(512, 8, 8): 27_535_872, (768, 12, 12): 85_350_144, (1024, 16, 16): 206_083_072}

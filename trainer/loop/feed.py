@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trainer.config import RunConfig
 from trainer.flops import mean_context
-from trainer.model.model import DocumentBorder
+from trainer.model.masks import DocumentBorder
 from trainer.tokens.context import documents_context, first_inputs
 from trainer.tokens.data import BatchLoader, DataStart
 from trainer.tokens.shards import Shards

@@ -16,7 +16,8 @@ from trainer.execution.compiling import tag_cache, use_cache, use_workers
 from trainer.execution.graph import Step, leave_default_stream
 from trainer.execution.layout import parallelize
 from trainer.execution.precision import DTYPES, set_arithmetic
-from trainer.model.model import DocumentBorder, Transformer
+from trainer.model.masks import DocumentBorder
+from trainer.model.model import Transformer
 from trainer.model.optimizer import Optimizer, build_optimizer
 from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.world import World

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.model.model import Attention, Block, Transformer, attention_mask
+from trainer.model.masks import attention_mask
+from trainer.model.model import Attention, Block, Transformer
 
 Choose = Callable[[Tensor], int]
 """Takes the logits (V,) of the next token and returns its id."""

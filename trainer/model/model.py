@@ -9,121 +9,21 @@ Shapes: B sequences, T tokens, D width, H query heads, K key and value heads, E 
 F hidden width of the FFN, V vocabulary.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from trainer.config import ActivationCheckpointing, ModelConfig, RopeScaling
+from trainer.config import ActivationCheckpointing, ModelConfig
 from trainer.model import pointwise
 from trainer.model.linear import ONEDNN_LINEAR, FusedLinear, Linear, join_parts, parts_of
 from trainer.model.loss import Gradient, chunk_gradient, mean_loss, pad_rows
-
-if TYPE_CHECKING:  # the import takes a second
-    from torch.nn.attention.flex_attention import BlockMask
-
-Mask: TypeAlias = Union[Tensor, "BlockMask"]
-"""Dense, or in blocks for FlexAttention."""
-
-TRUNCATION_SIGMAS = 3.0
-
-
-def rotary_table(
-    seq_len: int, head_dim: int, theta: float, scaling: RopeScaling | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return cos and sin of the rotary angles, each (T, 1, E), float32.
-
-    RoFormer (Su et al. 2021), in the half-split layout of transformers' Llama. The first half of
-    sin is negated, as `rotate` needs it.
-    """
-    frequencies_E2 = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    if scaling is not None:
-        frequencies_E2 = scale_frequencies(frequencies_E2, scaling)
-    angles_TE2 = torch.outer(torch.arange(seq_len, dtype=torch.float32), frequencies_E2)
-    cos_TE2, sin_TE2 = angles_TE2.cos(), angles_TE2.sin()
-    cos_TE = torch.cat((cos_TE2, cos_TE2), dim=-1)
-    sin_TE = torch.cat((-sin_TE2, sin_TE2), dim=-1)
-    return cos_TE[:, None], sin_TE[:, None]
-
-
-def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
-    """Return rotary frequencies, radians per position, as `RopeScaling` says.
-
-    linear: position interpolation (Chen et al. 2023). llama3: Llama 3.1's, as in transformers.
-    """
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    length = scaling.original_max_position_embeddings
-    if low is None or high is None or length is None:  # linear
-        return frequencies / scaling.factor
-    turns = length * frequencies / (2 * math.pi)
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return frequencies * ((1 - kept) / scaling.factor + kept)
-
-
-def rotate(x_BTHE: Tensor, cos_T1E: Tensor, sin_T1E: Tensor) -> Tensor:
-    """Rotate each pair (i, i + E/2) of a head by its position's angle, in float32."""
-    # Rolling by half a head aligns each element with its partner.
-    partner_BTHE = x_BTHE.roll(x_BTHE.shape[-1] // 2, -1)
-    return torch.addcmul(x_BTHE * cos_T1E, partner_BTHE, sin_T1E).to(x_BTHE.dtype)
-
-
-@dataclass(frozen=True)
-class DocumentBorder:
-    """The token that marks the boundary between packed documents."""
-
-    token: int
-    """Id of BOS or EOS."""
-    opens: bool
-    """Whether it is a document's first token (BOS) or its last (EOS)."""
-
-
-def attention_mask(
-    tokens_BT: Tensor, sliding_window: int | None, border: DocumentBorder | None
-) -> Tensor | None:
-    """Return the keys (columns) that each query (row) attends to, bool, broadcastable to (B,1,T,T).
-
-    None means plain causal attention, for which the kernels need no mask.
-    """
-    if sliding_window is None and border is None:
-        return None
-    position_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-    distance_TT = position_T[:, None] - position_T[None, :]
-    mask_TT = distance_TT >= 0
-    if sliding_window is not None:
-        mask_TT = mask_TT & (distance_TT < sliding_window)
-    if border is None:
-        return mask_TT[None, None]
-    document_BT = _documents(tokens_BT, border)
-    same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
-    return (mask_TT & same_BTT)[:, None]
-
-
-def _documents(tokens_BT: Tensor, border: DocumentBorder | None) -> Tensor:
-    """Return the number of each token's document within its sequence, (B, T), ascending."""
-    if border is None:
-        return torch.zeros_like(tokens_BT)
-    at_border_BT = tokens_BT == border.token
-    document_BT = at_border_BT.cumsum(dim=1)
-    if not border.opens:  # EOS belongs to the document that it ends
-        document_BT = document_BT - at_border_BT.long()
-    return document_BT
-
-
-def attend(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, mask: Mask | None) -> Tensor:
-    """Return the values mixed by attention, (B, H, T, E); without a mask it is causal."""
-    if mask is not None and not isinstance(mask, Tensor):
-        from trainer.model import flex
-
-        return flex.attend(q_BHTE, k_BKTE, v_BKTE, mask)
-    grouped = q_BHTE.shape[1] != k_BKTE.shape[1]
-    return F.scaled_dot_product_attention(
-        q_BHTE, k_BKTE, v_BKTE, mask, is_causal=mask is None, enable_gqa=grouped
-    )
+from trainer.model.masks import DocumentBorder, Mask, attend, attention_mask, document_numbers
+from trainer.model.random_weights import draw_truncated, sigma_of
+from trainer.model.rotary import rotary_table, rotate
 
 
 class Attention(nn.Module):
@@ -295,24 +195,6 @@ def _keep_matmuls() -> Any:
     return create_selective_checkpoint_contexts(kept)
 
 
-def draw_truncated(shape: torch.Size, sigma: float, generator: torch.Generator) -> Tensor:
-    """Return normal numbers of mean 0; those beyond TRUNCATION_SIGMAS are drawn again.
-
-    The bits are those of `nn.init.trunc_normal_` in torch 2.13, which takes twice the CPU time: for
-    the few that are outside, it compares and copies all numbers again.
-    """
-    edge = TRUNCATION_SIGMAS * sigma
-    drawn = torch.empty(shape).normal_(0.0, sigma, generator=generator)
-    values, again = drawn.view(-1), torch.empty(drawn.numel())
-    outside = (values.abs() > edge).nonzero().squeeze(1)
-    while len(outside):
-        again.normal_(0.0, sigma, generator=generator)
-        candidates = again[outside]
-        values[outside] = candidates
-        outside = outside[candidates.abs() > edge]
-    return drawn
-
-
 class Transformer(nn.Module):
     """The decoder; `init_weights` draws its weights."""
 
@@ -375,7 +257,7 @@ class Transformer(nn.Module):
             return attention_mask(tokens_BT, self.config.sliding_window, self.border)
         from trainer.model import flex
 
-        return flex.block_mask(_documents(tokens_BT, self.border), self.config.sliding_window)
+        return flex.block_mask(document_numbers(tokens_BT, self.border), self.config.sliding_window)
 
     def _logits(self, x_BTD: Tensor) -> Tensor:
         if self.output is None:
@@ -410,7 +292,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Draw all weights from a normal truncated at 3 sigma, see `_sigma`; norm weights are 1.
+        """Draw all weights from a normal truncated at 3 sigma, see `sigma_of`; norm weights are 1.
 
         They are drawn on the CPU in a fixed order, so a seed gives the same weights everywhere.
         """
@@ -421,22 +303,4 @@ class Transformer(nn.Module):
             if weight.ndim == 1:
                 weight.fill_(1.0)
                 continue
-            weight.copy_(draw_truncated(weight.shape, self._sigma(name), generator))
-
-    def _sigma(self, name: str) -> float:
-        """Return a matrix's standard deviation: d^-0.5 (w2: h^-0.5), or as the config says."""
-        config = self.config
-        if not name.startswith("layers."):
-            return config.dim**-0.5
-        hidden = name.endswith("feed_forward.w2.weight")
-        sigma = config.init_base_std or (config.ffn_hidden if hidden else config.dim) ** -0.5
-        if not name.endswith(("w2.weight", "wo.weight")):
-            return sigma
-        depth = int(name.split(".")[1])
-        factor = {
-            "disabled": 1.0,
-            "global_depth": (2 * (config.n_layers + 1)) ** 0.5,
-            "current_depth": (2 * (depth + 1)) ** 0.5,
-            "dim_ratio": config.dim / 4096,
-        }[config.init_std_factor]
-        return sigma / factor
+            weight.copy_(draw_truncated(weight.shape, sigma_of(self.config, name), generator))

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.model.rotary import rotate
+
 LIBRARY = torch.library.Library("trainer", "FRAGMENT")
 LIBRARY.define("swiglu(Tensor gate_up) -> Tensor")
 LIBRARY.define("swiglu_backward(Tensor dhidden, Tensor gate_up) -> Tensor")
@@ -77,16 +79,11 @@ def _swiglu_backward_cpu(dhidden: Tensor, gate_up: Tensor) -> Tensor:
 
 
 def _rotary_cpu(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> Tensor:
-    return _turn(qkv[:, :, :-kv_heads], cos, sin)
+    return rotate(qkv[:, :, :-kv_heads], cos, sin)
 
 
 def _rotary_backward_cpu(dq: Tensor, dk: Tensor, dv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return torch.cat((_turn(dq, cos, -sin), _turn(dk, cos, -sin), dv), dim=2)
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    partner = x.roll(x.shape[-1] // 2, -1)
-    return torch.addcmul(x * cos, partner, sin).to(x.dtype)
+    return torch.cat((rotate(dq, cos, -sin), rotate(dk, cos, -sin), dv), dim=2)
 
 
 def _swiglu_shape(gate_up: Tensor) -> Tensor:

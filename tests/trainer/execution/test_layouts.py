@@ -14,7 +14,8 @@ from tests.trainer.folder.test_initial_weights import V, make_llama, write_lingu
 from trainer.config import ActivationCheckpointing, ModelConfig, RunConfig
 from trainer.execution.compiling import compile_blocks
 from trainer.folder.checkpoint import load_weights
-from trainer.model.model import DocumentBorder, Transformer, attention_mask
+from trainer.model.masks import DocumentBorder
+from trainer.model.model import Transformer
 from trainer.model.weight_names import transformers_name
 from trainer.problems import ConfigError
 from trainer.records import checkpoint_name
@@ -325,20 +326,6 @@ def test_activation_checkpointing_changes_no_gradient(
         assert other is not None
         # Compiled code fuses other operations if it recomputes.
         assert torch.allclose(one, other, rtol=1e-5 if compiled else 0, atol=1e-7 * compiled)
-
-
-def test_masks_by_hand() -> None:
-    tokens = torch.tensor([[9, 5, 9, 5]])
-    window = attention_mask(tokens, 2, None)
-    assert window is not None
-    assert window[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
-    opened = attention_mask(tokens, None, DocumentBorder(9, opens=True))
-    assert opened is not None
-    assert opened[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
-    closed = attention_mask(tokens, None, DocumentBorder(9, opens=False))
-    assert closed is not None
-    assert closed[0, 0].int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
-    assert attention_mask(tokens, None, None) is None
 
 
 def test_documents_do_not_see_each_other() -> None:

@@ -10,26 +10,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from trainer.config import BYTE_VOCABULARY, ModelConfig, OptimConfig, RopeScaling
+from tests.trainer.model.test_rotary import LINEAR, LLAMA3
+from trainer.config import BYTE_VOCABULARY, ModelConfig, OptimConfig
 from trainer.execution.choices import Choices
 from trainer.execution.kernels import use
 from trainer.flops import count_parameters, flops_per_token
-from trainer.model.model import Attention, FeedForward, Transformer, scale_frequencies
+from trainer.model.model import Attention, FeedForward, Transformer
 from trainer.model.optimizer import build_optimizer
 from trainer.model.weight_names import weight_shapes
 
 SHAPE = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "multiple_of": 16}
-LINEAR = {"rope_type": "linear", "factor": 4.0}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
 ALTERNATIVES: dict[str, list[Any]] = {
     "qk_norm": [True],
     "norm_type": ["layernorm"],
@@ -223,25 +214,6 @@ def test_norms_of_heads_are_vectors_without_decay(name: str) -> None:
     moved = {key for key, p in model.named_parameters() if not torch.equal(p, before[key])}
     assert moved == {key for key, p in model.named_parameters() if p.ndim == 2}
     assert len([key for key in before if key.endswith(("q_norm.weight", "k_norm.weight"))]) == 4
-
-
-@pytest.mark.parametrize("scaling", [LINEAR, LLAMA3], ids=["linear", "llama3"])
-def test_frequencies_are_transformers(scaling: dict[str, Any]) -> None:
-    """Some are kept, some divided, and with llama3 some between."""
-    config = LlamaConfig(
-        hidden_size=128,
-        num_attention_heads=1,
-        max_position_embeddings=512,
-        rope_parameters={"rope_theta": 500.0, **scaling},
-    )
-    theirs = LlamaRotaryEmbedding(config)
-    plain = 500.0 ** (-torch.arange(0, 128, 2).float() / 128)
-    found = scale_frequencies(plain, RopeScaling.model_validate(scaling))
-    assert theirs.attention_scaling == 1
-    torch.testing.assert_close(found, theirs.inv_freq, rtol=1e-6, atol=0)
-    ratios = (plain / found).round(decimals=3)
-    assert ratios.max() == scaling["factor"]
-    assert len(ratios.unique()) > 3 or scaling is LINEAR
 
 
 def test_kernels_are_used_only_where_they_fit() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from trainer.model.flex import BLOCK, block_mask
-from trainer.model.model import DocumentBorder, _documents, attention_mask
+from trainer.model.masks import DocumentBorder, attention_mask, document_numbers
 
 BORDER = 1
 
@@ -34,7 +34,7 @@ def test_blocks_are_those_of_the_dense_mask(rate: float, window: int | None) -> 
         dense = attention_mask(tokens, window, border)
         assert dense is not None
         blocks = dense.view(3, 6, BLOCK, 6, BLOCK).transpose(2, 3)
-        mask = block_mask(_documents(tokens, border), window)
+        mask = block_mask(document_numbers(tokens, border), window)
         full = in_blocks(mask.full_kv_num_blocks, mask.full_kv_indices)
         partial = in_blocks(mask.kv_num_blocks, mask.kv_indices)
         assert torch.equal(full, blocks.all(-1).all(-1))
@@ -49,7 +49,7 @@ def test_grouped_attention_is_that_of_the_dense_mask(window: int | None) -> None
     draw = torch.Generator().manual_seed(1)
     q, k, v = (torch.randn(3, heads, length, 16, generator=draw) for heads in (4, 2, 2))
     dense = attention_mask(tokens, window, border)
-    mask = block_mask(_documents(tokens, border), window)
+    mask = block_mask(document_numbers(tokens, border), window)
     own = flex_attention(q, k, v, block_mask=mask, enable_gqa=True)
     expected = F.scaled_dot_product_attention(q, k, v, dense, enable_gqa=True)
     torch.testing.assert_close(own, expected)

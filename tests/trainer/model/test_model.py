@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from trainer.config import BYTE_VOCABULARY, ModelConfig
-from trainer.model.model import Transformer, draw_truncated
+from trainer.model.model import Transformer
 
 SMALL = ModelConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, multiple_of=32)
 
@@ -84,18 +84,6 @@ def test_weights_depend_on_the_seed_alone() -> None:
     for a, b in zip(one.parameters(), same.parameters(), strict=True):
         assert torch.equal(a, b)
     assert not torch.equal(one.output.weight, other.output.weight)
-
-
-@pytest.mark.parametrize("shape", [(3,), (40, 30), (1000, 300)])
-def test_outliers_are_drawn_again(shape: tuple[int, ...]) -> None:
-    """As a plain loop over whole tensors does it."""
-    plainly, ours = (torch.Generator().manual_seed(5) for _ in range(2))
-    expected = torch.empty(shape).normal_(0.0, 0.07, generator=plainly)
-    while (expected.abs() > 3 * 0.07).any():
-        again = torch.empty(shape).normal_(0.0, 0.07, generator=plainly)
-        expected = torch.where(expected.abs() > 3 * 0.07, again, expected)
-    assert torch.equal(draw_truncated(torch.Size(shape), 0.07, ours), expected)
-    assert torch.equal(plainly.get_state(), ours.get_state())
 
 
 def test_weights_have_the_guides_standard_deviation() -> None:

@@ -14,7 +14,8 @@ from trainer.config import ModelConfig
 from trainer.execution.choices import Choices
 from trainer.execution.kernels import use
 from trainer.model import pointwise
-from trainer.model.model import Transformer, rotary_table, rotate
+from trainer.model.model import Transformer
+from trainer.model.rotary import rotary_table, rotate
 
 LENGTH = 5
 Shape = tuple[int, int, int]

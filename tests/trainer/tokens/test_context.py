@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.trainer.conftest import Runs, read_records
 from trainer.config import DataConfig
 from trainer.flops import mean_context
-from trainer.model.model import DocumentBorder, attention_mask
+from trainer.model.masks import DocumentBorder, attention_mask
 from trainer.tokens import context
 from trainer.tokens.context import documents_context, first_inputs
 from trainer.tokens.data import BatchLoader
