@@ -7,27 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import OptimConfig
+from trainer.model.gradients import WithGradients, clip_divisor, local, shard_like
 from trainer.model.linear import parts_of
-
-CLIP_EPSILON = 1e-6
-"""Added to the norm when clipping, as in torch.nn.utils.clip_grad_norm_."""
-
-
-class WithGradients:
-    """What optimizers do alike with the gradients of their parameters."""
-
-    parameters: list[Tensor]
-
-    def zero_grad(self) -> None:
-        """Drop the gradients."""
-        for parameter in self.parameters:
-            parameter.grad = None
-
-    def grad_norm(self) -> Tensor:
-        """Return the norm of all gradients together, a scalar on the device."""
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norms = torch._foreach_norm(gradients)
-        return full(torch.linalg.vector_norm(torch.stack(list(norms))))
 
 
 class AdamW(WithGradients):
@@ -155,31 +136,3 @@ def _plain_adamw(
     square.mul_(config.beta2).addcmul_(gradient, gradient, value=1 - config.beta2)
     root = (square / (1 - config.beta2**step_count)).sqrt()
     weight.sub_(rate / (1 - config.beta1**step_count) * mean / (root + config.epsilon))
-
-
-def clip_divisor(norm: Tensor | None, clip: float | None) -> Tensor | None:
-    """Return what gradients of this norm are divided by; None if they are not clipped."""
-    if clip is None or norm is None:
-        return None
-    return ((norm + CLIP_EPSILON) / clip).clamp(min=1.0)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """Return this process's shard of a DTensor; any other tensor as it is."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def shard_like(gradient: Tensor, weight: Tensor) -> Tensor:
-    """Return a gradient with the placements of its weight.
-
-    Under sequence parallelism the gradient of a replicated weight is still a partial sum.
-    """
-    placements = getattr(weight, "placements", None)
-    if placements is None:
-        return gradient
-    return gradient.redistribute(placements=placements)  # type: ignore[attr-defined]
-
-
-def full(tensor: Tensor) -> Tensor:
-    """Return the full tensor of a DTensor; any other tensor as it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

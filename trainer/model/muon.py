@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import OptimConfig
-from trainer.model.adamw import AdamW, WithGradients, clip_divisor, full, shard_like
+from trainer.model.adamw import AdamW
+from trainer.model.gradients import WithGradients, clip_divisor, full, shard_like
 from trainer.model.linear import parts_of
 from trainer.model.optimizers import NEWTON_SCHULZ_STEPS
 
