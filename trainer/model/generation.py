@@ -4,6 +4,7 @@ Shapes: see model.py.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import cast
 
 import torch
@@ -43,9 +44,8 @@ class Decoder:
         mask = attention_mask(tokens_T[None], window, None) if start == 0 else None
         x_BTD = model.tok_embeddings(tokens_T[None])
         for block, past in zip(self._blocks, self._past, strict=True):
-            normed_BTD = block.attention_norm(x_BTD)
-            x_BTD = x_BTD + self._attend(block.attention, normed_BTD, past, first, mask)
-            x_BTD = x_BTD + block.feed_forward(block.ffn_norm(x_BTD))
+            attention = partial(self._attend, block.attention, past, first, mask)
+            x_BTD = block.add_branches(x_BTD, attention)
         self._length = end
         x_D = model.norm(x_BTD[0, -1])
         return F.linear(x_D, model.output_weight)
@@ -53,10 +53,10 @@ class Decoder:
     def _attend(
         self,
         attention: Attention,
-        x_BTD: Tensor,
         past: tuple[Tensor, Tensor],
         first: int,
         mask: Tensor | None,
+        x_BTD: Tensor,
     ) -> Tensor:
         """Return what new tokens read (B, T, D) from themselves and from those from `first` on."""
         start, end = self._length, self._length + x_BTD.shape[1]

@@ -172,8 +172,11 @@ class Block(nn.Module):
     def _compute(
         self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Mask | None
     ) -> Tensor:
-        normed_BTD = _norm(self.attention_norm, x_BTD)
-        x_BTD = x_BTD + self.attention(normed_BTD, cos_T1E, sin_T1E, mask)
+        return self.add_branches(x_BTD, lambda x: self.attention(x, cos_T1E, sin_T1E, mask))
+
+    def add_branches(self, x_BTD: Tensor, attention: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return (B, T, D): the input plus both branches; `attention` computes the first."""
+        x_BTD = x_BTD + attention(_norm(self.attention_norm, x_BTD))
         return x_BTD + self.feed_forward(_norm(self.ffn_norm, x_BTD))
 
 
