@@ -197,7 +197,7 @@ class EvalConfig(Settings):
             lingua.names_no_tasks,
         ),
         "generator": LeftOut(
-            "training generates no text; python -m trainer.sample does, from a run",
+            "training generates no text; python -m trainer.commands.sample does, from a run",
             lambda value: isinstance(value, Mapping),  # only harness uses it
         ),
         "dataset_dir": "name the sources of the held-out text in validation.sources",

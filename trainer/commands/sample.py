@@ -1,4 +1,4 @@
-"""The command: python -m trainer.sample --run FOLDER --prompt TEXT
+"""The command: python -m trainer.commands.sample --run FOLDER --prompt TEXT
 
 Continues a text with a run's newest checkpoint, whether the run is completed or not, and prints the
 whole. The text ends where the model ends the document, or after `--max-tokens`.
@@ -95,7 +95,7 @@ def _continuation(tokenizer: Tokenizer, before: list[int], made: list[int]) -> s
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m trainer.sample",
+        prog="python -m trainer.commands.sample",
         description="Continue a text with a run's model.",
     )
     parser.add_argument("--run", required=True, type=Path, help="folder of the run")

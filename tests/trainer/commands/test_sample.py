@@ -140,10 +140,12 @@ def test_an_earlier_step_can_be_sampled(tmp_path: Path) -> None:
 
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Run `python -m trainer.sample`, in this process."""
+    """Run `python -m trainer.commands.sample`, in this process."""
     monkeypatch.setattr(sys, "argv", ["sample", *arguments])
+    # runpy warns of a module that is already imported.
+    monkeypatch.delitem(sys.modules, "trainer.commands.sample", raising=False)
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("trainer.sample", run_name="__main__", alter_sys=True)
+        runpy.run_module("trainer.commands.sample", run_name="__main__", alter_sys=True)
     assert isinstance(ended.value.code, int)
     return ended.value.code
 

@@ -1,1 +1,0 @@
-"""The command `python -m trainer.sample`: trainer/commands/sample.py."""
