@@ -5,7 +5,7 @@ depend on the settings alone, and reads run.json for those that depend on the ma
 torch.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from trainer import host
@@ -68,10 +68,6 @@ class Choices:
     """SwiGLU and rotary embedding, if the model has them, are one Triton kernel each way."""
     output_multiple: int = 1
     """Multiple of rows to which the loss's matmuls pad the output matrix; 1: none."""
-
-    def with_attention(self, kernel: str) -> "Choices":
-        """Return the choices with an attention kernel."""
-        return replace(self, attention=kernel)
 
 
 def find_machine(ranks: int, has_onednn: bool) -> Machine:

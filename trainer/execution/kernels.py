@@ -7,6 +7,7 @@ interruption does not change the losses.
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 
 import torch
@@ -66,7 +67,7 @@ def choose_attention(
     if kept in PACKAGES and _find_problem(kept) is not None:
         kept = None  # only the earlier machine has the package
     found = kept or _fastest(config, choices, world)
-    return choices.with_attention(CHOICES[agree(CHOICES.index(found), world)])
+    return replace(choices, attention=CHOICES[agree(CHOICES.index(found), world)])
 
 
 def use(choices: Choices, model: Transformer) -> None:

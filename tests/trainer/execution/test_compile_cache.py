@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_one_process_can_run_several_kernels() -> None:
     x_BHTE = torch.randn(2, 2, 16, 8)
     found = []
     for kernel in ("math", "flash", "math"):
-        kernels.use(CHOICES.with_attention(kernel), nn.Module())
+        kernels.use(replace(CHOICES, attention=kernel), nn.Module())
         tag("cpu")
         model = torch.compile(SelfAttention(), backend="aot_eager", dynamic=False)
         model(x_BHTE)
