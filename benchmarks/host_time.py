@@ -32,6 +32,7 @@ from benchmarks.timing import WARM_UP, alternate, quantile_text, ratios, seconds
 from benchmarks.trainer_runs import SOURCE, TINY, device, machine_text, settings, write_text
 from trainer import host
 from trainer.config import ModelConfig, RunConfig
+from trainer.folder.run_folder import Decision
 from trainer.loop.learner import Learner, decide
 from trainer.loop.session import open_session
 from trainer.loop.step import compute_step
@@ -39,7 +40,7 @@ from trainer.loop.stop_signal import StopSignal
 from trainer.loop.summary import open_journal
 from trainer.loop.train import begin, take_step
 from trainer.startup import Startup
-from trainer.tokens.shards import open_shards
+from trainer.tokens.texts import open_texts
 from trainer.world import World, agree, get_world, process_group
 
 BATCH, LENGTH = 1, 16
@@ -90,10 +91,10 @@ def ours(
     config = RunConfig.model_validate(values)
     if world.is_main:
         Path(config.dump_dir).mkdir()
-        open_shards(config.data)
+        open_texts(config)
     agree(0, world)
-    shards = open_shards(config.data)
-    session = open_session(config, decide(config, world), Startup(), world, shards, "start")
+    texts, decision = open_texts(config), Decision("start")
+    session = open_session(config, decide(config, world), Startup(), world, texts, decision)
     open_journal(session)
     step = TimedStep(session.learner)
     session.learner.graph = step

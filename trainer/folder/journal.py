@@ -4,7 +4,7 @@ Only the main process writes; on other processes every call does nothing.
 """
 
 import resource
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ import torch
 from trainer.config import RunConfig
 from trainer.files import write_atomically
 from trainer.folder.record_file import RecordFile
-from trainer.folder.run_file import RunFile, find_summary
+from trainer.folder.run_file import RunFile
 from trainer.folder.trackers import Trackers
 from trainer.records import (
     CONFIG,
     EVALUATIONS,
     METRICS,
+    Attempt,
     Evaluation,
     GpuConditions,
     Record,
@@ -38,9 +39,11 @@ class Journal:
         self._config, self._folder, self._step, self._startup = config, folder, step, startup
         self._file: RunFile | None = None
 
-    def open(self, summary: RunSummary) -> None:
-        """Open the files, on the main process only. `summary` contains the new attempt."""
-        earlier = find_summary(self._folder)
+    def open(self, summary: RunSummary, previous: Sequence[Attempt]) -> None:
+        """Open the files, on the main process only.
+
+        `summary` contains the new attempt; `previous` are the earlier ones.
+        """
         write_atomically(self._folder / CONFIG, self._config.to_yaml())
         self._records = RecordFile(self._folder / METRICS, self._step, self._send)
         self._evaluations = RecordFile(self._folder / EVALUATIONS, self._step, self._send)
@@ -50,7 +53,6 @@ class Journal:
             "loss_final": records.get("loss/out"),
             "loss_validation": evaluations.get("eval/loss"),
         }
-        previous = earlier.attempts if earlier else ()
         first = 1 + records.get("attempt", 0)  # more than are in a run.json that was lost
         summary = summary.model_copy(update=results)
         self._file = RunFile(

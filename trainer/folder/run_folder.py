@@ -3,6 +3,7 @@
 import hashlib
 import platform
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,20 +31,31 @@ PACKAGE = Path(__file__).parents[1]
 Action = Literal["start", "resume", "done"]
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What a run does in its folder."""
+
+    action: Action
+    run_id: str | None = None
+    """`RunSummary.id` of the run."""
+    earlier: RunSummary | None = None
+    """run.json of its earlier attempts, if it is resumed."""
+
+
 def choose_action(
     folder: Path,
     config: RunConfig,
     gpus: int,
+    summary: RunSummary | None,
     content: dict[str, str],
     training_content: dict[str, str] | None = None,
 ) -> Action:
-    """Return what to do in a folder, given its run.json, or else its checkpoints.
+    """Return what to do in a folder, by its run.json or else by its checkpoints.
 
     The same run, completed: nothing. The same losses, not completed: resume. Anything else: start.
     `content` is source -> key of its text and tokenizer, `training_content` the same without the
     held-out text, on which the losses do not depend.
     """
-    summary = find_summary(folder)
     if summary is None:
         return "resume" if _has_checkpoint(folder, config, gpus, training_content) else "start"
     if summary.content != content:

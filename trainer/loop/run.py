@@ -10,7 +10,7 @@ from trainer.files import write_atomically
 from trainer.folder import failure
 from trainer.folder.owner import identify
 from trainer.folder.run_file import Lock, find_summary, wait_for_lock
-from trainer.folder.run_folder import Action, choose_action, is_completed
+from trainer.folder.run_folder import Decision, choose_action, is_completed
 from trainer.folder.trackers import check_trackers
 from trainer.loop.learner import build_model, set_up_process
 from trainer.loop.session import open_session
@@ -19,10 +19,8 @@ from trainer.loop.train import train
 from trainer.model.model import Transformer
 from trainer.records import CONFIG
 from trainer.startup import Startup
-from trainer.tokens.shards import Shards, content_keys, open_held_out, open_shards, training_keys
-from trainer.world import World, agree, barrier, get_world, process_group
-
-ACTIONS: tuple[Action, ...] = ("start", "resume", "done")
+from trainer.tokens.texts import Texts, open_texts
+from trainer.world import World, agree, barrier, found_by_main, get_world, process_group
 
 
 def run(config: RunConfig, startup: Startup) -> int:
@@ -72,10 +70,14 @@ def _locked(folder: Path, world: World) -> Iterator[None]:
             lock.release()
 
 
-def _open_texts(config: RunConfig) -> tuple[dict[str, Shards], dict[str, Shards]]:
-    """Return source -> shards to train on, and source -> shards with held-out text."""
-    shards = open_shards(config.data)
-    return shards, open_held_out(config, shards)
+def _decide(config: RunConfig, world: World, texts: Texts) -> Decision:
+    """Return what the run does in its folder, which is locked. Raises ConfigError."""
+    folder = Path(config.dump_dir)
+    summary = find_summary(folder)
+    run_id = identify(config, folder, summary)
+    content = texts.content, texts.training_content
+    action = choose_action(folder, config, world.size, summary, *content)
+    return Decision(action, run_id, summary if action == "resume" else None)
 
 
 def _run(
@@ -87,23 +89,18 @@ def _run(
 ) -> int:
     folder = Path(config.dump_dir)
     # One process makes those that are missing.
-    texts = _open_texts(config) if world.is_main else None
+    made = open_texts(config) if world.is_main else None
     barrier(world)
-    shards, held_out = texts or _open_texts(config)
+    texts = made or open_texts(config)
     startup.mark("data")
-    action, run_id = "done", None
-    if world.is_main:
-        run_id = identify(config, folder, find_summary(folder))
-        content = content_keys(shards | held_out), training_keys(shards)
-        action = choose_action(folder, config, world.size, *content)
-    action = ACTIONS[agree(ACTIONS.index(action), world)]
-    if action == "done":
+    decision = found_by_main(lambda: _decide(config, world, texts), world)
+    if decision.action == "done":
         if world.is_main:
             if not (folder / CONFIG).exists():
                 write_atomically(folder / CONFIG, config.to_yaml())
             print(f"{folder}: the run is complete already", flush=True)
         return 0
-    session = open_session(config, choices, startup, world, shards, action, model, run_id, held_out)
+    session = open_session(config, choices, startup, world, texts, decision, model)
     try:
         open_journal(session)
         return train(session)

@@ -1,31 +1,29 @@
 """The state of one attempt: learner, data and files, created or restored here."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer.config import RunConfig
 from trainer.execution.choices import Choices
 from trainer.flops import flops_per_token
-from trainer.folder import checkpoint, initial_weights
+from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import Position, folder_of
-from trainer.folder.initial_weights import InitialWeights
 from trainer.folder.journal import Journal
 from trainer.folder.metrics import LossMean, RecordTimer
-from trainer.folder.owner import claim
 from trainer.folder.profiler import Profiler
-from trainer.folder.run_file import find_summary
-from trainer.folder.run_folder import Action, set_aside, set_records_aside
-from trainer.folder.source import KEY, Source, find_source
+from trainer.folder.run_folder import Decision
+from trainer.folder.source import Source
 from trainer.gpu_state import GpuMeter
 from trainer.loop.feed import attention_context, open_loader
 from trainer.loop.learner import Learner, build_learner, build_model
 from trainer.loop.slow_ranks import SlowRanks
+from trainer.loop.start import find_start, prepare_folder
 from trainer.machine_load import MachineLoad
 from trainer.model.model import Transformer
-from trainer.problems import ConfigError
+from trainer.records import RunSummary
 from trainer.startup import Startup
 from trainer.tokens.data import BatchLoader
-from trainer.tokens.shards import Shards, training_keys
+from trainer.tokens.texts import Texts
 from trainer.world import (
     RankHost,
     World,
@@ -44,10 +42,7 @@ class Session:
     world: World
     startup: Startup
     learner: Learner
-    shards: dict[str, Shards]
-    """Source -> the text to train on."""
-    held_out: dict[str, Shards]
-    """Source -> the held-out text."""
+    texts: Texts
     start: Position
     loader: BatchLoader
     saver: checkpoint.Saver
@@ -65,6 +60,8 @@ class Session:
     slow_ranks: SlowRanks
     source: Source | None = None
     """The checkpoint of another run that this attempt began with."""
+    earlier: RunSummary | None = None
+    """run.json of the run's earlier attempts."""
     timer: RecordTimer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,67 +88,47 @@ def open_session(
     choices: Choices,
     startup: Startup,
     world: World,
-    shards: dict[str, Shards],
-    action: Action,
+    texts: Texts,
+    decision: Decision,
     model: Transformer | None = None,
-    run_id: str | None = None,
-    held_out: dict[str, Shards] | None = None,
 ) -> Session:
     """Build the model and optimizer, restore the newest checkpoint, open the data.
 
-    `model` is that of `build_model`, if already built, drawn on the main process alone; `run_id`
-    that of `identify`, on the main process; `held_out` has other sources of the held-out text than
-    those to train on.
+    `model` is that of `build_model`, if already built, drawn on the main process alone.
     """
     folder = Path(config.dump_dir)
-    first = Position(
-        step=0,
-        elapsed_s=0.0,
-        trajectory=config.trajectory(world.size),
-        run=run_id,
-        content=training_keys(shards),
-        tokenizer=next(iter(shards.values())).tokenizer,
-        global_batch=config.sequences_per_step(world.size),
-    )
-    checkpoints = folder_of(config, folder)
-    newest = checkpoint.find_newest(checkpoints, first, world) if action == "resume" else None
-    source = _find_source(config, checkpoints, world) if newest is None else None
-    start = first if source is None else source.continued(config, first)
-    if newest is not None:
-        # Checkpoints of older versions lack some of it.
-        known = ("run", "content", "tokenizer", "global_batch")
-        start = replace(newest, **{name: getattr(first, name) for name in known})
-    initial = initial_weights.choose(config, world) if start.step == 0 else None
+    start = find_start(config, world, texts, decision)
     if world.is_main:
-        _prepare_folder(config, action, checkpoints, first, newest)
-    kept = _kept_attention(folder, world) if action == "resume" else None
-    is_drawn = newest is None and source is None and initial is None
+        prepare_folder(config, decision, start)
     if model is None:
-        model = build_model(config, choices, world.device, draws=is_drawn and world.is_main)
-    if is_drawn:
+        model = build_model(config, choices, world.device, draws=start.is_drawn and world.is_main)
+    if start.is_drawn:
         share_tensors((weight.detach() for weight in model.parameters()), world)
+    kept = _kept_attention(decision.earlier, world)
     learner = build_learner(config, choices, world, model, kept)
-    _restore(config, learner, newest, source or initial, world)
+    start.load(config, learner, world)
     startup.mark("model")
-    loader = open_loader(config, shards, world, start.step, start.data)
-    context = attention_context(config, learner.model.border, loader, shards)
+    position = start.position
+    loader = open_loader(config, texts.training, world, position.step, position.data)
+    context = attention_context(config, learner.model.border, loader, texts.training)
     ranks = gather_hosts(world)
+    checkpoints, text = folder_of(config, folder), config.to_yaml()
     return Session(
         config=config,
         world=world,
         startup=startup,
         learner=learner,
-        shards=shards,
-        held_out=shards if held_out is None else held_out,
-        start=start,
+        texts=texts,
+        start=position,
         loader=loader,
-        saver=checkpoint.Saver(checkpoints, config.checkpoint, world, config.to_yaml()),
-        profiler=Profiler(config.profiling, folder, world, start.step),
-        journal=Journal(config, folder, start.step, startup),
-        losses=LossMean(world.device, start.loss_sum, start.loss_steps),
+        saver=checkpoint.Saver(checkpoints, config.checkpoint, world, text),
+        profiler=Profiler(config.profiling, folder, world, position.step),
+        journal=Journal(config, folder, position.step, startup),
+        losses=LossMean(world.device, position.loss_sum, position.loss_steps),
         ranks=ranks,
         load=_machine_load(ranks),
-        source=source,
+        source=start.source,
+        earlier=decision.earlier,
         gpu=GpuMeter(gpu_uuid(world)),
         slow_ranks=SlowRanks(world, [rank.host for rank in ranks]),
         attention_context=context,
@@ -161,63 +138,11 @@ def open_session(
     )
 
 
-def _kept_attention(folder: Path, world: World) -> str | None:
+def _kept_attention(earlier: RunSummary | None, world: World) -> str | None:
     """Return the attention kernel that a resumed run has used, if it is on the same GPU model."""
-    summary = find_summary(folder)
-    if summary is None or summary.gpu_name != device_name(world):
+    if earlier is None or earlier.gpu_name != device_name(world):
         return None
-    return summary.choices.attention
-
-
-def _find_source(config: RunConfig, checkpoints: Path, world: World) -> Source | None:
-    """Return the checkpoint that the settings say to continue. Raises ConfigError."""
-    wanted = config.checkpoint and config.checkpoint.continue_from
-    if not wanted:
-        return None
-    source = find_source(Path(wanted), world)
-    if checkpoints.exists() and source.path.parent.samefile(checkpoints):
-        message = f"{KEY}: is this run's own; expected another run's, or another dump_dir"
-        raise ConfigError(str(source.path), [message])
-    return source
-
-
-def _prepare_folder(
-    config: RunConfig, action: Action, checkpoints: Path, first: Position, newest: Position | None
-) -> None:
-    """Set aside what this run does not go on with, and claim the folder of checkpoints."""
-    folder = Path(config.dump_dir)
-    if action == "start":
-        set_aside(folder, checkpoints)
-    elif newest is None:
-        set_records_aside(folder)
-    else:
-        print(f"{folder}: resuming from step {newest.step}", flush=True)
-    if first.run is not None:
-        claim(config, folder, first.run)
-
-
-def _restore(
-    config: RunConfig,
-    learner: Learner,
-    newest: Position | None,
-    begin: Source | InitialWeights | None,
-    world: World,
-) -> None:
-    """Load the run's newest checkpoint, that of the run it continues, or its initial weights."""
-    if newest is not None:
-        checkpoints = folder_of(config, Path(config.dump_dir))
-        checkpoint.load(checkpoints, newest.step, learner.model, learner.optimizer)
-        return
-    if begin is None:
-        return
-    if isinstance(begin, InitialWeights):
-        begin.load(learner.model)
-        what = f"starting from the weights in {begin.path}"
-    else:
-        checkpoint.load_from(begin.path, learner.model, learner.optimizer)
-        what = f"continues {begin.path} from step {begin.position.step}"
-    if world.is_main:
-        print(f"{config.dump_dir}: {what}", flush=True)
+    return earlier.choices.attention
 
 
 def _machine_load(ranks: list[RankHost]) -> MachineLoad:

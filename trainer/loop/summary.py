@@ -1,16 +1,14 @@
 """run.json and the terminal at the start of an attempt: what runs, and where."""
 
 from dataclasses import asdict
-from pathlib import Path
 
 from trainer import host
 from trainer.config import RunConfig
 from trainer.execution.choices import has_bf16
-from trainer.folder.run_file import find_summary, now
+from trainer.folder.run_file import now
 from trainer.folder.run_folder import describe_software
 from trainer.loop.session import Session
 from trainer.records import Attempt, Continued, Layout, RunSummary, UsedChoices
-from trainer.tokens.shards import content_keys, training_keys
 from trainer.world import cores_per_rank, device_name
 
 
@@ -18,7 +16,7 @@ def open_journal(session: Session) -> None:
     """Open the output files and announce the run, on the main process."""
     if session.world.is_main:
         summary = _summarize(session)
-        session.journal.open(summary)
+        session.journal.open(summary, session.earlier.attempts if session.earlier else ())
         _announce(session.config, summary)
 
 
@@ -55,8 +53,8 @@ def _summarize(session: Session) -> RunSummary:
         **describe_software(),
         fingerprint=fingerprint,
         trajectory=session.start.trajectory,
-        content=content_keys(session.shards | session.held_out),
-        training_content=training_keys(session.shards),
+        content=session.texts.content,
+        training_content=session.texts.training_content,
         continued=_continued(session),
         attention_context=session.attention_context,
         steps_done=session.start.step,
@@ -66,9 +64,8 @@ def _summarize(session: Session) -> RunSummary:
 
 def _continued(session: Session) -> Continued | None:
     """Return where the run began: now, or as an earlier attempt has noted."""
-    source = session.source
+    source, earlier = session.source, session.earlier
     if source is None:
-        earlier = find_summary(Path(session.config.dump_dir))
         return earlier.continued if earlier is not None and session.start.step > 0 else None
     position = source.position
     return Continued(path=str(source.path), step=position.step, trajectory=position.trajectory)

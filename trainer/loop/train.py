@@ -186,12 +186,12 @@ def _evaluate(session: Session, step: int) -> None:
     assert config.eval is not None
     count = config.eval.validation.max_sequences
     with session.timer.spending("eval"):
-        windows = validation_windows(session.held_out, config.data.seq_len, count)
+        windows = validation_windows(session.texts.held_out, config.data.seq_len, count)
         loss, tokens = validation_loss(
             learner.model, windows, config.data.batch_size, learner.choices.model_dtype, world
         )
-    sources = count_validation_windows(session.held_out, config.data.seq_len, count)
-    bits = bits_per_byte(loss, session.held_out, sources)
+    sources = count_validation_windows(session.texts.held_out, config.data.seq_len, count)
+    bits = bits_per_byte(loss, session.texts.held_out, sources)
     session.journal.evaluated(
         Evaluation(
             step=step,

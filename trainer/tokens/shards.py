@@ -99,16 +99,6 @@ def open_held_out(config: RunConfig, shards: dict[str, Shards]) -> dict[str, Sha
     return held_out
 
 
-def content_keys(shards: dict[str, Shards]) -> dict[str, str]:
-    """Return source -> key of its content."""
-    return {source: shard.key for source, shard in shards.items()}
-
-
-def training_keys(shards: dict[str, Shards]) -> dict[str, str]:
-    """Return source -> key of the text to train on; changed text makes a different run."""
-    return {source: shard.training_key or shard.key for source, shard in shards.items()}
-
-
 def ensure_shards(
     root_dir: str | Path,
     source: str,

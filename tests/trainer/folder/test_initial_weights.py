@@ -26,11 +26,13 @@ from trainer.commands import export
 from trainer.config import ModelConfig, RunConfig
 from trainer.folder import initial_weights
 from trainer.folder.initial_weights import find
+from trainer.folder.run_folder import Decision
 from trainer.folder.source import find_source
 from trainer.loop.session import open_session
 from trainer.model.model import Transformer
 from trainer.problems import ConfigError
 from trainer.startup import Startup
+from trainer.tokens.texts import Texts
 from trainer.world import World
 
 V = 304
@@ -709,7 +711,8 @@ def test_a_refused_run_leaves_an_earlier_one_where_it_is(tmp_path: Path, origina
     (tmp_path / "metrics.jsonl").write_text("those of an earlier run\n")
     config, unused = run_config(tmp_path, originals / "lingua"), cast(Any, None)
     text = Mock(key="text", training_key="text", tokenizer="bytes")
+    texts = Texts({"text": text}, {})
     with pytest.raises(ConfigError, match=r"params\.json: [0-9] problems\n  model\.dim: found 64"):
-        open_session(config, unused, Startup(), ALONE, {"text": text}, "start")
+        open_session(config, unused, Startup(), ALONE, texts, Decision("start"))
     assert (tmp_path / "metrics.jsonl").read_text() == "those of an earlier run\n"
     assert not (tmp_path / "superseded").exists()

@@ -43,6 +43,10 @@ def write_account(folder: Path, config: RunConfig, status: str, gpus: int = 1) -
     (folder / "run.json").write_text(summary.to_json())
 
 
+def choose(folder: Path, config: RunConfig, content: dict[str, str]) -> str:
+    return choose_action(folder, config, 1, read_summary(folder), content)
+
+
 @pytest.mark.parametrize(
     ("status", "changes", "expected"),
     [
@@ -58,18 +62,18 @@ def test_the_action_depends_on_run_json(
     tmp_path: Path, status: str, changes: dict[str, object], expected: str
 ) -> None:
     write_account(tmp_path, run_config(tmp_path), status)
-    assert choose_action(tmp_path, run_config(tmp_path, **changes), 1, CONTENT) == expected
+    assert choose(tmp_path, run_config(tmp_path, **changes), CONTENT) == expected
 
 
 def test_a_run_starts_in_an_empty_folder(tmp_path: Path) -> None:
-    assert choose_action(tmp_path, run_config(tmp_path), 1, CONTENT) == "start"
+    assert choose(tmp_path, run_config(tmp_path), CONTENT) == "start"
     (tmp_path / "run.json").write_text("{torn")
-    assert choose_action(tmp_path, run_config(tmp_path), 1, CONTENT) == "start"
+    assert choose(tmp_path, run_config(tmp_path), CONTENT) == "start"
 
 
 def test_changed_text_makes_a_different_run(tmp_path: Path) -> None:
     write_account(tmp_path, run_config(tmp_path), "completed")
-    assert choose_action(tmp_path, run_config(tmp_path), 1, {"text": "changed"}) == "start"
+    assert choose(tmp_path, run_config(tmp_path), {"text": "changed"}) == "start"
 
 
 def test_nothing_computed_is_lost(tmp_path: Path) -> None:

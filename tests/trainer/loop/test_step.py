@@ -16,6 +16,7 @@ from benchmarks.operations import Launched
 from tests.trainer.conftest import Runs, kept_handlers, long, losses, read_records
 from trainer.config import ModelConfig, OptimConfig, load_run_config
 from trainer.folder.failure import DoesNotFit, describe
+from trainer.folder.run_folder import Decision
 from trainer.loop import step
 from trainer.loop.learner import set_up_process
 from trainer.loop.session import Session, open_session
@@ -25,7 +26,7 @@ from trainer.loop.train import train
 from trainer.model.adamw import AdamW
 from trainer.model.model import Transformer
 from trainer.startup import Startup
-from trainer.tokens.shards import open_shards
+from trainer.tokens.texts import open_texts
 from trainer.world import World, get_world
 
 
@@ -34,7 +35,7 @@ def open_run(runs: Runs, *settings: str) -> Session:
     Path(config.dump_dir).mkdir(parents=True, exist_ok=True)
     world = get_world("cpu")
     choices = set_up_process(config, world)
-    return open_session(config, choices, Startup(), world, open_shards(config.data), "start")
+    return open_session(config, choices, Startup(), world, open_texts(config), Decision("start"))
 
 
 @pytest.mark.parametrize("passes", [1, 2])
