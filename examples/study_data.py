@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.config import RunConfig, load_run_config
-from trainer.tokens.data import SampleOrder, training_windows, validation_windows
+from trainer.tokens.data import training_windows, validation_windows
+from trainer.tokens.order import SampleOrder
 from trainer.tokens.shards import open_held_out, open_shards
 
 

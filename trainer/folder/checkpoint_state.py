@@ -10,7 +10,7 @@ from typing import Any
 from trainer.config import RunConfig
 from trainer.json_files import parse_json
 from trainer.records import CHECKPOINTS, checkpoint_name
-from trainer.tokens.data import AT_ITS_BEGINNING, DataStart
+from trainer.tokens.order import AT_ITS_BEGINNING, DataStart
 
 BLOCK_BYTES = 2**20
 STATE = "state.json"

@@ -19,7 +19,7 @@ from trainer.folder.checkpoint_state import (
 from trainer.folder.run_folder import read_settings, saved_by
 from trainer.problems import ConfigError
 from trainer.records import CONFIG
-from trainer.tokens.data import DataStart, count_taken
+from trainer.tokens.order import DataStart, count_taken
 from trainer.world import World, found_by_main
 
 KEY = "checkpoint.continue_from"

@@ -9,7 +9,8 @@ from trainer.config import RunConfig
 from trainer.flops import mean_context
 from trainer.model.masks import DocumentBorder
 from trainer.tokens.context import documents_context, first_inputs
-from trainer.tokens.data import BatchLoader, DataStart
+from trainer.tokens.data import BatchLoader
+from trainer.tokens.order import DataStart
 from trainer.tokens.shards import Shards
 from trainer.tokens.tokenizer import Tokens
 from trainer.world import World

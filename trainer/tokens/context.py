@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from trainer.flops import mean_context
-from trainer.tokens.data import SampleOrder, gather, training_windows
+from trainer.tokens.data import gather, training_windows
+from trainer.tokens.order import SampleOrder
 from trainer.tokens.shards import Shards
 from trainer.tokens.tokenizer import Tokens
 

@@ -15,7 +15,7 @@ from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import Position
 from trainer.folder.source import Source
 from trainer.problems import ConfigError
-from trainer.tokens.data import DataStart, SampleOrder, count_taken
+from trainer.tokens.order import DataStart, SampleOrder, count_taken
 
 WSD = "optim={scheduler: wsd, decay_fraction: 0.4, warmup: 2, lr: 3e-3}"
 KEEP = "checkpoint={dump: {every: 4, keep: 0}, eval: {every: 10}}"
