@@ -23,6 +23,7 @@ import trainer.commands.precompile
 import trainer.tokens.shards
 from study.__main__ import main as study_main
 from tests.trainer.conftest import make_record
+from tests.trainer.folder.test_checkpoint import save_now
 from trainer import __main__ as train
 from trainer.config import ModelConfig, OptimConfig, RunConfig
 from trainer.environment import check
@@ -162,10 +163,10 @@ def make_model(vocab_size: int) -> tuple[Transformer, Optimizer]:
 def test_a_checkpoint_is_whole_or_not_there_on_a_full_disk(tmp_path: Path, capsys: Any) -> None:
     model, optimizer = make_model(258)
     first, second = (Position(step, 0.0, "t") for step in (1, 2))
-    checkpoint.save(tmp_path, first, ["dump"], model, optimizer, ALONE)
+    save_now(tmp_path, first, ["dump"], model, optimizer)
     config = run_config(tmp_path)
     with full_disk(20_000), pytest.raises(SystemExit) as ended, reported(config, ALONE):
-        checkpoint.save(tmp_path, second, ["dump"], model, optimizer, ALONE)
+        save_now(tmp_path, second, ["dump"], model, optimizer)
     assert ended.value.code == 1
     assert find_steps(tmp_path) == [1]
     assert not list(tmp_path.glob(".*"))
@@ -177,7 +178,7 @@ def test_a_checkpoint_is_whole_or_not_there_on_a_full_disk(tmp_path: Path, capsy
 
 def test_a_checkpoint_of_another_shape_is_one_line(tmp_path: Path) -> None:
     model, optimizer = make_model(258)
-    checkpoint.save(tmp_path, Position(1, 0.0, "t"), ["dump"], model, optimizer, ALONE)
+    save_now(tmp_path, Position(1, 0.0, "t"), ["dump"], model, optimizer)
     with pytest.raises(CheckpointError) as caught:
         checkpoint.load(tmp_path, 1, *make_model(300))
     text = str(caught.value)

@@ -50,20 +50,6 @@ def due(config: CheckpointConfig | None, step: int, steps: int) -> list[str]:
     return kinds or (["dump"] if step == steps else [])
 
 
-def save(
-    folder: Path,
-    position: Position,
-    kinds: list[str],
-    model: nn.Module,
-    optimizer: Optimizer,
-    world: World,
-) -> None:
-    """Save a checkpoint and wait until it is written; all ranks call it."""
-    saver = Saver(folder, None, world)
-    saver.save(position, kinds, model, optimizer)
-    saver.wait()
-
-
 class Saver:
     """Saves one checkpoint at a time, in the background unless the config says otherwise.
 

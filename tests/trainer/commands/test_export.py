@@ -15,11 +15,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from tests.trainer.conftest import Runs
+from tests.trainer.folder.test_checkpoint import save_now
 from tests.trainer.folder.test_run_folder import make_summary
 from trainer.commands import export
 from trainer.commands.export_tokenizer import byte_tokenizer_json, write_tokenizer
 from trainer.config import DataConfig, OptimConfig, RunConfig, load_run_config
-from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import CheckpointError, Position
 from trainer.model.adamw import AdamW
 from trainer.model.model import Transformer
@@ -28,10 +28,8 @@ from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.tokens.data import validation_windows
 from trainer.tokens.shards import open_shards
 from trainer.tokens.tokenizer import ByteTokenizer
-from trainer.world import World
 
 ROOT = Path(__file__).parents[3]
-ALONE = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
 SHAPE = {"dim": 32, "n_layers": 2, "n_heads": 4, "multiple_of": 16}
 
 TEXTS = [
@@ -67,7 +65,7 @@ def make_run(folder: Path, model: dict[str, Any] | None = None, **data: Any) -> 
                     parameter.uniform_(0.5, 1.5, generator=generator)
         optimizer = AdamW(made, config.optim)
         position = Position(step, 1.0, "trajectory")
-        checkpoint.save(folder / "checkpoints", position, ["dump"], made, optimizer, ALONE)
+        save_now(folder / "checkpoints", position, ["dump"], made, optimizer)
     return made
 
 

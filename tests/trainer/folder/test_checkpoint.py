@@ -16,6 +16,7 @@ from trainer.folder.checkpoint_tensors import write_tensors
 from trainer.folder.initial_weights import find
 from trainer.model.adamw import AdamW
 from trainer.model.model import Transformer
+from trainer.model.optimizer import Optimizer
 from trainer.world import World
 
 ALONE = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
@@ -41,7 +42,16 @@ class Run:
 
     def save(self, folder: Path, step: int, *kinds: str) -> None:
         position = Position(step, 1.5 * step, "trajectory")
-        checkpoint.save(folder, position, list(kinds), self.model, self.optimizer, ALONE)
+        save_now(folder, position, list(kinds), self.model, self.optimizer)
+
+
+def save_now(
+    folder: Path, position: Position, kinds: list[str], model: Transformer, optimizer: Optimizer
+) -> None:
+    """Save a checkpoint and wait until it is written."""
+    saver = checkpoint.Saver(folder, None, ALONE)
+    saver.save(position, kinds, model, optimizer)
+    saver.wait()
 
 
 def steps_in(folder: Path) -> list[int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer.folder.test_checkpoint import ALONE, Run, steps_in
+from tests.trainer.folder.test_checkpoint import ALONE, Run, save_now, steps_in
 from tests.trainer.folder.test_run_folder import make_summary, run_config
 from trainer.config import CheckpointConfig, RunConfig
 from trainer.folder import checkpoint
@@ -21,7 +21,7 @@ OURS = Position(2, 1.0, "ours", run="a")
 
 def save(folder: Path, position: Position) -> None:
     run = Run()
-    checkpoint.save(folder, position, ["dump"], run.model, run.optimizer, ALONE)
+    save_now(folder, position, ["dump"], run.model, run.optimizer)
 
 
 def write_lingua(folder: Path, step: int) -> Path:
