@@ -24,8 +24,9 @@ from study.workload import VALUE_BYTES
 from trainer.config import BYTE_VOCABULARY, ModelConfig
 from trainer.execution.choices import LOSS_CHUNK, OUTPUT_MULTIPLE, Dtype
 from trainer.execution.precision import DTYPES, precision
+from trainer.model.block import Attention, Block, FeedForward
 from trainer.model.loss import chunk_gradient
-from trainer.model.model import Attention, Block, FeedForward, Transformer
+from trainer.model.model import Transformer
 from trainer.settings import validate
 from trainer.yaml_files import load_yaml
 

@@ -19,8 +19,9 @@ from trainer.config import DistributedConfig, RunConfig
 from trainer.execution import attention_timing
 from trainer.execution.choices import Choices
 from trainer.execution.precision import DTYPES, precision
+from trainer.model.block import Attention, FeedForward
 from trainer.model.linear import Linear
-from trainer.model.model import Attention, FeedForward, Transformer
+from trainer.model.model import Transformer
 from trainer.problems import ConfigError
 from trainer.world import World, agree
 

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.model.block import Attention, Block
 from trainer.model.masks import attention_mask
-from trainer.model.model import Attention, Block, Transformer
+from trainer.model.model import Transformer
 
 Choose = Callable[[Tensor], int]
 """Takes the logits (V,) of the next token and returns its id."""

@@ -16,7 +16,8 @@ from trainer.config import BYTE_VOCABULARY, ModelConfig, OptimConfig
 from trainer.execution.choices import Choices
 from trainer.execution.kernels import use
 from trainer.flops import count_parameters, flops_per_token
-from trainer.model.model import Attention, FeedForward, Transformer
+from trainer.model.block import Attention, FeedForward
+from trainer.model.model import Transformer
 from trainer.model.optimizer import build_optimizer
 from trainer.model.weight_names import weight_shapes
 
