@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainer.commands.export import choose_step, weights_of
+from trainer.commands.trained_weights import choose_step, weights_of
 from trainer.config import RunConfig
 from trainer.folder.checkpoint_state import CheckpointError, folder_of
 from trainer.folder.run_folder import read_settings
