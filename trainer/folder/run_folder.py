@@ -19,6 +19,7 @@ from trainer.records import (
     EVALUATIONS,
     METRICS,
     SUMMARY,
+    RunSummary,
     Versions,
 )
 
