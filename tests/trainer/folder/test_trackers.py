@@ -70,8 +70,10 @@ def test_complete_runs_have_their_records_everywhere(runs: Runs) -> None:
     (file,) = folder.glob("*.wandb")
     content = file.read_bytes()
     for record in (records[-1], evaluations[-1]):
+        # A busy machine may have a slow rank, whose keys wandb writes in its own way.
+        own = {"global_step", "ranks/slow"}
         known = {key for key, value in record.items() if value is not None}
-        for key in known - {"global_step"}:
+        for key in known - own:
             assert key.encode() in content, key
 
 
