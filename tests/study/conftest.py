@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 
 from study.config import Study
+from study.estimate.forecast import Forecast
 from study.grid import Cell, Grid
 from study.measure.throughput import throughput_rows
-from study.measure.throughput_table import to_frame
+from study.measure.throughput_table import to_frame, write_table
+from study.show.plan import PlanRow, format_plan, plan_table
 from trainer.flops import flops_per_token
 from trainer.layers import merge
 from trainer.settings import validate
@@ -162,3 +164,11 @@ def make_summary(cell: Cell, startup_s: float, wall_s: float) -> dict[str, Any]:
 def write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Write a file of JSON lines."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def plan(grid: Grid) -> tuple[list[PlanRow], str]:
+    """Return the plan's rows and its text, with all measurements so far."""
+    write_table(throughput_rows(grid), Path(grid.study.folder, "throughput.csv"))
+    forecast = Forecast(grid)
+    rows = plan_table(grid, forecast)
+    return rows, format_plan(grid, rows, forecast)

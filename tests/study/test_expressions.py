@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from study.expressions import ExpressionError, evaluate, names_in, parse_expression
 from study.grid import Cell, Grid
 from study.load import load_study
-from tests.study.test_grid import STUDY, problems
+from tests.study.grids import GRID_STUDY, problems
 from trainer.layers import merge, nest
 from trainer.yaml_files import parse_yaml
 
@@ -125,7 +125,7 @@ def test_what_is_refused(text: str, told: str) -> None:
 
 def cell(changes: dict[str, Any]) -> Cell:
     """Return the last cell of the small study with changes."""
-    study = merge(parse_yaml(STUDY, "study.yaml"), changes)
+    study = merge(parse_yaml(GRID_STUDY, "study.yaml"), changes)
     return Grid(load_study(study, "study.yaml"))[-1]
 
 
@@ -232,12 +232,12 @@ def test_expressions_may_need_each_other() -> None:
     ],
 )
 def test_one_problem_with_the_key(run: dict[str, Any], told: str) -> None:
-    (problem,) = problems(merge(parse_yaml(STUDY, "study.yaml"), {**TINY, "run": run}))
+    (problem,) = problems(merge(parse_yaml(GRID_STUDY, "study.yaml"), {**TINY, "run": run}))
     assert problem.startswith(told)
 
 
 def test_a_wrong_shape_is_reported_and_not_the_facts_that_need_it() -> None:
-    study = merge(parse_yaml(STUDY, "study.yaml"), copy.deepcopy(TINY))
+    study = merge(parse_yaml(GRID_STUDY, "study.yaml"), copy.deepcopy(TINY))
     study["run"]["optim"] = {"lr": "1 / params"}
     study["variants"] = {"v": {"model": {"n_kv_heads": 3}}}
     study["grid"][0] |= {"variant": "v", "tokens": "20N"}
@@ -246,7 +246,7 @@ def test_a_wrong_shape_is_reported_and_not_the_facts_that_need_it() -> None:
 
 
 def test_few_problems_of_a_key_are_reported() -> None:
-    study = merge(parse_yaml(STUDY, "study.yaml"), copy.deepcopy(TINY))
+    study = merge(parse_yaml(GRID_STUDY, "study.yaml"), copy.deepcopy(TINY))
     study["run"]["optim"] = {"lr": "0 - seed"}
     study["grid"][0]["seed"] = list(range(1, 50))
     assert len(problems(study)) == 3

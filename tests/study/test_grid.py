@@ -9,38 +9,16 @@ from hypothesis import strategies as st
 from study.grid import Grid
 from study.load import load_grid, load_study, load_study_file
 from study.points import short_names
+from tests.study.grids import GRID_STUDY, problems
 from trainer.layers import Layer, Merged
 from trainer.problems import ConfigError
 from trainer.settings import validate
 from trainer.yaml_files import load_yaml, parse_yaml
 
-STUDY = """
-study: test
-models:
-  tiny: {dim: 64, n_layers: 2, n_heads: 2}
-  wide: {dim: 128, n_layers: 2, n_heads: 4}
-clusters:
-  here: {device: cpu, gpu_name: CPU core, gpus_per_node: 4}
-corpora: [python_stdlib]
-run:
-  steps: 20
-  data: {root_dir: data, sources: {python_stdlib: 1.0}, batch_size: 8, seq_len: 64}
-variants:
-  hot: {optim: {lr: 1.0e-2}}
-grid:
-  - {cluster: here, model: [tiny, wide], gpus: [1, 2]}
-"""
-
 
 @pytest.fixture
 def study() -> dict[str, Any]:
-    return parse_yaml(STUDY, "study.yaml")
-
-
-def problems(data: dict[str, Any]) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        load_study(data, "study.yaml")
-    return [str(problem) for problem in caught.value.problems]
+    return parse_yaml(GRID_STUDY, "study.yaml")
 
 
 def test_short_names_have_what_differs(study: dict[str, Any]) -> None:
@@ -109,7 +87,7 @@ def test_weak_scaling_keeps_the_batch_of_a_gpu(study: dict[str, Any]) -> None:
 
 @given(st.integers(1, 64), st.sampled_from([1, 2, 3, 4]), st.integers(1, 16))
 def test_strong_scaling_keeps_the_global_batch(total: int, gpus: int, batch: int) -> None:
-    data = parse_yaml(STUDY, "study.yaml")
+    data = parse_yaml(GRID_STUDY, "study.yaml")
     data["run"]["data"]["batch_size"] = batch
     entry = {"cluster": "here", "model": "tiny", "gpus": gpus, "global_batch_size": total}
     data["grid"] = [entry]
@@ -215,33 +193,6 @@ def test_problems_in_other_files_are_reported_under_their_names(
     assert "study.yaml: 1 problem\n  gird: unknown key; did you mean 'grid'?" in text
 
 
-def test_the_reference_study_is_the_guides_table() -> None:
-    """Model, parameters, GPUs, tokens per step, measured: the rows of the group's time table."""
-    grid = Grid(load_study_file("config/studies/lingua.yaml"))
-    rows = [
-        (
-            cell.model,
-            cell.params,
-            cell.gpus,
-            cell.cluster_config.gpu_name,
-            cell.tokens_per_step,
-            cell.measure,
-        )
-        for cell in grid
-        if cell.cluster != "h200"  # what we measured ourselves
-    ]
-    assert rows == [
-        ("small", 27_535_872, 1, "A100", 16_384, True),
-        ("small", 27_535_872, 8, "H200", 131_072, True),
-        ("40M", 40_122_432, 8, "H200", 131_072, False),
-        ("80M", 78_270_720, 8, "H200", 131_072, False),
-        ("160M", 161_972_608, 8, "H200", 131_072, False),
-    ]
-    for label in ("40M", "80M", "160M"):
-        params = next(cell.params for cell in grid if cell.model == label)
-        assert params == pytest.approx(float(label.removesuffix("M")) * 1e6, rel=0.03)
-
-
 @pytest.mark.parametrize(("gpus", "tp_size"), [(2, 2), (4, 2), (4, 4)])
 def test_a_global_batch_is_the_asked_one_with_tensor_parallelism(
     study: dict[str, Any], gpus: int, tp_size: int
@@ -265,50 +216,6 @@ def test_a_global_batch_that_tensor_parallel_groups_cannot_share_is_refused(
     assert "33 sequences cannot be split over 2 groups of 2 tensor-parallel GPUs" in problem
 
 
-def test_the_study_of_one_h200_is_the_ladder_at_the_guides_batch() -> None:
-    grid = Grid(load_study_file("config/studies/h200.yaml"))
-    params = {"small": 27_535_872, "85M": 85_350_144, "206M": 206_083_072, "820M": 823_207_936}
-    assert {(cell.model, cell.params) for cell in grid} == set(params.items())
-    variants = [(model, "eager") for model in ("small", "85M", "206M")]
-    variants += [(model, "compile") for model in params]
-    assert sorted((cell.model, cell.variant) for cell in grid) == sorted(variants)
-    for cell in grid:
-        run = cell.run
-        assert (cell.gpus, cell.tokens_per_step, run.steps) == (1, 8 * 2048, 500)
-        assert (run.distributed.model_dtype, run.data.tokenizer.name) == ("bf16", "bytes")
-        assert cell.cluster_config.slurm is None
-        assert cell.measure
-        assert run.checkpoint is not None  # otherwise a stopped run would start over
-    compiled = {cell.variant: cell.run.distributed.compile for cell in grid}
-    assert (compiled["eager"], compiled["compile"]) == (False, True)
-
-
-def test_each_switch_of_the_trainer_is_a_variant() -> None:
-    """Each differs from the default; switches that need several GPUs are left out."""
-    grid = Grid(load_study_file("config/studies/switches.yaml"))
-    assert len({(cell.cluster, cell.model, cell.gpus) for cell in grid}) == 1
-    base = next(cell for cell in grid if cell.variant == "base")
-    named = set()
-    for cell in grid:
-        for key in ("distributed", "optim", "data"):
-            default, value = (getattr(c.run, key).model_dump() for c in (base, cell))
-            named |= {name for name in default if default[name] != value[name]}
-    assert named == {
-        *("compile", "cuda_graphs", "fused_projections", "attention", "loss_chunk", "fused"),
-        *("float8_recipe", "model_dtype", "matmul_allow_tf32", "activation_checkpointing"),
-        *("freeze_gc", "load_async", "fused_pointwise", "residual_dtype"),
-    }
-
-
-def test_the_default_study_has_what_it_promises() -> None:
-    grid = Grid(load_study_file("config/config.yaml"))
-    assert len({cell.model for cell in grid.measured}) >= 3
-    assert {cell.gpus for cell in grid.measured} == {1, 2}
-    assert len({cell.seed for cell in grid.measured}) == 2
-    assert any(not cell.measure for cell in grid)
-    assert any(cell.variant == "strong" for cell in grid)
-
-
 def test_a_run_config_of_a_cell_is_complete() -> None:
     from trainer.config import RunConfig
 
@@ -320,7 +227,7 @@ def test_a_run_config_of_a_cell_is_complete() -> None:
 def test_yaml_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
     """YAML reads 3e-4, without a decimal point, as a string."""
     path = tmp_path / "study.yaml"
-    path.write_text(STUDY.replace("steps: 20", "steps: 20\n  optim: {lr: 3e-4}"))
+    path.write_text(GRID_STUDY.replace("steps: 20", "steps: 20\n  optim: {lr: 3e-4}"))
     (cell, *_) = Grid(load_study(load_yaml(path), str(path)))
     assert cell.run.optim.lr == 3e-4
 

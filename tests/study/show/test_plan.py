@@ -1,13 +1,8 @@
-from pathlib import Path
-
 import pytest
 
 from study.estimate.forecast import Forecast
-from study.grid import Grid
-from study.measure.throughput import throughput_rows
-from study.measure.throughput_table import write_table
-from study.show.plan import PlanRow, format_plan, plan_table
-from tests.study.conftest import MakeGrid, write_run
+from study.show.plan import format_plan, plan_table
+from tests.study.conftest import MakeGrid, plan, write_run
 
 SIX = {
     "models": {"deep": {"dim": 64, "n_layers": 4, "n_heads": 2}},
@@ -17,14 +12,6 @@ SIX = {
         {"cluster": "here", "model": "wide", "gpus": 4, "measure": False},
     ],
 }
-
-
-def plan(grid: Grid) -> tuple[list[PlanRow], str]:
-    """Return the plan's rows and its text, with all measurements so far."""
-    write_table(throughput_rows(grid), Path(grid.study.folder, "throughput.csv"))
-    forecast = Forecast(grid)
-    rows = plan_table(grid, forecast)
-    return rows, format_plan(grid, rows, forecast)
 
 
 def test_before_anything_ran(make_grid: MakeGrid) -> None:
