@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import trainer.commands.autotune
 import trainer.commands.export
@@ -23,9 +22,9 @@ import trainer.commands.precompile
 import trainer.tokens.shards
 from study.__main__ import main as study_main
 from tests.trainer.conftest import make_record
-from tests.trainer.folder.test_checkpoint import save_now
+from tests.trainer.small_runs import ALONE, run_config, save_now
 from trainer import __main__ as train
-from trainer.config import ModelConfig, OptimConfig, RunConfig
+from trainer.config import ModelConfig, OptimConfig
 from trainer.environment import check
 from trainer.execution import kernels
 from trainer.files import write_atomically
@@ -37,10 +36,8 @@ from trainer.json_files import parse_json
 from trainer.model.model import Transformer
 from trainer.model.optimizer import Optimizer, build_optimizer
 from trainer.problems import ConfigError
-from trainer.world import World
 
 ROOT = Path(__file__).parents[2]
-ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
@@ -186,18 +183,6 @@ def test_a_checkpoint_of_another_shape_is_one_line(tmp_path: Path) -> None:
     assert "[258, 64]" in text and "[300, 64]" in text and "model.tok_embeddings.weight" in text
 
 
-def run_config(folder: Path, **distributed: Any) -> RunConfig:
-    return RunConfig.model_validate(
-        {
-            "dump_dir": str(folder),
-            "steps": 1,
-            "model": {"dim": 64, "n_layers": 1, "n_heads": 1},
-            "data": {"root_dir": "x", "sources": {"text": 1.0}},
-            "distributed": distributed,
-        }
-    )
-
-
 class Odd(BaseException):
     """As torch's CheckpointException: not an Exception."""
 
@@ -237,7 +222,7 @@ def test_a_closed_terminal_is_one_line(tmp_path: Path, capsys: Any) -> None:
 
 def test_fa3_without_its_package_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        kernels.check(run_config(tmp_path, attention="fa3"))
+        kernels.check(run_config(tmp_path, distributed={"attention": "fa3"}))
     head, *rest = str(caught.value).splitlines()
     assert (head, len(rest)) == ("run: 1 problem", 1)
     assert "distributed.attention = fa3: needs the package flash_attn_3" in rest[0]
@@ -248,7 +233,7 @@ def test_torchao_that_is_missing_is_told_before_the_data_is_read(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchao", None)
     with pytest.raises(ConfigError, match=r"float8_recipe: needs torchao \(pip install torchao\)"):
-        kernels.check(run_config(tmp_path, float8_recipe="rowwise"))
+        kernels.check(run_config(tmp_path, distributed={"float8_recipe": "rowwise"}))
 
 
 @pytest.mark.parametrize(

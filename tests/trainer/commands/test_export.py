@@ -15,14 +15,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from tests.trainer.conftest import Runs
-from tests.trainer.folder.test_checkpoint import save_now
-from tests.trainer.folder.test_run_folder import make_summary
+from tests.trainer.small_runs import make_run, make_summary
 from trainer.commands import export
 from trainer.commands.export_tokenizer import byte_tokenizer_json, write_tokenizer
-from trainer.config import DataConfig, OptimConfig, RunConfig, load_run_config
-from trainer.folder.checkpoint_state import CheckpointError, Position
+from trainer.config import DataConfig, OptimConfig, load_run_config
+from trainer.folder.checkpoint_state import CheckpointError
 from trainer.model.adamw import AdamW
-from trainer.model.model import Transformer
 from trainer.problems import ConfigError
 from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.tokens.data import validation_windows
@@ -30,7 +28,6 @@ from trainer.tokens.shards import open_shards
 from trainer.tokens.tokenizer import ByteTokenizer
 
 ROOT = Path(__file__).parents[3]
-SHAPE = {"dim": 32, "n_layers": 2, "n_heads": 4, "multiple_of": 16}
 
 TEXTS = [
     "Plain ASCII, with  two spaces\n\n\ttab and 'quotes'.",
@@ -40,33 +37,6 @@ TEXTS = [
     "a text that spells <|bos|> and <|eos|>",
     "",
 ]
-
-
-def make_run(folder: Path, model: dict[str, Any] | None = None, **data: Any) -> Transformer:
-    """Save a model at steps 1 and 2, as a run does; return that of step 2."""
-    config = RunConfig.model_validate(
-        {
-            "dump_dir": str(folder),
-            "name": "a run",
-            "steps": 2,
-            "model": {**SHAPE, **(model or {})},
-            "data": {"root_dir": "data", "sources": {"text": 1.0}, "seq_len": 48, **data},
-        }
-    )
-    folder.mkdir(parents=True)
-    (folder / "run.yaml").write_text(config.to_yaml())
-    made = Transformer(config.model, config.data.tokenizer.vocab_size, config.data.seq_len)
-    for step in (1, 2):
-        made.init_weights(step)
-        generator = torch.Generator().manual_seed(step)
-        with torch.no_grad():
-            for parameter in made.parameters():
-                if parameter.ndim == 1:  # norms of ones would hide one that is lost
-                    parameter.uniform_(0.5, 1.5, generator=generator)
-        optimizer = AdamW(made, config.optim)
-        position = Position(step, 1.0, "trajectory")
-        save_now(folder / "checkpoints", position, ["dump"], made, optimizer)
-    return made
 
 
 LLAMA3 = {

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tests.trainer.commands.test_export import make_run
+from tests.trainer.small_runs import make_run
 from tests.trainer.tokens.test_tokenizer_files import MAKE, NAMES
 from trainer.commands import export, sample
 from trainer.commands.sample import Sampling

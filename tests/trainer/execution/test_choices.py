@@ -1,12 +1,15 @@
 """Resolving `auto`, on machines other than this one."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.trainer.small_runs import run_config
 from trainer.config import DistributedConfig, RunConfig
 from trainer.execution.choices import Choices, Machine, choose, is_compiled, loss_chunk, model_dtype
+from trainer.layers import merge
 from trainer.problems import ConfigError
 from trainer.settings import validate
 
@@ -14,15 +17,9 @@ ZEN5 = Machine(has_bf16=True, mkl_is_slow=True, has_onednn=True, cores=8, ranks=
 SKYLAKE = Machine(has_bf16=False, mkl_is_slow=False, has_onednn=True, cores=16, ranks=1)
 
 
-def run_config(device: str, **changes: Any) -> RunConfig:
-    values = {
-        "dump_dir": "out",
-        "device": device,
-        "steps": 10,
-        "model": {"dim": 64, "n_layers": 1, "n_heads": 2},
-        "data": {"root_dir": "x", "sources": {"text": 1.0}, "batch_size": 1, "seq_len": 16},
-    }
-    return RunConfig.model_validate({**values, **changes})
+def config_on(device: str, **changes: Any) -> RunConfig:
+    few_tokens = {"data": {"batch_size": 1, "seq_len": 16}}
+    return run_config(Path("out"), device=device, **merge(few_tokens, changes))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +48,7 @@ def run_config(device: str, **changes: Any) -> RunConfig:
     ],
 )
 def test_all_of_auto(device: str, machine: Machine, expected: Choices) -> None:
-    assert choose(run_config(device), 1, machine) == expected
+    assert choose(config_on(device), 1, machine) == expected
 
 
 def test_explicit_settings_are_used() -> None:
@@ -67,7 +64,7 @@ def test_explicit_settings_are_used() -> None:
         "residual_dtype": "fp32",
         "fused_pointwise": True,  # without effect: matrices are not fused
     }
-    found = choose(run_config("cpu", distributed=stated), 1, ZEN5)
+    found = choose(config_on("cpu", distributed=stated), 1, ZEN5)
     assert asdict(found) == {
         "model_dtype": "fp32",
         "compiled": True,
@@ -92,7 +89,7 @@ def test_kernels_in_one_need_a_model_with_them() -> None:
         ({"activation": "gelu", "qk_norm": True}, False),
         ({"activation": "relu2", "pos_embed": "none"}, False),
     ):
-        config = run_config("cuda", model={"dim": 64, "n_layers": 1, "n_heads": 2, **changes})
+        config = config_on("cuda", model={"dim": 64, "n_layers": 1, "n_heads": 2, **changes})
         assert choose(config, 1, SKYLAKE).fused_pointwise is expected, changes
 
 
@@ -102,7 +99,7 @@ def test_environment_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
         for ranks, threads in ((1, 8), (2, 4)):
             machine = Machine(False, False, True, cores=8, ranks=ranks)
-            assert choose(run_config("cpu"), ranks, machine).threads == threads
+            assert choose(config_on("cpu"), ranks, machine).threads == threads
 
 
 def test_planning_and_the_trainer_agree_on_the_dtype() -> None:
@@ -111,7 +108,7 @@ def test_planning_and_the_trainer_agree_on_the_dtype() -> None:
     assert model_dtype(auto, "cpu") is None  # the settings alone do not say
     for machine in (ZEN5, SKYLAKE):
         planned = model_dtype(auto, "cpu", machine.has_bf16)
-        assert planned == choose(run_config("cpu"), 1, machine).model_dtype
+        assert planned == choose(config_on("cpu"), 1, machine).model_dtype
     assert model_dtype(auto, "cuda") == "bf16"
 
 
@@ -124,7 +121,7 @@ def test_compilation_is_for_gpus() -> None:
 
 @pytest.mark.parametrize("layout", [{"fsdp_type": "full_shard"}, {"tp_size": 2}])
 def test_sharded_matrices_are_not_fused(layout: dict[str, Any]) -> None:
-    config = run_config("cuda", distributed=layout)
+    config = config_on("cuda", distributed=layout)
     assert not choose(config, 2, SKYLAKE).fused_projections
     if "tp_size" not in layout:
         assert choose(config, 1, SKYLAKE).fused_projections  # one process holds them all
@@ -153,9 +150,9 @@ def test_auto_chunks_only_large_vocabularies() -> None:
     ],
 )
 def test_static_steps_are_captured(gpus: int, stated: dict[str, Any], expected: bool) -> None:
-    found = choose(run_config("cuda", distributed=stated), gpus, SKYLAKE)
+    found = choose(config_on("cuda", distributed=stated), gpus, SKYLAKE)
     assert found.cuda_graphs is expected
-    assert not choose(run_config("cpu", distributed=stated), gpus, SKYLAKE).cuda_graphs
+    assert not choose(config_on("cpu", distributed=stated), gpus, SKYLAKE).cuda_graphs
 
 
 @pytest.mark.parametrize(
@@ -170,14 +167,14 @@ def test_static_steps_are_captured(gpus: int, stated: dict[str, Any], expected: 
 def test_fsdp_has_the_residual_stream_in_the_dtype_of_the_weights(
     layout: dict[str, Any], found: str
 ) -> None:
-    config = run_config("cuda", distributed=layout)
+    config = config_on("cuda", distributed=layout)
     assert choose(config, 4, ZEN5).residual_dtype == found
 
 
 def test_the_residual_stream_is_narrow_only_in_bf16() -> None:
     stated = {"residual_dtype": "bf16"}
-    assert choose(run_config("cpu", distributed=stated), 1, ZEN5).residual_dtype == "bf16"
-    assert choose(run_config("cpu", distributed=stated), 1, SKYLAKE).residual_dtype == "fp32"
+    assert choose(config_on("cpu", distributed=stated), 1, ZEN5).residual_dtype == "bf16"
+    assert choose(config_on("cpu", distributed=stated), 1, SKYLAKE).residual_dtype == "fp32"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +190,7 @@ def test_the_residual_stream_is_narrow_only_in_bf16() -> None:
 def test_masks_are_in_blocks(
     length: int, gpus: int, stated: dict[str, Any], expected: str | None
 ) -> None:
-    config = run_config("cuda", distributed=stated)
+    config = config_on("cuda", distributed=stated)
     data = config.data.model_copy(update={"seq_len": length, "document_mask": True})
     config = config.model_copy(update={"data": data})
     assert choose(config, gpus, SKYLAKE).attention == expected
@@ -204,4 +201,4 @@ def test_flex_needs_a_mask_and_whole_blocks() -> None:
         data = {"root_dir": "x", "sources": {"text": 1.0}, "seq_len": seq_len}
         values = {"data": {**data, "document_mask": mask}, "distributed": {"attention": "flex"}}
         with pytest.raises(ValueError, match="expected a document mask or sliding window"):
-            run_config("cuda", **values)
+            config_on("cuda", **values)

@@ -9,57 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.config import CheckpointConfig, ModelConfig, OptimConfig
+from tests.trainer.small_runs import ALONE, SmallRun, steps_in
+from trainer.config import CheckpointConfig
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import CheckpointError, Position
 from trainer.folder.checkpoint_tensors import write_tensors
 from trainer.folder.initial_weights import find
-from trainer.model.adamw import AdamW
-from trainer.model.model import Transformer
-from trainer.model.optimizer import Optimizer
-from trainer.world import World
 
-ALONE = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
-BATCH = torch.arange(66).view(2, 33)
 START = Position(0, 0.0, "trajectory")
 
 
-class Run:
-    def __init__(self, seed: int = 0) -> None:
-        self.model = Transformer(ModelConfig(dim=32, n_layers=1, n_heads=2), 258, 32)
-        self.model.init_weights(seed)
-        self.optimizer = AdamW(self.model, OptimConfig(lr=1e-2))
-
-    def steps(self, count: int) -> list[float]:
-        losses = []
-        for _ in range(count):
-            self.optimizer.zero_grad()
-            loss = self.model(BATCH[:, :-1], BATCH[:, 1:])
-            loss.backward()
-            self.optimizer.step()
-            losses.append(loss.item())
-        return losses
-
-    def save(self, folder: Path, step: int, *kinds: str) -> None:
-        position = Position(step, 1.5 * step, "trajectory")
-        save_now(folder, position, list(kinds), self.model, self.optimizer)
-
-
-def save_now(
-    folder: Path, position: Position, kinds: list[str], model: Transformer, optimizer: Optimizer
-) -> None:
-    """Save a checkpoint and wait until it is written."""
-    saver = checkpoint.Saver(folder, None, ALONE)
-    saver.save(position, kinds, model, optimizer)
-    saver.wait()
-
-
-def steps_in(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.glob("[0-9]*"))
-
-
 def test_a_resumed_run_is_bitwise_equal(tmp_path: Path) -> None:
-    run, other = Run(), Run(seed=1)
+    run, other = SmallRun(), SmallRun(seed=1)
     run.steps(3)
     run.save(tmp_path, 3, "dump")
     expected = run.steps(3)
@@ -69,14 +30,14 @@ def test_a_resumed_run_is_bitwise_equal(tmp_path: Path) -> None:
 
 
 def test_another_trajectory_is_not_resumed(tmp_path: Path) -> None:
-    Run().save(tmp_path, 3, "dump")
+    SmallRun().save(tmp_path, 3, "dump")
     assert checkpoint.find_newest(tmp_path, Position(0, 0.0, "another"), ALONE) is None
 
 
 def test_an_incomplete_checkpoint_is_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = Run()
+    run = SmallRun()
     for step in (1, 2, 3):
         run.save(tmp_path, step, "dump")
     data = next((tmp_path / "0000000003").glob("*.distcp"))
@@ -93,7 +54,7 @@ def test_a_changed_checkpoint_is_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One byte of the tensors differs; the size is the same."""
-    run = Run()
+    run = SmallRun()
     for step in (1, 2):
         run.save(tmp_path, step, "dump")
     data = next((tmp_path / "0000000002").glob("*.distcp"))
@@ -122,7 +83,7 @@ def test_a_changed_state_is_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str
 ) -> None:
     """Valid JSON or not, with the right keys or not: the previous one is used, with a warning."""
-    run = Run()
+    run = SmallRun()
     for step in (1, 2):
         run.save(tmp_path, step, "dump")
     state = tmp_path / "0000000002" / "state.json"
@@ -136,7 +97,7 @@ def test_a_changed_state_is_skipped(
 
 
 def test_a_save_in_the_background_holds_the_state_of_its_step(tmp_path: Path) -> None:
-    run, other = Run(), Run(seed=1)
+    run, other = SmallRun(), SmallRun(seed=1)
     run.steps(2)
     saver = checkpoint.Saver(tmp_path, CheckpointConfig(), ALONE)
     saver.save(Position(2, 1.0, "trajectory"), ["dump"], run.model, run.optimizer)
@@ -147,7 +108,7 @@ def test_a_save_in_the_background_holds_the_state_of_its_step(tmp_path: Path) ->
 
 
 def test_a_failed_background_save_is_raised_by_the_next_call(tmp_path: Path) -> None:
-    run = Run()
+    run = SmallRun()
     folder = tmp_path / "checkpoints"
     saver = checkpoint.Saver(folder, CheckpointConfig(), ALONE)
     folder.rmdir()
@@ -159,14 +120,14 @@ def test_a_failed_background_save_is_raised_by_the_next_call(tmp_path: Path) -> 
 
 
 def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
-    run, other = Run(), Run(seed=1)
+    run, other = SmallRun(), SmallRun(seed=1)
     run.save(tmp_path, 1, "dump")
     run.save(tmp_path, 4, "dump")
     run.steps(3)
     for path, loaded in ((tmp_path, True), (tmp_path / "0000000001", True)):
         other.model.init_weights(1)
         find(path).load(other.model)
-        fresh = Run()
+        fresh = SmallRun()
         for name, weight in fresh.model.state_dict().items():
             assert torch.equal(other.model.state_dict()[name], weight) == loaded
 
@@ -184,7 +145,7 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
 def test_keep_is_honoured_for_each_kind(
     tmp_path: Path, dump: int, evals: int, left: list[int]
 ) -> None:
-    run = Run()
+    run = SmallRun()
     for step, kind in ((1, "eval"), (2, "dump"), (3, "eval"), (4, "dump")):
         run.save(tmp_path, step, kind)
     config = CheckpointConfig.model_validate({"dump": {"keep": dump}, "eval": {"keep": evals}})
@@ -205,7 +166,7 @@ def index_of_another_python(index: Path, paths: str) -> bytes:
 @pytest.mark.parametrize("paths", ["pathlib", "pathlib._local", "pathlib._moved_again"])
 def test_an_index_of_any_python_version_is_read(tmp_path: Path, paths: str) -> None:
     """3.11, 3.12 and 3.14 pickle a path from pathlib, 3.13 from pathlib._local."""
-    run, other = Run(), Run(seed=1)
+    run, other = SmallRun(), SmallRun(seed=1)
     run.steps(2)
     run.save(tmp_path, 2, "dump")
     index = tmp_path / "0000000002" / ".metadata"
@@ -223,7 +184,7 @@ class EarlyPickler(pickle._Pickler):
 
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_an_index_of_an_early_python_3_11_is_read(tmp_path: Path, protocol: int) -> None:
-    run, other = Run(), Run(seed=1)
+    run, other = SmallRun(), SmallRun(seed=1)
     run.steps(2)
     run.save(tmp_path, 2, "dump")
     index = tmp_path / "0000000002" / ".metadata"
@@ -236,7 +197,7 @@ def test_an_index_of_an_early_python_3_11_is_read(tmp_path: Path, protocol: int)
 
 
 def test_an_index_has_no_attributes_of_its_parts(tmp_path: Path) -> None:
-    run = Run()
+    run = SmallRun()
     run.save(tmp_path, 1, "dump")
     code = pickle.dumps(GetsAttribute())
     (tmp_path / "0000000001" / ".metadata").write_bytes(code)
@@ -255,7 +216,7 @@ class GetsAttribute:
     "named", ["pathlib\nos.mkdir", "pathlib._local\nos", "pathlib_\nPosixPath", "torch\nload"]
 )
 def test_an_index_may_only_name_its_parts(tmp_path: Path, named: str) -> None:
-    run = Run()
+    run = SmallRun()
     run.save(tmp_path, 1, "dump")
     (tmp_path / "0000000001" / ".metadata").write_bytes(f"c{named}\n.".encode())
     with pytest.raises(CheckpointError, match="which does not belong in one"):
@@ -284,7 +245,7 @@ def by_another_name(folder: Path, module: str, name: str) -> bytes:
 def test_an_index_that_names_code_is_not_executed(
     tmp_path: Path, module: str, name: str | None
 ) -> None:
-    target, run = tmp_path / "executed", Run()
+    target, run = tmp_path / "executed", SmallRun()
     run.save(tmp_path, 1, "dump")
     code = pickle.dumps(Attack(target))
     if name is not None:
@@ -297,7 +258,7 @@ def test_an_index_that_names_code_is_not_executed(
 
 def test_a_weight_that_the_index_calls_an_object_is_not_unpickled(tmp_path: Path) -> None:
     """torch reads an object by plain pickle, and the index says what is one."""
-    target, run = tmp_path / "executed", Run()
+    target, run = tmp_path / "executed", SmallRun()
     model = {**run.model.state_dict(), "norm.weight": Attack(target)}
     state = {"model": model, "optimizer": run.optimizer.state_dict()}
     write_tensors(state, tmp_path / "0000000001", None)
@@ -322,7 +283,7 @@ def test_due_follows_the_settings() -> None:
 
 
 def test_state_says_what_the_checkpoint_is(tmp_path: Path) -> None:
-    Run().save(tmp_path, 5, "dump", "eval")
+    SmallRun().save(tmp_path, 5, "dump", "eval")
     state = json.loads((tmp_path / "0000000005" / "state.json").read_text())
     assert state["step"] == 5
     assert state["kinds"] == ["dump", "eval"]

@@ -6,31 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.config import RunConfig
+from tests.trainer.small_runs import ALONE, run_config
 from trainer.folder.failure import forget, refusals_noted, reported, write_first
 from trainer.problems import ConfigError
 from trainer.records import FAILURE as FILE
 from trainer.records import Failure
-from trainer.world import World
-
-
-def run_config(folder: Path, **data: object) -> RunConfig:
-    values = {
-        "dump_dir": str(folder),
-        "steps": 10,
-        "grad_acc_steps": 2,
-        "model": {"dim": 64, "n_layers": 1, "n_heads": 1},
-        "data": {"root_dir": "x", "sources": {"text": 1.0}, "batch_size": 8, "seq_len": 64, **data},
-    }
-    return RunConfig.model_validate(values)
-
-
-def world(rank: int, size: int) -> World:
-    return World(rank, size, rank, size, torch.device("cpu"))
 
 
 def fail(folder: Path, error: Exception, **data: object) -> dict[str, object]:
-    with pytest.raises(SystemExit) as ended, reported(run_config(folder, **data), world(0, 1)):
+    config = run_config(folder, grad_acc_steps=2, data={"batch_size": 8, "seq_len": 64, **data})
+    with pytest.raises(SystemExit) as ended, reported(config, ALONE):
         raise error
     assert ended.value.code == 1
     return json.loads((folder / FILE).read_text())
@@ -69,7 +54,7 @@ def test_the_first_failure_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_mistake_in_the_config_is_not_reported_as_a_crash(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError), reported(run_config(tmp_path), world(0, 1)):
+    with pytest.raises(ConfigError), reported(run_config(tmp_path), ALONE):
         raise ConfigError("run.yaml", ["steps: missing"])
     assert not (tmp_path / FILE).exists()
 
@@ -89,10 +74,12 @@ def test_a_rank_of_several_exits_at_once(tmp_path: Path) -> None:
 import sys, threading, time
 sys.path.insert(0, {str(Path.cwd())!r})
 from pathlib import Path
-from tests.trainer.folder.test_failure import run_config, world
+import torch
+from tests.trainer.small_runs import run_config
 from trainer.folder.failure import reported
+from trainer.world import World
 threading.Thread(target=time.sleep, args=(60,)).start()
-with reported(run_config(Path({str(tmp_path)!r})), world(1, 2)):
+with reported(run_config(Path({str(tmp_path)!r})), World(1, 2, 1, 2, torch.device("cpu"))):
     raise RuntimeError("lost")
 """
     ended = subprocess.run(

@@ -20,8 +20,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from tests.trainer.commands.test_export import make_run
-from tests.trainer.folder.test_run_folder import make_summary
+from tests.trainer.small_runs import make_run, make_summary
 from trainer.commands import export
 from trainer.config import ModelConfig, RunConfig
 from trainer.folder import initial_weights

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer.folder.test_checkpoint import ALONE, Run, save_now, steps_in
-from tests.trainer.folder.test_run_folder import make_summary, run_config
+from tests.trainer.small_runs import ALONE, SmallRun, make_summary, run_config, save_now, steps_in
 from trainer.config import CheckpointConfig, RunConfig
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import Position, complete, folder_of
@@ -20,7 +19,7 @@ OURS = Position(2, 1.0, "ours", run="a")
 
 
 def save(folder: Path, position: Position) -> None:
-    run = Run()
+    run = SmallRun()
     save_now(folder, position, ["dump"], run.model, run.optimizer)
 
 
@@ -158,7 +157,7 @@ def test_foreign_checkpoints_are_neither_counted_nor_pruned_nor_overwritten(
     newest = checkpoint.find_newest(tmp_path, OURS, ALONE)
     assert newest is not None
     assert newest.step == 1
-    run = Run()
+    run = SmallRun()
     saver = checkpoint.Saver(tmp_path, CheckpointConfig(async_save=False), ALONE)
     for step in (2, 3):
         saver.save(Position(step, 1.0, "ours", run="a"), ["dump"], run.model, run.optimizer)

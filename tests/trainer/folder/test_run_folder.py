@@ -8,29 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainer.small_runs import make_summary, run_config
 from trainer.config import RunConfig
 from trainer.folder import run_file
 from trainer.folder.run_file import Lock, RunFile, find_summary
 from trainer.folder.run_folder import choose_action, set_aside
-from trainer.records import Attempt, RunSummary
 
 CONTENT = {"text": "abc"}
-
-
-def run_config(folder: Path, **changes: object) -> RunConfig:
-    values = {
-        "dump_dir": str(folder),
-        "steps": 10,
-        "model": {"dim": 64, "n_layers": 2, "n_heads": 2},
-        "data": {"root_dir": "data", "sources": {"text": 1.0}},
-    }
-    return RunConfig.model_validate({**values, **changes})
-
-
-def make_summary(**changes: object) -> RunSummary:
-    attempt = Attempt(attempt=1, start="2026-01-01T00:00:00+00:00", fingerprint="f")
-    values = {"status": "running", "params": 1, "fingerprint": "f", "attempts": (attempt,)}
-    return RunSummary.model_validate({**values, **changes})
 
 
 def write_account(folder: Path, config: RunConfig, status: str, gpus: int = 1) -> None:
