@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.trainer.conftest import Runs, long, losses
-from tests.trainer.folder.test_initial_weights import V, make_llama, write_lingua
+from tests.trainer.folder.other_models import V, make_llama, write_lingua
 from trainer.config import ActivationCheckpointing, ModelConfig, RunConfig
 from trainer.execution.compiling import compile_blocks
 from trainer.folder.checkpoint import load_weights
