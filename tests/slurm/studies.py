@@ -5,18 +5,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests import waiting
 from tests.slurm.cluster.api import Cluster
 
 ROOT = Path(__file__).parents[2]
 FAULTS = ROOT / "tests" / "slurm" / "faults"
 STANDIN = ROOT / "tests" / "slurm" / "standin"
 STEPS = 24
+
+wait_until = partial(waiting.wait_until, pause_s=0.2)
+"""Slower, as many conditions ask Slurm."""
 
 
 def partition(name: str, fault: str = "", folder: Path | None = None, **slurm: Any) -> dict:
@@ -217,14 +221,6 @@ class SlurmStudy:
 
     def release(self, fault: str) -> None:
         (self.folder / f"{fault}-hold").unlink(missing_ok=True)
-
-
-def wait_until(holds: Callable[[], Any], what: str, timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    while not holds():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {timeout:.0f} s: {what}")
-        time.sleep(0.2)
 
 
 def is_alive(pid: int) -> bool:

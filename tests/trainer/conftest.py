@@ -1,6 +1,7 @@
 """Fixtures for complete runs: a corpus of random sentences, and a run.yaml for it."""
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from tests.waiting import wait_until
 from trainer.config import load_run_config
 from trainer.loop.run import run
 from trainer.records import Record
@@ -165,6 +167,31 @@ def read_records(folder: Path, file: str = "metrics.jsonl") -> list[dict[str, An
 def losses(folder: Path) -> list[tuple[int, float]]:
     """Return (step, loss of that step alone) of every record."""
     return [(record["global_step"], record["loss/step"]) for record in read_records(folder)]
+
+
+def account(folder: Path) -> dict[str, Any]:
+    """Return what run.json says of a run."""
+    return json.loads((folder / "run.json").read_text())
+
+
+def wait_for_step(folder: Path, step: int, timeout_s: float = 60) -> None:
+    """Wait until a run has recorded a step."""
+    wait_until(
+        lambda: any(done >= step for done, _ in losses_so_far(folder)), f"step {step}", timeout_s
+    )
+
+
+def losses_so_far(folder: Path) -> list[tuple[int, float]]:
+    try:
+        return losses(folder)
+    except (FileNotFoundError, ValueError):  # ValueError: a line that is being written
+        return []
+
+
+def digest_of(folder: Path) -> dict[str, str]:
+    """Return file -> checksum of its content."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def make_record(step: int, **changes: Any) -> Record:

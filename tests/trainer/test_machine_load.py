@@ -9,8 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.trainer.conftest import Runs, read_records
-from tests.trainer.loop.test_train import account
+from tests.trainer.conftest import Runs, account, read_records
 from trainer.machine_load import MachineLoad
 
 SPIN = "print(flush=True)\nwhile True: pass"

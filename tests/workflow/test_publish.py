@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from benchmarks.publish import GO_ON
+from tests.waiting import wait_until
 from tests.workflow.checkout import ROOT
-from tests.workflow.test_workflow import Workspace, snakemake, wait_for
+from tests.workflow.test_workflow import Workspace, snakemake
 
 
 def start(workspace: Workspace) -> subprocess.Popen[str]:
@@ -32,7 +33,9 @@ def test_a_slice_saves_at_its_end_and_the_next_publishes(tmp_path: Path) -> None
     workspace.write()
     metrics = workspace.run_folder("one") / "metrics.jsonl"
     part = start(workspace)
-    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 2)
+    wait_until(
+        lambda: metrics.exists() and metrics.read_text().count("\n") > 2, "it has three records"
+    )
     part.send_signal(signal.SIGTERM)
     output, _ = part.communicate(timeout=120)
     assert part.returncode == GO_ON, output

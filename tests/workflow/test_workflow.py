@@ -7,8 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 import yaml
 
 from tests.cpu_time import cpu_s
+from tests.waiting import wait_until
 from tests.workflow.checkout import ROOT
 
 
@@ -91,13 +91,6 @@ def start_snakemake(*arguments: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
-
-
-def wait_for(condition: Callable[[], object], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.01)
 
 
 def snakemake(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -304,7 +297,7 @@ def test_a_killed_run_keeps_its_files_and_resumes(tmp_path: Path) -> None:
     target = str(folder / "completed")
     arguments = ("--cores", "1", "--retries", "0", target, "--configfile", str(workspace.file))
     with start_snakemake(*arguments) as process:
-        wait_for(lambda: list((folder / "checkpoints").glob("[0-9]*40")))
+        wait_until(lambda: any(folder.glob("checkpoints/[0-9]*40")), "it saves step 40")
         for child in psutil.Process(process.pid).children(recursive=True):
             if "trainer" in child.cmdline() and "--standalone" not in child.cmdline():
                 child.kill()
@@ -334,7 +327,7 @@ def test_an_interrupted_study_resumes(tmp_path: Path) -> None:
     target = str(folder / "completed")
     arguments = ("--cores", "1", "--retries", "0", target, "--configfile", str(workspace.file))
     with start_snakemake(*arguments) as process:
-        wait_for(lambda: list((folder / "checkpoints").glob("[0-9]*20")))
+        wait_until(lambda: any(folder.glob("checkpoints/[0-9]*20")), "it saves step 20")
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=60)
     assert process.returncode != 0

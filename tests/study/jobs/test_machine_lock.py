@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -17,8 +17,8 @@ import pytest
 from study.cluster_config import ClusterConfig
 from study.jobs.launch import launch_line
 from study.jobs.machine_lock import VARIABLE, acquire
-from tests.trainer.conftest import ROOT, Runs
-from tests.trainer.loop.test_train import account, wait_for_step
+from tests.trainer.conftest import ROOT, Runs, account, wait_for_step
+from tests.waiting import wait_until
 
 HERE = ClusterConfig(gpu_name="CPU core", gpus_per_node=2)
 
@@ -96,13 +96,6 @@ def find(process: "subprocess.Popen[str]", *words: str) -> psutil.Process:
     pytest.fail(f"no process {words}")
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def runs(tmp_path: Path) -> Runs:
     return Runs(tmp_path)
@@ -151,7 +144,7 @@ def test_the_command_gets_a_stop_request_once(machine: Machine, to_group: bool) 
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     holder = find(process, *LOCK)
-    wait_for(lambda: os.getpgid(holder.pid) == holder.pid)
+    wait_until(lambda: os.getpgid(holder.pid) == holder.pid, "it leads a group", 30)
     if to_group:
         os.killpg(process.pid, signal.SIGTERM)
     else:
@@ -167,7 +160,7 @@ def test_killing_the_holder_releases_the_lock(machine: Machine) -> None:
     process.wait(timeout=30)
     assert not machine.is_free()  # the command itself is at work still
     sleep.kill()
-    wait_for(machine.is_free)
+    wait_until(machine.is_free, "the machine is free", 30)
 
 
 def test_a_waiting_command_can_be_stopped(machine: Machine) -> None:

@@ -3,13 +3,13 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 
 from study.jobs import submission
 from study.jobs.slurm_commands import Answer
 from study.jobs.submission import Request, Submissions
+from tests.waiting import wait_until
 
 LIMIT = Answer(1, "", "sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job ...")
 AWAY = Answer(1, "", "sbatch: error: Unable to contact slurm controller (connect failure)")
@@ -49,19 +49,12 @@ def started(slurm: Slurm, most: int = 100) -> Submissions:
     return Submissions(slurm.submit, slurm.refuse, lambda: Counter({"one": slurm.active}), most)
 
 
-def wait_for(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_requests_are_submitted_in_their_order() -> None:
     slurm = Slurm()
     queue = started(slurm)
     for name in "abc":
         queue.add(Request(name, "one"))
-    wait_for(lambda: len(slurm.accepted) == 3)
+    wait_until(lambda: len(slurm.accepted) == 3, "all three are accepted", 10)
     assert slurm.accepted == ["a", "b", "c"]
     queue.stop()
 
@@ -74,7 +67,7 @@ def test_a_controller_that_is_away_costs_pauses_that_grow_and_no_failure(
     begin = time.monotonic()
     queue.add(Request("a", "one"))
     queue.add(Request("b", "two"))
-    wait_for(lambda: len(slurm.accepted) == 2)
+    wait_until(lambda: len(slurm.accepted) == 2, "both are accepted", 10)
     assert slurm.accepted == ["a", "b"]
     assert slurm.refused == []
     assert time.monotonic() - begin > 0.05 * (1 + 2 + 4 + 8)
@@ -94,11 +87,11 @@ def test_a_submit_limit_holds_up_only_its_own_kind_until_a_job_ends(
     queue = started(slurm)
     for name, kind in (("a", "full"), ("b", "full"), ("c", "free")):
         queue.add(Request(name, kind))
-    wait_for(lambda: slurm.accepted == ["c"])
+    wait_until(lambda: slurm.accepted == ["c"], "c is accepted", 10)
     assert "QOSMaxSubmitJobPerUserLimit" in capsys.readouterr().err
     assert slurm.asked == ["a", "c"]
     queue.job_ended()
-    wait_for(lambda: len(slurm.accepted) == 3)
+    wait_until(lambda: len(slurm.accepted) == 3, "all three are accepted", 10)
     assert slurm.accepted == ["c", "a", "b"]
     assert slurm.refused == []
     queue.stop()
@@ -109,7 +102,7 @@ def test_what_slurm_will_never_accept_is_reported_once() -> None:
     queue = started(slurm)
     queue.add(Request("a", "one"))
     queue.add(Request("b", "one"))
-    wait_for(lambda: slurm.accepted == ["b"])
+    wait_until(lambda: slurm.accepted == ["b"], "b is accepted", 10)
     assert slurm.refused == ["a: Invalid qos specification"]
     queue.stop()
 
@@ -123,7 +116,7 @@ def test_the_queue_is_bounded() -> None:
     assert slurm.asked == []
     slurm.active = 1
     queue.job_ended()
-    wait_for(lambda: slurm.accepted == ["a"])
+    wait_until(lambda: slurm.accepted == ["a"], "a is accepted", 10)
     queue.stop()
 
 
@@ -139,10 +132,10 @@ def test_a_limit_that_the_accounting_tells_bounds_its_kind_only() -> None:
     )
     queue.add(Request("a", "one"))
     queue.add(Request("b", "other"))
-    wait_for(lambda: slurm.accepted == ["b"])
+    wait_until(lambda: slurm.accepted == ["b"], "b is accepted", 10)
     slurm.active = 1
     queue.job_ended()
-    wait_for(lambda: slurm.accepted == ["b", "a"])
+    wait_until(lambda: slurm.accepted == ["b", "a"], "a is accepted too", 10)
     queue.stop()
 
 
@@ -151,7 +144,7 @@ def test_it_ends_at_once_though_requests_wait() -> None:
     queue = started(slurm)
     for name in "abc":
         queue.add(Request(name, "one"))
-    wait_for(lambda: len(slurm.asked) > 0)
+    wait_until(lambda: slurm.asked, "Slurm is asked", 10)
     queue.stop()
     queue.join(timeout=1)
     assert "submissions" not in {t.name for t in threading.enumerate() if t.is_alive()}

@@ -1,6 +1,5 @@
 """Runs that continue others, or themselves after damage: what they read, train and leave alone."""
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainer.conftest import Runs, losses, read_records
+from tests.trainer.conftest import Runs, digest_of, losses, read_records
 from trainer.config import RunConfig, load_run_config
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import Position
@@ -19,11 +18,6 @@ from trainer.tokens.order import DataStart, SampleOrder, count_taken
 
 WSD = "optim={scheduler: wsd, decay_fraction: 0.4, warmup: 2, lr: 3e-3}"
 KEEP = "checkpoint={dump: {every: 4, keep: 0}, eval: {every: 10}}"
-
-
-def digest_of(folder: Path) -> dict[str, str]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture

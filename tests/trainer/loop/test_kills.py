@@ -1,6 +1,5 @@
 """A run that is killed again and again ends with the losses of one that was left alone."""
 
-import hashlib
 import random
 import signal
 import subprocess
@@ -12,7 +11,8 @@ import psutil
 import pytest
 import torch
 
-from tests.trainer.conftest import Runs, long, losses, read_records
+from tests.trainer.conftest import Runs, digest_of, long, losses, read_records
+from tests.waiting import wait_until
 from trainer.folder import checkpoint
 from trainer.signals import STOP_SIGNALS
 
@@ -38,21 +38,19 @@ def wait_for_a_moment(process: subprocess.Popen[str], folder: Path, rng: random.
     before, wanted, kind = steps_done(folder), rng.randrange(1, 8), rng.random()
     if kind < 0.2:
         end = time.monotonic() + rng.uniform(0.1, 4)
-        wait_until(process, lambda: time.monotonic() > end or steps_done(folder) > before)
+        wait_for(process, lambda: time.monotonic() > end or steps_done(folder) > before)
         return
-    wait_until(process, lambda: steps_done(folder) >= before + wanted)
+    wait_for(process, lambda: steps_done(folder) >= before + wanted)
     if kind < 0.5:
-        wait_until(process, lambda: is_saving(folder))
+        wait_for(process, lambda: is_saving(folder))
         time.sleep(rng.uniform(0, 0.01))
     else:
         time.sleep(rng.uniform(0, 0.05))
 
 
-def wait_until(process: subprocess.Popen[str], come: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 180
-    while process.poll() is None and not come():
-        assert time.monotonic() < deadline, "the run does not go on"
-        time.sleep(0.0005)
+def wait_for(process: subprocess.Popen[str], come: Callable[[], bool]) -> None:
+    """Wait until something comes, or the run has ended."""
+    wait_until(lambda: process.poll() is not None or come(), "the run goes on", 180, pause_s=0.0005)
 
 
 def kill_one(process: subprocess.Popen[str], rng: random.Random) -> str:
@@ -71,12 +69,6 @@ def kill_one(process: subprocess.Popen[str], rng: random.Random) -> str:
     process.communicate(timeout=60)
     psutil.wait_procs(ranks, timeout=40)
     return f"{number.name} to {'the launcher' if victim.pid == process.pid else 'a rank'}"
-
-
-def digest_of(folder: Path) -> dict[str, str]:
-    """Return file -> checksum of its content."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def evaluations(folder: Path) -> list[tuple[int, float]]:

@@ -4,14 +4,13 @@ import json
 import math
 import signal
 import socket
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.trainer.conftest import Runs, losses, read_records
+from tests.trainer.conftest import Runs, account, losses, read_records, wait_for_step
 from tests.trainer.tokens.test_documents import write_parquet
 from tests.trainer.tokens.test_tokenizer_files import make_hf
 from trainer.loop.evaluate import bits_per_byte
@@ -20,26 +19,6 @@ from trainer.model.model import Transformer
 from trainer.records import EXIT_PREEMPTED
 from trainer.tokens.packing import Part
 from trainer.tokens.shard_folder import Shards
-
-
-def account(folder: Path) -> dict:
-    return json.loads((folder / "run.json").read_text())
-
-
-def wait_for_step(folder: Path, step: int, timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if (folder / "metrics.jsonl").exists() and any(s >= step for s, _ in losses_so_far(folder)):
-            return
-        time.sleep(0.01)
-    pytest.fail(f"step {step} did not come")
-
-
-def losses_so_far(folder: Path) -> list[tuple[int, float]]:
-    try:
-        return losses(folder)
-    except ValueError:  # a line that is being written
-        return []
 
 
 def test_a_run_writes_its_documented_files(runs: Runs) -> None:
