@@ -7,7 +7,6 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,54 +18,12 @@ import yaml
 from study import __main__ as study_commands
 from study.load import load_study_file
 from study.project import PROJECT
-
-DOCUMENTS = [
-    PROJECT / "README.md",
-    PROJECT / "CONTRIBUTING.md",
-    PROJECT / "config" / "README.md",
-    *sorted((PROJECT / "docs").glob("*.md")),
-]
+from tests.documents import COMMANDS, DOCUMENTS, fenced
 
 SHELL = {"source", "export", "cd", "git", "conda", "pip", "sacct", "squeue", "scancel", "lm_eval"}
 """Commands that are not ours; the shell checks their syntax."""
 
 STUDIES = sorted((PROJECT / "config" / "studies").glob("*.yaml"))
-
-
-def fenced(kind: str) -> list[tuple[str, str]]:
-    """Return file and text of each block of a language."""
-    return [
-        (str(path.relative_to(PROJECT)), block)
-        for path in DOCUMENTS
-        for block in re.findall(rf"^```{kind}\n(.*?)^```", path.read_text(), re.M | re.S)
-    ]
-
-
-def commands() -> Iterator[tuple[str, str]]:
-    """Yield file and command: the lines of shell blocks, and whole commands between backticks."""
-    for file, block in fenced("bash"):
-        if block.startswith("#!"):
-            continue  # a script, which test_docs.py runs
-        text = ""
-        for line in block.replace("\\\n", " ").splitlines():
-            text = f"{text}\n{line}".strip()
-            try:
-                shlex.split(text, comments=True)
-            except ValueError:  # a quotation goes on in the next line
-                continue
-            yield from ((file, part.strip()) for part in _without_comment(text).split(" && "))
-            text = ""
-    for path in DOCUMENTS:
-        prose = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
-        for text in re.findall(r"`((?:snakemake -|python -m |make )[^`]+)`", prose):
-            yield str(path.relative_to(PROJECT)), " ".join(text.split())
-
-
-def _without_comment(text: str) -> str:
-    return re.sub(r"(^|\s)#[^\n]*", "", text)
-
-
-COMMANDS = sorted({(file, text) for file, text in commands() if text})
 
 
 def own(program: str) -> list[tuple[str, list[str]]]:

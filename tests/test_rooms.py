@@ -140,6 +140,13 @@ def test_the_json_of_files_is_read_in_one_place(name: str) -> None:
         assert not re.search(r"\bjson\.loads?\b", MODULES[name].read_text()), "use parse_json"
 
 
+def test_what_tests_share_is_in_no_module_of_tests() -> None:
+    """Who changes one file of tests need not read the others."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        found = re.search(r"^\s*(?:from|import) tests\b.*\btest_\w+", path.read_text(), re.M)
+        assert not found, f"{path.relative_to(ROOT)}: {found[0]}"
+
+
 def test_planning_loads_neither_torch_nor_matplotlib_nor_pandas() -> None:
     program = (
         "import sys; from study.jobs.workflow import load_config; load_config([], []); "

@@ -47,7 +47,7 @@ from study.show.document import check_document, markers, update_document
 from study.show.plan import find_state, format_placements
 from study.trainers import LogConfig, LogFormat
 from tests.fuzz.mutate import mutate_bytes, mutate_value
-from tests.study.measure.test_foreign_logs import GOOD
+from tests.study.measure.log_lines import GOOD
 from trainer.config import load_run_config
 from trainer.folder.checkpoint_state import complete, write_state
 from trainer.folder.described_model import DescribedModel, of_lingua

@@ -46,6 +46,11 @@ GUIDE = {
     "grid": [{"cluster": "fast", "model": "small", "gpus": 8}],
 }
 
+MANY = {
+    "models": {f"m{n}": {"dim": 32 * n, "n_layers": 2, "n_heads": 2} for n in range(1, 11)},
+    "grid": [{"cluster": "here", "model": [f"m{n}" for n in range(1, 11)], "gpus": [1, 2, 4]}],
+}
+
 MakeGrid = Callable[..., Grid]
 
 
@@ -166,9 +171,14 @@ def write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
+def measured(grid: Grid) -> Grid:
+    """Write the throughput table of a grid's runs, which estimates read; return the grid."""
+    write_table(throughput_rows(grid), Path(grid.study.folder, "throughput.csv"))
+    return grid
+
+
 def plan(grid: Grid) -> tuple[list[PlanRow], str]:
     """Return the plan's rows and its text, with all measurements so far."""
-    write_table(throughput_rows(grid), Path(grid.study.folder, "throughput.csv"))
-    forecast = Forecast(grid)
+    forecast = Forecast(measured(grid))
     rows = plan_table(grid, forecast)
     return rows, format_plan(grid, rows, forecast)

@@ -29,9 +29,7 @@ SWEEPS: dict[str, st.SearchStrategy[Any]] = {
     "logging.wandb.notes": st.text("ab c/é:1", max_size=50),
 }
 
-
 CLUSTERS = [["here"], ["there", "here"], [{"any": ["here", "there"]}], [{"any": ["there"]}, "here"]]
-
 
 LENGTHS = {
     "steps": st.integers(1, 10**12),

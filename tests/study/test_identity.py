@@ -9,7 +9,7 @@ from study.cluster_config import ClusterConfig
 from study.identity import fingerprint, speed_key
 from study.terms import TERMS, Placed
 from study.trainers import TrainerConfig
-from tests.study.measure.test_verified import OTHER_SPEED, SAME_SPEED, run_with
+from tests.study.measure.speed_settings import OTHER_SPEED, SAME_SPEED, run_with
 from trainer.config import RunConfig
 
 EVERYTHING = "{{ run_config.model_dump_json() }}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.workflow.test_workflow import Workspace
+from tests.workflow.workspace import Workspace
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.workflow.checkout import PROJECT, ROOT
+from tests.workflow.workspace import snakemake_in
 
 TINY = PROJECT / ".test" / "config" / "config.yaml"
 
@@ -41,22 +42,6 @@ rule paper:
 """.replace("TINY", str(TINY)).replace("ROOT", str(ROOT))
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Snakemake in a folder, in an environment that knows nothing of the project's folder."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
 def jobs(output: str) -> dict[str, int]:
     """Return rule -> number of jobs in the output of a dry run."""
     return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)}
@@ -65,16 +50,16 @@ def jobs(output: str) -> dict[str, int]:
 def test_a_study_runs_as_a_module_of_another_repository(tmp_path: Path) -> None:
     (tmp_path / "Snakefile").write_text(MODULE)
     profile = ("--workflow-profile", f"{ROOT}/profiles/default")
-    done = snakemake(tmp_path, "--cores", "1", *profile, "paper")
+    done = snakemake_in(tmp_path, "--cores", "1", *profile, "paper")
     assert done.returncode == 0, done.stdout
     assert "the hook of the other repository" in done.stdout
     assert "Verified" in (tmp_path / "out/tiny/time_estimates.csv").read_text()
     assert "</html>" in (tmp_path / "paper.html").read_text()
     assert not (ROOT / "out").exists()
-    again = snakemake(tmp_path, "--cores", "1", *profile, "paper")
+    again = snakemake_in(tmp_path, "--cores", "1", *profile, "paper")
     assert "Nothing to be done" in again.stdout
     # Snakemake's own report has the tables and figures, with their captions and categories.
-    made = snakemake(tmp_path, "--report", "snakemake.html", "scaling_all")
+    made = snakemake_in(tmp_path, "--report", "snakemake.html", "scaling_all")
     assert made.returncode == 0, made.stdout
     page = (tmp_path / "snakemake.html").read_text()
     for text in (
@@ -87,7 +72,7 @@ def test_a_study_runs_as_a_module_of_another_repository(tmp_path: Path) -> None:
 def test_a_module_with_a_prefix_is_refused(tmp_path: Path) -> None:
     text = MODULE.replace("    config:\n", '    prefix:\n        "away"\n    config:\n')
     (tmp_path / "Snakefile").write_text(text)
-    done = snakemake(tmp_path, "-n")
+    done = snakemake_in(tmp_path, "-n")
     assert done.returncode == 1
     assert "module scaling: 1 problem" in done.stdout
     assert "the folder is `results_dir`" in done.stdout
@@ -97,7 +82,7 @@ def test_a_workflow_has_one_study(tmp_path: Path) -> None:
     second = MODULE.partition("onstart:")[0].partition("module")[2].replace("scaling", "other")
     second = second.replace('"out"', '"out", "study": "second"')
     (tmp_path / "Snakefile").write_text(MODULE + "\n\nmodule" + second)
-    done = snakemake(tmp_path, "-n")
+    done = snakemake_in(tmp_path, "-n")
     assert done.returncode == 1
     assert "a workflow with two studies, tiny and second" in done.stdout
 
@@ -105,7 +90,7 @@ def test_a_workflow_has_one_study(tmp_path: Path) -> None:
 @pytest.mark.parametrize("snakefile", ["Snakefile", "workflow/Snakefile"])
 def test_another_working_directory(snakefile: str, tmp_path: Path) -> None:
     """Without a study of its own, a folder has the default one, with its models and clusters."""
-    done = snakemake(tmp_path, "--snakefile", f"{ROOT}/{snakefile}", "-n")
+    done = snakemake_in(tmp_path, "--snakefile", f"{ROOT}/{snakefile}", "-n")
     assert done.returncode == 0, done.stdout
     assert jobs(done.stdout)["train"] == 8
     assert "results/demo/report.html" in done.stdout
@@ -116,13 +101,13 @@ def test_the_folders_own_study_is_the_default(tmp_path: Path) -> None:
     """As that of `.test`, which the workflow catalog expects: snakemake --directory .test"""
     (tmp_path / "config").mkdir()
     shutil.copy(TINY, tmp_path / "config")
-    done = snakemake(ROOT, "--directory", str(tmp_path), "-n")
+    done = snakemake_in(ROOT, "--directory", str(tmp_path), "-n")
     assert done.returncode == 0, done.stdout
     assert jobs(done.stdout)["train"] == 1
     assert "results/tiny/report.html" in done.stdout
     (tmp_path / "trainer").mkdir()
     (tmp_path / "trainer" / "__init__.py").touch()
-    refused = snakemake(ROOT, "--directory", str(tmp_path), "-n")
+    refused = snakemake_in(ROOT, "--directory", str(tmp_path), "-n")
     assert refused.returncode == 1
     assert "trainer/__init__.py: 1 problem" in refused.stdout
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.test_documents import COMMANDS
+from tests.documents import COMMANDS
 from tests.workflow.checkout import PROJECT, ROOT
 
 ELSEWHERE = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from tests.workflow.test_workflow import Workspace, snakemake
+from tests.workflow.workspace import Workspace, snakemake
 
 FAKE = r"""#!/usr/bin/env python3
 import json, pathlib, sys

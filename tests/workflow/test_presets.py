@@ -14,7 +14,7 @@ from study.analysis.catalogue import ANALYSES
 from study.analysis.series import TABLES
 from study.measure.losses import VALIDATION
 from tests.workflow.checkout import ROOT
-from tests.workflow.test_workflow import snakemake
+from tests.workflow.workspace import snakemake
 
 
 def reduce(name: str, folder: Path, block: Mapping[str, Any]) -> Path:

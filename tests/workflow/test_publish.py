@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.publish import GO_ON
 from tests.waiting import wait_until
 from tests.workflow.checkout import ROOT
-from tests.workflow.test_workflow import Workspace, snakemake
+from tests.workflow.workspace import Workspace, snakemake
 
 
 def start(workspace: Workspace) -> subprocess.Popen[str]:

@@ -7,7 +7,7 @@ from snakemake.cli import parse_args
 
 from study.load import load_study_file
 from tests.workflow.checkout import ROOT
-from tests.workflow.test_workflow import Workspace
+from tests.workflow.workspace import Workspace
 
 TEXT = "{x} ${HOME} [0-9]{1,2} {{y}} 'q' | %s"
 

@@ -12,9 +12,9 @@ import pytest
 
 from study.csv_tables import read_csv
 from study.measure.throughput_row import read_rows
-from tests.study.trainers.test_shipped import STANDINS, STUDY
+from tests.study.trainers.mixed_study import MIXED_STUDY, STANDINS
 from tests.workflow.checkout import PROJECT, ROOT
-from tests.workflow.test_elsewhere import snakemake
+from tests.workflow.workspace import snakemake_in
 from trainer.layers import merge
 from trainer.yaml_files import dump_yaml, load_yaml
 
@@ -42,7 +42,7 @@ def write_study(folder: Path) -> Path:
         "run": {"data": {"root_dir": str(folder / "data"), "sources": {"text": 1.0}}},
         "grid": [{"cluster": "here", "model": "tiny", "gpus": 2, "trainer": list(STANDINS)}],
     }
-    study = merge(STUDY, changes)
+    study = merge(MIXED_STUDY, changes)
     del study["run"]["data"]["sources"]["python_stdlib"]
     (folder / "study.yaml").write_text(dump_yaml(study))
     return folder / "study.yaml"
@@ -52,7 +52,7 @@ def test_stand_ins_run_from_the_grid_to_the_report(tmp_path: Path) -> None:
     """A step of 2048 tokens takes 5 ms on both GPUs together."""
     study = write_study(tmp_path)
     arguments = ("report", "--snakefile", f"{ROOT}/Snakefile", "--configfile", str(study))
-    done = snakemake(tmp_path, *arguments, "--cores", "2")
+    done = snakemake_in(tmp_path, *arguments, "--cores", "2")
     assert done.returncode == 0, done.stdout
     results = tmp_path / "results" / "mixed"
     rows = {row.trainer: row for row in read_rows(results / "throughput.csv")}
@@ -71,5 +71,5 @@ def test_stand_ins_run_from_the_grid_to_the_report(tmp_path: Path) -> None:
     assert "by 4 trainers (lingua, torchtitan, nanogpt and nanochat)" in page
     command = re.escape(f"{PROGRAM} --nproc_per_node=2 --standalone -m apps.main.train config=")
     assert re.search(command, page)
-    again = snakemake(tmp_path, *arguments, "-n")
+    again = snakemake_in(tmp_path, *arguments, "-n")
     assert "Nothing to be done" in again.stdout, again.stdout

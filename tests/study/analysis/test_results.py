@@ -18,8 +18,9 @@ from study.grid import Cell, Grid
 from study.measure.losses import TRAINING, VALIDATION
 from study.show.forms import FORMS
 from study.show.plot_analyses import plot_analysis
-from tests.study.analysis.test_series import ONE, RATES, SIZES, THREE
+from tests.study.analysis.three_sizes import RATES, SIZES, THREE
 from tests.study.conftest import MakeGrid, write_run
+from tests.study.grids import ONE
 from trainer.problems import ConfigError
 
 TIED = {"variants": {"tied": {"model": {"weight_tying": True}}}}

@@ -15,19 +15,9 @@ from study.analysis.series import (
     table_files,
     token_counts,
 )
+from tests.study.analysis.three_sizes import RATES, SIZES, THREE
 from tests.study.conftest import MakeGrid
-
-ONE = {"cluster": "here", "model": "tiny", "gpus": 1}
-
-THREE = {
-    "tiny": {"dim": 64, "n_layers": 2, "n_heads": 2},
-    "wide": {"dim": 128, "n_layers": 2, "n_heads": 4},
-    "deep": {"dim": 128, "n_layers": 4, "n_heads": 4},
-}
-
-SIZES = {**ONE, "model": list(THREE)}
-
-RATES = {"optim.lr": [1e-3, 2e-3, 4e-3]}
+from tests.study.grids import ONE
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ from study.estimate.calibration import check_cluster, estimate_checks, readable_
 from study.estimate.performance import Observed, Performance
 from study.estimate.regression import Hyper, Regression
 from study.measure.evidence import known_measurements
-from tests.study.conftest import MakeGrid, write_run
-from tests.study.estimate.test_forecast import measured
-from tests.study.estimate.test_performance import SMALL
+from tests.study.conftest import MakeGrid, measured, write_run
+from tests.study.estimate.workloads import SMALL
 
 H200 = ClusterConfig(gpu_name="H200", peak_tflops=989.5, gpus_per_node=8)
 

@@ -8,21 +8,13 @@ import pytest
 from study.estimate.backtest import record_predictions, score_predictions
 from study.estimate.budget import check_budget
 from study.estimate.forecast import Forecast
-from study.grid import Grid
 from study.jobs.launch import slurm_resources
 from study.jobs.verdict import Shortage
 from study.measure.evidence import known_measurements
-from study.measure.throughput import throughput_rows
-from study.measure.throughput_table import write_table
-from tests.study.conftest import MakeGrid, write_run
+from tests.study.conftest import MakeGrid, measured, write_run
 from trainer.problems import ConfigError
 
 PAIR = {"grid": [{"cluster": "fast", "model": "tiny", "gpus": [1, 2]}]}
-
-
-def measured(grid: Grid) -> Grid:
-    write_table(throughput_rows(grid), Path(grid.study.folder, "throughput.csv"))
-    return grid
 
 
 def test_a_prediction_is_scored_once_its_run_is_measured(make_grid: MakeGrid) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from study.estimate.terms import DataSheet, memory_terms, step_terms
 from study.workload import Workload
-from tests.study.estimate.test_performance import SMALL
+from tests.study.estimate.workloads import SMALL
 from trainer.model.optimizers import OptimizerCosts
 
 UNIT = DataSheet(1.0, 1.0, 1.0, 1.0, known=True)

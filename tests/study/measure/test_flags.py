@@ -15,7 +15,7 @@ from study.measure.measurement import read_measurements
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import read_table, to_markdown, write_table
 from tests.study.conftest import MakeGrid, throughput_table, write_lines, write_run
-from tests.study.show.test_report import report
+from tests.study.show.pages import report
 
 ROW = {
     "variant": "base",

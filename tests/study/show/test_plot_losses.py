@@ -2,13 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.study.conftest import MakeGrid, write_run
+from tests.study.conftest import MANY, MakeGrid, write_run
 from tests.study.show.drawn import draw_losses, figures_of, legend_texts
-
-MANY = {
-    "models": {f"m{n}": {"dim": 32 * n, "n_layers": 2, "n_heads": 2} for n in range(1, 11)},
-    "grid": [{"cluster": "here", "model": [f"m{n}" for n in range(1, 11)], "gpus": [1, 2, 4]}],
-}
 
 SEEDS = {"grid": [{"cluster": "here", "model": "tiny", "gpus": [1, 2, 4], "seed": [7, 5, 6]}]}
 

@@ -7,7 +7,7 @@ import pytest
 
 from study.show.run_progress import TAIL_BYTES, read_progress
 from tests.study.conftest import MakeGrid, write_run
-from tests.study.show.test_watch import RUNNING, first
+from tests.study.show.watched import RUNNING, first
 
 
 def test_the_end_of_a_long_file_is_enough(tmp_path: Path, make_grid: MakeGrid) -> None:

@@ -1,8 +1,7 @@
 import pytest
 
 from study.show.style import Style
-from tests.study.conftest import MakeGrid
-from tests.study.show.test_plot_losses import MANY
+from tests.study.conftest import MANY, MakeGrid
 
 
 @pytest.mark.parametrize("changes", [{}, MANY])

@@ -1,8 +1,6 @@
 """The live view: each cell's state from its files and the queue, also while they change."""
 
 import json
-import os
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,35 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from study.__main__ import main
-from study.grid import Cell, Grid
+from study.grid import Grid
 from study.jobs.slurm_commands import QueuedJob
 from study.jobs.submitted import Submission, log_folder
 from study.show import watch as watch_module
-from study.show.watch import Seen, Watch
+from study.show.watch import Watch
 from study.show.watch_text import cut, to_text
 from tests.study.conftest import MakeGrid, write_run
+from tests.study.show.watched import RUNNING, first, look, write_part
 
-RUNNING = {"status": "running", "outcome": None, "steps_done": 20}
 ON_SLURM = {"grid": [{"cluster": "fast", "model": ["tiny", "wide"], "gpus": [8, 16]}]}
-
-
-def write_part(cell: Cell, share: float = 0.5, age_s: float = 0.0, **changes: Any) -> None:
-    """Write a run of which only the first records exist, the last one some time ago."""
-    write_run(cell, **{**RUNNING, **changes})
-    metrics = Path(cell.folder, "metrics.jsonl")
-    lines = metrics.read_text().splitlines(keepends=True)
-    metrics.write_text("".join(lines[: round(share * len(lines))]))
-    then = time.time() - age_s
-    for name in ("metrics.jsonl", "run.json"):
-        os.utime(Path(cell.folder, name), (then, then))
-
-
-def look(grid: Grid) -> dict[str, Seen]:
-    return {item.cell.name: item for item in Watch(grid).look()}
-
-
-def first(grid: Grid) -> Seen:
-    return next(iter(look(grid).values()))
 
 
 def test_a_study_that_has_not_begun(make_grid: MakeGrid) -> None:

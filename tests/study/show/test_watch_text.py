@@ -8,7 +8,7 @@ from study.show import watch_text
 from study.show.watch import Watch
 from study.show.watch_text import follow, to_line, to_text
 from tests.study.conftest import MakeGrid, write_run
-from tests.study.show.test_watch import first, write_part
+from tests.study.show.watched import first, write_part
 
 
 def test_many_cells_keep_to_the_terminal(make_grid: MakeGrid) -> None:

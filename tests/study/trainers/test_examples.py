@@ -10,7 +10,7 @@ import pytest
 from examples.transformers_train import main
 from study.load import load_grid_file
 from study.templates import render_config
-from tests.study.trainers.test_shipped import STUDY
+from tests.study.trainers.mixed_study import MIXED_STUDY
 from trainer.layers import merge
 from trainer.yaml_files import dump_yaml, parse_yaml
 
@@ -39,7 +39,7 @@ def test_the_seed_of_a_cell_is_that_of_the_weights(tmp_path: Path, own_signals: 
         "eval": None,
     }
     block = {"cluster": "here", "model": "tiny", "gpus": 1, "trainer": "transformers"}
-    values = merge(STUDY, {"grid": [block], "corpora": [], "run": run})
+    values = merge(MIXED_STUDY, {"grid": [block], "corpora": [], "run": run})
     values["run"]["data"]["sources"] = {"text": 1.0}
     losses = []
     for name in ("one", "again"):

@@ -20,6 +20,7 @@ from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import write_table
 from study.templates import render_config
 from study.trainer_command import command
+from tests.study.trainers.mixed_study import MIXED_STUDY, STANDINS
 from trainer.layers import merge
 from trainer.problems import ConfigError
 from trainer.yaml_files import dump_yaml
@@ -27,26 +28,6 @@ from trainer.yaml_files import dump_yaml
 ROOT = Path(__file__).parents[3]
 DATA = Path(__file__).with_name("data")
 
-STUDY: dict[str, Any] = {
-    "study": "mixed",
-    "models": {"tiny": {"dim": 128, "n_layers": 2, "n_heads": 4}},
-    "clusters": {"here": {"device": "cpu", "gpu_name": "CPU core", "gpus_per_node": 8}},
-    "trainers": str(ROOT / "config/trainers.yaml"),
-    "corpora": ["python_stdlib"],
-    "run": {
-        "steps": 40,
-        "grad_acc_steps": 2,
-        "optim": {"lr": 0.001, "warmup": 10, "lr_min_ratio": 0.1, "epsilon": 1e-5},
-        "distributed": {"compile": False},
-        "data": {
-            "root_dir": "/srv/data", "sources": {"python_stdlib": 1.0}, "batch_size": 8,
-            "seq_len": 64,
-        },
-        "logging": {"freq": 5},
-        "checkpoint": {"dump": {"every": 20}, "eval": {"every": 20}},
-        "eval": {"validation": {"max_sequences": 64}},
-    },
-}  # fmt: skip
 
 Load = Callable[..., Grid]
 
@@ -58,7 +39,7 @@ def load(tmp_path: Path) -> Load:
     def load_for(*names: str, distributed: dict[str, Any] | None = None) -> Grid:
         grid = [{"cluster": "here", "model": "tiny", "gpus": 2, "trainer": list(names)}]
         changes = {"results_dir": str(tmp_path / "results"), "grid": grid}
-        values = merge(STUDY, changes, {"run": {"distributed": distributed or {}}})
+        values = merge(MIXED_STUDY, changes, {"run": {"distributed": distributed or {}}})
         (tmp_path / "study.yaml").write_text(dump_yaml(values))
         return load_grid_file(str(tmp_path / "study.yaml"))
 
@@ -121,9 +102,6 @@ def test_a_layout_is_in_the_config_or_refused(
         return
     if (name, distributed) != ("litgpt", SHARDED):
         assert render_config(cell.placed) != render_config(plain.placed)
-
-
-STANDINS = ("lingua", "torchtitan", "nanogpt", "nanochat")
 
 
 def test_stand_ins_run_from_the_grid_to_the_tables(

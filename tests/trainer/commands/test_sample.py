@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tests.trainer.small_runs import make_run
-from tests.trainer.tokens.test_tokenizer_files import MAKE, NAMES
+from tests.trainer.tokens.tokenizer_files import MAKE, NAMES
 from trainer.commands import export, sample
 from trainer.commands.sample import Sampling
 from trainer.config import ModelConfig

@@ -183,7 +183,6 @@ def other_shard_map(folder: Path, file: str) -> None:
 
 WIDE = {**SHAPE, "dim": "wide", "head_dim": 8}
 
-
 DAMAGE = [
     pytest.param(
         "hf",

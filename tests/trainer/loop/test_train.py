@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from tests.trainer.conftest import Runs, account, losses, read_records, wait_for_step
-from tests.trainer.tokens.test_documents import write_parquet
-from tests.trainer.tokens.test_tokenizer_files import make_hf
+from tests.trainer.tokens.sources import write_parquet
+from tests.trainer.tokens.tokenizer_files import make_hf
 from trainer.loop.evaluate import bits_per_byte
 from trainer.loop.stop_signal import StopSignal
 from trainer.model.model import Transformer

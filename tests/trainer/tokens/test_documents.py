@@ -4,19 +4,25 @@ import gzip
 import json
 import subprocess
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.ipc
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from study.corpus import _to_line
+from tests.trainer.tokens.sources import (
+    FORMATS,
+    texts_of,
+    to_lines,
+    write_arrow,
+    write_parquet,
+    write_plain,
+)
 from trainer.problems import ConfigError
 from trainer.tokens import documents
 from trainer.tokens.documents import Piece, cut, digest_files, read_documents
@@ -24,53 +30,6 @@ from trainer.tokens.shards import ensure_shards
 from trainer.tokens.text_files import find_text_files, list_text_files
 
 TEXTS = ["one", "", "zwei: ä\u2028", "three\nlines\n", "x" * 3000, '"quoted" \\', "last"]
-Write = Callable[[Path, Sequence[str]], None]
-
-
-def to_lines(texts: Sequence[str]) -> bytes:
-    return "".join(_to_line({"text": text}) for text in texts).encode()
-
-
-def write_plain(path: Path, texts: Sequence[str]) -> None:
-    path.write_bytes(to_lines(texts))
-
-
-def write_gzip(path: Path, texts: Sequence[str]) -> None:
-    """Two members, as `cat a.gz b.gz` and bgzip leave them."""
-    half = len(texts) // 2
-    path.write_bytes(gzip.compress(to_lines(texts[:half])) + gzip.compress(to_lines(texts[half:])))
-
-
-def write_zstandard(path: Path, texts: Sequence[str]) -> None:
-    """Two frames, and one between them that decoders skip, as pzstd leaves them."""
-    half, compress = len(texts) // 2, zstandard.ZstdCompressor().compress
-    skipped = bytes.fromhex("502a4d18") + (3).to_bytes(4, "little") + b"abc"
-    path.write_bytes(compress(to_lines(texts[:half])) + skipped + compress(to_lines(texts[half:])))
-
-
-def write_parquet(path: Path, texts: Sequence[str]) -> None:
-    columns = {"id": list(range(len(texts))), "text": pyarrow.array(texts, pyarrow.string())}
-    parquet.write_table(pyarrow.table(columns), path, row_group_size=2)
-
-
-def write_arrow(path: Path, texts: Sequence[str]) -> None:
-    """The streaming format, as the library `datasets` writes it."""
-    table = pyarrow.table({"id": range(len(texts)), "text": pyarrow.array(texts, pyarrow.string())})
-    with pyarrow.ipc.new_stream(str(path), table.schema) as writer:
-        writer.write_table(table, max_chunksize=2)
-
-
-FORMATS: dict[str, Write] = {
-    "jsonl": write_plain,
-    "jsonl.gz": write_gzip,
-    "jsonl.zst": write_zstandard,
-    "parquet": write_parquet,
-    "arrow": write_arrow,
-}
-
-
-def texts_of(paths: Sequence[Path]) -> list[str]:
-    return [text for path in paths for text, _ in read_documents(Piece(path))]
 
 
 def digest_of(paths: Sequence[Path]) -> str:

@@ -3,7 +3,6 @@
 import itertools
 import struct
 import tracemalloc
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trainer.tokens.test_shards import packed, write_source
+from tests.trainer.tokens.sources import CODES, packed, write_megatron, write_source
 from trainer.problems import ConfigError
 from trainer.tokens import pieces, shards
 from trainer.tokens.documents import cut, read_documents
@@ -19,27 +18,6 @@ from trainer.tokens.megatron import MegatronFile
 from trainer.tokens.piece import Piece
 from trainer.tokens.shards import ensure_shards
 from trainer.tokens.text_files import find_text_files
-
-CODES = {"u1": 1, "<i2": 3, "<i4": 4, "<i8": 5, "<u2": 8}
-Sentences = Sequence[Sequence[int]]
-
-
-def write_megatron(path: Path, documents: Sequence[Sentences], dtype: str = "<u2") -> None:
-    """Write documents, each of sentences, as Megatron's IndexedDatasetBuilder does."""
-    sentences = [sentence for document in documents for sentence in document]
-    lengths = [len(sentence) for sentence in sentences]
-    width = np.dtype(dtype).itemsize
-    starts = [width * length for length in itertools.accumulate(lengths, initial=0)][:-1]
-    borders = list(itertools.accumulate(map(len, documents), initial=0))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(np.array(sentence, dtype).tobytes() for sentence in sentences))
-    path.with_suffix(".idx").write_bytes(
-        b"MMIDIDX\x00\x00"
-        + struct.pack("<QBQQ", 1, CODES[dtype], len(lengths), len(borders))
-        + struct.pack(f"<{len(lengths)}i", *lengths)
-        + struct.pack(f"<{len(starts)}q", *starts)
-        + struct.pack(f"<{len(borders)}q", *borders)
-    )
 
 
 def ids_of(path: Path) -> list[list[int]]:

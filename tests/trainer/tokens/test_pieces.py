@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer.tokens.test_shards import packed, write_source
+from tests.trainer.tokens.sources import packed, write_source
 from trainer.config import TokenizerConfig
 from trainer.problems import ConfigError
 from trainer.tokens import pieces, shards

@@ -8,7 +8,6 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.trainer.tokens.sources import packed, write_lines, write_source
 from trainer.config import DataConfig, RunConfig
 from trainer.layers import merge
 from trainer.problems import ConfigError
@@ -31,30 +31,6 @@ from trainer.tokens.shards import (
 )
 
 TEXTS = ["one", "", "zwei: ä", "three\nlines\n", "x" * 3000, "last"]
-
-
-def write_source(
-    root: Path, files: Sequence[Sequence[str]], held_out: Sequence[str] = (), source: str = "src"
-) -> Path:
-    folder = root / source
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, texts in enumerate(files):
-        write_lines(folder / f"{source}.chunk.{index:02d}.jsonl", texts)
-    if held_out:
-        write_lines(folder / f"{source}.val.jsonl", held_out)
-    return folder
-
-
-def write_lines(path: Path, texts: Sequence[str]) -> None:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-
-
-def packed(texts: Sequence[str], bos: bool = True, eos: bool = True) -> list[int]:
-    """The token sequence, written down plainly."""
-    tokens: list[int] = []
-    for text in texts:
-        tokens += [256] * bos + list(text.encode()) + [257] * eos
-    return tokens
 
 
 def made(shards: Shards) -> int:

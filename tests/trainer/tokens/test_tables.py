@@ -12,9 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from tests.trainer.tokens.test_documents import texts_of, write_arrow
-from tests.trainer.tokens.test_megatron import write_megatron
-from tests.trainer.tokens.test_shards import packed, write_lines, write_source
+from tests.trainer.tokens.sources import (
+    packed,
+    texts_of,
+    write_arrow,
+    write_lines,
+    write_megatron,
+    write_source,
+)
 from trainer.problems import ConfigError
 from trainer.tokens.documents import cut, read_documents
 from trainer.tokens.piece import Piece, PreTokenised

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import io
 import json
 import sys
 from dataclasses import replace
@@ -19,11 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiktoken.load import load_tiktoken_bpe
 from tiktoken_ext import openai_public
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.trainers import BpeTrainer
 
-from tests.trainer.tokens.test_shards import write_source
+from tests.trainer.tokens.sources import write_source
+from tests.trainer.tokens.tokenizer_files import (
+    CORPUS,
+    MAKE,
+    NAMES,
+    make_hf,
+    make_sp,
+    make_tiktoken,
+)
 from trainer.config import TokenizerConfig
 from trainer.problems import ConfigError
 from trainer.settings import validate
@@ -32,51 +36,9 @@ from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.tokens.shards import ensure_shards, main
 from trainer.tokens.tokenizer import Tokenizer
 
-CORPUS = [
-    f"The {word} of number {number}, naïve.\n" for number in range(50) for word in ("a", "sum")
-]
-NAMES = ["hf", "tiktoken", "sp"]
 WORDS = st.lists(
     st.sampled_from(["The", " sum", " of", " number", "12345", "naïve", "\n", "日本", "<s>"])
 )
-
-
-def make_hf(path: Path, special: tuple[str, ...] = ("<s>", "</s>"), **changes: Any) -> None:
-    tokenizer = tokenizers.Tokenizer(BPE())
-    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    alphabet = ByteLevel.alphabet()
-    trainer = BpeTrainer(
-        vocab_size=320, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    if changes.get("truncate"):
-        tokenizer.enable_truncation(3)
-        tokenizer.enable_padding(length=50)
-    tokenizer.save(str(path))
-
-
-def make_tiktoken(path: Path) -> None:
-    tokens = [bytes([byte]) for byte in range(256)] + [b"Th", b"The", b" n", b" nu", b"12"]
-    lines = [f"{base64.b64encode(token).decode()} {rank}" for rank, token in enumerate(tokens)]
-    path.write_text("\n".join(lines) + "\n")
-
-
-def make_sp(path: Path, **options: Any) -> None:
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CORPUS),
-        model_writer=model,
-        vocab_size=300,
-        byte_fallback=True,
-        hard_vocab_limit=False,
-        minloglevel=2,
-        **options,
-    )
-    path.write_bytes(model.getvalue())
-
-
-MAKE = {"hf": make_hf, "tiktoken": make_tiktoken, "sp": make_sp}
 
 
 @pytest.fixture(autouse=True)
