@@ -27,7 +27,7 @@ ELSEWHERE = {
     r"\b(FILE|STUDY|RUN)\b|study (watch|plan)$": "the reader fills in a name",
     r"--configfile config/studies/lingua\.yaml$": "trains for hours; with -n below",
     r"--lint": "make lint",
-    r"partial=true": "test_workflow.py",
+    r"partial=true": "test_unfinished_study.py",
 }
 """Commands that are not run here -> why, or where they are."""
 
