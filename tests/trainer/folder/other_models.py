@@ -19,11 +19,8 @@ from trainer.folder.initial_weights import find
 from trainer.model.model import Transformer
 
 V = 304
-
 SHAPE: dict[str, Any] = {"dim": 64, "n_layers": 2, "n_heads": 4, "multiple_of": 64}
-
 LINEAR = {"rope_type": "linear", "factor": 4.0}
-
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -31,7 +28,6 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
-
 TOKENS = torch.randint(V, (3, 32), generator=torch.Generator().manual_seed(0))
 
 

@@ -91,7 +91,6 @@ def packed(texts: Sequence[str], bos: bool = True, eos: bool = True) -> list[int
 
 
 CODES = {"u1": 1, "<i2": 3, "<i4": 4, "<i8": 5, "<u2": 8}
-
 Sentences = Sequence[Sequence[int]]
 
 

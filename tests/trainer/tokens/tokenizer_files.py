@@ -14,7 +14,6 @@ from tokenizers.trainers import BpeTrainer
 CORPUS = [
     f"The {word} of number {number}, naïve.\n" for number in range(50) for word in ("a", "sum")
 ]
-
 NAMES = ["hf", "tiktoken", "sp"]
 
 

@@ -1,0 +1,98 @@
+"""The charts of the report, in Chromium."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.study.show.browsed import IN_CHROMIUM, Open, ink
+
+pytestmark = IN_CHROMIUM
+
+CHARTS = ("loss", "speed", "efficiency", "estimates")
+
+
+def test_every_chart_is_drawn(demo: Path, open_page: Open) -> None:
+    page = open_page(demo)
+    for name in CHARTS:
+        assert page.locator(f"[data-chart={name}] canvas").is_visible(), name
+        assert ink(page, name) > 200, name
+    keys = page.locator("[data-chart=estimates] .keys label").all_text_contents()
+    assert all(key.startswith("from the others, ") for key in keys)
+    assert page.locator("[data-bars=variants] .fill").count() == 4  # m2 on 1 and 2 GPUs, 2 variants
+    assert page.locator("[data-bars=times] .parts").count() == 14 + 1
+    assert page.get_by_role("heading", name="MFU by model").is_visible()
+    # What is found, failed and asked stands above the figures, and the tables below.
+    tops = [
+        page.locator(f"#{name}").bounding_box()["y"]  # type: ignore[index]
+        for name in ("found", "missing", "figures", "estimates", "throughput", "runs")
+    ]
+    assert tops == sorted(tops)
+    assert tops[2] < 1000
+
+
+def test_cells_are_switched_off(demo: Path, open_page: Open) -> None:
+    page = open_page(demo)
+    chart = page.locator("[data-chart=speed]")
+    both = (ink(page, "speed", "#0072b2"), ink(page, "speed", "#e69f00"))
+    assert min(both) > 50
+    chart.get_by_label(re.compile("^m1")).uncheck()
+    assert ink(page, "speed", "#0072b2") == 0
+    assert ink(page, "speed", "#e69f00") > 50
+    chart.get_by_role("button", name="None").click()
+    assert ink(page, "speed") == 0
+    chart.get_by_role("button", name="All").click()
+    assert ink(page, "speed", "#0072b2") > 50
+
+
+def test_the_loss_is_drawn_against_each_axis(demo: Path, open_page: Open) -> None:
+    page = open_page(demo)
+    chart = page.locator("[data-chart=loss]")
+    data = json.loads(str(page.locator("#data").text_content()))
+    cell, curve = data["cells"][0], data["curves"][0]
+    plot = chart.locator(".plot")
+    first = {"step": 1, "tokens": cell["tokens"], "time": curve["time"][0], "flops": cell["flops"]}
+    for axis, value in first.items():
+        chart.get_by_label("Against").select_option(axis)
+        plot.focus()
+        page.keyboard.press("ArrowRight")
+        told = str(chart.locator(".reading").text_content())
+        assert told.startswith("m1, 1 GPU, 2 seeds; ")
+        shown = page.evaluate("format", value) if value != 1 else "1"
+        assert f": {shown}; Loss (nats per token): 5." in told, axis
+    page.keyboard.press("ArrowDown")
+    assert "m1, 2 GPUs" in str(chart.locator(".reading").text_content())
+    # Without the band each seed is a line of its own; smoothing keeps the first loss.
+    chart.get_by_label("Seeds as a band").uncheck()
+    plot.focus()
+    page.keyboard.press("ArrowRight")
+    assert "m1, 1 GPU, seed 42" in str(chart.locator(".reading").text_content())
+    smoothed = page.evaluate("smooth([10, 20, 30], [4, 2, 0], 0.5)")
+    assert smoothed == pytest.approx([4, (2 + 1) / 1, 1.5])
+
+
+def test_a_tooltip_tells_the_point_under_the_pointer(demo: Path, open_page: Open) -> None:
+    page = open_page(demo)
+    page.locator("[data-chart=efficiency]").scroll_into_view_if_needed()
+    x, y, value = page.evaluate(
+        """() => {
+          const chart = document.querySelector("[data-chart=efficiency]");
+          const over = chart.querySelector(".u-over").getBoundingClientRect();
+          const s = scalingSeries("scaling_efficiency", 100)[0];
+          const i = s.x.indexOf(4);
+          const span = Math.log(4 * 1.2 * 1.2);
+          return [over.left + over.width * Math.log(4 * 1.2) / span, over.top, s.y[i]];
+        }"""
+    )
+    box = page.locator("[data-chart=efficiency] .u-over").bounding_box()
+    assert box is not None
+    told = ""
+    for step in range(0, int(box["height"]), 20):  # down the line of 4 GPUs
+        page.mouse.move(x, y + step)
+        if page.locator("#tip").is_visible():
+            told = str(page.locator("#tip").text_content())
+            if told.startswith("m1\n"):
+                break
+    assert "GPU count: 4" in told
+    assert f"Scaling efficiency (%): {page.evaluate('format', value)}" in told
