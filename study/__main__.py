@@ -335,7 +335,7 @@ COMMANDS = {
             ),
             Option(
                 "--threshold",
-                "exit with 1 if a cell is slower by more than this, beyond the noise",
+                "exit with 1 if a cell is slower by more than this and the noise together",
                 {"type": not_negative, "metavar": "PERCENT"},
             ),
             OUTPUT,

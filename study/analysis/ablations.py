@@ -5,12 +5,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from study.analysis.parabola import Noise
 from study.analysis.series import Series, name_parts
 from study.formats import format_count, format_missing
 from study.grid import Cell
 from study.measure.losses import TRAINING, FinalLoss, choose_loss
-from study.measure.repeats import pooled
+from study.measure.noise import Noise, noise_within
 
 LEVEL = 0.95
 """Probability of the intervals: of changes without an effect, one in twenty exceeds the noise."""
@@ -65,10 +64,10 @@ def compare_with_base(series: Series, losses: Mapping[str, FinalLoss]) -> list[D
         }
         for model, changes in sizes.items()
     }
-    everywhere = seed_noise([group for changes in values.values() for group in changes.values()])
+    everywhere = noise_within([group for changes in values.values() for group in changes.values()])
     rows = []
     for model, changes in sizes.items():
-        of_size = seed_noise(list(values[model].values()))
+        of_size = noise_within(list(values[model].values()))
         noise = of_size or everywhere
         base, *others = changes
         first = _describe(series.label, changes[base], base, base, values[model][base], noise, kind)
@@ -98,12 +97,6 @@ def _by_change(series: Series, cells: Sequence[Cell]) -> dict[str, list[Cell]]:
         if parts != base
     }
     return {name_parts(base): changes[base], **others}
-
-
-def seed_noise(groups: Sequence[Sequence[float]]) -> Noise | None:
-    """Return the standard deviation within groups of losses, pooled; None if all have one loss."""
-    squares, degrees = pooled(groups)
-    return Noise(math.sqrt(squares / degrees), degrees) if degrees else None
 
 
 def _describe(
@@ -158,7 +151,7 @@ def _against(
         return replace(row, note="; ".join(notes))
     difference = row.loss - statistics.fmean(base)
     if noise is None:
-        notes.append("noise not known: no cell has several seeds")
+        notes.append("noise not known: no cell has seeds that differ")
         return replace(row, difference=difference, note="; ".join(notes))
     if borrowed:
         notes.append("noise of the seeds of other sizes")

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import stdtrit
 
-from study.analysis.parabola import LEVEL, Noise, Parabola, fit_parabola, near_lowest, pooled_noise
+from study.analysis.parabola import LEVEL, Parabola, fit_parabola, near_lowest, pooled_noise
 from study.analysis.series import Series
 from study.formats import format_count, format_missing
 from study.measure.losses import FinalLoss, choose_loss
+from study.measure.noise import Noise
 
 NEAR = 5.0
 """Factor on the size with the lowest loss within which the parabolas are fitted."""
@@ -237,7 +238,7 @@ def _power_law(
     error, note = None, ""
     if noise is not None:
         wider = math.sqrt(max(1.0, misfit / degrees)) if scattered and degrees else 1.0
-        error = (wider if scattered else 0.0) / math.sqrt(spread) * noise.factor()
+        error = (wider if scattered else 0.0) / math.sqrt(spread) * noise.factor(LEVEL)
     elif degrees:
         factor = float(stdtrit(degrees, 0.5 + LEVEL / 2))
         error = math.sqrt(misfit / degrees / spread) * factor

@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from study.analysis.parabola import Noise, Parabola, fit_parabola, near_lowest, pooled_noise
+from study.analysis.parabola import Parabola, fit_parabola, near_lowest, pooled_noise
 from study.analysis.series import Series
 from study.formats import format_count, format_missing
 from study.grid import Cell
 from study.measure.losses import FinalLoss, choose_loss
+from study.measure.noise import Noise
 
 NEAR = 8.0
 """Factor on the learning rate with the lowest loss within which the parabola is fitted."""

@@ -5,27 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+
+from study.measure.noise import Noise
 
 LEVEL = 0.8
 """Probability of the intervals, as everywhere in a study but in the ablations."""
 
 FEWEST = 3
 """Fewest different places that determine a parabola."""
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Scatter of the losses of runs around their curves."""
-
-    deviation: float
-    """Standard deviation, nats per token."""
-    degrees: int
-    """Its degrees of freedom."""
-
-    def factor(self, level: float = LEVEL) -> float:
-        """Return the half width of an interval, in standard errors: a quantile of Student's t."""
-        return float(stdtrit(self.degrees, 0.5 + level / 2))
 
 
 @dataclass(frozen=True)

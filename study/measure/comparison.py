@@ -1,29 +1,33 @@
 """Two or more throughput tables, cell by cell: ratios, and whether they exceed the noise.
 
 Runs that differ only in the seed are one cell, with the mean of their logarithmic speeds and of
-their losses. The noise of a cell follows from the spread of repeated runs in all the tables
-(`study.measure.repeats`). A difference exceeds it if it lies outside the two-sided 95% interval of
-no difference, with Bonferroni's correction for the number of cells: where nothing has changed, one
-comparison in twenty finds any cell.
+their losses. The noise follows from the spread of repeated runs in all the tables, of the losses
+from those of the kind that is compared. A difference exceeds it if it lies outside the two-sided
+95% interval of no difference (Student's t), with Bonferroni's correction for the number of cells:
+where nothing has changed, one comparison in twenty finds any cell.
+
+Where too few cells were repeated, no verdict is possible; the threshold of a CI then assumes a
+noise of the speed.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean
 
 from study.config import Study
 from study.load import load_study_file
-from study.measure.repeats import loss_spread, speed_spread
+from study.measure.comparability import Pair, losses_compare, unlike
+from study.measure.interval import CONFIDENCE, Width, assumed_width, width_of_mean, width_of_runs
+from study.measure.losses import TRAINING, VALIDATION
+from study.measure.noise import Noise, noise_within
+from study.measure.repeats import speed_spread
 from study.measure.throughput_row import ThroughputRow, read_rows
 from trainer.problems import ConfigError
 
 Label = tuple[str, ...]
 """Of a cell, without its seed: cluster, model, GPU count and variant; without what is compared."""
-
-CONFIDENCE = 0.95
-"""That no difference is found where there is none."""
 
 LABELS = ("cluster", "model", "gpus", "variant")
 """What a cell is named by; the name of its variant includes its trainer's."""
@@ -61,24 +65,32 @@ class Difference:
     runs: str
     """Number of runs on each side."""
     base_speed: float | None
-    """Tokens/s/GPU, the geometric mean over seeds."""
+    """Tokens/s/GPU, the geometric mean over seeds; None of all cells together."""
     other_speed: float | None
-    speed_ratio: float | None
+    speed_ratio: float
     """Other over base."""
-    speed_noise: float | None
+    speed_noise: float
     """Half the width of the interval of no difference, relative."""
+    speed_degrees: int
+    """Degrees of freedom of the noise; 0 if it is assumed, as too little was repeated."""
     speed: str
-    """`faster`, `slower`, or `same`, which is within the noise; empty if not known."""
+    """`faster`, `slower`, or `same`, which is within the noise; empty if the noise is assumed."""
     memory_ratio: float | None
+    loss_kind: str
+    """Held-out loss if every trained run on both sides has one, otherwise the training loss."""
     base_loss: float | None
-    """Held-out loss if both sides have it, otherwise the last training loss, nats per token."""
+    """Mean of the runs that were trained to their end, nats per token."""
     other_loss: float | None
     loss_difference: float | None
     """Other minus base, nats per token."""
     loss_noise: float | None
-    """Half the width of the interval of no difference; None if no seed was repeated."""
+    """Half the width of the interval of no difference; None if too few seeds were repeated."""
+    loss_degrees: int
+    """Degrees of freedom of the noise."""
     loss: str
-    """`lower`, `higher`, or `same`; empty if the noise is not known."""
+    """`lower`, `higher`, or `same`; empty if the noise is not known, or losses do not compare."""
+    note: str
+    """What differs besides the label that is compared, base first; and which losses are missing."""
 
 
 def read_side(path: Path) -> Side:
@@ -123,20 +135,24 @@ def compare(base: Side, others: Sequence[Side], by: str | None = None) -> list[D
     `by` is a label that differs between the sides. Raises ConfigError if a side shares no cell.
     """
     cells = {side.name: _cells(side, by) for side in (base, *others)}
-    speeds = [[_speed(row) for row in rows] for group in cells.values() for rows in group.values()]
-    losses = [_losses(rows) for group in cells.values() for rows in group.values()]
-    noise = _Noise(speed_spread(speeds), loss_spread(losses))
+    groups = [rows for group in cells.values() for rows in group.values()]
+    noise = _Noise(
+        noise_within(_log_speeds(rows) for rows in groups),
+        speed_spread(_speeds(rows) for rows in groups),
+        {kind: noise_within(_losses(rows, kind) for rows in groups) for kind in KINDS},
+    )
     found = []
     for other in others:
         shared = [label for label in cells[base.name] if label in cells[other.name]]
         if not shared:
             raise ConfigError(other.name, [f"shares no cell with {base.name}; nothing to compare"])
         pairs = [(cells[base.name][label], cells[other.name][label]) for label in shared]
+        kind = _kind(rows for pair in pairs for rows in pair)
         rows = [
-            _difference("/".join(label), base, other, pair, noise, len(shared))
+            _difference("/".join(label), base, other, pair, kind, noise, len(shared), by)
             for label, pair in zip(shared, pairs, strict=True)
         ]
-        found += [*rows, _together(rows, base, other, pairs, noise)]
+        found += [*rows, _together(rows, pairs, noise, by)]
     return found
 
 
@@ -150,22 +166,26 @@ def unshared(base: Side, other: Side, by: str | None = None) -> dict[str, list[s
 
 
 def slower_than(differences: Sequence[Difference], percent: float) -> list[str]:
-    """Return the cells that are slower by more than a threshold, beyond the noise."""
+    """Return the cells that are slower by more than a threshold and the noise together."""
     found = []
     for row in differences:
-        ratio = row.speed_ratio or 1.0
-        if row.speed == "slower" and ratio < 1 - percent / 100:
-            noise = f", with a noise of {row.speed_noise:.1%}"
-            found.append(f"{row.other}, {row.cell or 'all cells'}: {1 - ratio:.1%}{noise}")
+        ratio, noise = row.speed_ratio, row.speed_noise
+        if ratio * (1 + noise) < 1 - percent / 100:
+            assumed = "" if row.speed_degrees else "assumed "
+            text = f"{row.other}, {row.cell or 'all cells'}: {1 - ratio:.1%}"
+            text += f", with {'an ' if assumed else 'a '}{assumed}noise of {noise:.1%}"
+            found.append("; ".join(filter(None, [text, row.note])))
     return found
 
 
 @dataclass(frozen=True)
 class _Noise:
-    """Standard deviations of a run: of the logarithm of its speed, and of its loss, nats."""
+    """Of the logarithm of a run's speed, and of each kind of its loss, nats."""
 
-    speed: float
-    loss: float | None
+    speed: Noise | None
+    assumed_speed: float
+    """Its standard deviation if `speed` rests on too few repetitions."""
+    loss: dict[str, Noise | None]
 
 
 def _cells(side: Side, by: str | None) -> dict[Label, list[ThroughputRow]]:
@@ -182,32 +202,62 @@ def _label(row: ThroughputRow, by: str | None) -> Label:
     return tuple(text for name, text in texts.items() if name != by)
 
 
-def _speed(row: ThroughputRow) -> float:
-    assert row.tokens_per_s_per_gpu is not None
-    return row.tokens_per_s_per_gpu
+def _speeds(rows: Sequence[ThroughputRow]) -> list[float]:
+    return [row.tokens_per_s_per_gpu for row in rows if row.tokens_per_s_per_gpu]
 
 
-def _losses(rows: Sequence[ThroughputRow]) -> list[float]:
-    """Return the held-out losses if there are any, otherwise the last training losses."""
-    return _comparable_losses(rows, rows)[0]
+def _log_speeds(rows: Sequence[ThroughputRow]) -> list[float]:
+    return [math.log(speed) for speed in _speeds(rows)]
+
+
+KINDS: dict[str, Callable[[ThroughputRow], float | None]] = {
+    VALIDATION: lambda row: row.val_loss,
+    TRAINING: lambda row: row.loss_last,
+}
+
+
+def _trained(rows: Sequence[ThroughputRow]) -> list[ThroughputRow]:
+    """Return the runs whose loss is that of their end."""
+    return [row for row in rows if row.status == "completed" and row.outcome != "diverged"]
+
+
+def _losses(rows: Sequence[ThroughputRow], kind: str) -> list[float]:
+    return [loss for row in _trained(rows) if (loss := KINDS[kind](row)) is not None]
+
+
+def _kind(groups: Iterable[Sequence[ThroughputRow]]) -> str:
+    """Return the kind of loss that all runs are compared by."""
+    trained = [row for rows in groups for row in _trained(rows)]
+    return VALIDATION if all(row.val_loss is not None for row in trained) else TRAINING
 
 
 def _difference(
     cell: str,
     base: Side,
     other: Side,
-    pair: tuple[Sequence[ThroughputRow], Sequence[ThroughputRow]],
+    pair: Pair,
+    kind: str,
     noise: _Noise,
     cells: int,
+    by: str | None,
 ) -> Difference:
-    z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / cells)
-    share = math.sqrt(sum(1 / len(rows) for rows in pair))
-    a, b = (fmean(math.log(_speed(row)) for row in rows) for rows in pair)
-    width = z * noise.speed * share
-    losses = [_mean(values) for values in _comparable_losses(*pair)]
-    gap = _minus(losses[1], losses[0])
-    loss_width = None if noise.loss is None or gap is None else z * noise.loss * share
-    memory = [_mean([row.peak_memory_gib for row in rows if row.peak_memory_gib]) for rows in pair]
+    level = 1 - (1 - CONFIDENCE) / cells
+    a, b = (fmean(_log_speeds(rows)) for rows in pair)
+    speed = width_of_runs(noise.speed, level, pair) or assumed_width(
+        noise.assumed_speed, level, pair
+    )
+    losses = [_losses(rows, kind) for rows in pair]
+    base_loss, other_loss = (fmean(values) if values else None for values in losses)
+    gap = _minus(other_loss, base_loss)
+    loss = None if gap is None else width_of_runs(noise.loss[kind], level, losses)
+    compares = losses_compare(pair, by)
+    memory = [[row.peak_memory_gib for row in rows if row.peak_memory_gib] for rows in pair]
+    notes = unlike(pair, by)
+    if gap is not None and not compares:
+        notes.append("losses of unlike runs have no verdict")
+    for side, rows, values in zip((base, other), pair, losses, strict=True):
+        if 0 < len(values) < len(rows):
+            notes.append(f"{len(values)} of {len(rows)} runs of {side.name} have a loss")
     return Difference(
         cell=cell,
         base=base.name,
@@ -216,86 +266,69 @@ def _difference(
         base_speed=math.exp(a),
         other_speed=math.exp(b),
         speed_ratio=math.exp(b - a),
-        speed_noise=math.expm1(width),
-        speed=_verdict(b - a, width, "slower", "faster"),
-        memory_ratio=memory[1] / memory[0] if memory[0] and memory[1] else None,
-        base_loss=losses[0],
-        other_loss=losses[1],
+        speed_noise=math.expm1(speed.half),
+        speed_degrees=speed.degrees,
+        speed=_verdict(b - a, speed, "slower", "faster"),
+        memory_ratio=fmean(memory[1]) / fmean(memory[0]) if all(memory) else None,
+        loss_kind=kind,
+        base_loss=base_loss,
+        other_loss=other_loss,
         loss_difference=gap,
-        loss_noise=loss_width,
-        loss=_verdict(gap, loss_width, "lower", "higher"),
+        loss_noise=None if loss is None else loss.half,
+        loss_degrees=0 if loss is None else loss.degrees,
+        loss=_verdict(gap, loss, "lower", "higher") if compares else "",
+        note="; ".join(notes),
     )
-
-
-def _comparable_losses(
-    first: Sequence[ThroughputRow], second: Sequence[ThroughputRow]
-) -> tuple[list[float], list[float]]:
-    """Return the losses of both, of one kind: held-out if both have them."""
-    sides = (first, second)
-    held_out = [[row.val_loss for row in rows if row.val_loss is not None] for rows in sides]
-    if all(held_out):
-        return held_out[0], held_out[1]
-    last = [[row.loss_last for row in rows if row.loss_last is not None] for rows in sides]
-    return last[0], last[1]
 
 
 def _together(
-    rows: Sequence[Difference],
-    base: Side,
-    other: Side,
-    pairs: Sequence[tuple[Sequence[ThroughputRow], Sequence[ThroughputRow]]],
-    noise: _Noise,
+    rows: Sequence[Difference], pairs: Sequence[Pair], noise: _Noise, by: str | None
 ) -> Difference:
     """Return the mean over cells.
 
-    Its noise follows from the spread of runs, or from that of the cells' ratios if that is larger.
+    Its noise follows from the spread of runs, or from that of the cells' differences.
     """
-    z, count = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2), len(rows)
-    share = math.sqrt(sum(1 / len(runs) for pair in pairs for runs in pair)) / count
-    ratios = [math.log(row.speed_ratio) for row in rows if row.speed_ratio]
-    ratio, width = fmean(ratios), z * max(noise.speed * share, _error(ratios))
+    runs = [side for pair in pairs for side in pair]
+    ratios = [math.log(row.speed_ratio) for row in rows]
+    speed = width_of_mean(noise.speed, runs, ratios)
+    speed = speed or assumed_width(noise.assumed_speed, CONFIDENCE, runs, len(rows))
+    kind = rows[0].loss_kind
     gaps = [row.loss_difference for row in rows if row.loss_difference is not None]
-    gap = fmean(gaps) if len(gaps) == count else None
-    known = noise.loss is not None and gap is not None
-    loss_width = z * max((noise.loss or 0.0) * share, _error(gaps)) if known else None
+    gap = fmean(gaps) if len(gaps) == len(rows) else None
+    losses = [_losses(side, kind) for side in runs]
+    loss = None if gap is None else width_of_mean(noise.loss[kind], losses, gaps)
+    compares = all(losses_compare(pair, by) for pair in pairs)
     memory = [math.log(row.memory_ratio) for row in rows if row.memory_ratio]
-    return Difference(
+    return replace(
+        rows[0],
         cell="",
-        base=base.name,
-        other=other.name,
         runs=", ".join(str(sum(len(pair[i]) for pair in pairs)) for i in (0, 1)),
         base_speed=None,
         other_speed=None,
-        speed_ratio=math.exp(ratio),
-        speed_noise=math.expm1(width),
-        speed=_verdict(ratio, width, "slower", "faster"),
-        memory_ratio=math.exp(fmean(memory)) if len(memory) == count else None,
+        speed_ratio=math.exp(fmean(ratios)),
+        speed_noise=math.expm1(speed.half),
+        speed_degrees=speed.degrees,
+        speed=_verdict(fmean(ratios), speed, "slower", "faster"),
+        memory_ratio=math.exp(fmean(memory)) if len(memory) == len(rows) else None,
         base_loss=None,
         other_loss=None,
         loss_difference=gap,
-        loss_noise=loss_width,
-        loss=_verdict(gap, loss_width, "lower", "higher"),
+        loss_noise=None if loss is None else loss.half,
+        loss_degrees=0 if loss is None else loss.degrees,
+        loss=_verdict(gap, loss, "lower", "higher") if compares else "",
+        note="",
     )
-
-
-def _error(values: Sequence[float]) -> float:
-    """Return the standard error of a mean; 0 for too few values to tell."""
-    return stdev(values) / math.sqrt(len(values)) if len(values) > 2 else 0.0
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return fmean(values) if values else None
 
 
 def _minus(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
 
 
-def _verdict(value: float | None, width: float | None, below: str, above: str) -> str:
+def _verdict(value: float | None, width: Width | None, below: str, above: str) -> str:
     if value == 0:
         return "same"
-    if value is None or width is None:
+    if value is None or width is None or not width.degrees:
         return ""
-    if abs(value) <= width:
+    if abs(value) <= width.half:
         return "same"
     return below if value < 0 else above

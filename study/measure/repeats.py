@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 BETWEEN_RUNS = 0.02
 """Spread of the step time between runs of a configuration if none was repeated, relative."""
@@ -17,18 +18,12 @@ def speed_spread(repeated: Iterable[Sequence[float]]) -> float:
     return math.sqrt((square + BETWEEN_RUNS**2) / (degrees + 1))
 
 
-def loss_spread(repeated: Iterable[Sequence[float]]) -> float | None:
-    """Return the standard deviation of a run's loss over seeds, nats; None if none was repeated."""
-    square, degrees = pooled(repeated)
-    return math.sqrt(square / degrees) if degrees else None
-
-
 def pooled(repeated: Iterable[Sequence[float]]) -> tuple[float, int]:
     """Return the sum of the squared deviations from each group's mean, and degrees of freedom."""
     square, degrees = 0.0, 0
     for values in repeated:
         if values:
-            center = sum(values) / len(values)
+            center = fmean(values)
             square += sum((value - center) ** 2 for value in values)
             degrees += len(values) - 1
     return square, degrees

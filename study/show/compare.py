@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from study.markdown import markdown_table
-from study.measure.comparison import CONFIDENCE, Difference, Side, unshared
+from study.measure.comparison import Difference, Side, unshared
+from study.measure.interval import CONFIDENCE
+from study.measure.repeats import BETWEEN_RUNS
 from study.show.sheets import Sheet, write_figure
 from study.show.style import IDEAL, PALETTE
 
@@ -18,8 +20,11 @@ ALL = "all cells"
 MOST_LABELS = 60
 """Most cells that a figure names, one below the other."""
 
-MOST_MISSING = 5
-"""Most cells that are named as missing on one side."""
+MOST_NAMED = 5
+"""Most cells that a line names."""
+
+MOST_NOTES = 20
+"""Most lines of what differs; the CSV has all."""
 
 
 def to_markdown(
@@ -29,19 +34,55 @@ def to_markdown(
     lines = [f"base: {base.name} ({base.ran})"]
     for other in others:
         rows = [row for row in differences if row.other == other.name]
-        lines += ["", f"{other.name} ({other.ran}), against the base", "", _table(rows)]
+        kind = f" (loss: {rows[0].loss_kind})" if any(row.loss_difference for row in rows) else ""
+        lines += ["", f"{other.name} ({other.ran}), against the base{kind}", "", _table(rows)]
+        lines += _notes(rows)
         for name, cells in unshared(base, other, by).items():
             if cells:
-                some = ", ".join(cells[:MOST_MISSING])
-                rest = len(cells) - MOST_MISSING
-                lines += ["", f"only in {name}: {some}{f' and {rest} more' if rest > 0 else ''}"]
-    note = (
-        "Speed: tokens/s/GPU, the geometric mean over seeds. A difference within the noise is "
-        f'"same": outside it lies one comparison in {1 / (1 - CONFIDENCE):.0f} if nothing has '
-        "changed. The noise is the spread of cells that were run with several seeds; for speed, 2% "
-        "count as one more pair, and the loss has none without them."
-    )
-    return "\n".join([*lines, "", note, ""])
+                lines += ["", f"only in {name}: {_some(cells)}"]
+    return "\n".join([*lines, "", _explain(differences), ""])
+
+
+def _notes(rows: Sequence[Difference]) -> list[str]:
+    """Return what differs besides what is compared: the notes of the same cells in one line."""
+    cells: dict[str, list[str]] = {}
+    for row in rows:
+        for note in row.note.split("; ") if row.note else []:
+            cells.setdefault(note, []).append(row.cell)
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for note, names in cells.items():
+        alike.setdefault(tuple(names), []).append(note)
+    count = sum(1 for row in rows if row.cell)
+    lines = [
+        f"note: {'; '.join(notes)}" + ("" if len(names) == count else f" ({_some(names)})")
+        for names, notes in alike.items()
+    ]
+    rest = len(lines) - MOST_NOTES
+    lines = [*lines[:MOST_NOTES], *([f"note: and {rest} more of other cells"] if rest > 0 else [])]
+    return [text for line in lines for text in ("", line)]
+
+
+def _some(cells: Sequence[str]) -> str:
+    rest = len(cells) - MOST_NAMED
+    return ", ".join(cells[:MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _explain(differences: Sequence[Difference]) -> str:
+    """Return what the columns mean, and what the noise rests on."""
+    speed = max(row.speed_degrees for row in differences if row.cell)
+    loss = max(row.loss_degrees for row in differences if row.cell)
+    rate = f"{1 / (1 - CONFIDENCE):.0f}"
+    lines = [
+        "Speed: tokens/s/GPU, the geometric mean over seeds. A difference within the noise is",
+        f'"same": if nothing has changed, one table in {rate} has a cell outside it, and one in',
+        f"{rate} all cells together. The noise is that of cells which were run with several seeds.",
+        f"For the speed they leave {speed} degrees of freedom."
+        if speed
+        else "For a cell's speed they are too few: its noise is assumed, from them and from "
+        f"{BETWEEN_RUNS:.0%} between runs, and gives no verdict.",
+        f"For the loss they leave {loss}." if loss else "For a cell's loss they are too few.",
+    ]
+    return " ".join(lines)
 
 
 def _table(rows: Sequence[Difference]) -> str:
@@ -57,7 +98,7 @@ def _cells(row: Difference) -> list[str]:
         row.runs,
         _two(row.base_speed, row.other_speed, "{:,.0f}"),
         _ratio(row.speed_ratio),
-        "" if row.speed_noise is None else f"{row.speed_noise:.1%}",
+        f"{row.speed_noise:.1%}{'' if row.speed_degrees else ' assumed'}",
         row.speed,
         _ratio(row.memory_ratio),
         _two(row.base_loss, row.other_loss, "{:.4f}"),
@@ -95,8 +136,8 @@ def _draw(differences: Sequence[Difference], sheet: Sheet) -> Figure:
         rows = [row for row in differences if row.other == other]
         shift = 0.5 * ((index + 0.5) / len(others) - 0.5)
         heights = [names.index(row.cell) + shift for row in rows]
-        values = [row.speed_ratio or 1.0 for row in rows]
-        noise = [(row.speed_ratio or 1.0) * (row.speed_noise or 0.0) for row in rows]
+        values = [row.speed_ratio for row in rows]
+        noise = [row.speed_ratio * row.speed_noise for row in rows]
         colour = PALETTE[index % len(PALETTE)]
         ax.errorbar(
             values, heights, xerr=noise, fmt="o", color=colour, markersize=4, linewidth=1.2,
@@ -109,8 +150,9 @@ def _draw(differences: Sequence[Difference], sheet: Sheet) -> Figure:
     ax.set_ylim(len(names) - 0.4, -0.6)
     whose = f" of {others[0]}" if len(others) == 1 else ""
     between = "\n" if sheet.is_narrow else " "
+    assumed = "" if any(row.speed_degrees for row in differences if row.cell) else ", assumed"
     ax.set_xlabel(
-        f"Speed{whose},{between}as a multiple of {differences[0].base}'s; bars: the noise"
+        f"Speed{whose},{between}as a multiple of {differences[0].base}'s; bars: the noise{assumed}"
     )
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"x{value:.3g}"))
     if len(others) > 1:

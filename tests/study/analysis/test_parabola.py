@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from study.analysis.parabola import Noise, fit_parabola, near_lowest, pooled_noise
+from study.analysis.parabola import fit_parabola, near_lowest, pooled_noise
+from study.measure.noise import Noise
 
 # y = 1 - x + x^2 at three places, with two runs 0.1 around it at each.
 PLACES = [-1.0, -1.0, 0.0, 0.0, 1.0, 1.0]

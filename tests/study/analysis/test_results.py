@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from study.__main__ import main
-from study.analysis.ablations import seed_noise
 from study.analysis.catalogue import analyse, read_tables, write_tables
 from study.analysis.learning_rate import RateCurve
 from study.analysis.series import find_analyses
 from study.grid import Cell, Grid
 from study.measure.losses import TRAINING, VALIDATION
+from study.measure.noise import noise_within
 from study.show.forms import FORMS
 from study.show.plot_analyses import plot_analysis
 from tests.study.analysis.three_sizes import RATES, SIZES, THREE
@@ -119,12 +119,12 @@ def test_changes_without_an_effect_exceed_the_noise_one_time_in_twenty() -> None
     exceeding = 0
     for _ in range(2000):
         base, changed = random.normal(2.0, 0.1, 3).tolist(), random.normal(2.0, 0.1, 2).tolist()
-        noise = seed_noise([base, changed])
+        noise = noise_within([base, changed])
         assert noise is not None and noise.degrees == 3
         error = noise.deviation * math.sqrt(1 / 3 + 1 / 2)
         exceeding += abs(np.mean(changed) - np.mean(base)) > noise.factor(0.95) * error
     assert exceeding / 2000 == pytest.approx(0.05, abs=0.015)
-    assert seed_noise([[1.0], [2.0], []]) is None
+    assert noise_within([[1.0], [2.0], []]) is None
 
 
 def test_noise_is_borrowed_from_other_sizes_and_said_to_be_unknown(make_grid: MakeGrid) -> None:
@@ -132,7 +132,7 @@ def test_noise_is_borrowed_from_other_sizes_and_said_to_be_unknown(make_grid: Ma
     write(one_seed, lambda cell: 2.0 if cell.variant == "base" else 2.1)
     for row in analyse(one_seed).ablations[0]:
         assert row.standard_error is None and row.exceeds_noise is None
-        assert row.change == "base" or row.note == "noise not known: no cell has several seeds"
+        assert row.change == "base" or row.note == "noise not known: no cell has seeds that differ"
     grid = [{**TWO, "model": ["tiny", "wide"]}, {**TWO, "seed": 43}]
     some = make_grid({**TIED, "models": THREE, "grid": grid})
     write(some, lambda cell: 2.0 + 0.1 * (cell.seed - 42))
