@@ -62,7 +62,9 @@ def row_flags(row: Mapping[str, Any]) -> list[str]:
         flags.append(f"began again from step 1, as {row['trainer']} does not resume")
     reference = row["efficiency_reference"]
     own = f"/{row['variant']}/seed-{row['seed']}"
-    if reference is not None and not reference.endswith(own):
+    if reference is not None and row["scaling_efficiency"] is None:
+        flags.append(f"no scaling efficiency: {reference} ran on another GPU or CPU")
+    elif reference is not None and not reference.endswith(own):
         flags.append(f"scaling efficiency against {reference}")
     return flags
 

@@ -34,8 +34,7 @@ def throughput_rows(grid: Grid) -> list[ThroughputRow]:
     for cell, run in each_run(grid):
         cells.append(cell)
         rows.append(_row(cell, run))
-    speeds = [row.tokens_per_s_per_gpu for row in rows]
-    efficiencies = scaling_efficiencies(grid, cells, speeds)
+    efficiencies = scaling_efficiencies(grid, cells, rows)
     return [replace(row, **columns) for row, columns in zip(rows, efficiencies, strict=True)]
 
 

@@ -86,7 +86,7 @@ class ThroughputRow:
     roofline_fraction: float | None = None
     """Speed over the roofline's."""
     efficiency_reference: str | None = None
-    """The run that `scaling_efficiency` compares with."""
+    """The run that `scaling_efficiency` compares with, which is empty if it ran on another GPU."""
     step_spread: float | None = None
     """(p90 - p10) / p50 of the step time."""
     machine_load: float | None = None

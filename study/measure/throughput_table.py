@@ -55,25 +55,38 @@ DTYPES = {int: "Int64", float: "float64", bool: "boolean"}
 
 
 def other_versions(table: pd.DataFrame) -> list[int]:
-    """Return the positions of rows measured with a different trainer than the newest run's."""
-    if table.empty:
-        return []
-    newest: dict[str, Any] = {}
-    by_start = np.argsort(table["started"].to_numpy(dtype=str), kind="stable")
-    versions, trainers = table["measured_with"].tolist(), table["trainer"].tolist()
-    for index in by_start.tolist():
-        newest[trainers[index]] = versions[index]
-    return [
+    """Return the positions of rows measured with another trainer or torch than the newest run's.
+
+    Torch is that of the cluster, as each may have its own.
+    """
+    older = _unlike_newest(table, "measured_with", ["trainer"])
+    return sorted(older | _unlike_newest(table, "torch_version", ["trainer", "cluster"]))
+
+
+def _unlike_newest(table: pd.DataFrame, column: str, of: list[str]) -> set[int]:
+    """Return the positions of rows whose value is not the newest run's that is equal in `of`."""
+    values = table[column].tolist()
+    groups = list(table[of].itertuples(index=False, name=None))
+    newest: dict[tuple[Any, ...], Any] = {}
+    for index in np.argsort(table["started"].to_numpy(dtype=str), kind="stable").tolist():
+        newest[groups[index]] = values[index]
+    return {
         i
-        for i, (version, trainer) in enumerate(zip(versions, trainers, strict=True))
-        if pd.notna(version) and not is_equal(version, newest[trainer])
-    ]
+        for i, (value, group) in enumerate(zip(values, groups, strict=True))
+        if pd.notna(value) and not is_equal(value, newest[group])
+    }
 
 
 def is_equal(version: Any, other: Any) -> bool:
     """Return whether two versions are the same; an unknown one is none."""
     return bool(pd.notna(other) and version == other)
 
+
+OTHER_VERSIONS = (
+    "* measured with a different version of the trainer than the newest run, or of torch than the "
+    "newest on its cluster"
+)
+"""Explains the star of `other_versions`."""
 
 IMPOSSIBLE = "†"
 """Marks a fraction above 1 of the GPU's stated rates."""
@@ -98,8 +111,8 @@ def note_on_impossible(table: pd.DataFrame) -> str | None:
 def readable_throughput(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows for people; a column without any value is left out.
 
-    A star marks rows measured with a different version of the trainer than the newest run, a dagger
-    fractions that no GPU can reach; numbers refer to `notes`.
+    A star marks `other_versions`, a dagger fractions that no GPU can reach; numbers refer to
+    `notes`.
     """
     columns = [name for name in READABLE_COLUMNS if table.empty or table[name].notna().any()]
     if table["trainer"].eq(DEFAULT_TRAINER).all():
@@ -124,8 +137,9 @@ def readable_throughput(table: pd.DataFrame) -> tuple[list[str], list[list[str]]
 
 def notes(table: pd.DataFrame) -> list[str]:
     """Return the footnotes that the marks of `readable_throughput` refer to."""
-    impossible = note_on_impossible(table)
-    return [*([impossible] if impossible else []), *footnotes(plain_rows(table))[1]]
+    starred = OTHER_VERSIONS if other_versions(table) else None
+    marks = [note for note in (starred, note_on_impossible(table)) if note is not None]
+    return [*marks, *footnotes(plain_rows(table))[1]]
 
 
 def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -146,11 +160,9 @@ def to_markdown(table: pd.DataFrame) -> str:
     if len(unrated):
         names = ", ".join(dict.fromkeys(unrated))
         text += f"\nnote: no MFU for {names}, whose peak_tflops is not in clusters.yaml.\n"
-    if other_versions(table):
-        text += (
-            "\nnote: \\* measured with a different version of the trainer than the newest run.\n"
-        )
-    return text + "".join(f"\nnote: {note}.\n" for note in notes(table))
+    # A bare star would begin emphasis.
+    escaped = [note.replace("*", r"\*") for note in notes(table)]
+    return text + "".join(f"\nnote: {note}.\n" for note in escaped)
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

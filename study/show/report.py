@@ -112,7 +112,6 @@ def _tables(
             throughput_table.readable_throughput(table),
             report_tables.throughput_definitions(),
         ),
-        "other_versions": bool(throughput_table.other_versions(table)),
         "notes": throughput_table.notes(table),
     }
 

@@ -145,6 +145,33 @@ def test_the_markdown_names_a_reference_of_another_seed_or_variant(make_grid: Ma
     assert "note: ¹ scaling efficiency against gpus-1/base/seed-42.\n" in text
 
 
+def test_speeds_of_two_gpu_models_have_no_ratio(make_grid: MakeGrid) -> None:
+    """Three seeds on two kinds of node: each is compared with its own kind, if there is one."""
+    grid = make_grid(STUDY)
+    nodes = {
+        "gpus-1/base/seed-42": (1000, "A100-40"),
+        "gpus-1/base/seed-43": (1100, "A100-80"),
+        "gpus-2/base/seed-42": (990, "A100-80"),
+        "gpus-2/base/seed-43": (990, None),
+        "gpus-4/base/seed-42": (900, "H100"),
+    }
+    for cell in grid:
+        if found := nodes.get(cell.name.partition("tiny/")[2]):
+            step_s = cell.tokens_per_step / cell.gpus / found[0]
+            write_run(cell, step_s=step_s, gpu_name=found[1])
+    table = throughput_table(grid)
+    columns = table["scaling_efficiency"].round(6), table["efficiency_reference"]
+    assert [(None if pd.isna(v) else v, name) for v, name in zip(*columns, strict=True)] == [
+        (1.0, "gpus-1/base/seed-42"),
+        (1.0, "gpus-1/base/seed-43"),
+        (0.9, "gpus-1/base/seed-43"),  # 990 of 1100, though seed 42 ran on the other kind
+        (0.9, "gpus-1/base/seed-43"),
+        (None, "gpus-1/base/seed-42"),
+    ]
+    text = to_markdown(table)
+    assert "no scaling efficiency: gpus-1/base/seed-42 ran on another GPU or CPU.\n" in text
+
+
 @pytest.mark.parametrize(
     "speeds",
     [

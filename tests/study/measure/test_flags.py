@@ -23,6 +23,7 @@ ROW = {
     "step_spread": 0.1,
     "machine_load": 0.1,
     "machine_cores": 8,
+    "scaling_efficiency": 0.9,
     "efficiency_reference": "gpus-1/base/seed-42",
 }
 
@@ -123,7 +124,8 @@ def test_of_several_seeds_the_worst_is_flagged(make_grid: MakeGrid, tmp_path: Pa
         ({"step_ms_p50": 9.0, "startup_s": None, "wall_s": None}, True),
         ({"step_ms_p50": 9.0, "startup_s": None, "wall_s": 50.0}, False),
         ({"step_ms_p50": None, "startup_s": None, "wall_s": None}, False),
-        ({"efficiency_reference": None}, False),
+        ({"efficiency_reference": None, "scaling_efficiency": None}, False),
+        ({"scaling_efficiency": None}, True),
         ({"efficiency_reference": "gpus-2/base/seed-42"}, False),
         ({"efficiency_reference": "gpus-1/base/seed-43"}, True),
         ({"efficiency_reference": "gpus-1/strong/seed-42"}, True),

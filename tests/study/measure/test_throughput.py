@@ -320,6 +320,21 @@ def test_rows_measured_with_a_different_trainer_are_marked(make_grid: MakeGrid) 
     assert "note: \\* measured with a different version of the trainer" in text
 
 
+def test_rows_measured_with_another_torch_are_marked_in_their_cluster(make_grid: MakeGrid) -> None:
+    """`fast` has another torch than `here`, as clusters may, and a run of an older one."""
+    grid = make_grid({"grid": [{"cluster": ["here", "fast"], "model": "tiny", "gpus": [1, 2]}]})
+    for cell, torch, month in zip(grid, ("2.5.0", "2.5.0", "2.13.0", "2.5.0"), "1432", strict=True):
+        versions = {"versions": {"torch": torch}}
+        write_run(cell, **versions)
+        path = Path(cell.folder, "run.json")
+        path.write_text(path.read_text().replace("2026-01-01T00:00", f"2026-0{month}-01T00:00"))
+    text = to_markdown(throughput_table(grid))
+    assert text.count("tiny*") == 1
+    (marked,) = [line for line in text.splitlines() if "tiny*" in line]
+    assert marked.split()[1] == "fast"
+    assert "or of torch than the newest on its cluster.\n" in text
+
+
 def test_the_table_is_read_back_as_written(make_grid: MakeGrid, tmp_path: Path) -> None:
     grid = make_grid({"grid": [{"cluster": ["here", "fast"], "model": "tiny", "gpus": [1, 2]}]})
     for cell in grid:
