@@ -81,7 +81,8 @@ def compare_with_base(series: Series, losses: Mapping[str, FinalLoss]) -> list[D
                 rows.append(replace(row, note="; ".join(filter(None, [problem, row.note]))))
             else:
                 borrowed = noise is not None and of_size is None
-                rows.append(_against(row, values[model][base], noise, borrowed))
+                unlike = _unlike_tokens(changes[base][0], changes[change][0])
+                rows.append(_against(row, values[model][base], noise, borrowed, unlike))
     return rows
 
 
@@ -140,18 +141,41 @@ def _incomparable(base: Cell, cell: Cell, kind: str) -> str | None:
     return None
 
 
+def _unlike_tokens(base: Cell, cell: Cell) -> str | None:
+    """Return why the losses of two cells say nothing of the change alone: its other tokens.
+
+    A length that both declare, such as `tokens: 20N`, is what the study asks.
+    """
+    declared = cell.length
+    if declared is not None and declared.key != "steps" and declared == base.length:
+        return None
+    before, after = (item.run.steps * item.tokens_per_step for item in (base, cell))
+    if after == before:
+        return None
+    return f"no verdict: trained on {after / before:.3g} times the base's tokens"
+
+
 def _against(
-    row: Difference, base: Sequence[float], noise: Noise | None, borrowed: bool
+    row: Difference,
+    base: Sequence[float],
+    noise: Noise | None,
+    borrowed: bool,
+    unlike: str | None,
 ) -> Difference:
-    """Return a row with its difference to the losses of the base."""
+    """Return a row with its difference to the losses of the base.
+
+    `unlike`: why it has no interval; None if it may have one.
+    """
     notes = [row.note] if row.note else []
     if row.loss is None or not base:
         if row.loss is not None:
             notes.append("the base has no loss")
         return replace(row, note="; ".join(notes))
     difference = row.loss - statistics.fmean(base)
-    if noise is None:
-        notes.append("noise not known: no cell has seeds that differ")
+    if unlike is None and noise is None:
+        unlike = "noise not known: no cell has seeds that differ"
+    if unlike is not None or noise is None:
+        notes += filter(None, [unlike])
         return replace(row, difference=difference, note="; ".join(notes))
     if borrowed:
         notes.append("noise of the seeds of other sizes")

@@ -108,7 +108,7 @@ def _row(
         noise=None if noise is None else noise.deviation,
         degrees=0 if noise is None else noise.degrees,
         loss_kind=kind,
-        note="; ".join(filter(None, [missing, best.note])),
+        note="; ".join(filter(None, [_tell_batches(cells), missing, best.note])),
     )
 
 
@@ -147,6 +147,13 @@ def _find_best(
         return _Best(best, loss, note="no interval: the curve is as flat as the noise")
     low, high = map(math.exp, ends)
     return _Best(best, loss, low, high)
+
+
+def _tell_batches(cells: Sequence[Cell]) -> str:
+    """Return a note on batches of several sizes, each with a best rate of its own; else empty."""
+    batches = sorted({cell.tokens_per_step for cell in cells})
+    sizes = " and ".join(f"{tokens:,}" for tokens in batches)
+    return f"unlike batches: {sizes} tokens a step" if len(batches) > 1 else ""
 
 
 def _mean(rate: float, rates: Sequence[float], losses: Sequence[float]) -> float:

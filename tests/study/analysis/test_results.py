@@ -165,6 +165,31 @@ def test_losses_on_other_text_are_not_compared(make_grid: MakeGrid) -> None:
     assert rows["more"].note == "not comparable: the training losses are of other text; set eval"
 
 
+def test_a_change_with_other_tokens_has_no_verdict(make_grid: MakeGrid) -> None:
+    """Twice the GPUs are twice the batch; a length that both declare is what the study asks."""
+    two = {**ONE, "gpus": 2, "variant": "tied", "seed": [1, 2, 3]}
+    for length, noted in (({}, True), ({"tokens": "1N"}, False)):
+        blocks = [{**ONE, "seed": [1, 2, 3], **length}, {**two, **length}]
+        grid = make_grid({**TIED, "grid": blocks})
+        write(grid, lambda cell: (2.1 if cell.gpus == 1 else 1.5) + 0.001 * cell.seed)
+        tied = analyse(grid).ablations[0][1]
+        assert tied.difference == pytest.approx(-0.6)
+        base, other = grid[0], grid[-1]
+        tokens = [cell.run.steps * cell.tokens_per_step for cell in (base, other)]
+        note = f"no verdict: trained on {tokens[1] / tokens[0]:.3g} times the base's tokens"
+        assert (tied.note, tied.exceeds_noise) == ((note, None) if noted else ("", True))
+        assert (tied.low is None) == noted
+
+
+def test_rates_of_several_batches_are_told(make_grid: MakeGrid) -> None:
+    rates = {"sweep": {"optim.lr": [5e-4, 1.5e-3]}}, {"gpus": 2, "sweep": {"optim.lr": [4e-3]}}
+    grid = make_grid({"grid": [{**ONE, **block} for block in rates]})
+    write(grid, rate_curve)
+    tokens = sorted({cell.tokens_per_step for cell in grid})
+    note = f"unlike batches: {tokens[0]:,} and {tokens[1]:,} tokens a step"
+    assert note in fit(grid)["tiny"].row.note
+
+
 def test_a_source_that_is_left_out_may_be_evaluated_all_the_same(make_grid: MakeGrid) -> None:
     variants = {"without": {"data": {"sources": {"python_stdlib": 0, "other": 1}}}}
     held_out = {"validation": {"sources": ["python_stdlib"]}}
