@@ -213,9 +213,11 @@ def _by_trainer(known: Sequence[tuple[Cell, ThroughputRow]], by_gpus: bool) -> S
 
 
 def _by_variant(known: Sequence[tuple[Cell, ThroughputRow]], with_trainer: bool) -> Speeds:
+    several = len({cell.cluster for cell, _ in known}) > 1
     speeds: Speeds = {}
     for cell, row in known:
         alike = cell.model + (f" by {cell.trainer}" if with_trainer else "")
+        alike += f" on {cell.cluster}" if several else ""
         of_variant = speeds.setdefault(alike, {}).setdefault(cell.plain_variant, [])
         of_variant.append(row.tokens_per_s_per_gpu or 0.0)
     return speeds

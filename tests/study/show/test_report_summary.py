@@ -76,6 +76,20 @@ def test_the_variants_of_one_gpu_count(make_grid: MakeGrid) -> None:
     assert "No variant of tiny is faster than base by more than 2%." in told
 
 
+def test_variants_are_compared_on_one_cluster(make_grid: MakeGrid) -> None:
+    """The mean of the variant's runs is 5.62 × base, by the other cluster's GPU."""
+    block = {"model": "tiny", "gpus": 1}
+    grid = make_grid({**VARIANTS, "grid": [
+        {**block, "cluster": "here", "variant": ["base", "fast"]},
+        {**block, "cluster": "fast", "variant": "fast"},
+    ]})  # fmt: skip
+    for cell, step_s in zip(grid, (0.1, 0.08, 0.01), strict=True):
+        write_run(cell, step_s)
+    rows = list(zip(grid, throughput_rows(grid), strict=True))
+    told = describe_findings(rows, by_gpus=False)
+    assert "The fastest variant of tiny on here is fast: 1.25 × base." in told
+
+
 def test_trainers_are_called_trainers_and_ours_by_its_name(make_grid: MakeGrid) -> None:
     block = {"cluster": "here", "model": ["tiny", "wide"], "gpus": 1, "trainer": ["ours", *OTHERS]}
     grid = make_grid({"trainers": OTHERS, "grid": [block]})
