@@ -243,9 +243,8 @@ def _difference(
 ) -> Difference:
     level = 1 - (1 - CONFIDENCE) / cells
     a, b = (fmean(_log_speeds(rows)) for rows in pair)
-    speed = width_of_runs(noise.speed, level, pair) or assumed_width(
-        noise.assumed_speed, level, pair
-    )
+    speed = width_of_runs(noise.speed, level, pair)
+    speed = speed or assumed_width(noise.assumed_speed, level, pair)
     losses = [_losses(rows, kind) for rows in pair]
     base_loss, other_loss = (fmean(values) if values else None for values in losses)
     gap = _minus(other_loss, base_loss)
@@ -256,7 +255,7 @@ def _difference(
     if gap is not None and not compares:
         notes.append("losses of unlike runs have no verdict")
     for side, rows, values in zip((base, other), pair, losses, strict=True):
-        if 0 < len(values) < len(rows):
+        if any(losses) and len(values) < len(rows):
             notes.append(f"{len(values)} of {len(rows)} runs of {side.name} have a loss")
     return Difference(
         cell=cell,

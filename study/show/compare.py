@@ -34,7 +34,8 @@ def to_markdown(
     lines = [f"base: {base.name} ({base.ran})"]
     for other in others:
         rows = [row for row in differences if row.other == other.name]
-        kind = f" (loss: {rows[0].loss_kind})" if any(row.loss_difference for row in rows) else ""
+        known = any(row.loss_difference is not None for row in rows)
+        kind = f" (loss: {rows[0].loss_kind})" if known else ""
         lines += ["", f"{other.name} ({other.ran}), against the base{kind}", "", _table(rows)]
         lines += _notes(rows)
         for name, cells in unshared(base, other, by).items():

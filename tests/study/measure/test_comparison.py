@@ -135,6 +135,9 @@ def test_only_runs_that_were_trained_to_their_end_have_a_loss() -> None:
     one = compare(Side("a", rows), [Side("b", [row()])])[0]
     assert (one.base_loss, one.loss_difference, one.runs) == (3.0, 0.0, "3, 1")
     assert one.note == "1 of 3 runs of a have a loss"
+    one = compare(Side("a", rows[1:]), [Side("b", [row()])])[0]
+    assert (one.base_loss, one.loss) == (None, "")
+    assert one.note == "0 of 2 runs of a have a loss"
 
 
 OTHER = {"params": 2 * 10**6, "seq_len": 128, "tokens_per_step": 1024, "steps": 200}
