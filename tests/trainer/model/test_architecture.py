@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.trainer.model.test_rotary import LINEAR, LLAMA3
+from tests.trainer.model.scalings import LINEAR, LLAMA3
 from trainer.config import BYTE_VOCABULARY, ModelConfig, OptimConfig
 from trainer.execution.choices import Choices
 from trainer.execution.kernels import use

@@ -5,17 +5,9 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from tests.trainer.model.scalings import LINEAR, LLAMA3
 from trainer.config import RopeScaling
 from trainer.model.rotary import scale_frequencies
-
-LINEAR = {"rope_type": "linear", "factor": 4.0}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
 
 
 @pytest.mark.parametrize("scaling", [LINEAR, LLAMA3], ids=["linear", "llama3"])
