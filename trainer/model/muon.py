@@ -69,9 +69,8 @@ class Muon(WithGradients):
         self._rest.step(norm)
         divisor = clip_divisor(norm, self._config.clip)
         for matrices in _stacks(self._matrices):
-            updates = [matrix.advance(self._config.momentum, divisor) for matrix in matrices]
-            for matrix, update in zip(matrices, orthogonalise(torch.stack(updates)), strict=True):
-                matrix.move(update, self.rate, self._config.weight_decay)
+            updates = _advance(matrices, self._config.momentum, divisor)
+            _move(matrices, orthogonalise(updates), self.rate, self._config.weight_decay)
 
     def state_dict(self) -> dict[str, Any]:
         """Return momentum and moments under the names of the weights; loading writes into them."""
@@ -88,22 +87,44 @@ class _Matrix:
     rows: slice
     momentum: Tensor
 
-    def advance(self, decay: float, divisor: Tensor | None) -> Tensor:
-        """Add the gradient to the momentum; return Nesterov's, whole, to be orthogonalised."""
-        assert self.parameter.grad is not None, f"{self.name} has no gradient"
-        gradient = _select(shard_like(self.parameter.grad, self.parameter), self.rows)
-        if divisor is not None:
-            gradient = gradient / divisor
-        self.momentum.lerp_(gradient, 1 - decay)
-        update = gradient.lerp(self.momentum, decay)
-        return full(update.bfloat16() if update.is_cuda else update)
+    @property
+    def weight(self) -> Tensor:
+        """Its rows of the parameter."""
+        return _select(self.parameter, self.rows)
 
-    def move(self, update: Tensor, rate: float | Tensor, weight_decay: float) -> None:
-        """Take a step along an orthogonal matrix."""
-        weight = _select(self.parameter, self.rows)
-        size = UPDATE_RMS * max(weight.shape) ** 0.5
-        weight.mul_(1 - rate * weight_decay)
-        weight.sub_(_sharded_like(update.to(weight.dtype), weight) * (rate * size))
+    @property
+    def gradient(self) -> Tensor:
+        """Its rows of the gradient."""
+        assert self.parameter.grad is not None, f"{self.name} has no gradient"
+        return _select(shard_like(self.parameter.grad, self.parameter), self.rows)
+
+
+def _advance(matrices: Sequence[_Matrix], decay: float, divisor: Tensor | None) -> Tensor:
+    """Add the gradients of matrices of one shape to their momenta; return Nesterov's.
+
+    They are whole and (n, rows, columns), to be orthogonalised.
+    """
+    momenta = [matrix.momentum for matrix in matrices]
+    gradients = [matrix.gradient for matrix in matrices]
+    if divisor is not None:
+        gradients = list(torch._foreach_div(gradients, divisor))
+    torch._foreach_lerp_(momenta, gradients, 1 - decay)
+    updates = [full(update) for update in torch._foreach_lerp(gradients, momenta, decay)]
+    dtype = torch.bfloat16 if updates[0].is_cuda else updates[0].dtype
+    stack = updates[0].new_empty((len(updates), *updates[0].shape), dtype=dtype)
+    torch._foreach_copy_(list(stack), updates)
+    return stack
+
+
+def _move(
+    matrices: Sequence[_Matrix], directions: Tensor, rate: float | Tensor, weight_decay: float
+) -> None:
+    """Take a step along orthogonal matrices (n, rows, columns)."""
+    weights = [matrix.weight for matrix in matrices]
+    size = UPDATE_RMS * max(directions.shape[1:]) ** 0.5
+    steps = directions.to(weights[0].dtype) * (rate * size)
+    torch._foreach_mul_(weights, 1 - rate * weight_decay)
+    torch._foreach_sub_(weights, [_sharded_like(s, w) for s, w in zip(steps, weights, strict=True)])
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

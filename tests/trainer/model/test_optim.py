@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.operations import Launched
 from trainer.config import ModelConfig, OptimConfig
 from trainer.flops import count_parameters
 from trainer.model.adamw import AdamW
@@ -161,6 +162,20 @@ def test_muon_is_torchs_within_its_bf16(fused: bool) -> None:
 
 def _is_of_muon(name: str, parameter: torch.Tensor) -> bool:
     return name.startswith("layers.") and parameter.ndim == 2
+
+
+def test_muon_launches_as_much_for_many_layers_as_for_few() -> None:
+    counts = []
+    for layers in (2, 6):
+        model = Transformer(ModelConfig(dim=32, n_layers=layers, n_heads=2), 258, 8, fused=True)
+        model.init_weights(0)
+        optimizer = build_optimizer(model, OptimConfig(name="muon"))
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        with Launched() as operations:
+            optimizer.step(optimizer.grad_norm())
+        counts.append(sum(operations.counts.values()))
+    assert counts[0] == counts[1]
 
 
 def test_muon_takes_adamws_step_in_size() -> None:
