@@ -67,6 +67,13 @@ class Workload:
         return self.n_layers, self.dim
 
     @property
+    def sharding(self) -> Literal["none", "hybrid", "full"]:
+        """Over which GPUs a copy of the weights is sharded: none, some, or all."""
+        if self.shard == 1:
+            return "none"
+        return "hybrid" if self.shard < self.gpus // self.tensor_parallel else "full"
+
+    @property
     def tokens(self) -> int:
         """Tokens in a micro-batch of one GPU."""
         return self.batch_size * self.seq_len

@@ -18,10 +18,12 @@ MEASURED_SIZES = {
     "gpus": "GPUs",
     "seq_len": "tokens a sequence",
     "tokens": "tokens a micro-batch",
+    "grad_acc_steps": "micro-batches a step",
 }
 """Attribute of a workload -> its name. An interpolation stays in the measured range of each."""
 
 MEASURED_SETTINGS = {
+    "sharding": "sharding",
     "recompute": "activation checkpointing",
     "compiled": "compile",
     "tensor_parallel": "tensor parallelism",
@@ -40,6 +42,8 @@ class Extent:
     """Of `MEASURED_SIZES`: attribute -> smallest and largest value."""
     settings: dict[str, frozenset[object]]
     """Of `MEASURED_SETTINGS` and `unseen`: attribute -> values."""
+    params_on: frozenset[tuple[int, int]]
+    """GPUs, and parameters measured on them."""
 
 
 def measured_extent(measured: Sequence[Workload]) -> Extent:
@@ -52,6 +56,7 @@ def measured_extent(measured: Sequence[Workload]) -> Extent:
             name: frozenset(getattr(work, name) for work in measured)
             for name in (*MEASURED_SETTINGS, "unseen")
         },
+        frozenset((work.gpus, work.params) for work in measured),
     )
 
 
@@ -64,10 +69,14 @@ def find_basis(work: Workload, extent: Extent, variant: str = "base") -> tuple[s
         return EXTRAPOLATED, "from the data sheet alone, nothing was measured there"
     beyond = []
     for attribute, name in MEASURED_SIZES.items():
-        value, (low, high) = getattr(work, attribute), extent.sizes[attribute]
-        if not 0.99 * low <= value <= 1.01 * high:
-            ends = " to ".join(f"{end:,}" for end in dict.fromkeys((low, high)))
-            beyond.append(f"{value:,} {name}, measured {ends}")
+        value, measured = getattr(work, attribute), extent.sizes[attribute]
+        if not _is_between(value, measured):
+            beyond.append(f"{value:,} {name}, measured {_range(measured)}")
+    # What so many GPUs cost a model is not known from larger ones on fewer GPUs.
+    there = [params for gpus, params in extent.params_on if 1.01 * gpus >= work.gpus]
+    if not beyond and not _is_between(work.params, (min(there), max(there))):
+        known = f"measured {_range((min(there), max(there)))} on {work.gpus:,} or more"
+        beyond.append(f"{work.params:,} parameters on {work.gpus:,} GPUs, {known}")
     for attribute, name in MEASURED_SETTINGS.items():
         if getattr(work, attribute) not in extent.settings[attribute]:
             beyond.append(f"{name} {getattr(work, attribute)} was not measured")
@@ -77,3 +86,12 @@ def find_basis(work: Workload, extent: Extent, variant: str = "base") -> tuple[s
     if beyond:
         return EXTRAPOLATED, f"from {count}; {'; '.join(beyond)}"
     return INTERPOLATED, f"from {count}"
+
+
+def _is_between(value: int, ends: tuple[int, int]) -> bool:
+    """Return whether a size lies between two, or is nearly equal to one of them."""
+    return 0.99 * ends[0] <= value <= 1.01 * ends[1]
+
+
+def _range(ends: tuple[int, int]) -> str:
+    return " to ".join(f"{end:,}" for end in dict.fromkeys(ends))

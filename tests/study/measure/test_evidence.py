@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from study.estimate.basis import INTERPOLATED
+from study.estimate.basis import EXTRAPOLATED, INTERPOLATED
 from study.estimate.estimate import Estimate, estimate_table
 from study.estimate.time_table import to_markdown
 from study.grid import Grid
@@ -103,10 +103,66 @@ def test_a_cell_between_the_batches_and_lengths_of_rows_is_interpolated(
         "cluster,model,gpus,step_ms,batch_size_per_gpu,seq_len\n"
         "here,tiny,1,10,4,32\n"
         "here,wide,2,40,16,128\n"
+        "here,tiny,2,40,16,128\n"
     )
     grid = with_evidence(make_grid, path)
     bases = {row.basis for row in estimate_table(grid, known_measurements(grid))}
     assert bases == {INTERPOLATED}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, "823,207,936 parameters on 8 GPUs, measured 27,535,872 on 8 or more"),
+        ({"distributed": {"fsdp_type": "full_shard"}}, "sharding full was not measured"),
+        ({"grad_acc_steps": 64}, "64 micro-batches a step, measured 1"),
+    ],
+)
+def test_what_no_row_shows_is_not_between_the_rows(
+    make_grid: MakeGrid, tmp_path: Path, changes: dict[str, Any], why: str
+) -> None:
+    """Each size and each GPU count ran, but not the large model on 8 GPUs, and none of these
+    settings."""
+    path = tmp_path / "speeds.csv"
+    path.write_text(
+        "cluster,model,gpus,step_ms\nfast,small,1,11\nfast,small,8,13\nfast,large,1,172\n"
+    )
+    ours = {"data": {"batch_size": 8, "seq_len": 2048}, "distributed": {"fsdp_type": "no_shard"}}
+    grid = make_grid(
+        {
+            "models": {
+                "small": {"dim": 512, "n_layers": 8, "n_heads": 8},
+                "large": {"dim": 2048, "n_layers": 16, "n_heads": 16},
+            },
+            "run": {**ours, "grad_acc_steps": 1},
+            "variants": {"other": changes},
+            "grid": [
+                {"cluster": "fast", "model": ["small", "large"], "gpus": 8, "variant": "other"}
+            ],
+            "evidence": [{"file": str(path)}],
+        }
+    )
+    small, large = estimate_table(grid, known_measurements(grid))
+    assert (large.basis, why in large.method) == (EXTRAPOLATED, True)
+    assert small.basis == (EXTRAPOLATED if changes else "Verified")
+
+
+def test_a_size_between_two_on_as_many_gpus_is_interpolated(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    """The middle size never ran on 2 GPUs; a smaller and a larger one did."""
+    path = tmp_path / "speeds.csv"
+    path.write_text("cluster,model,gpus,step_ms\nhere,tiny,1,10\nhere,tiny,2,12\nhere,wide,2,40\n")
+    middle = {"dim": 96, "n_layers": 2, "n_heads": 2}
+    grid = make_grid(
+        {
+            "models": {"middle": middle},
+            "grid": [{"cluster": "here", "model": "middle", "gpus": [1, 2]}],
+            "evidence": [{"file": str(path)}],
+        }
+    )
+    rows = estimate_table(grid, known_measurements(grid))
+    assert [row.basis for row in rows] == [INTERPOLATED] * 2
 
 
 @pytest.mark.parametrize(
