@@ -175,7 +175,7 @@ class Bench:
             model=self.options.shape,
             run=SimpleNamespace(checkpoint=None),
         )
-        return Result(statistics.median(read_steady_steps(kind, log, run)))
+        return Result(statistics.median(read_steady_steps(kind, log, run).times_s))
 
 
 def show(options: argparse.Namespace, shape: dict[str, Any], results: Results) -> None:

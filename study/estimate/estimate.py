@@ -85,7 +85,8 @@ class Estimate:
     by: str = ""
     """Who measured, if not the study itself; otherwise empty."""
     measured_steps: int | None = None
-    """Measured steps, if `steps` is far more: the speed is verified, the length extrapolated."""
+    """Steps in steady state that were measured, if `steps` is far more: the speed is verified, the
+    length extrapolated."""
     doubt: str = ""
     """Why the measurement behind `seconds` may be unreliable; otherwise empty."""
     trainer: str = DEFAULT_TRAINER
@@ -185,7 +186,8 @@ class Estimator:
         # The study's own runs record their start-up.
         elif not whole and all(item.source and item.startup_s is None for item in own):
             method = PREDICTED_STARTUP
-        longest = max(item.cell.run.steps for item in own)
+        known = [item.steady_steps for item in own if item.steady_steps is not None]
+        far = known and steps > FAR * max(known)
         return Timing(
             basis=MEASURED_STEPS if all(item.steps_only for item in own) else VERIFIED,
             method=method,
@@ -194,7 +196,7 @@ class Estimator:
             step=measured_step(own, spread),
             gpu_name=find_gpu_name(cell, own),
             by=", ".join(dict.fromkeys(item.source for item in own if item.source)),
-            measured_steps=longest if steps > FAR * longest else None,
+            measured_steps=max(known) if far else None,
             doubt=find_doubt(own),
         )
 
@@ -204,7 +206,7 @@ class Estimator:
         """Return the time of a run like a measured one, and how far below and above it others may
         be, s."""
         mean = item.mean_step_s
-        steady = around(mean, spread, item.mean_error_s).scaled(steps - 1)
+        steady = around(mean, spread, item.mean_error_s or 0.0).scaled(steps - 1)
         if is_whole(item, steps):
             # Evidence may have a wall-clock time without a start-up time.
             assert item.wall_s is not None

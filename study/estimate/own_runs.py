@@ -7,7 +7,7 @@ from statistics import median
 from study.estimate.intervals import PredictionInterval
 from study.estimate.regression import Z80
 from study.grid import Cell
-from study.measure.flags import describe_load, describe_spread
+from study.measure.flags import describe_divergence, describe_load, describe_spread
 from study.measure.measurement import Measurement
 
 
@@ -45,7 +45,7 @@ def another_run(runs: Sequence[tuple[float, float, float]]) -> PredictionInterva
 
 def measured_step(own: Sequence[Measurement], spread: float) -> PredictionInterval:
     """Return the median over runs of the mean step time, s, with the interval of another run."""
-    steps = [around(item.mean_step_s, spread, item.mean_error_s) for item in own]
+    steps = [around(item.mean_step_s, spread, item.mean_error_s or 0.0) for item in own]
     return another_run(
         [(step.middle, step.middle - step.low, step.high - step.middle) for step in steps]
     )
@@ -66,4 +66,11 @@ def find_doubt(own: Sequence[Measurement]) -> str:
         if item.machine_load is not None and item.machine_cores
     ]
     _, load, cores = max(loads, default=(None, None, None))
-    return ", ".join(filter(None, [describe_load(load, cores), describe_spread(spread)]))
+    unknown = all(item.steady_steps is None for item in own)
+    warnings = [
+        describe_divergence([item.steps_done for item in own if item.diverged], len(own)),
+        describe_load(load, cores),
+        describe_spread(spread),
+        "over an unknown number of steps" if unknown else "",
+    ]
+    return ", ".join(filter(None, warnings))

@@ -123,7 +123,9 @@ def _of_row(study: Study, entry: Evidence, row: CsvRow) -> Measurement:
         trainer=entry.trainer,
         changes=changes,
     )
-    step_s = _step_s(cell, row)
+    step_s, wall_s = _step_s(cell, row), _optional(row, "wall_s")
+    # The time of a whole run is one of the study's steps if the row does not state its own.
+    whole = wall_s is not None or row.text("steps")
     return Measurement(
         cell=cell,
         source=row.text("by") or entry.by or Path(entry.file).stem,
@@ -131,8 +133,9 @@ def _of_row(study: Study, entry: Evidence, row: CsvRow) -> Measurement:
         uninterrupted=True,
         step_s=(step_s, step_s, step_s),
         startup_s=_optional(row, "startup_s"),
-        wall_s=_optional(row, "wall_s"),
+        wall_s=wall_s,
         peak_memory_gib=_optional(row, "peak_memory_gib"),
+        steady_steps=cell.run.steps if whole else None,
     )
 
 
@@ -183,19 +186,22 @@ def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
         changes=entry.run,
     )
     steps = read_steady_steps(entry.format, Path(entry.file), cell)
-    mean, error = step_mean(np.array(steps), np.ones(len(steps), int))
+    times_s = np.array(steps.times_s)
+    mean, error = step_mean(times_s, np.ones(len(times_s), int))
     return Measurement(
         cell=cell,
         source=entry.by or Path(entry.file).stem,
         completed=True,
         uninterrupted=False,
-        step_s=percentiles(steps),
+        step_s=percentiles(steps.times_s),
         startup_s=None,
         wall_s=None,
         peak_memory_gib=None,
         steps_only=True,
         mean_s=mean,
-        mean_error_s=error or 0.0,
+        mean_error_s=error,
+        steady_steps=steps.count,
+        steady_intervals=len(times_s),
     )
 
 

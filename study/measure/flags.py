@@ -47,6 +47,17 @@ def describe_load(load: float | None, cores: float | None) -> str:
     return f"on a busy machine (other processes took {load:.1f} of its {cores:.0f} cores)"
 
 
+def describe_divergence(steps: Sequence[int | None], runs: int) -> str:
+    """Return the warning about a cell whose runs all diverged; empty if one of them did not.
+
+    `steps` are the last steps of the diverged ones, of `runs`.
+    """
+    if not steps or len(steps) < runs:
+        return ""
+    known = [step for step in steps if step is not None]
+    return "from a run that diverged" + (f" at step {max(known):,}" if known else "")
+
+
 def row_flags(row: Mapping[str, Any]) -> list[str]:
     """Return the warnings about a row of the throughput table, whose unknown values are None."""
     flags = []

@@ -12,7 +12,7 @@ from study.measure.line_logs import NANOCHAT, NANOGPT, TORCHTITAN, LineFormat, r
 from study.measure.lingua_log import lingua_values, read_lingua
 from study.measure.litgpt_log import litgpt_events, read_litgpt
 from study.measure.trainer_state import read_trainer_state, trainer_state_events
-from study.measure.training_log import TrainingLog, steady_steps
+from study.measure.training_log import SteadySteps, TrainingLog, steady_steps
 from study.measure.wandb_export import read_wandb
 from study.trainers import LogConfig
 from trainer.problems import ConfigError
@@ -89,8 +89,8 @@ def live_reader(log: LogConfig, shape: Shape) -> LineReader | WholeReader:
     return LineReader(live, shape) if isinstance(live, Lines) else WholeReader(live, shape)
 
 
-def read_steady_steps(name: str, path: Path, cell: Cell) -> list[float]:
-    """Return the times of the steady steps in a log of a cell, s.
+def read_steady_steps(name: str, path: Path, cell: Cell) -> SteadySteps:
+    """Return the steady steps in a log of a cell.
 
     Raises ConfigError if it is malformed or has none; the error names the format that it seems to
     have.
@@ -99,7 +99,7 @@ def read_steady_steps(name: str, path: Path, cell: Cell) -> list[float]:
         steps = steady_steps(FORMATS[name].read(path), cell)
     except ConfigError as error:
         raise with_hint(error, name, path) from None
-    if not steps:
+    if not steps.times_s:
         problem = f"found no steady step; expected {FORMATS[name].example}, two or more"
         raise with_hint(ConfigError(str(path), [problem]), name, path)
     return steps

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from study.files import open_text
 from study.measure.log_values import Values, to_number
-from study.measure.training_log import LogRecord, TrainingLog, Unit, mark_attempts
+from study.measure.training_log import Covered, LogRecord, TrainingLog, Unit, mark_attempts
 from trainer.problems import ConfigError
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -33,6 +33,7 @@ class LineFormat:
     """An interval of training; with the groups `step` and `speed`, and `tokens_per_s` of all GPUs
     if the line has it beside the time of a step."""
     example: str
+    covers: Covered
     starts: re.Pattern[str] | None = None
     """A line that every attempt prints before its first interval."""
     pauses: re.Pattern[str] | None = None
@@ -56,7 +57,8 @@ class LineFormat:
         ours = [(record, tokens) for rank, record, tokens in found if rank in (None, lowest)]
         records = mark_attempts(record for record, _ in ours)
         tokens = [count for _, count in ours if count is not None]
-        return TrainingLog(str(path), self.unit, records, tokens[-1] if tokens else None)
+        of_step = tokens[-1] if tokens else None
+        return TrainingLog(str(path), self.unit, records, of_step, covers=self.covers)
 
     def _records(self, path: Path) -> Iterator[tuple[int | None, LogRecord, float | None]]:
         """Yield the rank, the record and the tokens per step of each interval, in file order."""
@@ -135,6 +137,7 @@ TORCHTITAN = LineFormat(
         re.ASCII,
     ),
     example="step: 10  loss: 7.12  ...  tps: 6,123  ...",
+    covers="interval",
     starts=re.compile(r"Training starts at step \d"),
     pauses=re.compile(r"(Saving|Staging) (the|a) .{0,80}?checkpoint"),
     fields={
@@ -154,6 +157,7 @@ NANOGPT = LineFormat(
         r"\biter (?P<step>\d{1,15}): loss \S{1,30}, time (?P<speed>[\d.]{1,30})ms", re.ASCII
     ),
     example="iter 10: loss 3.1234, time 123.45ms, mfu 30.12%",
+    covers="step",
     starts=re.compile(r"\btokens per iteration will be:"),
     pauses=re.compile(r"\bstep \d+: train loss "),
     fields={"loss": re.compile(rf"\bloss {NUMBER}, time")},
@@ -173,6 +177,7 @@ NANOCHAT = LineFormat(
         re.ASCII,
     ),
     example="step 00010/21400 (0.05%) | loss: 8.89 | ... | dt: 989.44ms | tok/sec: 529,882 | ...",
+    covers="step",
     starts=re.compile(r"Tokens / micro-batch / rank:"),
     fields={"loss": re.compile(rf"\bloss: *{NUMBER}")},
     validation=re.compile(

@@ -54,7 +54,12 @@ def read_lingua(path: Path) -> TrainingLog:
             tokens_per_step = total / step if total and step else tokens_per_step
     marked = mark_attempts(records)
     return TrainingLog(
-        str(path), "tokens_per_s_per_gpu", marked, tokens_per_step, saves_unmarked=True
+        str(path),
+        "tokens_per_s_per_gpu",
+        marked,
+        tokens_per_step,
+        saves_unmarked=True,
+        covers="interval",
     )
 
 

@@ -44,8 +44,16 @@ class Measurement:
     """Only the steps were measured, not the start-up or the whole run: it is from a log."""
     mean_s: float | None = None
     """Mean step time, s; None if only one time is known."""
-    mean_error_s: float = 0.0
-    """Its standard error, s; 0 if it is not known."""
+    mean_error_s: float | None = None
+    """Its standard error, s; None if it is not known, as that of one interval."""
+    steady_steps: int | None = None
+    """Steps that the times are of; None if it is not known."""
+    steady_intervals: int | None = None
+    """Intervals that these were measured in; None if it is not known."""
+    diverged: bool = False
+    """The run ended early, with a loss that is not finite."""
+    steps_done: int | None = None
+    """The last step that the run took; None if it was not recorded."""
 
     @property
     def mean_step_s(self) -> float:
@@ -92,7 +100,11 @@ def _measurement(cell: Cell, row: ThroughputRow) -> Measurement:
         machine_load=row.machine_load,
         machine_cores=row.machine_cores,
         mean_s=None if row.step_ms_mean is None else row.step_ms_mean / 1e3,
-        mean_error_s=(row.step_ms_mean_error or 0.0) / 1e3,
+        mean_error_s=None if row.step_ms_mean_error is None else row.step_ms_mean_error / 1e3,
+        steady_steps=row.steady_steps,
+        steady_intervals=row.steady_intervals,
+        diverged=row.outcome == "diverged",
+        steps_done=row.steps_done,
     )
 
 

@@ -117,6 +117,7 @@ def _row(cell: Cell, run: Run) -> ThroughputRow:
         trainer=cell.trainer,
         plain_variant=cell.plain_variant,
         began_again=None if cell.trainer_config.resumes else _began_again(summary),
+        steps_done=summary.steps_done,
     )
 
 
@@ -130,6 +131,7 @@ def _steady_state(cell: Cell, run: Run) -> dict[str, Any]:
     mean, error = step_mean(times_s, steps)
     return {
         "steady_steps": int(steps.sum()),
+        "steady_intervals": len(steps),
         "step_ms_p10": _scaled(p10, 1e3),
         "step_ms_p50": _scaled(p50, 1e3),
         "step_ms_p90": _scaled(p90, 1e3),

@@ -116,6 +116,10 @@ class ThroughputRow:
     """The variant's name without the trainer's."""
     began_again: bool | None = None
     """Whether an attempt began again at the first step, as the trainer does not resume."""
+    steady_intervals: int | None = None
+    """Intervals in steady state: the steps between two records each."""
+    steps_done: int | None = None
+    """Last step that was recorded."""
 
     @property
     def cell_name(self) -> str:

@@ -24,7 +24,7 @@ def read_trainer_state(path: Path) -> TrainingLog:
     history = _history(path)
     timed = [item for item in history if "loss" in item and "train_runtime" in item]
     records = tuple(_intervals(path, history)) if len(timed) > 1 else (_mean(path, history),)
-    return TrainingLog(str(path), "step_ms", records)
+    return TrainingLog(str(path), "step_ms", records, covers="interval")
 
 
 def _history(path: Path) -> list[Mapping[str, Any]]:
@@ -85,7 +85,7 @@ def _mean(path: Path, history: list[Mapping[str, Any]]) -> LogRecord:
         message = f"{seconds:g} s for {steps:g} steps and {evaluated:g} s of evaluation"
         key = ("log_history", index, "train_runtime")
         raise ConfigError(str(path), [Problem(key, f"{message}; expected more")])
-    return LogRecord(int(step), 1e3 * (seconds - evaluated) / steps, index + 1)
+    return LogRecord(int(steps), 1e3 * (seconds - evaluated) / steps, index + 1)
 
 
 def _entry(path: Path, index: int, item: Mapping[str, Any], key: str) -> float:

@@ -14,6 +14,9 @@ from trainer.problems import ConfigError, Problem
 Unit = Literal["tokens_per_s_per_gpu", "tokens_per_s", "step_ms"]
 """What a speed is: tokens/s of one GPU or of all GPUs, or the time of an optimizer step, ms."""
 
+Covered = Literal["step", "interval"]
+"""What a speed is the mean of: one step, or all steps since the record before."""
+
 SAME = 0.01
 """Relative difference up to which two counts of tokens are the same: logs round their speeds."""
 
@@ -46,6 +49,18 @@ class TrainingLog:
     """Of all GPUs; None if the log does not say."""
     saves_unmarked: bool = False
     """Speeds may include checkpoints without saying so."""
+    covers: Covered | None = None
+    """None if the log counts something else than steps."""
+
+
+@dataclass(frozen=True)
+class SteadySteps:
+    """The steps of a log in steady state."""
+
+    times_s: list[float]
+    """Step time of each record, s."""
+    count: int | None
+    """Steps that the records cover; None if the log does not say."""
 
 
 def to_step_s(cell: Cell, unit: Unit, speed: float) -> float:
@@ -55,8 +70,8 @@ def to_step_s(cell: Cell, unit: Unit, speed: float) -> float:
     return cell.tokens_per_step / (speed * (cell.gpus if unit == "tokens_per_s_per_gpu" else 1))
 
 
-def steady_steps(log: TrainingLog, cell: Cell) -> list[float]:
-    """Return the step times in steady state, s, one for each record.
+def steady_steps(log: TrainingLog, cell: Cell) -> SteadySteps:
+    """Return the steps in steady state.
 
     Raises ConfigError if one of these speeds is not above 0, or if the log has another number of
     tokens per step than the cell.
@@ -64,9 +79,10 @@ def steady_steps(log: TrainingLog, cell: Cell) -> list[float]:
     _check_tokens(log, cell)
     checkpoint = cell.run.checkpoint if log.saves_unmarked else None
     saves = checkpoint.periods if checkpoint else ()
-    found, before = [], 0
+    found, count, before = [], 0, 0
     for record in log.records:
         saved = before and any(before % every == 0 for every in saves)
+        covered = max(1, record.step - before) if log.covers == "interval" else 1
         before = record.step
         if record.starts or record.pauses or saved:
             continue
@@ -75,7 +91,8 @@ def steady_steps(log: TrainingLog, cell: Cell) -> list[float]:
             message = f"step {record.step} has the speed {record.speed:g}; expected one above 0"
             raise ConfigError(log.source, [Problem((), message, line=record.line)])
         found.append(step_s)
-    return found
+        count += covered
+    return SteadySteps(found, count if log.covers else None)
 
 
 def _check_tokens(log: TrainingLog, cell: Cell) -> None:

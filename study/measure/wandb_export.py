@@ -3,18 +3,18 @@
 from pathlib import Path
 
 from study.csv_tables import CsvRow, read_csv
-from study.measure.training_log import LogRecord, TrainingLog, Unit, mark_attempts
+from study.measure.training_log import Covered, LogRecord, TrainingLog, Unit, mark_attempts
 from trainer.problems import ConfigError
 
-WANDB_SPEEDS: dict[str, tuple[Unit, float]] = {
-    "speed/wps": ("tokens_per_s_per_gpu", 1.0),  # lingua
-    "speed/tokens_per_s": ("tokens_per_s", 1.0),  # this project's trainer
-    "throughput(tps)": ("tokens_per_s_per_gpu", 1.0),  # torchtitan
-    "train/tok_per_sec": ("tokens_per_s", 1.0),  # nanochat
-    "train/dt": ("step_ms", 1e3),  # nanochat
-    "time/step_s": ("step_ms", 1e3),  # this project's trainer
+WANDB_SPEEDS: dict[str, tuple[Unit, float, Covered]] = {
+    "speed/wps": ("tokens_per_s_per_gpu", 1.0, "interval"),  # lingua
+    "speed/tokens_per_s": ("tokens_per_s", 1.0, "interval"),  # this project's trainer
+    "throughput(tps)": ("tokens_per_s_per_gpu", 1.0, "interval"),  # torchtitan
+    "train/tok_per_sec": ("tokens_per_s", 1.0, "step"),  # nanochat
+    "train/dt": ("step_ms", 1e3, "step"),  # nanochat
+    "time/step_s": ("step_ms", 1e3, "interval"),  # this project's trainer
 }
-"""Metric in Weights & Biases -> its unit, and the factor to it."""
+"""Metric in Weights & Biases -> its unit, the factor to it, and what it is the mean of."""
 
 WANDB_STEPS = ("Step", "_step", "global_step", "trainer/global_step")
 """Columns with the step, in an export of a chart or of a run's history."""
@@ -42,13 +42,14 @@ def read_wandb(path: Path) -> TrainingLog:
     if len(names) > 1:
         runs = ", ".join(f"'{name}'" for name in names)
         raise ConfigError(str(path), [f"several runs, {runs}; expected an export of one"])
-    unit, factor = WANDB_SPEEDS[metric]
+    unit, factor, covers = WANDB_SPEEDS[metric]
     records = [
         LogRecord(_whole_or_zero(row, steps[0]), factor * row.number(names[0]), row.line)
         for row in table.rows
         if row.text(names[0])
     ]
-    return TrainingLog(str(path), unit, mark_attempts(records), saves_unmarked=True)
+    marked = mark_attempts(records)
+    return TrainingLog(str(path), unit, marked, saves_unmarked=True, covers=covers)
 
 
 def _whole_or_zero(row: CsvRow, name: str) -> int:

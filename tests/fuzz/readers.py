@@ -297,7 +297,8 @@ def read_evidence_csv(content: bytes, folder: Path) -> None:
 def _log(form: str) -> Callable[[bytes, Path], None]:
     def read(content: bytes, folder: Path) -> None:
         steps = read_steady_steps(form, _file(folder, "log", content), _cell_of_log())
-        assert all(math.isfinite(value) and value >= 0 for value in percentiles(steps))
+        assert all(math.isfinite(value) and value >= 0 for value in percentiles(steps.times_s))
+        assert steps.count is None or steps.count > 0
 
     return read
 

@@ -326,7 +326,7 @@ def test_a_log_has_measured_the_steps_but_not_the_start_up(
     ("columns", "values", "note"),
     [
         ("", "", "Verified by speeds, start-up predicted"),
-        (",startup_s", ",7", "Verified by speeds "),
+        (",startup_s", ",7", "Verified by speeds, over an unknown number of steps"),
         (",wall_s,steps", ",17,40", "Verified by speeds "),
         (",wall_s,steps", ",17,50", "Verified by speeds, start-up predicted"),
     ],

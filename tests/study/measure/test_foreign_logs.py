@@ -45,7 +45,19 @@ def make_cell(tokens_per_step: int = 1024, gpus: int = 2, save_every: int | None
 def read(tmp_path: Path, kind: str, text: str, cell: Cell | None = None) -> list[float]:
     path = tmp_path / "log"
     path.write_text(text, encoding="utf-8")
-    return read_steady_steps(kind, path, cell or make_cell())
+    return read_steady_steps(kind, path, cell or make_cell()).times_s
+
+
+COUNTS = {
+    "lingua": 20,  # two intervals of ten steps
+    "torchtitan": 19,
+    "nanogpt": 2,  # of ten steps each, one is timed
+    "nanochat": 2,
+    "litgpt": None,  # `iter` counts micro-batches
+    "trainer_state": 500,
+    "wandb": 10,
+}
+"""Format -> the steps that the speeds in its log cover, without the first record's."""
 
 
 def test_every_format_of_a_study_has_a_reader() -> None:
@@ -86,8 +98,9 @@ def test_every_format(tmp_path: Path, kind: str, encoding: str, end: str) -> Non
     path = tmp_path / "log"
     path.write_bytes(GOOD[kind].replace("\n", end).encode(encoding))
     steps = read_steady_steps(kind, path, make_cell())
-    assert steps
-    assert steps == pytest.approx([1.0] * len(steps))
+    assert steps.times_s
+    assert steps.times_s == pytest.approx([1.0] * len(steps.times_s))
+    assert steps.count == COUNTS[kind]
 
 
 @pytest.mark.parametrize("kind", GOOD)
@@ -437,5 +450,6 @@ def test_a_damaged_log_gives_times_or_an_error_of_ours(
     except ConfigError as error:
         assert str(path) in str(error)
     else:
-        assert steps
-        assert all(0 < step_s < float("inf") for step_s in steps)
+        assert steps.times_s
+        assert all(0 < step_s < float("inf") for step_s in steps.times_s)
+        assert steps.count is None or steps.count > 0

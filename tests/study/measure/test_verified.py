@@ -120,8 +120,8 @@ def test_an_older_table_verifies_only_equal_settings(make_grid: MakeGrid) -> Non
 
 
 def test_a_time_for_far_more_steps_than_measured_has_a_note(make_grid: MakeGrid) -> None:
-    """40 steps were measured: 400 are ten times as many, 10,000 are far more."""
-    grid = make_grid({"estimate": {"steps": 400, "horizons": ["10000 steps"]}})
+    """39 steps were in steady state: 390 are ten times as many, 10,000 are far more."""
+    grid = make_grid({"estimate": {"steps": 390, "horizons": ["10000 steps"]}})
     write_run(grid[0])
     path = Path(grid.study.folder, "throughput.csv")
     write_table(throughput_rows(grid), path)
@@ -131,9 +131,52 @@ def test_a_time_for_far_more_steps_than_measured_has_a_note(make_grid: MakeGrid)
         if (row.model, row.gpus) == (grid[0].model, 1)
     )
     assert (near.basis, near.measured_steps) == ("Verified", None)
-    assert (far.basis, far.measured_steps) == ("Verified", 40)
+    assert (far.basis, far.measured_steps) == ("Verified", 39)
     text = to_markdown([near]) + to_markdown([far])
-    assert text.count("speed over 40 steps, length extrapolated") == 1
+    assert text.count("speed over 39 steps, length extrapolated") == 1
+
+
+def test_the_steps_of_a_note_are_those_that_were_measured(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    """Not those of the settings: of a run that diverged at step 30, in steady state were 2 to 30;
+    of a nanoGPT log with iterations 0, 10 and 20, the last two were timed."""
+    log, table = tmp_path / "nano.log", tmp_path / "speeds.csv"
+    log.write_text("".join(f"iter {i}: loss 3.1, time 250.00ms, mfu 1%\n" for i in (0, 10, 20)))
+    table.write_text("cluster,model,gpus,steps,step_ms\nhere,wide,1,,250\nhere,wide,2,50,250\n")
+    of_log = {"file": str(log), "format": "nanogpt", "cluster": "here", "model": "tiny", "gpus": 2}
+    grid = make_grid({"evidence": [of_log, {"file": str(table)}], "estimate": {"steps": 1000}})
+    write_run(grid[0], outcome="diverged", steps_done=30)
+    metrics = Path(grid[0].folder, "metrics.jsonl")
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
+    write_table(throughput_rows(grid), Path(grid.study.folder, "throughput.csv"))
+    rows = estimate_table(grid, known_measurements(grid))
+    found = {f"{row.model}/{row.gpus}": to_markdown([row]) for row in rows}
+    assert "Verified, from a run that diverged at step 30; speed over 29 steps" in found["tiny/1"]
+    assert "start-up predicted; speed over 2 steps" in found["tiny/2"]
+    assert "Verified by speeds, start-up predicted, over an unknown number" in found["wide/1"]
+    assert "Verified by speeds, start-up predicted; speed over 50 steps" in found["wide/2"]
+
+
+def test_a_continued_run_has_measured_its_own_steps(make_grid: MakeGrid) -> None:
+    """Of 300 steps, 240 are another run's: 50 of its own are in steady state."""
+    cell = {"cluster": "here", "model": "tiny", "gpus": 1}
+    branch = {**cell, "variant": "on", "steps": 300, "from": {"cell": "stable", "at": "100%"}}
+    grid = make_grid(
+        {
+            "variants": {"stable": {}, "on": {}},
+            "run": {"steps": 240, "checkpoint": {"dump": {"every": 240, "keep": 0}}},
+            "grid": [{**cell, "variant": "stable"}, branch],
+            "estimate": {"steps": 600},
+        }
+    )
+    write_run(grid[1])
+    metrics = Path(grid[1].folder, "metrics.jsonl")
+    own = metrics.read_text().splitlines(keepends=True)[-6:]  # from step 250
+    metrics.write_text("".join(own))
+    write_table(throughput_rows(grid), Path(grid.study.folder, "throughput.csv"))
+    rows = estimate_table(grid, known_measurements(grid))
+    assert {row.measured_steps for row in rows} == {50}
 
 
 def test_a_verified_row_names_the_gpu_that_ran(make_grid: MakeGrid) -> None:
