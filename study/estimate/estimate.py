@@ -14,6 +14,7 @@ from statistics import median
 from study.estimate.basis import MEASURED_STEPS, VERIFIED, find_basis
 from study.estimate.intervals import PredictionInterval, add
 from study.estimate.own_runs import (
+    alike,
     another_run,
     around,
     find_doubt,
@@ -140,7 +141,7 @@ class Estimator:
         # The study's own measurements take precedence over evidence.
         ours = [item for item in own if not item.source]
         if ours or own:
-            found = self._verified(cell, ours or own, steps)
+            found = self._verified(cell, alike(cell, ours or own, steps), steps)
         else:
             found = self._estimated(cell, measured, steps)
         return self._row(cell, steps, horizon, found)
@@ -179,7 +180,7 @@ class Estimator:
         It contains the standard error of the mean step, the spread between runs, and the runs.
         """
         spread = self._spread(own)
-        whole = [item for item in own if is_whole(item, steps)]
+        whole = [item for item in own if is_whole(item, cell, steps)]
         method = "start-up + steps x mean step"
         if len(whole) == len(own):
             method = "wall-clock time of the run"
@@ -207,7 +208,7 @@ class Estimator:
         be, s."""
         mean = item.mean_step_s
         steady = around(mean, spread, item.mean_error_s or 0.0).scaled(steps - 1)
-        if is_whole(item, steps):
+        if is_whole(item, cell, steps):
             # Evidence may have a wall-clock time without a start-up time.
             assert item.wall_s is not None
             down = min(steady.middle - steady.low, item.wall_s)

@@ -31,6 +31,19 @@ def count_evaluations(cell: Cell, steps: int) -> int:
     return steps // every + (1 if steps % every else 0)
 
 
+def pauses(cell: Cell, steps: int) -> tuple[object, ...]:
+    """Return what interrupts or ends a run of `steps` steps: runs of one speed with the same pauses
+    take equally long."""
+    saves, evaluations = count_saves(cell, steps), count_evaluations(cell, steps)
+    checkpoint, evaluation = cell.run.checkpoint, cell.run.eval
+    return (
+        saves,
+        checkpoint.async_save if checkpoint and saves else None,
+        evaluations,
+        evaluation.validation if evaluation and evaluations else None,
+    )
+
+
 def rest_terms(cell: Cell, steps: int, step_s: float) -> dict[str, float]:
     """Return the parts of a run outside its start-up and steps, s at nominal rates.
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from study.estimate.intervals import PredictionInterval
+from study.estimate.overhead import pauses
 from study.estimate.regression import Z80
 from study.grid import Cell
 from study.measure.flags import describe_divergence, describe_load, describe_spread
@@ -24,9 +25,16 @@ def find_gpu_name(cell: Cell, own: Sequence[Measurement]) -> str | None:
     )
 
 
-def is_whole(item: Measurement, steps: int) -> bool:
-    """Return whether a run of these steps was measured as a whole."""
-    return item.uninterrupted and item.wall_s is not None and item.cell.run.steps == steps
+def alike(cell: Cell, own: Sequence[Measurement], steps: int) -> Sequence[Measurement]:
+    """Return the measurements with the pauses of a cell; all of them if there are none."""
+    mine = pauses(cell, steps)
+    return [item for item in own if pauses(item.cell, steps) == mine] or own
+
+
+def is_whole(item: Measurement, cell: Cell, steps: int) -> bool:
+    """Return whether a run of a cell with these steps was measured as a whole."""
+    whole = item.uninterrupted and item.wall_s is not None and item.cell.run.steps == steps
+    return whole and pauses(item.cell, steps) == pauses(cell, steps)
 
 
 def another_run(runs: Sequence[tuple[float, float, float]]) -> PredictionInterval:

@@ -14,7 +14,7 @@ from study.grid import Grid
 from study.measure.measurement import Measurement, read_measurements
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import write_table
-from tests.study.conftest import GUIDE, MakeGrid, write_run
+from tests.study.conftest import GUIDE, MakeGrid, make_summary, write_run
 from trainer.problems import ConfigError
 
 STEP_S = 131_072 / 600_000  # 8x H200 at 75K tokens/s each
@@ -107,6 +107,41 @@ def test_seeds_are_pooled(make_grid: MakeGrid) -> None:
     assert row.seconds == pytest.approx(2 + 99 * 0.2, abs=0.5)
     assert row.seconds_low <= 1 + 99 * 0.1 + 0.5
     assert row.seconds_high >= 9 + 99 * 0.9 - 0.5
+
+
+def test_runs_that_save_and_evaluate_otherwise_give_the_speed_but_not_the_time(
+    make_grid: MakeGrid,
+) -> None:
+    """40 steps of equal speed; with 20 evaluations and saves, a run takes 10 s more."""
+    grid = make_grid(
+        {
+            "run": {"checkpoint": None},
+            "variants": {
+                "heavy": {
+                    "checkpoint": {"eval": {"every": 2}},
+                    "eval": {"validation": {"max_sequences": 512}},
+                },
+                "again": {"optim": {"lr": 1e-2}},
+            },
+            "grid": [{"cluster": "here", "model": "tiny", "gpus": 1,
+                      "variant": ["base", "heavy", "again"]}],
+            "estimate": {"steps": 40},
+        }
+    )  # fmt: skip
+    base, heavy, again = grid
+    write_run(base, step_s=0.1, startup_s=4.0)
+    alone = estimates(grid)
+    assert [row.seconds for row in alone[::2]] == pytest.approx([4 + 39 * 0.1] * 2)
+    assert alone[1].method == "start-up + steps x mean step"
+    assert (alone[1].seconds_low or 0) > (alone[0].seconds or 0)  # its pauses are predicted
+    attempt = {**make_summary(heavy, 4.0, 17.9)["attempts"][0]}
+    write_run(heavy, step_s=[0.05, 0.15, 0.1, 0.1], startup_s=4.0, attempts=[attempt])
+    both = estimates(grid)
+    assert [row.seconds for row in both] == pytest.approx([7.9, 17.9, 7.9])
+    assert {row.method for row in both} == {"wall-clock time of the run"}
+    assert [row.doubt != "" for row in both] == [False, True, False]
+    write_run(again, step_s=0.1, startup_s=6.0)
+    assert [row.seconds for row in estimates(grid)] == pytest.approx([8.9, 17.9, 8.9])
 
 
 LADDER: dict[str, Any] = {
