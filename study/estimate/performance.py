@@ -67,6 +67,8 @@ class Observed:
     """Of whole runs: the `rest_terms`, and the seconds outside start-up and steps."""
     speed_key: str = ""
     """`RunConfig.speed_key` of its runs."""
+    with_startup: tuple[tuple[dict[str, float], float], ...] = ()
+    """The same of whole runs whose start-up was not recorded, which is in these seconds."""
 
 
 def observe(measurements: Sequence[Measurement]) -> list[Observed]:
@@ -83,6 +85,7 @@ def observe(measurements: Sequence[Measurement]) -> list[Observed]:
             _middle([item.peak_memory_gib for item in items]),
             tuple(_rests(items)),
             items[0].cell.speed_key,
+            tuple(_with_startup(items)),
         )
         for items in pooled.values()
     ]
@@ -218,10 +221,22 @@ class Performance:
 
     @cached_property
     def _startup_model(self) -> Regression:
-        found = _furthest([item for item in self.observed if item.startup_s is not None])
-        points = _startup_points([item.work for item in found])
-        values = np.array([item.startup_s for item in found], dtype=float)
+        known = [(item, self._startup_of(item)) for item in _furthest(self.observed)]
+        found = [(item.work, seconds) for item, seconds in known if seconds is not None]
+        points = _startup_points([work for work, _ in found])
+        values = np.array([seconds for _, seconds in found], dtype=float)
         return Regression(list(STARTUP_PRIORS.values()), points, values)
+
+    def _startup_of(self, item: Observed) -> float | None:
+        """Return the start-up of a configuration, s: recorded, or what the rest of its runs leaves;
+        None if neither is known."""
+        if item.startup_s is not None or not item.with_startup:
+            return item.startup_s
+        rests = [
+            _interval(self._rest_model, _rest_points([terms])) for terms, _ in item.with_startup
+        ]
+        pairs = zip(item.with_startup, rests, strict=True)
+        return max(0.1, median(seconds - rest.middle for (_, seconds), rest in pairs))
 
     @cached_property
     def _rest_model(self) -> Regression:
@@ -307,12 +322,27 @@ def _rests(measurements: Sequence[Measurement]) -> list[tuple[dict[str, float], 
     """Return the `rest_terms` of whole runs, and the seconds outside start-up and steps."""
     found = []
     for item in measurements:
-        if item.uninterrupted and item.wall_s is not None and item.startup_s is not None:
-            step_s, steps = item.mean_step_s, item.cell.run.steps
-            seconds = item.wall_s - item.startup_s - (steps - 1) * step_s
+        if item.outside_s is not None and item.startup_s is not None:
             # It may be negative if nothing else was done and the first steps were fast.
-            found.append((rest_terms(item.cell, steps, step_s), max(0.1, seconds)))
+            found.append((_rest_terms(item), max(0.1, item.outside_s - item.startup_s)))
     return found
+
+
+def _with_startup(measurements: Sequence[Measurement]) -> list[tuple[dict[str, float], float]]:
+    """Return the same of whole runs whose start-up was not recorded, with their start-up.
+
+    One whose steps take longer than the whole contradicts itself and says nothing.
+    """
+    found = []
+    for item in measurements:
+        outside_s = item.outside_s if item.startup_s is None else None
+        if outside_s is not None and outside_s > item.mean_step_s:
+            found.append((_rest_terms(item), outside_s - item.mean_step_s))
+    return found
+
+
+def _rest_terms(item: Measurement) -> dict[str, float]:
+    return rest_terms(item.cell, item.cell.run.steps, item.mean_step_s)
 
 
 def _rest_points(rows: Sequence[dict[str, float]]) -> Points:

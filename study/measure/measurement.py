@@ -60,6 +60,16 @@ class Measurement:
         """Mean step time, s, which gives the time of many steps; the median if it is not known."""
         return self.step_s[1] if self.mean_s is None else self.mean_s
 
+    @property
+    def outside_s(self) -> float | None:
+        """What the whole run took outside of its steps after the first one, s; None if not known.
+
+        It may be negative if the time of the run and that of its steps contradict each other.
+        """
+        if not self.uninterrupted or self.wall_s is None:
+            return None
+        return self.wall_s - (self.cell.run.steps - 1) * self.mean_step_s
+
 
 def read_measurements(csv_path: str | Path, grid: Grid, ended: bool = False) -> list[Measurement]:
     """Return the rows of throughput.csv that have a speed and match a cell's current settings.

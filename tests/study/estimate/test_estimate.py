@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,39 @@ def test_evidence_verifies_in_the_name_of_its_source(make_grid: MakeGrid) -> Non
     (row,) = estimate_table(grid, [guides, *measure(grid)])
     assert row.seconds == pytest.approx(20 + 499 * 0.1)
     assert row.method == "wall-clock time of the run"
+
+
+def test_what_a_whole_run_took_beyond_its_steps_is_the_start_up_of_others(
+    make_grid: MakeGrid,
+) -> None:
+    """The guide's 150 s are 500 steps of 109 s and 41 s of start-up, of which its end is a part; so
+    larger models do not end earlier."""
+    models = {name: {"dim": 64 * n, "n_layers": n, "n_heads": n} for name, n in SIZES.items()}
+    cells = {"cluster": "fast", "model": list(SIZES), "gpus": 8}
+    grid = make_grid({**GUIDE, "models": models, "grid": [cells]})
+    guides = Measurement(
+        cell=grid[0],
+        source="the guide",
+        completed=True,
+        uninterrupted=True,
+        step_s=(STEP_S, STEP_S, STEP_S),
+        startup_s=None,
+        wall_s=150.0,
+        peak_memory_gib=None,
+        steady_steps=500,
+    )
+    rows = estimate_table(grid, [guides])
+    assert [row.basis.split()[0] for row in rows] == ["Verified", "Estimated", "Estimated"]
+    times = [row.seconds or 0 for row in rows]
+    assert sorted(times) == times
+    assert [row.startup_s for row in rows[1:]] == pytest.approx([39.0] * 2, abs=2)
+    # A time that the steps alone exceed is no start-up of 0 s.
+    wrong = estimate_table(grid, [replace(guides, wall_s=90.0)])
+    alone = estimate_table(grid, [replace(guides, wall_s=None)])
+    assert wrong[1] == alone[1]
+
+
+SIZES = {"small": 8, "larger": 10, "largest": 12}
 
 
 def test_horizons_cost_and_energy(make_grid: MakeGrid) -> None:
