@@ -6,7 +6,6 @@ interpolates between measurements or extrapolates from them; or from measured st
 known from a log alone, which has no start-up.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -21,12 +20,13 @@ from study.estimate.own_runs import (
     find_gpu_name,
     is_whole,
     measured_step,
+    spread_of_another,
 )
 from study.estimate.performance import MOST, Performance, observe, spread
+from study.estimate.spreads import Spreads, find_spreads
 from study.grid import Cell, Grid
 from study.horizon import horizon_steps
 from study.measure.measurement import Measurement
-from study.measure.repeats import speed_spread
 from study.trainers import DEFAULT_TRAINER
 from study.workload import workload
 
@@ -124,7 +124,7 @@ class Estimator:
             self._measured.setdefault(item.cell.measured_with, []).append(item)
             self._own.setdefault((cluster, item.cell.speed_key), []).append(item)
         self._models: dict[tuple[str, str], Performance] = {}
-        self._spreads: dict[tuple[str, str], float] = {}
+        self._known_spreads: dict[tuple[str, str], Spreads] = {}
 
     def model(self, cell: Cell) -> Performance:
         """Return the performance model of a cell's trainer on its cluster."""
@@ -179,7 +179,7 @@ class Estimator:
 
         It contains the standard error of the mean step, the spread between runs, and the runs.
         """
-        spread = self._spread(own)
+        spreads = self._spreads(cell)
         whole = [item for item in own if is_whole(item, cell, steps)]
         method = "start-up + steps x mean step"
         if len(whole) == len(own):
@@ -192,9 +192,9 @@ class Estimator:
         return Timing(
             basis=MEASURED_STEPS if all(item.steps_only for item in own) else VERIFIED,
             method=method,
-            time=another_run([self._time_of_run(cell, item, steps, spread) for item in own]),
-            startup_s=median(self._measured_startup(cell, item).middle for item in own),
-            step=measured_step(own, spread),
+            time=another_run([self._time_of_run(cell, item, steps, len(own)) for item in own]),
+            startup_s=median(self._startup(cell, item, len(own)).middle for item in own),
+            step=measured_step(own, spreads),
             gpu_name=find_gpu_name(cell, own),
             by=", ".join(dict.fromkeys(item.source for item in own if item.source)),
             measured_steps=max(known) if far else None,
@@ -202,40 +202,41 @@ class Estimator:
         )
 
     def _time_of_run(
-        self, cell: Cell, item: Measurement, steps: int, spread: float
+        self, cell: Cell, item: Measurement, steps: int, runs: int
     ) -> tuple[float, float, float]:
-        """Return the time of a run like a measured one, and how far below and above it others may
-        be, s."""
-        mean = item.mean_step_s
-        steady = around(mean, spread, item.mean_error_s or 0.0).scaled(steps - 1)
+        """Return the time of a run like a measured one, one of so many runs, and how far below and
+        above it others may be, s."""
+        spreads, mean = self._spreads(cell), item.mean_step_s
+        spread = spread_of_another(spreads.step, runs)
+        steady = around(mean, spread, spreads.error(item)).scaled(steps - 1)
         if is_whole(item, cell, steps):
-            # Evidence may have a wall-clock time without a start-up time.
+            # Evidence may have a wall-clock time without a start-up time, and contradict itself.
             assert item.wall_s is not None
-            down = min(steady.middle - steady.low, item.wall_s)
-            return item.wall_s, down, steady.high - steady.middle
-        started = self._measured_startup(cell, item)
+            assert item.outside_s is not None
+            outside_s = max(0.0, item.outside_s)
+            whole = add([around(outside_s, spread_of_another(spreads.outside, runs)), steady])
+            return (
+                item.wall_s,
+                min(whole.middle - whole.low, item.wall_s),
+                whole.high - whole.middle,
+            )
+        started = self._startup(cell, item, runs)
         whole = add([started, steady, self.model(cell).rest(cell, steps, mean)])
         return whole.middle, whole.middle - whole.low, whole.high - whole.middle
 
-    def _spread(self, own: Sequence[Measurement]) -> float:
-        """Return the standard deviation of another run's mean step time, relative, from `own`.
+    def _spreads(self, cell: Cell) -> Spreads:
+        """Return how much runs of a cell's trainer on its cluster differ."""
+        key = cell.measured_with
+        if key not in self._known_spreads:
+            self._known_spreads[key] = find_spreads(self._measured.get(key, []))
+        return self._known_spreads[key]
 
-        The spread between runs is that of all repeated runs of the trainer on the cluster; to it
-        comes the uncertainty of the mean of `own`.
-        """
-        key = own[0].cell.measured_with
-        if key not in self._spreads:
-            self._spreads[key] = speed_spread(
-                [item.mean_step_s for item in items]
-                for items in self._own.values()
-                if items[0].cell.measured_with == key
-            )
-        return self._spreads[key] * math.sqrt(1 + 1 / len(own))
-
-    def _measured_startup(self, cell: Cell, item: Measurement) -> PredictionInterval:
-        """Return a run's start-up with its first step, s; predicted if it was not recorded."""
+    def _startup(self, cell: Cell, item: Measurement, runs: int) -> PredictionInterval:
+        """Return the start-up of a run like a measured one, one of so many runs, with its first
+        step, s; predicted if it was not recorded."""
         if item.startup_s is not None:
-            return PredictionInterval(item.startup_s, item.startup_s, item.startup_s)
+            spread = spread_of_another(self._spreads(cell).startup, runs)
+            return around(item.startup_s, spread)
         first = PredictionInterval(item.mean_step_s, item.mean_step_s, item.mean_step_s)
         return add([self.model(cell).startup(workload(cell)), first])
 
@@ -249,7 +250,7 @@ class Estimator:
             return Timing(basis=basis, method=missing)
         step, startup = model.step(work), model.startup(work)
         if own:
-            step = measured_step(own, self._spread(own))
+            step = measured_step(own, self._spreads(cell))
             reason = "from the steps of its own runs so far"
         rest = model.rest(cell, steps, step.middle)
         return Timing(

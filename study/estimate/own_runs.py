@@ -7,8 +7,9 @@ from statistics import median
 from study.estimate.intervals import PredictionInterval
 from study.estimate.overhead import pauses
 from study.estimate.regression import Z80
+from study.estimate.spreads import Spreads
 from study.grid import Cell
-from study.measure.flags import describe_divergence, describe_load, describe_spread
+from study.measure.flags import describe_divergence, describe_few, describe_load, describe_spread
 from study.measure.measurement import Measurement
 
 
@@ -51,18 +52,24 @@ def another_run(runs: Sequence[tuple[float, float, float]]) -> PredictionInterva
     return PredictionInterval(low, middle, high)
 
 
-def measured_step(own: Sequence[Measurement], spread: float) -> PredictionInterval:
+def measured_step(own: Sequence[Measurement], spreads: Spreads) -> PredictionInterval:
     """Return the median over runs of the mean step time, s, with the interval of another run."""
-    steps = [around(item.mean_step_s, spread, item.mean_error_s or 0.0) for item in own]
+    spread = spread_of_another(spreads.step, len(own))
+    steps = [around(item.mean_step_s, spread, spreads.error(item)) for item in own]
     return another_run(
         [(step.middle, step.middle - step.low, step.high - step.middle) for step in steps]
     )
 
 
-def around(mean_s: float, spread: float, error_s: float) -> PredictionInterval:
-    """Return the interval of a mean step time, from its standard error and the relative spread."""
-    width = math.exp(Z80 * math.hypot(spread, error_s / mean_s))
-    return PredictionInterval(mean_s / width, mean_s, mean_s * width)
+def spread_of_another(spread: float, runs: int) -> float:
+    """Return the standard deviation of another run from the mean of these runs."""
+    return spread * math.sqrt(1 + 1 / runs)
+
+
+def around(middle: float, *sds: float) -> PredictionInterval:
+    """Return the interval of a value with independent relative standard deviations."""
+    width = math.exp(Z80 * math.hypot(*sds))
+    return PredictionInterval(middle / width, middle, middle * width)
 
 
 def find_doubt(own: Sequence[Measurement]) -> str:
@@ -75,10 +82,12 @@ def find_doubt(own: Sequence[Measurement]) -> str:
     ]
     _, load, cores = max(loads, default=(None, None, None))
     unknown = all(item.steady_steps is None for item in own)
+    intervals = [item.steady_intervals for item in own if item.steady_intervals is not None]
     warnings = [
         describe_divergence([item.steps_done for item in own if item.diverged], len(own)),
         describe_load(load, cores),
         describe_spread(spread),
+        describe_few(max(intervals, default=None)),
         "over an unknown number of steps" if unknown else "",
     ]
     return ", ".join(filter(None, warnings))

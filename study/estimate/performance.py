@@ -20,7 +20,9 @@ from study.estimate.intervals import PredictionInterval
 from study.estimate.overhead import rest_terms
 from study.estimate.priors import (
     MEMORY_PRIORS,
+    REST_NOISE_SD,
     REST_PRIORS,
+    STARTUP_NOISE_SD,
     STARTUP_PRIORS,
     STEP_PRIORS,
     step_priors,
@@ -225,7 +227,8 @@ class Performance:
         found = [(item.work, seconds) for item, seconds in known if seconds is not None]
         points = _startup_points([work for work, _ in found])
         values = np.array([seconds for _, seconds in found], dtype=float)
-        return Regression(list(STARTUP_PRIORS.values()), points, values)
+        priors = list(STARTUP_PRIORS.values())
+        return Regression(priors, points, values, usual_noise_sd=STARTUP_NOISE_SD)
 
     def _startup_of(self, item: Observed) -> float | None:
         """Return the start-up of a configuration, s: recorded, or what the rest of its runs leaves;
@@ -243,7 +246,7 @@ class Performance:
         found = [rest for item in _furthest(self.observed) for rest in item.rests][:MOST]
         points = _rest_points([terms for terms, _ in found])
         values = np.array([seconds for _, seconds in found], dtype=float)
-        return Regression(list(REST_PRIORS.values()), points, values)
+        return Regression(list(REST_PRIORS.values()), points, values, usual_noise_sd=REST_NOISE_SD)
 
     @cached_property
     def _memory_model(self) -> Regression:

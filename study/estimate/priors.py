@@ -49,6 +49,9 @@ STARTUP_PRIORS = {
 }
 """Seconds: one process with imports and data, each doubling of GPUs, several nodes, compile."""
 
+STARTUP_NOISE_SD = 0.1
+"""Usual spread of a start-up, in log time: more than that of steps, which are many."""
+
 MEMORY_PRIORS = {
     "states": Prior(1.0, 1.15),
     "activations": Prior(1.0, 1.5),
@@ -65,3 +68,6 @@ REST_PRIORS = {
     "end": Prior(2.0, 2.0),
 }
 """For the terms of `study.estimate.overhead.rest_terms`, in their order."""
+
+REST_NOISE_SD = 0.3
+"""Usual spread of saves, evaluations and the end, in log time: disks are shared and cache."""

@@ -25,7 +25,7 @@ FEW, FEW_PROCESS_SD = 8, 0.12
 it is alike over long distances."""
 
 NOISE_SDS = (0.01, 0.02, 0.04, 0.08, 0.16)
-"""Candidates for the standard deviation of the noise, in log time."""
+"""Candidates for the standard deviation of the noise of step times, in log time."""
 
 LENGTH_SCALES = (1.4, 2.8)
 """Candidates for the length scale of g: e**1.4 is a factor of about 4 in size."""
@@ -92,11 +92,13 @@ class Regression:
         values: np.ndarray,
         offset_factor: float = 1.0,
         hyper: Hyper | None = None,
+        usual_noise_sd: float = USUAL_NOISE_SD,
     ) -> None:
         """Fit to `values` (points,), each positive; without points, predictions follow the priors.
 
         `offset_factor` is the prior's factor for an error that all values share. If `hyper` is
-        None, it follows from the marginal likelihood.
+        None, it follows from the marginal likelihood; `usual_noise_sd` is the prior's median of the
+        noise, and scales its candidates.
         """
         self._center = np.log([prior.median for prior in priors])
         self._widths = np.log([prior.factor for prior in priors])
@@ -104,7 +106,8 @@ class Regression:
         self._member = (groups[:, None] == np.unique(groups)[None]).astype(float)
         self._points, self._values = points, np.log(values)
         self._offset = math.log(offset_factor) ** 2
-        candidates = [hyper] if hyper else _candidates(len(values))
+        self._usual_noise_sd = usual_noise_sd
+        candidates = [hyper] if hyper else _candidates(len(values), usual_noise_sd)
         self.hyper, self._log_c = self._choose(candidates)
         self._condition()
 
@@ -177,7 +180,8 @@ class Regression:
         if len(candidates) == 1:
             return candidates[0], fits[0][1]
         evidence = [
-            fit + _log_prior(hyper) for hyper, (fit, _) in zip(candidates, fits, strict=True)
+            fit + _log_prior(hyper, self._usual_noise_sd)
+            for hyper, (fit, _) in zip(candidates, fits, strict=True)
         ]
         weights = np.exp(np.array(evidence) - max(evidence))
         weights /= weights.sum()
@@ -305,17 +309,18 @@ def _similarity(a: Points, b: Points, length_scale: float) -> np.ndarray:
     return np.exp(-0.5 * apart / length_scale**2)
 
 
-def _log_prior(hyper: Hyper) -> float:
+def _log_prior(hyper: Hyper, usual_noise_sd: float) -> float:
     """Return the logarithm of the prior density of the standard deviations."""
-    pairs = ((hyper.process_sd, USUAL_PROCESS_SD), (hyper.noise_sd, USUAL_NOISE_SD))
+    pairs = ((hyper.process_sd, USUAL_PROCESS_SD), (hyper.noise_sd, usual_noise_sd))
     return -0.5 * sum((math.log(value / usual) / math.log(2)) ** 2 for value, usual in pairs)
 
 
-def _candidates(count: int) -> list[Hyper]:
+def _candidates(count: int, usual_noise_sd: float) -> list[Hyper]:
     """Return the hyperparameters to choose from; a single measurement cannot choose between any."""
     if count < 2:
-        return [Hyper(0.12, USUAL_NOISE_SD, LENGTH_SCALES[0])]
+        return [Hyper(0.12, usual_noise_sd, LENGTH_SCALES[0])]
     few = count < FEW
     sds = [sd for sd in PROCESS_SDS if not few or sd >= FEW_PROCESS_SD]
     lengths = LENGTH_SCALES[:1] if few else LENGTH_SCALES
-    return [Hyper(s, n, r) for s in sds for n in NOISE_SDS for r in lengths]
+    noises = [sd * usual_noise_sd / USUAL_NOISE_SD for sd in NOISE_SDS]
+    return [Hyper(s, n, r) for s in sds for n in noises for r in lengths]

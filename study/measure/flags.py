@@ -20,6 +20,9 @@ BUSY_SHARE = 0.1
 The daemons of an idle machine stay far below; one busy process on up to nine cores is above.
 """
 
+FEW_INTERVALS = 4
+"""Intervals in steady state from which on their spread, and the error of their mean, are known."""
+
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -38,6 +41,18 @@ def describe_spread(spread: float | None) -> str:
     if not is_wide(spread):
         return ""
     return f"with a wide spread (p90 - p10 of the step time is {spread:.0%} of p50)"
+
+
+def is_few(intervals: int | None) -> bool:
+    """Return whether a run has too few intervals to tell how much its step times vary."""
+    return intervals is not None and intervals < FEW_INTERVALS
+
+
+def describe_few(intervals: int | None) -> str:
+    """Return the warning about a run with few intervals; empty if it has enough."""
+    if intervals is None or not is_few(intervals):
+        return ""
+    return f"with only {intervals} interval{'s' if intervals > 1 else ''} in steady state"
 
 
 def describe_load(load: float | None, cores: float | None) -> str:
@@ -67,6 +82,9 @@ def row_flags(row: Mapping[str, Any]) -> list[str]:
         flags.append(
             f"wide spread: p90 - p10 of the step time is more than {WIDE_SPREAD:.0%} of p50"
         )
+    if row.get("step_ms_p50") and is_few(row.get("steady_intervals")):
+        what = "how much the step time varies is hardly known"
+        flags.append(f"fewer than {FEW_INTERVALS} intervals in steady state: {what}")
     if is_busy(row["machine_load"], row["machine_cores"]):
         flags.append(f"busy machine: other processes took more than {BUSY_SHARE:.0%} of its cores")
     if row.get("began_again"):

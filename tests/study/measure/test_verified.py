@@ -152,8 +152,9 @@ def test_the_steps_of_a_note_are_those_that_were_measured(
     write_table(throughput_rows(grid), Path(grid.study.folder, "throughput.csv"))
     rows = estimate_table(grid, known_measurements(grid))
     found = {f"{row.model}/{row.gpus}": to_markdown([row]) for row in rows}
-    assert "Verified, from a run that diverged at step 30; speed over 29 steps" in found["tiny/1"]
-    assert "start-up predicted; speed over 2 steps" in found["tiny/2"]
+    assert "Verified, from a run that diverged at step 30, with only 3 intervals" in found["tiny/1"]
+    assert "; speed over 29 steps" in found["tiny/1"]
+    assert "; speed over 2 steps" in found["tiny/2"]
     assert "Verified by speeds, start-up predicted, over an unknown number" in found["wide/1"]
     assert "Verified by speeds, start-up predicted; speed over 50 steps" in found["wide/2"]
 
