@@ -44,14 +44,12 @@ class Spreads:
         The spread of a few intervals is hardly known, so that it is taken together with that of
         the intervals of other runs. A speed that comes without its number of steps has none.
         """
-        own = None if item.mean_error_s is None else item.mean_error_s / item.mean_step_s
-        count = _count_intervals(item)
-        if not count or (own is not None and item.steady_intervals is None):
-            return own or 0.0
+        own, count = (item.mean_error_s or 0.0) / item.mean_step_s, _count_intervals(item)
+        # An earlier version's table has the error, but not how many intervals it is from.
+        if not count or (item.mean_error_s is not None and item.steady_intervals is None):
+            return own
+        degrees = 0 if item.mean_error_s is None else (item.steady_intervals or 1) - 1
         usual = self.interval**2 / count
-        if own is None or item.steady_intervals is None:
-            return math.sqrt(usual)
-        degrees = item.steady_intervals - 1
         return math.sqrt((degrees * own**2 + TRUSTED * usual) / (degrees + TRUSTED))
 
 
