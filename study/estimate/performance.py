@@ -223,23 +223,21 @@ class Performance:
 
     @cached_property
     def _startup_model(self) -> Regression:
-        known = [(item, self._startup_of(item)) for item in _furthest(self.observed)]
-        found = [(item.work, seconds) for item, seconds in known if seconds is not None]
-        points = _startup_points([work for work, _ in found])
-        values = np.array([seconds for _, seconds in found], dtype=float)
+        known = [item for item in self.observed if item.startup_s is not None or item.with_startup]
+        found = _furthest(known)
+        points = _startup_points([item.work for item in found])
+        values = np.array([self._startup_of(item) for item in found], dtype=float)
         priors = list(STARTUP_PRIORS.values())
         return Regression(priors, points, values, usual_noise_sd=STARTUP_NOISE_SD)
 
-    def _startup_of(self, item: Observed) -> float | None:
-        """Return the start-up of a configuration, s: recorded, or what the rest of its runs leaves;
-        None if neither is known."""
-        if item.startup_s is not None or not item.with_startup:
+    def _startup_of(self, item: Observed) -> float:
+        """Return the start-up of a configuration, s: recorded, or what the rest of its whole runs
+        leaves of their time."""
+        if item.startup_s is not None:
             return item.startup_s
-        rests = [
-            _interval(self._rest_model, _rest_points([terms])) for terms, _ in item.with_startup
-        ]
-        pairs = zip(item.with_startup, rests, strict=True)
-        return max(0.1, median(seconds - rest.middle for (_, seconds), rest in pairs))
+        points = _rest_points([terms for terms, _ in item.with_startup])
+        rests = np.exp(self._rest_model.predict(points)[0])
+        return max(0.1, float(np.median([s for _, s in item.with_startup] - rests)))
 
     @cached_property
     def _rest_model(self) -> Regression:
