@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -44,6 +45,24 @@ def minutes_of(time: str) -> int:
     return minutes + math.ceil((parts["seconds"] + parts["s"] + parts["sec"]) / 60)
 
 
+def _check_log(path: str) -> str:
+    """Check the path of a job's log: what Slurm puts in must be known beforehand, for links to it.
+
+    Raises ValueError.
+    """
+    folder, _, name = path.rpartition("/")
+    patterns = [found for found in re.findall(r"%.?", name) if found != "%j"]
+    patterns += re.findall(r"%.?", folder)
+    if patterns:
+        expected = "%j alone, in the file's name"
+        raise ValueError(f"found {path!r}, with {patterns[0]}; expected {expected}")
+    return path
+
+
+LogPath = Annotated[str, Field(min_length=1), AfterValidator(_check_log)]
+"""Path of a job's log, with %j for the job's id."""
+
+
 class SlurmDataConfig(Settings):
     """How to request the jobs without a GPU: corpora, tokenising, exports."""
 
@@ -60,9 +79,16 @@ class SlurmDataConfig(Settings):
     mem_gib: PositiveInt = 16
     """Memory, GiB; at most `max_mem_gib` in the cluster's partition."""
     runtime_min: PositiveInt = 240
-    """Time limit, minutes; at most `max_runtime_min` in the cluster's partition."""
+    """Time limit, minutes or a time of Slurm; at most `max_runtime_min` in the cluster's
+    partition."""
     extra: str = ""
     """More flags for sbatch, verbatim."""
+
+    @field_validator("runtime_min", mode="before")
+    @classmethod
+    def _take_slurm_times(cls, value: Any) -> Any:
+        """Accept a time as `sbatch --time` does."""
+        return minutes_of(value) if isinstance(value, str) else value
 
 
 class SlurmConfig(Settings):
@@ -98,7 +124,7 @@ class SlurmConfig(Settings):
     the run's time estimate and a margin. A retry after a time-out adds the same amount."""
     max_runtime_min: PositiveInt | None = None
     """Maximum of `runtime_min` for retries, minutes: the partition's limit; null if it is not
-    known."""
+    known; then as much as Slurm accepts."""
     warn_s: Annotated[int, Field(ge=0, le=65535)] = 60
     """Seconds before the time limit at which a run is signalled to save and stop; 0: never."""
     max_nodes: PositiveInt = 1
@@ -117,10 +143,10 @@ class SlurmConfig(Settings):
     """Nodes to avoid, `--exclude`."""
     extra: str = ""
     """More flags for sbatch, verbatim."""
-    output: str | None = None
+    output: LogPath | None = None
     """File for what a job prints, `--output`, with %j for the job's id; null: below the study's
     folder of results."""
-    error: str | None = None
+    error: LogPath | None = None
     """File for its errors, `--error`; null: the same file."""
     data: SlurmDataConfig = SlurmDataConfig()
     """The jobs without a GPU; the grid's first Slurm cluster decides for all."""

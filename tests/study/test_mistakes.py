@@ -243,10 +243,35 @@ def test_a_slip_at_any_depth_gets_the_right_key(group: tuple[str, ...]) -> None:
 )
 def test_slurms_forms_of_a_time(tmp_path: Path, time: str, minutes: int) -> None:
     assert minutes_of(time) == minutes
-    changes = nest("clusters.fast.slurm", {"runtime_min": time, "max_runtime_min": time})
+    times = {"runtime_min": time, "max_runtime_min": time, "data": {"runtime_min": time}}
+    changes = nest("clusters.fast.slurm", times)
     slurm = load_study_file(write(tmp_path, changes)).clusters["fast"].slurm
     assert slurm is not None
-    assert (slurm.runtime_min, slurm.max_runtime_min) == (minutes, minutes)
+    assert {slurm.runtime_min, slurm.max_runtime_min, slurm.data.runtime_min} == {minutes}
+
+
+@pytest.mark.parametrize("key", ["output", "error"])
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        ("out/%x-%j.txt", "%x"),  # the job's name, which has slashes
+        ("out/%u-%j.txt", "%u"),
+        ("out/%4j.txt", "%4"),
+        ("out/%j/log.txt", "%j"),
+        ("out/log.txt%", "%"),
+        ("out/log-%j.txt", None),
+    ],
+)
+def test_the_path_of_a_log_has_the_jobs_id_and_no_other_pattern(
+    tmp_path: Path, key: str, path: str, wrong: str | None
+) -> None:
+    file = write(tmp_path, nest(f"clusters.fast.slurm.{key}", path))
+    if wrong is None:
+        slurm = load_study_file(file).clusters["fast"].slurm
+        assert getattr(slurm, key) == path
+    else:
+        told = f"clusters.fast.slurm.{key}: found '{path}', with {wrong}; expected %j alone, in "
+        assert told in message(file)
 
 
 def test_a_time_needs_no_quotes(tmp_path: Path) -> None:
