@@ -23,6 +23,27 @@ _OUT_OF_MEMORY = re.compile(
 )
 _TAIL_BYTES = 1 << 16
 
+_SHOWN_LINES = 20
+
+INHERITED = (
+    # The size and place of the batch step.
+    *("NTASKS*", "NPROCS", "NNODES", "NODE*", "PROCID", "LOCALID", "GTIDS", "TASK*", "STEP*"),
+    *("SRUN_*", "JOB_NUM_NODES", "JOB_NODELIST", "JOB_CPUS_PER_NODE*", "JOB_GPUS", "HET_*"),
+    *("CPU*", "CORE*", "MEM_*", "GPU*", "GRES*", "TRES*", "SHARDS*", "THREAD*", "NSOCKETS*"),
+    # Options of srun.
+    *("NCORES*", "HINT", "DIST*", "EXACT", "EXCLUSIVE", "OVERCOMMIT", "OVERLAP", "SPREAD_JOB"),
+    *("*CONSTRAINT", "EXPORT_ENV", "OPEN_MODE", "PROFILE", "ACCTG_FREQ", "KILL_BAD_EXIT"),
+    *("WAIT*", "NETWORK", "RESV_PORTS", "MPI_TYPE", "LABELIO", "UNBUFFEREDIO", "STD*MODE"),
+    *("*HOSTFILE", "ARBITRARY_NODELIST", "USE_MIN_NODES", "CONTAINER*", "DEBUG*", "*PROLOG"),
+    *("*EPILOG", "REMOTE_CWD", "WORKING_*", "TIMELIMIT", "PARTITION", "QOS", "ACCOUNT"),
+    *("RESERVATION", "DEPENDENCY", "SIGNAL", "BCAST*", "COMPRESS", "SEND_LIBS", "NO_KILL"),
+    *("REQ_SWITCH", "PTY_*", "EXIT_*", "BURST_BUFFER", "DELAY_BOOT", "POWER", "TEST_EXEC"),
+    *("DISABLE_STATUS", "CLUSTERS", "WCKEY", "JOB_NAME", "RLIMIT_*", "UMASK", "PRIO_PROCESS"),
+)
+"""Variables of the batch step, after `SLURM_`, that would become options of a step which the
+command starts, or be taken by a program in it for its own place. From srun(1), "INPUT ENVIRONMENT
+VARIABLES". Others, such as a site's SLURM_TMPDIR, are for `setup` and `scratch`."""
+
 
 def write_script(
     title: str,
@@ -43,18 +64,21 @@ def write_script(
     creates `folders`, and removes old `outputs`. At the end it notes its exit code in `logs`.
     """
     note = shlex.quote(str(logs / ENDED))
-    place, code = shlex.quote(str(workdir)), shlex.quote(str(project / "Snakefile"))
-    # Slurm's settings of the batch step would become defaults of a step that the command starts.
+    place = shlex.quote(str(workdir))
+    seen = shlex.join(map(str, (workdir, project / "Snakefile", logs.parent)))
     lines = [
         "#!/bin/bash",
         f"# {title}",
         "for name in ${!SLURM_*} ${!SRUN_*} ${!SBATCH_*}; do",
-        "  case $name in SLURM_CONF|SLURM_JOB_ID|SLURM_JOBID|SLURM_CLUSTER_NAME) ;; "
-        '*) unset "$name";; esac',
+        "  case $name in",
+        f'    {"|".join(f"SLURM_{name}" for name in INHERITED)}|SRUN_*|SBATCH_*) unset "$name" ;;',
+        "  esac",
         "done",
-        f"cd {place} && test -e {code} && test -d {note} || {{",
-        f'  echo "node $(hostname) does not see" {place}, {code} or {note} >&2; '
-        f"  exit {OUT_OF_SIGHT}; }}",
+        f"for path in {seen}; do",
+        '  test -e "$path" || '
+        f'{{ echo "node $(hostname) does not see $path" >&2; exit {OUT_OF_SIGHT}; }}',
+        "done",
+        f"cd {place} && mkdir -p {note} || exit {OUT_OF_SIGHT}",
         f"rm -f {note}/$SLURM_JOB_ID",
         f"trap 'echo $? > {note}/$SLURM_JOB_ID.part && "
         f"mv {note}/$SLURM_JOB_ID.part {note}/$SLURM_JOB_ID' EXIT",
@@ -90,9 +114,25 @@ def ran_out_of_memory(log: Path) -> bool:
 
     Its state alone does not say so if the memory was exceeded in a step.
     """
+    return bool(_OUT_OF_MEMORY.search(_read_end(log)))
+
+
+def end_of_log(log: Path) -> str:
+    """Return the last lines of a job's log, for people; empty if there are none."""
+    lines = _read_end(log).decode(errors="replace").splitlines()[-_SHOWN_LINES:]
+    return "\n".join([f"The end of {log}:", *lines]) if lines else ""
+
+
+def have_text(paths: Iterable[str]) -> bool:
+    """Return whether any of a job's own logs, which Snakemake shows, has text, or it has none."""
+    sizes = [Path(path).stat().st_size if Path(path).exists() else 0 for path in paths]
+    return any(sizes) or not sizes
+
+
+def _read_end(log: Path) -> bytes:
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-            return bool(_OUT_OF_MEMORY.search(file.read()))
+            return file.read()
     except OSError:
-        return False
+        return b""

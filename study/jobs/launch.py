@@ -278,7 +278,10 @@ def _environment(cluster: ClusterConfig) -> list[str]:
     # Snakemake exports the job's total thread count to every rank; give each its share. In torch,
     # MKL_NUM_THREADS takes precedence over OMP_NUM_THREADS.
     share = cluster.cpus_per_gpu
-    lines = [*cluster.setup, f"export OMP_NUM_THREADS={share} MKL_NUM_THREADS={share}"]
+    # Snakemake and our batch scripts end at a variable that is not set, which many a site's files
+    # and functions use.
+    setup = ["set +u", *cluster.setup] if cluster.setup else []
+    lines = [*setup, f"export OMP_NUM_THREADS={share} MKL_NUM_THREADS={share}"]
     if cluster.slurm is not None:
         save_s = cluster.slurm.warn_s or SAVE_S
         lines += [f"export PET_SIGNALS_TO_HANDLE={FORWARDED} PET_SHUTDOWN_TIMEOUT={save_s}"]

@@ -5,7 +5,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from study.cluster_config import ClusterConfig
 from study.jobs.job_script import ENDED, read_note, write_script
+from study.jobs.launch import launch_line
 
 
 def test_the_script_notes_its_exit_code_and_checks_what_it_sees(tmp_path: Path) -> None:
@@ -29,4 +31,72 @@ def test_the_script_notes_its_exit_code_and_checks_what_it_sees(tmp_path: Path) 
     assert read_note(logs, "7") == 0
     assert run("true", inputs=["nowhere"]) == "missing input: nowhere\n"
     (tmp_path / "Snakefile").unlink()
-    assert "does not see" in run("true")
+    assert run("true").endswith(f" does not see {tmp_path}/Snakefile\n")
+
+
+def test_the_folder_of_notes_is_made_again_after_a_purge(tmp_path: Path) -> None:
+    """If the study's folder is there; otherwise the node does not see its file system."""
+    (tmp_path / "Snakefile").touch()
+    logs = tmp_path / "study" / "slurm_logs"
+    text = write_script("title", "true", workdir=tmp_path, project=tmp_path, logs=logs)
+
+    def run() -> subprocess.CompletedProcess[str]:
+        environment = {"SLURM_JOB_ID": "7", "PATH": os.environ["PATH"]}
+        return subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True)
+
+    assert run().stderr.endswith(f" does not see {logs.parent}\n")
+    assert not logs.exists()
+    logs.parent.mkdir()
+    assert run().returncode == 0
+    assert read_note(logs, "7") == 0
+
+
+def test_a_step_inherits_no_options_and_a_site_keeps_its_variables(tmp_path: Path) -> None:
+    """What srun(1) of Slurm 22.05 lists as its input, and the variables of two ranks' places."""
+    (tmp_path / "Snakefile").touch()
+    dropped = (
+        *("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NNODES", "SLURM_JOB_NUM_NODES", "SLURM_GRES"),
+        *("SLURM_CPUS_PER_TASK", "SLURM_CPUS_PER_GPU", "SLURM_CPU_BIND", "SLURM_MEM_PER_NODE"),
+        *("SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_NTASKS_PER_NODE", "SLURM_NTASKS_PER_GPU"),
+        *("SLURM_TASKS_PER_NODE", "SLURM_JOB_NODELIST", "SLURM_NODELIST", "SLURM_STEP_ID"),
+        *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_HINT", "SLURM_DISTRIBUTION"),
+        *("SLURM_EXPORT_ENV", "SLURM_THREADS_PER_CORE", "SLURM_EXACT", "SLURM_OVERLAP"),
+        *("SLURM_TIMELIMIT", "SLURM_QOS", "SLURM_PARTITION", "SLURM_ACCOUNT", "SLURM_CONSTRAINT"),
+        *("SLURM_TRES_PER_TASK", "SLURM_STDOUTMODE", "SLURM_HOSTFILE", "SLURM_KILL_BAD_EXIT"),
+        *("SRUN_CPUS_PER_TASK", "SBATCH_QOS"),
+    )
+    kept = (
+        *("SLURM_CONF", "SLURM_JOB_ID", "SLURM_TMPDIR", "SLURM_LOCAL_SCRATCH", "SLURM_SUBMIT_DIR"),
+        *("SLURM_JOB_USER", "SLURM_JOB_PARTITION", "SLURM_RESTART_COUNT"),
+    )
+    text = write_script("title", "env", workdir=tmp_path, project=tmp_path, logs=tmp_path / "logs")
+    environment = dict.fromkeys((*dropped, *kept), "7") | {"PATH": os.environ["PATH"]}
+    done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True)
+    names = {line.partition("=")[0] for line in done.stdout.splitlines()}
+    assert names & set(dropped) == set()
+    assert set(kept) <= names
+
+
+def test_setup_may_use_variables_that_are_not_set(tmp_path: Path) -> None:
+    """As Debian's /etc/bash.bashrc does with PS1; and scratch those of the site."""
+    (tmp_path / "Snakefile").touch()
+    (tmp_path / "bashrc").write_text('[ -z "$PS1" ] && return\n')
+    cluster = ClusterConfig.model_validate(
+        {
+            "gpu_name": "A100",
+            "gpus_per_node": 1,
+            "setup": [f"source {tmp_path}/bashrc"],
+            "scratch": "$SLURM_TMPDIR",
+            "slurm": {"partition": "p", "gpu_request": "gres"},
+        }
+    )
+    command = launch_line(cluster, 1).partition("; srun")[0] + "; echo $TMPDIR"
+    text = write_script("title", command, workdir=tmp_path, project=tmp_path, logs=tmp_path / "l")
+    environment = {"SLURM_JOB_ID": "7", "SLURM_TMPDIR": f"{tmp_path}/local"}
+    done = subprocess.run(
+        ["bash", "-c", text],
+        env=environment | {"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == (f"{tmp_path}/local/tmp\n", "")
