@@ -57,7 +57,7 @@ def start(workflow: Any, grid: Grid) -> None:
     _write_settings(grid, jobs)
     if isinstance(executor, SlurmExecutor):
         try:
-            executor.find_earlier_jobs()
+            executor.find_earlier_jobs(jobs)
         except WorkflowError as error:
             sys.exit(str(error))
         executor.learn_limits()

@@ -7,10 +7,19 @@ from datetime import datetime, timedelta
 
 from study.grid import Cell, Grid
 from study.jobs.messages import say
-from study.jobs.slurm_commands import NEVER_STARTS, QueuedJob
+from study.jobs.slurm_commands import Listing, QueuedJob, why_stuck
 from trainer.folder.run_file import find_summary
 
 FIRST_S, EVERY_S = 20, 60
+
+WAITING = frozenset({"PENDING", "REQUEUE_HOLD", "SPECIAL_EXIT"})
+"""States of jobs in the queue; the last two are held after they were requeued."""
+
+SUSPENDED = frozenset({"SUSPENDED", "STOPPED"})
+"""States of jobs whose processes Slurm has stopped for a time."""
+
+SHOWN = WAITING | SUSPENDED | {"RUNNING"}
+"""States that the line counts."""
 
 NAMED = 3
 """Running cells that are named in the line."""
@@ -28,7 +37,7 @@ class Progress:
         self._seconds: dict[str, float] = {}
         self._finished = self._total = 0
         self._whole_s = 0.0
-        self._answered = True
+        self._silence = ""
         self._next = time.monotonic() + FIRST_S
 
     def expect(self, seconds: Mapping[str, float | None]) -> None:
@@ -47,23 +56,19 @@ class Progress:
         self._seconds.pop(cell.name, None)
         self._started.pop(cell.name, None)
 
-    def polled(self, listed: Mapping[tuple[str | None, str], QueuedJob] | None) -> None:
-        """Take squeue's answer; point out the jobs that will never start."""
-        self._answered = listed is not None
-        if listed is None:
-            return
-        jobs = {job_id: job for (_, job_id), job in listed.items() if job_id in self._cells}
-        self._listed = {i: job for i, job in jobs.items() if job.state in ("PENDING", "RUNNING")}
+    def polled(self, listing: Listing) -> None:
+        """Take squeue's answer; point out the jobs that waiting alone does not start."""
+        self._silence = listing.silence()
+        jobs = {job_id: job for (_, job_id), job in listing.jobs.items() if job_id in self._cells}
+        self._listed = {i: job for i, job in jobs.items() if job.state in SHOWN}
         for job_id, job in self._listed.items():
             if job.state == "RUNNING":
                 self._started.setdefault(self._cells[job_id].name, time.monotonic())
-            elif NEVER_STARTS.search(job.reason) and job_id not in self._warned:
+            elif job_id not in self._warned and (stuck := why_stuck(job)):
                 self._warned.add(job_id)
-                say(
-                    f"Slurm job {job_id} ({self._cells[job_id].name}) will never start: "
-                    f"{job.reason}. Cancel it (scancel {job_id}), change its request and start "
-                    "Snakemake again."
-                )
+                means, remedy = stuck
+                where = f"Slurm job {job_id} ({self._cells[job_id].name})"
+                say(f"{where} {means}: {job.reason}. {remedy}")
 
     def show(self, not_submitted: int) -> None:
         """Print the line if a minute has passed since the last one, or 20 s since the start."""
@@ -75,10 +80,13 @@ class Progress:
     def line(self, not_submitted: int) -> str:
         """Return the line."""
         running = [i for i, job in self._listed.items() if job.state == "RUNNING"]
-        reasons = Counter(job.reason for job in self._listed.values() if job.state == "PENDING")
+        paused = sum(job.state in SUSPENDED for job in self._listed.values())
+        waiting = [job for job in self._listed.values() if job.state in WAITING]
+        reasons = Counter(job.reason for job in waiting)
         named = ", ".join(self._describe(self._cells[i]) for i in running[:NAMED])
         more = f", {len(running) - NAMED} more" if len(running) > NAMED else ""
         parts = [f"{len(running)} running" + (f" ({named}{more})" if named else "")]
+        parts += [f"{paused} suspended"] if paused else []
         if reasons:
             why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
             parts.append(f"{sum(reasons.values())} waiting ({why})")
@@ -87,7 +95,7 @@ class Progress:
         parts.append(f"{self._finished} of {self._total} finished{self._share()}")
         end = self._end(len(running))
         parts += [f"done at about {end:%H:%M}{later_day(end)}"] if end else []
-        parts += [] if self._answered else ["squeue does not answer"]
+        parts += [self._silence] if self._silence else []
         return f"[{datetime.now():%H:%M}] Slurm: " + "; ".join(parts) + "."
 
     def _share(self) -> str:

@@ -2,7 +2,7 @@
 
 import shlex
 from bisect import bisect_right, insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -132,5 +132,6 @@ class Prospects:
         return cell.gpus if cell.cluster_config.slurm is not None else 1
 
 
-def _jobs_of(cluster: str | None) -> dict[tuple[str | None, str], QueuedJob] | None:
-    return list_jobs([cluster])
+def _jobs_of(cluster: str | None) -> Mapping[tuple[str | None, str], QueuedJob] | None:
+    listed = list_jobs([cluster])
+    return None if listed.silent else listed.jobs

@@ -1,13 +1,15 @@
 """Slurm's commands and what their answers mean. Knows nothing of Snakemake or of studies."""
 
 import getpass
+import os
+import pwd
 import re
 import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -23,16 +25,25 @@ ACTIVE = frozenset(
 )
 """States that a job leaves again; squeue(1), "JOB STATE CODES"."""
 
-NEVER_STARTS = re.compile(
+# Reasons of squeue for which a waiting job will not start however long it waits.
+_NEVER_STARTS = re.compile(
     r"Max\w*Per(Job|Node)|Partition(TimeLimit|NodeLimit)|QOSMin|NotAllowed|Invalid(Account|QOS)"
     r"|BadConstraints|DependencyNeverSatisfied"
 )
-"""Reasons of squeue for which a waiting job will not start however long it waits."""
+_HELD = re.compile(r"JobHeld|JobHoldMaxRequeue|requeued[ _](in[ _])?held", re.IGNORECASE)
+# GPU or CPU minutes, or hours of jobs, that an account may use up; not GrpCPURunMinutesLimit, which
+# bounds the jobs that run at a time.
+_USED_UP = re.compile(r"Grp(?!\w*RunMin)\w*(Minutes|Wall)")
+NEEDS_LESS_TIME = re.compile(r"PartitionTimeLimit|MaxWallDurationPerJob|Max\w+MinutesPerJob")
+"""Reasons of squeue that a shorter time limit removes."""
+
 
 # In sbatch's message about a valid request for nodes that are in use; from slurm_errno.c.
 _HAS_TO_WAIT = ("busy", "not available now", "not available (")
 # In its message about nodes that do not exist; with --test-only, also about nodes that are down.
 _NO_SUCH_NODE = "Requested node configuration is not available"
+# In its message, with --test-only, about a reservation that has not begun.
+_NOT_YET = "invalid time specified"
 
 _IN_SERVICE = frozenset(
     {
@@ -60,6 +71,16 @@ _TRANSIENT = re.compile(
     r"|Controller .*standby|Slurm backup controller|Transaction (failed|interrupted)",
     re.IGNORECASE,
 )
+
+_CHANGES_ANSWERS = re.compile(
+    # What a person likes to see, such as SQUEUE_FORMAT, SQUEUE_PARTITION or SACCT_FEDERATION.
+    r"(SQUEUE|SACCT|SCANCEL|SCONTROL|SINFO)_\w+|SLURM_TIME_FORMAT"
+    # Several jobs for one run; an sbatch that returns at the end of its job, or asks a Slurm
+    # cluster that the others do not ask; a log in two files.
+    r"|SBATCH_(ARRAY_INX|WAIT|CLUSTERS|ERROR)"
+)
+"""Variables that Slurm's commands are run without. Others of sbatch, such as SBATCH_ACCOUNT or
+SBATCH_QOS, are a site's or a user's defaults, and apply where the study says nothing."""
 
 _children: set["subprocess.Popen[str]"] = set()
 _lock = threading.Lock()
@@ -89,6 +110,61 @@ class QueuedJob:
     reason: str
     name: str
     comment: str
+    used_s: float | None = None
+    """Time that it has run since its last start, s; None if it is not known."""
+    limit_s: float | None = None
+    """Its time limit, s; None if it has none."""
+
+
+def why_stuck(job: QueuedJob) -> tuple[str, str] | None:
+    """Return what the reason of a waiting job means if time alone does not start it, and the
+    remedy, for people."""
+    anew = f"ancel it (scancel {job.job_id}), change its request and start Snakemake again."
+    if _HELD.search(job.reason) or job.state in ("REQUEUE_HOLD", "SPECIAL_EXIT"):
+        return "is held", f"Release it (scontrol release {job.job_id})."
+    if _USED_UP.search(job.reason):
+        return "waits until its account or QOS is granted more", f"Ask for more, or c{anew}"
+    if _NEVER_STARTS.search(job.reason):
+        return "will never start", f"C{anew}"
+    return None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What squeue answered."""
+
+    jobs: Mapping[tuple[str | None, str], QueuedJob] = field(default_factory=dict)
+    """Slurm cluster and job id -> job."""
+    silent: frozenset[str | None] = frozenset()
+    """Slurm clusters that did not answer; None is the default one."""
+
+    def silence(self) -> str:
+        """Return who does not answer, for people; empty if all have answered."""
+        if not self.silent:
+            return ""
+        named = ", ".join(sorted(name for name in self.silent if name))
+        return "squeue does not answer" + (f" (cluster {named})" if named else "")
+
+
+def environment() -> dict[str, str]:
+    """Return the environment without the variables that change what the commands do or print."""
+    return {k: v for k, v in os.environ.items() if not _CHANGES_ANSWERS.fullmatch(k)}
+
+
+def name_of_user(number: int | None = None) -> str:
+    """Return a user's name, or the number if it has none; by default this user's."""
+    number = os.getuid() if number is None else number
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _is_known(user: str) -> bool:
+    try:
+        return bool(pwd.getpwnam(user))
+    except KeyError:
+        return False  # squeue would refuse the name
 
 
 def ask(command: Sequence[str], stdin: str | None = None) -> Answer:
@@ -101,6 +177,7 @@ def ask(command: Sequence[str], stdin: str | None = None) -> Answer:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
+            env=environment(),
             start_new_session=True,  # Ctrl-C must not interrupt a submission halfway
         )
     except OSError as error:
@@ -126,27 +203,44 @@ def abandon() -> None:
             process.send_signal(signal.SIGKILL)
 
 
-def list_jobs(clusters: Iterable[str | None]) -> dict[tuple[str | None, str], QueuedJob] | None:
-    """Return all jobs of this user that squeue lists, by cluster and id; None without an answer.
+def list_jobs(
+    clusters: Iterable[str | None], users: Collection[str | None] = frozenset()
+) -> Listing:
+    """Return all jobs that squeue lists: of this user, or of `users`.
 
     Jobs that have ended are listed for Slurm's MinJobAge, 5 minutes by default.
     """
-    found = {}
+    us = name_of_user()
+    others = sorted(user for user in users if user and user != us and _is_known(user))
+    whose = [f"--user={','.join([us, *others])}"] if others else ["--me"]
+    # --all: a partition may be hidden, but its jobs are not to be taken for lost ones.
+    shown = ["--all", "--noheader", "--states=all", "--format=%i|%T|%M|%l|%r|%j|%k"]
+    found, silent = {}, set()
     for cluster in clusters:
-        shown = ["--noheader", "--states=all", "--format=%i|%T|%r|%j|%k"]
-        answer = ask(["squeue", *_on(cluster), "--me", *shown])
+        answer = ask(["squeue", *_on(cluster), *whose, *shown])
         if answer.code:
-            return None
+            silent.add(cluster)
         for line in answer.out.splitlines():
-            if line.count("|") >= 4:  # newer versions print the cluster's name first
-                job = QueuedJob(*line.split("|", maxsplit=4))
-                found[cluster, job.job_id] = job
-    return found
+            if line.count("|") >= 6:  # newer versions print the cluster's name first
+                job_id, state, used, limit, reason, name, comment = line.split("|", maxsplit=6)
+                times = _seconds(used), _seconds(limit)
+                found[cluster, job_id] = QueuedJob(job_id, state, reason, name, comment, *times)
+    return Listing(found, frozenset(silent))
 
 
-def cancel_job(job_id: str, cluster: str | None) -> None:
-    """Cancel a job."""
-    ask(["scancel", *_on(cluster), job_id])
+def _seconds(time: str) -> float | None:
+    """Return a time of squeue ([days-][hours:]minutes:seconds) in s; None for words."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", time.strip())
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return float(((24 * days + hours) * 60 + minutes) * 60 + seconds)
+
+
+def cancel_jobs(job_ids: Sequence[str], cluster: str | None) -> str:
+    """Cancel jobs of one Slurm cluster; return with which message that failed, if it did."""
+    answer = ask(["scancel", *_on(cluster), *job_ids])
+    return (answer.message or f"exit code {answer.code}") if answer.code else ""
 
 
 def find_recorded_state(job_id: str, cluster: str | None) -> str:
@@ -156,6 +250,12 @@ def find_recorded_state(job_id: str, cluster: str | None) -> str:
     shown = ["--allocations", "--noheader", "--parsable2", "--format=State", f"--jobs={job_id}"]
     words = ask(["sacct", *_on(cluster), *shown]).out.split()
     return words[0].rstrip("+") if words else ""  # 'CANCELLED by 1000' is CANCELLED
+
+
+def is_forgotten(job_id: str, cluster: str | None) -> bool:
+    """Return whether the controller has answered that there is no such job."""
+    shown = ask(["scontrol", *_on(cluster), "show", "job", job_id])
+    return "Invalid job id" in shown.err + shown.out
 
 
 def find_exit_code(job_id: str, cluster: str | None) -> str:
@@ -193,15 +293,18 @@ def find_refusal(command: Sequence[str], script: str, partition: str, cluster: s
 
     Submits nothing. A request that has to wait, or gets no answer, is not refused.
     """
-    return _refusal(ask([*command, "--test-only"], stdin=script), partition, cluster)
+    answer = ask([*command, "--test-only"], stdin=script)
+    return _refusal(answer, command, partition, cluster)
 
 
-def _refusal(answer: Answer, partition: str, cluster: str | None) -> str:
+def _refusal(answer: Answer, flags: Sequence[str], partition: str, cluster: str | None) -> str:
     """Return with which message sbatch refused the request of a test; empty if it did not."""
     message = answer.message
     if answer.code == 0 or classify_refusal(message) != "refused":
         return ""
-    if any(words in message.lower() for words in _HAS_TO_WAIT):
+    reserved = any(flag.startswith("--reservation") for flag in flags)
+    waits = (*_HAS_TO_WAIT, _NOT_YET) if reserved else _HAS_TO_WAIT
+    if any(words in message.lower() for words in waits):
         return ""
     if _NO_SUCH_NODE in message and _has_nodes_down(partition, cluster):
         return ""
@@ -225,7 +328,7 @@ def find_start(flags: Sequence[str], partition: str, cluster: str | None) -> Exp
     wait.
     """
     answer = ask(["sbatch", "--test-only", *flags], stdin="#!/bin/sh\n:\n")
-    refusal = _refusal(answer, partition, cluster)
+    refusal = _refusal(answer, flags, partition, cluster)
     found = _START.search(answer.err)
     if refusal or found is None:
         return ExpectedStart(None, refusal)

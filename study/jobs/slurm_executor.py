@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,22 @@ from study.jobs.slurm_commands import (
     QueuedJob,
     abandon,
     ask,
+    cancel_jobs,
     find_exit_code,
     find_output_file,
     find_submit_limits,
     list_jobs,
+    name_of_user,
 )
 from study.jobs.slurm_queue import SlurmQueue
-from study.jobs.slurm_request import Prepared, comment_of_job, kind_of, sbatch_command
+from study.jobs.slurm_request import (
+    Prepared,
+    comment_of_job,
+    kind_of,
+    sbatch_command,
+)
 from study.jobs.submission import Request, Submissions
-from study.jobs.submitted import Submission, log_folder, record_of
+from study.jobs.submitted import Submission, log_folder, make_folder, record_of
 from study.jobs.verdict import End, judge, note_shortage
 from study.measure.summaries import is_up_to_date, read_summary
 from study.project import PROJECT
@@ -74,14 +81,11 @@ class SlurmExecutor(Decisions, PluginExecutor):
         # Its own polling is not used: nothing is to be said about the command for it.
         workflow.executor_settings.status_command = None
         self.slurm_logdir = log_folder(self.grid)
-        (self.slurm_logdir / ENDED).mkdir(parents=True, exist_ok=True)
+        make_folder(self.slurm_logdir / ENDED)
         self._record = record_of(self.slurm_logdir)
-        self._clusters: set[str | None] = {
-            cluster.slurm.clusters for cluster in self.grid.study.clusters.values() if cluster.slurm
-        }
         self._earlier: dict[str, tuple[Submission, QueuedJob]] = {}
         first_poll_s = workflow.executor_settings.init_seconds_before_status_checks or 20.0
-        self._queue = SlurmQueue(self.slurm_logdir, self._clusters, first_poll_s)
+        self._queue = SlurmQueue(self.slurm_logdir, first_poll_s)
         self._shown: set[Any] = set()
         self._leaving = threading.Event()
         self._limits: Callable[[str | None, str | None], int | None] = lambda account, qos: None
@@ -109,9 +113,12 @@ class SlurmExecutor(Decisions, PluginExecutor):
     def _limit_of(self, kind: Any) -> int | None:
         return self._limits(kind.slurm_account, kind.qos)
 
-    def find_earlier_jobs(self) -> None:
-        """Find the jobs of earlier invocations that are still in the queue, by one squeue."""
-        self._earlier = self._record.find_queued(self._clusters)
+    def find_earlier_jobs(self, jobs: Iterable[Any]) -> None:
+        """Find the jobs of earlier invocations that are still in the queue, by one squeue.
+
+        `jobs`: those of this invocation. Raises WorkflowError if Slurm does not answer.
+        """
+        self._earlier = self._record.find_queued({comment_of_job(job) for job in jobs})
 
     def prepare(self, job: Any) -> Prepared:
         """Return the sbatch command and the script of a job; raises WorkflowError."""
@@ -200,7 +207,8 @@ class SlurmExecutor(Decisions, PluginExecutor):
             return Answer(1, "", str(error))
         log = str(prepared.log).replace("%j", job_id)
         made = Submission(
-            job_id, prepared.cluster, prepared.name, prepared.comment, prepared.digest, log
+            *(job_id, prepared.cluster, prepared.name, prepared.comment, prepared.digest, log),
+            name_of_user(),
         )
         self._record.add(made)
         self._watch(job, made)
@@ -217,9 +225,9 @@ class SlurmExecutor(Decisions, PluginExecutor):
         if self._doubtful != prepared.name + prepared.comment:
             return None
         listed = list_jobs({prepared.cluster})
-        if listed is None:
+        if listed.silent:
             return Answer(1, "", "Unable to contact slurm controller")
-        for (_, job_id), queued in listed.items():
+        for (_, job_id), queued in listed.jobs.items():
             same = (queued.name, queued.comment) == (prepared.name, prepared.comment)
             if not same or queued.state not in ACTIVE or job_id in self._queue.jobs:
                 continue
@@ -243,15 +251,13 @@ class SlurmExecutor(Decisions, PluginExecutor):
         known, queued = self._earlier.pop(prepared.comment, (None, None))
         if known is None or queued is None:
             return False
-        if queued.state == "PENDING" and known.digest != prepared.digest:
+        if queued.state == "PENDING" and known.digest != prepared.digest and known.is_ours:
             known.cancel()
             say(f"Slurm job {known.job_id} waited with an earlier request; it is replaced.")
             return False
         verb = "waits for its turn" if queued.state == "PENDING" else "still runs"
-        say(
-            f"Slurm job {known.job_id} of an earlier invocation {verb}: {known.comment}. "
-            "It is kept."
-        )
+        whose = "an earlier invocation" if known.is_ours else f"user {known.user}"
+        say(f"Slurm job {known.job_id} of {whose} {verb}: {known.comment}. It is kept.")
         self._watch(job, known, kept=True)
         return True
 
@@ -261,6 +267,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         aux = {
             "slurm_logfile": Path(made.log),
             "cluster": made.cluster,
+            "user": made.user,
             "step": before.steps_done if before else 0,
             "attempts": len(before.attempts) if before else 0,
             "kept": kept,
@@ -289,7 +296,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
                 yield info
             return
         seen = self._queue.look(active_jobs)
-        if seen.asked:
+        if seen.listed is not None:
             self.progress.polled(seen.listed)
         for info in active_jobs:
             try:
@@ -356,8 +363,9 @@ class SlurmExecutor(Decisions, PluginExecutor):
             )
         if code == f"{OUT_OF_SIGHT}:0":
             return (
-                f"Its node does not see the folder {self.workflow.workdir_init} or {PROJECT}: "
-                "expected both, and the environment, on a file system that the nodes mount."
+                f"Its node does not see the folder {self.workflow.workdir_init}, {PROJECT} or "
+                f"{self.slurm_logdir.parent}: expected all, and the environment, on a file system "
+                "that the nodes mount."
             )
         return ""
 
@@ -368,6 +376,16 @@ class SlurmExecutor(Decisions, PluginExecutor):
         self._submissions.stop()
         self._submissions.join(timeout=5)
         super().cancel()
+
+    def cancel_jobs(self, active_jobs: list[Any]) -> None:
+        """Cancel this user's jobs by one scancel for each Slurm cluster."""
+        ours = [info for info in active_jobs if info.aux["user"] == name_of_user()]
+        for cluster in {info.aux["cluster"] for info in ours}:
+            ids = sorted(i.external_jobid for i in ours if i.aux["cluster"] == cluster)
+            problem = cancel_jobs(ids, cluster)
+            if problem:
+                place = f" on Slurm cluster {cluster}" if cluster else ""
+                say(f"Slurm jobs {', '.join(ids)}{place} may still run: scancel: {problem}")
 
     def shutdown(self) -> None:
         """End the threads; jobs in the queue are left to Slurm."""

@@ -10,10 +10,18 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from study.jobs.job_script import ENDED, read_note
-from study.jobs.slurm_commands import ACTIVE, QueuedJob, find_recorded_state, list_jobs
+from study.jobs.messages import say
+from study.jobs.slurm_commands import (
+    ACTIVE,
+    Listing,
+    QueuedJob,
+    find_recorded_state,
+    is_forgotten,
+    list_jobs,
+)
 from study.jobs.verdict import GONE
 
 LONGEST_POLL_S = 60
@@ -22,9 +30,6 @@ LONGEST_POLL_S = 60
 SECOND_POLL_S = 5
 """Seconds until Slurm is asked again about a job that may have ended."""
 
-Listed: TypeAlias = dict[tuple[str | None, str], QueuedJob]
-"""Slurm cluster and job id -> a job of this user."""
-
 
 @dataclass(frozen=True)
 class Look:
@@ -32,26 +37,30 @@ class Look:
 
     codes: dict[str, int | None]
     """Job id -> exit code, of the jobs that have noted their end since the last look."""
-    asked: bool
-    """Whether Slurm was asked."""
-    listed: Listed | None
-    """Its answer; None if there was none."""
+    listed: Listing | None
+    """Its answer; None if it was not asked."""
+
+    def queued(self, info: Any) -> QueuedJob | None:
+        """Return a job as squeue lists it."""
+        listed = self.listed or Listing()
+        return listed.jobs.get((info.aux["cluster"], info.external_jobid))
 
 
 class SlurmQueue:
     """The jobs that were submitted or kept, and have not ended."""
 
-    def __init__(self, logs: Path, clusters: Collection[str | None], first_poll_s: float) -> None:
-        """`logs` is the study's folder of Slurm logs, `clusters` the Slurm clusters to ask.
+    def __init__(self, logs: Path, first_poll_s: float) -> None:
+        """`logs` is the study's folder of Slurm logs.
 
         `first_poll_s`: seconds until Slurm is asked after a job was added or has ended; half as
         much again after each answer.
         """
         self.jobs: dict[str, Any] = {}
         """Job id -> Snakemake's SubmittedJobInfo."""
-        self._logs, self._clusters, self._first_poll_s = logs, clusters, first_poll_s
+        self._logs, self._first_poll_s = logs, first_poll_s
         self._seen: dict[str, int] = {}
         self._doubts: Counter[str] = Counter()
+        self._hidden: set[str] = set()
         self._next_poll = 0.0
         self.poll_s = first_poll_s
 
@@ -66,6 +75,7 @@ class SlurmQueue:
         self.jobs.pop(job_id, None)
         self._seen.pop(job_id, None)
         self._doubts.pop(job_id, None)
+        self._hidden.discard(job_id)
         self.poll_s = self._first_poll_s
         (self._logs / ENDED / job_id).unlink(missing_ok=True)
 
@@ -80,20 +90,21 @@ class SlurmQueue:
         codes = {job_id: read_note(self._logs, job_id) for job_id in noted}
         asks = bool(active) and (time.monotonic() >= self._next_poll or any(codes.values()))
         if not asks:
-            return Look(codes, asked=False, listed=None)
-        listed = list_jobs(self._clusters)
+            return Look(codes, listed=None)
+        clusters = {info.aux["cluster"] for info in active}
+        listed = list_jobs(clusters, {info.aux["user"] for info in active})
         self.poll_s = min(LONGEST_POLL_S, 1.5 * self.poll_s)
         self._next_poll = time.monotonic() + self.poll_s
-        return Look(codes, asked=True, listed=listed)
+        return Look(codes, listed)
 
     def find_end(self, info: Any, seen: Look) -> str | None:
         """Return the state in which a job has ended; None while it is active."""
         job_id, cluster = info.external_jobid, info.aux["cluster"]
         if seen.codes.get(job_id) == 0:
             return "COMPLETED"
-        if seen.listed is None:
+        if seen.listed is None or cluster in seen.listed.silent:
             return None
-        queued = seen.listed.get((cluster, job_id))
+        queued = seen.queued(info)
         state = GONE if queued is None else queued.state
         if state in ACTIVE:
             self._doubts[job_id] = 0
@@ -111,6 +122,11 @@ class SlurmQueue:
             return "COMPLETED"
         # A run that was cancelled saves, and its job notes an exit code like any other.
         recorded = find_recorded_state(job_id, cluster)
+        if recorded in ACTIVE and not is_forgotten(job_id, cluster):
+            if job_id not in self._hidden:
+                self._hidden.add(job_id)
+                say(f"Slurm job {job_id}: not listed by squeue, but {recorded} by the accounting.")
+            return None
         if recorded and recorded not in ACTIVE:
             return recorded
         return GONE if code is None else "FAILED"

@@ -1,17 +1,22 @@
 """The record of submitted jobs, which tells a later invocation what is in the queue."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from snakemake_interface_common.exceptions import WorkflowError
 
 from study.grid import Grid
 from study.jobs.messages import say
-from study.jobs.slurm_commands import ACTIVE, QueuedJob, cancel_job, list_jobs
+from study.jobs.slurm_commands import ACTIVE, QueuedJob, cancel_jobs, list_jobs, name_of_user
 from trainer.files import write_atomically
 from trainer.json_files import parse_json
+
+STAYS = ACTIVE - {"COMPLETING"}
+"""States of a job that is kept."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,21 @@ class Submission:
     digest: str
     """Of the whole request: sbatch's arguments and the script."""
     log: str
+    user: str | None = None
+    """Who submitted it; None in records of earlier versions: the owner of the file."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this user submitted it."""
+        return self.user == name_of_user()
 
     def cancel(self) -> None:
         """Cancel the job."""
-        cancel_job(self.job_id, self.cluster)
+        cancel_jobs([self.job_id], self.cluster)
+
+
+Found: TypeAlias = tuple[Submission, QueuedJob]
+"""A submitted job, and what squeue says of it."""
 
 
 class Record:
@@ -41,7 +57,7 @@ class Record:
         """Add a job; if the file cannot be written, say so: the job is in the queue anyway."""
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(made)) + "\n")
+                file.write(_to_line(made))
         except OSError as error:
             say(
                 f"{self._path}: cannot be written: {error.strerror or error}. If Snakemake is "
@@ -52,56 +68,81 @@ class Record:
         """Return the jobs in the file, in the order of submission."""
         try:
             lines = self._path.read_text(encoding="utf-8").splitlines()
+            owner = name_of_user(self._path.stat().st_uid)
         except OSError:
             return []
-        return [known for _, known in _parse(lines)]
+        found = []
+        for line in lines:
+            try:
+                known = Submission(**parse_json(line))
+            except (ValueError, TypeError):
+                continue  # cut off when the file system was full
+            found.append(known if known.user else replace(known, user=owner))
+        return found
 
-    def find_queued(
-        self, clusters: Iterable[str | None]
-    ) -> dict[str, tuple[Submission, QueuedJob]]:
+    def find_queued(self, works: Collection[str]) -> dict[str, Found]:
         """Return the jobs that are still in the queue, by comment, and drop the others.
 
-        One squeue for all. Of two jobs for the same work, one that waits is cancelled. Raises
-        WorkflowError if Slurm does not answer.
+        One squeue for all of a Slurm cluster. Of two jobs for the same work, one is cancelled. One
+        that is ending is not kept: its run saves, and a new job waits until it has.
+        What another user submitted is never dropped or cancelled. Raises WorkflowError if Slurm
+        does not answer about one of `works`, which are comments.
         """
-        try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return {}
-        listed = list_jobs(clusters) if lines else {}
-        if listed is None:
+        submitted = self.submissions()
+        listed = list_jobs(
+            {known.cluster for known in submitted}, {known.user for known in submitted}
+        )
+        doubtful = {known.cluster for known in submitted if known.comment in works} & listed.silent
+        if doubtful:
             raise WorkflowError(
-                "Slurm does not answer; whether jobs of an earlier invocation still run is not "
-                "known. Start again when squeue answers."
+                f"{replace(listed, silent=frozenset(doubtful)).silence()}: whether jobs of an "
+                "earlier invocation still run is not known. Start again when it does."
             )
         kept = []
-        found: dict[str, tuple[Submission, QueuedJob]] = {}
-        for line, known in _parse(lines):
-            queued = listed.get((known.cluster, known.job_id))
-            if queued and queued.state in ACTIVE and queued.name == known.name:
-                kept.append(line)
-                other = found.get(known.comment)
-                if other and other[1].state != "PENDING":
-                    known.cancel()
-                    continue
-                if other:
-                    other[0].cancel()
-                found[known.comment] = (known, queued)
-        write_atomically(self._path, "".join(f"{line}\n" for line in kept))
+        found: dict[str, Found] = {}
+        for known in submitted:
+            queued = listed.jobs.get((known.cluster, known.job_id))
+            active = queued and queued.name == known.name and queued.state in STAYS
+            if queued and active:
+                kept.append(known)
+                _choose(found, known, queued)
+            elif not known.is_ours or known.cluster in listed.silent:
+                kept.append(known)
+        if len(kept) < len(submitted):
+            write_atomically(self._path, "".join(map(_to_line, kept)))
         return found
 
 
-def _parse(lines: Iterable[str]) -> Iterator[tuple[str, Submission]]:
-    for line in lines:
-        try:
-            yield line, Submission(**parse_json(line))
-        except (ValueError, TypeError):
-            continue  # cut off when the file system was full
+def _choose(found: dict[str, Found], known: Submission, queued: QueuedJob) -> None:
+    """Take a job into `found`. Of two for the same work, the one that waits is cancelled if it is
+    ours; of two that wait, ours."""
+    both = [known_before] if (known_before := found.get(known.comment)) else []
+    both.append((known, queued))
+    first, *others = sorted(both, key=lambda one: (one[1].state == "PENDING", one[0].is_ours))
+    found[known.comment] = first
+    for other, _ in others:
+        if other.is_ours:
+            other.cancel()
+
+
+def _to_line(made: Submission) -> str:
+    return json.dumps(asdict(made)) + "\n"
 
 
 def log_folder(grid: Grid) -> Path:
     """Return the absolute folder of a study's Slurm logs; it may be behind a link to scratch."""
     return Path(grid.study.folder).resolve() / "slurm_logs"
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder below `results_dir`; if that fails, end the program with a message."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(
+            f"{folder}: cannot be created: {error.strerror or error}. Expected `results_dir` to be "
+            "a folder that you may write to."
+        )
 
 
 def record_of(logs: Path) -> Record:

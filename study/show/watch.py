@@ -16,8 +16,8 @@ from typing import Literal
 from study.estimate.forecast import Forecast
 from study.formats import format_seconds
 from study.grid import Cell, Grid
-from study.jobs.progress import later_day, time_to_end
-from study.jobs.slurm_commands import ACTIVE, NEVER_STARTS, QueuedJob, list_jobs
+from study.jobs.progress import SUSPENDED, WAITING, later_day, time_to_end
+from study.jobs.slurm_commands import ACTIVE, QueuedJob, list_jobs, why_stuck
 from study.jobs.submitted import comment_of, log_folder, record_of
 from study.measure.summaries import is_stale, read_failure
 from study.points import AXES
@@ -25,10 +25,21 @@ from study.show.run_progress import RunProgress, find_slowness, read_progress
 from trainer.folder.run_file import find_summary
 from trainer.records import METRICS, SUMMARY, RunSummary
 
-State = Literal["done", "diverged", "failed", "running", "waiting", "to run"]
+State = Literal["done", "diverged", "failed", "running", "suspended", "waiting", "to run"]
 
-ORDER: tuple[State, ...] = ("running", "failed", "waiting", "to run", "diverged", "done")
+ORDER: tuple[State, ...] = (
+    "running",
+    "suspended",
+    "failed",
+    "waiting",
+    "to run",
+    "diverged",
+    "done",
+)
 """The order in which cells are shown."""
+
+UNFINISHED = frozenset({"running", "suspended", "waiting", "to run"})
+"""States of cells whose time is still to come."""
 
 SILENT_S = 120
 """Time without a record after which a run is called silent, if ten intervals are not longer."""
@@ -60,7 +71,7 @@ class Watch:
         self._forecast: Forecast | None = None
         self._made_of = -1.0
         self._logs = log_folder(grid)
-        self._answers = True
+        self._silence = ""
         self._ended: dict[str, RunProgress | None] = {}
         self._on_slurm = any(cell.cluster_config.slurm is not None for cell in grid.measured)
 
@@ -77,7 +88,7 @@ class Watch:
         if left:
             end = datetime.fromtimestamp(self._now() + left)
             parts.append(f"done at about {end:%H:%M}{later_day(end)}, in {format_seconds(left)}")
-        parts += [] if self._answers else ["squeue does not answer"]
+        parts += [self._silence] if self._silence else []
         return f"{self._grid.study.study}: " + ", ".join(parts)
 
     def _jobs(self) -> Mapping[str, QueuedJob]:
@@ -85,9 +96,10 @@ class Watch:
         if not self._on_slurm:
             return {}
         submitted = record_of(self._logs).submissions()
-        listed = list_jobs({known.cluster for known in submitted}) if submitted else {}
-        self._answers = listed is not None
-        pairs = ((known, (listed or {}).get((known.cluster, known.job_id))) for known in submitted)
+        users = {known.user for known in submitted}
+        listed = list_jobs({known.cluster for known in submitted}, users)
+        self._silence = listed.silence()
+        pairs = ((known, listed.jobs.get((known.cluster, known.job_id))) for known in submitted)
         return {known.comment: job for known, job in pairs if job and job.state in ACTIVE}
 
     def _see(self, cell: Cell, job: QueuedJob | None) -> Seen:
@@ -103,8 +115,9 @@ class Watch:
             note = f"at step {summary.steps_done:,}" if diverged else ""
             progress = self._at_the_end(cell)
             return Seen(cell, "diverged" if diverged else "done", note, attempt, progress)
-        if job is not None and job.state == "PENDING":
-            never = ": it will never start" if NEVER_STARTS.search(job.reason) else ""
+        if job is not None and job.state in WAITING:
+            stuck = why_stuck(job)
+            never = f": it {stuck[0]}" if stuck else ""
             again = f"; attempt {attempt + 1}" if attempt else ""
             note = f"{job.reason}{never}, Slurm job {job.job_id}{again}"
             goes_on = attempt > 0 and cell.trainer_config.resumes
@@ -123,6 +136,8 @@ class Watch:
         runs = summary.status == "running"
         startup_s = 0.0 if runs else _last_startup_s(summary)
         progress, left = self._so_far(cell, runs or not begins_again, startup_s)
+        if job is not None and job.state in SUSPENDED:
+            return Seen(cell, "suspended", f"Slurm job {job.job_id}", attempt, progress, left)
         if runs:
             silent_s = self._silence_s(cell)
             limit = max(SILENT_S, 10 * progress.interval_s) if progress else STARTING_S
@@ -184,7 +199,7 @@ class Watch:
 
     def _left_s(self, seen: list[Seen]) -> float | None:
         """Return the time until the end, s; None if that is not known."""
-        unfinished = [item for item in seen if item.state in ("running", "waiting", "to run")]
+        unfinished = [item for item in seen if item.state in UNFINISHED]
         left = [item.left_s for item in unfinished if item.left_s is not None]
         running = sum(item.state == "running" for item in unfinished)
         if not running or len(left) < len(unfinished):

@@ -204,7 +204,7 @@ def test_what_is_measured_or_under_way_stays_where_it_is(
         logs.mkdir(parents=True)
         (logs / "12.log").touch()
         (logs / "11.log").touch()
-        slurm.squeue = "11|FAILED|None|x|c\n12|PENDING|Priority|x|c\n"
+        slurm.squeue = "11|FAILED|0:09|30:00|None|x|c\n12|PENDING|0:00|30:00|Priority|x|c\n"
     else:
         changes = {} if what == "measured" else {"status": "preempted", "steps_done": 20}
         write_run(cell, **changes)

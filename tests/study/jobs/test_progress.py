@@ -1,8 +1,14 @@
 """The line about a study's Slurm jobs."""
 
+import pytest
+
 from study.grid import Grid
 from study.jobs.progress import Progress, time_to_end
-from study.jobs.slurm_commands import QueuedJob
+from study.jobs.slurm_commands import Listing, QueuedJob
+
+
+def listing(*jobs: QueuedJob) -> Listing:
+    return Listing({(None, job.job_id): job for job in jobs})
 
 
 def test_the_line_says_what_runs_and_waits_and_until_when(grid: Grid) -> None:
@@ -11,11 +17,11 @@ def test_the_line_says_what_runs_and_waits_and_until_when(grid: Grid) -> None:
     for number, cell in enumerate(grid[:2], start=1):
         progress.submitted(cell, str(number))
     progress.polled(
-        {
-            (None, "1"): QueuedJob("1", "RUNNING", "None", "", ""),
-            (None, "2"): QueuedJob("2", "PENDING", "Priority", "", ""),
-            (None, "3"): QueuedJob("3", "RUNNING", "None", "another study's", ""),
-        }
+        listing(
+            QueuedJob("1", "RUNNING", "None", "", ""),
+            QueuedJob("2", "PENDING", "Priority", "", ""),
+            QueuedJob("3", "RUNNING", "None", "another study's", ""),
+        )
     )
     line = progress.line(not_submitted=1)
     cell = grid[0]
@@ -27,3 +33,33 @@ def test_the_end_is_that_of_the_longest_run_or_of_all_of_them_side_by_side() -> 
     assert time_to_end([50.0, 10.0, 10.0], running=2) == 50.0
     assert time_to_end([30.0, 30.0, 30.0, 30.0], running=2) == 60.0
     assert time_to_end([], running=1) == 0.0
+
+
+def test_jobs_that_are_suspended_or_held_are_told(
+    grid: Grid, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = Progress(grid)
+    progress.submitted(grid[0], "1")
+    progress.submitted(grid[1], "2")
+    progress.submitted(grid[2], "3")
+    queued = listing(
+        QueuedJob("1", "SUSPENDED", "None", "", ""),
+        QueuedJob("2", "PENDING", "JobHeldUser", "", ""),
+        QueuedJob("3", "REQUEUE_HOLD", "job requeued in held state", "", ""),
+    )
+    progress.polled(queued)
+    progress.polled(queued)
+    assert capsys.readouterr().err.splitlines() == [
+        f"Slurm job 2 ({grid[1].name}) is held: JobHeldUser. Release it (scontrol release 2).",
+        f"Slurm job 3 ({grid[2].name}) is held: job requeued in held state. Release it "
+        "(scontrol release 3).",
+    ]
+    told = "0 running; 1 suspended; 2 waiting (1 JobHeldUser, 1 job requeued in held state); "
+    assert told in progress.line(not_submitted=0)
+
+
+def test_the_line_names_the_slurm_cluster_that_does_not_answer(grid: Grid) -> None:
+    progress = Progress(grid)
+    progress.submitted(grid[0], "1")
+    progress.polled(Listing({}, frozenset({"nowhere"})))
+    assert "; squeue does not answer (cluster nowhere)." in progress.line(not_submitted=0)

@@ -11,8 +11,10 @@ import pytest
 from study.jobs import slurm_commands
 from study.jobs.slurm_commands import (
     Answer,
+    Listing,
     QueuedJob,
     ask,
+    cancel_jobs,
     classify_refusal,
     find_refusal,
     find_submit_limits,
@@ -35,10 +37,92 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def test_a_line_of_squeue_is_a_job(answers: dict[str, str]) -> None:
-    answers["squeue -M trial"] = "CLUSTER: trial\n8|PENDING|Priority|study/one/1|a | b\n"
-    assert list_jobs(["trial"]) == {
-        ("trial", "8"): QueuedJob("8", "PENDING", "Priority", "study/one/1", "a | b")
-    }
+    answers["squeue -M trial --me"] = (
+        "CLUSTER: trial\n8|PENDING|0:00|30:00|Priority|study/one/1|a | b\n"
+    )
+    job = QueuedJob("8", "PENDING", "Priority", "study/one/1", "a | b", 0.0, 1800.0)
+    assert list_jobs(["trial"]) == Listing({("trial", "8"): job})
+
+
+@pytest.mark.parametrize(
+    ("used", "limit", "expected"),
+    [
+        ("0:35", "10:00", (35.0, 600.0)),
+        ("1:02:03", "7-00:00:00", (3723.0, 604800.0)),
+        ("1-02:03:04", "UNLIMITED", (93784.0, None)),
+        ("INVALID", "NOT_SET", (None, None)),
+    ],
+)
+def test_times_of_squeue(
+    answers: dict[str, str], used: str, limit: str, expected: tuple[float | None, float | None]
+) -> None:
+    answers["squeue"] = f"8|RUNNING|{used}|{limit}|None|name|comment\n"
+    (job,) = list_jobs([None]).jobs.values()
+    assert (job.used_s, job.limit_s) == expected
+
+
+def test_each_slurm_cluster_answers_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(command: Sequence[str], stdin: str | None = None) -> Answer:
+        if "nowhere" in command:
+            return Answer(1, "", "squeue: error: No cluster 'nowhere' known by database.")
+        return Answer(0, "8|RUNNING|0:35|10:00|None|name|comment\n", "")
+
+    monkeypatch.setattr(slurm_commands, "ask", ask)
+    listed = list_jobs([None, "nowhere"])
+    assert list(listed.jobs) == [(None, "8")]
+    assert listed.silence() == "squeue does not answer (cluster nowhere)"
+
+
+def test_the_jobs_of_others_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Sequence[str]] = []
+
+    def ask(command: Sequence[str], stdin: str | None = None) -> Answer:
+        asked.append(command)
+        return Answer(0, "", "")
+
+    monkeypatch.setattr(slurm_commands, "ask", ask)
+    us = slurm_commands.name_of_user()
+    list_jobs([None], {us, None})
+    list_jobs([None], {us, "daemon", "no-such-user"})  # squeue refuses a name that is unknown
+    assert "--me" in asked[0]
+    assert f"--user={us},daemon" in asked[1]
+    assert all("--all" in command for command in asked)  # partitions may be hidden
+
+
+def test_jobs_are_cancelled_on_their_slurm_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Sequence[str]] = []
+
+    def ask(command: Sequence[str], stdin: str | None = None) -> Answer:
+        asked.append(command)
+        return Answer(1, "", "scancel: error: no answer")
+
+    monkeypatch.setattr(slurm_commands, "ask", ask)
+    assert cancel_jobs(["74", "75"], "other") == "scancel: error: no answer"
+    assert asked == [["scancel", "-M", "other", "74", "75"]]
+
+
+def test_what_a_user_likes_to_see_does_not_change_the_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The environment of the commands, as they see it."""
+    dropped = (
+        *("SQUEUE_PARTITION", "SQUEUE_FORMAT", "SACCT_FEDERATION", "SCANCEL_STATE", "SINFO_SORT"),
+        *("SLURM_TIME_FORMAT", "SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_CLUSTERS"),
+    )
+    kept = ("SBATCH_ACCOUNT", "SBATCH_QOS", "SBATCH_RESERVATION", "SLURM_CONF", "SLURM_CLUSTERS")
+    for name in (*dropped, *kept):
+        monkeypatch.setenv(name, "value")
+    seen = ask(["env"]).out.splitlines()
+    assert [name for name in dropped if f"{name}=value" in seen] == []
+    assert [name for name in kept if f"{name}=value" in seen] == list(kept)
+
+
+def test_a_reservation_that_has_not_begun_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Slurm 22.05 answers a test; sbatch itself accepts the job, and it pends."""
+    said = Answer(1, "", "allocation failure: Invalid time specified\n")
+    monkeypatch.setattr(slurm_commands, "ask", lambda command, stdin=None: said)
+    assert find_refusal(["sbatch", "--reservation=later"], "", "gpu", None) == ""
+    assert "Invalid time" in find_refusal(["sbatch", "--deadline=now"], "", "gpu", None)
 
 
 def test_the_lower_limit_of_account_and_qos_applies(answers: dict[str, str]) -> None:

@@ -18,7 +18,7 @@ from study.jobs import slurm_commands, slurm_executor, slurm_queue, submitted
 from study.jobs.decisions import Decisions
 from study.jobs.job_script import ENDED
 from study.jobs.progress import Progress
-from study.jobs.slurm_commands import Answer, QueuedJob
+from study.jobs.slurm_commands import Answer, Listing, QueuedJob, name_of_user
 from study.jobs.slurm_executor import SlurmExecutor
 from study.jobs.slurm_queue import SlurmQueue
 from study.jobs.slurm_request import Prepared, comment_of_job
@@ -151,8 +151,7 @@ class Polled(Recorder, SlurmExecutor):
         self.grid = grid
         self.slurm_logdir = Path(grid.study.folder, "slurm_logs")
         (self.slurm_logdir / ENDED).mkdir(parents=True)
-        self._clusters: set[str | None] = {None}
-        self._queue = SlurmQueue(self.slurm_logdir, self._clusters, first_poll_s=20.0)
+        self._queue = SlurmQueue(self.slurm_logdir, first_poll_s=20.0)
         self._shown, self._doubtful, self._earlier = set(), "", {}
         self._record = Record(self.slurm_logdir / "submitted.jsonl")
         self._leaving = SimpleNamespace(is_set=lambda: False)  # type: ignore[assignment]
@@ -173,16 +172,17 @@ class Polled(Recorder, SlurmExecutor):
 def watched(executor: Polled, grid: Grid) -> Any:
     info, folder = job_of(grid)
     log = executor.slurm_logdir / "7.log"
-    aux = {"slurm_logfile": log, "cluster": None, "step": 0, "kept": False}
-    info.aux = aux | {"attempts": 0, "kind": ()}
+    aux = {"slurm_logfile": log, "cluster": None, "user": name_of_user()}
+    info.aux = aux | {"step": 0, "kept": False, "attempts": 0, "kind": ()}
     executor._queue.add(info)
     return info, folder
 
 
-def poll(executor: Polled, info: Any, state: str | None) -> bool:
+def poll(executor: Polled, info: Any, state: str | None, **more: Any) -> bool:
     """Have the executor ask squeue (None: no answer); return whether the job is active."""
-    queued = {} if state in (None, GONE) else {(None, "7"): queued_job(str(state))}
-    slurm_queue.list_jobs = lambda clusters: None if state is None else queued  # type: ignore
+    queued = {} if state in (None, GONE) else {(None, "7"): queued_job(str(state), **more)}
+    answer = Listing(queued, frozenset([None] if state is None else []))
+    slurm_queue.list_jobs = lambda clusters, users: answer  # type: ignore[assignment]
     executor._queue._next_poll = 0.0
 
     async def check() -> list[Any]:
@@ -191,8 +191,8 @@ def poll(executor: Polled, info: Any, state: str | None) -> bool:
     return bool(asyncio.run(check()))
 
 
-def queued_job(state: str) -> QueuedJob:
-    return QueuedJob("7", state, "None", "name", "comment")
+def queued_job(state: str, reason: str = "None", **more: Any) -> QueuedJob:
+    return QueuedJob("7", state, reason, "name", "comment", **more)
 
 
 @pytest.fixture
@@ -294,7 +294,7 @@ def test_a_job_that_fails_before_its_run_starts_has_not_saved(executor: Polled, 
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("97:0", "Slurm job 7 ended: FAILED.\nIts node does not see the folder /here or "),
+        ("97:0", "Slurm job 7 ended: FAILED.\nIts node does not see the folder /here, "),
         ("0:53", "Slurm job 7 ended: FAILED.\nIts node cannot write to "),
     ],
 )
@@ -306,6 +306,68 @@ def test_a_node_that_does_not_see_the_files_is_told_and_not_retried(
     assert not poll(executor, info, "FAILED")
     assert str(executor.errors[0]).startswith(words)
     assert not retried(info.job)
+
+
+def test_a_job_that_only_the_accounting_and_the_controller_list_is_active(
+    executor: Polled,
+    grid: Grid,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(slurm_queue, "find_recorded_state", lambda job_id, cluster: "RUNNING")
+    forgotten: list[bool] = []
+    monkeypatch.setattr(slurm_queue, "is_forgotten", lambda job_id, cluster: bool(forgotten))
+    info, _ = watched(executor, grid)
+    assert all(poll(executor, info, GONE) for _ in range(4))
+    assert executor.errors == []
+    told = "Slurm job 7: not listed by squeue, but RUNNING by the accounting.\n"
+    assert capsys.readouterr().err == told
+    # The accounting has missed its end.
+    forgotten.append(True)
+    assert not poll(executor, info, GONE)
+    assert "Slurm no longer lists it" in str(executor.errors[0])
+
+
+def test_jobs_on_a_slurm_cluster_that_answers_are_settled(executor: Polled, grid: Grid) -> None:
+    info, _ = watched(executor, grid)
+    there, _ = job_of(grid, number=1)
+    there.external_jobid, there.aux = "8", info.aux | {"cluster": "nowhere"}
+    executor._queue.add(there)
+    answer = Listing({(None, "7"): queued_job("FAILED")}, frozenset(["nowhere"]))
+    slurm_queue.list_jobs = lambda clusters, users: answer  # type: ignore[assignment]
+    executor._queue._next_poll = 0.0
+
+    async def check() -> list[Any]:
+        return [one async for one in executor.check_active_jobs([info, there])]
+
+    assert asyncio.run(check()) == [there]
+    assert executor.errors == ["Slurm job 7 ended: FAILED."]
+
+
+def test_ctrl_c_cancels_our_jobs_on_each_slurm_cluster(
+    executor: Polled,
+    grid: Grid,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = [("7", None, None), ("9", "other", None), ("8", "other", None), ("10", "other", "ada")]
+    jobs = []
+    for number, cluster, user in made:
+        info, _ = watched(executor, grid)
+        info.external_jobid = number
+        info.aux = info.aux | {"cluster": cluster, "user": user or name_of_user()}
+        jobs.append(info)
+    cancelled: dict[str | None, list[str]] = {}
+
+    def cancel_jobs(ids: list[str], cluster: str | None) -> str:
+        cancelled[cluster] = ids
+        return "no answer" if cluster else ""
+
+    monkeypatch.setattr(slurm_executor, "cancel_jobs", cancel_jobs)
+    executor.cancel_jobs(jobs)
+    assert cancelled == {None: ["7"], "other": ["8", "9"]}
+    told = "Slurm jobs 8, 9 on Slurm cluster other may still run: scancel: no answer\n"
+    assert capsys.readouterr().err == told
 
 
 def test_polls_are_at_most_a_minute_apart(executor: Polled, grid: Grid) -> None:
@@ -320,14 +382,14 @@ def test_a_job_whose_submission_got_no_answer_is_known_by_its_output(
 ) -> None:
     """A study of the same name may be run from another folder, with the same cells."""
     executor = object.__new__(SlurmExecutor)
-    executor._doubtful, executor._queue = "study/one/1" + "cell one", SlurmQueue(Path(), (), 20.0)
+    executor._doubtful, executor._queue = "study/one/1" + "cell one", SlurmQueue(Path(), 20.0)
     prepared = Prepared([], "", "study/one/1", "cell one", None, Path("/here/logs/%j.log"))
     files = {"44": "/elsewhere/logs/44.log", "45": "/here/logs/45.log"}
     listed = {
         (None, job_id): QueuedJob(job_id, "RUNNING", "", "study/one/1", "cell one")
         for job_id in files
     }
-    monkeypatch.setattr(slurm_executor, "list_jobs", lambda clusters: listed)
+    monkeypatch.setattr(slurm_executor, "list_jobs", lambda clusters: Listing(listed))
     monkeypatch.setattr(slurm_executor, "find_output_file", lambda job_id, cluster: files[job_id])
     answer = executor._recover(prepared)
     assert answer is not None
@@ -379,7 +441,7 @@ def test_a_restart_asks_slurm_once_for_all_jobs_and_so_does_a_poll(
         executor._record.add(
             Submission(str(number), None, made.name, made.comment, made.digest, f"{number}.log")
         )
-        lines.append(f"{number}|PENDING|Priority|{made.name}|{made.comment}\n")
+        lines.append(f"{number}|PENDING|0:00|30:00|Priority|{made.name}|{made.comment}\n")
     asked: list[str] = []
 
     def ask(command: list[str], stdin: str | None = None) -> Answer:
@@ -389,7 +451,7 @@ def test_a_restart_asks_slurm_once_for_all_jobs_and_so_does_a_poll(
     for module in (slurm_commands, slurm_executor):
         monkeypatch.setattr(module, "ask", ask)
     monkeypatch.setattr(slurm_queue, "list_jobs", slurm_commands.list_jobs)
-    executor.find_earlier_jobs()
+    executor.find_earlier_jobs([new, *jobs])
     executor.run_jobs([new, *jobs])
     assert executor.again[-1].job is new  # the queue may be full of those that are in it
     for request in executor.again[:-1]:
@@ -428,13 +490,13 @@ def test_studies_whose_names_share_a_prefix_do_not_match_each_others_jobs(
     there._record.add(Submission("7", None, there._name(job), "cell one", "digest", str(log)))
     listed = {(None, "7"): QueuedJob("7", "RUNNING", "None", there._name(job), "cell one")}
     for module in (submitted, slurm_executor):
-        monkeypatch.setattr(module, "list_jobs", lambda clusters: listed)
+        monkeypatch.setattr(module, "list_jobs", lambda clusters, users=(): Listing(listed))
     monkeypatch.setattr(slurm_executor, "find_output_file", lambda job_id, cluster: str(log))
     for executor, finds in ((here, False), (there, True)):
         log_file = executor.slurm_logdir / "%j.log"
         prepared = Prepared([], "", executor._name(job), "cell one", None, log_file)
         # By a restart, and after a submission without an answer.
-        executor.find_earlier_jobs()
+        executor.find_earlier_jobs([job])
         assert executor._keep_earlier(job, prepared) == finds
         executor._queue.jobs.clear()
         executor._doubtful = prepared.name + prepared.comment

@@ -2,8 +2,15 @@
 
 import pytest
 
-from study.jobs.slurm_commands import NEVER_STARTS, classify_refusal
-from study.jobs.verdict import GONE, End, Shortage, find_shortage, judge, note_shortage
+from study.jobs.slurm_commands import QueuedJob, classify_refusal, why_stuck
+from study.jobs.verdict import (
+    GONE,
+    End,
+    Shortage,
+    find_shortage,
+    judge,
+    note_shortage,
+)
 
 
 @pytest.mark.parametrize("state", ["COMPLETED", GONE, "PREEMPTED"])
@@ -96,21 +103,41 @@ def test_what_sbatch_says_is_a_limit_a_moment_or_a_refusal(message: str, meaning
 
 
 @pytest.mark.parametrize(
-    ("reason", "never"),
+    ("reason", "means"),
     [
-        ("QOSMaxWallDurationPerJobLimit", True),
-        ("AssocMaxWallDurationPerJobLimit", True),
-        ("QOSMaxMemoryPerJob", True),
-        ("PartitionTimeLimit", True),
-        ("BadConstraints", True),
-        ("QOSNotAllowed", True),
-        ("Priority", False),
-        ("Resources", False),
-        ("QOSMaxJobsPerUserLimit", False),
-        ("AssocGrpGRES", False),
-        ("BeginTime", False),
-        ("ReqNodeNotAvail", False),
+        ("QOSMaxWallDurationPerJobLimit", "will never start"),
+        ("AssocMaxWallDurationPerJobLimit", "will never start"),
+        ("AssocMaxGRESMinutesPerJob", "will never start"),
+        ("QOSMaxMemoryPerJob", "will never start"),
+        ("PartitionTimeLimit", "will never start"),
+        ("BadConstraints", "will never start"),
+        ("QOSNotAllowed", "will never start"),
+        # As Slurm 22.05 prints them (src/common/slurm_protocol_defs.c).
+        ("JobHeldUser", "is held"),
+        ("JobHeldAdmin", "is held"),
+        ("job requeued in held state", "is held"),
+        ("launch failed requeued held", "is held"),
+        ("JobHoldMaxRequeue", "is held"),
+        ("AssocGrpGRESMinutes", "waits until its account or QOS is granted more"),
+        ("AssocGrpCPUMinutesLimit", "waits until its account or QOS is granted more"),
+        ("QOSGrpBillingMinutes", "waits until its account or QOS is granted more"),
+        ("AssocGrpWallLimit", "waits until its account or QOS is granted more"),
+        # These pass as other jobs end.
+        ("AssocGrpGRESRunMinutes", None),
+        ("QOSGrpCPURunMinutesLimit", None),
+        ("Priority", None),
+        ("Resources", None),
+        ("QOSMaxJobsPerUserLimit", None),
+        ("AssocGrpGRES", None),
+        ("BeginTime", None),
+        ("ReqNodeNotAvail", None),
     ],
 )
-def test_reasons_for_which_a_job_never_starts(reason: str, never: bool) -> None:
-    assert bool(NEVER_STARTS.search(reason)) == never
+def test_reasons_for_which_waiting_alone_does_not_start_a_job(
+    reason: str, means: str | None
+) -> None:
+    stuck = why_stuck(QueuedJob("7", "PENDING", reason, "name", "comment"))
+    assert (stuck and stuck[0]) == means
+    if means == "is held":
+        assert stuck is not None
+        assert stuck[1] == "Release it (scontrol release 7)."

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from study.__main__ import main
 from study.grid import Grid
-from study.jobs.slurm_commands import QueuedJob
+from study.jobs.slurm_commands import Listing, QueuedJob
 from study.jobs.submitted import Submission, log_folder
 from study.show import watch as watch_module
 from study.show.watch import Watch
@@ -119,9 +119,9 @@ def queue(monkeypatch: pytest.MonkeyPatch, grid: Grid, jobs: dict[int, QueuedJob
         lines.append(json.dumps(asdict(made)))
     (logs / "submitted.jsonl").write_text("\n".join([*lines, '{"job_id": "9", "clu']))
 
-    def list_jobs(clusters: Any) -> dict[tuple[None, str], QueuedJob]:
+    def list_jobs(clusters: Any, users: Any) -> Listing:
         calls.append(1)
-        return {(None, job.job_id): job for job in jobs.values()}
+        return Listing({(None, job.job_id): job for job in jobs.values()})
 
     monkeypatch.setattr(watch_module, "list_jobs", list_jobs)
     return calls
@@ -156,10 +156,40 @@ def test_jobs_in_the_queue(make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch)
     assert again.progress.step > 0
 
 
+@pytest.mark.parametrize(
+    ("state", "reason", "shown"),
+    [
+        ("SUSPENDED", "None", ("suspended", "Slurm job 1")),
+        ("PENDING", "JobHeldUser", ("waiting", "JobHeldUser: it is held, Slurm job 1; attempt 2")),
+        (
+            "REQUEUE_HOLD",
+            "job requeued in held state",
+            ("waiting", "job requeued in held state: it is held, Slurm job 1; attempt 2"),
+        ),
+    ],
+)
+def test_a_job_that_is_suspended_or_held_does_not_run(
+    make_grid: MakeGrid,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    reason: str,
+    shown: tuple[str, str],
+) -> None:
+    grid = make_grid(ON_SLURM)
+    write_part(grid[0], status="running")
+    queue(monkeypatch, grid, {0: QueuedJob("1", state, reason, "test/tiny/8", "")})
+    view = Watch(grid)
+    seen = view.look()[0]
+    assert (seen.state, seen.note) == shown
+    assert f"1 {shown[0]}" in view.summary(view.look())
+
+
 def test_slurm_that_does_not_answer(make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = make_grid(ON_SLURM)
     queue(monkeypatch, grid, {0: QueuedJob("1", "RUNNING", "None", "test/tiny/8", "")})
-    monkeypatch.setattr(watch_module, "list_jobs", lambda clusters: None)
+    monkeypatch.setattr(
+        watch_module, "list_jobs", lambda clusters, users: Listing({}, frozenset([None]))
+    )
     view = Watch(grid)
     assert view.summary(view.look()) == "test: 4 to run, squeue does not answer"
 
