@@ -15,6 +15,8 @@ from study.grid import Cell, Grid
 from study.jobs.decisions import find_cell
 from study.jobs.executors import LocalExecutor
 from study.jobs.foreign_job import write_job
+from study.jobs.launch import data_request
+from study.jobs.requests import data_cell
 from study.jobs.sigterm import exit_on_sigterm, leave_on_sigterm
 from study.jobs.slurm_commands import find_refusal
 from study.jobs.slurm_executor import SlurmExecutor
@@ -54,7 +56,13 @@ def start(workflow: Any, grid: Grid) -> None:
             executor.progress.expect(seconds)
         elif isinstance(executor, LocalExecutor):
             executor.progress.expect(cells, seconds)
-    _write_settings(grid, jobs)
+    try:
+        _write_settings(grid, jobs)
+    except OSError as error:
+        sys.exit(
+            f"{error.filename}: cannot be written: {error.strerror}. Expected `results_dir` to be "
+            "a folder that you may write to."
+        )
     if isinstance(executor, SlurmExecutor):
         try:
             executor.find_earlier_jobs(jobs)
@@ -175,7 +183,23 @@ def _why_rejected(executor: SlurmExecutor, job: Any) -> str:
         return f"cannot be requested: {error}"
     partition = job.resources.get("slurm_partition")
     refusal = find_refusal(prepared.command, prepared.script, partition, prepared.cluster)
-    return refusal and f"requests `{_shorten(prepared)}`; Slurm answers: {refusal}"
+    said = f"requests `{_shorten(prepared)}`; Slurm answers: {refusal}"
+    return refusal and said + find_keys_of_request(executor.grid, job)
+
+
+def find_keys_of_request(grid: Grid, job: Any) -> str:
+    """Return where the request of a job without a GPU is stated: of rules, a study says nothing."""
+    cell = data_cell(grid)
+    slurm = None if cell is None else cell.cluster_config.slurm
+    if cell is None or slurm is None:
+        return ""
+    asked = data_request(cell.cluster_config)
+    if any(job.resources.get(name) != value for name, value in asked.items()):
+        return ""
+    return (
+        f". Its request is `slurm.data` of cluster '{cell.cluster}', with runtime_min: "
+        f"{slurm.data.runtime_min}, mem_gib: {slurm.data.mem_gib}"
+    )
 
 
 def _shorten(prepared: Prepared) -> str:

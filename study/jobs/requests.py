@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from study.cluster_config import ClusterConfig
 from study.estimate.needs import NOT_KNOWN, Needs
 from study.grid import Cell, Grid
 from study.jobs.launch import (
@@ -229,8 +228,8 @@ class PrecompileRequest(EvaluationRequest):
 
 def data_resources(grid: Grid) -> dict[str, Callable[[Any], Any]]:
     """Return the resources of jobs without a GPU, on the first Slurm cluster of the grid."""
-    cluster = _data_cluster(grid)
-    asked = {} if cluster is None else data_request(cluster)
+    cell = data_cell(grid)
+    asked = {} if cell is None else data_request(cell.cluster_config)
 
     def resource(name: str) -> Callable[[Any], Any]:
         return lambda wildcards: asked.get(name, UNSET.get(name))
@@ -240,9 +239,11 @@ def data_resources(grid: Grid) -> dict[str, Callable[[Any], Any]]:
 
 def data_is_local(grid: Grid) -> bool:
     """Return whether jobs without a GPU run where Snakemake runs."""
-    cluster = _data_cluster(grid)
-    return cluster is None or cluster.slurm is None or cluster.slurm.data.local
+    cell = data_cell(grid)
+    slurm = None if cell is None else cell.cluster_config.slurm
+    return slurm is None or slurm.data.local
 
 
-def _data_cluster(grid: Grid) -> ClusterConfig | None:
-    return next((cell.cluster_config for cell in grid if cell.cluster_config.slurm), None)
+def data_cell(grid: Grid) -> Cell | None:
+    """Return the cell whose cluster decides about the jobs without a GPU."""
+    return next((cell for cell in grid if cell.cluster_config.slurm), None)

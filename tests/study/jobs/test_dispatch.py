@@ -1,13 +1,17 @@
 """What is done before the first job, with another executor than Slurm's; tests/slurm has that."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from study.jobs.dispatch import find_impossible_here, start
-from study.jobs.requests import TrainingRequest
+from study.jobs.dispatch import find_impossible_here, find_keys_of_request, start
+from study.jobs.launch import data_request
+from study.jobs.requests import TrainingRequest, data_cell
 from tests.study.conftest import MakeGrid
 
 
@@ -34,6 +38,37 @@ def test_an_executor_that_is_not_extended_is_prepared_too(make_grid: MakeGrid) -
     start(workflow, grid)
     assert limits["_cores"] == 2
     assert Path(job.params.config).read_text() == cell.run.to_yaml()
+
+
+def test_a_folder_of_results_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """/proc is read-only for everybody."""
+    options = ["--configfile", "config/studies/slurm-trial.yaml", "--config"]
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--executor", "slurm", *options, "results_dir=/proc/x"],
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "/proc/x/slurm-trial/slurm_logs/ended: cannot be created: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("asks", ["its own request", "another"])
+def test_a_refused_job_without_a_gpu_is_told_with_its_keys(make_grid: MakeGrid, asks: str) -> None:
+    slurm = {"partition": "p", "gpu_request": "gres", "data": {"mem_gib": 8}}
+    cluster = {"gpu_name": "H200", "gpus_per_node": 8, "slurm": slurm}
+    grid = make_grid({"clusters": {"here": cluster}})
+    cell = data_cell(grid)
+    assert cell is not None
+    asked = data_request(cell.cluster_config)
+    job: Any = SimpleNamespace(resources=asked if asks == "its own request" else {"runtime": 30})
+    told = find_keys_of_request(grid, job)
+    if asks == "another":
+        assert told == ""
+    else:
+        where = f"`slurm.data` of cluster '{cell.cluster}'"
+        assert told == f". Its request is {where}, with runtime_min: 240, mem_gib: 8"
 
 
 @pytest.mark.parametrize(
