@@ -50,6 +50,10 @@ class Progress:
         """Note the job of a cell."""
         self._cells[job_id] = cell
 
+    def replaced(self, job_id: str) -> None:
+        """Forget a job that another one takes the place of."""
+        self._cells.pop(job_id, None)
+
     def finished(self, cell: Cell) -> None:
         """Note that a cell's run is complete."""
         self._finished += 1

@@ -21,18 +21,19 @@ from typing import Any
 
 from snakemake_executor_plugin_slurm import Executor as PluginExecutor
 from snakemake_executor_plugin_slurm.utils import get_job_wildcards
-from snakemake_executor_plugin_slurm.validation import (
-    validate_or_get_slurm_job_id,
-    validate_slurm_extra,
-)
+from snakemake_executor_plugin_slurm.validation import validate_or_get_slurm_job_id
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
+from study.grid import Cell
 from study.jobs.decisions import Decisions, give_up
+from study.jobs.grants import Grants
 from study.jobs.job_script import (
     ENDED,
     NO_LOG,
     OUT_OF_SIGHT,
+    end_of_log,
+    have_text,
     ran_out_of_memory,
     write_script,
 )
@@ -41,27 +42,31 @@ from study.jobs.progress import Progress
 from study.jobs.sigterm import terminate_children
 from study.jobs.slurm_commands import (
     ACTIVE,
+    NEEDS_LESS_TIME,
     Answer,
     QueuedJob,
     abandon,
     ask,
     cancel_jobs,
+    classify_refusal,
     find_exit_code,
     find_output_file,
     find_submit_limits,
     list_jobs,
     name_of_user,
 )
-from study.jobs.slurm_queue import SlurmQueue
+from study.jobs.slurm_queue import Look, SlurmQueue
 from study.jobs.slurm_request import (
     Prepared,
+    check_extra,
     comment_of_job,
+    error_file,
     kind_of,
     sbatch_command,
 )
 from study.jobs.submission import Request, Submissions
 from study.jobs.submitted import Submission, log_folder, make_folder, record_of
-from study.jobs.verdict import End, judge, note_shortage
+from study.jobs.verdict import End, is_time_up, judge, note_shortage
 from study.measure.summaries import is_up_to_date, read_summary
 from study.project import PROJECT
 from trainer.folder.run_file import find_summary
@@ -90,6 +95,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         self._leaving = threading.Event()
         self._limits: Callable[[str | None, str | None], int | None] = lambda account, qos: None
         self._doubtful = ""  # name and comment of a request that got no answer
+        self._grants = Grants()
         self.progress = Progress(self.grid)
         self._submissions = Submissions(
             self._submit,
@@ -122,7 +128,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
 
     def prepare(self, job: Any) -> Prepared:
         """Return the sbatch command and the script of a job; raises WorkflowError."""
-        validate_slurm_extra(job)
+        check_extra(job)
         comment = comment_of_job(job)
         log = self.slurm_logdir / f"rule_{job.name}" / get_job_wildcards(job) / "%j.log"
         cell, name = self.cell(job), self._name(job)
@@ -152,7 +158,8 @@ class SlurmExecutor(Decisions, PluginExecutor):
             },
             latency_s=self.workflow.execution_settings.latency_wait,
         )
-        return Prepared(command, script, name, comment, job.resources.get("clusters"), log)
+        cluster = job.resources.get("clusters")
+        return Prepared(command, script, name, comment, cluster, log, error_file(slurm))
 
     def _command_of(self, job: Any) -> str:
         """Return a rule's shell command; of anything else, a Snakemake that runs it."""
@@ -193,11 +200,17 @@ class SlurmExecutor(Decisions, PluginExecutor):
             self._shown.add(job)
             self.run_job_pre(job)
         try:
-            prepared = self.prepare(job)
+            prepared = self._grants.limit(self.prepare(job))
             if self._keep_earlier(job, prepared):
                 return Answer(0, "", "")
-            prepared.log.parent.mkdir(parents=True, exist_ok=True)
+            for file in filter(None, (prepared.log, prepared.error)):
+                file.parent.mkdir(parents=True, exist_ok=True)
             answer = self._recover(prepared) or ask(prepared.command, stdin=prepared.script)
+            before = self._grants.before(prepared)
+            if before is not None and self._is_refused(answer):
+                self._grants.refuse(prepared.comment, before, answer.message)
+                prepared, before = prepared.within(before), None
+                answer = ask(prepared.command, stdin=prepared.script)
             if answer.code:
                 self._doubtful = prepared.name + prepared.comment
                 return answer
@@ -206,12 +219,13 @@ class SlurmExecutor(Decisions, PluginExecutor):
         except (WorkflowError, OSError) as error:
             return Answer(1, "", str(error))
         log = str(prepared.log).replace("%j", job_id)
+        self._grants.accept(prepared)
         made = Submission(
             *(job_id, prepared.cluster, prepared.name, prepared.comment, prepared.digest, log),
             name_of_user(),
         )
         self._record.add(made)
-        self._watch(job, made)
+        self._watch(job, made, grown_from=before)
         if request.reason:
             cell = self.cell(job)
             where = cell.name if cell else prepared.comment
@@ -237,6 +251,10 @@ class SlurmExecutor(Decisions, PluginExecutor):
                 return Answer(0, job_id, "")
         return None
 
+    def _is_refused(self, answer: Answer) -> bool:
+        refused = answer.code and classify_refusal(answer.message) == "refused"
+        return bool(refused and answer.message and not self._leaving.is_set())
+
     def _refused(self, request: Request, message: str) -> None:
         give_up(request.job)  # the same request would be refused again
         said = f"Slurm refuses the job: {message}"
@@ -261,13 +279,16 @@ class SlurmExecutor(Decisions, PluginExecutor):
         self._watch(job, known, kept=True)
         return True
 
-    def _watch(self, job: Any, made: Submission, kept: bool = False) -> None:
+    def _watch(
+        self, job: Any, made: Submission, kept: bool = False, grown_from: int | None = None
+    ) -> None:
         cell = self.cell(job)
         before = find_summary(cell.folder) if cell and not kept else None
         aux = {
             "slurm_logfile": Path(made.log),
             "cluster": made.cluster,
             "user": made.user,
+            "grown_from": grown_from,
             "step": before.steps_done if before else 0,
             "attempts": len(before.attempts) if before else 0,
             "kept": kept,
@@ -296,6 +317,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
                 yield info
             return
         seen = self._queue.look(active_jobs)
+        active_jobs = [info for info in active_jobs if not self._asks_for_less(info, seen)]
         if seen.listed is not None:
             self.progress.polled(seen.listed)
         for info in active_jobs:
@@ -304,14 +326,30 @@ class SlurmExecutor(Decisions, PluginExecutor):
                 if ended is None:
                     yield info
                 else:
-                    self._settle(info, ended)
+                    self._settle(info, ended, seen.queued(info))
             except ConfigError as error:  # run.json is malformed
                 self._end(info)
                 give_up(info.job)
                 self.report_job_error(info, msg=str(error))
         self.progress.show(len(self._submissions))
 
-    def _settle(self, info: Any, state: str) -> None:
+    def _asks_for_less(self, info: Any, seen: Look) -> bool:
+        """Replace a job that waits in vain, as it asks for more time than one of its cell before;
+        return whether it was replaced."""
+        queued, minutes = seen.queued(info), info.aux["grown_from"]
+        if minutes is None or queued is None or queued.state != "PENDING":
+            return False
+        if not NEEDS_LESS_TIME.search(queued.reason):
+            return False
+        self._grants.refuse(comment_of_job(info.job), minutes, queued.reason)
+        cancel_jobs([info.external_jobid], info.aux["cluster"])
+        self._end(info)
+        self.progress.replaced(info.external_jobid)
+        reason = f"Slurm job {info.external_jobid} would never have started"
+        self._submissions.add(self._request(info.job, reason), first=True)
+        return True
+
+    def _settle(self, info: Any, state: str, queued: QueuedJob | None = None) -> None:
         """Do what follows from the end of a job."""
         job, cell = info.job, self.cell(info.job)
         self._end(info)
@@ -328,6 +366,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
             saved_step=summary.steps_done if summary and saved else None,
             first_step=info.aux["step"],
             out_of_memory=state in ("FAILED", "OUT_OF_MEMORY") and ran_out_of_memory(log),
+            time_up=cell is not None and self._is_time_up(cell, queued),
             kept=info.aux["kept"],
         )
         verdict = judge(end)
@@ -345,8 +384,15 @@ class SlurmExecutor(Decisions, PluginExecutor):
             if lacks or verdict.action == "give up":
                 give_up(job)
             said = f"Slurm job {info.external_jobid} ended: {state}. {verdict.reason}".strip()
-            message = f"{said}\n{lacks}" if lacks else said
+            shown = "" if have_text(getattr(job, "log", ())) else end_of_log(log)
+            message = "\n".join(filter(None, [said, lacks, shown]))
             self.report_job_error(info, msg=message, aux_logs=[str(log)])
+
+    def _is_time_up(self, cell: Cell, queued: QueuedJob | None) -> bool:
+        slurm = cell.cluster_config.slurm
+        if queued is None or slurm is None:
+            return False
+        return is_time_up(queued.used_s, queued.limit_s, slurm.warn_s)
 
     def _end(self, info: Any) -> None:
         self._queue.remove(info)

@@ -2,17 +2,31 @@
 
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import set_gres_string
+from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
+from snakemake_interface_common.exceptions import WorkflowError
 
 from study.cluster_config import SlurmConfig
 from study.jobs.decisions import is_training
 from study.jobs.submitted import comment_of
+
+FORBIDDEN = {
+    "--array": "several jobs would train in one folder; vary an axis of the grid instead",
+    "--wait": "Snakemake would wait for each job",
+    "--wrap": "it would replace the job's script",
+    "--test-only": "nothing would be submitted",
+    "--cluster": "the key is `slurm.clusters`",
+}
+"""Flags of sbatch that a study cannot give it, beside those that the plugin refuses -> why."""
+
+SHORT = {"-a": "--array", "-W": "--wait", "-M": "--cluster"}
+"""Their short forms."""
 
 
 class Kind(NamedTuple):
@@ -34,6 +48,21 @@ class Prepared:
     comment: str
     cluster: str | None
     log: Path
+    error: Path | None = None
+    """The file of its errors, if it is not `log`."""
+
+    @property
+    def minutes(self) -> int:
+        """Its time limit; 0 if it has none."""
+        return int(self.command[self.command.index("-t") + 1]) if "-t" in self.command else 0
+
+    def within(self, minutes: int | None) -> "Prepared":
+        """Return the same job with a time limit of at most so many minutes; None: as it is."""
+        if minutes is None or self.minutes <= minutes:
+            return self
+        place = self.command.index("-t") + 1
+        command = [*self.command[:place], str(minutes), *self.command[place + 1 :]]
+        return replace(self, command=command)
 
     @property
     def digest(self) -> str:
@@ -53,6 +82,22 @@ def comment_of_job(job: Any) -> str:
     return comment_of(name, list(getattr(job, "wildcards", None) or ()))
 
 
+def check_extra(job: Any) -> None:
+    """Check a job's `slurm_extra`, where a study's own flags are; raises WorkflowError."""
+    validate_slurm_extra(job)
+    for word in shlex.split(str(job.resources.get("slurm_extra") or "")):
+        name = SHORT.get(word[:2], word.partition("=")[0])
+        # sbatch takes what is left out at the end of a name.
+        flag = next((f for f in FORBIDDEN if len(name) > 3 and f.startswith(name)), None)
+        if flag is not None:
+            raise WorkflowError(f"`extra`: found {word}; {FORBIDDEN[flag]}")
+
+
+def error_file(slurm: SlurmConfig | None) -> Path | None:
+    """Return the file for a job's errors, if it is not that of its output."""
+    return Path(slurm.error).absolute() if slurm is not None and slurm.error else None
+
+
 def sbatch_command(
     job: Any, parameters: dict[str, Any], slurm: SlurmConfig | None, settings: Any
 ) -> list[str]:
@@ -68,9 +113,8 @@ def sbatch_command(
     gres = job.resources.get("gres")
     call += f" --gres={shlex.quote(gres)}" if gres else set_gres_string(job)
     command = shlex.split(call)
-    if slurm is not None and slurm.error:
-        command.append(f"--error={Path(slurm.error).absolute()}")
-    return command
+    error = error_file(slurm)
+    return command if error is None else [*command, f"--error={error}"]
 
 
 def _flag(name: str, value: object) -> str:

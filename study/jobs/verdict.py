@@ -28,6 +28,8 @@ class End:
     """The last recorded step before the job."""
     out_of_memory: bool = False
     """Slurm ended it for lack of memory."""
+    time_up: bool = False
+    """It has run for about as long as it may, see `is_time_up`."""
     kept: bool = False
     """It was submitted by an earlier invocation, perhaps with other settings."""
 
@@ -64,9 +66,25 @@ def note_shortage(name: str, end: End) -> None:
     if end.out_of_memory or end.state == "OUT_OF_MEMORY":
         _shortages[name] = replace(known, memory=known.memory + 1)
     elif end.state in ("TIMEOUT", "DEADLINE") or (
-        end.state in ("FAILED", "COMPLETED") and end.saved_step is not None
+        end.state in ("FAILED", "COMPLETED") and end.saved_step is not None and end.time_up
     ):
         _shortages[name] = replace(known, time=known.time + 1)
+
+
+EARLY_S = 60
+"""Slurm may send the signal before the time limit so many seconds early; sbatch(1), --signal."""
+
+
+def is_time_up(used_s: float | None, limit_s: float | None, warn_s: int) -> bool:
+    """Return whether a job that saved was told to because its time limit was near.
+
+    `used_s`: for how long it has run, `limit_s`: its limit, None if they are not known; `warn_s`:
+    seconds before the limit at which it is signalled. Otherwise a person has told it, or Slurm that
+    preempts it and gives it a time of grace, and it needs no more time.
+    """
+    if used_s is None or limit_s is None:
+        return False
+    return used_s >= limit_s - warn_s - EARLY_S
 
 
 def judge(end: End) -> Verdict:
@@ -99,6 +117,6 @@ def judge(end: End) -> Verdict:
 
 
 def _what_stopped(end: End) -> str:
-    return {"PREEMPTED": "preempted", GONE: "stopped", "NODE_FAIL": "node failure"}.get(
-        end.state, "time limit"
-    )
+    told = {"PREEMPTED": "preempted", "NODE_FAIL": "node failure"}
+    ran_out = end.time_up or end.state in ("TIMEOUT", "DEADLINE")
+    return told.get(end.state, "time limit" if ran_out else "stopped")

@@ -19,12 +19,13 @@ pytestmark = pytest.mark.slurm
 
 CELLS_OF_FEW = 4
 TOLD_TO_STOP = 4  # more often than the profile has retries
+STOPPED_EARLY = 2  # of these, one that is not told by its time limit
 LONGEST_S = 240
 """A limit for what takes at most a minute on a machine that is not busy."""
 
 STATUS_LINE = re.compile(
     r"^\[\d\d:\d\d\] Slurm: \d+ running.*; \d+ waiting \(.*1 QOSMaxWall\w+.*\);"
-    r" .*\d+ of 13 finished",
+    r" .*\d+ of 14 finished",
     re.MULTILINE,
 )
 
@@ -38,6 +39,11 @@ class Site:
         self.returncode = 0
         self.names: list[str] = []
         self.beside = subprocess.CompletedProcess([], 1, "", "")
+
+    def minutes(self, name: str) -> list[int]:
+        """Return the time limits that a cell's jobs were submitted with."""
+        lines = self.requests(name, "SubmitLine")
+        return [int(line.split(" -t ")[1].split()[0]) for line in lines]
 
     def requests(self, name: str, field: str) -> list[str]:
         cluster = self.study.cluster
@@ -68,11 +74,12 @@ def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def _write_cells(study: SlurmStudy) -> None:
     add = study.add_standin
     # The first Slurm cluster decides about the jobs without a GPU, which this partition forbids.
-    add("gpus-only", data={"local": True}, max_runtime_min=30)
+    add("gpus-only", "hold", data={"local": True}, runtime_min=30)  # as much as it allows
     study.study["clusters"]["gpus-only"]["slurm"]["partition"] = "gpus-only"
     add("few", qos="few")
     study.study["grid"][-1]["seed"] = [42 + number for number in range(CELLS_OF_FEW)]
     add("chained", "hold-each", runtime_min=5, max_runtime_min=12, exclude="sphinx2")
+    add("graceful", "hold", qos="graceful", reservation="ours")
     add("cheap", "hold", qos="cheap", nodelist="sphinx4", gpu_type="nvidia_a100-sxm4-80gb")
     add("brief", qos="brief")
     add("exit0", "exit0", extra="--begin='now + 1 seconds'")
@@ -87,15 +94,18 @@ def _write_cells(study: SlurmStudy) -> None:
 
 def _disturb(site: Site) -> None:
     study, cluster = site.study, site.study.cluster
-    _tell_to_stop(study, 1)
+    _tell_to_stop(study, "chained", 1)
     site.names = cluster.run("squeue", "--noheader", "--format=%j").split()
     # The file is edited while its jobs are in the queue, and is no longer a study.
     planned = study.file.read_text()
     study.file.write_text("grid: [{cluster: nowhere")
     for number in range(2, TOLD_TO_STOP + 1):
-        _tell_to_stop(study, number)
+        _tell_to_stop(study, "chained", number, near_limit=number != STOPPED_EARLY)
     study.release_standin("chained")
     study.file.write_text(planned)
+    _tell_to_stop(study, "gpus-only", 1)
+    wait_until(lambda: len(study.jobs("gpus-only")) == 2, "the run is continued", LONGEST_S)
+    study.release_standin("gpus-only")
     study.wait_for_step("cheap", study.study["run"]["steps"] // 2)
     site.beside = subprocess.run(
         [
@@ -112,18 +122,29 @@ def _disturb(site: Site) -> None:
         *("--nodelist=sphinx4", "--gres=gpu:1"),
         command="sleep 1",
     )
-    wait_until(lambda: len(study.jobs("cheap")) == 2, "the preempted run is continued", LONGEST_S)
-    study.release_standin("cheap")
+    study.wait_for_step("graceful", 1)
+    cluster.sbatch(
+        *("-A", "nlp", "-p", "sphinx", "--mem=100M", "--time=5", "--qos=high"),
+        *("--reservation=ours", "--gres=gpu:8"),
+        command="sleep 1",
+    )
+    for name in ("cheap", "graceful"):
+        wait_until(lambda name=name: len(study.jobs(name)) == 2, "it is continued", LONGEST_S)
+        study.release_standin(name)
     wait_until(lambda: "will never start" in study.log.read_text(), "it is pointed out", LONGEST_S)
     wait_until(lambda: STATUS_LINE.search(study.log.read_text()), "a line counts it", LONGEST_S)
     cluster.cancel(study.jobs("brief")[0])
 
 
-def _tell_to_stop(study: SlurmStudy, number: int) -> None:
+def _tell_to_stop(study: SlurmStudy, name: str, number: int, near_limit: bool = True) -> None:
     """Send what `--signal` sends before the time limit, to the cell's `number`th job."""
-    wait_until(lambda: len(study.jobs("chained")) == number, "the run is continued", LONGEST_S)
-    study.wait_for_step("chained", number)  # each job takes one step, and waits
-    study.cluster.run("scancel", "--signal=USR1", str(study.jobs("chained")[-1]))
+    wait_until(lambda: len(study.jobs(name)) == number, "the run is continued", LONGEST_S)
+    study.wait_for_step(name, number)  # each job takes at least one step, and waits
+    job = str(study.jobs(name)[-1])
+    if near_limit:
+        # It is signalled a minute before its limit, and Slurm may be a minute early.
+        study.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=2")
+    study.cluster.run("scancel", "--signal=USR1", job)
 
 
 def test_all_cells_but_the_one_that_never_starts_are_complete(site: Site) -> None:
@@ -133,7 +154,7 @@ def test_all_cells_but_the_one_that_never_starts_are_complete(site: Site) -> Non
     assert {folder.relative_to(site.study.results / "runs").parts[0] for folder in incomplete} == {
         "brief"
     }
-    assert len(folders) == 9 + CELLS_OF_FEW
+    assert len(folders) == 10 + CELLS_OF_FEW
 
 
 def test_a_run_longer_than_its_limit_is_continued_as_often_as_it_makes_progress(
@@ -142,10 +163,11 @@ def test_a_run_longer_than_its_limit_is_continued_as_often_as_it_makes_progress(
     jobs = site.study.jobs("chained")
     assert len(jobs) == TOLD_TO_STOP + 1
     assert len(set(site.requests("chained", "ReqMem"))) == 1
-    assert site.requests("chained", "TimelimitRaw") == ["5", "10", "12", "12", "12"]
+    assert site.minutes("chained") == [5, 10, 10, 12, 12]
     steps = [a["first_step"] - 1 for a in site.study.summary("chained")["attempts"]][1:]
-    for step, job in zip(steps, jobs[1:], strict=True):
-        told = f"/base/seed-42: time limit, saved at step {step}, continues as Slurm job {job}."
+    for number, (step, job) in enumerate(zip(steps, jobs[1:], strict=True), start=1):
+        why = "stopped" if number == STOPPED_EARLY else "time limit"
+        told = f"/base/seed-42: {why}, saved at step {step}, continues as Slurm job {job}."
         assert told in site.output
     # Only those that failed are retries in Snakemake's eyes.
     assert site.output.count("Trying to restart") == len(("exit0", "killed"))
@@ -156,6 +178,19 @@ def test_a_preempted_job_that_slurm_cancels_is_continued(site: Site) -> None:
     assert states == ["PREEMPTED", "COMPLETED"]
     assert "cheap/one/gpus-1/base/seed-42: preempted" in site.output
     assert site.study.summary("cheap")["status"] == "completed"
+
+
+def test_a_run_that_saves_in_its_time_of_grace_needs_no_more_time(site: Site) -> None:
+    assert site.minutes("graceful") == [10, 10]
+    assert re.search(r"graceful/one/gpus-1/base/seed-42: stopped, saved at step \d+", site.output)
+    assert site.study.summary("graceful")["status"] == "completed"
+
+
+def test_a_run_in_a_partition_that_allows_no_more_time_goes_on_with_as_much(site: Site) -> None:
+    assert site.minutes("gpus-only") == [30, 30]
+    told = "Slurm grants no more than 30 minutes (Batch job submission failed: Requested time"
+    assert told in site.output
+    assert site.study.summary("gpus-only")["status"] == "completed"
 
 
 def test_a_submit_limit_pauses_submission(site: Site) -> None:
@@ -196,8 +231,7 @@ def test_a_killed_job_is_retried_with_the_same_request(site: Site) -> None:
 
 def test_jobs_without_a_gpu_run_here_if_the_cluster_says_so(site: Site) -> None:
     assert "localrule tokenize:" in site.output
-    (job,) = site.study.jobs("gpus-only")
-    assert site.study.cluster.sacct(job, "Partition")["Partition"] == "gpus-only"
+    assert site.requests("gpus-only", "Partition") == ["gpus-only"] * 2
 
 
 def test_a_run_on_this_machine_is_in_the_same_command(site: Site) -> None:
@@ -220,7 +254,7 @@ def test_output_and_error_go_where_the_cluster_says(site: Site) -> None:
     assert "stand-in: attempt 1" in site.study.slurm_log("logs")
     assert "stand-in: attempt 1" in (logs / f"out-{job}.txt").read_text()
     assert (logs / f"err-{job}.txt").exists()
-    (other,) = site.study.jobs("gpus-only")
+    other = site.study.jobs("gpus-only")[-1]
     link = site.study.run_folder("gpus-only") / "slurm_logs" / f"{other}.log"
     assert link.resolve().is_relative_to(site.study.results / "slurm_logs")
 

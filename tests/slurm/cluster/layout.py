@@ -35,13 +35,14 @@ HIGH_QOS = "high"
 # What sites set: a name of sacctmgr -> its settings.
 SITE_QOS = {
     "cheap": "PreemptMode=cancel",
+    "graceful": "GraceTime=30",
     "few": "MaxSubmitJobsPerUser=2",
     "brief": "MaxWall=00:02:00",
     "gpus-only": "Flags=DenyOnLimit",
 }
 # Known to the accounting once slurmctld has told it of its GPUs.
 GPUS_ONLY = "qos gpus-only set MinTRESPerJob=gres/gpu=1"
-PREEMPTED_QOS = (NORMAL_QOS, "cheap")
+PREEMPTED_QOS = (NORMAL_QOS, "cheap", "graceful")
 
 CGROUPS = Path("/sys/fs/cgroup")
 # Of cgroup v1: `memory` limits a job's memory, `freezer` finds all of its processes when it ends.

@@ -16,6 +16,7 @@ from snakemake.iocontainers import Wildcards
 from study.grid import Grid
 from study.jobs import slurm_commands, slurm_executor, slurm_queue, submitted
 from study.jobs.decisions import Decisions
+from study.jobs.grants import Grants
 from study.jobs.job_script import ENDED
 from study.jobs.progress import Progress
 from study.jobs.slurm_commands import Answer, Listing, QueuedJob, name_of_user
@@ -152,6 +153,7 @@ class Polled(Recorder, SlurmExecutor):
         self.slurm_logdir = Path(grid.study.folder, "slurm_logs")
         (self.slurm_logdir / ENDED).mkdir(parents=True)
         self._queue = SlurmQueue(self.slurm_logdir, first_poll_s=20.0)
+        self._grants = Grants()
         self._shown, self._doubtful, self._earlier = set(), "", {}
         self._record = Record(self.slurm_logdir / "submitted.jsonl")
         self._leaving = SimpleNamespace(is_set=lambda: False)  # type: ignore[assignment]
@@ -172,7 +174,7 @@ class Polled(Recorder, SlurmExecutor):
 def watched(executor: Polled, grid: Grid) -> Any:
     info, folder = job_of(grid)
     log = executor.slurm_logdir / "7.log"
-    aux = {"slurm_logfile": log, "cluster": None, "user": name_of_user()}
+    aux = {"slurm_logfile": log, "cluster": None, "user": name_of_user(), "grown_from": None}
     info.aux = aux | {"step": 0, "kept": False, "attempts": 0, "kind": ()}
     executor._queue.add(info)
     return info, folder
@@ -193,6 +195,13 @@ def poll(executor: Polled, info: Any, state: str | None, **more: Any) -> bool:
 
 def queued_job(state: str, reason: str = "None", **more: Any) -> QueuedJob:
     return QueuedJob("7", state, reason, "name", "comment", **more)
+
+
+@pytest.fixture
+def on_slurm(tmp_path: Path) -> Grid:
+    """A grid on a Slurm partition that signals its runs 60 s before their time limit."""
+    study = yaml.safe_load(Path("config/studies/lingua.yaml").read_text())
+    return Grid(load_study({**study, "results_dir": str(tmp_path)}))
 
 
 @pytest.fixture
@@ -265,17 +274,29 @@ def test_a_moment_in_the_state_of_a_requeue_is_not_the_end(executor: Polled, gri
     assert executor.errors == []
 
 
+@pytest.mark.parametrize(
+    ("used_s", "stopped_by", "more"),
+    [
+        (1745.0, "time limit", 1),
+        # Preempted with a time of grace, in which the run saves and ends its job itself.
+        (95.0, "stopped", 0),
+    ],
+)
 def test_a_run_that_saved_is_submitted_again_and_is_no_failure(
-    executor: Polled, grid: Grid
+    on_slurm: Grid, monkeypatch: pytest.MonkeyPatch, used_s: float, stopped_by: str, more: int
 ) -> None:
+    monkeypatch.setattr(slurm_queue, "list_jobs", None)
+    grid, executor = on_slurm, Polled(on_slurm)
     info, folder = watched(executor, grid)
     summary = {"status": "preempted", "fingerprint": "x", "params": 1, "steps_done": 12}
     (folder / "run.json").write_text(json.dumps(summary | {"attempts": [attempt("preempted")]}))
-    assert not poll(executor, info, "FAILED")
+    before = find_shortage(grid[0].name).time
+    assert not poll(executor, info, "FAILED", used_s=used_s, limit_s=1800.0)
     (request,) = executor.again
-    assert request.reason == "time limit, saved at step 12"
+    assert request.reason == f"{stopped_by}, saved at step 12"
     assert info.job.attempt == 1
     assert executor.errors == []
+    assert find_shortage(grid[0].name).time - before == more
 
 
 def test_a_job_that_fails_before_its_run_starts_has_not_saved(executor: Polled, grid: Grid) -> None:
@@ -306,6 +327,25 @@ def test_a_node_that_does_not_see_the_files_is_told_and_not_retried(
     assert not poll(executor, info, "FAILED")
     assert str(executor.errors[0]).startswith(words)
     assert not retried(info.job)
+
+
+def test_what_was_printed_before_the_run_began_is_shown(executor: Polled, grid: Grid) -> None:
+    """Snakemake shows the run's own log, which is empty."""
+    info, folder = watched(executor, grid)
+    attempt_log = folder / "attempt.log"
+    attempt_log.touch()
+    info.job.log = [str(attempt_log)]
+    log = info.aux["slurm_logfile"]
+    log.write_text("line\n" * 100 + "/var/script: line 12: module: command not found\n")
+    assert not poll(executor, info, "FAILED")
+    said = str(executor.errors[0]).splitlines()
+    assert said[:2] == ["Slurm job 7 ended: FAILED.", f"The end of {log}:"]
+    assert said[-1] == "/var/script: line 12: module: command not found"
+    assert len(said) == 2 + 20
+    executor._queue.add(info)
+    attempt_log.write_text("Traceback\n")
+    assert not poll(executor, info, "FAILED")
+    assert executor.errors[1] == "Slurm job 7 ended: FAILED."
 
 
 def test_a_job_that_only_the_accounting_and_the_controller_list_is_active(
@@ -368,6 +408,98 @@ def test_ctrl_c_cancels_our_jobs_on_each_slurm_cluster(
     assert cancelled == {None: ["7"], "other": ["8", "9"]}
     told = "Slurm jobs 8, 9 on Slurm cluster other may still run: scancel: no answer\n"
     assert capsys.readouterr().err == told
+
+
+@pytest.fixture
+def growing(
+    executor: Polled, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Polled, Any, list[str]]:
+    """An executor that has submitted a job with 30 minutes and asks for 60; and the requests. The
+    job's ids are 7, 8 and so on."""
+    info, _ = job_of(grid)
+    asked: list[str] = []
+
+    def prepare(job: Any) -> Prepared:
+        log = executor.slurm_logdir / "%j.log"
+        command = ["sbatch", "-t", "60" if asked else "30"]
+        return Prepared(command, "", "test/one/1", comment_of_job(job), None, log)
+
+    def ask(command: list[str], stdin: str) -> Answer:
+        asked.append(command[2])
+        return Answer(0, f"{6 + len(asked)}\n", "")
+
+    monkeypatch.setattr(executor, "prepare", prepare)
+    monkeypatch.setattr(slurm_executor, "ask", ask)
+    assert executor._submit(Request(info.job, "")).code == 0
+    return executor, info.job, asked
+
+
+def test_a_request_that_has_grown_beyond_a_limit_is_made_as_before(
+    growing: tuple[Polled, Any, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    executor, job, asked = growing
+    said = "sbatch: error: Batch job submission failed: Requested time limit is invalid\n"
+
+    def ask(command: list[str], stdin: str) -> Answer:
+        asked.append(command[2])
+        return Answer(1, "", said) if int(command[2]) > 30 else Answer(0, "8\n", "")
+
+    monkeypatch.setattr(slurm_executor, "ask", ask)
+    assert executor._submit(Request(job, "", "time limit, saved at step 12")).code == 0
+    assert asked == ["30", "60", "30"]
+    told = capsys.readouterr().err
+    assert f"{comment_of_job(job)}: Slurm grants no more than 30 minutes (Batch job sub" in told
+    assert "time limit, saved at step 12, continues as Slurm job 8." in told
+    # It is not tried again with more.
+    assert executor._submit(Request(job, "")).code == 0
+    assert asked == ["30", "60", "30", "30"]
+
+
+def test_a_request_that_is_refused_as_it_was_is_refused(
+    growing: tuple[Polled, Any, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor, job, asked = growing
+
+    def ask(command: list[str], stdin: str) -> Answer:
+        asked.append(command[2])
+        return Answer(1, "", "sbatch: error: Invalid account\n")
+
+    monkeypatch.setattr(slurm_executor, "ask", ask)
+    assert executor._submit(Request(job, "")).message == "Invalid account"
+    assert asked == ["30", "60", "30"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "replaced"), [("QOSMaxWallDurationPerJobLimit", True), ("Priority", False)]
+)
+def test_a_job_that_waits_in_vain_as_its_request_has_grown_is_replaced(
+    growing: tuple[Polled, Any, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str,
+    replaced: bool,
+) -> None:
+    executor, job, asked = growing
+    executor._queue.remove(executor._queue.jobs["7"])
+    assert executor._submit(Request(job, "")).code == 0
+    assert asked == ["30", "60"]
+    cancelled: list[str] = []
+    monkeypatch.setattr(slurm_executor, "cancel_jobs", lambda ids, cluster: cancelled.extend(ids))
+    (info,) = executor._queue.jobs.values()
+    queued = {(None, "8"): QueuedJob("8", "PENDING", reason, "name", "comment")}
+    monkeypatch.setattr(slurm_queue, "list_jobs", lambda clusters, users: Listing(queued))
+    executor._queue._next_poll = 0.0
+
+    async def check() -> list[Any]:
+        return [one async for one in executor.check_active_jobs([info])]
+
+    assert asyncio.run(check()) == ([] if replaced else [info])
+    assert cancelled == (["8"] if replaced else [])
+    for request in executor.again:
+        assert request.reason == "Slurm job 8 would never have started"
+        assert executor._submit(request).code == 0
+    assert asked == (["30", "60", "30"] if replaced else ["30", "60"])
 
 
 def test_polls_are_at_most_a_minute_apart(executor: Polled, grid: Grid) -> None:

@@ -8,6 +8,7 @@ from study.jobs.verdict import (
     End,
     Shortage,
     find_shortage,
+    is_time_up,
     judge,
     note_shortage,
 )
@@ -41,7 +42,10 @@ def test_a_run_that_makes_no_progress_is_a_failure() -> None:
 
 
 def test_the_reason_to_continue_names_the_step() -> None:
-    assert judge(End("FAILED", False, saved_step=12)).reason == "time limit, saved at step 12"
+    time_up = End("FAILED", False, saved_step=12, time_up=True)
+    assert judge(time_up).reason == "time limit, saved at step 12"
+    assert judge(End("FAILED", False, saved_step=12)).reason == "stopped, saved at step 12"
+    assert judge(End("TIMEOUT", False, saved_step=12)).reason == "time limit, saved at step 12"
     assert judge(End("PREEMPTED", False, saved_step=12)).reason == "preempted, saved at step 12"
 
 
@@ -66,7 +70,8 @@ def test_anything_else_is_a_failure_that_may_be_retried(state: str) -> None:
         (End("OUT_OF_MEMORY", False), Shortage(memory=1)),
         (End("FAILED", False, out_of_memory=True), Shortage(memory=1)),
         (End("TIMEOUT", False), Shortage(time=1)),
-        (End("FAILED", False, saved_step=12), Shortage(time=1)),
+        (End("FAILED", False, saved_step=12, time_up=True), Shortage(time=1)),
+        (End("FAILED", False, saved_step=12), Shortage()),
         (End("FAILED", False), Shortage()),
         (End("PREEMPTED", False, saved_step=12), Shortage()),
     ],
@@ -76,6 +81,27 @@ def test_only_what_ran_out_is_requested_again_in_a_larger_amount(
 ) -> None:
     note_shortage(request.node.name, end)
     assert find_shortage(request.node.name) == expected
+
+
+@pytest.mark.parametrize(
+    ("used_s", "limit_s", "warn_s", "expected"),
+    [
+        # Told 60 s before its end, at minute 29 of 30; Slurm may be a minute early.
+        (29 * 60 + 12, 1800, 60, True),
+        (28 * 60 + 1, 1800, 60, True),
+        # Preempted, or told by a person, long before.
+        (27 * 60, 1800, 60, False),
+        (80, 600, 60, False),
+        (1500, 1800, 300, True),
+        # No limit, or not listed.
+        (1500, None, 60, False),
+        (None, 1800, 60, False),
+    ],
+)
+def test_a_run_that_saved_ran_out_of_time_only_if_its_limit_was_near(
+    used_s: float | None, limit_s: float | None, warn_s: int, expected: bool
+) -> None:
+    assert is_time_up(used_s, limit_s, warn_s) == expected
 
 
 @pytest.mark.parametrize(

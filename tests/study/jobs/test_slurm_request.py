@@ -1,0 +1,62 @@
+"""What a job may ask of sbatch."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from snakemake_interface_common.exceptions import WorkflowError
+
+from study.jobs.slurm_request import Prepared, check_extra
+
+
+def job_with(extra: str) -> Any:
+    """Return the used part of a job with more flags for sbatch."""
+
+    class Resources(dict[str, str]):
+        slurm_extra = extra
+
+    return SimpleNamespace(resources=Resources(slurm_extra=extra))
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        ("--array=1-2", "found --array=1-2; several jobs would train in one folder"),
+        ("--arr 1-2", "found --arr; several jobs"),
+        ("--exclusive -a 1-2", "found -a; several jobs"),
+        ("-a1-2", "found -a1-2; several jobs"),
+        ("--wait", "found --wait; Snakemake would wait"),
+        ("-W", "found -W; Snakemake would wait"),
+        ("--wrap=true", "found --wrap=true; it would replace"),
+        ("--test-only", "found --test-only; nothing would be submitted"),
+        ("-M other", "found -M; the key is `slurm.clusters`"),
+        ("--mem=1G", "memory option is not allowed"),
+    ],
+)
+def test_flags_that_a_study_cannot_give(extra: str, told: str) -> None:
+    with pytest.raises(WorkflowError, match=told.replace("(", r"\\(")):
+        check_extra(job_with(extra))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "",
+        "--exclusive --signal=USR1@60 --open-mode=append",
+        "--wait-all-nodes=1",
+        "--begin='now + 1 hours' --licenses=a:1",
+        "--hint=nomultithread --gpus-per-task=8",
+    ],
+)
+def test_flags_that_it_can(extra: str) -> None:
+    check_extra(job_with(extra))
+
+
+def test_a_request_within_so_many_minutes() -> None:
+    command = ["sbatch", "-p", "gpu", "-t", "60", "--mem", "60"]
+    asked = Prepared(command, "script", "name", "comment", None, Path("log"))
+    assert asked.minutes == 60
+    assert asked.within(30).command == ["sbatch", "-p", "gpu", "-t", "30", "--mem", "60"]
+    assert asked.within(60) == asked.within(None) == asked.within(90) == asked
+    assert asked.within(30).digest != asked.digest
