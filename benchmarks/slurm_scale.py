@@ -31,7 +31,7 @@ while [ $# -gt 0 ]; do
   case $1 in --job-name) name=$2;; --comment) comment=$2;; esac; shift
 done
 id=$(($(wc -l < queue) + 1))
-echo "$id|PENDING|Priority|$name|$comment" >> queue
+echo "$id|PENDING|0:00|30:00|Priority|$name|$comment" >> queue
 echo $id"""
 COMMANDS = {
     "sbatch": SBATCH,

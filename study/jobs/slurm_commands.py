@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Literal
 
 TIMEOUT_S = 60
@@ -151,6 +152,7 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not _CHANGES_ANSWERS.fullmatch(k)}
 
 
+@cache
 def name_of_user(number: int | None = None) -> str:
     """Return a user's name, or the number if it has none; by default this user's."""
     number = os.getuid() if number is None else number

@@ -85,7 +85,11 @@ def comment_of_job(job: Any) -> str:
 def check_extra(job: Any) -> None:
     """Check a job's `slurm_extra`, where a study's own flags are; raises WorkflowError."""
     validate_slurm_extra(job)
-    for word in shlex.split(str(job.resources.get("slurm_extra") or "")):
+    try:
+        words = shlex.split(str(job.resources.get("slurm_extra") or ""))
+    except ValueError as error:
+        raise WorkflowError(f"`extra`: {error}") from error
+    for word in words:
         name = SHORT.get(word[:2], word.partition("=")[0])
         # sbatch takes what is left out at the end of a name.
         flag = next((f for f in FORBIDDEN if len(name) > 3 and f.startswith(name)), None)

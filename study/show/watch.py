@@ -125,6 +125,7 @@ class Watch:
             return Seen(cell, "waiting", note, attempt, progress, left)
         if summary is None:
             state: State = "running" if job else "to run"
+            state = "suspended" if job and job.state in SUSPENDED else state
             note = f"starts, Slurm job {job.job_id}" if job else ""
             return Seen(cell, state, note, 0, None, self._whole_s(cell))
         return self._unfinished(cell, summary, attempt, job)

@@ -64,20 +64,29 @@ def test_what_slurm_or_its_plugin_rejects_is_told_before_the_first_job(study: Sl
     study.add("wrong-partition", partition("phinx", account="nlp"))
     study.add("right", partition("sphinx", extra="--begin='now + 1 hours'"))
     study.add("no-reservation", partition("sphinx", reservation="theirs"))
+    study.add("not-yet", partition("sphinx", reservation="later"))
     study.add("managed", partition("sphinx", extra="--mem=1G"))
+    study.add("several", partition("sphinx", extra="--array=1-2"))
     study.add("wrong-type", partition("sphinx", gpu_type="nvidia_h100-pcie"))
     study.add("too-much", partition("sphinx", mem_gib=2000))
     study.add("gpus-only", partition("sphinx", data={"partition": "gpus-only", "runtime_min": 10}))
     study.study["grid"].insert(0, study.study["grid"].pop())  # it decides about the data
     if not any(Path("/dev").glob("nvidia[0-9]")):
         study.add("here", {"device": "cuda", "gpu_name": "A100", "gpus_per_node": 1})
-    output = study.run()
+    reservation = ("reservation=later", "user=root", "nodes=sphinx4", "duration=30")
+    cluster = study.cluster
+    cluster.run("scontrol", "create", *reservation, "starttime=now+1hour", "flags=ignore_jobs")
+    try:
+        output = study.run()
+    finally:
+        cluster.run("scontrol", "delete", "reservation=later")
     assert study.returncode == 1
     problems = dict(re.findall(r"^  (?:cluster|rule) '?([\w-]+)'? (.*)$", output, re.MULTILINE))
     expected = {
         "wrong-account": "Invalid account or account/partition combination specified",
         "wrong-partition": "invalid partition specified: phinx",
         "no-reservation": "Requested reservation is invalid",
+        "several": "`extra`: found --array=1-2; several jobs would train in one folder",
         "managed": "The --memory option is not allowed in the 'slurm_extra' parameter",
         "wrong-type": "Requested node configuration is not available",
         "too-much": "node configuration is not available",
@@ -90,8 +99,9 @@ def test_what_slurm_or_its_plugin_rejects_is_told_before_the_first_job(study: Sl
     for name, words in problems.items():
         assert expected[name] in words
     assert "requests `sbatch -A miso -p sphinx -t 10 --mem 4096" in problems["wrong-account"]
+    assert "Its request is `slurm.data` of cluster 'gpus-only'" in problems["tokenize"]
     assert "Traceback" not in output
-    assert study.cluster.run("squeue", "--me", "--noheader") == ""
+    assert cluster.run("squeue", "--me", "--noheader") == ""
     # Nothing is left locked: what needs no such request is made.
     study.study["grid"] = [entry for entry in study.study["grid"] if entry["cluster"] == "right"]
     study.run(str(study.results / "study.yaml"))

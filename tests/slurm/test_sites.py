@@ -4,6 +4,7 @@ One study runs through one Snakemake, and each of its cells meets another settin
 is of no concern here: a stand-in takes the trainer's place (standin/torchrun).
 """
 
+import getpass
 import json
 import re
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.slurm.cluster.api import Cluster
-from tests.slurm.studies import ROOT, STANDIN, SlurmStudy, wait_until
+from tests.slurm.studies import ROOT, STANDIN, SlurmStudy, standin, wait_until
 
 pytestmark = pytest.mark.slurm
 
@@ -60,7 +61,9 @@ def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         # Of the two jobs that the QOS allows, the user has one already.
         waits = ("-A", "nlp", "-p", "sphinx", "--time=5", "--qos=few", "--begin=now+1hour")
         cluster.sbatch(*waits, command="true")
-        process = site.study.start(*(str(flag) for flag in site.study.flags()))
+        # What a user likes to see hides all jobs here.
+        likes = {"SQUEUE_PARTITION": "miso", "SQUEUE_FORMAT": "%i", "SCANCEL_PARTITION": "miso"}
+        process = site.study.start(*(str(flag) for flag in site.study.flags()), **likes)
         _disturb(site)
         site.returncode = process.wait(LONGEST_S)
         site.output = site.study.log.read_text()
@@ -85,8 +88,13 @@ def _write_cells(study: SlurmStudy) -> None:
     add("exit0", "exit0", extra="--begin='now + 1 seconds'")
     add("killed", "kill")
     logs = study.folder / "job-output"
-    logs.mkdir()
-    add("logs", output=f"{logs}/out-%j.txt", error=f"{logs}/err-%j.txt", clusters="trial")
+    errors = logs / "errors"
+    add("logs", output=f"{logs}/out-%j.txt", error=f"{errors}/err-%j.txt", clusters="trial")
+    # As in Debian's /etc/bash.bashrc; and a folder that only the job knows.
+    study.study["clusters"]["logs"]["setup"].append('test -z "$PS1"')
+    study.study["clusters"]["logs"]["scratch"] = f"{study.folder}/$SLURM_JOB_USER"
+    # A Slurm cluster that nobody can ask, and on which nothing runs.
+    study.study["clusters"]["nowhere"] = standin("sphinx", study.folder, clusters="nowhere")
     add("reserved", reservation="ours")
     here = {"device": "cpu", "gpu_name": "CPU core", "gpus_per_node": 1}
     study.add("here", here | {"setup": [f"export PATH={STANDIN}:$PATH STANDIN_STEP_S=0.01"]})
@@ -253,10 +261,20 @@ def test_output_and_error_go_where_the_cluster_says(site: Site) -> None:
     logs = site.study.folder / "job-output"
     assert "stand-in: attempt 1" in site.study.slurm_log("logs")
     assert "stand-in: attempt 1" in (logs / f"out-{job}.txt").read_text()
-    assert (logs / f"err-{job}.txt").exists()
+    assert (logs / "errors" / f"err-{job}.txt").exists()
     other = site.study.jobs("gpus-only")[-1]
     link = site.study.run_folder("gpus-only") / "slurm_logs" / f"{other}.log"
     assert link.resolve().is_relative_to(site.study.results / "slurm_logs")
+
+
+def test_setup_and_scratch_are_for_the_job_to_expand(site: Site) -> None:
+    assert (site.study.folder / getpass.getuser() / "tmp").is_dir()
+    assert site.study.summary("logs")["status"] == "completed"
+
+
+def test_no_job_is_taken_for_lost(site: Site) -> None:
+    assert "GONE" not in site.output
+    assert "squeue does not answer" not in site.output
 
 
 def test_keys_for_nodes_and_reservations(site: Site) -> None:

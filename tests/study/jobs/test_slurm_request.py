@@ -31,6 +31,7 @@ def job_with(extra: str) -> Any:
         ("--wrap=true", "found --wrap=true; it would replace"),
         ("--test-only", "found --test-only; nothing would be submitted"),
         ("-M other", "found -M; the key is `slurm.clusters`"),
+        ("--begin='now", "No closing quotation"),
         ("--mem=1G", "memory option is not allowed"),
     ],
 )

@@ -182,6 +182,8 @@ def test_a_job_that_is_suspended_or_held_does_not_run(
     seen = view.look()[0]
     assert (seen.state, seen.note) == shown
     assert f"1 {shown[0]}" in view.summary(view.look())
+    queue(monkeypatch, grid, {1: QueuedJob("2", state, reason, "test/tiny/16", "")})
+    assert view.look()[1].state == shown[0]  # before its run has written anything
 
 
 def test_slurm_that_does_not_answer(make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch) -> None:
