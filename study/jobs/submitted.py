@@ -1,5 +1,6 @@
 """The record of submitted jobs, which tells a later invocation what is in the queue."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Collection, Sequence
@@ -109,7 +110,8 @@ class Record:
             elif not known.is_ours or known.cluster in listed.silent:
                 kept.append(known)
         if len(kept) < len(submitted):
-            write_atomically(self._path, "".join(map(_to_line, kept)))
+            with contextlib.suppress(OSError):  # lines of jobs that have ended do no harm
+                write_atomically(self._path, "".join(map(_to_line, kept)))
         return found
 
 

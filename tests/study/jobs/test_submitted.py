@@ -136,3 +136,19 @@ def test_a_record_that_cannot_be_written_is_told_and_is_no_failure(
     path.mkdir()
     Record(path).add(submission("1", "runs"))
     assert f"{path}: cannot be written: Is a directory." in capsys.readouterr().err
+
+
+def test_a_record_that_cannot_be_shortened_is_used_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Record(tmp_path / "submitted.jsonl")
+    record.add(submission("1", "ended"))
+    record.add(submission("2", "runs"))
+
+    def write_atomically(path: Path, content: str) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(submitted, "write_atomically", write_atomically)
+    answer(monkeypatch, {(None, "2"): queued("2", "RUNNING")})
+    assert list(record.find_queued({"runs", "ended"})) == ["runs"]
+    assert len(record.submissions()) == 2
