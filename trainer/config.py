@@ -213,23 +213,29 @@ class RunConfig(Settings):
 
         Left out: names and paths. The key of the training data is in run.json as `content`.
         """
-        checkpoint = self.checkpoint
-        named = checkpoint is not None and checkpoint.continue_run is not None
+        # A key that is added later, at its default, leaves today's fingerprints unchanged.
         values = self.model_dump(
-            mode="json",
-            # A key that is added later, at its default, leaves today's fingerprints unchanged.
-            exclude_defaults=True,
-            exclude={
-                "dump_dir": True,
-                "name": True,
-                "gpu_name": True,
-                "data": {"root_dir": True, "shards_dir": True, "tokenizer": {"path"}},
-                "distributed": {"timeout_s", "compile_cache"},
-                "logging": {"wandb", "tensorboard"},
-                "checkpoint": {"path", *(["continue_from"] if named else [])},
-            },
+            mode="json", exclude_defaults=True, exclude=self._names_and_paths()
         )
         return digest({**values, "gpus": gpus})
+
+    def results_depend_on(self) -> dict[str, Any]:
+        """Return dotted key -> value of what `fingerprint` has."""
+        return _dotted(self.model_dump(mode="json", exclude=self._names_and_paths()))
+
+    def _names_and_paths(self) -> dict[str, Any]:
+        """Return the keys that no results depend on, for `model_dump`."""
+        checkpoint = self.checkpoint
+        named = checkpoint is not None and checkpoint.continue_run is not None
+        return {
+            "dump_dir": True,
+            "name": True,
+            "gpu_name": True,
+            "data": {"root_dir": True, "shards_dir": True, "tokenizer": {"path"}},
+            "distributed": {"timeout_s", "compile_cache"},
+            "logging": {"wandb", "tensorboard"},
+            "checkpoint": {"path", *(["continue_from"] if named else [])},
+        }
 
     def speed_key(self, gpus: int) -> str:
         """Sixteen hex digits; equal only if two runs are expected to have the same speed."""
@@ -323,7 +329,11 @@ class RunConfig(Settings):
         included = {"steps", "seed", "optim", "model"}
         values = self.model_dump(mode="json", include=included)
         values["data"] = self.data.model_dump(mode="json", exclude=HOW_DATA_IS_READ)
-        return {".".join(map(str, path)): value for path, value in flatten(values)}
+        return _dotted(values)
+
+
+def _dotted(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {".".join(map(str, path)): value for path, value in flatten(values)}
 
 
 def global_batch(batch_size: int, grad_acc_steps: int, gpus: int, tp_size: int) -> int:

@@ -18,6 +18,7 @@ from study.formats import format_count, format_interval, format_seconds
 from study.grid import Cell, Grid
 from study.grid_check import unused_variants
 from study.jobs.launch import request_line
+from study.measure.changes import MOST_EXPLAINED, UNKNOWN, describe_change
 from study.measure.summaries import is_stale, read_summary
 from study.placements import Placement, Prospect
 from study.show.selection import evenly
@@ -63,9 +64,12 @@ def plan_table(grid: Grid, forecast: Forecast) -> list[PlanRow]:
 
     Raises ConfigError if a run.json is malformed.
     """
-    rows = []
+    rows: list[PlanRow] = []
+    stale = 0
     for cell in grid:
-        state, detail = find_state(cell, read_summary(cell.folder) if cell.measure else None)
+        summary = read_summary(cell.folder) if cell.measure else None
+        state, detail = find_state(cell, summary, explain=stale < MOST_EXPLAINED)
+        stale += state == "stale"
         estimate = forecast.estimate(cell)
         request = (
             request_line(cell.cluster_config, cell.gpus, forecast.needs(cell))
@@ -93,14 +97,17 @@ def find_warning(cell: Cell, estimate: Estimate) -> str:
     return "; ".join(warnings)
 
 
-def find_state(cell: Cell, summary: RunSummary | None) -> tuple[str, str]:
-    """Return the state of a cell with the run.json of its run, and a detail for people."""
+def find_state(cell: Cell, summary: RunSummary | None, explain: bool = True) -> tuple[str, str]:
+    """Return the state of a cell with the run.json of its run, and a detail for people.
+
+    `explain`: look up which settings of a stale run have changed.
+    """
     if not cell.measure:
         return "estimate only", ""
     if summary is None:
         return "to run", ""
     if is_stale(cell, summary):
-        return "stale", "settings have changed"
+        return "stale", describe_change(cell) if explain else UNKNOWN
     progress = f"{summary.steps_done} of {cell.run.steps} steps"
     if summary.status == "completed":
         return "measured", "" if summary.outcome != "diverged" else f"diverged, {progress}"

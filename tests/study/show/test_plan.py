@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from study.estimate.forecast import Forecast
+from study.measure.changes import describe_change
 from study.show.plan import format_plan, plan_table
 from tests.study.conftest import MakeGrid, plan, write_run
 
@@ -43,6 +46,33 @@ def test_states_of_cells(make_grid: MakeGrid) -> None:
         ("to run", ""),
         ("estimate only", ""),
     ]
+
+
+def test_a_stale_cell_says_what_has_changed(make_grid: MakeGrid) -> None:
+    """As the run's own run.yaml has it; what no result depends on is no change."""
+    before, changes = make_grid(), {"steps": 60, "distributed": {"timeout_s": 60}}
+    for cell in before:
+        write_run(cell)
+        Path(cell.folder, "run.yaml").write_text(cell.run.to_yaml())
+    assert describe_change(make_grid({"run": changes})[0]) == "steps 40 -> 60"
+    many = {"steps": 60, "optim": {"lr": 2e-3, "clip": None, "beta1": 0.8, "beta2": 0.9}}
+    told = describe_change(make_grid({"run": many})[0])
+    assert told == "steps 40 -> 60, optim.lr 0.0003 -> 0.002, optim.clip 1.0 -> null, 2 more"
+    text = plan(make_grid({"run": changes}))[1]
+    assert text.count("stale (steps 40 -> 60)") == 4
+    Path(before[0].folder, "run.yaml").unlink()
+    assert describe_change(make_grid({"run": changes})[0]) == "settings have changed"
+
+
+def test_of_many_stale_cells_the_first_say_what_has_changed(
+    make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("study.show.plan.MOST_EXPLAINED", 1)
+    for cell in make_grid():
+        write_run(cell)
+        Path(cell.folder, "run.yaml").write_text(cell.run.to_yaml())
+    details = [row.detail for row in plan(make_grid({"run": {"steps": 60}}))[0]]
+    assert details == ["steps 40 -> 60", *["settings have changed"] * 3]
 
 
 def test_times_are_for_the_cells_own_steps_and_totals_for_cells_to_train(
