@@ -1,7 +1,7 @@
 """A scaling study as a table of contents: the requested files, and the stages that create them."""
 
 from study.points import RUN_FOLDER
-from study.jobs.workflow import finished_runs, load_workflow, mirror_disk
+from study.jobs.workflow import finished_runs, load_workflow
 
 GRID = load_workflow(workflow, config)
 STUDY = GRID.study
@@ -9,10 +9,11 @@ STUDY = GRID.study
 if workflow.is_main_process:
     from study.jobs.executors import install, work_without_lock
     from study.jobs.hooks import hook
+    from study.jobs.outdated import compare
 
     install(GRID)
     hook(workflow, GRID)
-    mirror_disk(GRID)
+    compare(workflow, GRID)
     if STUDY.partial:
         work_without_lock()
 
@@ -28,7 +29,6 @@ pathvars:
 rule all:
     """Everything: the tables, the plots and the report"""
     input:
-        # The tables alone do not bring about a run that is missing if they exist.
         finished_runs(GRID),
         "<results>/throughput.csv",
         "<results>/throughput.md",

@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from snakemake.io import ancient
+
 from study.estimate.needs import NOT_KNOWN, Needs
 from study.grid import Cell, Grid
 from study.jobs.launch import (
@@ -20,6 +22,7 @@ from study.jobs.launch import (
 )
 from study.jobs.precompile import PRECOMPILE_FOLDER, precompile_folder, precompile_run
 from study.jobs.verdict import Shortage, find_shortage
+from study.measure.summaries import is_up_to_date
 
 RESOURCES = (
     *("slurm_account", "slurm_partition", "mem_mb", "runtime", "cpus_per_task", "qos"),
@@ -41,6 +44,26 @@ def signed(function: FunctionT) -> FunctionT:
     """
     function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return function
+
+
+def not_compared(function: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a parameter of a job that Snakemake does not compare with that of the last job, as it
+    may depend on `output`."""
+
+    @signed
+    def value(wildcards: Any, output: Any) -> Any:
+        return function(wildcards)
+
+    return value
+
+
+def _first(file: str, cell: Cell) -> str:
+    """Return a file that a cell's training waits for; making it again does not start that again.
+
+    Not so if the run is not up to date: Snakemake would overlook it, beside a job for the file.
+    """
+    aged: str = ancient(file) if is_up_to_date(cell) else file
+    return aged
 
 
 class TrainingRequest:
@@ -96,14 +119,15 @@ class TrainingRequest:
 
     @signed
     def _trunk(self, wildcards: Any) -> list[str]:
-        folder = self._cell(wildcards).trunk
-        return [] if folder is None else [f"{folder}/completed"]
+        cell = self._cell(wildcards)
+        return [] if cell.trunk is None else [_first(f"{cell.trunk}/completed", cell)]
 
     @signed
     def settings(self, wildcards: Any) -> str:
         """Return the settings that the job reads, as JSON; study/jobs/dispatch.py writes them.
 
-        Without those at their defaults: one that a later version adds starts no job again.
+        Without those at their defaults: one that a later version adds starts no search for settings
+        again.
         """
         return self._cell(wildcards).run.model_dump_json(exclude_defaults=True)
 
@@ -212,8 +236,11 @@ class PrecompileRequest(EvaluationRequest):
 
     @signed
     def _before(self, wildcards: Any) -> list[str]:
-        folder = precompile_folder(self._grid.at(wildcards))
-        return [] if folder is None else [f"{self._grid.study.folder}/{folder}/compiled"]
+        cell = self._grid.at(wildcards)
+        folder = precompile_folder(cell)
+        return (
+            [] if folder is None else [_first(f"{self._grid.study.folder}/{folder}/compiled", cell)]
+        )
 
     @signed
     def settings(self, wildcards: Any) -> str:

@@ -1,7 +1,6 @@
 """Functions for the Snakefile and its rules. Imported whenever Snakemake plans."""
 
 import gc
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +18,9 @@ from study.load import load_grid
 from study.measure.summaries import is_up_to_date
 from study.points import RUN_FOLDER
 from study.project import PROJECT, of_project, share_packages
-from trainer.files import write_atomically
 from trainer.layers import Layer, Merged, merge
 from trainer.problems import ConfigError, combine
-from trainer.records import METRICS, SUMMARY
+from trainer.records import METRICS
 from trainer.tokens.text_files import list_text_files
 from trainer.yaml_files import load_document, parse_assignment, parse_yaml
 
@@ -129,29 +127,6 @@ def code(*wings: str) -> list[str]:
     return sorted(shorten(path) for paths in found for path in paths if path.suffix in SOURCES)
 
 
-def mirror_disk(grid: Grid) -> None:
-    """Update the files that Snakemake looks at according to the runs' own files.
-
-    A cell is up to date if its run.json says so, whatever Snakemake's metadata says, also in a new
-    clone with old results. `completed` is created or removed accordingly, and an outdated
-    study.yaml is rewritten, so that the tables are recreated.
-    """
-    for cell in grid.measured:
-        folder = Path(cell.folder)
-        if not folder.exists():
-            continue
-        flag = folder / "completed"
-        if not is_up_to_date(cell):
-            flag.unlink(missing_ok=True)
-        elif not flag.exists():
-            flag.touch()
-            written = (folder / SUMMARY).stat().st_mtime
-            os.utime(flag, (written, written))  # keep tables that are newer than the run
-    study = Path(grid.study.folder, "study.yaml")
-    if study.exists() and study.read_text(encoding="utf-8") != grid.study.to_yaml():
-        write_atomically(study, grid.study.to_yaml())
-
-
 def _read_layers(files: Sequence[str]) -> list[Layer]:
     layers, errors = [], []
     for file in files:
@@ -192,10 +167,10 @@ def exports(grid: Grid) -> Callable[[Any], list[str]]:
     partial study, those of the finished runs. Only our own checkpoints can be exported."""
 
     def folders(wildcards: Any) -> list[str]:
-        found = [cell.folder for cell in grid.measured if cell.trainer_config.is_native]
+        found = [cell for cell in grid.measured if cell.trainer_config.is_native]
         if grid.study.partial:
-            found = [folder for folder in found if Path(folder, "completed").exists()]
-        return [f"{folder}/export" for folder in found]
+            found = [cell for cell in found if is_up_to_date(cell)]
+        return [f"{cell.folder}/export" for cell in found]
 
     return folders
 

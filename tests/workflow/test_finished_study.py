@@ -135,18 +135,29 @@ def test_a_changed_study_recreates_its_tables(changed: Workspace) -> None:
 
 
 def test_a_deleted_run_is_trained_again(done: Workspace) -> None:
-    """All tables are there; `all` asks for the runs too."""
+    """All tables are there, also if a table alone is asked for; `plan` trains nothing."""
     folder = done.run_folder("one")
     aside = folder.with_name("aside")
     folder.rename(aside)
     try:
-        assert done.planned()["train"] == 1
+        for target in ("all", "throughput", "time_estimates", "loss_curves", "report", "export"):
+            assert done.planned(target)["train"] == 1, target
+        assert "train" not in done.planned("plan")
+        assert "train" not in done.planned("report", "--config", "partial=true")
         (aside / "completed").unlink()  # a flag that is missing follows from run.json
         aside.rename(folder)
         assert "Nothing to be done" in done.snakemake("-n")
     finally:
         if aside.exists():
             aside.rename(folder)
+
+
+def test_what_a_run_does_not_depend_on_starts_no_job(changed: Workspace) -> None:
+    changed.study["clusters"]["here"]["setup"] = ["true"]  # in the line that starts the trainer
+    changed.study["run"]["distributed"]["timeout_s"] = 700
+    changed.write()
+    planned = changed.planned()
+    assert "train" not in planned and planned["throughput"] == 1
 
 
 def test_moved_results_are_up_to_date(done: Workspace, tmp_path: Path) -> None:

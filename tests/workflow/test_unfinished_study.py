@@ -2,13 +2,15 @@
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
 import psutil
+import yaml
 
 from tests.waiting import wait_until
-from tests.workflow.workspace import Workspace, start_snakemake
+from tests.workflow.workspace import Workspace, snakemake, start_snakemake
 
 
 def test_a_partial_study_has_its_tables(tmp_path: Path) -> None:
@@ -74,6 +76,28 @@ def test_a_killed_run_keeps_its_files_and_resumes(tmp_path: Path) -> None:
     log = (folder / "train.log").read_text()
     assert f"resuming from step {second['first_step'] - 1}" in log
     assert "1/300" in log  # of the first attempt: nothing is overwritten
+
+
+def test_planning_other_settings_disturbs_no_running_study(tmp_path: Path) -> None:
+    """It removed the `completed` of finished runs, and rewrote study.yaml."""
+    workspace = Workspace(tmp_path)
+    edited = tmp_path / "edited.yaml"
+    edited.write_text(
+        yaml.safe_dump({**workspace.study, "run": {**workspace.study["run"], "steps": 14}})
+    )
+    flags = [workspace.run_folder(model) / "completed" for model in ("one", "two")]
+    arguments = ("--cores", "1", "throughput", "--configfile", str(workspace.file))
+    with start_snakemake(*arguments) as process:
+        wait_until(lambda: any(flag.exists() for flag in flags), "a run is finished", 120)
+        dry = snakemake("-n", "--configfile", str(edited)).stdout
+        plan = snakemake("--cores", "1", "plan", "--configfile", str(edited)).stdout
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert re.search(r"^train +2$", dry, re.MULTILINE), dry
+    assert "Params have changed since last execution: steps 12 -> 14\n" in dry
+    assert "stale (steps 12 -> 14)" in plan
+    assert (workspace.results / "throughput.md").read_text().count("completed") == 2
+    assert "steps: 12\n" in (workspace.results / "study.yaml").read_text()
 
 
 def test_an_interrupted_study_resumes(tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ Reads   the grid, <results>/data/<source>.json and the shards listed in it
 Reads   the compiled code of a precompile job
 Writes  settings.yaml: the trainer's input; of another trainer, its own config and trainer.json
 Writes  run.yaml, run.json, metrics.jsonl, checkpoints/: by the trainer, kept if a job fails
-Writes  completed: the run is complete with the cell's current settings; for the tables
+Writes  completed: a run was completed; for the tables
 """
 
-from study.jobs.requests import TrainingRequest
+from study.jobs.requests import TrainingRequest, not_compared
 from study.jobs.workflow import run_folders
 
 REQUEST = TrainingRequest(GRID)
@@ -19,9 +19,9 @@ rule train:
     input:
         data=REQUEST.data,
         # Compiled code persists: re-running the precompile job does not trigger training.
-        compiled=ancient(PRECOMPILE.before),
+        compiled=PRECOMPILE.before,
         # Whether this run is up to date follows from its settings, which name that run's.
-        trunk=ancient(REQUEST.trunk),
+        trunk=REQUEST.trunk,
     output:
         touch(f"<results>/{DISPATCHED}/completed"),
     log:
@@ -32,10 +32,11 @@ rule train:
     resources:
         **REQUEST.resources(),
     params:
-        # Written to `config` when Snakemake starts its first job; see study/jobs/dispatch.py.
-        settings=REQUEST.settings,
+        # Whether a run is up to date follows from its run.json; see study/jobs/outdated.py.
+        # `settings` are written to `config` before the first job; see study/jobs/dispatch.py.
+        settings=not_compared(REQUEST.settings),
         config=f"{STUDY.folder}/{RUN_FOLDER}/settings.yaml",
-        launch=REQUEST.launch,
+        launch=not_compared(REQUEST.launch),
         # Snakemake truncates `log` at each start; this file keeps earlier attempts.
         record=f"{STUDY.folder}/{RUN_FOLDER}/train.log",
     shell:

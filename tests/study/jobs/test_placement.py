@@ -17,7 +17,7 @@ from study.grid import Cell, Grid
 from study.jobs import slurm_commands
 from study.jobs.prospects import Backlog
 from study.jobs.slurm_commands import Answer, count_nodes, find_start
-from study.jobs.workflow import load_config, mirror_disk
+from study.jobs.workflow import load_config
 from study.load import load_grid_file
 from study.placements import Placement, read_placements, record_placements
 from study.show.plan import format_placements
@@ -253,16 +253,6 @@ def test_the_study_written_out_has_the_choices(written: Written, slurm: Slurm) -
     again = load_grid_file(str(snapshot))
     assert list(again) == list(grid) and again.study.to_yaml() == grid.study.to_yaml()
     assert format_placements(again).count(", by `placements` of the study.\n") == 4
-
-
-def test_a_dry_run_leaves_the_written_study_alone(written: Written, slurm: Slurm) -> None:
-    snapshot = written.file.with_name("study.yaml")
-    snapshot.parent.mkdir(parents=True)
-    snapshot.touch()
-    mirror_disk(written.grid("show"))
-    assert "placements" not in snapshot.read_text()
-    mirror_disk(written.grid("record"))
-    assert "left|right/tiny/gpus-8/base/seed-42: left\n" in snapshot.read_text()
 
 
 def test_new_cells_are_placed_and_others_stay(written: Written, slurm: Slurm) -> None:

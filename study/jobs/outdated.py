@@ -1,0 +1,97 @@
+"""What Snakemake makes although it may exist: runs, and a study.yaml, with other settings.
+
+Whether a run is up to date follows from its run.json, also in a new clone with old results: neither
+from `completed`, which Snakemake looks at, nor from what Snakemake remembers of its last job.
+Planning removes and rewrites nothing: another invocation, from this folder or another, may be
+training in the same results.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from study.grid import Cell, Grid
+from study.measure.changes import MOST_EXPLAINED, UNKNOWN, describe_change
+from study.measure.summaries import is_stale, is_up_to_date
+from trainer.folder.run_file import find_summary
+from trainer.records import SUMMARY
+
+COMPLETED = "completed"
+
+
+class Change:
+    """What Snakemake prints as the reason of a job; looked up only then."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    def __str__(self) -> str:
+        return describe_change(self._cell)
+
+
+Outdated = Mapping[str, Change | str | None]
+"""File -> what has changed since it was made; None if it is missing."""
+
+
+def compare(workflow: Any, grid: Grid) -> None:
+    """Tell Snakemake what is up to date and what is not, before it looks for files itself."""
+    done = [cell for cell in grid.measured if is_up_to_date(cell)]
+    for cell in done:
+        _create_flag(cell)
+    names = {cell.name for cell in done}
+    others = [cell for cell in grid.measured if cell.name not in names]
+    _make_again(workflow, {**_changed_runs(others), **_changed_study(grid)})
+
+
+def _create_flag(cell: Cell) -> None:
+    """Create the `completed` of a run that is up to date, if it is missing, as after a kill."""
+    flag = Path(cell.folder, COMPLETED)
+    if not flag.exists():
+        flag.touch()
+        written = flag.with_name(SUMMARY).stat().st_mtime
+        os.utime(flag, (written, written))  # keep tables that are newer than the run
+
+
+def _changed_runs(cells: Sequence[Cell]) -> Outdated:
+    """Return the `completed` of runs that are not up to date."""
+    found: dict[str, Change | str | None] = {}
+    for cell in cells:
+        summary = find_summary(cell.folder)
+        if summary is None or not is_stale(cell, summary):
+            change: Change | str | None = None
+        else:
+            change = Change(cell) if len(found) < MOST_EXPLAINED else UNKNOWN
+        found[f"{cell.folder}/{COMPLETED}"] = change
+    return found
+
+
+def _changed_study(grid: Grid) -> Outdated:
+    """Return the study.yaml that the tables are made from, if the study was edited since."""
+    file = Path(grid.study.folder, "study.yaml")
+    if not file.exists() or file.read_text(encoding="utf-8") == grid.study.to_yaml():
+        return {}
+    return {str(file): "the study was edited"}
+
+
+def _make_again(workflow: Any, outdated: Outdated) -> None:
+    """Have Snakemake make these files if a target needs them, whether they exist or not.
+
+    Its own --forcerun would make them targets. By default it does not even make a file that is
+    missing if what is made of it exists: tables of a run whose folder was deleted.
+    """
+    build = workflow._build_dag
+
+    def build_dag() -> None:
+        workflow.dag.forcefiles.update(outdated)
+        build()
+        for job in workflow.dag.needrun_jobs():
+            for file in outdated.keys() & set(job.output):
+                reason = workflow.dag.reason(job)
+                reason.forced = False  # which hides all else
+                if outdated[file] is None:
+                    reason.missing_output.add(file)
+                else:
+                    reason.params_changed = outdated[file]
+
+    workflow._build_dag = build_dag
