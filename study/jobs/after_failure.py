@@ -11,6 +11,7 @@ from typing import Any
 
 from study.files import write_file
 from study.grid import Grid
+from study.jobs.ctrl_c import is_stopped
 from study.jobs.decisions import is_training
 from study.jobs.messages import say
 from study.project import SNAKEFILE
@@ -24,6 +25,9 @@ def make_tables(workflow: Any, grid: Grid) -> None:
 
     Nothing is made if no run has failed, or if the user ended Snakemake.
     """
+    if is_stopped(workflow.scheduler):
+        say("Stopped by Ctrl-C. The same command goes on.")
+        return
     if grid.study.partial or _was_ended(workflow.scheduler):
         return
     dag = workflow.dag

@@ -12,6 +12,7 @@ from typing import Any
 from snakemake_interface_common.exceptions import WorkflowError
 
 from study.grid import Cell, Grid
+from study.jobs.ctrl_c import note_ctrl_c
 from study.jobs.decisions import find_cell
 from study.jobs.executors import LocalExecutor
 from study.jobs.foreign_job import write_job
@@ -32,6 +33,7 @@ def start(workflow: Any, grid: Grid) -> None:
     What cannot run as requested ends the program with a message and exit code 1.
     """
     executor = workflow.scheduler._executor
+    note_ctrl_c(workflow.scheduler)
     if isinstance(executor, SlurmExecutor):
         exit_on_sigterm()
     jobs = list(workflow.dag.needrun_jobs())

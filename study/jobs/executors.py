@@ -9,6 +9,7 @@ from snakemake.persistence import PersistenceBase
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
 from study.grid import Grid
+from study.jobs.ctrl_c import is_stopped
 from study.jobs.decisions import Decisions
 from study.jobs.local_progress import LocalProgress
 from study.jobs.messages import say
@@ -53,6 +54,13 @@ class LocalExecutor(Decisions, SnakemakeLocalExecutor):
     """Runs jobs on this machine."""
 
     progress: LocalProgress
+
+    def _callback(self, job_info: Any, future: Any) -> None:
+        """Report the end of a job; not the failure of one that Ctrl-C has ended."""
+        if is_stopped(self.workflow.scheduler) and future.exception() is not None:
+            self.workflow.scheduler.error_callback(job_info.job)
+        else:
+            super()._callback(job_info, future)
 
     def report_job_success(self, job_info: Any) -> None:
         """Report a job that has ended with code 0, and after a training what is left."""

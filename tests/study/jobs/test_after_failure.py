@@ -1,5 +1,6 @@
 """The tables after a failure; tests/workflow runs one."""
 
+import signal
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from study.jobs.after_failure import make_tables
+from study.jobs.ctrl_c import note_ctrl_c
 from study.load import load_study_file
 from study.project import SNAKEFILE
 from tests.study.conftest import MakeGrid
@@ -58,7 +60,30 @@ def test_nothing_is_made_if_no_run_failed_or_no_table_was_asked_for(
     make_tables(workflow_of(table), grid)
     make_tables(workflow_of(training), grid)
     stopped = workflow_of(table, training)
-    stopped.scheduler._user_kill = True
+    stopped.scheduler._user_kill = "graceful"  # as Snakemake's scheduler has it after SIGTERM
     make_tables(stopped, grid)
     assert not started
     assert not Path(grid.study.folder, "study.yaml").exists()
+
+
+def test_ctrl_c_is_noted_and_passed_on(
+    make_grid: MakeGrid, started: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Snakemake itself notes SIGTERM only; tests/workflow sends a SIGINT to a real one."""
+    grid = make_grid()
+    stopped = workflow_of(
+        job(f"{grid.study.folder}/report.html"), job(f"{grid[0].folder}/completed")
+    )
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        note_ctrl_c(stopped.scheduler)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        note_ctrl_c(stopped.scheduler)  # in a background job of a script
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    make_tables(stopped, grid)
+    assert not started
+    assert capsys.readouterr().err == "Stopped by Ctrl-C. The same command goes on.\n"
