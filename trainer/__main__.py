@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 from trainer.parent import end_with_parent
 from trainer.startup import Startup
@@ -32,12 +33,17 @@ def main(arguments: list[str]) -> int:
         # If the launcher is killed, its ranks save and exit instead of training on.
         end_with_parent()
     from trainer.config import load_run_config
+    from trainer.folder.owner import check_replaces_nothing
     from trainer.launcher import check_launcher
     from trainer.problems import ConfigError
 
     try:
         check_launcher(os.environ, arguments)
         config = load_run_config(arguments)
+        named = [
+            Path(text.removeprefix("config=")) for text in arguments if text.startswith("config=")
+        ]
+        check_replaces_nothing(named, config, int(os.environ.get("WORLD_SIZE", "1")))
         from trainer.loop.run import run  # loads torch; config errors are reported without it
 
         startup.mark("imports")

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from trainer.problems import ConfigError, Problem
 
+SUPERSEDED = "superseded"
+"""Folder, within that of a run, of the files of earlier ones."""
+
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space, quota exceeded, file too large: what a write meets on a full disk."""
 
@@ -51,9 +54,9 @@ def remove_leftovers(path: Path) -> None:
 
 def move_aside(paths: Sequence[Path]) -> Path:
     """Move what is in one folder to `superseded/<n>` in it, n = 1, 2, ...; return that folder."""
-    superseded = paths[0].parent / "superseded"
-    number = 1 + sum(1 for _ in superseded.glob("*"))
-    target = superseded / str(number)
+    superseded = paths[0].parent / SUPERSEDED
+    numbers = (int(path.name) for path in superseded.glob("*") if path.name.isdecimal())
+    target = superseded / str(1 + max(numbers, default=0))
     target.mkdir(parents=True)
     for path in paths:
         path.replace(target / path.name)

@@ -48,7 +48,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(project, "snakemake --cores all")
     shutil.copytree(project / "results/demo", folder / "old/results/demo")
     settings = yaml.safe_load((next((project / "results/demo").rglob("run.yaml"))).read_text())
-    (project / "run.yaml").write_text(yaml.safe_dump({**settings, "dump_dir": "by-hand"}))
+    (project / "run.yaml").write_text(yaml.safe_dump({**settings, "dump_dir": "elsewhere"}))
     markers = "<!-- time table demo: begin -->\n<!-- time table demo: end -->\n"
     (project / "GUIDE.md").write_text(f"# Guide\n\n{markers}")
     return project
@@ -81,6 +81,6 @@ def test_what_they_leave(project: Path) -> None:
     """After the commands above."""
     assert "Verified" in (project / "GUIDE.md").read_text()
     assert (project / "model/config.json").exists()
-    assert (project / "by-hand/run.json").exists()
+    assert (project / "results/by-hand/run.json").exists()
     assert "Nothing to be done" in run(project, "snakemake --cores all")
     assert len(RUN) > 12

@@ -7,6 +7,7 @@ anybody else's checkpoints. Imports no torch.
 
 import os
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.config import RunConfig
@@ -18,6 +19,7 @@ from trainer.folder.checkpoint_state import (
     folder_of,
     read_state,
 )
+from trainer.folder.run_file import find_summary
 from trainer.problems import ConfigError
 from trainer.records import (
     CHECKPOINTS,
@@ -92,6 +94,22 @@ def claim(config: RunConfig, run: Path, run_id: str) -> None:
     owner = Owner(id=run_id, name=config.name, dump_dir=folder)
     if read_owner(checkpoints) != owner:
         write_atomically(checkpoints / OWNER, owner.to_json(indent=1) + "\n")
+
+
+def check_replaces_nothing(files: Sequence[Path], config: RunConfig, gpus: int) -> None:
+    """Raise ConfigError if a run was asked for with the run.yaml of another one, whose folder it
+    would take: that of a finished run, with an override, is an easy mistake."""
+    folder = Path(config.dump_dir)
+    if not any(_is_same(file, folder / CONFIG) for file in files):
+        return
+    there = find_summary(folder)
+    if there is None:
+        return
+    resumes = there.status != "completed" and there.trajectory == config.trajectory(gpus)
+    if not resumes and there.fingerprint != config.fingerprint(gpus):
+        found = f"names the folder of a run with other settings ({folder}), which would be replaced"
+        expected = f"expected dump_dir=ANOTHER_FOLDER too; to replace it, delete {folder / SUMMARY}"
+        raise ConfigError("command line", [f"dump_dir: {found}; {expected}"])
 
 
 def _find_stranger(run: Path) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainer.config import RunConfig, load_run_config
-from trainer.files import move_aside
+from trainer.files import SUPERSEDED, move_aside
 from trainer.folder.checkpoint_state import STATE, complete, entries, folder_of
 from trainer.folder.owner import read_owner
 from trainer.folder.run_file import find_summary
@@ -119,6 +119,36 @@ def set_aside(folder: Path, checkpoints: Path | None = None) -> None:
     saved = [path for path in elsewhere if (path / STATE).exists()]
     if saved:
         print(f"{folder}: its checkpoints are in {move_aside(saved)}", flush=True)
+
+
+def bring_back(
+    folder: Path,
+    config: RunConfig,
+    gpus: int,
+    content: dict[str, str],
+    training_content: dict[str, str] | None = None,
+) -> bool:
+    """Move a run that was set aside back into its folder if it is complete and the one wanted, as
+    after an edit that was reverted; say whether there was one. What is there now is set aside.
+
+    The other arguments are those of `choose_action`.
+    """
+    own = folder / CHECKPOINTS
+    if folder_of(config, folder) != own or read_owner(own) is not None:
+        return False  # checkpoints elsewhere, or those of another run here
+    for earlier in (folder / SUPERSEDED).glob("*"):
+        summary = find_summary(earlier)
+        wanted = (config, gpus, summary, content, training_content)
+        if summary is not None and choose_action(earlier, *wanted) == "done":
+            set_aside(folder)
+            # If this is interrupted, the folder is one of a run that was not completed.
+            order = {CONFIG: 0, SUMMARY: 2}
+            for path in sorted(earlier.iterdir(), key=lambda path: order.get(path.name, 1)):
+                path.replace(folder / path.name)
+            earlier.rmdir()
+            print(f"{folder}: the run in {earlier} has these settings; it is back", flush=True)
+            return True
+    return False
 
 
 def set_records_aside(folder: Path) -> None:

@@ -10,7 +10,7 @@ from trainer.files import write_atomically
 from trainer.folder import failure
 from trainer.folder.owner import identify
 from trainer.folder.run_file import Lock, find_summary, wait_for_lock
-from trainer.folder.run_folder import Decision, choose_action, is_completed
+from trainer.folder.run_folder import Decision, bring_back, choose_action, is_completed
 from trainer.folder.trackers import check_trackers
 from trainer.loop.learner import build_model, set_up_process
 from trainer.loop.session import open_session
@@ -77,6 +77,8 @@ def _decide(config: RunConfig, world: World, texts: Texts) -> Decision:
     run_id = identify(config, folder, summary)
     content = texts.content, texts.training_content
     action = choose_action(folder, config, world.size, summary, *content)
+    if action == "start" and bring_back(folder, config, world.size, *content):
+        action = "done"
     return Decision(action, run_id, summary if action == "resume" else None)
 
 

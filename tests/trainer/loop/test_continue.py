@@ -12,6 +12,7 @@ from tests.trainer.conftest import Runs, digest_of, losses, read_records
 from trainer.config import RunConfig, load_run_config
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import Position
+from trainer.folder.owner import check_replaces_nothing
 from trainer.folder.source import Source
 from trainer.problems import ConfigError
 from trainer.tokens.order import DataStart, SampleOrder, count_taken
@@ -266,6 +267,59 @@ def test_other_held_out_text_does_not_start_a_run_again(
     training.write_text(training.read_text().splitlines(keepends=True)[0] * 2)
     runs.here("steps=12")
     assert "the settings have changed; the earlier run is in" in capsys.readouterr().out
+
+
+def test_an_edit_that_is_reverted_trains_nothing(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.here("steps=4")
+    first = digest_of(runs.out())
+    runs.here("steps=6")
+    runs.here("steps=8")
+    capsys.readouterr()
+    runs.here("steps=4")
+    output = capsys.readouterr().out
+    assert f"the run in {runs.out()}/superseded/1 has these settings; it is back" in output
+    assert "the run is complete already" in output
+    now = digest_of(runs.out())
+    assert {name: digest for name, digest in now.items() if "superseded" not in name} == first
+    kept = {path.name: json.loads((path / "run.json").read_text())["steps_done"]
+            for path in (runs.out() / "superseded").iterdir()}  # fmt: skip
+    assert kept == {"2": 6, "3": 8}
+    runs.here("steps=5")  # nothing is overwritten
+    assert {path.name for path in (runs.out() / "superseded").iterdir()} == {"2", "3", "4"}
+    text = runs.folder / "data" / "text" / "text.chunk.00.jsonl"
+    text.write_text(text.read_text() * 2)
+    runs.here("steps=6")  # the same settings, of another text
+    assert read_records(runs.out())[-1]["global_step"] == 6
+    assert len(list((runs.out() / "superseded").iterdir())) == 4
+
+
+def test_a_finished_run_is_not_replaced_by_mistake(runs: Runs) -> None:
+    """Its own run.yaml and an override were enough."""
+    runs.here("steps=4")
+    own = f"config={runs.out() / 'run.yaml'}"
+    before = digest_of(runs.out())
+    done = runs.run(own, "steps=6", check=False)
+    told = done.stderr
+    assert done.returncode == 1
+    assert f"dump_dir: names the folder of a run with other settings ({runs.out()})" in told
+    assert "expected dump_dir=ANOTHER_FOLDER too" in told
+    assert digest_of(runs.out()) == before
+
+    def is_accepted(*arguments: str, gpus: int = 1) -> bool:
+        try:
+            check_replaces_nothing([runs.out() / "run.yaml"], load_run_config(arguments), gpus)
+        except ConfigError:
+            return False
+        return True
+
+    assert is_accepted(own, "name=other")  # which no result depends on
+    assert is_accepted(own, "steps=6", f"dump_dir={runs.out('other')}")
+    assert not is_accepted(own, gpus=2)
+    interrupt(runs.out(), 4)
+    assert is_accepted(own, "logging.freq=1")  # goes on with the run
+    assert not is_accepted(own, "steps=6")
 
 
 def test_a_run_folder_always_holds_its_settings(runs: Runs) -> None:
