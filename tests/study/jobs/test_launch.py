@@ -1,6 +1,8 @@
+import shlex
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from study.jobs.launch import (
     threads,
 )
 from study.jobs.requests import AutotuneRequest, EvaluationRequest, TrainingRequest
+from study.jobs.slurm_request import sbatch_command
 from study.jobs.verdict import Shortage
 from study.load import load_study_file
 from trainer.problems import ConfigError
@@ -30,6 +33,12 @@ LOCAL = SPHINX.model_copy(update={"slurm": None, "setup": (), "scratch": None})
 # In every request, but not in the guide's commands: a requeued job appends to its log, and a run is
 # signalled a minute before its time limit.
 BESIDES = "--open-mode=append --signal=USR1@60"
+
+
+class Resources(dict[str, Any]):
+    """Resources as Snakemake has them: a mapping with attributes."""
+
+    __getattr__ = dict.__getitem__
 
 
 def with_slurm(cluster: ClusterConfig, **changes: object) -> ClusterConfig:
@@ -163,6 +172,56 @@ def test_other_styles_of_a_request() -> None:
         "-p miso --gpus-per-node=4 --open-mode=append --ntasks=1 --cpus-per-task=16 "
         "--time=00:30:00 --mem=200G"
     )
+
+
+LONG = {"-A": "account", "-p": "partition", "-t": "time", "-C": "constraint", "-M": "clusters"}
+
+
+def flags_of(line: str) -> dict[str, str]:
+    """Return name -> value of the flags of a request, in minutes and MiB."""
+    words, flags = shlex.split(line), {}
+    while words:
+        name, sign, value = words.pop(0).partition("=")
+        if not sign and words and not words[0].startswith("-"):
+            value = words.pop(0)
+        flags[LONG.get(name, name.removeprefix("--"))] = value
+    if ":" in flags["time"]:
+        hours, minutes, _ = map(int, flags["time"].split(":"))
+        flags["time"] = str(60 * hours + minutes)
+    if flags["mem"].endswith("G"):
+        flags["mem"] = str(1024 * int(flags["mem"].removesuffix("G")))
+    return flags
+
+
+@pytest.mark.parametrize(
+    ("cluster", "gpus"),
+    [
+        (with_slurm(SPHINX, gpu_type="a100", qos="high", constraint="nvlink|pcie", warn_s=90), 2),
+        (with_slurm(MISO, reservation="mine", exclude="n[1-2]", extra="--exclusive"), 8),
+        (with_slurm(MISO, gpu_request="gpus-per-node", account=None, clusters="big"), 16),
+    ],
+)
+def test_plan_shows_the_request_that_is_submitted(cluster: ClusterConfig, gpus: int) -> None:
+    """As Snakemake's plugin makes it of the resources; it adds flags that are no request."""
+    asked = slurm_resources(cluster, gpus)
+    job = SimpleNamespace(
+        resources=Resources({key: value for key, value in asked.items() if value is not None}),
+        threads=1,
+        is_group=lambda: False,
+        is_grouped=False,
+    )
+    parameters = {
+        "run_uuid": "study/small/2",
+        "slurm_logfile": "log",
+        "comment_str": "train",
+        "partition": f"-p {asked['slurm_partition']}",
+        "workdir": "here",
+    }
+    settings = SimpleNamespace(requeue=True, no_requeue=False, qos=None, reservation=None)
+    command = sbatch_command(job, parameters, cluster.slurm, settings)
+    submitted, shown = flags_of(shlex.join(command[1:])), flags_of(request_line(cluster, gpus))
+    added = {"parsable", "job-name", "output", "export", "comment", "requeue", "-D"}
+    assert {name: value for name, value in submitted.items() if name not in added} == shown
 
 
 def test_scratch_takes_temporary_files_and_caches(tmp_path: Path) -> None:
