@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from study.abilities import find_refused
@@ -22,11 +21,10 @@ from study.point_settings import (
 )
 from study.points import CELL_NAME, Point, is_known, points, unknown_names
 from study.terms import Placed
-from study.value_types import brace_in
+from study.text_check import Texts, find_wildcards
 from trainer.config import RunConfig
 from trainer.problems import ConfigError, KeyPath, Problem, format_path
 from trainer.settings import suggest
-from trainer.tokens.text_files import HELD_OUT_FILES, TextFiles, find_text_files
 
 MOST_CELLS = 10_000
 """Most cells of a study."""
@@ -145,7 +143,7 @@ def _check_points(study: Study) -> tuple[list[Problem], list[Cell]]:
     problems: list[Problem] = []
     cells: list[Cell] = []
     seen: dict[tuple[Any, ...], KeyPath] = {}
-    texts, runs = _Texts(study), SharedRuns(study)
+    texts, runs = Texts(study), SharedRuns(study)
     excluded: dict[KeyPath, bool] = {}
     for point in points(study):
         try:
@@ -217,7 +215,7 @@ def _check_point(
     point: Point,
     possible: Sequence[Point],
     seen: dict[tuple[Any, ...], KeyPath],
-    texts: "_Texts",
+    texts: Texts,
     runs: SharedRuns,
 ) -> tuple[list[Problem], Cell | None]:
     """Return the problems with a point on all its possible clusters, or its cell on the first.
@@ -241,11 +239,11 @@ def _check_point(
 
 
 def _check_settings(
-    study: Study, point: Point, texts: "_Texts", runs: SharedRuns
+    study: Study, point: Point, texts: Texts, runs: SharedRuns
 ) -> tuple[list[Problem], Cell | None]:
     """Return the problems with the settings of a point, or its cell. Raises ConfigError."""
     run, facts = runs.settle(point, format_path(point.where))
-    found = [*run.find_problems(point.gpus), *texts.problems(run), *_wildcards(run)]
+    found = [*run.find_problems(point.gpus), *texts.problems(run), *find_wildcards(run)]
     trainer = study.trainers[point.trainer]
     refused: list[Problem] = []
     if not trainer.is_native:
@@ -303,73 +301,3 @@ def _why_not_kept(start: Start) -> str | None:
     found = " or ".join(periods) or "only at its end"
     expected = f"a divisor of {step:,} as checkpoint.dump.every, and keep: 0, for it"
     return f"does not keep a checkpoint of step {step:,}, as it saves {found}; expected {expected}"
-
-
-class _Texts:
-    """The text files of sources, listed once for all cells of a study."""
-
-    def __init__(self, study: Study) -> None:
-        self._corpora = study.corpora
-        self._found: dict[tuple[str, str], TextFiles | str] = {}
-
-    def problems(self, run: RunConfig) -> list[Problem]:
-        """Return the problems with the text of a run's sources, except those that a rule creates.
-
-        The validation loss needs held-out text in one of the sources.
-        """
-        root = run.data.root_dir
-        held_out, given = run.held_out_sources, _keys_of_sources(run)
-        given = {key: source for key, source in given.items() if source not in self._corpora}
-        problems, has_held_out = [], any(source in self._corpora for source in held_out)
-        for key, source in given.items():
-            files = self._find(root, source)
-            if isinstance(files, str):
-                problems.append(Problem(key, files))
-            else:
-                has_held_out |= bool(files.held_out) and source in held_out
-        if run.eval is not None and not problems and not has_held_out:
-            folders = ", ".join(f"{root}/{source}" for source in held_out)
-            expected = f"expected {HELD_OUT_FILES} there, or eval: null"
-            problems.append(Problem(("eval",), f"found no held-out text in {folders}; {expected}"))
-        return problems
-
-    def _find(self, root: str, source: str) -> TextFiles | str:
-        """Return the text files of a source, or what is wrong with them."""
-        if (root, source) not in self._found:
-            self._found[root, source] = _list_texts(root, source)
-        return self._found[root, source]
-
-
-def _keys_of_sources(run: RunConfig) -> dict[KeyPath, str]:
-    """Return the key that names each source that a run reads -> its name."""
-    keys: dict[KeyPath, str] = {("data", "sources", source): source for source in run.data.sources}
-    for index, source in enumerate(run.held_out_sources):
-        if source not in run.data.sources:
-            keys["eval", "validation", "sources", index] = source
-    return keys
-
-
-def _list_texts(root: str, source: str) -> TextFiles | str:
-    if not _may_be_folder(Path(root, source)):
-        expected = f"expected *.chunk.*.jsonl files there, or '{source}' among corpora"
-        return f"the folder {root}/{source} does not exist; {expected}"
-    try:
-        return find_text_files(Path(root), source)
-    except ConfigError as error:
-        return f"{error.source}: {error.problems[0].message}"
-
-
-def _may_be_folder(path: Path) -> bool:
-    """Return whether a path is a folder; true also if that cannot be found out."""
-    try:
-        return path.is_dir()
-    except OSError:  # too long, or in a folder that may not be searched: reading it says so
-        return True
-
-
-def _wildcards(run: RunConfig) -> list[Problem]:
-    """Return a problem for each path of a run's data that Snakemake would read as a pattern."""
-    paths = _keys_of_sources(run)
-    paths[("data", "root_dir")] = run.data.root_dir
-    paths[("data", "tokenizer", "path")] = run.data.tokenizer.path or ""
-    return [Problem(key, error) for key, path in paths.items() if (error := brace_in(path))]
