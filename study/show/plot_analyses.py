@@ -104,7 +104,7 @@ def _draw_best(ax: Axes, curves: Sequence[RateCurve], colour_of: dict[str, Any])
     ax.set_title("Minimum, 80% interval;\narrow: at the edge of the grid")
     ax.set(ylabel="Best learning rate", yscale="log")
     _label_log_x(ax, [row.params for row in rows], "Parameters")
-    label_log_axis(ax.yaxis)
+    label_log_axis(ax.yaxis, ratio=2)
 
 
 def _say(ax: Axes, message: str) -> None:
@@ -179,7 +179,7 @@ def _draw_optima(
     ax.set(ylabel=name, yscale="log")
     ax.set_title(title)
     _label_log_x(ax, budgets, "Training FLOPs")
-    label_log_axis(ax.yaxis)
+    label_log_axis(ax.yaxis, ratio=2)
 
 
 def _draw_lengths(series: Sequence[Sequence[LengthRow]], sheet: Sheet) -> Figure:

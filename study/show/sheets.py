@@ -130,6 +130,10 @@ MULTIPLES = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7), (1, 1.5, 2, 2.5, 3, 4, 5,
 """Multiples of powers of ten for the ticks of a log axis, from few to many."""
 
 
+SHORTEST = 1.05
+"""Least ratio of the ends of a log axis: on a shorter one, ticks of three digits look the same."""
+
+
 def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Return ticks for a log axis from `low` to `high`: up to `most` round numbers in it, at least
     three if the axis is no shorter than a few per cent."""
@@ -151,9 +155,16 @@ def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [n * step for n in range(first, math.floor(high / step) + 1)]
 
 
-def label_log_axis(axis: Axis, formatter: FuncFormatter = COUNTS, most: int = 6) -> None:
-    """Put `log_ticks` on an axis whose data are drawn."""
+def label_log_axis(
+    axis: Axis, formatter: FuncFormatter = COUNTS, most: int = 6, ratio: float = SHORTEST
+) -> None:
+    """Put `log_ticks` on an axis whose data are drawn, and let it span at least a ratio."""
     low, high = axis.get_view_interval()
+    if high / low < ratio:
+        middle, half = math.sqrt(low * high), math.sqrt(ratio)
+        low, high = middle / half, middle * half
+        set_limits = axis.axes.set_xlim if axis is axis.axes.xaxis else axis.axes.set_ylim
+        set_limits(low, high)
     axis.set_major_locator(FixedLocator(log_ticks(low, high, most)))
     axis.set_major_formatter(formatter)
     axis.set_minor_locator(NullLocator())

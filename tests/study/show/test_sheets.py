@@ -13,6 +13,7 @@ from study.show.sheets import (
     Sheet,
     format_scientific,
     format_tick,
+    label_log_axis,
     log_ticks,
     write_figure,
 )
@@ -40,6 +41,18 @@ def test_every_log_axis_has_two_to_six_ticks_within_it(low: float, ratio: float)
     assert 2 <= len(ticks) <= 6
     assert ticks == sorted(set(ticks))
     assert low * (1 - 1e-9) <= ticks[0] and ticks[-1] <= high * (1 + 1e-9)
+
+
+@given(st.floats(1e-6, 1e15), st.floats(1, 1.05))
+def test_ticks_of_a_short_log_axis_read_differently(low: float, ratio: float) -> None:
+    ax = Figure().subplots()
+    ax.set_yscale("log")
+    ax.set_ylim(low, low * ratio * (1 + 1e-12))
+    label_log_axis(ax.yaxis)
+    ends = ax.get_ylim()
+    assert ends[0] <= low and low * ratio <= ends[1]
+    texts = [format_tick(tick) for tick in ax.get_yticks()]
+    assert len(texts) >= 2 and len(set(texts)) == len(texts)
 
 
 def test_numbers_on_axes() -> None:
