@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import stdtrit
 
-from study.analysis.parabola import LEVEL, Parabola, fit_parabola, near_lowest, pooled_noise
+from study.analysis.parabola import (
+    LEVEL,
+    Parabola,
+    fit_parabola,
+    near_lowest,
+    pooled_noise,
+    tell_places,
+)
 from study.analysis.series import Series
 from study.formats import format_count, format_missing
 from study.measure.losses import FinalLoss, choose_loss
@@ -159,7 +166,8 @@ def _curve(
         _minimum(None if pair is None else pair[index], noises[index]) for index in (0, 1)
     )
     edge = None if pair is None or params is not None else _edge(runs)
-    notes = []
+    sizes = len({run.params for run in runs})
+    notes = [tell_places(None if pair is None else pair[0], sizes, "sizes")]
     if pair is None:
         notes.append("a curve needs losses of three sizes")
     elif params is None:
@@ -171,7 +179,7 @@ def _curve(
     row = Budget(
         variant=label,
         flops=flops,
-        sizes=len({run.params for run in runs}),
+        sizes=sizes,
         runs=len(runs),
         params=params,
         params_low=params_low,
@@ -184,7 +192,7 @@ def _curve(
         noise=None if noises[0] is None else noises[0].deviation,
         degrees=0 if noises[0] is None else noises[0].degrees,
         loss_kind=kind,
-        note="; ".join(notes),
+        note="; ".join(filter(None, notes)),
     )
     return BudgetCurve(row, runs, None if pair is None else pair[0])
 

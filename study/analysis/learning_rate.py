@@ -4,7 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from study.analysis.parabola import Parabola, fit_parabola, near_lowest, pooled_noise
+from study.analysis.parabola import (
+    Parabola,
+    fit_parabola,
+    near_lowest,
+    pooled_noise,
+    tell_places,
+)
 from study.analysis.series import Series
 from study.formats import format_count, format_missing
 from study.grid import Cell
@@ -93,6 +99,7 @@ def _row(
 ) -> BestRate:
     best = _find_best(rates, losses, parabola, noise)
     missing = format_missing(len(rates), len(cells))
+    fitted = tell_places(parabola, len(set(rates)), "rates")
     return BestRate(
         variant=label,
         model=cells[0].model,
@@ -108,7 +115,7 @@ def _row(
         noise=None if noise is None else noise.deviation,
         degrees=0 if noise is None else noise.degrees,
         loss_kind=kind,
-        note="; ".join(filter(None, [_tell_batches(cells), missing, best.note])),
+        note="; ".join(filter(None, [_tell_batches(cells), missing, fitted, best.note])),
     )
 
 

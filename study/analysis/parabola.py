@@ -27,6 +27,8 @@ class Parabola:
     """Sum of the squared residuals."""
     points: int
     """Number of runs."""
+    places: int
+    """Number of different x."""
     low: float
     """Smallest x."""
     high: float
@@ -89,9 +91,15 @@ def fit_parabola(x: Sequence[float], y: Sequence[float]) -> Parabola | None:
     squares = float(((values - table @ coefficients) ** 2).sum())
     inverse = np.linalg.inv(table.T @ table)
     c0, c1, c2 = coefficients.tolist()
-    return Parabola(
-        center, (c0, c1, c2), inverse, squares, len(values), float(at.min()), float(at.max())
-    )
+    ends = float(at.min()), float(at.max())
+    return Parabola(center, (c0, c1, c2), inverse, squares, len(values), len(set(x)), *ends)
+
+
+def tell_places(parabola: Parabola | None, total: int, noun: str) -> str:
+    """Return a note if a parabola is through some of the places with a loss only; else empty."""
+    if parabola is None or parabola.places == total:
+        return ""
+    return f"parabola through {parabola.places} of {total} {noun}"
 
 
 def pooled_noise(parabolas: Sequence[Parabola]) -> Noise | None:

@@ -107,6 +107,15 @@ def test_the_line_through_two_budgets_is_that_worked_by_hand() -> None:
     assert (params.low, params.high) == pytest.approx((0.5 - t * error, 0.5 + t * error), rel=1e-5)
 
 
+def test_sizes_that_the_parabola_leaves_out_are_told() -> None:
+    """The lowest loss is at 8e7; 6.4e8 is a factor of 8 away, beyond 5."""
+    sizes = {4e7: 3.1, 8e7: 3.0, 1.6e8: 3.1, 6.4e8: 3.6}
+    runs = [IsoRun(n, 1e18 / 6 / n, loss) for n, loss in sizes.items()]
+    row = fit_budgets("base", {1e18: runs}, "loss").curves[0].row
+    assert row.sizes == 4
+    assert row.note.startswith("parabola through 3 of 4 sizes; no interval: three sizes")
+
+
 def test_missing_runs_leave_gaps() -> None:
     runs = {
         1e18: [IsoRun(n, 1e18 / 6 / n, PLANTED.loss(n, 1e18 / 6 / n)) for n in (4e7, 8e7, 1.6e8)],
@@ -128,5 +137,7 @@ def test_a_minimum_beyond_the_sizes_is_at_the_edge() -> None:
     too_large = around(2.0, 5)
     result = fit(0.0, 0, lambda flops: 32 * too_large(flops))
     assert [curve.row.edge for curve in result.curves] == ["smallest"] * 4
-    assert result.curves[0].row.note == "at the edge: the smallest size"
+    assert (
+        result.curves[0].row.note == "parabola through 3 of 5 sizes; at the edge: the smallest size"
+    )
     assert result.laws[0].exponent is None

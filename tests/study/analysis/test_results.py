@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,33 @@ def test_planted_best_rates_are_found(make_grid: MakeGrid) -> None:
     assert curves["wide"].row.curvature == pytest.approx(0.6)
     assert curves["wide"].row.note == "no interval: three rates of one seed leave no scatter"
     assert curves["wide"].row.loss_kind == VALIDATION
+
+
+def test_rates_that_the_parabola_leaves_out_are_told(make_grid: MakeGrid) -> None:
+    """Factors of 5, 2 and 20 from the rate with the lowest loss: the last is beyond 8."""
+    grid = make_grid({"grid": [{**ONE, "sweep": {"optim.lr": [4e-4, 2e-3, 4e-3, 4e-2]}}]})
+    write(grid, rate_curve)
+    row = fit(grid)["tiny"].row
+    assert row.rates == 4
+    told, why = row.note.split("; ")
+    assert told == "parabola through 3 of 4 rates"
+    assert why == "no interval: three rates of one seed leave no scatter"
+
+
+def test_best_rates_that_nearly_agree_have_an_axis_that_tells_numbers_apart(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    """Minima 0.1% apart: with three digits, every tick between them would read the same."""
+    block = {**ONE, "model": ["tiny", "wide"], "sweep": {"optim.lr": [5e-4, 1.5e-3, 4e-3]}}
+    grid = make_grid({"grid": [block]})
+    best = {"tiny": 2e-3, "wide": 2.002e-3}
+    write(grid, lambda c: 2.0 + 0.3 * math.log(c.run.optim.lr / best[c.model]) ** 2)
+    plot_analysis("learning_rate", analyse(grid), tmp_path)
+    drawing = (tmp_path / "learning_rate.svg").read_text()
+    right = re.findall("<!-- (.*) -->", drawing.split('id="axes_2"')[1])
+    ticks = [text for text in right if re.fullmatch(r"0\.00\d+", text)]
+    assert len(ticks) >= 3 and len(set(ticks)) == len(ticks)
+    assert min(map(float, ticks)) < 2e-3 * 0.9 and max(map(float, ticks)) > 2e-3 * 1.1
 
 
 def test_intervals_of_best_rates_are_from_the_noise_of_seeds(make_grid: MakeGrid) -> None:
