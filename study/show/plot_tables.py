@@ -51,14 +51,22 @@ def variant_ratios(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
     """Return the speed of each variant over that of its base, at the same model and GPU count.
 
     Here a variant includes its trainer. The base is `base`, which is ours, or without one the first
-    variant of the grid. Columns: cluster, model, gpus, variant, base, and ratio, of the medians
-    over seeds.
+    variant of the grid. Variants of equal speed settings, such as two learning rates, are repeats
+    of the first of them. Columns: cluster, model, gpus, variant, base, and ratio, of the medians
+    over seeds and repeats.
     """
     order = dict.fromkeys(["base", *(cell.variant for cell in grid)])
     known = table[table[SPEED].notna()]
     rows = []
     for (cluster, model, gpus), group in known.groupby(["cluster", "model", "gpus"], sort=False):
-        speeds = group.groupby("variant")[SPEED].median()
+        first = {
+            key: name
+            for name in reversed(order)
+            for key in group.loc[group["variant"] == name, "speed_key"].dropna()
+        }
+        # An older table may lack the column.
+        measured = group["speed_key"].map(first).fillna(group["variant"])
+        speeds = group.groupby(measured)[SPEED].median()
         variants = [name for name in order if name in speeds.index]
         base = variants[0]
         rows += [

@@ -1,6 +1,6 @@
 """The first screen of the report: what was asked, and what was found, as sentences and a table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
@@ -164,13 +164,31 @@ def describe_findings(rows: Sequence[tuple[Cell, ThroughputRow]], by_gpus: bool)
 
 
 def _fastest(known: Sequence[tuple[Cell, ThroughputRow]], with_trainer: bool) -> str:
-    best, speed = max(((c, r.tokens_per_s or 0.0) for c, r in known), key=lambda item: item[1])
-    text = f"The highest throughput is {speed:,.0f} tokens/s: {_short(best, with_trainer)}."
-    rated = [(row.mfu, cell) for cell, row in known if row.mfu is not None]
+    repeats: dict[tuple[str, str], list[tuple[Cell, ThroughputRow]]] = {}
+    for cell, row in known:
+        repeats.setdefault((cell.cluster, row.speed_key or cell.name), []).append((cell, row))
+    best, speed = _highest("tokens_per_s", repeats.values(), with_trainer)
+    text = f"The highest throughput is {speed:,.0f} tokens/s: {best}."
+    rated = [runs for runs in repeats.values() if any(row.mfu is not None for _, row in runs)]
     if rated:
-        mfu, cell = max(rated, key=lambda item: item[0])
-        text += f" The highest MFU is {mfu:.1%}: {_short(cell, with_trainer)}."
+        best, mfu = _highest("mfu", rated, with_trainer)
+        text += f" The highest MFU is {mfu:.1%}: {best}."
     return text
+
+
+def _highest(
+    column: str, repeats: Iterable[Sequence[tuple[Cell, ThroughputRow]]], with_trainer: bool
+) -> tuple[str, float]:
+    """Return which cells have the highest mean of a column over their repeats, and that mean.
+
+    Among the repeats are variants that cannot differ in speed, such as two learning rates.
+    """
+    means = [(runs, fmean(getattr(row, column) or 0.0 for _, row in runs)) for runs in repeats]
+    runs, value = max(means, key=lambda item: item[1])
+    cell = runs[0][0]
+    variants = {cell.plain_variant for cell, _ in runs}
+    text = _short(cell, with_trainer, with_variant=len(variants) == 1)
+    return text + (f" (mean of {len(runs)} runs)" if len(runs) > 1 else ""), value
 
 
 def _scaling(known: Sequence[tuple[Cell, ThroughputRow]], with_trainer: bool) -> list[str]:
@@ -213,12 +231,15 @@ def _by_trainer(known: Sequence[tuple[Cell, ThroughputRow]], by_gpus: bool) -> S
 
 
 def _by_variant(known: Sequence[tuple[Cell, ThroughputRow]], with_trainer: bool) -> Speeds:
+    """Variants that cannot differ in speed, such as two learning rates, are under the first one."""
     several = len({cell.cluster for cell, _ in known}) > 1
     speeds: Speeds = {}
-    for cell, row in known:
+    names: dict[tuple[str, str], str] = {}
+    for cell, row in sorted(known, key=lambda item: item[0].plain_variant != "base"):
         alike = cell.model + (f" by {cell.trainer}" if with_trainer else "")
         alike += f" on {cell.cluster}" if several else ""
-        of_variant = speeds.setdefault(alike, {}).setdefault(cell.plain_variant, [])
+        name = names.setdefault((alike, row.speed_key or cell.name), cell.plain_variant)
+        of_variant = speeds.setdefault(alike, {}).setdefault(name, [])
         of_variant.append(row.tokens_per_s_per_gpu or 0.0)
     return speeds
 
@@ -237,9 +258,9 @@ def _fastest_of(noun: str, base: str, speeds: Speeds) -> list[str]:
     return [f"The fastest {noun} of {alike} is {best}: {means[best] / means[base]:.2f} × {base}."]
 
 
-def _short(cell: Cell, with_trainer: bool) -> str:
+def _short(cell: Cell, with_trainer: bool, with_variant: bool = True) -> str:
     trainer = f" by {cell.trainer}" if with_trainer else ""
-    variant = "" if cell.plain_variant == "base" else f", {cell.plain_variant}"
+    variant = "" if cell.plain_variant == "base" or not with_variant else f", {cell.plain_variant}"
     return f"{cell.model} on {_gpus(cell)}{trainer}{variant}"
 
 

@@ -10,7 +10,7 @@ from study.show.plot_tables import plot_tables, variant_ratios
 from tests.study.conftest import MakeGrid, throughput_table, write_run
 
 VARIANTS = {
-    "variants": {"fast": {}, "slow": {}},
+    "variants": {"fast": {"optim": {"clip": None}}, "slow": {"optim": {"name": "muon"}}},
     "grid": [
         {"cluster": "here", "model": "tiny", "gpus": 1, "variant": ["slow", "base", "fast"]},
         {"cluster": "here", "model": "tiny", "gpus": 1, "variant": "base", "seed": [1, 2]},
@@ -50,6 +50,33 @@ def test_a_variant_is_compared_with_the_base_of_its_model_and_gpu_count(
     assert "fast: MFU (%)" in texts and "here: MFU (%)" not in texts
 
 
+def test_variants_that_cannot_differ_in_speed_are_repeats(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    """Of three learning rates the medians are 0.1 s and, with muon, 0.2 s a step."""
+    rates = {
+        "cluster": "here",
+        "model": "tiny",
+        "gpus": 1,
+        "sweep": {"optim.lr": [1e-3, 2e-3, 4e-3]},
+    }
+    grid = make_grid({
+        "variants": {"muon": {"optim": {"name": "muon"}}},
+        "grid": [{**rates, "variant": ["base", "muon"]}],
+    })  # fmt: skip
+    times = {"base": [0.1, 0.07, 0.3], "muon": [0.4, 0.2, 0.1]}
+    for name, of_name in times.items():
+        cells = [cell for cell in grid if cell.run.optim.name == {"base": "adamw"}.get(name, name)]
+        for cell, step_s in zip(cells, of_name, strict=True):
+            write_run(cell, step_s=step_s)
+    table = throughput_table(grid)
+    (found,) = variant_ratios(grid, table).itertuples()
+    assert (found.variant, found.base) == ("muon+lr-0.001", "lr-0.001")
+    assert found.ratio == pytest.approx(0.5)
+    # A table of before the column was there tells nothing alike.
+    assert len(variant_ratios(grid, table.assign(speed_key=None))) == 5
+
+
 def test_without_variants_and_peaks_the_figures_say_so(make_grid: MakeGrid, tmp_path: Path) -> None:
     grid = make_grid()
     for cell in grid:
@@ -66,7 +93,7 @@ def test_other_trainers_are_compared_with_ours(make_grid: MakeGrid, tmp_path: Pa
         "log": {"format": "json", "fields": {"step": "n"}},
     }
     block = {"cluster": "fast", "model": "wide", "gpus": 2, "trainer": ["ours", "zsh"]}
-    variants = {"variants": {"fast": {}}, "trainers": {"zsh": other}}
+    variants = {"variants": {"fast": {"optim": {"clip": None}}}, "trainers": {"zsh": other}}
     grid = make_grid({**variants, "grid": [{**block, "variant": ["base", "fast"]}]})
     for cell in grid:
         write_run(cell)
