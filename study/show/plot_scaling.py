@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from study.grid import Cell, Grid
@@ -29,7 +28,8 @@ class ScalingFigure:
     scale: Literal["log", "percent", "linear"]
     """Scale of the vertical axis. percent: the column holds fractions."""
     reference: Literal["linear scaling", "one"] | None
-    """Dotted line: linear scaling from each model's smallest GPU count, or the constant 1."""
+    """Dotted line: linear scaling of each model's base from its smallest GPU count, or the
+    constant 1."""
     empty_message: str
     """Shown if the column has no value."""
 
@@ -79,7 +79,7 @@ def _draw_scaling(
     """
     clusters = list(table["cluster"].unique())
     figure, axes = make_panels(sheet, len(clusters), drawn.label, "GPU count", False)
-    shown, several = [], False
+    shown, several, has_reference = [], False, drawn.reference == "one"
     for ax, cluster in zip(axes, clusters, strict=True):
         here = table[table["cluster"] == cluster]
         counts = np.array(sorted(here["gpus"].unique()), dtype=float)
@@ -89,7 +89,8 @@ def _draw_scaling(
             seeds = group.groupby("gpus")[drawn.column].agg(["median", "min", "max", "size"])
             several |= bool((seeds["size"] > 1).any())
             _draw_series(ax, style, cell, seeds)
-            if drawn.reference == "linear scaling" and cell.variant == "base" and len(counts) > 1:
+            if drawn.reference == "linear scaling" and cell.variant == "base" and len(seeds) > 1:
+                has_reference = True
                 per_gpu = seeds["median"].iloc[0] / seeds.index[0]
                 ax.plot(counts, per_gpu * counts, ":", color=IDEAL, linewidth=1, zorder=1)
         if drawn.reference == "one":
@@ -98,16 +99,10 @@ def _draw_scaling(
         ax.set_title(f"{cluster} ({cell.cluster_config.gpu_name})")
     _scale_values(axes[0], drawn.scale, table[drawn.column])
     extra = [sample("range of the seeds", marker="|", ms=8, mew=1.2)] if several else []
-    if drawn.reference == "one" or any(len(ax.get_xticks()) > 1 for ax in axes):
-        extra += _reference_samples(drawn)
+    if has_reference:
+        extra.append(sample("linear scaling", color=IDEAL, linestyle=":", linewidth=1))
     add_legend(figure, sheet, legend_sections(style, shown, extra=extra, lines=False))
     return figure
-
-
-def _reference_samples(drawn: ScalingFigure) -> list[Line2D]:
-    if drawn.reference is None:
-        return []
-    return [sample("linear scaling", color=IDEAL, linestyle=":", linewidth=1)]
 
 
 def _scale_values(ax: Axes, scale: str, values: pd.Series) -> None:

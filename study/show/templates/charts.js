@@ -1,10 +1,27 @@
 // Charts: uPlot draws axes and frames, and the lines, bands and intervals are drawn here, as each
-// series has its own x. A series is {key, label, colour, dash, width, x, y, low, high, marks, crosses}.
+// series has its own x. A series is {key, label, colour, dash, width, x, y, low, high, marks, shape, rings}.
 "use strict";
 
 const DASHES = [[], [7, 3], [2, 3], [9, 3, 2, 3], [14, 5], [1, 5]];
 /** Return the i-th line style: after the first ones, a dash with more and more dots. */
 const dashOf = (i) => DASHES[i] ?? [12, ...Array(i - DASHES.length + 2).fill([3, 2]).flat(), 3];
+// Corners of the marks, within a circle of radius 1: as in the figures, a circle and then s D ^ v P * X.
+const star = (inner, points, turn) => Array.from({ length: 2 * points }, (_, i) => {
+  const [radius, angle] = [i % 2 ? inner : 1.2, turn + (Math.PI * i) / points];
+  return [radius * Math.sin(angle), -radius * Math.cos(angle)];
+});
+const SHAPES = [
+  null, [[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]], [[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]],
+  [[0, -1.2], [1.1, 0.8], [-1.1, 0.8]], [[0, 1.2], [1.1, -0.8], [-1.1, -0.8]], star(0.45, 4, 0), star(0.5, 5, 0), star(0.45, 4, Math.PI / 4),
+];
+
+/** Return the outline of the i-th mark, as the path of an SVG. */
+function markPath(i, x, y, radius) {
+  const corners = SHAPES[(i ?? 0) % SHAPES.length];
+  if (!corners) return `M${x - radius},${y}a${radius},${radius} 0 1,0 ${2 * radius},0a${radius},${radius} 0 1,0 ${-2 * radius},0Z`;
+  return `M${corners.map(([dx, dy]) => `${x + radius * dx},${y + radius * dy}`).join("L")}Z`;
+}
+
 const PRINTED = [500, 210]; // size on paper, CSS pixels: two side by side on A4 landscape
 const MOST_SHOWN = 12; // series switched on at first
 const isGood = (value, log) => value != null && Number.isFinite(value) && (!log || value > 0);
@@ -116,7 +133,7 @@ class Chart {
   swatch(s) {
     const holder = document.createElement("span");
     const dash = s.dash?.length ? ` stroke-dasharray="${s.dash.join(" ")}"` : "";
-    holder.innerHTML = `<svg width="26" height="10" aria-hidden="true"><line x1="0" x2="26" y1="5" y2="5" stroke="${s.colour}" stroke-width="${s.width ?? 2}"${dash}/>${s.marks ? `<circle cx="13" cy="5" r="3.5" fill="${s.hollow ? style("--page") : s.colour}" stroke="${s.colour}" stroke-width="1.5"/>` : ""}</svg>`;
+    holder.innerHTML = `<svg width="26" height="10" aria-hidden="true"><line x1="0" x2="26" y1="5" y2="5" stroke="${s.colour}" stroke-width="${s.width ?? 2}"${dash}/>${s.marks ? `<path d="${markPath(s.shape, 13, 5, 3.5)}" fill="${s.hollow ? style("--page") : s.colour}" stroke="${s.colour}" stroke-width="1.5"/>` : ""}</svg>`;
     return holder.firstChild;
   }
 
@@ -163,6 +180,7 @@ class Chart {
         xs.push(s.x[i]);
         for (const value of [s.y[i], s.low?.[i], s.high?.[i]]) if (isGood(value, y.log)) ys.push(value);
       }
+      for (const [, value] of s.rings ?? []) if (isGood(value, y.log)) ys.push(value);
     }
     for (const value of this.ideal.flatMap((line) => line.y)) if (isGood(value, y.log)) ys.push(value);
     x.range = this.zoom?.x ?? x.range ?? rangeOf(xs, x.log, x.floor);
@@ -251,7 +269,7 @@ class Chart {
         ctx.lineTo(px(s.x[i]), py(s.high[i]));
         ctx.stroke();
       }
-      if (s.marks || s.x.length === 1) this.dot(ctx, px(s.x[i]), py(s.y[i]), 4 * ratio, s.hollow, ratio);
+      if (s.marks || s.x.length === 1) this.dot(ctx, px(s.x[i]), py(s.y[i]), 4 * ratio, s.hollow, ratio, s.shape);
     }
     for (const [x, y] of s.rings ?? []) if (isGood(x, this.x.log) && isGood(y, this.y.log)) this.dot(ctx, px(x), py(y), 3.5 * ratio, true, ratio);
     if (s.diverged) {
@@ -260,14 +278,13 @@ class Chart {
     }
   }
 
-  dot(ctx, x, y, radius, hollow, ratio) {
+  dot(ctx, x, y, radius, hollow, ratio, shape) {
     const colour = ctx.fillStyle;
-    ctx.beginPath();
-    ctx.arc(x, y, radius, 0, 7);
+    const outline = new Path2D(markPath(shape, x, y, radius));
     if (hollow) ctx.fillStyle = style("--page");
-    ctx.fill();
+    ctx.fill(outline);
     ctx.lineWidth = 1.6 * ratio;
-    ctx.stroke();
+    ctx.stroke(outline);
     ctx.fillStyle = colour;
   }
 

@@ -7,6 +7,9 @@ const GPUS = distinct(CELLS.map((cell) => cell.gpus)).sort((a, b) => a - b);
 const kindOnCluster = (cell) => `${cell.cluster}\n${kindOf(cell)}`;
 const KINDS = distinct([...CELLS].sort((a, b) => isBase(b) - isBase(a)).map(kindOnCluster));
 
+// Of all clusters; a mark stands for one, as the figures' do.
+const MARKED = distinct(KINDS.map((name) => name.split("\n")[1]));
+
 /** Return the place of a cell's line style: its kind's, or its GPU count's if colour shows the kind. */
 function dashPlace(kind, gpus, byKind) {
   if (byKind) return GPUS.length > 1 ? gpus : kind;
@@ -116,9 +119,17 @@ function scalingSeries(measure, scale = 1) {
     const counts = [...groupBy(group, (row) => CELLS[row.cell].gpus)].sort((a, b) => a[0] - b[0]);
     const values = counts.map(([, runs]) => runs.map((run) => scale * run[measure]));
     const cell = CELLS[group[0].cell];
-    const look = { ...lookOf({ ...cell, gpus: GPUS[0] }), width: 2, hollow: !isBase(cell) };
+    const look = { ...lookOf({ ...cell, gpus: GPUS[0] }), width: 2, hollow: !isBase(cell), shape: MARKED.indexOf(kindOf(cell)), base: isBase(cell) };
     const spread = { low: values.map((v) => Math.min(...v)), high: values.map((v) => Math.max(...v)), spread: "seeds" };
     return { ...look, key: name, label: name, marks: true, x: counts.map(([count]) => count), y: values.map(mean), ...spread };
+  });
+}
+
+/** Return the ideal line of each base measured on several GPU counts; `all`: it is of all GPUs, not of one. */
+function linearScaling(series, all) {
+  return series.filter((s) => s.base && s.x.length > 1).map((s) => {
+    const counts = GPUS.filter((count) => count >= s.x[0]);
+    return { x: counts, y: counts.map((count) => (all ? (s.y[0] * count) / s.x[0] : s.y[0])) };
   });
 }
 
@@ -129,10 +140,7 @@ if (MEASURED.length > 1) {
   new Chart(document.querySelector("[data-chart=speed]"), {
     title: "Throughput against GPU count",
     series: (state) => scalingSeries(state.measure),
-    ideal: (state, shown) => shown.map((s) => {
-      const counts = GPUS.filter((count) => count >= s.x[0]);
-      return { x: counts, y: counts.map((count) => (state.measure === "tokens_per_s" ? (s.y[0] * count) / s.x[0] : s.y[0])) };
-    }),
+    ideal: (state, shown) => linearScaling(shown, state.measure === "tokens_per_s"),
     x: gpuAxis,
     y: (state) => ({ label: DATA.measures[state.measure].label, log: state.ylog }),
     tools(chart, tools) {

@@ -87,6 +87,17 @@ ONE_COUNT = {
     ],
 }
 
+RATES = {
+    "study": "rates",
+    "models": SHAPES,
+    "grid": [
+        {"cluster": "here", "model": ["m1", "m2"], "gpus": 1,
+         "sweep": {"optim.lr": [1e-3, 3e-3, 1e-2, 3e-2]}},
+        {"cluster": "here", "model": "m3", "gpus": [1, 2]},
+        {"cluster": "here", "model": "m4", "gpus": 1},
+    ],
+}  # fmt: skip
+
 OTHER = {"launcher": "none", "script": "zsh", "log": {"format": "json", "fields": {"step": "n"}}}
 
 TRAINERS = {

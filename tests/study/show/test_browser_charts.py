@@ -72,6 +72,17 @@ def test_the_loss_is_drawn_against_each_axis(demo: Path, open_page: Open) -> Non
     assert smoothed == pytest.approx([4, (2 + 1) / 1, 1.5])
 
 
+def test_held_out_losses_below_every_line_are_within_the_axes(demo: Path, open_page: Open) -> None:
+    page = open_page(demo)
+    low, high = page.evaluate(
+        """Chart.prototype.axes.call({
+          spec: { x: () => ({}), y: () => ({}) }, ideal: [],
+          shown: [{ x: [1, 2], y: [4, 3], rings: [[2, 2.5]] }],
+        }).y.range"""
+    )
+    assert low < 2.5 and high > 4
+
+
 def test_a_tooltip_tells_the_point_under_the_pointer(demo: Path, open_page: Open) -> None:
     page = open_page(demo)
     page.locator("[data-chart=efficiency]").scroll_into_view_if_needed()

@@ -6,6 +6,7 @@ from tests.study.show.browsed import (
     IN_CHROMIUM,
     LOSSES,
     ONE_COUNT,
+    RATES,
     TRAINERS,
     Open,
     column,
@@ -84,3 +85,20 @@ def test_no_two_lines_look_the_same(demo: Path, open_page: Open, tmp_path: Path)
     assert len(looks(page, LOSSES)) == 6
     styles = page.evaluate("Array.from({ length: 40 }, (_, i) => JSON.stringify(dashOf(i)))")
     assert len(set(styles)) == 40
+
+
+def test_points_at_one_gpu_count_are_told_apart_by_their_marks(
+    open_page: Open, tmp_path: Path
+) -> None:
+    """Of points alone no dash is seen. Only m3 is measured on two counts: one ideal line."""
+    page = open_page(write_report(RATES, tmp_path, estimated=False))
+    marks = page.evaluate(
+        """scalingSeries("tokens_per_s")
+        .map((s) => [s.colour, s.hollow, markPath(s.shape, 0, 0, 1)].join())"""
+    )
+    assert len(marks) == len(set(marks)) == 2 * 4 + 2
+    (ideal,) = page.evaluate('linearScaling(scalingSeries("tokens_per_s"), true)')
+    (base,) = page.evaluate('scalingSeries("tokens_per_s").filter((s) => s.x.length > 1)')
+    assert base["label"] == "m3"
+    assert ideal == {"x": [1, 2], "y": [base["y"][0], 2 * base["y"][0]]}
+    assert len(page.evaluate("distinct([...SHAPES.keys()].map((i) => markPath(i, 0, 0, 1)))")) == 8

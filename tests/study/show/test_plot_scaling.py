@@ -66,6 +66,40 @@ def test_there_is_one_ideal_line_for_each_model_and_no_empty_heading(
         assert texts.count("linear scaling") == 1
 
 
+def test_a_model_on_one_gpu_count_has_no_ideal_line(
+    make_grid: MakeGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = {"tiny": [1, 2], "wide": 1}
+    grid = make_grid({"grid": [{"cluster": "here", "model": model, "gpus": gpus}
+                               for model, gpus in counts.items()]})  # fmt: skip
+    for cell in grid:
+        write_run(cell)
+    drawn = figures_of(monkeypatch)
+    plot_scaling(grid, throughput_table(grid), tmp_path)
+    for figure in drawn["throughput"]:
+        (ax,) = figure.axes
+        assert len([line for line in ax.lines if line.get_linestyle() == ":"]) == 1
+
+
+def test_without_an_ideal_line_the_legend_names_none(
+    make_grid: MakeGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variants alone: without their base none has an ideal line."""
+    sweep = {
+        "cluster": "here",
+        "model": "tiny",
+        "gpus": [1, 2],
+        "sweep": {"optim.lr": [1e-3, 3e-3]},
+    }
+    grid = make_grid({"grid": [sweep]})
+    for cell in grid:
+        write_run(cell)
+    drawn = figures_of(monkeypatch)
+    plot_scaling(grid, throughput_table(grid), tmp_path)
+    for figure in drawn["throughput"]:
+        assert "linear scaling" not in legend_texts(figure)
+
+
 def test_the_legend_names_trainers_and_their_variants(make_grid: MakeGrid, tmp_path: Path) -> None:
     other = {
         "launcher": "none",
