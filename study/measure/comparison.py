@@ -14,9 +14,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from statistics import fmean
 
-from study.config import Study
+from study.config import DEFAULT_FILE, Study
 from study.load import load_study_file
 from study.measure.comparability import Pair, losses_compare, unlike
 from study.measure.interval import CONFIDENCE, Width, assumed_width, width_of_mean, width_of_runs
@@ -43,7 +44,7 @@ class Side:
     @property
     def ran(self) -> str:
         """How many runs there are, of which commits and versions of torch."""
-        facts = [f"{len(self.rows)} runs"]
+        facts = [f"{len(self.rows)} run{'' if len(self.rows) == 1 else 's'}"]
         for what, values in (
             ("commit", [row.commit and row.commit[:9] for row in self.rows]),
             ("torch", [row.torch_version for row in self.rows]),
@@ -98,16 +99,28 @@ def read_side(path: Path) -> Side:
 
     Raises ConfigError if there is no table.
     """
-    table = path
+    table, file = path, path.with_name("study.yaml")
     if path.is_dir():
-        table = path / "throughput.csv"
+        table, file = path / "throughput.csv", path / "study.yaml"
     elif path.suffix in (".yaml", ".yml", ".json"):
         study: Study = load_study_file(str(path))
-        table = Path(study.folder, "throughput.csv")
+        table, file = Path(study.folder, "throughput.csv"), path
     if not table.exists():
-        found = "does not exist; expected a throughput table, which `snakemake --cores 1` writes"
-        raise ConfigError(str(table), [found])
+        raise ConfigError(str(table), [f"does not exist; expected {_tell_command(file)}"])
     return Side(str(path), [row for row in read_rows(table) if row.tokens_per_s_per_gpu])
+
+
+def _tell_command(file: Path) -> str:
+    """Return what writes the table of a study; `file` is the study's, and may not exist."""
+    if not file.exists():
+        return "a throughput table, a study's results folder, or a study file"
+    # Without a file, Snakemake trains the default study.
+    name = (
+        ""
+        if file.resolve() == Path(DEFAULT_FILE).resolve()
+        else f" --configfile {quote(str(file))}"
+    )
+    return f"a throughput table, which `snakemake --cores 1{name}` writes"
 
 
 def split(side: Side, key: str, base: str | None) -> list[Side]:
@@ -130,9 +143,10 @@ def split(side: Side, key: str, base: str | None) -> list[Side]:
 
 
 def compare(base: Side, others: Sequence[Side], by: str | None = None) -> list[Difference]:
-    """Return the cells that each side shares with the base, then all of its cells together.
+    """Return the cells that each side shares with the base, then all of its cells together; of a
+    side that shares none, nothing.
 
-    `by` is a label that differs between the sides. Raises ConfigError if a side shares no cell.
+    `by` is a label that differs between the sides. Raises ConfigError if no side shares a cell.
     """
     cells = {side.name: _cells(side, by) for side in (base, *others)}
     groups = [rows for group in cells.values() for rows in group.values()]
@@ -145,7 +159,7 @@ def compare(base: Side, others: Sequence[Side], by: str | None = None) -> list[D
     for other in others:
         shared = [label for label in cells[base.name] if label in cells[other.name]]
         if not shared:
-            raise ConfigError(other.name, [f"shares no cell with {base.name}; nothing to compare"])
+            continue
         pairs = [(cells[base.name][label], cells[other.name][label]) for label in shared]
         kind = _kind(rows for pair in pairs for rows in pair)
         rows = [
@@ -153,6 +167,9 @@ def compare(base: Side, others: Sequence[Side], by: str | None = None) -> list[D
             for label, pair in zip(shared, pairs, strict=True)
         ]
         found += [*rows, _together(rows, pairs, noise, by)]
+    if not found:
+        names = ", ".join(other.name for other in others)
+        raise ConfigError(base.name, [f"shares no cell with {names}; nothing to compare"])
     return found
 
 

@@ -34,6 +34,9 @@ def to_markdown(
     lines = [f"base: {base.name} ({base.ran})"]
     for other in others:
         rows = [row for row in differences if row.other == other.name]
+        if not rows:
+            lines += ["", f"note: {other.name} ({other.ran}) shares no cell with {base.name}"]
+            continue
         known = any(row.loss_difference is not None for row in rows)
         kind = f" (loss: {rows[0].loss_kind})" if known else ""
         lines += ["", f"{other.name} ({other.ran}), against the base{kind}", "", _table(rows)]

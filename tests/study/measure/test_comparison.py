@@ -16,6 +16,7 @@ from study.measure.noise import noise_within
 from study.measure.repeats import BETWEEN_RUNS, speed_spread
 from study.measure.throughput_row import ThroughputRow, write_rows
 from study.show.compare import to_markdown
+from tests.study.conftest import STUDY
 from trainer.problems import ConfigError
 
 ROW = ThroughputRow(
@@ -249,8 +250,56 @@ def test_sides_that_cannot_be_split(
 
 
 def test_studies_without_a_common_cell() -> None:
-    with pytest.raises(ConfigError, match="shares no cell with a"):
-        compare(Side("a", [row()]), [Side("b", [row(model="other")])])
+    others = [Side("b", [row(model="other")]), Side("c", [row(gpus=2)])]
+    with pytest.raises(ConfigError) as told:
+        compare(Side("a", [row()]), others)
+    assert str(told.value).startswith("a: 1 problem")
+    assert "shares no cell with b, c; nothing to compare" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("by", "base", "compared", "skipped"),
+    [
+        ("variant", None, ["lr-2"], ["base", "muon"]),
+        ("variant", "base", ["muon"], ["lr-1", "lr-2"]),
+        ("model", None, ["pico"], ["nano"]),
+    ],
+)
+def test_sides_without_a_common_cell_are_named_and_the_others_compared(
+    by: str, base: str | None, compared: list[str], skipped: list[str]
+) -> None:
+    """Learning rates of two models, and another optimizer of a third one."""
+    kinds = {"femto": ("lr-1", "lr-2"), "pico": ("lr-1", "lr-2"), "nano": ("base", "muon")}
+    rows = [row(model=model, variant=name) for model, names in kinds.items() for name in names]
+    first, *others = split(Side("study", rows), by, base)
+    found = compare(first, others, by)
+    assert list(dict.fromkeys(item.other for item in found)) == compared
+    text = to_markdown(first, others, found, by)
+    for name in skipped:
+        runs = f"{sum(getattr(item, by) == name for item in rows)} run"
+        assert re.search(rf"\nnote: {name} \({runs}s?\) shares no cell with {first.name}\n", text)
+
+
+@pytest.mark.parametrize("given", ["other.yaml", "results/other", "results/other/throughput.csv"])
+def test_the_command_that_writes_a_table_is_that_of_its_study(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("results/other").mkdir(parents=True)
+    for file in (Path("other.yaml"), Path("results/other/study.yaml")):
+        file.write_text(STUDY.replace("study: test", "study: other"))
+    file = given if given.endswith("yaml") else "results/other/study.yaml"
+    with pytest.raises(ConfigError) as told:
+        read_side(Path(given))
+    assert f"`snakemake --cores 1 --configfile {file}` writes" in str(told.value)
+
+
+def test_the_default_study_needs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config").mkdir()
+    Path("config/config.yaml").write_text(STUDY)
+    with pytest.raises(ConfigError, match="which `snakemake --cores 1` writes"):
+        read_side(Path("config/config.yaml"))
 
 
 def test_slower_than_a_threshold_and_than_the_noise() -> None:
