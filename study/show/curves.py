@@ -4,6 +4,7 @@ The horizontal axis is logarithmic, so points are compared within `PER_DECADE` e
 decade.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,10 @@ PER_DECADE = 200
 
 BAND_PER_DECADE = 25
 """Parts of a decade in which a band has one value."""
+
+BAND_PARTS = 25
+"""Least parts of the horizontal axis in which a band has one value: the times of runs that are
+short beside their start-up are a small part of a decade."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +116,13 @@ class Band:
 def band(lines: Sequence[Line]) -> Band:
     """Return the band of some runs: in each part of a decade the median of the runs' own medians,
     the lowest and the highest loss of any run. At least one loss is finite."""
+    per_decade = _band_parts(lines)
     found: dict[int, list[np.ndarray]] = {}
     for line in lines:
         known = np.isfinite(line.y)
         if not known.any():
             continue
-        parts, y = _parts(line.x[known], BAND_PER_DECADE), line.y[known]
+        parts, y = _parts(line.x[known], per_decade), line.y[known]
         starts = _first_of(parts)
         of_parts = [[np.median(v), v.min(), v.max()] for v in np.split(y, starts[1:])]
         # Between two of its points, a run is drawn as a line.
@@ -130,12 +136,19 @@ def band(lines: Sequence[Line]) -> Band:
     known_parts = sorted(found)
     columns = [np.array(found[part]).T for part in known_parts]  # medians, lowest, highest
     return Band(
-        x=10 ** ((np.array(known_parts, dtype=float) + 0.5) / BAND_PER_DECADE),
+        x=10 ** ((np.array(known_parts, dtype=float) + 0.5) / per_decade),
         middle=np.array([np.median(medians) for medians, _, _ in columns]),
         low=np.array([lowest.min() for _, lowest, _ in columns]),
         high=np.array([highest.max() for _, _, highest in columns]),
         runs=len(lines),
     )
+
+
+def _band_parts(lines: Sequence[Line]) -> int:
+    """Return the parts of a decade in which a band of some runs has one value."""
+    known = np.concatenate([line.x[np.isfinite(line.y)] for line in lines])
+    decades = np.log10(known.max() / known.min())
+    return max(BAND_PER_DECADE, math.ceil(BAND_PARTS / decades) if decades else 0)
 
 
 def _parts(x: np.ndarray, per_decade: int) -> np.ndarray:

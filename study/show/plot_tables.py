@@ -105,7 +105,7 @@ def _draw_variants(
     # At least 5% to either side, which no noise fills; room for the numbers beside the bars.
     low, high = min(0.95, ratios["ratio"].min()), max(1.05, ratios["ratio"].max())
     ax.set_xlim(low - 0.15 * (high - low), high + 0.15 * (high - low))
-    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))  # with x1 among them
     ax.xaxis.set_major_formatter("x{x:.3g}")
     bases = ", ".join(kinds[name] for name in ratios["base"].unique())
     part = f" ({len(ratios)} of {total})" if len(ratios) < total else ""

@@ -43,6 +43,17 @@ def test_a_band_has_the_median_and_the_range_of_its_runs() -> None:
     assert (np.diff(drawn.x) > 0).all()
 
 
+def test_the_band_of_runs_that_are_short_beside_their_start_up() -> None:
+    """From 4.1 to 4.3 s is half of a 25th of a decade: one value would not be seen as a line."""
+    x = np.linspace(4.1, 4.3, 40)
+    drawn = band([Line(x, 3 - (x - 4.1)), Line(x, 4 - (x - 4.1))])
+    assert len(drawn.x) >= 20
+    assert drawn.x[0] == pytest.approx(4.1, rel=0.01)
+    assert drawn.x[-1] == pytest.approx(4.3, rel=0.01)
+    assert drawn.middle[0] == pytest.approx(3.5, abs=0.01)
+    assert drawn.middle[-1] == pytest.approx(3.3, abs=0.01)
+
+
 def test_evenly_keeps_both_ends() -> None:
     assert evenly(range(3), 5) == [0, 1, 2]
     assert evenly(range(101), 5) == [0, 25, 50, 75, 100]
