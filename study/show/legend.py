@@ -16,6 +16,9 @@ from study.show.style import Style
 LEGEND_LINE = 0.16
 """Height of a line of the legend, inches."""
 
+LETTERS = 44
+"""Most letters of the longest names in two columns of a legend below the panels, together."""
+
 
 def legend_sections(
     style: Style,
@@ -65,15 +68,13 @@ def _kind_sample(style: Style, cell: Cell, lines: bool) -> Line2D:
 
 
 def add_legend(figure: Figure, sheet: Sheet, sections: dict[str, list[Line2D]]) -> None:
-    """Add one legend: beside the panels, or in two columns below them."""
-    columns: list[list[Line2D]] = [[], []] if sheet.is_narrow else [[]]
-    for title, members in sections.items():
-        column = min(columns, key=len)  # a section is not divided
-        column += [*([_blank()] if column else []), sample(title, linestyle=""), *members]
-    columns = [column for column in columns if column]
-    lines = max(map(len, columns))
+    """Add one legend: beside the panels, or below them, in two columns if the names leave room."""
     for member in chain(*sections.values()):
         member.set_label(sheet.shorten(str(member.get_label())))
+    columns = _columns(sections, 2 if sheet.is_narrow else 1)
+    if sum(max(len(str(member.get_label())) for member in column) for column in columns) > LETTERS:
+        columns = _columns(sections, 1)
+    lines = max(map(len, columns))
     handles = [handle for column in columns for handle in [*column, *[_blank()] * lines][:lines]]
     width, height = figure.get_size_inches()
     needed = LEGEND_LINE * (lines + 1)
@@ -83,6 +84,15 @@ def add_legend(figure: Figure, sheet: Sheet, sections: dict[str, list[Line2D]]) 
     for text in legend.get_texts():
         if text.get_text() in sections:
             text.set_fontweight("bold")
+
+
+def _columns(sections: dict[str, list[Line2D]], count: int) -> list[list[Line2D]]:
+    """Return up to `count` columns of about equal length, of the sections with their titles."""
+    columns: list[list[Line2D]] = [[] for _ in range(count)]
+    for title, members in sections.items():
+        column = min(columns, key=len)  # a section is not divided
+        column += [*([_blank()] if column else []), sample(title, linestyle=""), *members]
+    return [column for column in columns if column]
 
 
 def _blank() -> Line2D:

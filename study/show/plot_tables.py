@@ -104,7 +104,8 @@ def _draw_variants(
         )  # fmt: skip
     # At least 5% to either side, which no noise fills; room for the numbers beside the bars.
     low, high = min(0.95, ratios["ratio"].min()), max(1.05, ratios["ratio"].max())
-    ax.set_xlim(low - 0.15 * (high - low), high + 0.15 * (high - low))
+    room = (0.4 if sheet.is_narrow else 0.15) * (high - low)
+    ax.set_xlim(low - room, high + room)
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))  # with x1 among them
     ax.xaxis.set_major_formatter("x{x:.3g}")
     bases = ", ".join(kinds[name] for name in ratios["base"].unique())
@@ -115,7 +116,9 @@ def _draw_variants(
 
 def _draw_mfu(style: Style, kinds: dict[str, str], table: pd.DataFrame, sheet: Sheet) -> Figure:
     clusters = list(table["cluster"].unique())
-    columns = min(sheet.columns, len(clusters))
+    names = _mfu_names(kinds, table, sheet)
+    # Beside each other, panels leave their numbers room between short names.
+    columns = min(sheet.columns, len(clusters), 52 // max(map(len, names.values())))
     rows = -(-len(clusters) // columns)
     lines = [_heat_map(style, table[table["cluster"] == name]) for name in clusters]
     height = max(len(heat) for heat in lines)
@@ -123,7 +126,7 @@ def _draw_mfu(style: Style, kinds: dict[str, str], table: pd.DataFrame, sheet: S
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     highest = table["mfu"].max()
     for ax, name, heat in zip(panels, clusters, lines, strict=False):
-        _shade(ax, kinds, heat, highest, sheet)
+        _shade(ax, names, heat, highest)
         ax.set_title(f"{name}: MFU (%)")
     for ax in panels[len(clusters) :]:
         ax.remove()
@@ -140,9 +143,20 @@ def _heat_map(style: Style, table: pd.DataFrame) -> pd.DataFrame:
     return heat.loc[order]
 
 
-def _shade(
-    ax: Axes, kinds: dict[str, str], heat: pd.DataFrame, highest: float, sheet: Sheet
-) -> None:
+def _mfu_names(
+    kinds: dict[str, str], table: pd.DataFrame, sheet: Sheet
+) -> dict[tuple[str, str], str]:
+    """Return model and variant -> what their line is called."""
+    lines = table[["model", "variant"]].drop_duplicates().itertuples(index=False, name=None)
+    return {
+        (model, variant): sheet.shorten(
+            model if kinds[variant] == "base" else f"{model}, {kinds[variant]}"
+        )
+        for model, variant in lines
+    }
+
+
+def _shade(ax: Axes, names: dict[tuple[str, str], str], heat: pd.DataFrame, highest: float) -> None:
     values = heat.to_numpy(dtype=float)
     ax.imshow(values, cmap="cividis", vmin=0, vmax=highest, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
@@ -150,10 +164,6 @@ def _shade(
             colour = "white" if value < 0.6 * highest else "black"
             ax.text(x, y, f"{100 * value:.3g}", ha="center", va="center", color=colour, fontsize=7)
     ax.set_xticks(range(len(heat.columns)), [str(count) for count in heat.columns])
-    names = [
-        model if kinds[variant] == "base" else f"{model}, {kinds[variant]}"
-        for model, variant in heat.index
-    ]
-    ax.set_yticks(range(len(names)), [sheet.shorten(name) for name in names])
+    ax.set_yticks(range(len(heat)), [names[line] for line in heat.index])
     ax.set_xlabel("GPU count")
     ax.grid(visible=False)

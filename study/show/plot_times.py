@@ -97,7 +97,7 @@ def _draw_times(alike: dict[str, list[dict[str, float]]], sheet: Sheet) -> Figur
     notes = ["mean over seeds"] if any(len(alike[name]) > 1 for name in names) else []
     if len(names) < len(alike):
         notes.append(f"{len(names)} of {len(alike)} configurations")
-    between = "\n" if sheet.is_narrow and len(notes) > 1 else " "
+    between = "\n" if sheet.is_narrow else " "
     ax.set_xlabel("Share of the run's time" + (f"{between}({', '.join(notes)})" if notes else ""))
     columns = 4 if sheet.is_narrow else len(keys)
     figure.legend(

@@ -1,8 +1,8 @@
 """What holds for every figure of a study."""
 
 import hashlib
+from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import pytest
@@ -70,12 +70,15 @@ def test_runs_with_gaps_are_drawn(
 def test_nothing_is_cut_at_the_width_of_one_column(
     make_grid: MakeGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = {"strong": {}, "wider_than_the_others": {"optim": {"lr": 1e-4}}, "long_" * 12: {}}
-    variants: dict[str, Any] = {"variants": names}
-    block = {"cluster": ["here", "fast"], "model": ["tiny", "wide"], "gpus": [1, 2]}
-    grid = make_grid({**variants, "grid": [{**block, "variant": ["base", *variants["variants"]]}]})
+    names = {"strong": {}, "wider_than_the_others": {"optim": {"clip": None}}, "long_" * 12: {}}
+    models = {"a-model-of-a-long-name": {"dim": 64, "n_layers": 2, "n_heads": 2}}
+    clusters = {"here": {"peak_tflops": 1.0}}
+    block = {"cluster": ["here", "fast"], "model": ["tiny", "wide", *models], "gpus": [1, 2]}
+    grid = make_grid({"variants": names, "models": models, "clusters": clusters,
+                      "grid": [{**block, "variant": ["base", *names]}]})  # fmt: skip
     for cell in grid:
-        write_run(cell)
+        slow = cell.plain_variant == "wider_than_the_others"
+        write_run(cell, 0.13 if slow else 0.1)
     drawn = figures_of(monkeypatch)
     draw_all(grid, tmp_path)
     for name, figures in drawn.items():
@@ -85,3 +88,8 @@ def test_nothing_is_cut_at_the_width_of_one_column(
                 bounds = figure.get_tightbbox()
             assert bounds.x0 >= -0.02 and bounds.x1 <= sheet.width + 0.02, name
             assert bounds.y0 >= -0.02 and bounds.y1 <= figure.get_size_inches()[1] + 0.02, name
+            for ax in figure.axes if name in ("mfu", "variants") else ():
+                texts = [text.get_window_extent() for text in ax.texts]
+                within = ax.get_window_extent()
+                assert all(within.x0 <= box.x0 and box.x1 <= within.x1 for box in texts), name
+                assert not any(a.overlaps(b) for a, b in combinations(texts, 2)), name
