@@ -59,13 +59,10 @@ def variant_ratios(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
     known = table[table[SPEED].notna()]
     rows = []
     for (cluster, model, gpus), group in known.groupby(["cluster", "model", "gpus"], sort=False):
-        first = {
-            key: name
-            for name in reversed(order)
-            for key in group.loc[group["variant"] == name, "speed_key"].dropna()
-        }
-        # An older table may lack the column.
-        measured = group["speed_key"].map(first).fillna(group["variant"])
+        # An older table may lack the key.
+        keys = group["trainer"] + group["speed_key"].fillna(group["variant"])
+        first = {key: name for name in reversed(order) for key in keys[group["variant"] == name]}
+        measured = keys.map(first)
         speeds = group.groupby(measured)[SPEED].median()
         variants = [name for name in order if name in speeds.index]
         base = variants[0]

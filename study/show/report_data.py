@@ -53,7 +53,7 @@ def chart_data(
     return {
         "cells": [_cell(cell, with_trainer) for cell in grid],
         "curves": curves,
-        "speeds": [_speed(places[cell.name], row) for cell, row in rows],
+        "speeds": _speeds(rows, places),
         "times": times,
         "parts": list(PARTS),
         "predictions": list(predictions),
@@ -113,8 +113,21 @@ def _curve(cell: Cell, run: Run) -> dict[str, Any] | None:
     }
 
 
-def _speed(place: int, row: ThroughputRow) -> dict[str, Any]:
-    return {"cell": place} | {name: _round(getattr(row, name)) for name in MEASURES}
+def _speeds(
+    rows: Sequence[tuple[Cell, ThroughputRow]], places: dict[str, int]
+) -> list[dict[str, Any]]:
+    """Return the measures of each run, with its cell and `alike`, if there is one: a cell of
+    another variant, of which it is a repeat as far as its speed goes."""
+    first: dict[tuple[str, str, str], Cell] = {}
+    for cell, row in sorted(rows, key=lambda item: item[0].plain_variant != "base"):
+        first.setdefault((cell.cluster, cell.trainer, row.speed_key or cell.name), cell)
+    found = []
+    for cell, row in rows:
+        alike = first[cell.cluster, cell.trainer, row.speed_key or cell.name]
+        other = {"alike": places[alike.name]} if alike.variant != cell.variant else {}
+        values = {name: _round(getattr(row, name)) for name in MEASURES}
+        found.append({"cell": places[cell.name], **other, **values})
+    return found
 
 
 def _round(value: float | None, digits: int = 5) -> float | None:

@@ -164,9 +164,10 @@ def describe_findings(rows: Sequence[tuple[Cell, ThroughputRow]], by_gpus: bool)
 
 
 def _fastest(known: Sequence[tuple[Cell, ThroughputRow]], with_trainer: bool) -> str:
-    repeats: dict[tuple[str, str], list[tuple[Cell, ThroughputRow]]] = {}
+    repeats: dict[tuple[str, str, str], list[tuple[Cell, ThroughputRow]]] = {}
     for cell, row in known:
-        repeats.setdefault((cell.cluster, row.speed_key or cell.name), []).append((cell, row))
+        key = cell.cluster, cell.trainer, row.speed_key or cell.name
+        repeats.setdefault(key, []).append((cell, row))
     best, speed = _highest("tokens_per_s", repeats.values(), with_trainer)
     text = f"The highest throughput is {speed:,.0f} tokens/s: {best}."
     rated = [runs for runs in repeats.values() if any(row.mfu is not None for _, row in runs)]

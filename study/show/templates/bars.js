@@ -11,8 +11,13 @@ function drawRows(figure, rows) {
   const byModel = groupBy(DATA.speeds, (row) => `${CELLS[row.cell].cluster}/${CELLS[row.cell].model}/${CELLS[row.cell].gpus}`);
   const cells = DATA.speeds.map((row) => CELLS[row.cell]);
   const kinds = distinct(cells.map(kindOf));
-  const measures = Object.entries(DATA.measures).filter(([name]) => name !== "scaling_efficiency");
-  const chosen = { base: kinds.length ? kindOf(cells.find(isBase) ?? cells[0]) : null, measure: "tokens_per_s_per_gpu", order: "study" };
+  // Variants that cannot differ in speed, such as learning rates, are repeats of one of them.
+  const isSpeed = (measure) => ["tokens_per_s_per_gpu", "tokens_per_s", "mfu", "step_ms_p50"].includes(measure);
+  const kindBy = (measure) => (row) => kindOf(CELLS[isSpeed(measure) ? row.alike ?? row.cell : row.cell]);
+  const comparedBy = (measure) => [...byModel.values()].filter((group) => distinct(group.map(kindBy(measure))).length > 1);
+  const measures = Object.entries(DATA.measures).filter(([name]) => name !== "scaling_efficiency" && comparedBy(name).length);
+  const first = ["tokens_per_s_per_gpu", "val_loss", "loss_last"].find((name) => measures.some(([known]) => known === name));
+  const chosen = { base: kinds.length ? kindOf(cells.find(isBase) ?? cells[0]) : null, measure: first, order: "study" };
   const several = byModel.size > 1;
 
   function drawVariants() {
@@ -20,33 +25,36 @@ function drawRows(figure, rows) {
     const scale = label.endsWith("(%)") ? 100 : 1;
     const rows = [];
     let i = 0;
-    const compared = [...byModel.values()].filter((group) => distinct(group.map((row) => kindOf(CELLS[row.cell]))).length > 1);
+    const compared = comparedBy(chosen.measure);
+    const kindOfRow = kindBy(chosen.measure);
     for (const group of compared) {
-      const means = [...groupBy(group, (row) => kindOf(CELLS[row.cell]))]
+      const means = [...groupBy(group, kindOfRow)]
         .map(([kind, runs]) => [kind, runs.map((run) => run[chosen.measure]).filter((v) => v != null)])
         .filter(([, values]) => values.length).map(([kind, values]) => [kind, mean(values)]);
       if (means.length < 2) continue;
       if (chosen.order === "value") means.sort((a, b) => b[1] - a[1]);
-      const base = means.find(([kind]) => kind === chosen.base)?.[1];
+      const baseRow = group.find((row) => kindOf(CELLS[row.cell]) === chosen.base);
+      const baseKind = baseRow && kindOfRow(baseRow);
+      const base = means.find(([kind]) => kind === baseKind)?.[1];
       const most = Math.max(...means.map(([, value]) => value));
       const cell = CELLS[group[0].cell];
       const fill = colour(i++, compared.length);
       if (several) rows.push(make("h3", {}, nameOf(cell, ["trainer", "variant"])));
       for (const [kind, value] of means) {
         const ratio = base ? value / base : null;
-        const text = `${format(scale * value)}${ratio ? ` · ${ratio.toFixed(2)} × ${chosen.base}` : ""}`;
-        const bar = make("span", { class: "fill", style: `width: ${(100 * value) / most}%; background: ${kind === chosen.base ? style("--ideal") : fill}` });
+        const text = `${format(scale * value)}${ratio ? ` · ${ratio.toFixed(2)} × ${baseKind}` : ""}`;
+        const bar = make("span", { class: "fill", style: `width: ${(100 * value) / most}%; background: ${kind === baseKind ? style("--ideal") : fill}` });
         rows.push(make("div", { class: "bar" }, make("span", { class: "name" }, kind), make("span", { class: "track" }, bar, make("span", {}, text))));
       }
     }
-    if (rows.length) figure.querySelector(".note").textContent = `${label}, mean over seeds, and the ratio to ${chosen.base}; ${better} is better.`;
+    if (rows.length) figure.querySelector(".note").textContent = `${label}, mean over seeds${isSpeed(chosen.measure) && DATA.speeds.some((row) => row.alike != null) ? " and variants of equal speed" : ""}, and the ratio to ${chosen.base}; ${better} is better.`;
     drawRows(figure, rows);
   }
   const pick = (label, name, options) => makeSelect(label, options, chosen[name], (value) => {
     chosen[name] = value;
     drawVariants();
   });
-  if (kinds.length > 1) {
+  if (first) {
     figure.querySelector(".tools").append(
       pick("Base", "base", kinds.map((name) => [name, name])),
       pick("Measure", "measure", measures.map(([name, { label }]) => [name, label])),

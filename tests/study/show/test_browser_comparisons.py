@@ -102,3 +102,20 @@ def test_points_at_one_gpu_count_are_told_apart_by_their_marks(
     assert base["label"] == "m3"
     assert ideal == {"x": [1, 2], "y": [base["y"][0], 2 * base["y"][0]]}
     assert len(page.evaluate("distinct([...SHAPES.keys()].map((i) => markPath(i, 0, 0, 1)))")) == 8
+
+
+def test_variants_that_cannot_differ_in_speed_are_compared_by_their_losses(
+    open_page: Open, tmp_path: Path
+) -> None:
+    page = open_page(write_report(RATES, tmp_path / "rates", estimated=False))
+    bars = page.locator("[data-bars=variants]")
+    offered = bars.get_by_label("Measure").locator("option").all_text_contents()
+    assert "Held-out loss" in offered and "Tokens/s/GPU" not in offered
+    assert bars.locator(".fill").count() == 2 * 4
+    # With an optimizer as well, its speed is beside the mean of the four rates.
+    rates = RATES["grid"][0]
+    muon = {"cluster": "here", "model": "m1", "gpus": 1, "variant": "muon"}
+    changes = {**RATES, "variants": {"muon": {"optim": {"name": "muon"}}}, "grid": [rates, muon]}
+    page = open_page(write_report(changes, tmp_path / "muon", estimated=False))
+    told = page.locator("[data-bars=variants] .bar .name").all_text_contents()
+    assert told == ["lr-0.001", "muon"]
