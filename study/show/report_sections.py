@@ -20,6 +20,8 @@ class Figure:
     caption: str
     uri: str
     """The image as a data URI: inline SVGs on one page would share their ids."""
+    narrow_uri: str | None
+    """That of one column, for narrow screens; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,12 @@ def find_law(tables: Path, figures: Path) -> tuple[Table, Figure | None] | None:
 
 
 def _find_figure(folder: Path, name: str, caption: str) -> Figure | None:
-    path = folder / f"{name}.svg"
+    wide, narrow = (_read_image(folder / f"{name}{ending}.svg") for ending in ("", "_column"))
+    return None if wide is None else Figure(caption, wide, narrow)
+
+
+def _read_image(path: Path) -> str | None:
+    """Return an SVG as a data URI; None if there is none."""
     if not path.exists():
         return None
-    content = base64.b64encode(path.read_bytes()).decode()
-    return Figure(caption, f"data:image/svg+xml;base64,{content}")
+    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"

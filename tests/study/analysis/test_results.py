@@ -1,5 +1,6 @@
 """Learning rates, lengths and ablations of runs with planted losses, as tables, figures, page."""
 
+import base64
 import csv
 import math
 import re
@@ -301,6 +302,11 @@ def test_missing_runs_leave_gaps_in_every_table_figure_and_section(
     for title in ("Best learning rate", "IsoFLOP curves", "tokens per parameter", "Ablations"):
         assert f"{title}</h2>" in text
     assert "runs have a loss" in text
+    # On a phone each figure is that of one column.
+    for name in names:
+        for ending, tag in (("", 'img src="'), ("_column", 'srcset="')):
+            image = base64.b64encode((folder / f"{name}{ending}.svg").read_bytes()).decode()
+            assert f"{tag}data:image/svg+xml;base64,{image}" in text
 
 
 def test_tables_are_read_back(make_grid: MakeGrid, tmp_path: Path) -> None:
