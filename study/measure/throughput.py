@@ -92,8 +92,7 @@ def _row(cell: Cell, run: Run) -> ThroughputRow:
         steps=cell.run.steps,
         **_steady_state(cell, run),
         peak_memory_gib=summary.peak_memory_gib,
-        # The first attempt starts as an uninterrupted run does.
-        startup_s=summary.attempts[0].startup_s,
+        startup_s=_first_startup_s(summary),
         wall_s=run.wall_s,
         loss_first=finite(records[0].loss) if records else None,
         loss_last=finite(records[-1].loss) if records else None,
@@ -147,6 +146,16 @@ def _began_again(summary: RunSummary) -> bool:
     """Return whether an attempt after the first one began at the first step, too."""
     first, *others = (item for item in summary.attempts if item.fingerprint == summary.fingerprint)
     return any(item.first_step == first.first_step for item in others)
+
+
+def _first_startup_s(summary: RunSummary) -> float | None:
+    """Return the start-up of the first attempt that starts as an uninterrupted run does, s.
+
+    One that was killed while it started has none; the next begins at the same step.
+    """
+    first = summary.attempts[0].first_step
+    alike = (item.startup_s for item in summary.attempts if item.first_step == first)
+    return next((startup_s for startup_s in alike if startup_s is not None), None)
 
 
 def _scaled(value: float | None, factor: float) -> float | None:
