@@ -66,8 +66,11 @@ def _first(file: str, cell: Cell) -> str:
     return aged
 
 
-class TrainingRequest:
-    """Resources and command of the rule `train`, as functions of its wildcards and the attempt."""
+class Request:
+    """Resources and settings of a rule about cells, as functions of its wildcards and the attempt.
+
+    By default a cell's job has all its GPUs.
+    """
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
@@ -96,31 +99,6 @@ class TrainingRequest:
             one = len(values) == 1 and name not in UNSET
             found[name] = values.pop() if one else self._resource(name)
         return found
-
-    @property
-    def data(self) -> list[str] | Callable[[Any], list[str]]:
-        """The files that list the shards of the runs' sources; a function if the sources vary."""
-        sources = {tuple(self._grid.source_names(cell)) for cell in self._grid}
-        return self._data(self._grid[0]) if len(sources) == 1 else self._data_of
-
-    @signed
-    def _data_of(self, wildcards: Any) -> list[str]:
-        return self._data(self._cell(wildcards))
-
-    def _data(self, cell: Cell) -> list[str]:
-        names = self._grid.source_names(cell)
-        return [f"{self._grid.study.folder}/data/{name}.json" for name in names]
-
-    @property
-    def trunk(self) -> list[str] | Callable[[Any], list[str]]:
-        """The files that runs wait for which start from another's checkpoint; a function if there
-        are any."""
-        return self._trunk if any(cell.trunk for cell in self._grid) else []
-
-    @signed
-    def _trunk(self, wildcards: Any) -> list[str]:
-        cell = self._cell(wildcards)
-        return [] if cell.trunk is None else [_first(f"{cell.trunk}/completed", cell)]
 
     @signed
     def settings(self, wildcards: Any) -> str:
@@ -175,14 +153,43 @@ class TrainingRequest:
         cell = self._cell(wildcards)
         return threads(cell.cluster_config, self._gpus(cell))
 
+
+class TrainingRequest(Request):
+    """Resources, inputs and command of the rule `train`."""
+
+    @property
+    def data(self) -> list[str] | Callable[[Any], list[str]]:
+        """The files that list the shards of the runs' sources; a function if the sources vary."""
+        sources = {tuple(self._grid.source_names(cell)) for cell in self._grid}
+        return self._data(self._grid[0]) if len(sources) == 1 else self._data_of
+
+    @signed
+    def _data_of(self, wildcards: Any) -> list[str]:
+        return self._data(self._cell(wildcards))
+
+    def _data(self, cell: Cell) -> list[str]:
+        names = self._grid.source_names(cell)
+        return [f"{self._grid.study.folder}/data/{name}.json" for name in names]
+
+    @property
+    def trunk(self) -> list[str] | Callable[[Any], list[str]]:
+        """The files that runs wait for which start from another's checkpoint; a function if there
+        are any."""
+        return self._trunk if any(cell.trunk for cell in self._grid) else []
+
+    @signed
+    def _trunk(self, wildcards: Any) -> list[str]:
+        cell = self._cell(wildcards)
+        return [] if cell.trunk is None else [_first(f"{cell.trunk}/completed", cell)]
+
     @signed
     def launch(self, wildcards: Any) -> str:
         """Return the line that starts the trainer."""
         return cell_line(self._cell(wildcards))
 
 
-class EvaluationRequest(TrainingRequest):
-    """Resources and command of the rule `evaluate_run`, on one GPU of the run's cluster."""
+class OneGpuRequest(Request):
+    """Resources of a rule whose jobs need one GPU of the run's cluster."""
 
     def _gpus(self, cell: Cell) -> int:
         return 1
@@ -190,6 +197,10 @@ class EvaluationRequest(TrainingRequest):
     def _shortage(self, cell: Cell, attempt: int) -> Shortage:
         # What these jobs ran out of is not known: a retry requests more of both.
         return Shortage(time=attempt - 1, memory=attempt - 1)
+
+
+class EvaluationRequest(OneGpuRequest):
+    """Resources and command of the rule `evaluate_run`."""
 
     @signed
     def launch(self, wildcards: Any) -> str:
@@ -201,8 +212,8 @@ class EvaluationRequest(TrainingRequest):
         return self._cell(wildcards).run.data.add_bos
 
 
-class AutotuneRequest(EvaluationRequest):
-    """Resources and command of the rule `autotune_run`, on one GPU of the run's cluster."""
+class AutotuneRequest(OneGpuRequest):
+    """Resources and command of the rule `autotune_run`."""
 
     @signed
     def files(self, wildcards: Any) -> list[str]:
@@ -216,8 +227,8 @@ class AutotuneRequest(EvaluationRequest):
         return autotune_line(self._cell(wildcards).cluster_config)
 
 
-class PrecompileRequest(EvaluationRequest):
-    """Resources and command of the rule `precompile`, on one GPU of the cluster."""
+class PrecompileRequest(OneGpuRequest):
+    """Resources and command of the rule `precompile`."""
 
     def __init__(self, grid: Grid) -> None:
         super().__init__(grid)

@@ -30,15 +30,15 @@ SOURCES = (".py", ".html", ".css", ".js", ".mplstyle")
 NO_NAME = "(?!)"
 """A pattern that matches nothing."""
 
-Manner = Literal["record", "show", "read"]
+Manner = Literal["record", "show", "refuse"]
 """What to do about cells without a cluster. record: choose one, and write the choice down; show:
-choose only; read: refuse them, as a job does."""
+choose only; refuse: an error, as in a job."""
 
 
 def manner(workflow: Any) -> Manner:
     """Return what an invocation of Snakemake does about cells whose cluster is not chosen yet."""
     if not workflow.is_main_process:
-        return "read"
+        return "refuse"
     return "show" if workflow.output_settings.dryrun else "record"
 
 
@@ -101,7 +101,7 @@ def load_config(
         # Imported only here, as it loads numpy.
         from study.jobs import placement
 
-        how = {"record": placement.record, "show": placement.show, "read": placement.refuse}
+        how = {"record": placement.record, "show": placement.show, "refuse": placement.refuse}
         return how[placing](grid)
 
     try:

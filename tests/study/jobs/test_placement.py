@@ -231,12 +231,12 @@ def test_a_choice_is_made_once_and_read_by_all(written: Written, slurm: Slurm) -
     with pytest.raises(
         SystemExit, match=r"placements\.json: 1 problem\n  no cluster for left\|right/"
     ):
-        written.clusters("read")
+        written.clusters("refuse")
     first = written.grid()
     content = written.file.read_text()
     slurm.wait_s = {"right": 7200}
     slurm.asked.clear()
-    for placing in ("record", "show", "read"):
+    for placing in ("record", "show", "refuse"):
         assert list(written.grid(placing)) == list(first)
     assert written.file.read_text() == content and slurm.asked == []
 
@@ -284,7 +284,7 @@ def test_a_cell_that_may_no_longer_run_where_it_was_placed_is_placed_again(
         written.entry["where"] = 'cluster != "left"'
     else:
         written.values["clusters"]["left"]["gpus_per_node"] = 4
-    assert written.clusters() == ["right"] == written.clusters("read")
+    assert written.clusters() == ["right"] == written.clusters("refuse")
     (kept,) = read_placements(str(written.file.parent)).values()
     assert kept.cluster == "right" and kept.prospects["left"].impossible
 
@@ -412,7 +412,7 @@ def test_a_branch_runs_where_its_trunk_does(written: Written, slurm: Slurm) -> N
     assert list(read_placements(str(written.file.parent))) == [
         "left|right/tiny/gpus-8/stable/seed-42"
     ]
-    assert list(written.grid("read")) == [decay, trunk]
+    assert list(written.grid("refuse")) == [decay, trunk]
 
 
 @pytest.mark.parametrize(
