@@ -117,14 +117,16 @@ def load_config(
     return grid
 
 
-def code(*wings: str) -> list[str]:
-    """Return the sources of a stage: the top level of `study`, and the wings that it uses.
+def code(*wings: str) -> str:
+    """Return the newest source of a stage: of the top level of `study` and the wings that it uses.
 
-    As inputs of a rule they have its tables or plots recreated after a change, which takes seconds.
+    As an input of a rule it has its tables or plots recreated after a change, which takes seconds.
+    All sources would have the same effect, and fill the screen in a dry run.
     """
     package = PROJECT / "study"
-    found = [package.glob("*.py"), *((package / wing).rglob("*.*") for wing in wings)]
-    return sorted(shorten(path) for paths in found for path in paths if path.suffix in SOURCES)
+    places = [package.glob("*.py"), *((package / wing).rglob("*.*") for wing in wings)]
+    sources = (path for paths in places for path in paths if path.suffix in SOURCES)
+    return shorten(max(sources, key=lambda path: (path.stat().st_mtime_ns, str(path))))
 
 
 def _read_layers(files: Sequence[str]) -> list[Layer]:

@@ -1,5 +1,6 @@
 """Functions for the rules: the files of a source, and the options to tokenise it."""
 
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from study.grid import Grid
-from study.jobs.workflow import load_config, text_files
+from study.jobs import workflow
+from study.jobs.workflow import code, load_config, text_files
 from study.load import load_study
 from trainer.problems import ConfigError
 from trainer.yaml_files import parse_yaml
@@ -37,6 +39,26 @@ def grid(root: Path, corpora: tuple[str, ...] = (), **data: Any) -> Grid:
     study["corpora"] = list(corpora)
     study["run"]["data"] |= {"root_dir": str(root), **data}
     return Grid(load_study(study, "study.yaml"))
+
+
+def test_a_stage_depends_on_its_newest_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on those of other wings, and on no file that is none of its sources."""
+    monkeypatch.setattr(workflow, "PROJECT", tmp_path)
+    for number, name in enumerate(
+        ("grid.py", "measure/a.py", "show/page.js", "measure/b.py", "show/b.pyc", "law/law.py")
+    ):
+        path = tmp_path / "study" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (number, number))
+    for wings, newest in (
+        (["measure"], "measure/b.py"),
+        (["show"], "show/page.js"),
+        ([], "grid.py"),
+    ):
+        assert code(*wings) == str(tmp_path / "study" / newest)
 
 
 def test_a_source_has_the_files_that_the_trainer_reads(tmp_path: Path) -> None:
