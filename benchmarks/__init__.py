@@ -11,3 +11,16 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def add_other_trainers(parser: argparse.ArgumentParser) -> None:
+    """Add --also: trainers to measure beside ours, each a format of study/measure/foreign_logs.py,
+    a shell command and a log."""
+    parser.add_argument(
+        "--also",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("FORMAT", "COMMAND", "LOG"),
+        help="another trainer: the format of its log, such as lingua, its shell command, its log",
+    )

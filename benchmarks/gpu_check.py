@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import ROOT, command_line
+from benchmarks import ROOT, add_other_trainers, command_line
 from benchmarks.gpu_bench import Bench, read_gpu_state
 from benchmarks.gpu_runs import resumed, whole_run
 from benchmarks.gpu_steps import ddp, kernels, losses, speed
@@ -130,14 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=ROOT / "results/gpu-check")
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--only", default="", help="only items whose name starts with this")
-    parser.add_argument(
-        "--also",
-        nargs=3,
-        action="append",
-        default=[],
-        metavar=("FORMAT", "COMMAND", "LOG"),
-        help="another trainer to measure beside ours, as in benchmarks.side_by_side",
-    )
+    add_other_trainers(parser)
     parser.add_argument("--worker", type=float, help=argparse.SUPPRESS)  # seconds left
     options = parser.parse_args(arguments)
     folder = options.folder.absolute()  # the worker has another working directory

@@ -29,10 +29,10 @@ from typing import Any
 
 import torch
 
-from benchmarks import command_line
+from benchmarks import add_other_trainers, command_line
 from benchmarks.timing import range_text, ratios
 from benchmarks.trainer_runs import SOURCE, run_module, settings, shape_of, train, write_text
-from study.measure.foreign_logs import FORMATS, read_steady_steps
+from study.measure.foreign_logs import read_steady_steps
 from trainer.config import BYTE_VOCABULARY, ModelConfig
 from trainer.flops import flops_per_token, utilisation
 from trainer.tokens.shards import ensure_shards
@@ -85,14 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--only", choices=HOW, nargs="+", help="default: all of them")
     parser.add_argument("--peak-tflops", type=float, help="peak of one device, for MFU")
-    parser.add_argument(
-        "--also",
-        nargs=3,
-        action="append",
-        default=[],
-        metavar=("FORMAT", "COMMAND", "LOG"),
-        help=f"another trainer ({', '.join(FORMATS)}), its shell command, its log",
-    )
+    add_other_trainers(parser)
     return parser.parse_args()
 
 
