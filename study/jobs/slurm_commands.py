@@ -256,7 +256,7 @@ def find_recorded_state(job_id: str, cluster: str | None) -> str:
 
 def is_forgotten(job_id: str, cluster: str | None) -> bool:
     """Return whether the controller has answered that there is no such job."""
-    shown = ask(["scontrol", *_on(cluster), "show", "job", job_id])
+    shown = _show_job(job_id, cluster)
     return "Invalid job id" in shown.err + shown.out
 
 
@@ -275,9 +275,12 @@ def _on(cluster: str | None) -> list[str]:
 
 
 def _field_of_job(pattern: str, job_id: str, cluster: str | None) -> str:
-    shown = ask(["scontrol", *_on(cluster), "show", "job", job_id]).out
-    found = re.search(pattern, shown, re.MULTILINE)
+    found = re.search(pattern, _show_job(job_id, cluster).out, re.MULTILINE)
     return found.group(1) if found else ""
+
+
+def _show_job(job_id: str, cluster: str | None) -> Answer:
+    return ask(["scontrol", *_on(cluster), "show", "job", job_id])
 
 
 def classify_refusal(message: str) -> Literal["limit", "transient", "refused"]:

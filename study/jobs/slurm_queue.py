@@ -38,7 +38,7 @@ class Look:
     codes: dict[str, int | None]
     """Job id -> exit code, of the jobs that have noted their end since the last look."""
     listed: Listing | None
-    """Its answer; None if it was not asked."""
+    """squeue's answer; None if it was not asked."""
 
     def queued(self, info: Any) -> QueuedJob | None:
         """Return a job as squeue lists it."""
