@@ -1,6 +1,5 @@
 """Slurm's commands and what their answers mean. Knows nothing of Snakemake or of studies."""
 
-import getpass
 import os
 import pwd
 import re
@@ -368,7 +367,7 @@ def find_submit_limits() -> Callable[[str | None, str | None], int | None]:
     """
     if shutil.which("sacctmgr") is None:
         return lambda account, qos: None
-    user = getpass.getuser()
+    user = name_of_user()
     accounts: dict[str, list[str]] = {}
     for account, *row in _accounting("assoc", "account,defaultqos,maxsubmitjobs", f"user={user}"):
         # An account has a row for each of its clusters and partitions, which need not agree.
