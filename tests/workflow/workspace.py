@@ -12,6 +12,15 @@ import yaml
 
 from tests.workflow.checkout import ROOT
 
+IN_THE_COPY: dict[str, Any] = {
+    "cwd": ROOT,
+    "env": {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.STDOUT,
+    "text": True,
+}
+"""How Snakemake is started."""
+
 
 class Workspace:
     """A small study in a separate folder, run from a copy of the project."""
@@ -77,11 +86,7 @@ def start_snakemake(*arguments: str) -> subprocess.Popen[str]:
     """Start Snakemake in the copy of the project, and return at once."""
     return subprocess.Popen(
         [sys.executable, "-m", "snakemake", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        **IN_THE_COPY,
         start_new_session=True,
     )
 
@@ -90,11 +95,7 @@ def snakemake(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Snakemake in the copy of the project."""
     return subprocess.run(
         [sys.executable, "-m", "snakemake", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        **IN_THE_COPY,
         timeout=240,
         check=False,
     )
