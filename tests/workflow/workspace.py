@@ -12,15 +12,6 @@ import yaml
 
 from tests.workflow.checkout import ROOT
 
-IN_THE_COPY: dict[str, Any] = {
-    "cwd": ROOT,
-    "env": {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-    "stdout": subprocess.PIPE,
-    "stderr": subprocess.STDOUT,
-    "text": True,
-}
-"""How Snakemake is started."""
-
 
 class Workspace:
     """A small study in a separate folder, run from a copy of the project."""
@@ -82,29 +73,38 @@ class Workspace:
         return self.results / "runs" / "here" / model / "gpus-1" / "base" / "seed-42"
 
 
+def environment() -> dict[str, str]:
+    """Return this moment's environment, as tests change it, with the commands of this Python."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
 def start_snakemake(*arguments: str) -> subprocess.Popen[str]:
     """Start Snakemake in the copy of the project, and return at once."""
     return subprocess.Popen(
         [sys.executable, "-m", "snakemake", *arguments],
-        **IN_THE_COPY,
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         start_new_session=True,
     )
 
 
 def snakemake(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Snakemake in the copy of the project."""
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", *arguments],
-        **IN_THE_COPY,
-        timeout=240,
-        check=False,
-    )
+    return _run(ROOT, environment(), *arguments)
 
 
 def snakemake_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Snakemake in a folder, in an environment that knows nothing of the project's folder."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    outside = {key: value for key, value in environment().items() if key != "PYTHONPATH"}
+    return _run(folder, outside, *arguments)
+
+
+def _run(
+    folder: Path, environment: dict[str, str], *arguments: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "snakemake", *arguments],
         cwd=folder,
