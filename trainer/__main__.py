@@ -34,8 +34,10 @@ def main(arguments: list[str]) -> int:
         end_with_parent()
     from trainer.config import load_run_config
     from trainer.folder.owner import check_replaces_nothing
+    from trainer.gpu_context import open_early
     from trainer.launcher import check_launcher
     from trainer.problems import ConfigError
+    from trainer.ranks import read_ranks
 
     try:
         check_launcher(os.environ, arguments)
@@ -43,7 +45,10 @@ def main(arguments: list[str]) -> int:
         named = [
             Path(text.removeprefix("config=")) for text in arguments if text.startswith("config=")
         ]
-        check_replaces_nothing(named, config, int(os.environ.get("WORLD_SIZE", "1")))
+        ranks = read_ranks()
+        check_replaces_nothing(named, config, ranks.size)
+        if config.device == "cuda":
+            open_early(ranks.local_rank)
         from trainer.loop.run import run  # loads torch; config errors are reported without it
 
         startup.mark("imports")

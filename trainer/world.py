@@ -1,9 +1,4 @@
-"""The processes of one run: their ranks, devices and collectives.
-
-Ranks come from the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE),
-never from Slurm's: inside a job step SLURM_PROCID and SLURM_NTASKS describe the step, not the ranks
-that torchrun started in it.
-"""
+"""The processes of one run: their ranks, devices and collectives."""
 
 import contextlib
 import datetime
@@ -23,6 +18,7 @@ from torch import Tensor
 from trainer import host
 from trainer.config import Device
 from trainer.problems import ConfigError
+from trainer.ranks import read_ranks
 
 Value = TypeVar("Value")
 
@@ -78,22 +74,18 @@ def get_world(
     Raises ConfigError if the machine lacks the device, has fewer GPUs than processes, or its GPUs
     do not match `gpu_name`.
     """
-    rank, size, local_rank, local_size = (
-        int(os.environ.get(name, default))
-        for name, default in (
-            ("RANK", 0),
-            ("WORLD_SIZE", 1),
-            ("LOCAL_RANK", 0),
-            ("LOCAL_WORLD_SIZE", 1),
-        )
-    )
+    ranks = read_ranks()
+    found = torch.device("cpu")
     if device == "cuda":
-        problem = find_missing_gpu(local_size, gpu_name)
+        problem = find_missing_gpu(ranks.local_size, gpu_name)
         if problem is not None:
             raise ConfigError(f"run, on {socket.gethostname()}", [problem])
-        torch.cuda.set_device(local_rank)
-    found = torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu")
-    return World(rank, size, local_rank, local_size, found, tp_size, timeout_s)
+        found = torch.device("cuda", ranks.local_rank)
+        torch.cuda.set_device(found)
+    return World(
+        *(ranks.rank, ranks.size, ranks.local_rank, ranks.local_size),
+        *(found, tp_size, timeout_s),
+    )
 
 
 def find_missing_gpu(needed: int, wanted: str | None) -> str | None:

@@ -17,6 +17,7 @@ import torch
 from trainer.config import RunConfig
 from trainer.files import FULL_DISK
 from trainer.problems import ConfigError
+from trainer.ranks import read_ranks
 from trainer.records import FAILURE, Failure
 from trainer.world import World
 
@@ -28,7 +29,7 @@ def refusals_noted(folder: Path) -> Iterator[None]:
         yield
     except ConfigError as error:
         forget(folder)  # the failure of an earlier attempt
-        rank = int(os.environ.get("RANK", 0))
+        rank = read_ranks().rank
         refusal = Failure(kind="configuration", rank=rank, retry=False, message=str(error))
         write_first(folder, refusal)
         raise
