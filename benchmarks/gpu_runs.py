@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,8 +28,10 @@ def whole_run(bench: Bench, empty_cache: bool = False) -> list[str]:
     _write_text(bench)
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=bench.folder))
     start = _now()
-    changes = {"distributed": {"compile_cache": str(folder / "cache")}} if empty_cache else {}
-    ended = _trainer(bench, folder, steps, changes)
+    cache = bench.folder / "compile_cache"
+    if empty_cache:
+        shutil.rmtree(cache, ignore_errors=True)
+    ended = _trainer(bench, folder, steps, {"distributed": {"compile_cache": str(cache)}})
     took = _now() - start
     summary = json.loads((folder / "run/run.json").read_text())
     startup = summary["attempts"][-1]["startup"]

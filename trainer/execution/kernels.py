@@ -18,12 +18,13 @@ from torch.nn import attention
 from trainer.config import DistributedConfig, RunConfig
 from trainer.execution import attention_timing
 from trainer.execution.choices import Choices
+from trainer.execution.chosen_attention import Question, find_chosen, keep_chosen, versions
 from trainer.execution.precision import DTYPES, precision
 from trainer.model.block import Attention, FeedForward
 from trainer.model.linear import Linear
 from trainer.model.model import Transformer
 from trainer.problems import ConfigError
-from trainer.world import World, agree
+from trainer.world import World, agree, device_name
 
 NO_TORCHAO = "distributed.float8_recipe: needs torchao (pip install torchao)"
 
@@ -65,10 +66,29 @@ def choose_attention(
     """
     if choices.attention is not None:
         return choices
-    if kept in PACKAGES and _find_problem(kept) is not None:
+    if not _is_usable(kept):
         kept = None  # only the earlier machine has the package
-    found = kept or _fastest(config, choices, world)
+    found = kept or _chosen_before(config, choices, world)
     return replace(choices, attention=CHOICES[agree(CHOICES.index(found), world)])
+
+
+def _chosen_before(config: RunConfig, choices: Choices, world: World) -> str:
+    """Return the kernel that an earlier run's benchmark has chosen, otherwise that of a new one."""
+    cache = config.distributed.compile_cache
+    question = Question(
+        kernels=_candidates(config),
+        shape=_shape(config, world),
+        dtype=choices.model_dtype,
+        masked=config.is_masked,
+        gpu=device_name(world),
+        software=versions(text.partition(",")[0] for text in PACKAGES.values()),
+    )
+    found = find_chosen(cache, question)
+    if not _is_usable(found):
+        found = _fastest(config, choices, world)
+        if found is not None and world.is_main:
+            keep_chosen(cache, question, found)
+    return found or "torch"
 
 
 def use(choices: Choices, model: Transformer) -> None:
@@ -114,6 +134,10 @@ def _allow_all() -> None:
         attention.restore_flash_attention_impl()
 
 
+def _is_usable(name: str | None) -> bool:
+    return name is not None and (name not in PACKAGES or _find_problem(name) is None)
+
+
 def _find_problem(name: str) -> str | None:
     """Return why a kernel of `PACKAGES` cannot be used, or None."""
     try:
@@ -126,17 +150,20 @@ def _find_problem(name: str) -> str | None:
     return None
 
 
-def _fastest(config: RunConfig, choices: Choices, world: World) -> str:
-    """Return the kernel with the fastest forward and backward pass for this run's shape."""
+def _candidates(config: RunConfig) -> tuple[str, ...]:
+    return MASKED if config.is_masked else UNMASKED
+
+
+def _fastest(config: RunConfig, choices: Choices, world: World) -> str | None:
+    """Return the kernel with the fastest forward and backward pass for this run's shape, if any
+    runs."""
     try:
         work = _attention(config, choices, world)
-        names = MASKED if config.is_masked else UNMASKED
-        found = attention_timing.fastest(names, lambda name: _seconds(name, work))
+        return attention_timing.fastest(_candidates(config), lambda name: _seconds(name, work))
     except torch.OutOfMemoryError:  # the first step will report which batch fits
-        found = None
+        return None
     finally:
         _allow_all()
-    return found or "torch"
 
 
 def _seconds(name: str, work: Callable[[], None]) -> float:
@@ -160,13 +187,20 @@ def _timed(work: Callable[[], None], count: int) -> float:
     return time.perf_counter() - start
 
 
-def _attention(config: RunConfig, choices: Choices, world: World) -> Callable[[], None]:
-    """Return a forward and backward pass of one layer's attention in the run's shape."""
+def _shape(config: RunConfig, world: World) -> tuple[int, int, int, int, int]:
+    """Return sequences, tokens, heads, key-value heads and the width of a head, as a process has
+    them."""
     model, data = config.model, config.data
     heads, kv_heads = model.n_heads // world.tp_size, model.kv_heads // world.tp_size
+    return data.batch_size, data.seq_len, heads, kv_heads, model.head_dim
+
+
+def _attention(config: RunConfig, choices: Choices, world: World) -> Callable[[], None]:
+    """Return a forward and backward pass of one layer's attention in the run's shape."""
+    batch, length, heads, kv_heads, width = _shape(config, world)
     made = [
         torch.randn(
-            (data.batch_size, data.seq_len, count, model.head_dim),
+            (batch, length, count, width),
             dtype=DTYPES[choices.model_dtype],
             device=world.device,
             requires_grad=True,
@@ -175,9 +209,8 @@ def _attention(config: RunConfig, choices: Choices, world: World) -> Callable[[]
     ]
     mask = None
     if config.is_masked:
-        mask = torch.ones(
-            (data.batch_size, 1, data.seq_len, data.seq_len), dtype=torch.bool, device=world.device
-        ).tril()
+        shape = (batch, 1, length, length)
+        mask = torch.ones(shape, dtype=torch.bool, device=world.device).tril()
 
     def work() -> None:
         q, k, v = (tensor.transpose(1, 2) for tensor in made)
