@@ -3,8 +3,10 @@
 Imported only if a run needs it: the import takes a second.
 """
 
+import datetime
+
+import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -31,8 +33,14 @@ def build_mesh(config: DistributedConfig, world: World) -> DeviceMesh:
         mesh_dim_names=("dp_replicate", "dp_shard", "tp"),
     )
     for group in mesh.get_all_groups():  # they do not inherit the timeout
-        _set_pg_timeout(world.timeout, group)
+        _set_timeout(world.timeout, group)
     return mesh
+
+
+def _set_timeout(timeout: datetime.timedelta, group: dist.ProcessGroup) -> None:
+    # torch 2.13 lacks the public one, 2.15 warns of the other.
+    public = getattr(dist, "set_timeout", None)
+    (public or dist.distributed_c10d._set_pg_timeout)(timeout, group)
 
 
 def shard(
