@@ -63,7 +63,7 @@ def write_script(
     It waits for `inputs` up to `latency_s`, as files may appear late on a network file system,
     creates `folders`, and removes old `outputs`. At the end it notes its exit code in `logs`.
     """
-    note = shlex.quote(str(logs / ENDED))
+    notes = shlex.quote(str(logs / ENDED))
     place = shlex.quote(str(workdir))
     seen = shlex.join(map(str, (workdir, project / "Snakefile", logs.parent)))
     lines = [
@@ -78,10 +78,10 @@ def write_script(
         '  test -e "$path" || '
         f'{{ echo "node $(hostname) does not see $path" >&2; exit {OUT_OF_SIGHT}; }}',
         "done",
-        f"cd {place} && mkdir -p {note} || exit {OUT_OF_SIGHT}",
-        f"rm -f {note}/$SLURM_JOB_ID",
-        f"trap 'echo $? > {note}/$SLURM_JOB_ID.part && "
-        f"mv {note}/$SLURM_JOB_ID.part {note}/$SLURM_JOB_ID' EXIT",
+        f"cd {place} && mkdir -p {notes} || exit {OUT_OF_SIGHT}",
+        f"_study_note={notes}/$SLURM_JOB_ID",
+        'rm -f "$_study_note"',
+        'trap \'echo $? > "$_study_note.part" && mv "$_study_note.part" "$_study_note"\' EXIT',
         "set -euo pipefail",
     ]
     if inputs := list(inputs):

@@ -34,6 +34,17 @@ def test_the_script_notes_its_exit_code_and_checks_what_it_sees(tmp_path: Path) 
     assert run("true").endswith(f" does not see {tmp_path}/Snakefile\n")
 
 
+def test_an_end_is_noted_also_in_a_folder_whose_name_needs_quotes(tmp_path: Path) -> None:
+    folder = tmp_path / "it's a study"
+    folder.mkdir()
+    (folder / "Snakefile").touch()
+    text = write_script("title", "exit 3", workdir=folder, project=folder, logs=folder / "logs")
+    environment = {"SLURM_JOB_ID": "7", "PATH": os.environ["PATH"]}
+    done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert read_note(folder / "logs", "7") == 3
+
+
 def test_the_folder_of_notes_is_made_again_after_a_purge(tmp_path: Path) -> None:
     """If the study's folder is there; otherwise the node does not see its file system."""
     (tmp_path / "Snakefile").touch()
