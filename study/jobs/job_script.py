@@ -9,8 +9,10 @@ import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from study.jobs.slurm_commands import label_of
+
 ENDED = "ended"
-"""Folder of the notes, within the folder of a study's Slurm logs: job id -> exit code."""
+"""Folder of the notes, within the folder of a study's Slurm logs: a job's label -> exit code."""
 
 OUT_OF_SIGHT = 97
 """Exit code of a job whose node does not see the files that the job works with."""
@@ -52,6 +54,7 @@ def write_script(
     workdir: Path,
     project: Path,
     logs: Path,
+    cluster: str | None = None,
     inputs: Iterable[str] = (),
     folders: Iterable[str] = (),
     outputs: Iterable[str] = (),
@@ -62,8 +65,11 @@ def write_script(
 
     It waits for `inputs` up to `latency_s`, as files may appear late on a network file system,
     creates `folders`, and removes old `outputs`. At the end it notes its exit code in `logs`.
+    `cluster`: the Slurm cluster that it is submitted to by name.
     """
     notes = shlex.quote(str(logs / ENDED))
+    # sbatch answers with the same name of the cluster, however that was asked for.
+    label = label_of("$SLURM_JOB_ID", cluster and "$SLURM_CLUSTER_NAME")
     place = shlex.quote(str(workdir))
     seen = shlex.join(map(str, (workdir, project / "Snakefile", logs.parent)))
     lines = [
@@ -79,7 +85,7 @@ def write_script(
         f'{{ echo "node $(hostname) does not see $path" >&2; exit {OUT_OF_SIGHT}; }}',
         "done",
         f"cd {place} && mkdir -p {notes} || exit {OUT_OF_SIGHT}",
-        f"_study_note={notes}/$SLURM_JOB_ID",
+        f"_study_note={notes}/{label}",
         'rm -f "$_study_note"',
         'trap \'echo $? > "$_study_note.part" && mv "$_study_note.part" "$_study_note"\' EXIT',
         "set -euo pipefail",
@@ -101,10 +107,10 @@ def write_script(
     return "\n".join([*lines, command, ""])
 
 
-def read_note(logs: Path, job_id: str) -> int | None:
+def read_note(logs: Path, label: str) -> int | None:
     """Return the exit code that a job has noted; None if it has not ended, or was killed."""
     try:
-        return int((logs / ENDED / job_id).read_text())
+        return int((logs / ENDED / label).read_text())
     except (OSError, ValueError):
         return None
 

@@ -46,13 +46,13 @@ class Progress:
         self._seconds = {name: known for name, known in seconds.items() if known is not None}
         self._whole_s = sum(self._seconds.values())
 
-    def submitted(self, cell: Cell, job_id: str) -> None:
+    def submitted(self, cell: Cell, label: str) -> None:
         """Note the job of a cell."""
-        self._cells[job_id] = cell
+        self._cells[label] = cell
 
-    def replaced(self, job_id: str) -> None:
+    def replaced(self, label: str) -> None:
         """Forget a job that another one takes the place of."""
-        self._cells.pop(job_id, None)
+        self._cells.pop(label, None)
 
     def finished(self, cell: Cell) -> None:
         """Note that a cell's run is complete."""
@@ -63,15 +63,15 @@ class Progress:
     def polled(self, listing: Listing) -> None:
         """Take squeue's answer; point out the jobs that waiting alone does not start."""
         self._silence = listing.silence()
-        jobs = {job_id: job for (_, job_id), job in listing.jobs.items() if job_id in self._cells}
-        self._listed = {i: job for i, job in jobs.items() if job.state in SHOWN}
-        for job_id, job in self._listed.items():
+        jobs = {job.label: job for job in listing.jobs.values() if job.label in self._cells}
+        self._listed = {label: job for label, job in jobs.items() if job.state in SHOWN}
+        for label, job in self._listed.items():
             if job.state == "RUNNING":
-                self._started.setdefault(self._cells[job_id].name, time.monotonic())
-            elif job_id not in self._warned and (stuck := why_stuck(job)):
-                self._warned.add(job_id)
+                self._started.setdefault(self._cells[label].name, time.monotonic())
+            elif label not in self._warned and (stuck := why_stuck(job)):
+                self._warned.add(label)
                 means, remedy = stuck
-                where = f"Slurm job {job_id} ({self._cells[job_id].name})"
+                where = f"Slurm job {label} ({self._cells[label].name})"
                 say(f"{where} {means}: {job.reason}. {remedy}")
 
     def show(self, not_submitted: int) -> None:
@@ -83,11 +83,11 @@ class Progress:
 
     def line(self, not_submitted: int) -> str:
         """Return the line."""
-        running = [i for i, job in self._listed.items() if job.state == "RUNNING"]
+        running = [label for label, job in self._listed.items() if job.state == "RUNNING"]
         paused = sum(job.state in SUSPENDED for job in self._listed.values())
         waiting = [job for job in self._listed.values() if job.state in WAITING]
         reasons = Counter(job.reason for job in waiting)
-        named = ", ".join(self._describe(self._cells[i]) for i in running[:NAMED])
+        named = ", ".join(self._describe(self._cells[label]) for label in running[:NAMED])
         more = f", {len(running) - NAMED} more" if len(running) > NAMED else ""
         parts = [f"{len(running)} running" + (f" ({named}{more})" if named else "")]
         parts += [f"{paused} suspended"] if paused else []

@@ -99,7 +99,8 @@ class Prospects:
         If Slurm does not answer, a job that was submitted counts as one in the queue.
         """
         slurm = cell.cluster_config.slurm
-        submitted = sorted(path.stem for path in Path(cell.folder, "slurm_logs").glob("*.log"))
+        found = (path.stem for path in Path(cell.folder, "slurm_logs").glob("*.log"))
+        submitted = sorted(found, key=lambda job_id: (len(job_id), job_id))
         if slurm is None or not submitted:
             return None
         listed = self._jobs(slurm.clusters)

@@ -114,14 +114,29 @@ class QueuedJob:
     """Time that it has run since its last start, s; None if it is not known."""
     limit_s: float | None = None
     """Its time limit, s; None if it has none."""
+    cluster: str | None = None
+    """Its Slurm cluster; None is the default one."""
+
+    @property
+    def label(self) -> str:
+        """What tells it from all other jobs."""
+        return label_of(self.job_id, self.cluster)
+
+
+def label_of(job_id: str, cluster: str | None) -> str:
+    """Return what tells a job from all others, for people and as a file's name: its id, and the
+    name of its Slurm cluster if it was asked for by name; two clusters give out the same ids."""
+    return f"{job_id}@{cluster}" if cluster else job_id
 
 
 def why_stuck(job: QueuedJob) -> tuple[str, str] | None:
     """Return what the reason of a waiting job means if time alone does not start it, and the
     remedy, for people."""
-    anew = f"ancel it (scancel {job.job_id}), change its request and start Snakemake again."
+    there = "".join(f"{word} " for word in _on(job.cluster))
+    cancel = f"scancel {there}{job.job_id}"
+    anew = f"ancel it ({cancel}), change its request and start Snakemake again."
     if _HELD.search(job.reason) or job.state in ("REQUEUE_HOLD", "SPECIAL_EXIT"):
-        return "is held", f"Release it (scontrol release {job.job_id})."
+        return "is held", f"Release it (scontrol {there}release {job.job_id})."
     if _USED_UP.search(job.reason):
         return "waits until its account or QOS is granted more", f"Ask for more, or c{anew}"
     if _NEVER_STARTS.search(job.reason):
@@ -225,7 +240,9 @@ def list_jobs(
             if line.count("|") >= 6:  # newer versions print the cluster's name first
                 job_id, state, used, limit, reason, name, comment = line.split("|", maxsplit=6)
                 times = _seconds(used), _seconds(limit)
-                found[cluster, job_id] = QueuedJob(job_id, state, reason, name, comment, *times)
+                found[cluster, job_id] = QueuedJob(
+                    *(job_id, state, reason, name, comment, *times), cluster=cluster
+                )
     return Listing(found, frozenset(silent))
 
 

@@ -55,10 +55,11 @@ from study.jobs.slurm_commands import (
     list_jobs,
     name_of_user,
 )
-from study.jobs.slurm_queue import Look, SlurmQueue
+from study.jobs.slurm_queue import Look, SlurmQueue, label_of_job
 from study.jobs.slurm_request import (
     Prepared,
     check_extra,
+    cluster_of,
     comment_of_job,
     error_file,
     kind_of,
@@ -131,7 +132,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         check_extra(job)
         comment = comment_of_job(job)
         log = self.slurm_logdir / f"rule_{job.name}" / get_job_wildcards(job) / "%j.log"
-        cell, name = self.cell(job), self._name(job)
+        cell, name, cluster = self.cell(job), self._name(job), cluster_of(job)
         slurm = cell.cluster_config.slurm if cell else None
         if slurm is not None and slurm.output:
             log = Path(slurm.output).absolute()
@@ -149,6 +150,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
             workdir=Path(self.workflow.workdir_init),
             project=PROJECT,
             logs=self.slurm_logdir,
+            cluster=cluster,
             inputs=map(str, job.input),
             folders=(str(Path(path).parent) for path in (*job.output, *job.log)),
             outputs=map(str, job.output),
@@ -158,7 +160,6 @@ class SlurmExecutor(Decisions, PluginExecutor):
             },
             latency_s=self.workflow.execution_settings.latency_wait,
         )
-        cluster = job.resources.get("clusters")
         return Prepared(command, script, name, comment, cluster, log, error_file(slurm))
 
     def _command_of(self, job: Any) -> str:
@@ -215,13 +216,16 @@ class SlurmExecutor(Decisions, PluginExecutor):
                 self._doubtful = prepared.name + prepared.comment
                 return answer
             self._doubtful = ""
-            job_id = validate_or_get_slurm_job_id(answer.out.strip().split(";")[0], answer.out)
+            number, _, named = answer.out.strip().partition(";")
+            job_id = validate_or_get_slurm_job_id(number, answer.out)
+            # Of several that were asked for, sbatch names the one that it chose.
+            cluster = prepared.cluster and (named or prepared.cluster)
         except (WorkflowError, OSError) as error:
             return Answer(1, "", str(error))
         log = str(prepared.log).replace("%j", job_id)
         self._grants.accept(prepared)
         made = Submission(
-            *(job_id, prepared.cluster, prepared.name, prepared.comment, prepared.digest, log),
+            *(job_id, cluster, prepared.name, prepared.comment, prepared.digest, log),
             name_of_user(),
         )
         self._record.add(made)
@@ -229,26 +233,26 @@ class SlurmExecutor(Decisions, PluginExecutor):
         if request.reason:
             cell = self.cell(job)
             where = cell.name if cell else prepared.comment
-            say(f"{where}: {request.reason}, continues as Slurm job {job_id}.")
+            say(f"{where}: {request.reason}, continues as Slurm job {made.label}.")
         else:
-            say(f"Slurm job {job_id}: {prepared.comment} (log: {shorten(log)})")
+            say(f"Slurm job {made.label}: {prepared.comment} (log: {shorten(log)})")
         return answer
 
     def _recover(self, prepared: Prepared) -> Answer | None:
         """Find the job of a request whose answer was lost: it may have been accepted."""
         if self._doubtful != prepared.name + prepared.comment:
             return None
-        listed = list_jobs({prepared.cluster})
+        listed = list_jobs(prepared.cluster.split(",") if prepared.cluster else [None])
         if listed.silent:
             return Answer(1, "", "Unable to contact slurm controller")
-        for (_, job_id), queued in listed.jobs.items():
+        for (cluster, job_id), queued in listed.jobs.items():
             same = (queued.name, queued.comment) == (prepared.name, prepared.comment)
-            if not same or queued.state not in ACTIVE or job_id in self._queue.jobs:
+            if not same or queued.state not in ACTIVE or queued.label in self._queue.jobs:
                 continue
             # A study of the same name may be run from elsewhere, with other results.
             log = str(prepared.log).replace("%j", job_id)
-            if find_output_file(job_id, prepared.cluster) == log:
-                return Answer(0, job_id, "")
+            if find_output_file(job_id, cluster) == log:
+                return Answer(0, ";".join(filter(None, (job_id, cluster))), "")
         return None
 
     def _is_refused(self, answer: Answer) -> bool:
@@ -271,11 +275,11 @@ class SlurmExecutor(Decisions, PluginExecutor):
             return False
         if queued.state == "PENDING" and known.digest != prepared.digest and known.is_ours:
             known.cancel()
-            say(f"Slurm job {known.job_id} waited with an earlier request; it is replaced.")
+            say(f"Slurm job {known.label} waited with an earlier request; it is replaced.")
             return False
         verb = "waits for its turn" if queued.state == "PENDING" else "still runs"
         whose = "an earlier invocation" if known.is_ours else f"user {known.user}"
-        say(f"Slurm job {known.job_id} of {whose} {verb}: {known.comment}. It is kept.")
+        say(f"Slurm job {known.label} of {whose} {verb}: {known.comment}. It is kept.")
         self._watch(job, known, kept=True)
         return True
 
@@ -298,7 +302,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         self._queue.add(info)
         if cell is not None:
             _link(Path(made.log), Path(cell.folder, "slurm_logs", f"{made.job_id}.log"))
-            self.progress.submitted(cell, made.job_id)
+            self.progress.submitted(cell, made.label)
         self.report_job_submission(info)
 
     # Polling.
@@ -344,8 +348,8 @@ class SlurmExecutor(Decisions, PluginExecutor):
         self._grants.refuse(comment_of_job(info.job), minutes, queued.reason)
         cancel_jobs([info.external_jobid], info.aux["cluster"])
         self._end(info)
-        self.progress.replaced(info.external_jobid)
-        reason = f"Slurm job {info.external_jobid} would never have started"
+        self.progress.replaced(label_of_job(info))
+        reason = f"Slurm job {label_of_job(info)} would never have started"
         self._submissions.add(self._request(info.job, reason), first=True)
         return True
 
@@ -383,7 +387,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
             lacks = self._what_its_node_lacks(info) if state == "FAILED" else ""
             if lacks or verdict.action == "give up":
                 give_up(job)
-            said = f"Slurm job {info.external_jobid} ended: {state}. {verdict.reason}".strip()
+            said = f"Slurm job {label_of_job(info)} ended: {state}. {verdict.reason}".strip()
             shown = "" if have_text(getattr(job, "log", ())) else end_of_log(log)
             message = "\n".join(filter(None, [said, lacks, shown]))
             self.report_job_error(info, msg=message, aux_logs=[str(log)])
@@ -443,7 +447,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         self._leaving.set()
         self._submissions.stop()
         abandon()
-        jobs = ", ".join(sorted(self._queue.jobs, key=int))
+        jobs = ", ".join(sorted(self._queue.jobs, key=lambda label: (len(label), label)))
         kept = f"Slurm jobs {jobs} go on" if jobs else "no job is in Slurm's queue"
         say(f"Ended by SIGTERM; {kept}. Start Snakemake again to continue.")
         self.wait = False

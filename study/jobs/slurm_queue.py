@@ -4,6 +4,7 @@ A job notes its exit code in a file, which is seen within seconds; Slurm is aske
 often.
 """
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from study.jobs.slurm_commands import (
     QueuedJob,
     find_recorded_state,
     is_forgotten,
+    label_of,
     list_jobs,
 )
 from study.jobs.verdict import GONE
@@ -31,12 +33,17 @@ SECOND_POLL_S = 5
 """Seconds until Slurm is asked again about a job that may have ended."""
 
 
+def label_of_job(info: Any) -> str:
+    """Return what tells a submitted job from all others."""
+    return label_of(info.external_jobid, info.aux["cluster"])
+
+
 @dataclass(frozen=True)
 class Look:
     """What was seen of the jobs at one time."""
 
     codes: dict[str, int | None]
-    """Job id -> exit code, of the jobs that have noted their end since the last look."""
+    """A job's label -> exit code, of the jobs that have noted their end since the last look."""
     listed: Listing | None
     """squeue's answer; None if it was not asked."""
 
@@ -56,9 +63,10 @@ class SlurmQueue:
         much again after each answer.
         """
         self.jobs: dict[str, Any] = {}
-        """Job id -> Snakemake's SubmittedJobInfo."""
+        """A job's label -> Snakemake's SubmittedJobInfo."""
         self._logs, self._first_poll_s = logs, first_poll_s
-        self._seen: dict[str, int] = {}
+        # Those that are there are of jobs that ended unseen, whose ids Slurm may give out again.
+        self._seen = self._notes()
         self._doubts: Counter[str] = Counter()
         self._hidden: set[str] = set()
         self._next_poll = 0.0
@@ -66,18 +74,18 @@ class SlurmQueue:
 
     def add(self, info: Any) -> None:
         """Add a job."""
-        self.jobs[info.external_jobid] = info
+        self.jobs[label_of_job(info)] = info
         self._poll_within(self._first_poll_s)
 
     def remove(self, info: Any) -> None:
         """Remove a job that has ended."""
-        job_id = info.external_jobid
-        self.jobs.pop(job_id, None)
-        self._seen.pop(job_id, None)
-        self._doubts.pop(job_id, None)
-        self._hidden.discard(job_id)
+        label = label_of_job(info)
+        self.jobs.pop(label, None)
+        self._seen.pop(label, None)
+        self._doubts.pop(label, None)
+        self._hidden.discard(label)
         self.poll_s = self._first_poll_s
-        (self._logs / ENDED / job_id).unlink(missing_ok=True)
+        (self._logs / ENDED / label).unlink(missing_ok=True)
 
     def is_due(self) -> bool:
         """Return whether there is something to look at."""
@@ -87,7 +95,7 @@ class SlurmQueue:
         """Read the notes of jobs that have ended; ask Slurm about the active ones if it is time."""
         noted = self._new_notes()
         self._seen |= noted
-        codes = {job_id: read_note(self._logs, job_id) for job_id in noted}
+        codes = {label: read_note(self._logs, label) for label in noted}
         asks = bool(active) and (time.monotonic() >= self._next_poll or any(codes.values()))
         if not asks:
             return Look(codes, listed=None)
@@ -99,33 +107,33 @@ class SlurmQueue:
 
     def find_end(self, info: Any, seen: Look) -> str | None:
         """Return the state in which a job has ended; None while it is active."""
-        job_id, cluster = info.external_jobid, info.aux["cluster"]
-        if seen.codes.get(job_id) == 0:
+        label, job_id, cluster = label_of_job(info), info.external_jobid, info.aux["cluster"]
+        if seen.codes.get(label) == 0:
             return "COMPLETED"
         if seen.listed is None or cluster in seen.listed.silent:
             return None
         queued = seen.queued(info)
         state = GONE if queued is None else queued.state
         if state in ACTIVE:
-            self._doubts[job_id] = 0
+            self._doubts[label] = 0
             return None
         # For a moment, a job that Slurm requeues has the state that it was requeued for.
         if state in (GONE, "PREEMPTED", "NODE_FAIL"):
-            self._doubts[job_id] += 1
-            if self._doubts[job_id] < 2:
+            self._doubts[label] += 1
+            if self._doubts[label] < 2:
                 self._poll_within(SECOND_POLL_S)
                 return None
         if state != GONE:
             return state
-        code = read_note(self._logs, job_id)
+        code = read_note(self._logs, label)
         if code == 0:
             return "COMPLETED"
         # A run that was cancelled saves, and its job notes an exit code like any other.
         recorded = find_recorded_state(job_id, cluster)
         if recorded in ACTIVE and not is_forgotten(job_id, cluster):
-            if job_id not in self._hidden:
-                self._hidden.add(job_id)
-                say(f"Slurm job {job_id}: not listed by squeue, but {recorded} by the accounting.")
+            if label not in self._hidden:
+                self._hidden.add(label)
+                say(f"Slurm job {label}: not listed by squeue, but {recorded} by the accounting.")
             return None
         if recorded and recorded not in ACTIVE:
             return recorded
@@ -139,17 +147,17 @@ class SlurmQueue:
 
         Each with the time of its note: a job that Slurm requeues notes another end later.
         """
+        return {
+            label: changed
+            for label, changed in self._notes().items()
+            if label in self.jobs and self._seen.get(label) != changed
+        }
+
+    def _notes(self) -> dict[str, int]:
+        """Return the labels of the jobs that have noted their end, each with the time of that."""
         found: dict[str, int] = {}
-        try:
-            entries = list(os.scandir(self._logs / ENDED))
-        except OSError:
-            return found
-        for entry in entries:
-            if entry.name in self.jobs:
-                try:
-                    changed = entry.stat().st_mtime_ns
-                except OSError:
-                    continue
-                if self._seen.get(entry.name) != changed:
-                    found[entry.name] = changed
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(self._logs / ENDED):
+                with contextlib.suppress(OSError):
+                    found[entry.name] = entry.stat().st_mtime_ns
         return found

@@ -1,6 +1,7 @@
 """A job as it is submitted to Slurm: the sbatch command and the script."""
 
 import json
+import os
 import shlex
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -47,6 +48,7 @@ class Prepared:
     name: str
     comment: str
     cluster: str | None
+    """The Slurm cluster that is asked for by name, or several, of which sbatch chooses one."""
     log: Path
     error: Path | None = None
     """The file of its errors, if it is not `log`."""
@@ -73,6 +75,16 @@ class Prepared:
 def kind_of(job: Any) -> Kind:
     """Return the resources of a job that submit limits apply to."""
     return Kind(*(job.resources.get(name) for name in Kind._fields))
+
+
+def cluster_of(job: Any) -> str | None:
+    """Return the Slurm cluster that a job is submitted to by name; None for the default one.
+
+    sbatch, too, prefers the plugin's flag to the variable, which a site's modules may set.
+    """
+    names = ("cluster", "clusters", "slurm_cluster")
+    asked = next(filter(None, (job.resources.get(name) for name in names)), None)
+    return asked or os.environ.get("SLURM_CLUSTERS") or None
 
 
 def comment_of_job(job: Any) -> str:

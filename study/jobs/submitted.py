@@ -12,7 +12,14 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from study.grid import Grid
 from study.jobs.messages import say
-from study.jobs.slurm_commands import ACTIVE, QueuedJob, cancel_jobs, list_jobs, name_of_user
+from study.jobs.slurm_commands import (
+    ACTIVE,
+    QueuedJob,
+    cancel_jobs,
+    label_of,
+    list_jobs,
+    name_of_user,
+)
 from trainer.files import write_atomically
 from trainer.json_files import parse_json
 
@@ -33,6 +40,11 @@ class Submission:
     log: str
     user: str | None = None
     """Who submitted it; None in records of earlier versions: the owner of the file."""
+
+    @property
+    def label(self) -> str:
+        """What tells it from all other jobs."""
+        return label_of(self.job_id, self.cluster)
 
     @property
     def is_ours(self) -> bool:
@@ -62,7 +74,7 @@ class Record:
         except OSError as error:
             say(
                 f"{self._path}: cannot be written: {error.strerror or error}. If Snakemake is "
-                f"started again, it will not know of Slurm job {made.job_id}."
+                f"started again, it will not know of Slurm job {made.label}."
             )
 
     def submissions(self) -> list[Submission]:

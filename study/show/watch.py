@@ -119,14 +119,14 @@ class Watch:
             stuck = why_stuck(job)
             never = f": it {stuck[0]}" if stuck else ""
             again = f"; attempt {attempt + 1}" if attempt else ""
-            note = f"{job.reason}{never}, Slurm job {job.job_id}{again}"
+            note = f"{job.reason}{never}, Slurm job {job.label}{again}"
             goes_on = attempt > 0 and cell.trainer_config.resumes
             progress, left = self._so_far(cell, goes_on, _last_startup_s(summary))
             return Seen(cell, "waiting", note, attempt, progress, left)
         if summary is None:
             state: State = "running" if job else "to run"
             state = "suspended" if job and job.state in SUSPENDED else state
-            note = f"starts, Slurm job {job.job_id}" if job else ""
+            note = f"starts, Slurm job {job.label}" if job else ""
             return Seen(cell, state, note, 0, None, self._whole_s(cell))
         return self._unfinished(cell, summary, attempt, job)
 
@@ -138,7 +138,7 @@ class Watch:
         startup_s = 0.0 if runs else _last_startup_s(summary)
         progress, left = self._so_far(cell, runs or not begins_again, startup_s)
         if job is not None and job.state in SUSPENDED:
-            return Seen(cell, "suspended", f"Slurm job {job.job_id}", attempt, progress, left)
+            return Seen(cell, "suspended", f"Slurm job {job.label}", attempt, progress, left)
         if runs:
             silent_s = self._silence_s(cell)
             limit = max(SILENT_S, 10 * progress.interval_s) if progress else STARTING_S

@@ -256,6 +256,13 @@ def test_a_person_recognises_the_cells_in_squeue(site: Site) -> None:
     assert comment == "rule_train_wildcards_logs_one_1_base_42"
 
 
+def test_a_job_is_named_with_the_slurm_cluster_that_it_was_sent_to(site: Site) -> None:
+    (job,) = site.study.jobs("logs")
+    assert f"Slurm job {job}@trial: rule_train_wildcards_logs_one_1_base_42 (log: " in site.output
+    # It was noticed by its note, which is removed then.
+    assert list((site.study.results / "slurm_logs" / "ended").iterdir()) == []
+
+
 def test_output_and_error_go_where_the_cluster_says(site: Site) -> None:
     (job,) = site.study.jobs("logs")
     logs = site.study.folder / "job-output"

@@ -45,6 +45,19 @@ def test_an_end_is_noted_also_in_a_folder_whose_name_needs_quotes(tmp_path: Path
     assert read_note(folder / "logs", "7") == 3
 
 
+def test_a_note_names_the_slurm_cluster_of_a_job_that_was_sent_to_one(tmp_path: Path) -> None:
+    """Two clusters give out the same ids."""
+    (tmp_path / "Snakefile").touch()
+    places = {"workdir": tmp_path, "project": tmp_path, "logs": tmp_path / "logs"}
+    for cluster, command in {None: "true", "alpha": "exit 3", "beta": "exit 4"}.items():
+        text = write_script("title", command, cluster=cluster, **places)
+        environment = {"SLURM_JOB_ID": "7", "PATH": os.environ["PATH"]}
+        environment |= {"SLURM_CLUSTER_NAME": cluster or "alpha"}
+        subprocess.run(["bash", "-c", text], env=environment)
+    found = {path.name: int(path.read_text()) for path in (tmp_path / "logs" / ENDED).iterdir()}
+    assert found == {"7": 0, "7@alpha": 3, "7@beta": 4}
+
+
 def test_the_folder_of_notes_is_made_again_after_a_purge(tmp_path: Path) -> None:
     """If the study's folder is there; otherwise the node does not see its file system."""
     (tmp_path / "Snakefile").touch()

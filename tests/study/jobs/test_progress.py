@@ -58,6 +58,25 @@ def test_jobs_that_are_suspended_or_held_are_told(
     assert told in progress.line(not_submitted=0)
 
 
+def test_jobs_of_two_slurm_clusters_may_have_the_same_id(
+    grid: Grid, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = Progress(grid)
+    progress.submitted(grid[0], "7")
+    progress.submitted(grid[1], "7@beta")
+    queued = {None: "RUNNING", "beta": "PENDING", "gamma": "PENDING"}
+    jobs = {
+        (cluster, "7"): QueuedJob("7", state, "JobHeldUser", "", "", cluster=cluster)
+        for cluster, state in queued.items()
+    }
+    progress.polled(Listing(jobs))
+    # Without the cluster's name, Slurm would take the default one's.
+    told = f"Slurm job 7@beta ({grid[1].name}) is held: JobHeldUser. "
+    assert capsys.readouterr().err == f"{told}Release it (scontrol -M beta release 7).\n"
+    assert "1 running" in progress.line(not_submitted=0)
+    assert "1 waiting (1 JobHeldUser)" in progress.line(not_submitted=0)
+
+
 def test_the_line_names_the_slurm_cluster_that_does_not_answer(grid: Grid) -> None:
     progress = Progress(grid)
     progress.submitted(grid[0], "1")

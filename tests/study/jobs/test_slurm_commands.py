@@ -40,7 +40,7 @@ def test_a_line_of_squeue_is_a_job(answers: dict[str, str]) -> None:
     answers["squeue -M trial --me"] = (
         "CLUSTER: trial\n8|PENDING|0:00|30:00|Priority|study/one/1|a | b\n"
     )
-    job = QueuedJob("8", "PENDING", "Priority", "study/one/1", "a | b", 0.0, 1800.0)
+    job = QueuedJob("8", "PENDING", "Priority", "study/one/1", "a | b", 0.0, 1800.0, "trial")
     assert list_jobs(["trial"]) == Listing({("trial", "8"): job})
 
 

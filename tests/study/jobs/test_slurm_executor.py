@@ -120,8 +120,8 @@ def test_exit_code_0_without_a_finished_run_is_an_error(grid: Grid) -> None:
     assert executor.ended == [info]
 
 
-def complete(grid: Grid, folder: Path) -> None:
-    summary = {"status": "completed", "fingerprint": grid[0].fingerprint}
+def complete(grid: Grid, folder: Path, number: int = 0) -> None:
+    summary = {"status": "completed", "fingerprint": grid[number].fingerprint}
     (folder / "run.json").write_text(json.dumps(summary | {"params": 1, "attempts": [attempt()]}))
 
 
@@ -382,6 +382,57 @@ def test_jobs_on_a_slurm_cluster_that_answers_are_settled(executor: Polled, grid
 
     assert asyncio.run(check()) == [there]
     assert executor.errors == ["Slurm job 7 ended: FAILED."]
+
+
+def test_jobs_of_two_slurm_clusters_with_the_same_id_end_on_their_own(
+    executor: Polled, grid: Grid
+) -> None:
+    here, folder = watched(executor, grid)
+    there, other = job_of(grid, number=1)
+    there.external_jobid, there.aux = "7", here.aux | {"cluster": "beta"}
+    executor._queue.add(there)
+    complete(grid, folder)
+    complete(grid, other, number=1)
+
+    async def check(active: list[Any]) -> list[Any]:
+        return [one async for one in executor.check_active_jobs(active)]
+
+    executor._queue._next_poll = float("inf")
+    for label, expected in (("7@beta", there), ("7", here)):
+        (executor.slurm_logdir / ENDED / label).write_text("0\n")
+        active = list(executor._queue.jobs.values())
+        assert asyncio.run(check(active)) == [info for info in active if info is not expected]
+        assert executor.ended.pop() is expected
+    assert executor._queue.jobs == {}
+
+
+def test_a_note_that_was_there_before_is_that_of_another_job(executor: Polled, grid: Grid) -> None:
+    """Slurm's ids begin again, for example after its state was lost; nobody saw that job end."""
+    (executor.slurm_logdir / ENDED / "7").write_text("0\n")
+    executor._queue = SlurmQueue(executor.slurm_logdir, first_poll_s=20.0)
+    info, folder = watched(executor, grid)
+    assert poll(executor, info, "RUNNING")
+    complete(grid, folder)
+    (executor.slurm_logdir / ENDED / "7").write_text("0\n")
+    assert not poll(executor, info, "RUNNING")
+    assert executor.ended == [info]
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "label"),
+    [(None, "7", "7"), ("alpha,beta", "7;beta", "7@beta"), ("alpha", "7;alpha", "7@alpha")],
+)
+def test_a_job_is_known_by_the_slurm_cluster_that_sbatch_names(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch, asked: str | None, answer: str, label: str
+) -> None:
+    executor = Polled(grid)
+    info, _ = job_of(grid)
+    prepared = Prepared(["sbatch"], "", "one", "cell", asked, executor.slurm_logdir / "%j.log")
+    monkeypatch.setattr(executor, "prepare", lambda job: prepared)
+    monkeypatch.setattr(slurm_executor, "ask", lambda command, stdin: Answer(0, answer, ""))
+    assert executor._submit(Request(info.job, "")).code == 0
+    assert list(executor._queue.jobs) == [label]
+    assert [known.label for known in executor._record.submissions()] == [label]
 
 
 def test_ctrl_c_cancels_our_jobs_on_each_slurm_cluster(

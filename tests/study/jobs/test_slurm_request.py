@@ -7,7 +7,19 @@ from typing import Any
 import pytest
 from snakemake_interface_common.exceptions import WorkflowError
 
-from study.jobs.slurm_request import Prepared, check_extra
+from study.jobs.slurm_request import Prepared, check_extra, cluster_of
+
+
+def test_the_slurm_cluster_is_the_jobs_or_that_of_the_users_modules(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As sbatch(1) says of SLURM_CLUSTERS."""
+    monkeypatch.delenv("SLURM_CLUSTERS", raising=False)
+    named = SimpleNamespace(resources={"clusters": "alpha"})
+    plain = SimpleNamespace(resources={})
+    assert [cluster_of(named), cluster_of(plain)] == ["alpha", None]
+    monkeypatch.setenv("SLURM_CLUSTERS", "beta")
+    assert [cluster_of(named), cluster_of(plain)] == ["alpha", "beta"]
 
 
 def job_with(extra: str) -> Any:
