@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import set_gres_string
-from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
+from snakemake_executor_plugin_slurm.validation import get_forbidden_slurm_options
 from snakemake_interface_common.exceptions import WorkflowError
 
 from study.cluster_config import SlurmConfig
@@ -25,6 +26,9 @@ FORBIDDEN = {
     "--cluster": "the key is `slurm.clusters`",
 }
 """Flags of sbatch that a study cannot give it, beside those that the plugin refuses -> why."""
+
+MANAGED = get_forbidden_slurm_options()
+"""Patterns of the flags that the plugin sets or refuses -> what they are about."""
 
 SHORT = {"-a": "--array", "-W": "--wait", "-M": "--cluster"}
 """Their short forms."""
@@ -96,12 +100,17 @@ def comment_of_job(job: Any) -> str:
 
 def check_extra(job: Any) -> None:
     """Check a job's `slurm_extra`, where a study's own flags are; raises WorkflowError."""
-    validate_slurm_extra(job)
     try:
         words = shlex.split(str(job.resources.get("slurm_extra") or ""))
     except ValueError as error:
         raise WorkflowError(f"`extra`: {error}") from error
     for word in words:
+        # Word by word: the plugin's own search also finds "-c " at the end of a value.
+        named = (name for flag, name in MANAGED.items() if re.match(flag, f"{word} "))
+        if (managed := next(named, None)) is not None:
+            raise WorkflowError(
+                f"`extra`: found {word}; the {managed} has a key of its own, or is set by Snakemake"
+            )
         name = SHORT.get(word[:2], word.partition("=")[0])
         # sbatch takes what is left out at the end of a name.
         flag = next((f for f in FORBIDDEN if len(name) > 3 and f.startswith(name)), None)

@@ -87,7 +87,7 @@ def test_what_slurm_or_its_plugin_rejects_is_told_before_the_first_job(study: Sl
         "wrong-partition": "invalid partition specified: phinx",
         "no-reservation": "Requested reservation is invalid",
         "several": "`extra`: found --array=1-2; several jobs would train in one folder",
-        "managed": "The --memory option is not allowed in the 'slurm_extra' parameter",
+        "managed": "`extra`: found --mem=1G; the memory has a key of its own",
         "wrong-type": "Requested node configuration is not available",
         "too-much": "node configuration is not available",
         "tokenize": "QOSMinGRES",

@@ -44,7 +44,9 @@ def job_with(extra: str) -> Any:
         ("--test-only", "found --test-only; nothing would be submitted"),
         ("-M other", "found -M; the key is `slurm.clusters`"),
         ("--begin='now", "No closing quotation"),
-        ("--mem=1G", "memory option is not allowed"),
+        ("--mem=1G", "found --mem=1G; the memory has a key of its own"),
+        ("--exclusive -p gpu", "found -p; the partition has a key of its own"),
+        ("-J mine", "found -J; the job name has a key of its own, or is set by Snakemake"),
     ],
 )
 def test_flags_that_a_study_cannot_give(extra: str, told: str) -> None:
@@ -60,6 +62,7 @@ def test_flags_that_a_study_cannot_give(extra: str, told: str) -> None:
         "--wait-all-nodes=1",
         "--begin='now + 1 hours' --licenses=a:1",
         "--hint=nomultithread --gpus-per-task=8",
+        "--reservation=project-c --exclude='rack-n ' --open-mode=append",
     ],
 )
 def test_flags_that_it_can(extra: str) -> None:
