@@ -5,10 +5,10 @@ Snakemake counts jobs, of which a training takes minutes or hours and any other 
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from study.grid import Cell
-from study.jobs.progress import later_day
+from study.jobs.progress import later_day, time_in
 
 
 class LocalProgress:
@@ -37,7 +37,7 @@ class LocalProgress:
         if not left or left == total:
             return f"{line}."
         remaining_s = (self._clock() - self._start) * left / (total - left)
-        end = datetime.now() + timedelta(seconds=remaining_s)
+        end = time_in(remaining_s)
         share = f"{1 - left / total:.0%} of their time"
         return f"{line}, {share}; done at about {end:%H:%M}{later_day(end)}."
 

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from study.grid import Cell, Grid
 from study.jobs.messages import say
@@ -126,7 +126,7 @@ class Progress:
             else seconds
             for name, seconds in self._seconds.items()
         ]
-        return datetime.now() + timedelta(seconds=time_to_end(left_s, running))
+        return time_in(time_to_end(left_s, running))
 
 
 def time_to_end(left_s: Sequence[float], running: int) -> float:
@@ -135,6 +135,11 @@ def time_to_end(left_s: Sequence[float], running: int) -> float:
     `left_s`: the time that each still needs, s.
     """
     return max(max(left_s, default=0.0), sum(left_s) / running)
+
+
+def time_in(seconds: float) -> datetime:
+    """Return the local time after so many seconds, also if clocks are changed meanwhile."""
+    return datetime.fromtimestamp(time.time() + seconds)
 
 
 def later_day(moment: datetime) -> str:

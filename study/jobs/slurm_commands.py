@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -353,8 +354,8 @@ def find_start(flags: Sequence[str], partition: str, cluster: str | None) -> Exp
     found = _START.search(answer.err)
     if refusal or found is None:
         return ExpectedStart(None, refusal)
-    start = datetime.fromisoformat(found.group(1))  # local time, as now() is
-    return ExpectedStart(max(0.0, (start - datetime.now()).total_seconds()))
+    start = datetime.fromisoformat(found.group(1)).timestamp()  # of a local time
+    return ExpectedStart(max(0.0, start - time.time()))
 
 
 def count_nodes(partition: str, cluster: str | None) -> int | None:

@@ -3,9 +3,10 @@
 import json
 import re
 import shlex
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from study.__main__ import main
 from study.grid import Cell, Grid
 from study.jobs import slurm_commands
+from study.jobs.progress import time_in
 from study.jobs.prospects import Backlog
 from study.jobs.slurm_commands import Answer, count_nodes, find_start
 from study.jobs.workflow import load_config
@@ -488,6 +490,22 @@ def test_nodes_in_service_are_counted(slurm: Slurm) -> None:
     assert slurm.asked == ["sinfo -M trial --partition=left --noheader '--format=%T|%D'"]
     slurm.away = {"left"}
     assert count_nodes("left", None) is None
+
+
+def test_a_wait_over_the_change_to_summer_time(
+    slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In Berlin clocks went from 2:00 to 3:00 on 29 March 2026: from 1:00 to 6:00 took 4 hours."""
+    said = "sbatch: Job 7 to start at 2026-03-29T06:00:00 using 8 processors on nodes n1\n"
+    monkeypatch.setattr(slurm_commands, "ask", lambda command, stdin=None: Answer(0, "", said))
+    began = datetime(2026, 3, 29, 0, 0, tzinfo=UTC).timestamp()
+    monkeypatch.setattr(time, "time", lambda: began)
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        waits_s, clock = find_start(["-p", "left"], "left", None).wait_s, time_in(4 * 3600)
+    time.tzset()
+    assert (waits_s, f"{clock:%H:%M}") == (4 * 3600, "06:00")
 
 
 def test_a_start_that_slurm_does_not_tell(slurm: Slurm) -> None:
