@@ -12,8 +12,9 @@ from trainer.folder.run_file import find_summary
 
 FIRST_S, EVERY_S = 20, 60
 
-WAITING = frozenset({"PENDING", "REQUEUE_HOLD", "SPECIAL_EXIT"})
-"""States of jobs in the queue; the last two are held after they were requeued."""
+WAITING = frozenset({"PENDING", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
+"""States of jobs in the queue. The two after PENDING are held after they were requeued, the last
+one after its reservation has ended."""
 
 SUSPENDED = frozenset({"SUSPENDED", "STOPPED"})
 """States of jobs whose processes Slurm has stopped for a time."""

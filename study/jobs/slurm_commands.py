@@ -28,7 +28,7 @@ ACTIVE = frozenset(
 
 # Reasons of squeue for which a waiting job will not start however long it waits.
 _NEVER_STARTS = re.compile(
-    r"Max\w*Per(Job|Node)|Partition(TimeLimit|NodeLimit)|QOSMin|NotAllowed|Invalid(Account|QOS)"
+    r"Max\w*Per(Job|Node)|MaxMemPerLimit|Partition(TimeLimit|NodeLimit)|QOSMin|NotAllowed|Invalid(Account|QOS)"
     r"|BadConstraints|DependencyNeverSatisfied"
 )
 _HELD = re.compile(r"JobHeld|JobHoldMaxRequeue|requeued[ _](in[ _])?held", re.IGNORECASE)
@@ -140,7 +140,7 @@ def why_stuck(job: QueuedJob) -> tuple[str, str] | None:
         return "is held", f"Release it (scontrol {there}release {job.job_id})."
     if _USED_UP.search(job.reason):
         return "waits until its account or QOS is granted more", f"Ask for more, or c{anew}"
-    if _NEVER_STARTS.search(job.reason):
+    if _NEVER_STARTS.search(job.reason) or job.state == "RESV_DEL_HOLD":
         return "will never start", f"C{anew}"
     return None
 

@@ -42,10 +42,15 @@ def test_jobs_that_are_suspended_or_held_are_told(
     progress.submitted(grid[0], "1")
     progress.submitted(grid[1], "2")
     progress.submitted(grid[2], "3")
+    # As Slurm 22.05 shows them.
+    progress.submitted(grid[3], "4")
+    progress.submitted(grid[4], "5")
     queued = listing(
         QueuedJob("1", "SUSPENDED", "None", "", ""),
         QueuedJob("2", "PENDING", "JobHeldUser", "", ""),
         QueuedJob("3", "REQUEUE_HOLD", "job requeued in held state", "", ""),
+        QueuedJob("4", "RESV_DEL_HOLD", "Reservation ours was deleted", "", ""),
+        QueuedJob("5", "PENDING", "MaxMemPerLimit", "", ""),
     )
     progress.polled(queued)
     progress.polled(queued)
@@ -53,8 +58,15 @@ def test_jobs_that_are_suspended_or_held_are_told(
         f"Slurm job 2 ({grid[1].name}) is held: JobHeldUser. Release it (scontrol release 2).",
         f"Slurm job 3 ({grid[2].name}) is held: job requeued in held state. Release it "
         "(scontrol release 3).",
+        f"Slurm job 4 ({grid[3].name}) will never start: Reservation ours was deleted. Cancel it "
+        "(scancel 4), change its request and start Snakemake again.",
+        f"Slurm job 5 ({grid[4].name}) will never start: MaxMemPerLimit. Cancel it (scancel 5), "
+        "change its request and start Snakemake again.",
     ]
-    told = "0 running; 1 suspended; 2 waiting (1 JobHeldUser, 1 job requeued in held state); "
+    told = (
+        "0 running; 1 suspended; 4 waiting (1 JobHeldUser, 1 job requeued in held state, "
+        "1 Reservation ours was deleted, 1 MaxMemPerLimit); "
+    )
     assert told in progress.line(not_submitted=0)
 
 
