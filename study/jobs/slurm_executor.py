@@ -76,6 +76,9 @@ from trainer.problems import ConfigError
 GLANCE_S = 1.0
 """Seconds between two looks at the notes of jobs that have ended."""
 
+WAY_TO_SLURM = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+"""Variables by which Slurm's commands find their cluster; they are not those of a job."""
+
 LAST_S = 8
 """Seconds after SIGTERM at which Snakemake is ended if it has not ended itself."""
 
@@ -105,7 +108,10 @@ class SlurmExecutor(Decisions, PluginExecutor):
             most=workflow.resource_settings.nodes or sys.maxsize,
             limit=self._limit_of,
         )
-        super().__init__(workflow, logger)  # starts the thread that polls
+        known = {name: os.environ[name] for name in WAY_TO_SLURM if name in os.environ}
+        # Starts the thread that polls; within a job, the plugin unsets all variables of Slurm.
+        super().__init__(workflow, logger)
+        os.environ.update(known)
 
     def __post_init__(self, test_mode: bool = False) -> None:
         super().__post_init__(test_mode)

@@ -136,6 +136,14 @@ def test_sbatch_accepts_every_style_of_a_request(study: SlurmStudy) -> None:
     assert "Trying to restart" not in output
 
 
+def test_snakemake_in_a_jobs_shell_finds_slurm(study: SlurmStudy) -> None:
+    """As within salloc, where the variables of a job are beside SLURM_CONF."""
+    add(study, "cell")
+    output = study.run(str(study.flags()[0]), SLURM_JOB_ID="7")
+    assert study.returncode == 0, output
+    assert study.summary("cell")["status"] == "completed"
+
+
 def test_a_place_without_slurm_is_told(study: SlurmStudy) -> None:
     study.add("here", {"device": "cpu", "gpu_name": "CPU core", "gpus_per_node": 1})
     output = study.run()
