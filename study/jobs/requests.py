@@ -85,7 +85,8 @@ class Request:
 
     def resources(self) -> dict[str, Any]:
         """Return each resource for Snakemake: its value, or if it varies between jobs, a function
-        of the wildcards; None is not requested. Without Slurm, there are none.
+        of the wildcards; None is not requested. Without Slurm, there are none. What no job requests
+        is missing.
 
         Snakemake takes a tenth of a millisecond for each function and job.
         """
@@ -96,6 +97,8 @@ class Request:
         found: dict[str, Any] = {}
         for name in RESOURCES:
             values = {request.get(name) for request in asked}
+            if values == {None} and name not in UNSET:
+                continue  # --default-resources apply
             one = len(values) == 1 and name not in UNSET
             found[name] = values.pop() if one else self._resource(name)
         return found

@@ -289,6 +289,13 @@ def slurm_extra(request: TrainingRequest, wildcards: SimpleNamespace) -> object:
     return given(wildcards, 1) if callable(given) else given
 
 
+def test_what_no_job_requests_is_left_to_default_resources() -> None:
+    """Snakemake's --default-resources apply to what a rule does not define, not to None."""
+    given = TrainingRequest(LINGUA).resources()
+    assert {"slurm_account", "slurm_partition", "gres", "runtime", "slurm_extra"} <= given.keys()
+    assert not {"qos", "constraint", "clusters"} & given.keys()
+
+
 def test_autotune_requests_one_gpu() -> None:
     grid = Grid(load_study_file("config/studies/lingua.yaml"))
     request = AutotuneRequest(grid)
