@@ -15,6 +15,7 @@ from study.grid import Cell, Grid
 from study.jobs.ctrl_c import note_ctrl_c
 from study.jobs.decisions import find_cell
 from study.jobs.executors import LocalExecutor
+from study.jobs.flags import find_not_followed
 from study.jobs.foreign_job import write_job
 from study.jobs.launch import data_request
 from study.jobs.requests import data_cell
@@ -34,6 +35,8 @@ def start(workflow: Any, grid: Grid) -> None:
     """
     executor = workflow.scheduler._executor
     note_ctrl_c(workflow.scheduler)
+    if not_followed := find_not_followed(workflow):
+        sys.exit(str(ConfigError("command line or profile", not_followed)))
     if isinstance(executor, SlurmExecutor):
         exit_on_sigterm()
     jobs = list(workflow.dag.needrun_jobs())

@@ -34,6 +34,8 @@ def test_an_executor_that_is_not_extended_is_prepared_too(make_grid: MakeGrid) -
         scheduler=SimpleNamespace(_executor=object(), global_resources=limits, resources=limits),
         dag=SimpleNamespace(needrun_jobs=lambda: [job]),
         resource_settings=SimpleNamespace(cores=2),
+        remote_execution_settings=SimpleNamespace(immediate_submit=False),
+        executor_settings=None,
     )
     start(workflow, grid)
     assert limits["_cores"] == 2
@@ -52,6 +54,33 @@ def test_a_folder_of_results_that_cannot_be_written_is_named(tmp_path: Path) -> 
     assert done.returncode == 1
     assert "/proc/x/slurm-trial/slurm_logs/ended: cannot be created: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--immediate-submit", "--notemp"], ["--immediate-submit: jobs would start before"]),
+        (
+            ["--slurm-array-jobs", "all", "--slurm-exclude-failed-nodes", "n1"],
+            ["--slurm-array-jobs: all jobs of an array", "--slurm-exclude-failed-nodes: expected"],
+        ),
+    ],
+)
+def test_flags_that_would_have_no_effect_or_a_wrong_one_are_told(
+    tmp_path: Path, flags: list[str], told: list[str]
+) -> None:
+    options = ["--configfile", "config/studies/slurm-trial.yaml", *flags]
+    command = [sys.executable, "-m", "snakemake", "--executor", "slurm", *options]
+    done = subprocess.run(
+        [*command, "--config", f"results_dir={tmp_path}"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    lines = done.stderr.partition("\ncommand line or profile: ")[2].splitlines()[1:]
+    for line, words in zip(lines, told, strict=False):
+        assert line.strip().startswith(words)
+    assert len(lines) >= len(told)
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("completed"))
 
 
 @pytest.mark.parametrize("asks", ["its own request", "another"])
