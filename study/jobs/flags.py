@@ -1,4 +1,4 @@
-"""Flags of Snakemake and of its Slurm plugin that the executors here do not follow."""
+"""Flags of Snakemake and of its Slurm plugin: what the executors here do about some of them."""
 
 from typing import Any
 
@@ -28,3 +28,9 @@ def find_not_followed(workflow: Any) -> list[str]:
         for name, why in NOT_FOLLOWED.items()
         if getattr(given, name, None)
     ]
+
+
+def find_pace(workflow: Any) -> float:
+    """Return the least time between two submissions by --max-jobs-per-timespan, s."""
+    rate = workflow.scheduling_settings.max_jobs_per_timespan
+    return float(rate.timespan / max(1, rate.max_jobs)) if rate else 0.0

@@ -27,6 +27,7 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from study.grid import Cell
 from study.jobs.decisions import Decisions, give_up
+from study.jobs.flags import find_pace
 from study.jobs.grants import Grants
 from study.jobs.job_script import (
     ENDED,
@@ -66,7 +67,7 @@ from study.jobs.slurm_request import (
     sbatch_command,
 )
 from study.jobs.submission import Request, Submissions
-from study.jobs.submitted import Submission, log_folder, make_folder, record_of
+from study.jobs.submitted import Submission, link_log, log_folder, make_folder, record_of
 from study.jobs.verdict import End, is_time_up, judge, note_shortage
 from study.measure.summaries import is_up_to_date, read_summary
 from study.project import PROJECT
@@ -107,6 +108,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
             active=lambda: Counter(info.aux["kind"] for info in list(self._queue.jobs.values())),
             most=workflow.resource_settings.nodes or sys.maxsize,
             limit=self._limit_of,
+            pace_s=find_pace(workflow),
         )
         known = {name: os.environ[name] for name in WAY_TO_SLURM if name in os.environ}
         # Starts the thread that polls; within a job, the plugin unsets all variables of Slurm.
@@ -307,7 +309,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         info = SubmittedJobInfo(job, external_jobid=made.job_id, aux=aux)
         self._queue.add(info)
         if cell is not None:
-            _link(Path(made.log), Path(cell.folder, "slurm_logs", f"{made.job_id}.log"))
+            link_log(made, Path(cell.folder))
             self.progress.submitted(cell, made.label)
         self.report_job_submission(info)
 
@@ -463,13 +465,3 @@ class SlurmExecutor(Decisions, PluginExecutor):
         # Still here: something waits for a file or for a child.
         self.workflow.persistence.unlock()
         os._exit(128 + signal.SIGTERM)
-
-
-def _link(log: Path, link: Path) -> None:
-    """Link a job's log in its run's folder, named by the job id; if that fails, say so."""
-    try:
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(log.parent.resolve() / log.name, link.parent.resolve()))
-    except OSError as error:
-        say(f"{link}: cannot be created: {error.strerror or error}. It would link to {log}.")

@@ -19,7 +19,7 @@ LONGEST_S = 60.0
 """Bounds of the pause before another try; it doubles each time."""
 
 PACE_S = 0.1
-"""Seconds between two submissions."""
+"""Least seconds between two submissions."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,15 @@ class Submissions:
         active: Callable[[], Counter[Hashable]],
         most: int,
         limit: Callable[[Hashable], int | None] = lambda kind: None,
+        pace_s: float = 0.0,
     ) -> None:
         """`submit` asks sbatch; `refused` is told what Slurm will never accept.
 
-        `active` counts the jobs in the queue by kind, and `limit` is the most of a kind.
+        `active` counts the jobs in the queue by kind, and `limit` is the most of a kind. `pace_s`:
+        seconds from one that sbatch has accepted to the next.
         """
         self._submit, self._refused, self._active = submit, refused, active
-        self._most, self._limit = most, limit
+        self._most, self._limit, self._pace_s = most, limit, max(PACE_S, pace_s)
         self._waiting: deque[Request] = deque()
         self._pauses: dict[Hashable, _Pause] = {}
         self._outage: _Pause | None = None
@@ -106,8 +108,9 @@ class Submissions:
                 if self._stopped:
                     return
             assert request is not None
-            self._try(request)
-            time.sleep(PACE_S)
+            pause_s = self._pace_s if self._try(request) else PACE_S
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped, pause_s)
 
     def _next(self) -> Request | None:
         """Take the first request that is not held up."""
@@ -131,25 +134,27 @@ class Submissions:
                 return request
         return None
 
-    def _try(self, request: Request) -> None:
+    def _try(self, request: Request) -> bool:
+        """Submit a request; return whether sbatch has accepted it."""
         answer = self._submit(request)
         if self._stopped:
-            return
+            return False
         if answer.code == 0:
             if self._outage is not None:
                 say("Slurm's controller answers again.")
             self._outage = None
-            return
+            return bool(answer.out)  # nothing is submitted for a job that is kept
         meaning = classify_refusal(answer.message)
         if meaning == "refused":
             self._refused(request, answer.message)
-            return
+            return False
         with self._changed:
             self._waiting.appendleft(request)
             if meaning == "limit":
                 self._hold_up(request, answer.message)
             else:
                 self._hold_up_all(answer.message)
+        return False
 
     def _hold_up(self, request: Request, message: str) -> None:
         if request.kind not in self._pauses:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -157,6 +158,17 @@ def make_folder(folder: Path) -> None:
             f"{folder}: cannot be created: {error.strerror or error}. Expected `results_dir` to be "
             "a folder that you may write to."
         )
+
+
+def link_log(made: Submission, run: Path) -> None:
+    """Link a job's log in its run's folder, named by the job id; if that fails, say so."""
+    log, link = Path(made.log), run / "slurm_logs" / f"{made.job_id}.log"
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(log.parent.resolve() / log.name, link.parent.resolve()))
+    except OSError as error:
+        say(f"{link}: cannot be created: {error.strerror or error}. It would link to {log}.")
 
 
 def record_of(logs: Path) -> Record:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -47,6 +48,26 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def started(slurm: Slurm, most: int = 100) -> Submissions:
     return Submissions(slurm.submit, slurm.refuse, lambda: Counter({"one": slurm.active}), most)
+
+
+def test_submissions_keep_to_a_pace_which_jobs_that_are_kept_do_not_count_for() -> None:
+    kept = Answer(0, "", "")
+    slurm, times = Slurm(kept, kept, ACCEPTED), []
+
+    def submit(request: Request) -> Answer:
+        times.append(time.monotonic())
+        return slurm.submit(request)
+
+    queue = Submissions(submit, slurm.refuse, lambda: Counter(), 100, pace_s=0.5)
+    for name in "abcd":
+        queue.add(Request(name, "one"))
+    wait_until(lambda: len(slurm.accepted) == 4, "all are accepted", 10)
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    assert [pause >= 0.5 for pause in pauses] == [False, False, True]
+    began = time.monotonic()
+    queue.stop()
+    queue.join(10)
+    assert time.monotonic() - began < 0.5
 
 
 def test_requests_are_submitted_in_their_order() -> None:
