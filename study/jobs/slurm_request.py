@@ -94,6 +94,10 @@ def cluster_of(job: Any) -> str | None:
 def comment_of_job(job: Any) -> str:
     """Return the comment of a job, by which a later invocation recognises it, and `watch`, which
     does not know what a rule is called in another repository."""
+    if job.is_group():
+        # All groups (--groups) of the same rules have one name, and no wildcards.
+        made = json.dumps(sorted(map(str, job.output)))
+        return comment_of(str(job.name), [sha256(made.encode()).hexdigest()[:8]])
     name = "train" if is_training(job) else str(job.name)
     return comment_of(name, list(getattr(job, "wildcards", None) or ()))
 

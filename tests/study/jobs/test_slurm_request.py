@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from snakemake_interface_common.exceptions import WorkflowError
 
-from study.jobs.slurm_request import Prepared, check_extra, cluster_of
+from study.jobs.slurm_request import Prepared, check_extra, cluster_of, comment_of_job
 
 
 def test_the_slurm_cluster_is_the_jobs_or_that_of_the_users_modules(
@@ -20,6 +20,17 @@ def test_the_slurm_cluster_is_the_jobs_or_that_of_the_users_modules(
     assert [cluster_of(named), cluster_of(plain)] == ["alpha", None]
     monkeypatch.setenv("SLURM_CLUSTERS", "beta")
     assert [cluster_of(named), cluster_of(plain)] == ["alpha", "beta"]
+
+
+def test_groups_of_the_same_rules_have_different_comments() -> None:
+    """By its comment, a restart finds the job of a group."""
+
+    def group(*outputs: str) -> Any:
+        return SimpleNamespace(name="g_train", output=list(outputs), is_group=lambda: True)
+
+    comments = [comment_of_job(group(*files)) for files in ("ab", "cd", "ba")]
+    assert comments[0] == comments[2] != comments[1]
+    assert all(comment.startswith("rule_g_train_wildcards_") for comment in comments)
 
 
 def job_with(extra: str) -> Any:
