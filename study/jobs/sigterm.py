@@ -1,4 +1,5 @@
-"""The end by SIGTERM: Snakemake ends within seconds, its Slurm jobs go on."""
+"""The end by SIGTERM, or by SIGHUP when a terminal or a connection is closed: Snakemake ends within
+seconds, its Slurm jobs go on."""
 
 import contextlib
 import os
@@ -7,24 +8,31 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def exit_on_sigterm() -> None:
-    """Have SIGTERM end Snakemake at once, before the first job and whatever Slurm is asked."""
+    """Have a signal end Snakemake at once, before the first job and whatever Slurm is asked."""
 
     def leave(number: int, frame: object) -> None:
-        sys.exit("Ended by SIGTERM; nothing was submitted.")
+        sys.exit(f"Ended by {signal.Signals(number).name}; nothing was submitted.")
 
-    signal.signal(signal.SIGTERM, leave)
+    _handle(leave)
 
 
-def leave_on_sigterm(leave: Callable[[], None]) -> None:
-    """Have SIGTERM call `leave` in a thread, whatever Snakemake waits for."""
+def leave_on_sigterm(leave: Callable[[signal.Signals], None]) -> None:
+    """Have a signal call `leave` in a thread, whatever Snakemake waits for."""
 
     def start(number: int, frame: object) -> None:
-        threading.Thread(target=leave, daemon=True).start()
+        threading.Thread(target=leave, args=(signal.Signals(number),), daemon=True).start()
 
-    signal.signal(signal.SIGTERM, start)
+    _handle(start)
+
+
+def _handle(handler: Callable[[int, Any], None]) -> None:
+    signal.signal(signal.SIGTERM, handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, handler)
 
 
 def terminate_children() -> None:

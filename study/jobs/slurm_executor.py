@@ -9,6 +9,7 @@ Of the plugin itself it uses the command that it makes of a job's resources.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -81,7 +82,7 @@ WAY_TO_SLURM = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 """Variables by which Slurm's commands find their cluster; they are not those of a job."""
 
 LAST_S = 8
-"""Seconds after SIGTERM at which Snakemake is ended if it has not ended itself."""
+"""Seconds after such a signal at which Snakemake is ended if it has not ended itself."""
 
 
 class SlurmExecutor(Decisions, PluginExecutor):
@@ -450,18 +451,19 @@ class SlurmExecutor(Decisions, PluginExecutor):
         self._submissions.stop()
         super().shutdown()
 
-    def leave(self) -> None:
-        """End Snakemake and leave the jobs to Slurm, on SIGTERM."""
+    def leave(self, received: signal.Signals) -> None:
+        """End Snakemake and leave the jobs to Slurm, on SIGTERM or SIGHUP."""
         self._leaving.set()
         self._submissions.stop()
         abandon()
         jobs = ", ".join(sorted(self._queue.jobs, key=lambda label: (len(label), label)))
         kept = f"Slurm jobs {jobs} go on" if jobs else "no job is in Slurm's queue"
-        say(f"Ended by SIGTERM; {kept}. Start Snakemake again to continue.")
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            say(f"Ended by {received.name}; {kept}. Start Snakemake again to continue.")
         self.wait = False
-        self.workflow.scheduler.executor_error_callback(WorkflowError("ended by SIGTERM"))
+        self.workflow.scheduler.executor_error_callback(WorkflowError(f"ended by {received.name}"))
         terminate_children()
         time.sleep(LAST_S)
         # Still here: something waits for a file or for a child.
         self.workflow.persistence.unlock()
-        os._exit(128 + signal.SIGTERM)
+        os._exit(128 + received)

@@ -129,17 +129,20 @@ class SlurmStudy:
         above = self.results / "runs" / entry["cluster"] / "one" / f"gpus-{entry['gpus']}" / "base"
         return [above / f"seed-{seed}" for seed in entry.get("seed", [42])]
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        """Start `snakemake --executor slurm`; what it prints is appended to `log`."""
+    def write(self, *arguments: str) -> list[str]:
+        """Write the study and return the command that runs it."""
         self.file.write_text(yaml.safe_dump(self.study))
-        command = [
+        return [
             *(sys.executable, "-m", "snakemake"),
             *("--executor", "slurm", "--configfile", str(self.file)),
             *("--slurm-init-seconds-before-status-checks", "2", *arguments),
         ]
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start `snakemake --executor slurm`; what it prints is appended to `log`."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command,
+                self.write(*arguments),
                 cwd=ROOT,
                 env={**self.cluster.environment(), **environment},
                 stdout=log,

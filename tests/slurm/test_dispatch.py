@@ -1,9 +1,15 @@
 """What happens to Snakemake, or between Snakemake and Slurm's daemons."""
 
+import fcntl
 import os
+import pty
 import re
+import select
 import signal
 import stat
+import subprocess
+import termios
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,6 +197,47 @@ def test_snakemake_is_ended_and_started_again(study: SlurmStudy) -> None:
     output = study.log.read_text()
     assert f"Slurm job {job} of an earlier invocation still runs" in output
     assert f"Slurm job {before['waits'][0]} of an earlier invocation waits for its turn" in output
+
+
+def test_a_connection_that_is_lost_ends_snakemake_as_sigterm_does(study: SlurmStudy) -> None:
+    """Its terminal is gone: nothing can be printed."""
+    add(study, "cell", "hold")
+    (flag,) = map(str, study.flags())
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        study.write(flag),
+        cwd=ROOT,
+        env=study.cluster.environment(),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    lost = threading.Event()
+
+    def show() -> None:
+        while not lost.wait(0.1):
+            if select.select([ours], [], [], 0)[0]:
+                os.read(ours, 1 << 16)
+        os.close(ours)
+
+    threading.Thread(target=show).start()
+    try:
+        job = study.wait_for_step("cell", middle(study))
+        lost.set()
+        assert process.wait(LEAVES_S) == 1
+    finally:
+        lost.set()
+        process.kill()
+    assert study.cluster.state(job) == "RUNNING"
+    # Nothing is left locked, and the job is kept.
+    second = study.start(flag)
+    wait_until(lambda: f"Slurm job {job} of an earlier" in study.log.read_text(), "it is kept", 60)
+    study.release_standin("cell")
+    assert second.wait(60) == 0
+    assert study.jobs("cell") == [job]
 
 
 def test_a_cell_goes_to_the_partition_with_free_nodes_and_stays_there(study: SlurmStudy) -> None:
