@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     from trainer.config import load_run_config
     from trainer.folder.owner import check_replaces_nothing
     from trainer.gpu_context import open_early
-    from trainer.launcher import check_launcher
+    from trainer.launcher import check_launcher, tell_launcher
     from trainer.problems import ConfigError
     from trainer.ranks import read_ranks
 
@@ -55,6 +55,7 @@ def main(arguments: list[str]) -> int:
         return run(config, startup)
     except ConfigError as error:
         print(error, file=sys.stderr)
+        tell_launcher(os.environ, str(error))
         return 1
 
 

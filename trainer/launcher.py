@@ -1,11 +1,16 @@
-"""Refuses a start of several processes by a launcher that does not say which rank each one is.
+"""Refuses a start of several processes by a launcher that does not say which rank each one is, and
+tells torchrun why a process fails.
 
 The one module that reads a scheduler's variables: without torchrun's, each of the processes would
 take itself for the whole run.
 """
 
+import contextlib
+import json
 import shlex
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from trainer.problems import ConfigError
 
@@ -31,6 +36,18 @@ def check_launcher(environment: Mapping[str, str], arguments: Sequence[str]) -> 
                 f"{_command(tasks, max(1, nodes), arguments)}"
             )
             raise ConfigError("command line", [message])
+
+
+def tell_launcher(environment: Mapping[str, str], message: str) -> None:
+    """Have torchrun end what it prints about a failed process with the reason.
+
+    It reads a file in the form of torch.distributed.elastic.multiprocessing.errors.
+    """
+    file = environment.get("TORCHELASTIC_ERROR_FILE")
+    if file is not None:
+        told = {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}
+        with contextlib.suppress(OSError):  # it goes without
+            Path(file).write_text(json.dumps({"message": told}), encoding="utf-8")
 
 
 def _command(tasks: int, nodes: int, arguments: Sequence[str]) -> str:

@@ -1,12 +1,17 @@
 """Processes that a launcher starts without saying which rank each one is."""
 
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from trainer.__main__ import main
 from trainer.launcher import check_launcher
 from trainer.problems import ConfigError
+
+ROOT = Path(__file__).parents[2]
 
 ARGUMENTS = ["config=my run.yaml", "steps=5"]
 RANKS = {"RANK": "0", "WORLD_SIZE": "4"}
@@ -62,3 +67,18 @@ def test_the_command_refuses_it_before_it_reads_the_config(
     assert "found 4 processes of srun" in found.err
     assert "no-such-file.yaml" in found.err
     assert "cannot be read" not in found.err
+
+
+def test_what_torchrun_prints_of_a_mistake_in_the_settings_ends_with_the_mistake(
+    tmp_path: Path,
+) -> None:
+    settings = tmp_path / "run.yaml"
+    settings.write_text("step: 5\n")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
+    done = subprocess.run(
+        [*launch, "-m", "trainer", f"config={settings}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    *_, last = done.stderr.partition("Root Cause")
+    assert f"traceback : {settings}: " in last
+    assert "step: unknown key" in last

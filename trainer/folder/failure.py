@@ -16,6 +16,7 @@ import torch
 
 from trainer.config import RunConfig
 from trainer.files import FULL_DISK
+from trainer.launcher import tell_launcher
 from trainer.problems import ConfigError
 from trainer.ranks import read_ranks
 from trainer.records import FAILURE, Failure
@@ -57,6 +58,7 @@ def reported(config: RunConfig, world: World) -> Iterator[None]:
         with contextlib.suppress(OSError):
             print(text.rstrip(), file=sys.stderr, flush=True)
         write_first(Path(config.dump_dir), failure)
+        tell_launcher(os.environ, failure.message)
         if world.size > 1:
             os._exit(1)
         sys.exit(1)

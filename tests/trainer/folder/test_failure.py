@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from tests.trainer.small_runs import ALONE, run_config
 from trainer.folder.failure import forget, refusals_noted, reported, write_first
@@ -43,6 +44,23 @@ def test_other_failures_may_be_retried_and_show_their_traceback(tmp_path: Path, 
     assert "rank 0 of 1" in printed
     assert "ValueError: a broken link" in printed
     assert "Traceback" in printed
+
+
+def test_what_torchrun_prints_ends_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By torch's own reading of the file that it names to each rank."""
+    file = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    facts = fail(tmp_path, torch.OutOfMemoryError("CUDA out of memory."))
+    failed = ProcessFailure(local_rank=0, pid=1, exitcode=1, error_file=str(file))
+    other = ProcessFailure(local_rank=1, pid=2, exitcode=1, error_file="")
+    shown = str(ChildFailedError("trainer", {0: failed, 1: other}))
+    root = shown.partition("Root Cause")[2]
+    assert f"traceback : {facts['message']}\n=====" in root
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "nowhere" / "error.json"))
+    fail(tmp_path, ValueError("a full disk, for example"))
 
 
 def test_the_first_failure_is_kept(tmp_path: Path) -> None:
