@@ -123,16 +123,17 @@ def ran_out_of_memory(log: Path) -> bool:
     return bool(_OUT_OF_MEMORY.search(_read_end(log)))
 
 
-def end_of_log(log: Path) -> str:
-    """Return the last lines of a job's log, for people; empty if there are none."""
-    lines = _read_end(log).decode(errors="replace").splitlines()[-_SHOWN_LINES:]
-    return "\n".join([f"The end of {log}:", *lines]) if lines else ""
+def show_log(log: Path, own: Iterable[str]) -> str:
+    """Return what people should see of a failed job's log; empty if it is empty or missing.
 
-
-def have_text(paths: Iterable[str]) -> bool:
-    """Return whether any of a job's own logs, which Snakemake shows, has text, or it has none."""
-    sizes = [Path(path).stat().st_size if Path(path).exists() else 0 for path in paths]
-    return any(sizes) or not sizes
+    Snakemake shows the job's `own` logs. If these have text, it is also in this one, and the rest
+    that matters is what Slurm has written there, such as why it ended the job.
+    """
+    lines = _read_end(log).decode(errors="replace").splitlines()
+    if any(Path(path).exists() and Path(path).stat().st_size for path in own):
+        lines = [line for line in lines if line.startswith("slurmstepd")]
+        return "\n".join([f"Slurm's log: {log}", *lines[-_SHOWN_LINES:]])
+    return "\n".join([f"The end of {log}:", *lines[-_SHOWN_LINES:]]) if lines else ""
 
 
 def _read_end(log: Path) -> bytes:

@@ -34,9 +34,8 @@ from study.jobs.job_script import (
     ENDED,
     NO_LOG,
     OUT_OF_SIGHT,
-    end_of_log,
-    have_text,
     ran_out_of_memory,
+    show_log,
     write_script,
 )
 from study.jobs.messages import say, shorten
@@ -397,9 +396,9 @@ class SlurmExecutor(Decisions, PluginExecutor):
             if lacks or verdict.action == "give up":
                 give_up(job)
             said = f"Slurm job {label_of_job(info)} ended: {state}. {verdict.reason}".strip()
-            shown = "" if have_text(getattr(job, "log", ())) else end_of_log(log)
+            shown = show_log(log, getattr(job, "log", ()))
             message = "\n".join(filter(None, [said, lacks, shown]))
-            self.report_job_error(info, msg=message, aux_logs=[str(log)])
+            self.report_job_error(info, msg=message)
 
     def _is_time_up(self, cell: Cell, queued: QueuedJob | None) -> bool:
         slurm = cell.cluster_config.slurm

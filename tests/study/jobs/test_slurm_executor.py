@@ -159,12 +159,14 @@ class Polled(Recorder, SlurmExecutor):
         self._leaving = SimpleNamespace(is_set=lambda: False)  # type: ignore[assignment]
         self.progress = Progress(grid)
         self.again: list[Any] = []
+        self.logs_shown: list[str] = []
         self._submissions = Waiting(self.again)  # type: ignore[assignment]
         self.workflow = SimpleNamespace(workdir_init="/here")
 
     # What Snakemake is told: the decisions about the run's files come first.
     def report_job_error(self, job_info: Any, msg: str | None = None, **kwargs: Any) -> None:
         self.errors.append(msg)
+        self.logs_shown += kwargs.get("aux_logs", [])
 
     def report_job_submission(self, job_info: Any, register_job: bool = True) -> None: ...
 
@@ -343,9 +345,17 @@ def test_what_was_printed_before_the_run_began_is_shown(executor: Polled, grid: 
     assert said[-1] == "/var/script: line 12: module: command not found"
     assert len(said) == 2 + 20
     executor._queue.add(info)
-    attempt_log.write_text("Traceback\n")
+    # Snakemake shows that log, which is a part of this one, but not what Slurm writes.
+    attempt_log.write_text("line\n")
+    with log.open("a") as file:
+        file.write("slurmstepd: error: *** JOB 7 ON n1 CANCELLED DUE TO NODE FAILURE ***\n")
     assert not poll(executor, info, "FAILED")
-    assert executor.errors[1] == "Slurm job 7 ended: FAILED."
+    assert str(executor.errors[1]).splitlines() == [
+        "Slurm job 7 ended: FAILED.",
+        f"Slurm's log: {log}",
+        "slurmstepd: error: *** JOB 7 ON n1 CANCELLED DUE TO NODE FAILURE ***",
+    ]
+    assert executor.logs_shown == []
 
 
 def test_a_job_that_only_the_accounting_and_the_controller_list_is_active(
