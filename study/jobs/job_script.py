@@ -29,8 +29,9 @@ _SHOWN_LINES = 20
 
 INHERITED = (
     # The size and place of the batch step.
-    *("NTASKS*", "NPROCS", "NNODES", "NODE*", "PROCID", "LOCALID", "GTIDS", "TASK*", "STEP*"),
-    *("SRUN_*", "JOB_NUM_NODES", "JOB_NODELIST", "JOB_CPUS_PER_NODE*", "JOB_GPUS", "HET_*"),
+    *("NTASKS*", "NPROCS", "NNODES", "NODE*", "PROCID", "LOCALID", "GTIDS", "TASK*"),
+    *("STEPID", "STEP_*", "SRUN_*", "JOB_NUM_NODES", "JOB_NODELIST", "JOB_CPUS_PER_NODE*"),
+    *("JOB_GPUS", "HET_*"),
     *("CPU*", "CORE*", "MEM_*", "GPU*", "GRES*", "TRES*", "SHARDS*", "THREAD*", "NSOCKETS*"),
     # Options of srun.
     *("NCORES*", "HINT", "DIST*", "EXACT", "EXCLUSIVE", "OVERCOMMIT", "OVERLAP", "SPREAD_JOB"),

@@ -92,6 +92,7 @@ def test_a_step_inherits_no_options_and_a_site_keeps_its_variables(tmp_path: Pat
     kept = (
         *("SLURM_CONF", "SLURM_JOB_ID", "SLURM_TMPDIR", "SLURM_LOCAL_SCRATCH", "SLURM_SUBMIT_DIR"),
         *("SLURM_JOB_USER", "SLURM_JOB_PARTITION", "SLURM_RESTART_COUNT"),
+        "SLURM_STEPMGR",  # from 24.05 on, the node that srun asks for a step, if sites enable it
     )
     text = write_script("title", "env", workdir=tmp_path, project=tmp_path, logs=tmp_path / "logs")
     environment = dict.fromkeys((*dropped, *kept), "7") | {"PATH": os.environ["PATH"]}
