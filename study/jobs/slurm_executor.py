@@ -56,7 +56,7 @@ from study.jobs.slurm_commands import (
     list_jobs,
     name_of_user,
 )
-from study.jobs.slurm_queue import Look, SlurmQueue, label_of_job
+from study.jobs.slurm_queue import SECOND_POLL_S, Look, SlurmQueue, label_of_job
 from study.jobs.slurm_request import (
     Prepared,
     check_extra,
@@ -335,7 +335,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         for info in active_jobs:
             try:
                 ended = self._queue.find_end(info, seen)
-                if ended is None:
+                if ended is None or self._may_be_late(info, ended):
                     yield info
                 else:
                     self._settle(info, ended, seen.queued(info))
@@ -344,6 +344,19 @@ class SlurmExecutor(Decisions, PluginExecutor):
                 give_up(info.job)
                 self.report_job_error(info, msg=str(error))
         self.progress.show(len(self._submissions))
+
+    def _may_be_late(self, info: Any, ended: str) -> bool:
+        """Return whether what a job has written at its end may still appear here.
+
+        A network file system may hide a new file for as long as it keeps a folder's attributes.
+        """
+        cell = self.cell(info.job)
+        if ended != "COMPLETED" or cell is None or info.aux["kept"] or is_up_to_date(cell):
+            return False
+        seen = info.aux.setdefault("ended", time.monotonic())
+        self._queue.poll_within(SECOND_POLL_S)
+        late_s: float = time.monotonic() - seen
+        return late_s < self.workflow.execution_settings.latency_wait
 
     def _asks_for_less(self, info: Any, seen: Look) -> bool:
         """Replace a job that waits in vain, as it asks for more time than one of its cell before;

@@ -75,7 +75,7 @@ class SlurmQueue:
     def add(self, info: Any) -> None:
         """Add a job."""
         self.jobs[label_of_job(info)] = info
-        self._poll_within(self._first_poll_s)
+        self.poll_within(self._first_poll_s)
 
     def remove(self, info: Any) -> None:
         """Remove a job that has ended."""
@@ -121,7 +121,7 @@ class SlurmQueue:
         if state in (GONE, "PREEMPTED", "NODE_FAIL"):
             self._doubts[label] += 1
             if self._doubts[label] < 2:
-                self._poll_within(SECOND_POLL_S)
+                self.poll_within(SECOND_POLL_S)
                 return None
         if state != GONE:
             return state
@@ -139,7 +139,8 @@ class SlurmQueue:
             return recorded
         return GONE if code is None else "FAILED"
 
-    def _poll_within(self, seconds: float) -> None:
+    def poll_within(self, seconds: float) -> None:
+        """Have Slurm asked after so many seconds at the latest."""
         self._next_poll = min(self._next_poll, time.monotonic() + seconds)
 
     def _new_notes(self) -> dict[str, int]:

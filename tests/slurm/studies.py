@@ -135,7 +135,7 @@ class SlurmStudy:
         return [
             *(sys.executable, "-m", "snakemake"),
             *("--executor", "slurm", "--configfile", str(self.file)),
-            *("--slurm-init-seconds-before-status-checks", "2", *arguments),
+            *("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "5", *arguments),
         ]
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:

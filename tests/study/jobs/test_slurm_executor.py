@@ -161,7 +161,8 @@ class Polled(Recorder, SlurmExecutor):
         self.again: list[Any] = []
         self.logs_shown: list[str] = []
         self._submissions = Waiting(self.again)  # type: ignore[assignment]
-        self.workflow = SimpleNamespace(workdir_init="/here")
+        settings = SimpleNamespace(latency_wait=60)
+        self.workflow = SimpleNamespace(workdir_init="/here", execution_settings=settings)
 
     # What Snakemake is told: the decisions about the run's files come first.
     def report_job_error(self, job_info: Any, msg: str | None = None, **kwargs: Any) -> None:
@@ -264,6 +265,32 @@ def test_a_job_is_noticed_by_its_note_without_asking_slurm(executor: Polled, gri
 
     assert asyncio.run(check()) == []
     assert executor.ended == [info]
+
+
+def test_files_that_appear_late_are_waited_for(
+    executor: Polled, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS, where a folder's attributes are kept for up to a minute (acdirmax in nfs(5))."""
+    info, folder = watched(executor, grid)
+    now = [1000.0]
+    monkeypatch.setattr(slurm_executor.time, "monotonic", lambda: now[0])
+    (executor.slurm_logdir / ENDED / "7").write_text("0\n")
+    assert poll(executor, info, "COMPLETED")
+    now[0] += 59
+    assert poll(executor, info, "COMPLETED")
+    complete(grid, folder)
+    assert not poll(executor, info, "COMPLETED")
+    assert (executor.ended, executor.errors) == ([info], [])
+
+
+def test_what_has_not_appeared_in_that_time_is_missing(
+    executor: Polled, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info, _ = watched(executor, grid)
+    executor.workflow.execution_settings.latency_wait = 0
+    assert not poll(executor, info, "COMPLETED")
+    assert "It exited with code 0, but its outputs are not complete." in str(executor.errors[0])
+    assert retried(info.job)
 
 
 def test_a_moment_in_the_state_of_a_requeue_is_not_the_end(executor: Polled, grid: Grid) -> None:
