@@ -6,7 +6,7 @@ edited, or no longer valid, does not reach the jobs in the queue.
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from study.jobs.slurm_commands import label_of
@@ -135,6 +135,23 @@ def show_log(log: Path, own: Iterable[str]) -> str:
         lines = [line for line in lines if line.startswith("slurmstepd")]
         return "\n".join([f"Slurm's log: {log}", *lines[-_SHOWN_LINES:]])
     return "\n".join([f"The end of {log}:", *lines[-_SHOWN_LINES:]]) if lines else ""
+
+
+def what_node_lacks(code: str, log: Path, folders: Sequence[str | Path], results: str) -> str:
+    """Return what the node of a failed job does not see, for people; empty if it sees all.
+
+    `code`: its exit code and signal; `folders`: those that its script checks first; `results`:
+    the study's results_dir.
+    """
+    mounted = "on a file system that the nodes mount."
+    if code == NO_LOG and not log.exists():
+        expected = f"expected `results_dir` ({results}) {mounted}"
+        return f"Its node cannot write to {log.parent}: {expected}"
+    if code == f"{OUT_OF_SIGHT}:0":
+        *some, last = map(str, folders)
+        expected = f"expected all, and the environment, {mounted}"
+        return f"Its node does not see the folder {', '.join(some)} or {last}: {expected}"
+    return ""
 
 
 def _read_end(log: Path) -> bytes:

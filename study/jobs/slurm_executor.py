@@ -32,10 +32,9 @@ from study.jobs.flags import find_pace
 from study.jobs.grants import Grants
 from study.jobs.job_script import (
     ENDED,
-    NO_LOG,
-    OUT_OF_SIGHT,
     ran_out_of_memory,
     show_log,
+    what_node_lacks,
     write_script,
 )
 from study.jobs.messages import say, shorten
@@ -425,20 +424,12 @@ class SlurmExecutor(Decisions, PluginExecutor):
 
     def _what_its_node_lacks(self, info: Any) -> str:
         """Return what the node of a failed job does not see, for people; empty if it sees all."""
-        log = info.aux["slurm_logfile"]
-        code = find_exit_code(info.external_jobid, info.aux["cluster"])
-        if code == NO_LOG and not log.exists():
-            return (
-                f"Its node cannot write to {log.parent}: expected `results_dir` "
-                f"({self.grid.study.results_dir}) on a file system that the nodes mount."
-            )
-        if code == f"{OUT_OF_SIGHT}:0":
-            return (
-                f"Its node does not see the folder {self.workflow.workdir_init}, {PROJECT} or "
-                f"{self.slurm_logdir.parent}: expected all, and the environment, on a file system "
-                "that the nodes mount."
-            )
-        return ""
+        return what_node_lacks(
+            find_exit_code(info.external_jobid, info.aux["cluster"]),
+            log=info.aux["slurm_logfile"],
+            folders=(self.workflow.workdir_init, PROJECT, self.slurm_logdir.parent),
+            results=self.grid.study.results_dir,
+        )
 
     # The end.
 
