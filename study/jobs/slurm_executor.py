@@ -62,6 +62,7 @@ from study.jobs.slurm_request import (
     cluster_of,
     comment_of_job,
     error_file,
+    escape,
     kind_of,
     sbatch_command,
 )
@@ -145,7 +146,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
             log = Path(slurm.output).absolute()
         parameters = {
             "run_uuid": name,
-            "slurm_logfile": log,
+            "slurm_logfile": escape(log),
             "comment_str": comment,
             "partition": self.get_partition_arg(job),
             "workdir": self.workflow.workdir_init,
@@ -229,7 +230,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
             cluster = prepared.cluster and (named or prepared.cluster)
         except (WorkflowError, OSError) as error:
             return Answer(1, "", str(error))
-        log = str(prepared.log).replace("%j", job_id)
+        log = prepared.log_of(job_id)
         self._grants.accept(prepared)
         made = Submission(
             *(job_id, cluster, prepared.name, prepared.comment, prepared.digest, log),
@@ -257,7 +258,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
             if not same or queued.state not in ACTIVE or queued.label in self._queue.jobs:
                 continue
             # A study of the same name may be run from elsewhere, with other results.
-            log = str(prepared.log).replace("%j", job_id)
+            log = prepared.log_of(job_id)
             if find_output_file(job_id, cluster) == log:
                 return Answer(0, ";".join(filter(None, (job_id, cluster))), "")
         return None

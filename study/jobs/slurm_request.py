@@ -57,6 +57,10 @@ class Prepared:
     error: Path | None = None
     """The file of its errors, if it is not `log`."""
 
+    def log_of(self, job_id: str) -> str:
+        """Return the path of the log that the job has with an id."""
+        return str(self.log.with_name(self.log.name.replace("%j", job_id)))
+
     @property
     def minutes(self) -> int:
         """Its time limit; 0 if it has none."""
@@ -127,6 +131,11 @@ def error_file(slurm: SlurmConfig | None) -> Path | None:
     return Path(slurm.error).absolute() if slurm is not None and slurm.error else None
 
 
+def escape(log: Path) -> str:
+    """Return the path of a log as sbatch takes it: only in its name does a % begin a pattern."""
+    return str(log.parent).replace("%", "%%") + f"/{log.name}"
+
+
 def sbatch_command(
     job: Any, parameters: dict[str, Any], slurm: SlurmConfig | None, settings: Any
 ) -> list[str]:
@@ -143,7 +152,7 @@ def sbatch_command(
     call += f" --gres={shlex.quote(gres)}" if gres else set_gres_string(job)
     command = shlex.split(call)
     error = error_file(slurm)
-    return command if error is None else [*command, f"--error={error}"]
+    return command if error is None else [*command, f"--error={escape(error)}"]
 
 
 def _flag(name: str, value: object) -> str:

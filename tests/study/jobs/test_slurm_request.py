@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from snakemake_interface_common.exceptions import WorkflowError
 
-from study.jobs.slurm_request import Prepared, check_extra, cluster_of, comment_of_job
+from study.jobs.slurm_request import Prepared, check_extra, cluster_of, comment_of_job, escape
 
 
 def test_the_slurm_cluster_is_the_jobs_or_that_of_the_users_modules(
@@ -78,6 +78,14 @@ def test_flags_that_a_study_cannot_give(extra: str, told: str) -> None:
 )
 def test_flags_that_it_can(extra: str) -> None:
     check_extra(job_with(extra))
+
+
+def test_only_in_its_name_has_the_path_of_a_log_a_pattern() -> None:
+    """sbatch(1), "FILENAME PATTERN": %% is a percent sign, and %j and %u are patterns."""
+    log = Path("/data/50%junk/100%u/%j.log")
+    assert escape(log) == "/data/50%%junk/100%%u/%j.log"
+    asked = Prepared(["sbatch"], "script", "name", "comment", None, log)
+    assert asked.log_of("7") == "/data/50%junk/100%u/7.log"
 
 
 def test_a_request_within_so_many_minutes() -> None:
