@@ -10,7 +10,6 @@ from study.estimate.forecast import Forecast
 from study.grid import Cell, Grid
 from study.jobs.launch import request_line
 from study.jobs.slurm_commands import (
-    ACTIVE,
     ExpectedStart,
     QueuedJob,
     count_nodes,
@@ -107,7 +106,7 @@ class Prospects:
         if listed is None:
             return submitted[-1]
         queued = (listed.get((slurm.clusters, job_id)) for job_id in submitted)
-        return next((job.job_id for job in queued if job and job.state in ACTIVE), None)
+        return next((job.job_id for job in queued if job and job.is_active), None)
 
     def _start(self, cell: Cell) -> ExpectedStart:
         """Return when Slurm would start a cell's job; at once on this machine."""

@@ -17,14 +17,14 @@ from typing import Literal
 TIMEOUT_S = 60
 """Time limit of a Slurm command."""
 
-ACTIVE = frozenset(
+ENDS = frozenset(
     {
-        *("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED"),
-        *("REQUEUE_FED", "REQUEUE_HOLD", "RESIZING", "RESV_DEL_HOLD", "REVOKED", "SIGNALING"),
-        *("SPECIAL_EXIT", "STAGE_OUT", "STOPPED"),
+        *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
+        *("OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
     }
 )
-"""States that a job leaves again; squeue(1), "JOB STATE CODES"."""
+"""States of jobs that have ended. All others, to which new versions add some, a job leaves again;
+https://slurm.schedmd.com/job_state_codes.html"""
 
 # Reasons of squeue for which a waiting job will not start however long it waits.
 _NEVER_STARTS = re.compile(
@@ -117,6 +117,11 @@ class QueuedJob:
     """Its time limit, s; None if it has none."""
     cluster: str | None = None
     """Its Slurm cluster; None is the default one."""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it has not ended."""
+        return self.state not in ENDS
 
     @property
     def label(self) -> str:
@@ -267,7 +272,8 @@ def find_recorded_state(job_id: str, cluster: str | None) -> str:
     if shutil.which("sacct") is None:
         return ""
     shown = ["--allocations", "--noheader", "--parsable2", "--format=State", f"--jobs={job_id}"]
-    words = ask(["sacct", *_on(cluster), *shown]).out.split()
+    answer = ask(["sacct", *_on(cluster), *shown])
+    words = [] if answer.code else answer.out.split()
     return words[0].rstrip("+") if words else ""  # 'CANCELLED by 1000' is CANCELLED
 
 

@@ -41,7 +41,6 @@ from study.jobs.messages import say, shorten
 from study.jobs.progress import Progress
 from study.jobs.sigterm import terminate_children
 from study.jobs.slurm_commands import (
-    ACTIVE,
     NEEDS_LESS_TIME,
     Answer,
     QueuedJob,
@@ -255,7 +254,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
             return Answer(1, "", "Unable to contact slurm controller")
         for (cluster, job_id), queued in listed.jobs.items():
             same = (queued.name, queued.comment) == (prepared.name, prepared.comment)
-            if not same or queued.state not in ACTIVE or queued.label in self._queue.jobs:
+            if not same or not queued.is_active or queued.label in self._queue.jobs:
                 continue
             # A study of the same name may be run from elsewhere, with other results.
             log = prepared.log_of(job_id)

@@ -16,7 +16,7 @@ from typing import Any
 from study.jobs.job_script import ENDED, read_note
 from study.jobs.messages import say
 from study.jobs.slurm_commands import (
-    ACTIVE,
+    ENDS,
     Listing,
     QueuedJob,
     find_recorded_state,
@@ -113,10 +113,10 @@ class SlurmQueue:
         if seen.listed is None or cluster in seen.listed.silent:
             return None
         queued = seen.queued(info)
-        state = GONE if queued is None else queued.state
-        if state in ACTIVE:
+        if queued is not None and queued.is_active:
             self._doubts[label] = 0
             return None
+        state = GONE if queued is None else queued.state
         # For a moment, a job that Slurm requeues has the state that it was requeued for.
         if state in (GONE, "PREEMPTED", "NODE_FAIL"):
             self._doubts[label] += 1
@@ -130,12 +130,12 @@ class SlurmQueue:
             return "COMPLETED"
         # A run that was cancelled saves, and its job notes an exit code like any other.
         recorded = find_recorded_state(job_id, cluster)
-        if recorded in ACTIVE and not is_forgotten(job_id, cluster):
+        if recorded and recorded not in ENDS and not is_forgotten(job_id, cluster):
             if label not in self._hidden:
                 self._hidden.add(label)
                 say(f"Slurm job {label}: not listed by squeue, but {recorded} by the accounting.")
             return None
-        if recorded and recorded not in ACTIVE:
+        if recorded in ENDS:
             return recorded
         return GONE if code is None else "FAILED"
 

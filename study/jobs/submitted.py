@@ -14,7 +14,6 @@ from snakemake_interface_common.exceptions import WorkflowError
 from study.grid import Grid
 from study.jobs.messages import say
 from study.jobs.slurm_commands import (
-    ACTIVE,
     QueuedJob,
     cancel_jobs,
     label_of,
@@ -23,9 +22,6 @@ from study.jobs.slurm_commands import (
 )
 from trainer.files import write_atomically
 from trainer.json_files import parse_json
-
-STAYS = ACTIVE - {"COMPLETING"}
-"""States of a job that is kept."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +112,7 @@ class Record:
         found: dict[str, Found] = {}
         for known in submitted:
             queued = listed.jobs.get((known.cluster, known.job_id))
-            active = queued and queued.name == known.name and queued.state in STAYS
-            if queued and active:
+            if queued and queued.name == known.name and _stays(queued):
                 kept.append(known)
                 _choose(found, known, queued)
             elif not known.is_ours or known.cluster in listed.silent:
@@ -126,6 +121,10 @@ class Record:
             with contextlib.suppress(OSError):  # lines of jobs that have ended do no harm
                 write_atomically(self._path, "".join(map(_to_line, kept)))
         return found
+
+
+def _stays(job: QueuedJob) -> bool:
+    return job.is_active and job.state != "COMPLETING"
 
 
 def _choose(found: dict[str, Found], known: Submission, queued: QueuedJob) -> None:

@@ -17,7 +17,7 @@ from study.estimate.forecast import Forecast
 from study.formats import format_seconds
 from study.grid import Cell, Grid
 from study.jobs.progress import SUSPENDED, WAITING, later_day, time_to_end
-from study.jobs.slurm_commands import ACTIVE, QueuedJob, list_jobs, why_stuck
+from study.jobs.slurm_commands import QueuedJob, list_jobs, why_stuck
 from study.jobs.submitted import comment_of, log_folder, record_of
 from study.measure.summaries import is_stale, read_failure
 from study.points import AXES
@@ -100,7 +100,7 @@ class Watch:
         listed = list_jobs({known.cluster for known in submitted}, users)
         self._silence = listed.silence()
         pairs = ((known, listed.jobs.get((known.cluster, known.job_id))) for known in submitted)
-        return {known.comment: job for known, job in pairs if job and job.state in ACTIVE}
+        return {known.comment: job for known, job in pairs if job and job.is_active}
 
     def _see(self, cell: Cell, job: QueuedJob | None) -> Seen:
         summary = find_summary(cell.folder)

@@ -267,6 +267,14 @@ def test_a_job_is_noticed_by_its_note_without_asking_slurm(executor: Polled, gri
     assert executor.ended == [info]
 
 
+@pytest.mark.parametrize("state", ["REQUEUE_HOLD", "STAGE_OUT", "EXPEDITING"])
+def test_a_job_is_active_in_all_states_but_ends(executor: Polled, grid: Grid, state: str) -> None:
+    """Slurm 25.11 has added EXPEDITING; https://slurm.schedmd.com/job_state_codes.html"""
+    info, _ = watched(executor, grid)
+    assert all(poll(executor, info, state) for _ in range(3))
+    assert executor.errors == []
+
+
 def test_files_that_appear_late_are_waited_for(
     executor: Polled, grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
