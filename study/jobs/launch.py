@@ -214,6 +214,7 @@ def launch_line(
     per_node, nodes = cluster.gpus_on_node(gpus), cluster.nodes(gpus)
     lines = [] if cluster.slurm is None else [OUTSIDE_SLURM]
     lines += [OUTLIVE_STOP, *_environment(cluster)]
+    lines += _scratch(cluster) if nodes == 1 else []
     before = "" if trainer.is_native else f"{FOREIGN}{shlex.quote(folder)} -- "
     if trainer.setup:
         before += shlex.join(["bash", "-c", "; ".join([*trainer.setup, 'exec "$@"']), "setup"])
@@ -235,10 +236,11 @@ def launch_line(
         f"--cpus-per-task={threads(cluster, gpus)} --gpus-per-node={per_node} "
         "--cpu-bind=none --kill-on-bad-exit=1"
     )
-    # Slurm resets all signal handlers in the processes of a step.
-    outlive = OUTLIVE_STOP.replace("''", '""')
+    # Slurm resets all signal handlers in the processes of a step. Each node has its own scratch.
+    scratch = _scratch(cluster) if nodes > 1 else []
+    on_node = "; ".join([OUTLIVE_STOP.replace("''", '""'), *scratch, 'exec "$@"'])
     start = before + start_line(trainer, per_node, rendezvous)
-    launch = f"""bash -c '{outlive}; exec "$@"' launch {start}"""
+    launch = f"bash -c {shlex.quote(on_node)} launch {start}"
     return "; ".join([*lines, f"{srun} {launch}"])
 
 
@@ -269,8 +271,8 @@ def precompile_line(cluster: ClusterConfig) -> str:
 
 def _on_one_gpu(cluster: ClusterConfig, command: str) -> str:
     if cluster.slurm is None:
-        return "; ".join([*_environment(cluster), f"{ALONE}{command}"])
-    return "; ".join([OUTSIDE_SLURM, *_environment(cluster), command])
+        return "; ".join([*_environment(cluster), *_scratch(cluster), f"{ALONE}{command}"])
+    return "; ".join([OUTSIDE_SLURM, *_environment(cluster), *_scratch(cluster), command])
 
 
 def _environment(cluster: ClusterConfig) -> list[str]:
@@ -285,8 +287,13 @@ def _environment(cluster: ClusterConfig) -> list[str]:
     if cluster.slurm is not None:
         save_s = cluster.slurm.warn_s or SAVE_S
         lines += [f"export PET_SIGNALS_TO_HANDLE={FORWARDED} PET_SHUTDOWN_TIMEOUT={save_s}"]
-    if cluster.scratch is not None:
-        scratch = in_shell(cluster.scratch)
-        folders = [f'{name}="{scratch}/{below}"' for name, below in CACHES.items()]
-        lines += [f"export {' '.join(folders)}", 'mkdir -p "$TMPDIR"']
     return lines
+
+
+def _scratch(cluster: ClusterConfig) -> list[str]:
+    """Return the shell lines that have temporary files and caches in a node's `scratch`."""
+    if cluster.scratch is None:
+        return []
+    scratch = in_shell(cluster.scratch)
+    folders = [f'{name}="{scratch}/{below}"' for name, below in CACHES.items()]
+    return [f"export {' '.join(folders)}", 'mkdir -p "$TMPDIR" || exit 1']

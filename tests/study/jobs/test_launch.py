@@ -239,6 +239,26 @@ def test_scratch_takes_temporary_files_and_caches(tmp_path: Path) -> None:
     assert "INDUCTOR" not in lines  # runs on all nodes share compiled code
 
 
+def test_each_node_of_a_run_has_its_own_scratch(tmp_path: Path) -> None:
+    """With an srun that starts the command on two nodes, which differ in a variable."""
+    commands = {
+        "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; NODE=a "$@"; NODE=b "$@"',
+        "torchrun": 'echo "$TMPDIR"; test -d "$TMPDIR"',
+    }
+    for name, script in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh -e\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    cluster = with_slurm(MISO, max_nodes=2).model_copy(
+        update={"scratch": f"{tmp_path}/ada's/$NODE", "setup": ()}
+    )
+    environment = {"SLURM_JOB_ID": "7", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(
+        ["bash", "-ec", launch_line(cluster, 16)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{tmp_path}/ada's/{node}/tmp" for node in "ab"]
+
+
 def test_two_jobs_on_a_node_use_different_ports() -> None:
     line = launch_line(MISO, 16)
     assert "--rdzv_endpoint=$RENDEZVOUS" in line
