@@ -7,6 +7,9 @@ IMMEDIATE_SUBMIT = (
     "as finished when they are submitted; leave it out"
 )
 
+EXECUTORS = ("local", "slurm", "touch", "dryrun")
+"""Snakemake's executors that a study can be run with."""
+
 NOT_FOLLOWED = {
     "array_jobs": "all jobs of an array would have the request of the first; leave it out",
     "logdir": "the logs are below the study's folder of results; expected `slurm.output`",
@@ -22,6 +25,9 @@ def find_not_followed(workflow: Any) -> list[str]:
     """Return a line for each flag, given on the command line or in a profile, that an invocation
     cannot follow."""
     found = [IMMEDIATE_SUBMIT] if workflow.remote_execution_settings.immediate_submit else []
+    name = workflow.executor_plugin.name
+    if name not in EXECUTORS:
+        found.append(f"--executor {name}: cells are trained on this machine or by `slurm`")
     given = workflow.executor_settings
     return found + [
         f"--slurm-{name.replace('_', '-')}: {why}"

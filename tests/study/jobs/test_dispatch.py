@@ -36,6 +36,7 @@ def test_an_executor_that_is_not_extended_is_prepared_too(make_grid: MakeGrid) -
         resource_settings=SimpleNamespace(cores=2),
         remote_execution_settings=SimpleNamespace(immediate_submit=False),
         executor_settings=None,
+        executor_plugin=SimpleNamespace(name="touch"),
     )
     start(workflow, grid)
     assert limits["_cores"] == 2
@@ -60,6 +61,7 @@ def test_a_folder_of_results_that_cannot_be_written_is_named(tmp_path: Path) -> 
     ("flags", "told"),
     [
         (["--immediate-submit", "--notemp"], ["--immediate-submit: jobs would start before"]),
+        (["--executor", "slurm-jobstep"], ["--executor slurm-jobstep: cells are trained on"]),
         (
             ["--slurm-array-jobs", "all", "--slurm-exclude-failed-nodes", "n1"],
             ["--slurm-array-jobs: all jobs of an array", "--slurm-exclude-failed-nodes: expected"],
