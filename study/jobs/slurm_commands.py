@@ -389,11 +389,14 @@ def find_submit_limits() -> Callable[[str | None, str | None], int | None]:
     None stands for the default account or QOS, and for no limit that the accounting tells; then
     sbatch alone tells.
     """
-    if shutil.which("sacctmgr") is None:
-        return lambda account, qos: None
     user = name_of_user()
     accounts: dict[str, list[str]] = {}
-    for account, *row in _accounting("assoc", "account,defaultqos,maxsubmitjobs", f"user={user}"):
+    fields = "account,defaultqos,maxsubmitjobs"
+    associations = _accounting("assoc", fields, f"user={user}") if shutil.which("sacctmgr") else []
+    if not associations:
+        # A daemon in trouble may take a minute not to answer: it is asked no more.
+        return lambda account, qos: None
+    for account, *row in associations:
         # An account has a row for each of its clusters and partitions, which need not agree.
         if accounts.setdefault(account, row) != row:
             accounts[account] = ["", ""]

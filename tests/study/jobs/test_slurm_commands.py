@@ -146,6 +146,19 @@ def test_an_account_whose_clusters_have_different_limits_has_none(answers: dict[
     assert [limit("ours", None), limit("same", None)] == [None, 3]
 
 
+def test_accounting_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Sequence[str]] = []
+
+    def ask(command: Sequence[str], stdin: str | None = None) -> Answer:
+        asked.append(command)
+        return Answer(1, "", "sacctmgr: error: slurm_persist_conn_open: No response")
+
+    monkeypatch.setattr(slurm_commands, "ask", ask)
+    monkeypatch.setattr(slurm_commands.shutil, "which", lambda command: command)
+    assert find_submit_limits()("ours", "few") is None
+    assert len(asked) == 1
+
+
 def test_without_accounting_there_is_no_limit(answers: dict[str, str]) -> None:
     answers["sacctmgr"] = "You are not running a supported accounting_storage plugin\n"
     assert find_submit_limits()(None, None) is None
