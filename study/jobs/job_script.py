@@ -116,25 +116,30 @@ def read_note(logs: Path, label: str) -> int | None:
         return None
 
 
-def ran_out_of_memory(log: Path) -> bool:
-    """Return whether Slurm said at the end of a job's log that the job exceeded its memory.
+def ran_out_of_memory(logs: Iterable[Path]) -> bool:
+    """Return whether Slurm said at the end of a job's logs that the job exceeded its memory.
 
     Its state alone does not say so if the memory was exceeded in a step.
     """
-    return bool(_OUT_OF_MEMORY.search(_read_end(log)))
+    return any(_OUT_OF_MEMORY.search(_read_end(log)) for log in logs)
 
 
-def show_log(log: Path, own: Iterable[str]) -> str:
-    """Return what people should see of a failed job's log; empty if it is empty or missing.
+def show_logs(logs: Iterable[Path], own: Iterable[str]) -> str:
+    """Return what people should see of a failed job's logs; empty if they are empty or missing.
 
-    Snakemake shows the job's `own` logs. If these have text, it is also in this one, and the rest
+    Snakemake shows the job's `own` logs. If these have text, it is also in `logs`, and the rest
     that matters is what Slurm has written there, such as why it ended the job.
     """
-    lines = _read_end(log).decode(errors="replace").splitlines()
-    if any(Path(path).exists() and Path(path).stat().st_size for path in own):
-        lines = [line for line in lines if line.startswith("slurmstepd")]
-        return "\n".join([f"Slurm's log: {log}", *lines[-_SHOWN_LINES:]])
-    return "\n".join([f"The end of {log}:", *lines[-_SHOWN_LINES:]]) if lines else ""
+    shown = any(Path(path).exists() and Path(path).stat().st_size for path in own)
+    parts = []
+    for log in logs:
+        lines = _read_end(log).decode(errors="replace").splitlines()
+        if shown:
+            lines = [line for line in lines if line.startswith("slurmstepd")]
+        if lines or shown:
+            title = f"Slurm's log: {log}" if shown else f"The end of {log}:"
+            parts += [title, *lines[-_SHOWN_LINES:]]
+    return "\n".join(parts)
 
 
 def what_node_lacks(code: str, log: Path, folders: Sequence[str | Path], results: str) -> str:

@@ -33,7 +33,7 @@ from study.jobs.grants import Grants
 from study.jobs.job_script import (
     ENDED,
     ran_out_of_memory,
-    show_log,
+    show_logs,
     what_node_lacks,
     write_script,
 )
@@ -63,6 +63,7 @@ from study.jobs.slurm_request import (
     error_file,
     escape,
     kind_of,
+    log_of_job,
     sbatch_command,
 )
 from study.jobs.submission import Request, Submissions
@@ -377,7 +378,11 @@ class SlurmExecutor(Decisions, PluginExecutor):
         """Do what follows from the end of a job."""
         job, cell = info.job, self.cell(info.job)
         self._end(info)
-        log = info.aux["slurm_logfile"]
+        log, errors = (
+            info.aux["slurm_logfile"],
+            error_file(cell.cluster_config.slurm) if cell else None,
+        )
+        logs = [log, *([log_of_job(errors, info.external_jobid)] if errors else [])]
         summary = read_summary(cell.folder) if cell else None
         saved = (
             summary is not None
@@ -389,7 +394,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
             complete=is_up_to_date(cell) if cell else state == "COMPLETED",
             saved_step=summary.steps_done if summary and saved else None,
             first_step=info.aux["step"],
-            out_of_memory=state in ("FAILED", "OUT_OF_MEMORY") and ran_out_of_memory(log),
+            out_of_memory=state in ("FAILED", "OUT_OF_MEMORY") and ran_out_of_memory(logs),
             time_up=cell is not None and self._is_time_up(cell, queued),
             kept=info.aux["kept"],
         )
@@ -408,7 +413,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
             if lacks or verdict.action == "give up":
                 give_up(job)
             said = f"Slurm job {label_of_job(info)} ended: {state}. {verdict.reason}".strip()
-            shown = show_log(log, getattr(job, "log", ()))
+            shown = show_logs(logs, getattr(job, "log", ()))
             message = "\n".join(filter(None, [said, lacks, shown]))
             self.report_job_error(info, msg=message)
 

@@ -59,7 +59,7 @@ class Prepared:
 
     def log_of(self, job_id: str) -> str:
         """Return the path of the log that the job has with an id."""
-        return str(self.log.with_name(self.log.name.replace("%j", job_id)))
+        return str(log_of_job(self.log, job_id))
 
     @property
     def minutes(self) -> int:
@@ -129,6 +129,11 @@ def check_extra(job: Any) -> None:
 def error_file(slurm: SlurmConfig | None) -> Path | None:
     """Return the file for a job's errors, if it is not that of its output."""
     return Path(slurm.error).absolute() if slurm is not None and slurm.error else None
+
+
+def log_of_job(log: Path, job_id: str) -> Path:
+    """Return the path of a log, with %j in its name, for a job."""
+    return log.with_name(log.name.replace("%j", job_id))
 
 
 def escape(log: Path) -> str:

@@ -393,6 +393,34 @@ def test_what_was_printed_before_the_run_began_is_shown(executor: Polled, grid: 
     assert executor.logs_shown == []
 
 
+def test_errors_in_a_file_of_their_own_are_read_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the shell says of a command that does not exist, and Slurm of the memory."""
+    monkeypatch.setattr(slurm_queue, "list_jobs", None)
+    monkeypatch.setattr(slurm_executor, "find_exit_code", lambda job_id, cluster: "127:0")
+    study = yaml.safe_load(Path("config/studies/lingua.yaml").read_text())
+    clusters = yaml.safe_load(Path("config/clusters.yaml").read_text())
+    for settings in clusters.values():
+        if "slurm" in settings:
+            settings["slurm"]["error"] = str(tmp_path / "err-%j.txt")
+    grid = Grid(load_study({**study, "clusters": clusters, "results_dir": str(tmp_path)}))
+    executor = Polled(grid)
+    info, _ = watched(executor, grid)
+    errors = tmp_path / "err-7.txt"
+    errors.write_text("/var/script: line 12: module: command not found\n")
+    assert not poll(executor, info, "FAILED")
+    assert str(executor.errors[0]).splitlines() == [
+        "Slurm job 7 ended: FAILED.",
+        f"The end of {errors}:",
+        "/var/script: line 12: module: command not found",
+    ]
+    errors.write_text("slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch.\n")
+    executor._queue.add(info)
+    assert not poll(executor, info, "FAILED")
+    assert "It exceeded its memory; a retry requests more." in str(executor.errors[1])
+
+
 def test_a_job_that_only_the_accounting_and_the_controller_list_is_active(
     executor: Polled,
     grid: Grid,
