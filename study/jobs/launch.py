@@ -187,7 +187,8 @@ def request_line(cluster: ClusterConfig, gpus: int, needs: Needs = NOT_KNOWN) ->
     flags += [f"-p {resources['slurm_partition']}"]
     flags += [f"--clusters={resources['clusters']}"] if "clusters" in resources else []
     flags += [f"--qos={resources['qos']}"] if "qos" in resources else []
-    flags += [f"--constraint={resources['constraint']}"] if "constraint" in resources else []
+    constraint = resources.get("constraint")
+    flags += [f"--constraint={shlex.quote(constraint)}"] if constraint else []
     flags += [f"--gres={resources['gres']}"] if "gres" in resources else []
     flags += [f"--nodes={resources['nodes']}"] if "nodes" in resources else []
     flags += [resources["slurm_extra"]]

@@ -174,6 +174,12 @@ def test_other_styles_of_a_request() -> None:
     )
 
 
+def test_a_request_can_be_copied_to_a_shell() -> None:
+    line = request_line(with_slurm(SPHINX, constraint="a100&(nvlink|pcie)"), 1)
+    assert "--constraint=a100&(nvlink|pcie)" in shlex.split(line)
+    subprocess.run(["bash", "-c", f": {line}"], check=True)
+
+
 LONG = {"-A": "account", "-p": "partition", "-t": "time", "-C": "constraint", "-M": "clusters"}
 
 
