@@ -378,11 +378,9 @@ class SlurmExecutor(Decisions, PluginExecutor):
         """Do what follows from the end of a job."""
         job, cell = info.job, self.cell(info.job)
         self._end(info)
-        log, errors = (
-            info.aux["slurm_logfile"],
-            error_file(cell.cluster_config.slurm) if cell else None,
-        )
-        logs = [log, *([log_of_job(errors, info.external_jobid)] if errors else [])]
+        errors = error_file(cell.cluster_config.slurm) if cell else None
+        logs = [info.aux["slurm_logfile"]]
+        logs += [log_of_job(errors, info.external_jobid)] if errors else []
         summary = read_summary(cell.folder) if cell else None
         saved = (
             summary is not None
