@@ -103,6 +103,10 @@ class RunConfig(Settings):
         if self.optim.warmup > self.steps:
             message = f"= {self.optim.warmup} is more than steps = {self.steps}"
             raise RuleError(["optim.warmup", "steps"], message)
+        length = self.optim.cycle_length
+        if self.optim.scheduler == "wsd" and int(self.steps * length) == 0:
+            message = f"= {length} is less than one of steps = {self.steps}"
+            raise RuleError(["optim.cycle_length", "optim.scheduler", "steps"], message)
         return self
 
     @model_validator(mode="after")

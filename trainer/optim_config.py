@@ -33,7 +33,7 @@ class OptimConfig(Settings):
     cosine_theta: PositiveFloat = 1.0
     """cosine: power of the progress."""
     decay_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """wsd: the decay's share of a cycle."""
+    """wsd: the decay's share of all steps up to the end of its cycle."""
     exp_factor: PositiveFloat = 0.5
     """inv_sqrt: power of warmup / step."""
     clip: PositiveFloat | None = 1.0

@@ -74,7 +74,7 @@ def lingua_factor(config: OptimConfig, step: int, steps: int) -> float:
 def test_a_steps_rate_is_linguas_one_step_later(
     scheduler: str, steps: int, warmup: int, cycle: float, theta: float
 ) -> None:
-    """Except at the ends of cosine cycles, and the last step, which lingua never uses."""
+    """Except at the ends of cycles, and the last step, which lingua never uses."""
     assume(warmup <= 0.8 * int(steps * cycle))  # the first cycle begins at its peak
     config = OptimConfig.model_validate(
         {
@@ -93,6 +93,10 @@ def test_a_steps_rate_is_linguas_one_step_later(
         for step in ends:  # the other sign, of the cycle that ends here
             assert ours[step - 1] + theirs[step - 1] == pytest.approx(1.1)
             theirs[step - 1] = ours[step - 1]
+    if scheduler == "wsd":
+        length = int(steps * cycle)
+        for step in range(length, steps, length):  # the end of this cycle's decay, if it has one
+            theirs[step - 1] = 0.1 if step >= 10 else 1.0
     assert ours == pytest.approx(theirs)
 
 

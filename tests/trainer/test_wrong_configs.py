@@ -204,6 +204,10 @@ def test_every_wrong_config_is_rejected_with_its_keys(
             {"optim": {"scheduler": "wsd", "lr_min_ratio": 0}},
             "optim.lr_min_ratio = 0, but scheduler wsd divides by",
         ),
+        (
+            {"steps": 6, "optim": {"scheduler": "wsd", "cycle_length": 0.15}},
+            "optim.cycle_length = 0.15 is less than one of steps = 6",
+        ),
         ({"distributed": {"dp_shard": 2}}, "distributed.dp_shard = 2 needs fsdp_type"),
         (
             {

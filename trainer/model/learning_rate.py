@@ -46,7 +46,7 @@ def _wsd(config: OptimConfig, step: int, steps: int) -> float:
     Wen et al. 2024, "Understanding Warmup-Stable-Decay Learning Rates", arXiv:2410.05192.
     """
     cycle = int(steps * config.cycle_length)
-    end = steps if step == steps else cycle * (step // cycle + 1)
+    end = steps if step == steps else cycle * -(-step // cycle)
     decay = int(end * config.decay_fraction)
     if step <= end - decay:
         return 1.0

@@ -54,6 +54,11 @@ def test_schedule_rises_then_falls(steps: int, warmup: int, ratio: float) -> Non
         ({"scheduler": "wsd", "warmup": 20, "decay_fraction": 0.2}, 80, 1.0),
         ({"scheduler": "wsd", "warmup": 20, "decay_fraction": 0.2}, 90, 1 / 5.5),
         ({"scheduler": "wsd", "warmup": 20, "decay_fraction": 0.2}, 100, 0.1),
+        # Decays in steps 41 to 50 and 81 to 100, each a fifth of the steps so far.
+        ({"scheduler": "wsd", "cycle_length": 0.5, "decay_fraction": 0.2}, 45, 1 / 5.5),
+        ({"scheduler": "wsd", "cycle_length": 0.5, "decay_fraction": 0.2}, 50, 0.1),
+        ({"scheduler": "wsd", "cycle_length": 0.5, "decay_fraction": 0.2}, 51, 1.0),
+        ({"scheduler": "wsd", "cycle_length": 0.5, "decay_fraction": 0.2}, 90, 1 / 5.5),
         # Two cosines of 50 steps: the middle and the end of each.
         ({"cycle_length": 0.5}, 25, 0.55),
         ({"cycle_length": 0.5}, 50, 0.1),
