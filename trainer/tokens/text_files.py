@@ -32,10 +32,11 @@ HELD_OUT_FILES = "a file named like *.val.jsonl"
 TRAINING_SPLIT = "train"
 HELD_OUT_SPLITS = ("validation", "valid", "val", "dev", "test")
 """Names of the held-out split of a Hugging Face dataset; the first that it has is used."""
-SPLIT_OF_CACHED = re.compile(
-    rf"-({'|'.join((TRAINING_SPLIT, *HELD_OUT_SPLITS))})(-\d{{5}}-of-\d{{5}})?\.arrow"
-)
+_SPLIT = "|".join((TRAINING_SPLIT, *HELD_OUT_SPLITS))
+SPLIT_OF_CACHED = re.compile(rf"-({_SPLIT})(-\d{{5}}-of-\d{{5}})?\.arrow")
 """How the cache of the library `datasets` ends the name of a split's file."""
+SPLIT_ON_HUB = re.compile(rf"({_SPLIT})-\d{{5}}-of-\d{{5}}(-[0-9a-f]{{16}})?\.parquet")
+"""The name of a split's file on the Hugging Face hub."""
 
 Stat = list[list[Any]]
 """Path, size in bytes and mtime in ns of each text file; if equal, the text is assumed equal."""
@@ -92,8 +93,11 @@ def list_text_files(root: Path, source: str) -> TextFiles:
     folder = root / source
     held_out = _matching(folder, "*.val")
     splits = _read_splits(folder)
+    for path in sorted(folder.glob(f"*{PARQUET}")):
+        named = SPLIT_ON_HUB.fullmatch(path.name)
+        splits.setdefault(named[1] if named else TRAINING_SPLIT, []).append(path)
     chunks = [path for ending in LINES for path in folder.glob(f"*.chunk.*{ending}")]
-    chunks += [*folder.glob(f"*{PARQUET}"), *_megatron(folder, "*"), *splits[TRAINING_SPLIT]]
+    chunks += [*_megatron(folder, "*"), *splits[TRAINING_SPLIT]]
     if not held_out:
         held_out = next((splits[name] for name in HELD_OUT_SPLITS if name in splits), [])
     if not held_out:

@@ -196,6 +196,20 @@ def test_the_splits_of_a_dataset(
         assert texts_of(files.held_out) == held_out
 
 
+@pytest.mark.parametrize("digest", ["", "-2d5a1467fff1081b"])
+def test_the_splits_of_parquet_files_from_the_hub(tmp_path: Path, digest: str) -> None:
+    """As `huggingface-cli download` leaves them; older ones have a digest in their names."""
+    (tmp_path / "src").mkdir()
+    for split, texts in (("train", ["a"]), ("test", ["t"]), ("validation", ["v"])):
+        name = f"{split}-00000-of-00001{digest}.parquet"
+        parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "src" / name)
+    for name in ("000_00000.parquet", "test-suites.parquet"):  # no splits
+        parquet.write_table(pyarrow.table({"text": [name]}), tmp_path / "src" / name)
+    files = find_text_files(tmp_path, "src")
+    assert texts_of(files.chunks) == ["000_00000.parquet", "test-suites.parquet", "a"]
+    assert texts_of(files.held_out) == ["v"]
+
+
 def test_a_description_that_does_not_fit_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "src"
     save_to_disk(folder, [["a"], ["b"]])
