@@ -305,9 +305,7 @@ class RunConfig(Settings):
         if self.checkpoint and self.checkpoint.continue_from:
             continued = self.checkpoint.continue_run or self.checkpoint.continue_from
             settings["continue_from"] = continued
-        if self.distributed.residual_dtype != "fp32":
-            settings["residual_dtype"] = self.distributed.residual_dtype
-        return digest(settings)
+        return digest(settings | self.distributed.other_formats)
 
     def settings_of_continued(self) -> dict[str, Any]:
         """Return dotted key -> value of what a run and the one it continues have in common."""

@@ -134,6 +134,14 @@ class DistributedConfig(Settings):
         return "selective" if selective else self.activation_checkpointing
 
     @property
+    def other_formats(self) -> dict[str, Any]:
+        """Number formats besides model_dtype, each only if it is not the default."""
+        names = {"residual_dtype", "reduce_dtype", "matmul_allow_tf32", "float8_recipe"}
+        if self.float8_recipe is not None:
+            names.add("float8_filter")
+        return self.model_dump(mode="json", exclude_defaults=True, include=names)
+
+    @property
     def shards_weights(self) -> bool:
         """Whether the weights of a model replica are sharded if there are several processes."""
         return self.fsdp_type == "full_shard" or self.tp_size > 1

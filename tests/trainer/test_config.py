@@ -184,6 +184,18 @@ def test_trajectory_changes_with_what_the_losses_depend_on(config_file: Path) ->
     assert one.trajectory(1) != load(config_file, "optim.lr=1e-3").trajectory(1)
 
 
+def test_a_run_is_not_resumed_in_other_number_formats(config_file: Path) -> None:
+    formats = (
+        *("model_dtype=bf16", "residual_dtype=bf16", "reduce_dtype=bf16"),
+        *("matmul_allow_tf32=true", "float8_recipe=rowwise", "float8_recipe=tensorwise"),
+    )
+    loaded = [load(config_file, f"distributed.{setting}") for setting in formats]
+    found = {config.trajectory(1) for config in (load(config_file), *loaded)}
+    assert len(found) == 1 + len(formats)
+    unused = load(config_file, "distributed.float8_filter=layers", "distributed.compile=true")
+    assert unused.trajectory(1) == load(config_file).trajectory(1)
+
+
 @pytest.mark.parametrize(
     ("dim", "multiplier", "hidden"), [(512, None, 1536), (768, None, 2048), (1024, None, 2816)]
 )
