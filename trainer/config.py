@@ -179,6 +179,10 @@ class RunConfig(Settings):
         if distributed.cuda_graphs is True and sharded and self.device == "cuda":
             message = "= true: not supported with sharded weights; expected auto or false"
             rules.append(RuleError(["distributed.cuda_graphs"], message))
+        is_ddp = gpus > 1 and not sharded
+        if distributed.reduce_dtype == "bf16" and is_ddp and self.device == "cpu":
+            message = "= bf16: torch's DDP reduces in bf16 on GPUs only; expected fp32"
+            rules.append(RuleError(["distributed.reduce_dtype", "distributed.fsdp_type"], message))
         return [rule.problem() for rule in rules]
 
     def check_processes(self, gpus: int) -> None:

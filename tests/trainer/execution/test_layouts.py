@@ -11,7 +11,7 @@ import torch
 
 from tests.trainer.conftest import Runs, long, losses
 from tests.trainer.folder.other_models import V, make_llama, write_lingua
-from trainer.config import ActivationCheckpointing, ModelConfig, RunConfig
+from trainer.config import ActivationCheckpointing, ModelConfig, RunConfig, load_run_config
 from trainer.execution.compiling import compile_blocks
 from trainer.folder.checkpoint import load_weights
 from trainer.model.masks import DocumentBorder
@@ -298,6 +298,17 @@ def test_a_layout_that_does_not_fit_is_reported(settings: dict, gpus: int, expec
     )
     with pytest.raises(ConfigError, match=expected):
         config.check_processes(gpus)
+
+
+def test_ddp_on_a_cpu_does_not_reduce_in_bf16(runs: Runs) -> None:
+    """torch refuses the hook, at the end of the start-up and with a traceback."""
+    settings = "distributed.reduce_dtype=bf16"
+    refused = load_run_config([f"config={runs.config}", settings])
+    with pytest.raises(ConfigError, match=r"distributed.reduce_dtype = bf16: .*; expected fp32"):
+        refused.check_processes(2)
+    refused.check_processes(1)
+    load_run_config([f"config={runs.config}", settings, FULL]).check_processes(2)
+    load_run_config([f"config={runs.config}", settings, "device=cuda"]).check_processes(2)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch.compile's own
