@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainer.conftest import Runs, long, losses
+from tests.trainer.conftest import Runs, long, losses, read_records
 from tests.trainer.folder.other_models import V, make_llama, write_lingua
 from trainer.config import ActivationCheckpointing, ModelConfig, RunConfig, load_run_config
 from trainer.execution.compiling import compile_blocks
@@ -123,6 +123,9 @@ def assert_same_losses(one: Path, other: Path) -> None:
     assert [loss for _, loss in found] == pytest.approx(
         [loss for _, loss in expected], abs=TOLERANCE
     ), other
+    # Adam's losses hardly tell the scale of the gradients, and clipped ones not at all.
+    norms = [[record["optim/grad_norm"] for record in read_records(path)] for path in (one, other)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4), other
     last = [json.loads((path / "run.json").read_text())["loss_validation"] for path in (one, other)]
     assert last[1] == pytest.approx(last[0], abs=TOLERANCE)
 
