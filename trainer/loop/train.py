@@ -102,16 +102,17 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
     stopping = step < config.steps and stop.agreed()
     if stopping and config.checkpoint is not None:
         kinds = kinds or ["dump"]
-    if kinds:
-        _save(session, step, kinds)
-    return _stop_here(session, stop, step, kinds) if stopping else None
+    saved = bool(kinds) and _save(session, step, kinds)
+    return _stop_here(session, stop, step, saved) if stopping else None
 
 
-def _stop_here(session: Session, stop: StopSignal, step: int, kinds: list[str]) -> int:
+def _stop_here(session: Session, stop: StopSignal, step: int, saved: bool) -> int:
     _end(session, stop, "preempted")
     if session.world.is_main:
-        saved = "saved, can be resumed" if kinds else "not saved, checkpoints are off"
-        print(f"{session.config.dump_dir}: asked to stop at step {step}; {saved}", flush=True)
+        is_off = session.config.checkpoint is None
+        reason = "checkpoints are off" if is_off else "the loss is not finite"
+        result = "saved, can be resumed" if saved else f"not saved, {reason}"
+        print(f"{session.config.dump_dir}: asked to stop at step {step}; {result}", flush=True)
     return EXIT_PREEMPTED
 
 
@@ -204,14 +205,22 @@ def _evaluate(session: Session, step: int) -> None:
     )
 
 
-def _save(session: Session, step: int, kinds: list[str]) -> None:
+def _save(session: Session, step: int, kinds: list[str]) -> bool:
+    """Save a checkpoint, unless a loss since the last record is not finite; say whether it was.
+
+    Earlier checkpoints stay then, and the next record ends the run.
+    """
     with session.timer.spending("checkpoint"):
         losses = session.losses
+        loss_sum = mean_over_ranks(losses.total, session.world).item() if losses.steps else 0.0
+        if not math.isfinite(loss_sum):
+            return False
         position = replace(
             session.start,
             step=step,
             elapsed_s=session.elapsed_s,
             loss_steps=losses.steps,
-            loss_sum=mean_over_ranks(losses.total, session.world).item() if losses.steps else 0.0,
+            loss_sum=loss_sum,
         )
         session.saver.save(position, kinds, session.learner.model, session.learner.optimizer)
+    return True

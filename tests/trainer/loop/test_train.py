@@ -13,6 +13,7 @@ import pytest
 from tests.trainer.conftest import Runs, account, losses, read_records, wait_for_step
 from tests.trainer.tokens.sources import write_parquet
 from tests.trainer.tokens.tokenizer_files import make_hf
+from trainer.folder.checkpoint_state import entries, read_state
 from trainer.loop.evaluate import bits_per_byte
 from trainer.loop.stop_signal import StopSignal
 from trainer.model.model import Transformer
@@ -211,6 +212,19 @@ def test_a_diverged_run_is_a_result(runs: Runs) -> None:
     last = read_records(runs.out())[-1]
     assert last["loss/out"] is None
     assert last["global_step"] < 20
+
+
+def test_a_loss_that_is_not_finite_replaces_no_checkpoint(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first step's weights are about 1e30, so later losses are not finite."""
+    diverging = ("optim={lr: 1e30, warmup: 0}", "checkpoint.dump={every: 1, keep: 1}")
+    assert runs.here(*diverging, "logging.freq=10", f"dump_dir={runs.out()}") == 0
+    assert account(runs.out())["outcome"] == "diverged"
+    assert read_records(runs.out())[-1]["global_step"] == 10
+    (kept,) = entries(runs.out() / "checkpoints")
+    assert math.isfinite(read_state(kept)["loss_sum"])
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_a_wrong_config_is_reported_without_a_traceback(runs: Runs) -> None:
