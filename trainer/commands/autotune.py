@@ -19,9 +19,8 @@ from torch import Tensor
 
 from trainer.commands.tools import run_command, set_up_alone
 from trainer.config import ActivationCheckpointing, RunConfig
-from trainer.execution.choices import Choices
 from trainer.layers import merge
-from trainer.loop.learner import Learner, build_learner
+from trainer.loop.learner import Learner, build_learner, decide
 from trainer.loop.step import capture_later, train_step
 from trainer.problems import ConfigError
 from trainer.settings import validate
@@ -136,10 +135,8 @@ def _sweep(
 class Clock:
     """Measures settings of a run on this process's device, within a time budget."""
 
-    def __init__(
-        self, config: RunConfig, choices: Choices, world: World, budget_s: float = BUDGET_S
-    ) -> None:
-        self._config, self._choices, self._world = config, choices, world
+    def __init__(self, config: RunConfig, world: World, budget_s: float = BUDGET_S) -> None:
+        self._config, self._world = config, world
         self._end = time.monotonic() + budget_s
 
     def __call__(self, setting: Setting) -> Timing | None:
@@ -175,7 +172,7 @@ class Clock:
         values = merge(self._config.model_dump(), setting.overrides())
         config = validate(RunConfig, values, "autotune")
         torch.manual_seed(0)
-        choices = replace(self._choices, compiled=setting.compiled)
+        choices = decide(config, self._world)  # some depend on what is tried
         learner = build_learner(config, choices, self._world)
         if choices.cuda_graphs:
             capture_later(learner, config.optim.lr)
@@ -199,10 +196,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def tune(config: RunConfig) -> dict[str, Any]:
     """Return the best overrides for a run. Raises ConfigError if nothing fits."""
-    world, choices = set_up_alone(config, "autotune")
+    world, _ = set_up_alone(config, "autotune")
     can_compile = config.distributed.compile is not False
     sequences = config.data.batch_size * config.grad_acc_steps
-    best = search(sequences, config.steps, can_compile, Clock(config, choices, world))
+    best = search(sequences, config.steps, can_compile, Clock(config, world))
     if best is None:
         problem = "not even one sequence fits; reduce data.seq_len or the model"
         raise ConfigError("autotune", [problem])

@@ -5,9 +5,11 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from tests.trainer.conftest import Runs
 from trainer.commands import autotune
@@ -91,6 +93,7 @@ def test_steps_are_timed_as_a_run_takes_them(runs: Runs, monkeypatch: pytest.Mon
     config = load_run_config([f"config={runs.config}"])
     world = get_world("cpu")
     choices = replace(set_up_process(config, world), cuda_graphs=True)
+    monkeypatch.setattr(autotune, "decide", lambda config, world: choices)
     graphs: list[Any] = []
 
     def capture_later(learner: Learner, rate: float) -> None:
@@ -99,11 +102,32 @@ def test_steps_are_timed_as_a_run_takes_them(runs: Runs, monkeypatch: pytest.Mon
         graphs.append((learner, learner.graph))
 
     monkeypatch.setattr(autotune, "capture_later", capture_later)
-    timing = Clock(config, choices, world)(Setting(2, 2, "none", compiled=False))
+    timing = Clock(config, world)(Setting(2, 2, "none", compiled=False))
     assert timing is not None
     ((learner, graph),) = graphs
     assert graph.call_count == 4 + autotune.WARM_UP + autotune.STEPS
     assert learner.graph is None
+
+
+@pytest.mark.parametrize(("size", "fuses"), [(8, False), (4, True)])
+def test_a_setting_has_the_choices_of_its_run(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, size: int, fuses: bool
+) -> None:
+    """wq, wk and wv of 256 x size tokens are fused below 2^22 multiply-adds: 2048 x 32 x 96."""
+    settings = ["data.batch_size=8", "data.seq_len=256", "distributed.compile=false"]
+    config = load_run_config([f"config={runs.config}", *settings])
+    world = get_world("cpu")
+    set_up_process(config, world)
+    tried: list[Learner] = []
+
+    def train_step(learner: Learner, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        tried.append(learner)
+        return torch.zeros(()), torch.zeros(())
+
+    monkeypatch.setattr(autotune, "train_step", train_step)
+    assert Clock(config, world)(Setting(size, 8 // size, "none", compiled=False)) is not None
+    assert tried[0].choices.fused_projections == fuses
+    assert not tried[0].choices.compiled
 
 
 def test_sharded_weights_are_rejected(runs: Runs, capsys) -> None:
