@@ -245,7 +245,7 @@ class RunSummary(Written):
     status: Status
     """Status of the run."""
     outcome: Outcome | None = None
-    """How a completed run ended: all steps trained, or a loss that is not finite."""
+    """How a completed run ended: all steps trained, or a loss or weights that are not finite."""
     name: str = "run"
     """Display name."""
     params: PositiveInt

@@ -21,7 +21,7 @@ class Measurement:
     source: str
     """Who measured it; empty for the study's own runs."""
     completed: bool
-    """The run has ended: after all its steps, or with a loss that is not finite."""
+    """The run has ended: after all its steps, or because it diverged."""
     uninterrupted: bool
     """All steps were done in one attempt, so that wall_s is the duration of the run."""
     step_s: tuple[float, float, float]
@@ -51,7 +51,7 @@ class Measurement:
     steady_intervals: int | None = None
     """Intervals that these were measured in; None if it is not known."""
     diverged: bool = False
-    """The run ended early, with a loss that is not finite."""
+    """The run ended with a loss or weights that are not finite."""
     steps_done: int | None = None
     """The last step that the run took; None if it was not recorded."""
 

@@ -94,16 +94,22 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
     if step in (1, learner.warm_up_steps, config.steps) or step % config.logging.freq == 0:
         is_finite = _record(session, step, loss, grad_norm)
         if not is_finite:
-            _end(session, stop, "completed", outcome="diverged")
-            return 0
+            return _diverged(session, stop)
     kinds = checkpoint.due(config.checkpoint, step, config.steps)
     if _evaluation_due(config, step):
-        _evaluate(session, step)
+        is_finite = _evaluate(session, step)
+        if not is_finite:
+            return _diverged(session, stop)
     stopping = step < config.steps and stop.agreed()
     if stopping and config.checkpoint is not None:
         kinds = kinds or ["dump"]
     saved = bool(kinds) and _save(session, step, kinds)
     return _stop_here(session, stop, step, saved) if stopping else None
+
+
+def _diverged(session: Session, stop: StopSignal) -> int:
+    _end(session, stop, "completed", outcome="diverged")
+    return 0
 
 
 def _stop_here(session: Session, stop: StopSignal, step: int, saved: bool) -> int:
@@ -124,10 +130,13 @@ def _finish_startup(session: Session, loss: Tensor) -> None:
 
 
 def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> bool:
-    """Write a record; return on every rank whether the loss is finite."""
+    """Write a record; return on every rank whether loss and weights are finite.
+
+    The loss is from before the step; if the norm of its gradients is NaN, weights are after it.
+    """
     config, world = session.config, session.world
-    both = torch.stack((session.losses.mean(), loss.double()))
-    mean, last = mean_over_ranks(both, world).tolist()
+    values = torch.stack((session.losses.mean(), loss.double(), grad_norm.double()))
+    mean, last, norm = mean_over_ranks(values, world).tolist()
     session.losses.restart()
     times = session.timer.read()
     session.gpu.sample()
@@ -141,7 +150,7 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> boo
             loss=finite(mean),
             loss_of_step=finite(_float32(last)),
             rate=learning_rate(config.optim, step, config.steps),
-            grad_norm=finite(grad_norm.item()),
+            grad_norm=finite(_float32(norm)),
             tokens=begin.tokens + (step - begin.step) * tokens,
             epoch=session.loader.epoch(step),
             reserved_gib=reserved_gib(world.device),
@@ -155,7 +164,7 @@ def _record(session: Session, step: int, loss: Tensor, grad_norm: Tensor) -> boo
             attempt=session.journal.attempt,
         )
         session.journal.record(record, session.load.mean, session.gpu.conditions)
-    return math.isfinite(mean)
+    return math.isfinite(mean) and not math.isnan(norm)
 
 
 def _compare_ranks(session: Session, times: dict[str, Any]) -> SlowRank | None:
@@ -171,7 +180,7 @@ def _compare_ranks(session: Session, times: dict[str, Any]) -> SlowRank | None:
 
 
 def _float32(value: float) -> float:
-    """Round a value to float32, the precision of a step's loss."""
+    """Round a value to float32, the precision of a step's loss and norm."""
     return torch.tensor(value, dtype=torch.float32).item()
 
 
@@ -181,8 +190,8 @@ def _evaluation_due(config: RunConfig, step: int) -> bool:
     return config.eval is not None and is_due
 
 
-def _evaluate(session: Session, step: int) -> None:
-    """Write the validation loss to metrics.eval.jsonl."""
+def _evaluate(session: Session, step: int) -> bool:
+    """Write the validation loss to metrics.eval.jsonl; return on every rank if it is finite."""
     config, world, learner = session.config, session.world, session.learner
     assert config.eval is not None
     count = config.eval.validation.max_sequences
@@ -203,6 +212,7 @@ def _evaluate(session: Session, step: int) -> None:
             attempt=session.journal.attempt,
         )
     )
+    return math.isfinite(loss)
 
 
 def _save(session: Session, step: int, kinds: list[str]) -> bool:

@@ -1,5 +1,6 @@
 """Whole runs of the trainer, started as a person starts them."""
 
+import itertools
 import json
 import math
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from torch import Tensor
 
 from tests.trainer.conftest import Runs, account, losses, read_records, wait_for_step
 from tests.trainer.tokens.sources import write_parquet
@@ -16,6 +18,7 @@ from tests.trainer.tokens.tokenizer_files import make_hf
 from trainer.folder.checkpoint_state import entries, read_state
 from trainer.loop.evaluate import bits_per_byte
 from trainer.loop.stop_signal import StopSignal
+from trainer.model.adamw import AdamW
 from trainer.model.model import Transformer
 from trainer.records import EXIT_PREEMPTED
 from trainer.tokens.packing import Part
@@ -210,7 +213,7 @@ def test_a_diverged_run_is_a_result(runs: Runs) -> None:
     facts = account(runs.out())
     assert (facts["status"], facts["outcome"]) == ("completed", "diverged")
     last = read_records(runs.out())[-1]
-    assert last["loss/out"] is None
+    assert None in (last["loss/out"], last["optim/grad_norm"])
     assert last["global_step"] < 20
 
 
@@ -225,6 +228,32 @@ def test_a_loss_that_is_not_finite_replaces_no_checkpoint(
     (kept,) = entries(runs.out() / "checkpoints")
     assert math.isfinite(read_state(kept)["loss_sum"])
     assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("broken", "every", "ends"), [(20, 10, 20), (9, 9, 8)], ids=["last step", "evaluation"]
+)
+def test_weights_that_are_not_finite_end_a_run_as_diverged(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, broken: int, every: int, ends: int
+) -> None:
+    """In one step the gradients are NaN, after a finite loss. Records are of even steps."""
+    norms = itertools.count(1)
+    usual = AdamW.grad_norm
+
+    def grad_norm(optimizer: AdamW) -> Tensor:
+        return usual(optimizer) * (math.nan if next(norms) == broken else 1.0)
+
+    monkeypatch.setattr(AdamW, "grad_norm", grad_norm)
+    assert (
+        runs.here(f"eval.every={every}", "checkpoint={dump: {every: 20}, eval: {every: 20}}") == 0
+    )
+    facts = account(runs.out())
+    assert (facts["outcome"], facts["steps_done"]) == ("diverged", ends)
+    assert math.isfinite(facts["loss_final"])
+    assert not entries(runs.out() / "checkpoints")
+    evaluations = read_records(runs.out(), "metrics.eval.jsonl")
+    assert [record["global_step"] for record in evaluations] == [every]
+    assert (evaluations[0]["eval/loss"] is None) == (broken == every)
 
 
 def test_a_wrong_config_is_reported_without_a_traceback(runs: Runs) -> None:
