@@ -253,8 +253,8 @@ class RunConfig(Settings):
         """Return every setting that can change the step time on the same machines.
 
         Left out: names and paths, the length of the run, what changes only the values of numbers
-        (seed, learning rate, training data), and checkpoints and evaluations, which are not part
-        of the step time.
+        (seed, learning rate, without a document mask the training data), and checkpoints and
+        evaluations, which are not part of the step time.
         """
         fields = ModelConfig.model_fields
         # Left out at their default, they leave the keys of earlier runs unchanged.
@@ -280,6 +280,11 @@ class RunConfig(Settings):
         )
         if self.device == "cuda":
             del values["distributed"]["threads"]  # a step's operations all run on the GPU
+        if self.data.document_mask:
+            # Attention skips what the mask hides: the more, the shorter the documents are.
+            total = sum(self.data.sources.values())
+            shares = {name: weight / total for name, weight in self.data.sources.items()}
+            values["documents"] = {"sources": shares, "tokenizer": self.data.tokenizer.name}
         return {
             **values,
             "gpus": gpus,

@@ -49,6 +49,18 @@ def test_digests_of_the_default_architecture_are_those_of_before_it_had_keys() -
     assert (written.fingerprint(4), written.speed_key(4), written.trajectory(4)) == BEFORE
 
 
+def masked(sources: dict[str, float]) -> str:
+    """Return the speed key of a run with a document mask and these sources added to `RUN`'s."""
+    return run_with({"data.document_mask": True, "data.sources": sources}).speed_key(4)
+
+
+def test_with_a_document_mask_other_text_has_another_speed() -> None:
+    """Attention skips more if documents are shorter. Only the shares of the sources count."""
+    assert len({masked({}), masked({"other": 1.0}), masked({"other": 3.0})}) == 3
+    assert masked({"text": 7.0}) == masked({})
+    assert masked({"text": 2.0, "other": 6.0}) == masked({"other": 3.0})
+
+
 def test_threads_of_a_cpu_run_change_its_speed() -> None:
     one, two = (run_with({"device": "cpu", "distributed.threads": n}) for n in (1, 2))
     assert one.speed_key(1) != two.speed_key(1)
