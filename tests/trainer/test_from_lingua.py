@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from trainer.config import ModelConfig, OptimConfig, RunConfig
 from trainer.execution.choices import Machine, choose
@@ -18,6 +19,7 @@ from trainer.loop.learner import build_model
 from trainer.model.adamw import AdamW
 from trainer.model.learning_rate import learning_rate
 from trainer.model.model import Transformer
+from trainer.model.rotary import rotary_table
 from trainer.yaml_files import parse_yaml
 
 PAGE = Path(__file__).parents[2] / "docs" / "from_lingua.md"
@@ -216,6 +218,15 @@ def test_the_pages_flops_and_shares() -> None:
     assert flops_per_token(model, 258, 2048, context=1024) == expected
     tokens = [80 * 1000, 20 * 4000]
     assert f"lingua trains on {tokens[0] / sum(tokens):.0%} of tokens from each source" in said()
+
+
+def test_what_fsdp2_does_to_linguas_rotary_tables() -> None:
+    """lingua passes them to each block and keeps the policy's default. bf16 has 8 binary digits."""
+    assert MixedPrecisionPolicy(param_dtype=torch.bfloat16).cast_forward_inputs
+    cos, sin = rotary_table(2048, 64, 10000.0)
+    errors = [(table - table.bfloat16().float()).abs().max().item() for table in (cos, sin)]
+    assert errors == [2**-9, 2**-9]
+    assert "by which cos and sin are off by up to 0.002" in said()
 
 
 def said() -> str:
