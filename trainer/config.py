@@ -105,7 +105,7 @@ class RunConfig(Settings):
             raise RuleError(["optim.warmup", "steps"], message)
         length = self.optim.cycle_length
         if self.optim.scheduler == "wsd" and int(self.steps * length) == 0:
-            message = f"= {length} is less than one of steps = {self.steps}"
+            message = f"= {length} of steps = {self.steps} is less than one step"
             raise RuleError(["optim.cycle_length", "optim.scheduler", "steps"], message)
         return self
 

@@ -206,7 +206,7 @@ def test_every_wrong_config_is_rejected_with_its_keys(
         ),
         (
             {"steps": 6, "optim": {"scheduler": "wsd", "cycle_length": 0.15}},
-            "optim.cycle_length = 0.15 is less than one of steps = 6",
+            "optim.cycle_length = 0.15 of steps = 6 is less than one step",
         ),
         ({"distributed": {"dp_shard": 2}}, "distributed.dp_shard = 2 needs fsdp_type"),
         (
