@@ -99,6 +99,23 @@ def test_a_step_matches_adamw() -> None:
     torch.testing.assert_close(weight.detach(), expected)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("rate", [0.01, torch.tensor(0.01)], ids=["number", "tensor"])
+def test_the_bias_of_slow_moments_is_corrected(fused: bool, rate: float | torch.Tensor) -> None:
+    """With a constant gradient, every step of Adam moves a weight by lr, whatever the betas."""
+    model = torch.nn.Module()
+    model.weight = torch.nn.Parameter(torch.zeros(2, 2))
+    settings = {"beta1": 0.999, "beta2": 0.9999, "weight_decay": 0.0, "epsilon": 1e-12}
+    optimizer = AdamW(model, OptimConfig(lr=1.0, fused=fused, **settings))
+    optimizer.rate = rate
+    gradient = torch.tensor([[2.0, -3.0], [0.5, -0.1]])
+    for step in range(1, 4):
+        model.weight.grad = gradient.clone()
+        optimizer.step()
+        expected = -0.01 * step * torch.sign(gradient)
+        torch.testing.assert_close(model.weight.detach(), expected, rtol=3e-6, atol=0)
+
+
 MATRIX = torch.Generator().manual_seed(3)
 
 
