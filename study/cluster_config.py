@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -13,11 +13,13 @@ from pydantic import (
     PositiveInt,
     StringConstraints,
     field_validator,
+    model_validator,
 )
 
 from trainer.config import Device
 from trainer.other_names import names
 from trainer.paths import JobPath
+from trainer.problems import RuleError
 from trainer.settings import Settings
 from trainer.yaml_files import shorten
 
@@ -109,9 +111,10 @@ class SlurmConfig(Settings):
     """Account to charge, `--account`; null if the cluster has no accounts."""
     partition: str
     """Partition, `--partition`."""
-    gpu_request: Literal["gres", "gpus-per-task", "gpus-per-node"]
+    gpu_request: Literal["gres", "gpus-per-task", "gpus-per-node", "none"]
     """gres: `--gres=gpu:N`; gpus-per-task: `--gpus-per-task=N --ntasks=1`; gpus-per-node: one task
-    for each node. Jobs of several nodes always use the last."""
+    for each node, which jobs of several nodes use in place of the first two; none: no GPUs are
+    requested, of a partition of CPUs or of one that gives whole nodes."""
     gpu_type: GpuType | None = None
     """GPU type in the request, as in `--gres=gpu:a100:1` and as sinfo shows it; null: any."""
     mem_gib: PositiveInt | Literal["auto"] = "auto"
@@ -150,6 +153,13 @@ class SlurmConfig(Settings):
     """File for its errors, `--error`; null: the same file."""
     data: SlurmDataConfig = SlurmDataConfig()
     """The jobs without a GPU; the grid's first Slurm cluster decides for all."""
+
+    @model_validator(mode="after")
+    def _check_gpu_type(self) -> Self:
+        if self.gpu_type is not None and self.gpu_request == "none":
+            message = f"= {self.gpu_type} is of a request that `gpu_request: none` leaves out"
+            raise RuleError(["gpu_type", "gpu_request"], message)
+        return self
 
     @field_validator("runtime_min", "max_runtime_min", mode="before")
     @classmethod

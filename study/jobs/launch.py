@@ -127,17 +127,15 @@ def _grown(amount: int, limit: int | None, shortages: int) -> int:
 
 
 def _gpu_resources(slurm: SlurmConfig, cluster: ClusterConfig, gpus: int) -> dict[str, Any]:
-    kind = "" if slurm.gpu_type is None else f"{slurm.gpu_type}:"
-    nodes = cluster.nodes(gpus)
-    if nodes > 1:
-        extra = f"--gpus-per-node={kind}{cluster.gpus_on_node(gpus)}"
-        request: dict[str, Any] = {"nodes": nodes, "tasks": nodes}
-    elif slurm.gpu_request == "gres":
-        extra, request = "", {"gres": f"gpu:{kind}{gpus}"}
-    else:
-        # The plugin adds --ntasks=1 if neither gres nor gpu is set.
-        extra, request = f"--{slurm.gpu_request}={kind}{gpus}", {}
-    flags = [extra, *_more_flags(slurm)]
+    wanted = f"{slurm.gpu_type or ''}:{cluster.gpus_on_node(gpus)}".lstrip(":")
+    nodes, style = cluster.nodes(gpus), slurm.gpu_request
+    # The plugin adds --ntasks=1 if neither gres nor tasks are set.
+    request: dict[str, Any] = {} if nodes == 1 else {"nodes": nodes, "tasks": nodes}
+    flags = _more_flags(slurm)
+    if style == "gres" and nodes == 1:
+        request["gres"] = f"gpu:{wanted}"
+    elif style != "none":
+        flags.insert(0, f"--{style if nodes == 1 else 'gpus-per-node'}={wanted}")
     flags += [f"--signal=USR1@{slurm.warn_s}"] if slurm.warn_s else []
     return request | {"slurm_extra": " ".join(flag for flag in flags if flag)}
 
@@ -232,10 +230,10 @@ def launch_line(
             "--rdzv_endpoint=$RENDEZVOUS"
         )
     # Slurm signals the first process of a step, not those of the batch script: torchrun is one.
+    share = f" --gpus-per-node={per_node}" if cluster.slurm.gpu_request != "none" else ""
     srun = (
         f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 "
-        f"--cpus-per-task={threads(cluster, gpus)} --gpus-per-node={per_node} "
-        "--cpu-bind=none --kill-on-bad-exit=1"
+        f"--cpus-per-task={threads(cluster, gpus)}{share} --cpu-bind=none --kill-on-bad-exit=1"
     )
     # Slurm resets all signal handlers in the processes of a step. Each node has its own scratch.
     scratch = _scratch(cluster) if nodes > 1 else []

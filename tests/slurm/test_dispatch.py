@@ -121,6 +121,7 @@ def test_sbatch_accepts_every_style_of_a_request(study: SlurmStudy) -> None:
             request = {"gpu_request": style, "gpu_type": kind, "qos": "high"}
             study.add(f"{name}-{style}", partition(name, **request), gpus=8)
     study.add("two-nodes", partition("miso", gpu_type="h200"), gpus=16)
+    study.add("whole-nodes", partition("miso", gpu_request="none", extra="--exclusive"), gpus=16)
     study.add("no-warning", partition("sphinx", warn_s=0, extra="--exclusive"))
     # sbatch itself accepts nodes that are down, and the job waits; its test alone says otherwise.
     study.add("later", partition("sphinx", nodelist="sphinx3"))
@@ -140,6 +141,16 @@ def test_sbatch_accepts_every_style_of_a_request(study: SlurmStudy) -> None:
     assert "requests to Slurm" not in output
     assert "Slurm refuses the job: not today" in output
     assert "Trying to restart" not in output
+
+
+def test_nodes_without_gpus_to_request(study: SlurmStudy) -> None:
+    plain = partition("miso", gpu_request="none", gpus_per_node=1, data={"local": True})
+    study.add("whole-nodes", plain, gpus=2)
+    output = study.run()
+    assert study.returncode == 0, output
+    assert study.summary("whole-nodes")["hosts"] == ["miso1", "miso2"]
+    (job,) = study.jobs("whole-nodes")
+    assert "gpu" not in study.cluster.sacct(job, "AllocTRES")["AllocTRES"]
 
 
 def test_snakemake_in_a_jobs_shell_finds_slurm(study: SlurmStudy) -> None:

@@ -84,6 +84,13 @@ ONE = STUDY["grid"][0]
             {"grid": [{**ONE, "gpus": 1, "flops": 1e30}]},
             ["grid[0].flops[0] = 1e+30 is 6.1e+19 steps; expected 1e+15 at most"],
         ),
+        (
+            {"clusters": {"fast": {"slurm": {"gpu_request": "none", "gpu_type": "a100"}}}},
+            [
+                "clusters.fast.slurm.gpu_type = a100 is of a request that `gpu_request: none` "
+                "leaves out"
+            ],
+        ),
         # A variant that no block names yet, which no model of the grid takes.
         (
             {"variants": {"mine": {"optim": {"lr": -4}, "nonsense": 3}}},

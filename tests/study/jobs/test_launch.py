@@ -174,6 +174,21 @@ def test_other_styles_of_a_request() -> None:
     )
 
 
+def test_a_partition_without_gpus_to_request() -> None:
+    """Of CPUs, or of whole nodes with all their GPUs, as at sites that have no GRES."""
+    plain = with_slurm(MISO, gpu_request="none", account=None, max_nodes=2)
+    assert request_line(plain, 4) == (
+        f"-p miso {BESIDES} --ntasks=1 --cpus-per-task=16 --time=00:30:00 --mem=200G"
+    )
+    assert request_line(plain, 16) == (
+        f"-p miso --nodes=2 {BESIDES} --ntasks=2 --cpus-per-task=32 --time=00:30:00 --mem=200G"
+    )
+    for gpus in (4, 16):
+        line = launch_line(plain, gpus)
+        assert "--gpus" not in line
+        assert f"--nproc_per_node={min(gpus, 8)}" in line
+
+
 def test_a_request_can_be_copied_to_a_shell() -> None:
     line = request_line(with_slurm(SPHINX, constraint="a100&(nvlink|pcie)"), 1)
     assert "--constraint=a100&(nvlink|pcie)" in shlex.split(line)
@@ -205,6 +220,8 @@ def flags_of(line: str) -> dict[str, str]:
         (with_slurm(SPHINX, gpu_type="a100", qos="high", constraint="nvlink|pcie", warn_s=90), 2),
         (with_slurm(MISO, reservation="mine", exclude="n[1-2]", extra="--exclusive"), 8),
         (with_slurm(MISO, gpu_request="gpus-per-node", account=None, clusters="big"), 16),
+        (with_slurm(MISO, gpu_request="none"), 2),
+        (with_slurm(MISO, gpu_request="none"), 16),
     ],
 )
 def test_plan_shows_the_request_that_is_submitted(cluster: ClusterConfig, gpus: int) -> None:
