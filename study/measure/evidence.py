@@ -71,6 +71,9 @@ def read_evidence(study: Study) -> list[Measurement]:
 def _of_study(entry: Evidence) -> Iterator[Measurement]:
     """Yield an earlier study's measurements; its study.yaml is next to its throughput.csv."""
     settings = Path(entry.file).with_name("study.yaml")
+    if Path(entry.file).exists() and not settings.exists():
+        problem = f"found no {settings.name} beside it, which says what it measured; copy it, too"
+        raise ConfigError(entry.file, [f"{problem}, or write a table of `format: csv`"])
     grid = Grid(validate(Study, load_yaml(str(settings)), str(settings)))
     by = entry.by or f"study {grid.study.study}"
     for item in read_measurements(entry.file, grid, ended=True):
@@ -100,6 +103,9 @@ def _read_rows(entry: Evidence) -> Sequence[CsvRow]:
     if not table.columns:
         expected = "a header line with cluster, model, gpus and a speed"
         raise ConfigError(entry.file, [f"no columns; expected {expected}"])
+    if set(table.columns) >= {"cluster", "model", "fingerprint"}:
+        problem = "found the columns of a throughput.csv; expected `format: throughput` for it"
+        raise ConfigError(entry.file, [f"{problem}, and its study.yaml beside it"])
     known = {*OTHER_COLUMNS, *SETTING_COLUMNS, *WORD_COLUMNS, *SPEED_COLUMNS}
     unknown = [name for name in table.columns if name not in known]
     if unknown:

@@ -371,6 +371,18 @@ def test_an_earlier_study_is_evidence_and_our_own_runs_come_first(make_grid: Mak
     assert ", by" not in rows[0].method
 
 
+def test_a_table_of_an_earlier_study_needs_its_study(make_grid: MakeGrid, tmp_path: Path) -> None:
+    """It said that study.yaml, which nobody had named, cannot be read."""
+    path = tmp_path / "theirs.csv"
+    path.write_text("cluster,model,gpus,step_ms_p50,fingerprint\nhere,tiny,2,10,0123\n")
+    with pytest.raises(ConfigError) as error:
+        read_evidence(with_evidence(make_grid, path, format="throughput").study)
+    assert f"{path}: 1 problem\n  found no study.yaml beside it" in str(error.value)
+    with pytest.raises(ConfigError) as error:
+        read_evidence(with_evidence(make_grid, path, format="csv").study)
+    assert "expected `format: throughput` for it, and its study.yaml" in str(error.value)
+
+
 def test_the_reference_table_regenerates_without_a_gpu(tmp_path: Path) -> None:
     """The guide's two rows are Verified by the guide, with its times; the others are estimated."""
     code = (
