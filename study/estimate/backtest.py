@@ -15,9 +15,9 @@ from study.estimate.forecast import Forecast
 from study.estimate.scored import ScoredPrediction
 from study.grid import Cell
 from study.measure.measurement import Measurement
-from study.measure.summaries import read_summary
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError
+from trainer.records import SUMMARY
 from trainer.yaml_files import shorten
 
 LONGEST_S = 1e9
@@ -37,17 +37,24 @@ def record_predictions(cells: Sequence[Cell], forecast: Forecast) -> None:
     lines = []
     for cell in cells:
         estimate = forecast.estimate(cell)
-        if estimate.seconds is None or read_summary(cell.folder) is not None:
+        if estimate.seconds is None or Path(cell.folder, SUMMARY).exists():
             continue
         keys = ("steps", "seconds", "seconds_low", "seconds_high", "step_s", "step_s_low")
         values = {key: getattr(estimate, key) for key in (*keys, "step_s_high", "basis")}
         labels = {"cell": cell.name, "fingerprint": cell.fingerprint, "predicted": now}
         lines.append(json.dumps({**labels, **values}) + "\n")
     if lines:
-        path = _path(forecast.grid.study)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
+        _append(_path(forecast.grid.study), "".join(lines).encode())
+
+
+def _append(path: Path, lines: bytes) -> None:
+    """Append lines to a file; drop an incomplete last one, of a kill or a full disk, before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        file.seek(0)
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+        file.write(lines)
 
 
 def score_predictions(study: Study, measurements: Sequence[Measurement]) -> list[ScoredPrediction]:
@@ -107,7 +114,7 @@ def _read_predictions(study: Study) -> list[dict[str, Any]]:
                 record[key] = str(record[key])
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             if line.endswith(b"\n"):
-                problem = f"line {number}: not a prediction: {shorten(repr(error))}"
+                problem = f"line {number}: not a prediction: {shorten(repr(error))}; delete it"
                 raise ConfigError(str(path), [problem]) from None
             continue
         found.append(record)

@@ -25,8 +25,11 @@ def read_summary(folder: str | Path) -> RunSummary | None:
         data = parse_json(content)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from None
+    except ValueError as error:
+        hint = "without this file, the run resumes from its newest checkpoint"
+        raise ConfigError(str(path), [f"cannot be read: {error}; {hint}"]) from None
     return validate(RunSummary, as_object(data, str(path)), str(path))
 
 

@@ -71,6 +71,33 @@ def test_an_incomplete_prediction_is_skipped_and_a_malformed_one_reported(
             score_predictions(grid.study, [])
 
 
+def test_a_prediction_after_one_that_was_cut_off_is_whole(make_grid: MakeGrid) -> None:
+    """Both stood in one line, and no time table could be made any more."""
+    grid = make_grid(PAIR)
+    write_run(grid[0], step_s=0.1)
+    path = Path(grid.study.folder, "predictions.jsonl")
+    forecast = Forecast(measured(grid))
+    record_predictions([grid[1]], forecast)
+    whole = path.read_text()
+    path.write_text(whole + whole[:40])
+    record_predictions([grid[1]], forecast)
+    assert [json.loads(line)["cell"] for line in path.read_text().splitlines()] == [
+        grid[1].name,
+        grid[1].name,
+    ]
+
+
+def test_a_run_with_a_broken_summary_has_begun(make_grid: MakeGrid) -> None:
+    """Snakemake ended with a traceback before its first job."""
+    grid = make_grid(PAIR)
+    write_run(grid[0], step_s=0.1)
+    forecast = Forecast(measured(grid))
+    Path(grid[1].folder).mkdir(parents=True)
+    Path(grid[1].folder, "run.json").write_text('{"status": "run')
+    record_predictions([grid[1]], forecast)
+    assert not Path(grid.study.folder, "predictions.jsonl").exists()
+
+
 def test_a_launch_above_its_budget_is_stopped_unless_confirmed(make_grid: MakeGrid) -> None:
     """40 steps of 90 s on two GPUs: about two GPU-hours, at 3 an hour about 6."""
     changes = {**PAIR, "clusters": {"fast": {"price_per_gpu_hour": 3.0}}}
