@@ -5,7 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from study.jobs.sigterm import exit_on_sigterm, leave_on_sigterm
 from study.jobs.slurm_commands import find_refusal
 from study.jobs.slurm_executor import SlurmExecutor
 from study.jobs.slurm_request import Prepared
+from study.jobs.writable import find_unwritable
 from trainer.config import RunConfig
 from trainer.files import write_atomically
 from trainer.problems import ConfigError
@@ -45,29 +46,17 @@ def start(workflow: Any, grid: Grid) -> None:
         problems = [*find_impossible_here(executor, jobs), *find_rejected(executor, jobs)]
         if problems:
             sys.exit(str(ConfigError("requests to Slurm", problems)))
-    if cells:
-        # Imported only here, as it loads numpy.
-        from study.estimate.backtest import record_predictions
-        from study.estimate.budget import check_budget
-        from study.estimate.forecast import Forecast
-
-        forecast = Forecast(grid)
-        problem = check_budget(grid.study, cells, forecast)
-        if problem:
-            sys.exit(problem)
-        record_predictions(cells, forecast)
-        seconds = {cell.name: forecast.estimate(cell).seconds for cell in cells}
-        if isinstance(executor, SlurmExecutor):
-            executor.progress.expect(seconds)
-        elif isinstance(executor, LocalExecutor):
-            executor.progress.expect(cells, seconds)
+    unwritable = find_unwritable(grid, cells)
+    if unwritable:
+        sys.exit(unwritable)
     try:
+        if cells:
+            _predict(executor, grid, cells)
         _write_settings(grid, jobs)
+    except ConfigError as error:
+        sys.exit(str(error))
     except OSError as error:
-        sys.exit(
-            f"{error.filename}: cannot be written: {error.strerror}. Expected `results_dir` to be "
-            "a folder that you may write to."
-        )
+        sys.exit(f"{error.filename}: cannot be written: {error.strerror}")
     if isinstance(executor, SlurmExecutor):
         try:
             executor.find_earlier_jobs(jobs)
@@ -78,6 +67,28 @@ def start(workflow: Any, grid: Grid) -> None:
         leave_on_sigterm(executor.leave)
     else:
         _limit_to_cores(workflow)
+
+
+def _predict(executor: Any, grid: Grid, cells: Sequence[Cell]) -> None:
+    """Write down how long the cells are expected to take, and tell the executor.
+
+    Cells beyond the study's budget end the program. Raises ConfigError if a table is malformed.
+    """
+    # Imported only here, as it loads numpy.
+    from study.estimate.backtest import record_predictions
+    from study.estimate.budget import check_budget
+    from study.estimate.forecast import Forecast
+
+    forecast = Forecast(grid)
+    problem = check_budget(grid.study, cells, forecast)
+    if problem:
+        sys.exit(problem)
+    record_predictions(cells, forecast)
+    seconds = {cell.name: forecast.estimate(cell).seconds for cell in cells}
+    if isinstance(executor, SlurmExecutor):
+        executor.progress.expect(seconds)
+    elif isinstance(executor, LocalExecutor):
+        executor.progress.expect(cells, seconds)
 
 
 def _cells_to_train(grid: Grid, jobs: Iterable[Any]) -> list[Cell]:

@@ -7,6 +7,7 @@ training in the same results.
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,18 @@ def compare(workflow: Any, grid: Grid) -> None:
 
 
 def _create_flag(cell: Cell) -> None:
-    """Create the `completed` of a run that is up to date, if it is missing, as after a kill."""
+    """Create the `completed` of a run that is up to date, if it is missing, as after a kill.
+
+    Without it, as in another user's results, Snakemake counts the run as one to train.
+    """
     flag = Path(cell.folder, COMPLETED)
     if not flag.exists():
-        flag.touch()
+        try:
+            flag.touch()
+        except OSError as error:
+            reason = f"cannot be created: {error.strerror}; the run is complete, yet counts as one"
+            print(f"warning: {flag}: {reason} to train", file=sys.stderr)
+            return
         written = flag.with_name(SUMMARY).stat().st_mtime
         os.utime(flag, (written, written))  # keep tables that are newer than the run
 

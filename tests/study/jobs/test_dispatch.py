@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from study.grid import Grid
 from study.jobs.dispatch import find_impossible_here, find_keys_of_request, start
 from study.jobs.launch import data_request
 from study.jobs.requests import TrainingRequest, data_cell
 from tests.study.conftest import MakeGrid
 
 
-def test_an_executor_that_is_not_extended_is_prepared_too(make_grid: MakeGrid) -> None:
-    """For example that of `--touch`."""
-    grid = make_grid()
+def to_train(grid: Grid) -> Any:
+    """Return a workflow that is about to train the first cell, with an executor of neither kind."""
     cell = grid[0]
     wildcards = SimpleNamespace(**{key: str(value) for key, value in cell.labels.items()})
     job = SimpleNamespace(
@@ -30,7 +30,7 @@ def test_an_executor_that_is_not_extended_is_prepared_too(make_grid: MakeGrid) -
         is_group=lambda: False,
     )
     limits: dict[str, Any] = {"_cores": None}
-    workflow = SimpleNamespace(
+    return SimpleNamespace(
         scheduler=SimpleNamespace(_executor=object(), global_resources=limits, resources=limits),
         dag=SimpleNamespace(needrun_jobs=lambda: [job]),
         resource_settings=SimpleNamespace(cores=2),
@@ -38,9 +38,25 @@ def test_an_executor_that_is_not_extended_is_prepared_too(make_grid: MakeGrid) -
         executor_settings=None,
         executor_plugin=SimpleNamespace(name="touch"),
     )
+
+
+def test_an_executor_that_is_not_extended_is_prepared_too(make_grid: MakeGrid) -> None:
+    """For example that of `--touch`."""
+    grid = make_grid()
+    workflow = to_train(grid)
     start(workflow, grid)
-    assert limits["_cores"] == 2
-    assert Path(job.params.config).read_text() == cell.run.to_yaml()
+    assert workflow.scheduler.resources["_cores"] == 2
+    assert Path(grid[0].folder, "settings.yaml").read_text() == grid[0].run.to_yaml()
+
+
+def test_a_broken_table_ends_snakemake_with_a_message(make_grid: MakeGrid) -> None:
+    """Estimates are made of it before the first job; Snakemake showed a traceback."""
+    grid = make_grid()
+    table = Path(grid.study.folder, "throughput.csv")
+    table.parent.mkdir(parents=True)
+    table.write_text("cluster,model\n")
+    with pytest.raises(SystemExit, match=f"{table}: 1 problem\n  not a throughput table"):
+        start(to_train(grid), grid)
 
 
 def test_a_folder_of_results_that_cannot_be_written_is_named(tmp_path: Path) -> None:
