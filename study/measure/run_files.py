@@ -52,7 +52,8 @@ def each_run(grid: Grid) -> Iterator[tuple[Cell, Run]]:
 
     A run whose settings differ from the current ones of its cell is left out, with a message on
     standard error. Raises ConfigError if a run's parameter count differs from the study's: then
-    everything derived from the shape would be wrong.
+    everything derived from the shape would be wrong; and if a completed run has lost its last
+    records: an earlier loss would be taken for its last.
     """
     for cell in grid:
         run = read_run(cell.folder)
@@ -62,6 +63,7 @@ def each_run(grid: Grid) -> Iterator[tuple[Cell, Run]]:
             message = "left out; the settings have changed since the run"
             print(f"{cell.folder}: {message}", file=sys.stderr)
             continue
+        _check_records(cell, run)
         if run.summary.params != cell.params:
             raise ConfigError(
                 f"{cell.folder}/{SUMMARY}",
@@ -71,6 +73,15 @@ def each_run(grid: Grid) -> Iterator[tuple[Cell, Run]]:
                 ],
             )
         yield cell, run
+
+
+def _check_records(cell: Cell, run: Run) -> None:
+    """Raise ConfigError if a completed run has lost its last records, as in a copy that was cut."""
+    last = run.records[-1].step if run.records else 0
+    if run.summary.status == "completed" and last < run.summary.steps_done:
+        found = f"ends at step {last:,}; expected step {run.summary.steps_done:,}, as in {SUMMARY}"
+        remedy = "restore the file, or delete the run's folder to train it again"
+        raise ConfigError(f"{cell.folder}/{METRICS}", [f"{found}; {remedy}"])
 
 
 def _read_evaluations(path: Path) -> Iterator[Evaluation]:

@@ -132,6 +132,24 @@ def test_a_stale_run_is_left_out_with_a_message(
     assert f"{grid[1].folder}: left out; the settings have changed" in capsys.readouterr().err
 
 
+def test_a_completed_run_that_has_lost_records_is_an_error(make_grid: MakeGrid) -> None:
+    """Its table had the loss at step 20 as the last one, and no speed: records at 1, 10, ... 40."""
+    grid = make_grid()
+    write_run(grid[0])
+    path = metrics(grid[0])
+    lines = path.read_text().splitlines(keepends=True)
+    for kept, last in ((lines[:3], 20), ([], 0)):
+        path.write_text("".join(kept))
+        with pytest.raises(ConfigError, match=f"{path}: 1 problem\n  ends at step {last}; exp"):
+            list(each_run(grid))
+    path.unlink()
+    with pytest.raises(ConfigError, match="ends at step 0; expected step 40"):
+        list(each_run(grid))
+    write_run(grid[0], status="running", outcome=None)
+    path.write_text("".join(lines[:3]))  # goes on; run.json is read first
+    assert [cell.name for cell, _ in each_run(grid)] == [grid[0].name]
+
+
 def test_an_unexpected_parameter_count_is_an_error(make_grid: MakeGrid) -> None:
     grid = make_grid()
     write_run(grid[0], params=123)
