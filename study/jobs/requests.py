@@ -5,6 +5,7 @@ Each is a value if it is the same for all jobs of a rule, otherwise a function o
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from snakemake.io import ancient
@@ -23,6 +24,7 @@ from study.jobs.launch import (
 from study.jobs.precompile import PRECOMPILE_FOLDER, precompile_folder, precompile_run
 from study.jobs.verdict import Shortage, find_shortage
 from study.measure.summaries import is_up_to_date
+from trainer.records import CHECKPOINTS
 
 RESOURCES = (
     *("slurm_account", "slurm_partition", "mem_mb", "runtime", "cpus_per_task", "qos"),
@@ -200,6 +202,23 @@ class OneGpuRequest(Request):
     def _shortage(self, cell: Cell, attempt: int) -> Shortage:
         # What these jobs ran out of is not known: a retry requests more of both.
         return Shortage(time=attempt - 1, memory=attempt - 1)
+
+
+class ExportRequest(Request):
+    """Inputs of the rule `export_run`."""
+
+    @signed
+    def run(self, wildcards: Any) -> str:
+        """Return the file that says that a run is complete.
+
+        If the run has no checkpoint any more, the file's time starts no export, before which
+        Snakemake would delete the one that is there: in a copy, times may have any order.
+        """
+        cell = self._cell(wildcards)
+        settings, completed = cell.run.checkpoint, f"{cell.folder}/completed"
+        own = Path(cell.folder, CHECKPOINTS)
+        folder = Path(settings.path) if settings and settings.path else own
+        return completed if any(folder.glob("[0-9]*")) else _first(completed, cell)
 
 
 class EvaluationRequest(OneGpuRequest):

@@ -1,6 +1,7 @@
 """The targets `export` and `evaluate`, through Snakemake itself."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,26 @@ def test_measured_cells_are_exported_and_evaluated(workspace: Workspace, lm_eval
     assert "no such task" in output
     assert not (folder / "evaluation").exists()
     assert (export / "model.safetensors").exists()
+
+
+def test_an_export_outlives_its_checkpoints_in_a_copy(workspace: Workspace, tmp_path: Path) -> None:
+    """In a copy with other times, where Snakemake remembers nothing, it was deleted to be made
+    again, from checkpoints that had been deleted to save space."""
+    workspace.snakemake("--cores", "1", "export")
+    copy = Workspace(tmp_path / "copy")
+    copy.study |= {key: workspace.study[key] for key in ("run", "grid")}
+    copy.write()
+    shutil.copytree(workspace.results.parent, copy.results.parent)
+    folder = copy.run_folder("one")
+    (folder / "completed").touch()
+    assert copy.planned("export")["export_run"] == 1  # it can be made again
+    shutil.rmtree(folder / "checkpoints")
+    assert "export_run" not in copy.planned("export")
+    copy.snakemake("--cores", "1", "export")
+    assert (folder / "export" / "model.safetensors").exists()
+    copy.study["run"]["steps"] = 5  # another run, which has to be exported
+    copy.write()
+    assert copy.planned("export")["export_run"] == 1
 
 
 def test_a_partial_study_exports_its_finished_runs(workspace: Workspace) -> None:

@@ -5,9 +5,15 @@ Writes  export/ in each run's folder: weights, config and tokenizer, for transfo
 Writes  evaluation/ next to it: the results of lm-evaluation-harness
 """
 
-from study.jobs.requests import EvaluationRequest, data_is_local, data_resources
+from study.jobs.requests import (
+    EvaluationRequest,
+    ExportRequest,
+    data_is_local,
+    data_resources,
+)
 from study.jobs.workflow import evaluations, exports
 
+EXPORT = ExportRequest(GRID)
 EVALUATION = EvaluationRequest(GRID)
 
 
@@ -28,7 +34,7 @@ rule evaluate:
 rule export_run:
     """Write one run's newest checkpoint as a Hugging Face model"""
     input:
-        "<results>/<run>/completed",
+        EXPORT.run,
     output:
         directory("<results>/<run>/export"),
     log:
