@@ -6,7 +6,9 @@ The decisions of both executors, on this machine and on Slurm.
 from typing import Any
 
 from study.grid import Cell, Grid
-from study.measure.summaries import is_up_to_date, read_failure
+from study.measure.changes import describe_change
+from study.measure.summaries import is_stale, is_up_to_date, read_failure
+from trainer.folder.run_file import find_summary
 
 COMPLETED = "/completed"
 """End of the path that a job creates which trains; rules have other names in other workflows."""
@@ -30,6 +32,18 @@ def give_up(job: Any) -> None:
     job.attempt = job.restart_times + 1
 
 
+def _what_is_there(cell: Cell) -> str:
+    """Return what is in a cell's folder in place of a complete run with its settings."""
+    summary = find_summary(cell.folder)
+    if summary is None or not is_stale(cell, summary):
+        return "the run is not complete"
+    change = describe_change(cell)
+    return (
+        f"its folder has a run with other settings ({change}), as if another invocation trains an "
+        "edited copy of this study"
+    )
+
+
 class Decisions:
     """Base class of an executor, before the one of Snakemake that it extends."""
 
@@ -43,7 +57,7 @@ class Decisions:
         """Report a job that has ended with code 0; a run that is not complete is an error."""
         cell = self.cell(job_info.job)
         if cell is not None and not is_up_to_date(cell):
-            message = f"{cell.name}: the job exited with code 0, but the run is not complete."
+            message = f"{cell.name}: the job exited with code 0, but {_what_is_there(cell)}."
             self.report_job_error(job_info, msg=message)
             return
         super().report_job_success(job_info)  # type: ignore[misc]

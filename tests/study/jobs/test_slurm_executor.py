@@ -120,6 +120,21 @@ def test_exit_code_0_without_a_finished_run_is_an_error(grid: Grid) -> None:
     assert executor.ended == [info]
 
 
+def test_a_run_with_the_settings_of_another_invocation_is_told_as_that(grid: Grid) -> None:
+    """Two people with copies of one study that differ in `steps`, and one folder of results."""
+    executor = Local(grid)
+    info, folder = job_of(grid)
+    complete(grid, folder)
+    summary = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(summary | {"fingerprint": "0" * 16}))
+    theirs = grid[0].run.model_copy(update={"steps": 80})
+    (folder / "run.yaml").write_text(theirs.to_yaml())
+    executor.report_job_success(info)
+    told = f"its folder has a run with other settings (steps 80 -> {grid[0].run.steps}), as if"
+    assert told in str(executor.errors[0])
+    assert executor.ended == []
+
+
 def complete(grid: Grid, folder: Path, number: int = 0) -> None:
     summary = {"status": "completed", "fingerprint": grid[number].fingerprint}
     (folder / "run.json").write_text(json.dumps(summary | {"params": 1, "attempts": [attempt()]}))
