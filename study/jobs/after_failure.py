@@ -38,9 +38,12 @@ def make_tables(workflow: Any, grid: Grid) -> None:
     if not targets or not any(map(is_training, unfinished)):
         return
     say("A run has failed. The tables of the others are made now.")
-    done = subprocess.run(
-        partial_command(grid, targets), capture_output=True, text=True, check=False
-    )
+    try:
+        command = partial_command(grid, targets)
+    except OSError as error:  # a full disk, for example, of which the run may have failed, too
+        say(f"They could not be made: {error.filename}: {error.strerror}")
+        return
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         say(f"They could not be made:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
         return

@@ -66,6 +66,20 @@ def test_nothing_is_made_if_no_run_failed_or_no_table_was_asked_for(
     assert not Path(grid.study.folder, "study.yaml").exists()
 
 
+def test_a_study_that_cannot_be_written_is_told_in_one_line(
+    make_grid: MakeGrid, started: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside the failure of a run for want of disk space, Snakemake showed a traceback."""
+    grid = make_grid()
+    folder = Path(grid.study.folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.touch()  # no folder, so nothing can be written there, not even by root
+    make_tables(workflow_of(job(f"{grid[0].folder}/completed"), job(f"{folder}/report.html")), grid)
+    assert not started
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == f"They could not be made: {folder}: File exists"
+
+
 def test_ctrl_c_is_noted_and_passed_on(
     make_grid: MakeGrid, started: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
