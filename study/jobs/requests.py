@@ -4,7 +4,7 @@ Each is a value if it is the same for all jobs of a rule, otherwise a function o
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,9 @@ from study.jobs.launch import (
 )
 from study.jobs.precompile import PRECOMPILE_FOLDER, precompile_folder, precompile_run
 from study.jobs.verdict import Shortage, find_shortage
-from study.measure.summaries import is_up_to_date
+from study.jobs.workflow import text_files
+from study.measure.summaries import find_content, is_up_to_date
+from trainer.json_files import parse_json
 from trainer.records import CHECKPOINTS
 
 RESOURCES = (
@@ -159,22 +161,58 @@ class Request:
         return threads(cell.cluster_config, self._gpus(cell))
 
 
+def _written(path: str) -> float | None:
+    """Return when a file was last written; None if it does not exist."""
+    try:
+        return Path(path).stat().st_mtime
+    except OSError:
+        return None
+
+
 class TrainingRequest(Request):
     """Resources, inputs and command of the rule `train`."""
 
     @property
     def data(self) -> list[str] | Callable[[Any], list[str]]:
-        """The files that list the shards of the runs' sources; a function if the sources vary."""
+        """The files that list the shards of the runs' sources; a function if they vary."""
         sources = {tuple(self._grid.source_names(cell)) for cell in self._grid}
-        return self._data(self._grid[0]) if len(sources) == 1 else self._data_of
+        if len(sources) > 1 or any(map(self._is_older_than_data, self._grid.measured)):
+            return self._data_of
+        return self._files(self._grid[0])
 
     @signed
     def _data_of(self, wildcards: Any) -> list[str]:
-        return self._data(self._cell(wildcards))
+        """Return a cell's files; those that list what its complete run was trained on start it no
+        more, whatever their times: in a copy, these may have any order."""
+        cell = self._cell(wildcards)
+        files = self._files(cell)
+        if not self._is_older_than_data(cell):
+            return files
+        trained_on = find_content(cell)
+        pairs = zip(self._grid.source_names(cell), files, strict=True)
+        same = {file for name, file in pairs if self._is_of(name, file, trained_on)}
+        return [ancient(file) if file in same else file for file in files]
 
-    def _data(self, cell: Cell) -> list[str]:
+    def _files(self, cell: Cell) -> list[str]:
         names = self._grid.source_names(cell)
         return [f"{self._grid.study.folder}/data/{name}.json" for name in names]
+
+    def _is_older_than_data(self, cell: Cell) -> bool:
+        """Return whether Snakemake would train a cell again if it looked at times alone."""
+        flag = _written(f"{cell.folder}/completed")
+        return flag is not None and any((_written(file) or 0) > flag for file in self._files(cell))
+
+    def _is_of(self, name: str, file: str, trained_on: Mapping[str, str]) -> bool:
+        """Return whether a run was trained on the shards that a file lists, and no newer text is
+        to be tokenised."""
+        made = _written(file)
+        texts = [_written(text) for text in text_files(self._grid, name)]
+        if made is None or not all(text is not None and text <= made for text in texts):
+            return False
+        try:
+            return bool(parse_json(Path(file).read_bytes())["key"] == trained_on[Path(name).name])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     @property
     def trunk(self) -> list[str] | Callable[[Any], list[str]]:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from study.grid import Cell
+from trainer.folder.run_file import find_summary
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError
 from trainer.records import FAILURE, SUMMARY, Failure, RunSummary
@@ -53,6 +54,12 @@ def is_up_to_date(cell: Cell) -> bool:
         return facts["status"] == "completed" and facts["fingerprint"] == cell.fingerprint
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def find_content(cell: Cell) -> dict[str, str]:
+    """Return source -> key of the text that a cell's run was trained on, if it is up to date."""
+    summary = find_summary(cell.folder) if is_up_to_date(cell) else None
+    return {} if summary is None else dict(summary.content or {})
 
 
 def as_object(data: Any, source: str) -> dict[str, Any]:

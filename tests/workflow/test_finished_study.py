@@ -1,6 +1,7 @@
 """A finished study: its files, and what is trained again after a change."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -170,3 +171,25 @@ def test_moved_results_are_up_to_date(done: Workspace, tmp_path: Path) -> None:
     output = moved.snakemake("--cores", "1", "throughput")
     assert "settings have changed" not in output
     assert (moved.results / "throughput.md").read_text().count("completed") == 2
+
+
+def test_copied_results_are_up_to_date_in_any_order_of_their_times(
+    done: Workspace, tmp_path: Path
+) -> None:
+    """`cp -r` keeps no times; a dry run announced all trainings, which Slurm would have queued."""
+    copy = Workspace(tmp_path)
+    shutil.copytree(done.results.parent, copy.results.parent)
+    shutil.copytree(done.folder / "the data", copy.folder / "the data", dirs_exist_ok=True)
+    (shards,) = copy.results.glob("data/*.json")
+    shards.touch()
+    assert "train" not in copy.planned("throughput")
+    # It lists other text, as after an edit that was tokenised already.
+    listed = json.loads(shards.read_text())
+    shards.write_text(json.dumps(listed | {"key": "0" * 16}))
+    assert copy.planned("throughput")["train"] == 2
+    # Newer text, of which nobody knows whether it is the same.
+    shards.write_text(json.dumps(listed))
+    later = shards.stat().st_mtime + 1
+    os.utime(next(copy.folder.glob("the data/text/*.chunk.*")), (later, later))
+    planned = copy.planned("throughput")
+    assert (planned["tokenize"], planned["train"]) == (1, 2)
