@@ -78,7 +78,10 @@ def _changed_runs(cells: Sequence[Cell]) -> Outdated:
 def _changed_study(grid: Grid) -> Outdated:
     """Return the study.yaml that the tables are made from, if the study was edited since."""
     file = Path(grid.study.folder, "study.yaml")
-    if not file.exists() or file.read_text(encoding="utf-8") == grid.study.to_yaml():
+    try:
+        if file.read_bytes() == grid.study.to_yaml().encode():
+            return {}
+    except OSError:  # it is missing, or another user's, as Snakemake finds out itself
         return {}
     return {str(file): "the study was edited"}
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from study.grid import Grid
 from study.jobs.outdated import compare
 from tests.study.conftest import MakeGrid, write_run
@@ -75,3 +77,16 @@ def test_planning_only_adds_flags(make_grid: MakeGrid) -> None:
     assert {str(told[flag].params_changed) for flag in flags(grid)} == {"steps 40 -> 60"}
     assert str(told[str(folder / "study.yaml")].params_changed) == "the study was edited"
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "no text", "a folder"])
+def test_a_damaged_study_file_is_made_again(make_grid: MakeGrid, damage: str) -> None:
+    """Without a traceback; a folder in its place is left to Snakemake."""
+    grid = make_grid()
+    file = Path(grid.study.folder, "study.yaml")
+    file.parent.mkdir(parents=True)
+    if damage == "a folder":
+        file.mkdir()
+    else:
+        file.write_bytes(b"\xff\xfe\0" if damage == "no text" else b"study: te")
+    assert (str(file) in reasons(grid)) == (damage != "a folder")
