@@ -132,6 +132,11 @@ def read_csv(path: str | Path) -> CsvTable:
     raise ConfigError(str(path), [problem])
 
 
+def made_again(command: str) -> str:
+    """Return how a table of a study is made again, for messages: Snakemake sees no damage."""
+    return f"delete it, for Snakemake or `python -m study {command}` to make it again"
+
+
 def read_as(path: str | Path, row_type: type[Row], kind: str, command: str) -> list[Row]:
     """Return a CSV file's rows as instances of a dataclass; see `study.files.parse_row`.
 
@@ -143,7 +148,7 @@ def read_as(path: str | Path, row_type: type[Row], kind: str, command: str) -> l
         try:
             rows.append(parse_row(row_type, row.cells))
         except (KeyError, TypeError, ValueError) as error:
-            problem = f"not {kind}: {error!r}; recreate it with `{command}`"
+            problem = f"not {kind}: {error!r}; {made_again(command)}"
             raise ConfigError(str(path), [Problem((), problem, line=row.line)]) from None
     return rows
 

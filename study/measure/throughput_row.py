@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.csv_tables import read_csv
+from study.csv_tables import made_again, read_csv
 from study.files import parse_row, to_csv, write_file
 from study.points import CELL_NAME
 from study.trainers import DEFAULT_TRAINER
@@ -127,7 +127,7 @@ class ThroughputRow:
         return CELL_NAME.format(**vars(self))
 
 
-AGAIN = "recreate it with `throughput`"
+AGAIN = made_again("throughput")
 
 
 def read_rows(csv_path: str | Path) -> list[ThroughputRow]:

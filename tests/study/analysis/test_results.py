@@ -322,7 +322,7 @@ def test_tables_are_read_back(make_grid: MakeGrid, tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [float(row["params"]) for row in rows] == pytest.approx([5e5, 5e5], rel=0.3)
     (tmp_path / "isoflop.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ConfigError, match="recreate it with `analyses`"):
+    with pytest.raises(ConfigError, match="delete it, for Snakemake or `python -m study analyses`"):
         read_tables("isoflop", tmp_path)
 
 

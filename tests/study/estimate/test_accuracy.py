@@ -62,7 +62,8 @@ def test_a_broken_table_is_named_with_its_line(name: str, tmp_path: Path) -> Non
     with (tmp_path / name).open("a") as file:
         file.write("here" + ",half" * 6 + "\n")
     with pytest.raises(
-        ConfigError, match=rf"{name}.*\n.*line 2: not .*recreate it with `estimate`"
+        ConfigError,
+        match=rf"{name}.*\n.*line 2: not .*delete it, for .* study estimate`",
     ):
         read_accuracy(path)
     (tmp_path / name).unlink()
