@@ -23,7 +23,10 @@ from trainer.records import (
     Versions,
 )
 
-RUN_FILES = (SUMMARY, METRICS, EVALUATIONS, CONFIG, CHECKPOINTS, "tensorboard", "profiling")
+RUN_FILES = (
+    *(SUMMARY, METRICS, EVALUATIONS, CONFIG, CHECKPOINTS, "tensorboard", "profiling"),
+    *("export", "evaluation"),  # which Snakemake would delete to make those of the next run
+)
 """Files of a run, to be moved aside when another run starts in the folder."""
 
 PACKAGE = Path(__file__).parents[1]

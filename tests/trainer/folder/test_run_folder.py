@@ -63,11 +63,14 @@ def test_changed_text_makes_a_different_run(tmp_path: Path) -> None:
 def test_nothing_computed_is_lost(tmp_path: Path) -> None:
     for content in ("first", "second"):
         (tmp_path / "metrics.jsonl").write_text(content)
-        (tmp_path / "checkpoints").mkdir()
+        for name in ("checkpoints", "export", "evaluation"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "export" / "config.json").write_text(content)
         set_aside(tmp_path)
-        assert not (tmp_path / "metrics.jsonl").exists()
-    old = sorted(tmp_path.glob("superseded/*/metrics.jsonl"))
-    assert [path.read_text() for path in old] == ["first", "second"]
+        assert [path.name for path in tmp_path.iterdir()] == ["superseded"]
+    for name in ("metrics.jsonl", "export/config.json"):
+        old = sorted(tmp_path.glob(f"superseded/*/{name}"))
+        assert [path.read_text() for path in old] == ["first", "second"]
 
 
 def test_only_one_process_trains_in_a_folder(tmp_path: Path) -> None:
