@@ -47,10 +47,10 @@ def cgroup_quota(root: Path = CGROUP) -> float | None:
 
 
 @cache
-def processor(path: Path = CPUINFO) -> dict[str, str]:
+def processor() -> dict[str, str]:
     """Return the first processor's fields in /proc/cpuinfo; empty if the file is missing."""
     try:
-        first = path.read_text().split("\n\n")[0]
+        first = CPUINFO.read_text().split("\n\n")[0]
     except OSError:
         return {}
     fields = (line.partition(":") for line in first.splitlines())

@@ -109,8 +109,9 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     return parse_document(text, source).values
 
 
-def parse_assignment(argument: str, source: str = "command line") -> tuple[str, Any]:
+def parse_assignment(argument: str) -> tuple[str, Any]:
     """Return key and value of `key=value`, the value read as YAML. Raises ConfigError."""
+    source = "command line"
     key, sign, text = argument.partition("=")
     if not sign or not key:
         raise ConfigError(source, [f"{shorten(argument)}: expected key=value"])

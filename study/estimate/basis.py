@@ -60,7 +60,7 @@ def measured_extent(measured: Sequence[Workload]) -> Extent:
     )
 
 
-def find_basis(work: Workload, extent: Extent, variant: str = "base") -> tuple[str, str]:
+def find_basis(work: Workload, extent: Extent, variant: str) -> tuple[str, str]:
     """Return the basis of a configuration's estimate, and the reason for it.
 
     `variant` is the name of its settings.

@@ -27,7 +27,7 @@ from study.estimate.priors import (
     STEP_PRIORS,
     step_priors,
 )
-from study.estimate.regression import Z80, Hyper, Points, Regression
+from study.estimate.regression import Z80, Points, Regression
 from study.estimate.terms import (
     COORDINATES,
     data_sheet,
@@ -117,12 +117,10 @@ class Performance:
         self,
         cluster_config: ClusterConfig,
         observed: Sequence[Observed],
-        hyper: Hyper | None = None,
     ) -> None:
         """Fit to the measurements on the cluster; without any, predictions follow its data sheet.
 
-        `hyper` holds the hyperparameters of the step time's regression; None chooses them. The
-        other regressions are fitted when they are first needed.
+        The regressions of all but the step time are fitted when they are first needed.
         """
         self.cluster_config, self.observed = cluster_config, list(observed)
         self._sheet = data_sheet(cluster_config)
@@ -134,7 +132,6 @@ class Performance:
             self._step_points([item.work for item in used]),
             np.array([item.step_s for item in used]),
             UNSEEN if self._sheet.known else NO_DATA_SHEET,
-            hyper,
         )
 
     def without(self, left_out: Collection[int]) -> "Performance":

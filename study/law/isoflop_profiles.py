@@ -16,6 +16,9 @@ from study.law.scaling_law import TrainedModel
 FEWEST_SIZES = 4
 """Fewest sizes of a profile."""
 
+SAME_BUDGET = 1.1
+"""Factor within which budgets count as the same."""
+
 
 @dataclass(frozen=True)
 class IsoFlop:
@@ -30,14 +33,14 @@ class IsoFlop:
     loss: float | None
 
 
-def isoflop_profiles(runs: Sequence[TrainedModel], tolerance: float = 0.1) -> list[IsoFlop]:
-    """Return the budgets shared by at least four model sizes, within a factor of 1 + tolerance.
+def isoflop_profiles(runs: Sequence[TrainedModel]) -> list[IsoFlop]:
+    """Return the budgets shared by at least four model sizes, within a factor of `SAME_BUDGET`.
 
     Approach 2 of Hoffmann et al. 2022, section 3.2.
     """
     groups: list[list[TrainedModel]] = []
     for run in sorted(runs, key=lambda run: run.flops):
-        if groups and run.flops <= groups[-1][0].flops * (1 + tolerance):
+        if groups and run.flops <= groups[-1][0].flops * SAME_BUDGET:
             groups[-1].append(run)
         else:
             groups.append([run])

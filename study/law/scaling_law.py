@@ -191,14 +191,12 @@ def fit_law(runs: Sequence[TrainedModel]) -> ScalingLaw:
     return _best(chosen, data)
 
 
-def bootstrap(
-    runs: Sequence[TrainedModel], law: ScalingLaw, resamples: int, seed: int = 0
-) -> list[ScalingLaw]:
-    """Return the laws of runs resampled with replacement; equal seeds give equal laws.
+def bootstrap(runs: Sequence[TrainedModel], law: ScalingLaw, resamples: int) -> list[ScalingLaw]:
+    """Return the laws of runs resampled with replacement, equal ones for equal runs.
 
     Each fit starts from the law of all runs and from points around it.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     center = law._logarithms
     laws = []
     for _ in range(resamples):

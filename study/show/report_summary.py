@@ -12,6 +12,9 @@ from study.measure.repeats import BETWEEN_RUNS
 from study.measure.throughput_row import ThroughputRow
 from study.trainers import DEFAULT_TRAINER
 
+MOST_LISTED = 6
+"""Names in a sentence; the last stands for all others if there are more."""
+
 
 @dataclass(frozen=True)
 class Value:
@@ -279,8 +282,8 @@ def _range(numbers: Any) -> str:
     return " to ".join(texts)
 
 
-def _listed(items: Any, most: int = 6) -> str:
+def _listed(items: Any) -> str:
     names = [str(item) for item in items]
-    if len(names) > most:
-        names = [*names[: most - 1], f"{len(names) - most + 1} more"]
+    if len(names) > MOST_LISTED:
+        names = [*names[: MOST_LISTED - 1], f"{len(names) - MOST_LISTED + 1} more"]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

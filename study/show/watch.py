@@ -7,7 +7,7 @@ replaced while it reads them.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -65,9 +65,8 @@ class Seen:
 class Watch:
     """The cells of a study that are to be measured, looked at again and again."""
 
-    def __init__(self, grid: Grid, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._now = now
         self._forecast: Forecast | None = None
         self._made_of = -1.0
         self._logs = log_folder(grid)
@@ -86,7 +85,7 @@ class Watch:
         parts = [f"{counts[state]} {state}" for state in reversed(ORDER) if counts[state]]
         left = self._left_s(seen)
         if left:
-            end = datetime.fromtimestamp(self._now() + left)
+            end = datetime.fromtimestamp(time.time() + left)
             parts.append(f"done at about {end:%H:%M}{later_day(end)}, in {format_seconds(left)}")
         parts += [self._silence] if self._silence else []
         return f"{self._grid.study.study}: " + ", ".join(parts)
@@ -185,7 +184,7 @@ class Watch:
                 times.append(Path(cell.folder, name).stat().st_mtime)
             except OSError:
                 continue
-        return self._now() - max(times) if times else 0.0
+        return time.time() - max(times) if times else 0.0
 
     def _whole_s(self, cell: Cell) -> float | None:
         """Return the estimated time of a run, s, from the study's newest throughput table."""

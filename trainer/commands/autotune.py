@@ -135,9 +135,9 @@ def _sweep(
 class Clock:
     """Measures settings of a run on this process's device, within a time budget."""
 
-    def __init__(self, config: RunConfig, world: World, budget_s: float = BUDGET_S) -> None:
+    def __init__(self, config: RunConfig, world: World) -> None:
         self._config, self._world = config, world
-        self._end = time.monotonic() + budget_s
+        self._end = time.monotonic() + BUDGET_S
 
     def __call__(self, setting: Setting) -> Timing | None:
         """Time a setting, and print the result on stderr."""
