@@ -386,3 +386,25 @@ def _ladder() -> Grid:
             }
         )
     )
+
+
+def test_the_memory_of_a_measured_configuration_is_its_own(make_grid: MakeGrid) -> None:
+    grid = make_grid({"grid": [{"cluster": "here", "model": "tiny", "gpus": [1, 2]}]})
+    write_run(grid[0], peak_memory_gib=5.0)
+    own, other = estimates(grid)
+    assert (own.memory_gib, own.memory_gib_high) == (5.0, 5.0)
+    assert other.memory_gib_high > other.memory_gib
+
+
+def test_a_measurement_informs_on_the_cells_of_its_cluster_alone(make_grid: MakeGrid) -> None:
+    """The next one is best made where nothing was measured, although the clusters are alike."""
+    there = {"device": "cpu", "gpu_name": "CPU core", "gpus_per_node": 4}
+    grid = make_grid({"clusters": {"there": there},
+                      "grid": [{"cluster": ["here", "there"], "model": ["tiny", "wide"],
+                                "gpus": [1, 2]}]})  # fmt: skip
+    measured = [cell for cell in grid if cell.cluster == "here" and cell.gpus == 1]
+    for cell in measured:
+        write_run(cell)
+    best = Estimator(measure(grid)).most_informative([c for c in grid if c not in measured])
+    assert best is not None
+    assert best.cluster == "there"
