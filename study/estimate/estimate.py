@@ -140,7 +140,7 @@ class Estimator:
         own = [item for item in measured if item.completed]
         # The study's own measurements take precedence over evidence.
         ours = [item for item in own if not item.source]
-        if ours or own:
+        if own:
             found = self._verified(cell, alike(cell, ours or own, steps), steps)
         else:
             found = self._estimated(cell, measured, steps)

@@ -38,9 +38,9 @@ def pauses(cell: Cell, steps: int) -> tuple[object, ...]:
     checkpoint, evaluation = cell.run.checkpoint, cell.run.eval
     return (
         saves,
-        checkpoint.async_save if checkpoint and saves else None,
+        checkpoint.async_save if checkpoint else None,
         evaluations,
-        evaluation.validation if evaluation and evaluations else None,
+        evaluation.validation if evaluation else None,
     )
 
 
