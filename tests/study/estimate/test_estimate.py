@@ -15,6 +15,7 @@ from study.grid import Grid
 from study.measure.measurement import Measurement, read_measurements
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import write_table
+from study.workload import workload
 from tests.study.conftest import GUIDE, MakeGrid, make_summary, write_run
 from trainer.problems import ConfigError
 
@@ -278,6 +279,24 @@ def test_what_a_whole_run_took_beyond_its_steps_is_the_start_up_of_others(
 
 
 SIZES = {"small": 8, "larger": 10, "largest": 12}
+
+
+def test_the_start_up_of_a_whole_run_is_what_its_steps_and_saves_leave(make_grid: MakeGrid) -> None:
+    """Of 216 s, 40 steps take 160 s, 40 saves 13 s at 1 GB/s, and the end 2 s: 41 s are left."""
+    run = {"steps": 40, "checkpoint": {"dump": {"every": 1}}, "eval": None}
+    (cell,) = make_grid({**GUIDE, "run": {**GUIDE["run"], **run}})
+    whole = Measurement(
+        cell=cell,
+        source="the guide",
+        completed=True,
+        uninterrupted=True,
+        step_s=(4.0, 4.0, 4.0),
+        startup_s=None,
+        wall_s=216.0,
+        peak_memory_gib=None,
+    )
+    startup = Estimator([whole]).model(cell).startup(workload(cell))
+    assert startup.middle == pytest.approx(216 - 160 - 40 * 12 * cell.params / 1e9 - 2, rel=0.03)
 
 
 def test_horizons_cost_and_energy(make_grid: MakeGrid) -> None:
