@@ -168,7 +168,7 @@ class Estimator:
             works = [workload(cell) for cell in here]
             compared = spread(works, MOST)
             here, works = [here[at] for at in compared], [works[at] for at in compared]
-            gains = self.model(here[0]).gains(works, works)
+            gains = self.model(here[0]).gains(works)
             index = int(gains.argmax())
             if best is None or gains[index] > best[0]:
                 best = float(gains[index]), here[index]

@@ -250,12 +250,12 @@ class Performance:
         values = np.array([item.peak_memory_gib for item in found], dtype=float)
         return Regression(list(MEMORY_PRIORS.values()), points, values)
 
-    def gains(self, candidates: Sequence[Workload], targets: Sequence[Workload]) -> np.ndarray:
-        """Return by how much measuring each candidate would narrow the targets' step times.
+    def gains(self, works: Sequence[Workload]) -> np.ndarray:
+        """Return by how much measuring each workload would narrow the step times of all of them.
 
-        (candidates,): squared log time, summed over the targets.
+        (works,): squared log time, summed.
         """
-        return self.steps.narrowing(self._step_points(candidates), self._step_points(targets))
+        return self.steps.narrowing(self._step_points(works))
 
     def _predict(self, work: Workload) -> tuple[float, float]:
         mean, sd = self.steps.predict(self._step_points([work]))

@@ -152,22 +152,15 @@ class Regression:
         other.scale = other._calibrate()
         return other
 
-    def narrowing(self, candidates: Points, targets: Points) -> np.ndarray:
-        """Return by how much measuring each candidate would lower the targets' total variance.
+    def narrowing(self, points: Points) -> np.ndarray:
+        """Return by how much measuring each point would lower the total variance at all of them.
 
-        (candidates,): the sum over the targets, in squared log time. It does not depend on the
-        measured values.
+        (points,): in squared log time. It does not depend on the measured values.
         """
-        a, b = (self._linearise(points, self._log_c)[0] for points in (candidates, targets))
-        known = [
-            self._covariance(points, self._points, shape, self._shape)
-            for points, shape in ((candidates, a), (targets, b))
-        ]
-        joint = self._covariance(candidates, targets, a, b)
-        joint -= known[0] @ self._inverse @ known[1].T
-        own = self._prior_variance(candidates, a)
-        own -= np.einsum("ij,ij->i", known[0] @ self._inverse, known[0])
-        return (joint**2).sum(1) / (own + self.hyper.noise_sd**2)
+        shape, _ = self._linearise(points, self._log_c)
+        known = self._covariance(points, self._points, shape, self._shape)
+        joint = self._covariance(points, points, shape, shape) - known @ self._inverse @ known.T
+        return (joint**2).sum(1) / (joint.diagonal() + self.hyper.noise_sd**2)
 
     def _choose(self, candidates: Sequence[Hyper]) -> tuple[Hyper, np.ndarray]:
         """Return the hyperparameters, and the log coefficients with them.

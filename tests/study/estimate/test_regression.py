@@ -148,7 +148,7 @@ def test_the_most_informative_measurement_narrows_the_variance_most() -> None:
     known, targets = points(GRID[:2]), points(GRID[10:])
     times = known.terms @ np.ones(11)
     fit = Regression(PRIORS, known, times)
-    gains = fit.narrowing(targets, targets)
+    gains = fit.narrowing(targets)
     before = fit.predict(targets)[1]
     index = int(np.argmax(gains))
     both = points([*GRID[:2], GRID[10 + index]])
