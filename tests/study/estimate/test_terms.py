@@ -1,10 +1,12 @@
 """The terms of a step's time and memory, worked by hand."""
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from study.estimate.terms import DataSheet, memory_terms, step_terms
+from study.estimate.terms import DataSheet, memory_terms, position, step_terms
 from study.workload import Workload
 from tests.study.estimate.workloads import SMALL
 from trainer.model.optimizers import OptimizerCosts
@@ -21,6 +23,11 @@ def test_terms_by_hand() -> None:
     assert terms["activations"] == 3.5 * 2 * 34 * 8 * 512 * 16_384
     fused = step_terms(replace(SMALL, compiled=True), UNIT)
     assert fused["activations"] == 2 * 34 * 8 * 512 * 16_384
+    # 1 ms of launches a layer, 0.4 ms if compiled; and the forward ones again with checkpointing
+    assert (terms["launch"], fused["launch"]) == pytest.approx((8e-3, 3.2e-3))
+    full = step_terms(replace(SMALL, recompute="full"), UNIT)
+    assert full["launch"] == pytest.approx(8e-3 * 4 / 3)
+    assert full["attention"] == terms["attention"] * 16 / 12
     assert terms["optimizer"] == 28 * 27_535_872
     muon = replace(SMALL, optimizer=OptimizerCosts(state_bytes=4, flops=100))
     assert step_terms(muon, UNIT)["optimizer"] == 20 * 27_535_872
@@ -80,3 +87,30 @@ def test_memory_by_hand() -> None:
     used = (27_403_776 - 258 * 512) / 4 + vocabulary
     assert sharded["gathered"] == pytest.approx(4 * used / 2**30)
     assert memory_terms(replace(SMALL, gpus=1))["group"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "apart"),
+    [
+        ({"params": 4 * 27_535_872}, math.log(4)),
+        ({"gpus": 32}, math.log(4) / 2),
+        ({"seq_len": 1024, "batch_size": 16}, math.log(2)),
+        ({"batch_size": 2}, math.log(4)),
+        ({"grad_acc_steps": 4}, math.log(4) / 2),
+        ({"tensor_parallel": 4}, math.log(4) / 2),
+        ({"recompute": "full"}, 1.3),
+        ({"compiled": True}, 1.0),
+        ({"value_bytes": 4}, 1.0),
+        pytest.param({"shard": 8}, 1.0, id="sharded over all"),
+        pytest.param({"shard": 4}, math.sqrt(2), id="sharded over some"),
+        pytest.param(
+            {"shard": 4, "tensor_parallel": 2},
+            math.hypot(1.0, math.log(2) / 2),
+            id="sharded over all groups",
+        ),
+        ({"unseen": "another"}, 0.0),
+    ],
+)
+def test_how_far_a_workload_is_from_another(change: dict[str, Any], apart: float) -> None:
+    changed = position(replace(SMALL, **change))
+    assert math.dist(changed, position(SMALL)) == pytest.approx(apart)
