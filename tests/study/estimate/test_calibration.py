@@ -5,7 +5,13 @@ import pytest
 
 from benchmarks.published_tables import H100, observe, read_table
 from study.cluster_config import ClusterConfig
-from study.estimate.calibration import check_cluster, estimate_checks, readable_checks
+from study.estimate.calibration import (
+    Check,
+    check_cluster,
+    estimate_checks,
+    leave_one_out,
+    readable_checks,
+)
 from study.estimate.performance import Observed, Performance
 from study.estimate.regression import Hyper, Regression
 from study.measure.evidence import known_measurements
@@ -30,11 +36,12 @@ def works(*gpus: int) -> list[Observed]:
     ]  # fmt: skip
 
 
-def test_each_check_leaves_out_what_it_says() -> None:
-    rows = list(check_cluster("h200", H200, works(1, 2, 4)))
+@pytest.mark.parametrize("gpus", [(1, 2), (1, 2, 4)])
+def test_each_check_leaves_out_what_it_says(gpus: tuple[int, ...]) -> None:
+    rows = list(check_cluster("h200", H200, works(*gpus)))
     assert [(row.left_out, row.cells) for row in rows] == [
-        ("one cell", 9),
-        ("one model size", 9),
+        ("one cell", 3 * len(gpus)),
+        ("one model size", 3 * len(gpus)),
         ("largest GPU count", 3),
     ]
     for row in rows:
@@ -94,3 +101,24 @@ def test_a_check_that_leaves_nothing_out_is_not_shown(make_grid: MakeGrid) -> No
     checks = estimate_checks(known_measurements(measured(grid)))
     assert [row.cells for row in checks] == [0, 0, 0]
     assert readable_checks(checks)[1] == []
+
+
+def test_a_cluster_is_predicted_from_its_own_measurements(make_grid: MakeGrid) -> None:
+    """Beside those of a cluster that is a hundred times as slow."""
+    cells = {"model": ["tiny", "wide"], "gpus": [1, 2]}
+    grid = make_grid({"grid": [{"cluster": ["here", "fast"], **cells}]})
+    for cell in grid:
+        write_run(cell, step_s=0.01 if cell.cluster == "fast" else 1.0)
+    known = known_measurements(measured(grid))
+    for judge in (leave_one_out, estimate_checks):
+        parts = [judge([item for item in known if item.cell.cluster == name])
+                 for name in ("here", "fast")]  # fmt: skip
+        assert judge(known) == [*parts[0], *parts[1]]
+
+
+def test_checks_are_shown_in_percent() -> None:
+    rows = [Check("here", "one cell", 4, 0.0123, 0.5, 0.75, None, 0.25, "lingua"),
+            Check("here", "largest GPU count", 0, None, None, None, None, None)]  # fmt: skip
+    headings, cells = readable_checks(rows)
+    assert cells == [["here, lingua", "one cell", "4", "1.23", "50", "75", "", "25"]]
+    assert len(headings) == len(cells[0])
