@@ -172,6 +172,32 @@ def test_speeds_of_two_gpu_models_have_no_ratio(make_grid: MakeGrid) -> None:
     assert "no scaling efficiency: gpus-1/base/seed-42 ran on another GPU or CPU.\n" in text
 
 
+@pytest.mark.parametrize("unknown", [1, 2])
+def test_a_gpu_whose_model_is_not_known_counts_as_the_same(
+    make_grid: MakeGrid, unknown: int
+) -> None:
+    for cell in make_grid(STUDY):
+        if cell.gpus <= 2 and cell.named_variant == "base" and cell.seed == 42:
+            write_run(cell, step_s=1.0, gpu_name=None if cell.gpus == unknown else "H100")
+    reference = (1.0, "gpus-1/base/seed-42")
+    rows = efficiencies(throughput_table(make_grid(STUDY)))
+    assert rows == {"gpus-1/base/seed-42": reference, "gpus-2/base/seed-42": reference}
+
+
+def test_a_run_that_was_killed_before_its_steady_state_has_none(make_grid: MakeGrid) -> None:
+    speeds = {f"gpus-{gpus}/base/seed-42": 1000.0 for gpus in (1, 2, 4)}
+    table_of(make_grid, speeds)
+    (killed,) = (cell for cell in make_grid(STUDY) if cell.name.endswith("2/base/seed-42"))
+    metrics = Path(killed.folder, "metrics.jsonl")
+    metrics.write_text(metrics.read_text().splitlines(keepends=True)[0])
+    rows = efficiencies(throughput_table(make_grid(STUDY)))
+    assert rows == {
+        "gpus-1/base/seed-42": (1.0, "gpus-1/base/seed-42"),
+        "gpus-2/base/seed-42": (None, None),
+        "gpus-4/base/seed-42": (1.0, "gpus-1/base/seed-42"),
+    }
+
+
 @pytest.mark.parametrize(
     "speeds",
     [
