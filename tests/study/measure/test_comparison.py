@@ -67,6 +67,51 @@ def test_by_hand() -> None:
     assert (together.cell, together.speed_ratio) == ("", pytest.approx(1.1))
 
 
+def test_all_cells_together_by_hand() -> None:
+    """Two cells of two seeds, one of which scatters, and both 10% faster on the other side."""
+    slow, fast = (
+        {"tokens_per_s_per_gpu": 1000.0, "peak_memory_gib": 2.0, "loss_last": 3.0},
+        {"tokens_per_s_per_gpu": 1100.0, "peak_memory_gib": 4.0, "loss_last": 2.8},
+    )
+    base = [
+        row(**slow | {"tokens_per_s_per_gpu": 990.0}),
+        row(seed=2, **slow | {"tokens_per_s_per_gpu": 1000**2 / 990}),
+        *[row(model="wide", seed=seed, **slow | {"peak_memory_gib": 1.0}) for seed in (1, 2)],
+    ]
+    other = [row(seed=seed, **fast) for seed in (1, 2)]
+    other += [row(model="wide", seed=s, **fast | {"loss_last": 2.9}) for s in (1, 2)]
+    together = compare(Side("a", base), [Side("b", other)])[-1]
+    assert (together.cell, together.runs) == ("", "4, 4")
+    assert together.speed_ratio == pytest.approx(1.1)
+    assert together.memory_ratio == pytest.approx(math.sqrt(2 * 4))
+    assert together.loss_difference == pytest.approx(-0.15)
+    # Squares: 2 x log(0.99)^2; four degrees of freedom, where Student's t is 2.776445. The standard
+    # error of the mean of two differences of two runs each is a run's deviation over the root of 2.
+    assert together.speed_degrees == 4
+    assert together.speed_noise == pytest.approx(math.expm1(2.776445 * -math.log(0.99) / 2), 1e-5)
+    assert together.speed == "faster"
+
+
+def test_losses_of_all_cells_have_a_verdict_if_each_of_them_compares() -> None:
+    """A wide variant of two models; of the second, it was trained twice as long."""
+
+    def runs(variant: str, loss: float, **changes: Any) -> list[ThroughputRow]:
+        return [row(variant=variant, seed=n, loss_last=loss + n / 1e3, **changes) for n in (1, 2)]
+
+    base = [*runs("base", 3.0), *runs("base", 3.0, model="wide")]
+    for steps, verdict in ((100, "lower"), (200, "")):
+        other = [*runs("long", 2.0), *runs("long", 2.0, model="wide", steps=steps)]
+        sides = split(Side("one", [*base, *other]), "variant", "base")
+        one, _, together = compare(sides[0], sides[1:], "variant")
+        assert (one.loss, together.loss) == ("lower", verdict)
+
+
+def test_a_side_says_how_many_runs_of_which_versions_it_has() -> None:
+    rows = [row(commit="0123456789abcdef", torch_version="2.9.0"), row(torch_version="2.10.0")]
+    assert Side("a", rows).ran == "2 runs; commit 012345678; torch 2.9.0, 2.10.0"
+    assert Side("a", [row()]).ran == "1 run"
+
+
 def drawn(name: str, cells: int, repeats: int, numbers: random.Random) -> Side:
     """Return cells that differ in nothing but noise: 5% of the speed, 0.002 nats of the loss."""
     rows = [
