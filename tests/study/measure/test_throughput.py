@@ -258,15 +258,21 @@ def test_each_attempts_first_interval_and_earlier_settings_are_left_out(
     summary = json.loads(path.read_text())
     first = summary["attempts"][0]
     summary["attempts"] = [
-        first | {"attempt": number, "fingerprint": fingerprint}
-        for number, fingerprint in ((1, now), (2, "0" * 16), (3, now))
+        first
+        | {
+            "attempt": number,
+            "fingerprint": fingerprint,
+            "first_step": step,
+            "start": f"day {number}",
+        }
+        for number, fingerprint, step in ((1, now, 1), (2, "0" * 16, 11), (3, now, 26))
     ]
     path.write_text(json.dumps(summary))
     row = throughput_table(make_grid()).iloc[0]
     # left: 9 steps of 1 s in the first attempt; 5 of 3 s and 5 of 4 s in the third
     assert row["steady_steps"] == 19
     assert row["step_ms_p50"] == pytest.approx(3000)
-    assert row["attempts"] == 3
+    assert (row["attempts"], row["first_step"], row["started"]) == (3, 1, "day 3")
 
 
 def test_quantiles_count_steps_not_intervals() -> None:
