@@ -1,0 +1,39 @@
+"""The final loss of a run, worked by hand."""
+
+from collections.abc import Callable
+
+import pytest
+
+from study.measure.losses import TRAINING, VALIDATION, FinalLoss, choose_loss, final_losses
+from tests.study.conftest import MakeGrid, write_run
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        pytest.param(lambda step: float(step), 38.0, id="the median at 36, 38 and 40"),
+        pytest.param(lambda step: None if step == 38 else float(step), 38.0, id="one is unknown"),
+        # a tenth of 38 steps: from 34.2 on
+        pytest.param(lambda step: None if step == 40 else float(step), 37.0, id="the last is"),
+    ],
+)
+def test_the_training_loss_is_that_of_the_last_tenth(
+    make_grid: MakeGrid, loss: Callable[[int], float | None], expected: float
+) -> None:
+    grid = make_grid({"run": {"logging": {"freq": 2}}})
+    write_run(grid[0], loss=loss, loss_validation=None)
+    write_run(grid[1], loss=loss, outcome="diverged")
+    write_run(grid[2], loss=lambda step: None)
+    ((cell, final),) = final_losses(grid)
+    assert (cell.name, final) == (grid[0].name, FinalLoss(None, expected))
+
+
+def test_all_runs_are_compared_by_one_kind_of_loss(make_grid: MakeGrid) -> None:
+    """The held-out loss, unless a run lacks it. A cell without a run does not matter."""
+    first, second, missing, _ = make_grid()
+    losses = {first.name: FinalLoss(1.1, 1.0), second.name: FinalLoss(2.2, 2.0)}
+    cells = (first, second, missing)
+    assert choose_loss(cells, losses) == ({first.name: 1.1, second.name: 2.2}, VALIDATION)
+    losses[second.name] = FinalLoss(None, 2.0)
+    assert choose_loss(cells, losses) == ({first.name: 1.0, second.name: 2.0}, TRAINING)
+    assert choose_loss([first], losses) == ({first.name: 1.1}, VALIDATION)
