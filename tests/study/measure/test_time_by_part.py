@@ -38,9 +38,13 @@ def test_the_time_of_a_run_by_part(make_grid: MakeGrid) -> None:
     assert parts == pytest.approx(dict(zip(PARTS, expected, strict=True)))
 
 
-def test_the_parts_of_a_run_without_a_first_step_are_not_known(make_grid: MakeGrid) -> None:
+@pytest.mark.parametrize("wall_s", [None, 3.0], ids=["killed", "failed"])
+def test_the_parts_of_a_run_without_a_first_step_are_not_known(
+    make_grid: MakeGrid, wall_s: float | None
+) -> None:
     cell = make_grid()[0]
     attempt = {"attempt": 1, "start": "2026-01-01T00:00:00+00:00", "fingerprint": cell.fingerprint}
+    attempt["wall_s"] = wall_s
     write_run(cell, status="running", attempts=[attempt])
     Path(cell.folder, "metrics.jsonl").unlink()
     run = read_run(cell.folder)
