@@ -51,6 +51,9 @@ def test_a_table_of_speeds_by_hand(make_grid: MakeGrid, tmp_path: Path) -> None:
     assert second.source == "a friend"
     assert third.step_s == (0.25, 0.25, 0.25)
     assert third.cell.model == "wide"
+    # settings of all rows, which a row's own replace
+    entry = with_evidence(make_grid, path, run={"data": {"seq_len": 256, "batch_size": 2}})
+    assert [item.cell.tokens_per_step for item in read_evidence(entry.study)] == [1024, 512, 512]
 
 
 def test_a_row_states_its_layout_and_its_dtype(make_grid: MakeGrid, tmp_path: Path) -> None:
