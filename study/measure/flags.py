@@ -67,7 +67,7 @@ def describe_divergence(steps: Sequence[int | None], runs: int) -> str:
 
     `steps` are the last steps of the diverged ones, of `runs`.
     """
-    if not steps or len(steps) < runs:
+    if len(steps) < runs:
         return ""
     known = [step for step in steps if step is not None]
     return "from a run that diverged" + (f" at step {max(known):,}" if known else "")

@@ -66,6 +66,11 @@ def test_the_name_of_a_cpu_is_added_if_it_was_recorded(make_grid: MakeGrid, meas
             [{"diverged": True, "steps_done": 7}, {"diverged": True, "steps_done": 1200}],
             "from a run that diverged at step 1,200",
         ),
+        (
+            [{"diverged": True, "steps_done": 7}, {"diverged": True}],
+            "from a run that diverged at step 7",
+        ),
+        ([{"diverged": True}], "from a run that diverged"),
         ([{"diverged": True, "steps_done": 7}, {"steps_done": 40}], ""),
         (
             [{"steady_steps": None, "step_s": (1.0, 2.0, 3.0)}],
