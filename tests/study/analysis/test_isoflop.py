@@ -116,6 +116,18 @@ def test_sizes_that_the_parabola_leaves_out_are_told() -> None:
     assert row.note.startswith("parabola through 3 of 4 sizes; no interval: three sizes")
 
 
+def test_a_curve_as_flat_as_the_noise_has_a_minimum_without_an_interval() -> None:
+    """Seeds differ by 0.1, the sizes by 0.02."""
+    sizes = {4e7: 3.02, 8e7: 3.0, 1.6e8: 3.02}
+    runs = [IsoRun(n, 1e18 / 6 / n, y + d) for n, y in sizes.items() for d in (-0.05, 0.05)]
+    curve = fit_budgets("base", {1e18: runs}, "loss").curves[0]
+    assert (curve.row.params, curve.row.params_low) == (pytest.approx(8e7), None)
+    assert curve.row.note == "no interval: the curve is as flat as the noise"
+    # a figure draws it all the same
+    assert curve.parabola is not None
+    assert curve.parabola(np.log(4e7)) == pytest.approx(3.02)
+
+
 def test_missing_runs_leave_gaps() -> None:
     runs = {
         1e18: [IsoRun(n, 1e18 / 6 / n, PLANTED.loss(n, 1e18 / 6 / n)) for n in (4e7, 8e7, 1.6e8)],

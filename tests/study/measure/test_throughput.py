@@ -101,6 +101,27 @@ def test_the_startup_is_that_of_an_attempt_from_the_first_step(
     assert row.startup_s == expected
 
 
+@pytest.mark.parametrize(
+    ("began_at", "expected"),
+    [((1,), False), ((1, 20), False), ((1, 1), True), ((1, 20, 1), True)],
+)
+def test_a_trainer_that_does_not_resume_may_have_begun_again(
+    make_grid: MakeGrid, began_at: tuple[int, ...], expected: bool
+) -> None:
+    plain = {"module": "plain", "log": {"format": "ours"}}
+    entry = {"cluster": "here", "model": "tiny", "gpus": 1, "trainer": ["plain", "ours"]}
+    grid = make_grid({"trainers": {"plain": plain}, "grid": [entry]})
+    for cell in grid:
+        attempt = {"start": "2026-01-01T00:00:00+00:00", "fingerprint": cell.fingerprint}
+        attempts = [
+            {**attempt, "attempt": n, "first_step": step} for n, step in enumerate(began_at, 1)
+        ]
+        # of another version of the settings, which begins at the first step, too
+        write_run(cell, attempts=[{**attempts[0], "fingerprint": "0" * 16}, *attempts])
+    plain_row, ours = throughput_rows(grid)
+    assert (plain_row.began_again, ours.began_again) == (expected, None)
+
+
 def test_mfu_matches_published_tables() -> None:
     """MPT-760M on 32 H100, from the benchmarking README of mosaicml/llm-foundry: 37.57%."""
     params, dim, layers, seq_len, tokens_per_s_per_gpu = 760_470_528, 1536, 24, 2048, 67_971
