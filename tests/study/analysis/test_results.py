@@ -106,6 +106,19 @@ def test_intervals_of_best_rates_are_from_the_noise_of_seeds(make_grid: MakeGrid
     assert (row.low, row.high) == pytest.approx(tuple(ends), rel=2e-5)
 
 
+def test_a_curve_as_flat_as_the_noise_has_a_best_rate_without_an_interval(
+    make_grid: MakeGrid,
+) -> None:
+    """Seeds differ by 0.1, the rates by 0.02."""
+    rates = {"optim.lr": [5e-4, 1e-3, 2e-3]}
+    grid = make_grid({"grid": [{**ONE, "sweep": rates, "seed": [1, 2]}]})
+    write(grid, lambda cell: 2.0 + 0.02 * (cell.run.optim.lr != 1e-3) + 0.1 * (cell.seed - 1.5))
+    row = fit(grid)["tiny"].row
+    assert (row.best_lr, row.loss) == pytest.approx((1e-3, 2.0))
+    assert (row.low, row.high, row.edge) == (None, None, None)
+    assert row.note == "no interval: the curve is as flat as the noise"
+
+
 def test_a_best_rate_at_the_edge_is_told(make_grid: MakeGrid) -> None:
     grid = make_grid({"grid": [{**ONE, "sweep": RATES}]})
     write(grid, lambda cell: 3.0 - 100 * cell.run.optim.lr)
