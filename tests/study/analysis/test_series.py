@@ -29,7 +29,17 @@ from tests.study.grids import ONE
         ({"grid": [{**SIZES, "sweep": {"optim.lr": [1e-3, 2e-3]}}]}, []),
         ({"grid": [{**ONE, "sweep": {"optim.lr": "1e-3 * gpus"}, "gpus": [1, 2, 4]}]}, []),
         ({"grid": [{**SIZES, "flops": 1e12}]}, ["isoflop"]),
+        ({"grid": [{**SIZES, "flops": [1e12, 2e12]}]}, ["isoflop"]),
         ({"grid": [{**SIZES, "model": ["tiny", "wide"], "flops": 1e12}]}, []),
+        (
+            {
+                "grid": [
+                    {**SIZES, "model": ["tiny", "wide"], "flops": 1e12},
+                    {**SIZES, "model": "deep", "flops": 2e12},
+                ]
+            },
+            [],
+        ),
         ({"grid": [{**ONE, "flops": [1e12, 2e12]}]}, ["tokens_per_parameter"]),
         ({"grid": [{**SIZES, "tokens": ["1N", "2N"]}]}, ["tokens_per_parameter"]),
         ({"grid": [{**SIZES, "tokens": "1N"}]}, []),
