@@ -81,6 +81,8 @@ def grid(sizes: Sequence[float], lengths: Sequence[float]) -> list[TrainedModel]
           for n in (1e7, 2e7, 4e7, 8e7, 2e8, 4e8)],
          "found at most 1 token counts for one model; expected at least 3: train one, such as m"),
         (grid([1e7], [1e9, 2e9, 4e9]) + grid([2e7, 4e7, 8e7], [1e9]), "at one model size only"),
+        # the one with the most so far needs the fewest more
+        (grid([1e7, 4e7], [1e9]) + grid([2e7], [1e9, 2e9]), "train one, such as m2e+07, on"),
     ],
 )  # fmt: skip
 def test_what_a_grid_lacks_is_reported(runs: list[TrainedModel], text: str) -> None:
