@@ -20,7 +20,7 @@ from study.law.scaling_law import (
     held_out_errors,
     objective,
 )
-from study.law.scaling_law_table import read_losses, study_losses
+from study.law.scaling_law_table import Fit, read_losses, study_losses, to_markdown
 from study.show.forms import FORMS
 from tests.study.conftest import MakeGrid, write_run
 from trainer.problems import ConfigError
@@ -206,6 +206,23 @@ def test_a_table_of_losses_becomes_a_law(tmp_path: Path, monkeypatch: pytest.Mon
     assert {path.name for path in tmp_path.glob("scaling_law*")} == {
         f"scaling_law{form}" for form in FORMS
     }
+
+
+def test_the_tables_of_a_law_worked_by_hand() -> None:
+    """A law that is symmetric in N and D, so that half of a budget's logarithm goes to each, and
+    eleven resamples that differ in E alone."""
+    law = ScalingLaw(E=1.5, A=100.0, B=100.0, alpha=0.5, beta=0.5)
+    sizes = [1.25e5, 2.5e5, 5e5, 1e6]
+    runs = [TrainedModel("m", n, d, law.loss(n, d)) for n in sizes for d in sizes]
+    resampled = [replace(law, E=1.0 + tenth / 10) for tenth in range(11)]
+    text = to_markdown(Fit(runs, law, resampled, "validation loss"))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert ["E", "1.5", "1.1 to 1.9", "0.32"] in rows
+    # 2 x 100 / sqrt(1e6), of the largest run; and of a budget 100 times as large
+    assert ["6.00e+12", "1M (1M to 1M)", "1M (1M to 1M)", "1.700 (1.300 to 2.100)"] in rows
+    assert ["6.00e+14", "10M (10M to 10M)", "10M (10M to 10M)", "1.563 (1.163 to 1.963)"] in rows
+    # of the budget that all four sizes share: between the second and the third
+    assert ["7.50e+11", "4", "354K", "1.836"] in rows
 
 
 def test_rows_with_the_highest_loss_can_be_left_out(tmp_path: Path) -> None:
