@@ -17,9 +17,15 @@ def test_isoflop_profiles_find_the_optimum_of_a_budget() -> None:
     (profile,) = isoflop_profiles([*runs, TrainedModel("", 1e7, 1e9, 4.0)])
     assert profile.flops == pytest.approx(1e20)
     assert profile.params == pytest.approx(best, rel=0.1)
-    too_large = best * 2.0 ** np.arange(2, 7)
-    rising = [TrainedModel("", n, 1e20 / 6 / n, PLANTED.loss(n, 1e20 / 6 / n)) for n in too_large]
-    assert isoflop_profiles(rising)[0].params is None
+
+
+@pytest.mark.parametrize("apart", [2.0, 1.3], ids=["few near the lowest loss", "rising"])
+def test_sizes_beyond_the_optimum_have_no_minimum(apart: float) -> None:
+    best, _ = PLANTED.optimum(1e20)
+    sizes = 4 * best * apart ** np.arange(5)
+    runs = [TrainedModel("", n, 1e20 / 6 / n, PLANTED.loss(n, 1e20 / 6 / n)) for n in sizes]
+    (profile,) = isoflop_profiles(runs)
+    assert (len(profile.runs), profile.params, profile.loss) == (5, None, None)
 
 
 def test_sizes_far_from_the_lowest_loss_do_not_move_an_isoflop_minimum() -> None:
