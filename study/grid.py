@@ -17,7 +17,7 @@ from study.placements import Placement, Prospect
 from study.point_settings import meets_condition, options, points_to_run, settle_run, start_of
 from study.points import AXES, CELL_NAME, Point, placement_of, points, unknown_names
 from study.terms import Placed
-from study.trainers import DEFAULT_TRAINER, OURS, TrainerConfig
+from study.trainers import DEFAULT_TRAINER, TrainerConfig
 from trainer.config import DataConfig, RunConfig, digest
 from trainer.execution.choices import is_compiled
 from trainer.flops import count_parameters, flops_per_token
@@ -47,21 +47,21 @@ class Cell:
     """The complete settings of the run."""
     overrides: dict[str, Any]
     """The overrides of its variant and of the block's further axes."""
-    named_variant: str = "base"
+    named_variant: str
     """Its variant alone."""
-    trainer: str = DEFAULT_TRAINER
+    trainer: str
     """Name of its trainer."""
-    trainer_config: TrainerConfig = OURS
+    trainer_config: TrainerConfig
     """The trainer's description."""
-    choices: tuple[Choice, ...] = ()
+    choices: tuple[Choice, ...]
     """The values of the block's further axes, which are swept settings and the length."""
-    length: Choice | None = None
+    length: Choice | None
     """The length of the run, if its block sets one."""
-    trunk: str | None = None
+    trunk: str | None
     """Folder of the run from whose checkpoint this one starts."""
-    start_step: int = 0
+    start_step: int
     """Step of that checkpoint; 0 without one."""
-    placement: str | None = None
+    placement: str | None
     """Key in `placements` that has the choice of its cluster; None if its block names one."""
 
     @property

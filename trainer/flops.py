@@ -20,7 +20,7 @@ class ParameterCount:
     """Final norm, d."""
     output: int
     """Output matrix, V*d."""
-    tied: bool = False
+    tied: bool
     """The output matrix is the input embedding and adds no parameters."""
 
     @property

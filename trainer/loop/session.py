@@ -58,9 +58,9 @@ class Session:
     load: MachineLoad
     gpu: GpuMeter
     slow_ranks: SlowRanks
-    source: Source | None = None
+    source: Source | None
     """The checkpoint of another run that this attempt began with."""
-    earlier: RunSummary | None = None
+    earlier: RunSummary | None
     """run.json of the run's earlier attempts."""
     timer: RecordTimer = field(init=False)
 
