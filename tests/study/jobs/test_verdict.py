@@ -59,9 +59,22 @@ def test_cancelled_is_told_as_cancelled_though_the_run_saved() -> None:
     assert "It was cancelled and is not retried" in verdict.reason
 
 
-@pytest.mark.parametrize("state", ["FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", GONE])
-def test_anything_else_is_a_failure_that_may_be_retried(state: str) -> None:
-    assert judge(End(state, complete=False)).action == "retry"
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        ("FAILED", ""),
+        ("NODE_FAIL", ""),
+        ("TIMEOUT", "reached its time limit"),
+        ("DEADLINE", "reached its time limit"),
+        ("OUT_OF_MEMORY", "exceeded its memory"),
+        ("COMPLETED", "exited with code 0"),
+        (GONE, "Slurm no longer lists it"),
+    ],
+)
+def test_anything_else_is_a_failure_that_may_be_retried(state: str, why: str) -> None:
+    verdict = judge(End(state, complete=False))
+    assert verdict.action == "retry"
+    assert why in verdict.reason if why else verdict.reason == ""
 
 
 @pytest.mark.parametrize(
@@ -70,6 +83,7 @@ def test_anything_else_is_a_failure_that_may_be_retried(state: str) -> None:
         (End("OUT_OF_MEMORY", False), Shortage(memory=1)),
         (End("FAILED", False, out_of_memory=True), Shortage(memory=1)),
         (End("TIMEOUT", False), Shortage(time=1)),
+        (End("DEADLINE", False), Shortage(time=1)),
         (End("FAILED", False, saved_step=12, time_up=True), Shortage(time=1)),
         (End("FAILED", False, saved_step=12), Shortage()),
         (End("FAILED", False), Shortage()),
