@@ -8,6 +8,7 @@ import pytest
 
 from study.cluster_config import ClusterConfig
 from study.config import EvaluateConfig
+from study.estimate.needs import Needs
 from study.grid import Grid
 from study.jobs.launch import (
     ALONE,
@@ -59,6 +60,12 @@ def test_the_sphinx_request_is_the_guides() -> None:
     assert request_line(SPHINX, 1) == (
         f"-A nlp -p sphinx --gres=gpu:1 {BESIDES} --cpus-per-task=8 --time=00:30:00 --mem=48G"
     )
+
+
+def test_the_request_that_is_shown_has_what_was_predicted() -> None:
+    auto = with_slurm(SPHINX, mem_gib="auto", runtime_min="auto", max_mem_gib=64)
+    shown = request_line(auto, 1, Needs(mem_gib=100, runtime_min=95))
+    assert shown.endswith(" --time=01:35:00 --mem=64G")
 
 
 def test_the_miso_request_is_the_guides() -> None:

@@ -29,6 +29,23 @@ def test_the_line_says_what_runs_and_waits_and_until_when(grid: Grid) -> None:
     assert "; 1 not yet submitted; 0 of 3 finished; done at about " in line
 
 
+@pytest.mark.parametrize(
+    ("times", "share"),
+    [
+        ((60.0, 120.0, 60.0), " (25% of their time)"),
+        ((60.0, None, 60.0), ""),  # of a run to come, it is not known
+        ((0.0, 120.0, 60.0), ""),
+    ],
+)
+def test_the_share_of_the_time_that_is_done(
+    grid: Grid, times: tuple[float | None, ...], share: str
+) -> None:
+    progress = Progress(grid)
+    progress.expect(dict(zip((cell.name for cell in grid), times, strict=False)))
+    progress.finished(grid[0])
+    assert f"; 1 of 3 finished{share}." in progress.line(not_submitted=0)
+
+
 def test_the_end_is_that_of_the_longest_run_or_of_all_of_them_side_by_side() -> None:
     assert time_to_end([50.0, 10.0, 10.0], running=2) == 50.0
     assert time_to_end([30.0, 30.0, 30.0, 30.0], running=2) == 60.0
