@@ -49,6 +49,24 @@ def test_a_changed_trunk_is_another_start_and_a_moved_one_is_not() -> None:
     assert hot[1].fingerprint != before[1].fingerprint
 
 
+def test_a_branch_follows_its_trunk_to_the_cluster_that_has_enough_gpus() -> None:
+    several = {"cluster": {"any": ["small", "here"]}, "gpus": 2}
+    study = branched({"cell": "stable"}, steps=50, first=several, **several)
+    study["clusters"]["small"] = {**study["clusters"]["here"], "gpus_per_node": 1}
+    trunk, cell = Grid(load_study(study))
+    assert (trunk.cluster, cell.cluster, cell.trunk) == ("here", "here", trunk.folder)
+
+
+def test_a_branch_of_one_cluster_starts_where_a_trunk_of_several_was_placed() -> None:
+    key = "other|here/tiny/gpus-1/stable/seed-42"
+    several = {"cluster": {"any": ["other", "here"]}}
+    study = branched({"cell": key}, steps=50, first=several, cluster="other")
+    study["clusters"]["other"] = study["clusters"]["here"]
+    study["placements"] = {key: "here"}
+    trunk, cell = Grid(load_study(study))
+    assert (trunk.cluster, cell.cluster, cell.trunk) == ("here", "other", trunk.folder)
+
+
 def test_branches_of_branches_and_by_whole_name() -> None:
     study = branched({"cell": "here/tiny/gpus-1/stable/seed-42", "at": 8}, steps=16, gpus=[1, 2])
     study["variants"]["other"] = {"checkpoint": {"dump": {"every": 4, "keep": 0}}}
