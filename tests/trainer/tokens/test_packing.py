@@ -1,0 +1,27 @@
+"""What is said while a source is tokenised."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from trainer.tokens import packing
+from trainer.tokens.packing import Progress
+
+
+def test_progress_is_told_every_five_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """2 MB/s, of 1,000 MB; later all of it and more, as of a file that has grown."""
+    now = 100.0
+    monkeypatch.setattr(packing, "time", SimpleNamespace(monotonic=lambda: now))
+    progress = Progress("web", "tokenised", 1_000_000_000)
+    for second in range(1, 13):
+        now = 100.0 + second
+        progress.advance(2_000_000)
+    assert capsys.readouterr().out.splitlines() == [
+        "web: 10 of 1,000 MB tokenised, 2.0 MB/s, left 8:15",
+        "web: 20 of 1,000 MB tokenised, 2.0 MB/s, left 8:10",
+    ]
+    now = 200.0
+    progress.advance(1_176_000_000)
+    assert capsys.readouterr().out == "web: 1,200 of 1,000 MB tokenised, 12.0 MB/s, left 0:00\n"
