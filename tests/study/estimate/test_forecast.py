@@ -1,13 +1,19 @@
 """Predictions before a launch, and their scores afterwards."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from study.estimate.backtest import record_predictions, score_predictions
+from study.estimate.backtest import (
+    readable_backtest,
+    record_predictions,
+    score_predictions,
+)
 from study.estimate.budget import check_budget
 from study.estimate.forecast import Forecast
+from study.estimate.scored import ScoredPrediction
 from study.jobs.launch import slurm_resources
 from study.jobs.verdict import Shortage
 from study.measure.evidence import known_measurements
@@ -32,6 +38,21 @@ def test_a_prediction_is_scored_once_its_run_is_measured(make_grid: MakeGrid) ->
     assert outcome.step_ms_measured == pytest.approx(200.0)
     assert outcome.error == pytest.approx((predicted.step_s or 0) / 0.2 - 1)
     assert outcome.inside == (outcome.step_ms_low <= 200.0 <= outcome.step_ms_high)
+    # others' measurements of the same cell do not score it
+    known = known_measurements(measured(grid))
+    evidence = [replace(item, source="the guide", mean_s=9.0) for item in known]
+    assert score_predictions(grid.study, [*known, *evidence]) == [outcome]
+
+
+def test_scored_predictions_are_shown_in_percent() -> None:
+    first = ScoredPrediction.of("a", 0.1, (0.09, 0.11, 0.12), "2026-01-01", "Verified")
+    second = ScoredPrediction.of("b", 0.123456, (0.05, 0.0617, 0.1))
+    headings, rows = readable_backtest([first, second])
+    assert len(headings) == 7
+    assert rows == [
+        ["a", "2026-01-01", "110", "90 to 120", "100", "+10.0", "inside"],
+        ["b", "", "61.7", "50 to 100", "123.5", "-50.0", "outside"],
+    ]
 
 
 def test_the_last_prediction_before_the_run_counts(make_grid: MakeGrid) -> None:
