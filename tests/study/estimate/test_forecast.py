@@ -174,3 +174,24 @@ def test_a_fixed_request_is_used_unchanged(make_grid: MakeGrid) -> None:
     write_run(grid[0], step_s=900.0)
     needs = Forecast(measured(grid)).needs(grid[1])
     assert slurm_resources(grid[1].cluster_config, 2, needs=needs)["runtime"] == 30
+
+
+def test_the_memory_of_a_node_by_hand(make_grid: MakeGrid) -> None:
+    """Processes of 3 GiB on a CPU; on GPUs 6 GiB each, and two copies of a checkpoint of 12 bytes a
+    parameter. With 2 GiB for the node, and a quarter more."""
+    large = {"large": {"dim": 4096, "n_layers": 32, "n_heads": 32}}
+    grid = make_grid(
+        {
+            "models": large,
+            "grid": [
+                {"cluster": "here", "model": "tiny", "gpus": 2},
+                {"cluster": "fast", "model": "large", "gpus": 8},
+            ],
+        }
+    )
+    write_run(grid[0], peak_memory_gib=3.0)
+    forecast = Forecast(measured(grid))
+    assert forecast.needs(grid[0]).mem_gib == 10
+    # 32 x (4 x 4096^2 + 3 x 4096 x 11008) parameters and some are 6.48e9, a checkpoint 72.4 GiB
+    assert grid[1].params == pytest.approx(6.48e9, rel=1e-3)
+    assert forecast.needs(grid[1]).mem_gib == 244

@@ -84,6 +84,16 @@ def test_a_run_is_continued_from_its_newest_checkpoint(runs: Runs, trunk: Path) 
     assert read_records(again)[-1]["optim/total_tokens"] == 34 * 4 * 64
 
 
+def test_the_samples_go_on_unless_the_text_has_changed_since(runs: Runs, trunk: Path) -> None:
+    source, begun = trunk / "checkpoints" / "0000000012", {"step": 12, "tokens": 12 * 4 * 64}
+    text = runs.folder / "data" / "text" / "text.chunk.00.jsonl"
+    for name, sample in (("same", 12 * 4), ("changed", 0)):
+        out = branch(runs, source, name=name)
+        state = json.loads((out / "checkpoints" / "0000000020" / "state.json").read_text())
+        assert state["data"] == {**begun, "sample": sample, "taken": {}}
+        text.write_text("".join(text.read_text().splitlines(keepends=True)[1:]))
+
+
 def test_a_resumed_run_goes_on_from_its_own_checkpoints(
     runs: Runs, trunk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
