@@ -1,0 +1,35 @@
+"""The columns of the time table for people."""
+
+from typing import Any
+
+import pytest
+
+from study.estimate.estimate import Estimator
+from study.estimate.time_table import readable_estimates
+from tests.study.conftest import GUIDE, MakeGrid
+
+PRICES = {"fast": {"price_per_gpu_hour": 3.0, "currency": "USD"}}
+
+
+@pytest.mark.parametrize(
+    ("clusters", "horizon", "shown"),
+    [
+        ({}, "500 steps", {}),
+        ({}, "chinchilla", {"Tokens": "1.05M", "GPU-hours": "0.0089"}),
+        (PRICES, "500 steps", {"GPU-hours": "0.0089", "Cost": "0.03 USD"}),
+        (PRICES, "", {"GPU-hours": "0.0089", "Cost": "0.03 USD"}),
+    ],
+)
+def test_optional_columns(
+    make_grid: MakeGrid, clusters: dict[str, Any], horizon: str, shown: dict[str, str]
+) -> None:
+    """Eight steps of 131,072 tokens that take 4 s on 8 GPUs; energy is never known."""
+    (cell,) = make_grid({**GUIDE, "clusters": clusters})
+    hours = 4 * 8 / 3600
+    row = Estimator([]).estimate(cell, 8)
+    price = cell.cluster_config.price_per_gpu_hour
+    known = {"horizon": horizon, "gpu_hours": hours, "cost": price and price * hours}
+    headings, cells = readable_estimates([type(row)(**{**vars(row), **known})])
+    assert headings[:4] == ["Model Size", "Params", "GPUs", "Tokens/Step"]
+    assert headings[4:6] == [f"{horizon.title()} Time", "Interval"]
+    assert dict(zip(headings[6:-1], cells[0][6:-1], strict=True)) == shown
