@@ -129,6 +129,9 @@ def test_trainers_are_called_trainers_and_ours_by_its_name(make_grid: MakeGrid) 
     assert findings[0] == "The highest throughput is 6,400 tokens/s: tiny on 1 GPU by bash."
     assert findings[1] == "The fastest trainer of tiny is bash: 1.25 × ours."
     assert findings[2:] == [LOWEST_LOSS]  # nothing of variants
+    # wherever ours is in the grid
+    last = describe_findings(rows[::-1], by_gpus=False)
+    assert last[1] == "The fastest trainer of wide is bash: 1.25 × ours."
     slower = [(cell, row) for cell, row in rows if cell.trainer != "bash"]
     found = describe_findings(slower, by_gpus=False)
     assert "No trainer of tiny is faster than ours by more than 2%." in found
