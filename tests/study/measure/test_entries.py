@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from study.measure.entries import Entry, Event, LineReader, Shape, Validation, WholeReader
+from study.measure.entries import (
+    Entry,
+    Event,
+    LineReader,
+    Shape,
+    Validation,
+    WholeReader,
+    make_entry,
+)
 from study.measure.foreign_logs import live_reader
 from study.trainers import LogConfig
 from trainer.problems import ConfigError
@@ -205,3 +213,12 @@ def test_a_mapping_of_json() -> None:
 def test_a_description_of_a_log_is_checked(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         validate(LogConfig, settings, "trainers.yaml")
+
+
+@pytest.mark.parametrize("name", ["step_s", "step_ms", "tokens_per_s", "tokens_per_s_per_gpu"])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+def test_a_speed_that_is_none_leaves_the_next_that_a_log_has(name: str, value: float) -> None:
+    assert make_entry(7, {name: value}, SHAPE).step_s is None
+    other = "tokens_per_s" if name == "tokens_per_s_per_gpu" else "tokens_per_s_per_gpu"
+    gpus = 1 if other == "tokens_per_s" else 4
+    assert make_entry(7, {name: value, other: 500.0}, SHAPE).step_s == 1000 / (500 * gpus)
