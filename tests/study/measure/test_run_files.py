@@ -93,6 +93,18 @@ def test_a_line_that_is_not_an_object_is_an_error(cell: Cell, text: str) -> None
     assert "line 1: 1 problem\n  expected a JSON object, found" in problem(cell)
 
 
+def test_evaluations_are_checked_likewise(cell: Cell) -> None:
+    path = Path(cell.folder, "metrics.eval.jsonl")
+    first, last = path.read_text().splitlines(keepends=True)
+    path.write_text(first + last[:20])
+    run = read_run(cell.folder)
+    assert run is not None
+    assert [item.step for item in run.evaluations] == [20]
+    path.write_text(first + first)
+    expected = f"{path}, line 2: 1 problem\n  global_step: found 20 after 20; expected a later"
+    assert problem(cell).startswith(expected)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"status": "sleeping"}'])
 def test_a_malformed_run_json_is_an_error_that_names_it(cell: Cell, text: str) -> None:
     path = Path(cell.folder, "run.json")
