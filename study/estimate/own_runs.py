@@ -73,7 +73,7 @@ def around(middle: float, *sds: float) -> PredictionInterval:
 
 
 def find_doubt(own: Sequence[Measurement]) -> str:
-    """Return why a cell's measurements may be unreliable, from the worst of its seeds."""
+    """Return why a cell's measurements may be unreliable: spread and load are of its worst seed."""
     spread = max((p90 - p10) / p50 for p10, p50, p90 in (item.step_s for item in own))
     loads = [
         (item.machine_load / item.machine_cores, item.machine_load, item.machine_cores)
