@@ -188,7 +188,6 @@ def test_older_and_newer_lines_of_nanochat(tmp_path: Path) -> None:
     assert read(tmp_path, "nanochat", text + chat(6, 500)) == pytest.approx([1.0, 0.5])
 
 
-@settings(max_examples=60)
 @pytest.mark.parametrize("total", [True, False])
 def test_accumulation_of_lingua_with_a_record_for_each_micro_batch(
     tmp_path: Path, total: bool

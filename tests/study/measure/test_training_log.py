@@ -3,12 +3,13 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from study.measure.training_log import LogRecord, mark_attempts
 
 
+@settings(max_examples=60)
 @given(
     attempts=st.lists(
         st.tuples(st.integers(2, 6), st.integers(2, 5), st.lists(st.booleans(), min_size=9)),
