@@ -1,4 +1,4 @@
-"""Decisions on jobs that have ended, with a squeue that answers as it is told.
+"""Jobs of Slurm that end, with a squeue that answers as it is told.
 
 tests/slurm tests the same on Slurm's daemons.
 """
@@ -6,213 +6,28 @@ tests/slurm tests the same on Slurm's daemons.
 import asyncio
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from snakemake.iocontainers import Wildcards
 
 from study.grid import Grid
-from study.jobs import slurm_commands, slurm_executor, slurm_queue, submitted
-from study.jobs.decisions import Decisions
-from study.jobs.grants import Grants
+from study.jobs import slurm_executor, slurm_queue
 from study.jobs.job_script import ENDED
-from study.jobs.progress import Progress
-from study.jobs.slurm_commands import Answer, Listing, QueuedJob, name_of_user
-from study.jobs.slurm_executor import SlurmExecutor
+from study.jobs.slurm_commands import Listing, name_of_user
 from study.jobs.slurm_queue import SlurmQueue
-from study.jobs.slurm_request import Prepared, comment_of_job
-from study.jobs.submission import Request
-from study.jobs.submitted import Record, Submission
 from study.jobs.verdict import GONE, find_shortage
 from study.load import load_study
-
-RETRIES = 2
-
-
-class Recorder:
-    """The part of Snakemake's executor that the decisions end in."""
-
-    def __init__(self) -> None:
-        self.errors: list[str | None] = []
-        self.ended: list[Any] = []
-
-    def report_job_error(self, job_info: Any, msg: str | None = None, **kwargs: Any) -> None:
-        self.errors.append(msg)
-
-    def report_job_success(self, job_info: Any) -> None:
-        self.ended.append(job_info)
-
-
-class Local(Decisions, Recorder):
-    """A local executor that runs nothing."""
-
-    def __init__(self, grid: Grid) -> None:
-        super().__init__()
-        self.grid = grid
-
-
-class Job(SimpleNamespace):
-    """As Snakemake's jobs, one is equal to itself alone."""
-
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__  # type: ignore[assignment]
-
-
-def job_of(grid: Grid, attempt: int = 1, number: int = 0) -> Any:
-    """Return the used part of a cell's training job, and its run's folder."""
-    cell = grid[number]
-    Path(cell.folder).mkdir(parents=True, exist_ok=True)
-    job = Job(
-        name="train",
-        output=[f"{grid[number].folder}/completed"],
-        wildcards=Wildcards(fromdict={key: str(value) for key, value in cell.labels.items()}),
-        resources={},
-        attempt=attempt,
-        restart_times=RETRIES,
-        is_group=lambda: False,
-    )
-    return SimpleNamespace(job=job, external_jobid="7"), Path(cell.folder)
-
-
-def retried(job: Any) -> bool:
-    """Return whether Snakemake would retry the job, as in JobScheduler._handle_error."""
-    return job.restart_times > job.attempt - 1
-
-
-def test_a_failure_is_retried_and_its_message_shown(grid: Grid) -> None:
-    executor = Local(grid)
-    info, folder = job_of(grid)
-    (folder / "failure.json").write_text(json.dumps({"message": "rank 1 died", "retry": True}))
-    executor.report_job_error(info, msg="it failed")
-    assert executor.errors[0] is not None
-    assert executor.errors[0].startswith("it failed\nrank 1 died")
-    assert retried(info.job)
-
-
-def test_a_failure_that_a_retry_cannot_fix_is_not_retried(grid: Grid) -> None:
-    executor = Local(grid)
-    info, folder = job_of(grid)
-    (folder / "failure.json").write_text(json.dumps({"message": "no memory", "retry": False}))
-    executor.report_job_error(info)
-    assert "no memory Not retried." in str(executor.errors[0])
-    assert not retried(info.job)
-
-
-@pytest.mark.parametrize("written", ["", "{", '{"message": 3}'])
-def test_an_incomplete_failure_json_changes_nothing(grid: Grid, written: str) -> None:
-    executor = Local(grid)
-    info, folder = job_of(grid)
-    (folder / "failure.json").write_text(written)
-    executor.report_job_error(info)
-    assert executor.errors == [None]
-    assert retried(info.job)
-
-
-def test_exit_code_0_without_a_finished_run_is_an_error(grid: Grid) -> None:
-    executor = Local(grid)
-    info, folder = job_of(grid)
-    executor.report_job_success(info)
-    assert "the job exited with code 0, but the run is not complete" in str(executor.errors[0])
-    complete(grid, folder)
-    executor.report_job_success(info)
-    assert executor.ended == [info]
-
-
-def test_a_run_with_the_settings_of_another_invocation_is_told_as_that(grid: Grid) -> None:
-    """Two people with copies of one study that differ in `steps`, and one folder of results."""
-    executor = Local(grid)
-    info, folder = job_of(grid)
-    complete(grid, folder)
-    summary = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(summary | {"fingerprint": "0" * 16}))
-    theirs = grid[0].run.model_copy(update={"steps": 80})
-    (folder / "run.yaml").write_text(theirs.to_yaml())
-    executor.report_job_success(info)
-    told = f"its folder has a run with other settings (steps 80 -> {grid[0].run.steps}), as if"
-    assert told in str(executor.errors[0])
-    assert executor.ended == []
-
-
-def complete(grid: Grid, folder: Path, number: int = 0) -> None:
-    summary = {"status": "completed", "fingerprint": grid[number].fingerprint}
-    (folder / "run.json").write_text(json.dumps(summary | {"params": 1, "attempts": [attempt()]}))
-
-
-def attempt(status: str = "completed") -> dict[str, Any]:
-    return {"attempt": 1, "start": "2026-11-26", "fingerprint": "x", "status": status}
-
-
-class Waiting:
-    """The part of `Submissions` that the end of a job reaches."""
-
-    def __init__(self, again: list[Any]) -> None:
-        self._again = again
-
-    def __len__(self) -> int:
-        return 0
-
-    def add(self, request: Any, first: bool) -> None:
-        self._again.insert(0 if first else len(self._again), request)
-
-    def job_ended(self) -> None: ...
-
-
-class Polled(Recorder, SlurmExecutor):
-    """A Slurm executor without Snakemake and without threads."""
-
-    def __init__(self, grid: Grid) -> None:
-        Recorder.__init__(self)
-        self.grid = grid
-        self.slurm_logdir = Path(grid.study.folder, "slurm_logs")
-        (self.slurm_logdir / ENDED).mkdir(parents=True)
-        self._queue = SlurmQueue(self.slurm_logdir, first_poll_s=20.0)
-        self._grants = Grants()
-        self._shown, self._doubtful, self._earlier = set(), "", {}
-        self._record = Record(self.slurm_logdir / "submitted.jsonl")
-        self._leaving = SimpleNamespace(is_set=lambda: False)  # type: ignore[assignment]
-        self.progress = Progress(grid)
-        self.again: list[Any] = []
-        self.logs_shown: list[str] = []
-        self._submissions = Waiting(self.again)  # type: ignore[assignment]
-        settings = SimpleNamespace(latency_wait=60)
-        self.workflow = SimpleNamespace(workdir_init="/here", execution_settings=settings)
-
-    # What Snakemake is told: the decisions about the run's files come first.
-    def report_job_error(self, job_info: Any, msg: str | None = None, **kwargs: Any) -> None:
-        self.errors.append(msg)
-        self.logs_shown += kwargs.get("aux_logs", [])
-
-    def report_job_submission(self, job_info: Any, register_job: bool = True) -> None: ...
-
-    def run_job_pre(self, job: Any) -> None: ...
-
-
-def watched(executor: Polled, grid: Grid) -> Any:
-    info, folder = job_of(grid)
-    log = executor.slurm_logdir / "7.log"
-    aux = {"slurm_logfile": log, "cluster": None, "user": name_of_user(), "grown_from": None}
-    info.aux = aux | {"step": 0, "kept": False, "attempts": 0, "kind": ()}
-    executor._queue.add(info)
-    return info, folder
-
-
-def poll(executor: Polled, info: Any, state: str | None, **more: Any) -> bool:
-    """Have the executor ask squeue (None: no answer); return whether the job is active."""
-    queued = {} if state in (None, GONE) else {(None, "7"): queued_job(str(state), **more)}
-    answer = Listing(queued, frozenset([None] if state is None else []))
-    slurm_queue.list_jobs = lambda clusters, users: answer  # type: ignore[assignment]
-    executor._queue._next_poll = 0.0
-
-    async def check() -> list[Any]:
-        return [one async for one in executor.check_active_jobs([info])]
-
-    return bool(asyncio.run(check()))
-
-
-def queued_job(state: str, reason: str = "None", **more: Any) -> QueuedJob:
-    return QueuedJob("7", state, reason, "name", "comment", **more)
+from tests.study.jobs.stand_ins import (
+    Polled,
+    attempt,
+    complete,
+    job_of,
+    poll,
+    queued_job,
+    retried,
+    watched,
+)
 
 
 @pytest.fixture
@@ -220,14 +35,6 @@ def on_slurm(tmp_path: Path) -> Grid:
     """A grid on a Slurm partition that signals its runs 60 s before their time limit."""
     study = yaml.safe_load(Path("config/studies/lingua.yaml").read_text())
     return Grid(load_study({**study, "results_dir": str(tmp_path)}))
-
-
-@pytest.fixture
-def executor(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> Polled:
-    monkeypatch.setattr(slurm_queue, "list_jobs", None)
-    monkeypatch.setattr(slurm_queue, "find_recorded_state", lambda job_id, cluster: "")
-    monkeypatch.setattr(slurm_executor, "find_exit_code", lambda job_id, cluster: "1:0")
-    return Polled(grid)
 
 
 def test_jobs_are_not_forgotten_while_slurm_does_not_answer(executor: Polled, grid: Grid) -> None:
@@ -506,23 +313,6 @@ def test_a_note_that_was_there_before_is_that_of_another_job(executor: Polled, g
     assert executor.ended == [info]
 
 
-@pytest.mark.parametrize(
-    ("asked", "answer", "label"),
-    [(None, "7", "7"), ("alpha,beta", "7;beta", "7@beta"), ("alpha", "7;alpha", "7@alpha")],
-)
-def test_a_job_is_known_by_the_slurm_cluster_that_sbatch_names(
-    grid: Grid, monkeypatch: pytest.MonkeyPatch, asked: str | None, answer: str, label: str
-) -> None:
-    executor = Polled(grid)
-    info, _ = job_of(grid)
-    prepared = Prepared(["sbatch"], "", "one", "cell", asked, executor.slurm_logdir / "%j.log")
-    monkeypatch.setattr(executor, "prepare", lambda job: prepared)
-    monkeypatch.setattr(slurm_executor, "ask", lambda command, stdin: Answer(0, answer, ""))
-    assert executor._submit(Request(info.job, "")).code == 0
-    assert list(executor._queue.jobs) == [label]
-    assert [known.label for known in executor._record.submissions()] == [label]
-
-
 def test_ctrl_c_cancels_our_jobs_on_each_slurm_cluster(
     executor: Polled,
     grid: Grid,
@@ -549,226 +339,8 @@ def test_ctrl_c_cancels_our_jobs_on_each_slurm_cluster(
     assert capsys.readouterr().err == told
 
 
-@pytest.fixture
-def growing(
-    executor: Polled, grid: Grid, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Polled, Any, list[str]]:
-    """An executor that has submitted a job with 30 minutes and asks for 60; and the requests. The
-    job's ids are 7, 8 and so on."""
-    info, _ = job_of(grid)
-    asked: list[str] = []
-
-    def prepare(job: Any) -> Prepared:
-        log = executor.slurm_logdir / "%j.log"
-        command = ["sbatch", "-t", "60" if asked else "30"]
-        return Prepared(command, "", "test/one/1", comment_of_job(job), None, log)
-
-    def ask(command: list[str], stdin: str) -> Answer:
-        asked.append(command[2])
-        return Answer(0, f"{6 + len(asked)}\n", "")
-
-    monkeypatch.setattr(executor, "prepare", prepare)
-    monkeypatch.setattr(slurm_executor, "ask", ask)
-    assert executor._submit(Request(info.job, "")).code == 0
-    return executor, info.job, asked
-
-
-def test_a_request_that_has_grown_beyond_a_limit_is_made_as_before(
-    growing: tuple[Polled, Any, list[str]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    executor, job, asked = growing
-    said = "sbatch: error: Batch job submission failed: Requested time limit is invalid\n"
-
-    def ask(command: list[str], stdin: str) -> Answer:
-        asked.append(command[2])
-        return Answer(1, "", said) if int(command[2]) > 30 else Answer(0, "8\n", "")
-
-    monkeypatch.setattr(slurm_executor, "ask", ask)
-    assert executor._submit(Request(job, "", "time limit, saved at step 12")).code == 0
-    assert asked == ["30", "60", "30"]
-    told = capsys.readouterr().err
-    assert f"{comment_of_job(job)}: Slurm grants no more than 30 minutes (Batch job sub" in told
-    assert "time limit, saved at step 12, continues as Slurm job 8." in told
-    # It is not tried again with more.
-    assert executor._submit(Request(job, "")).code == 0
-    assert asked == ["30", "60", "30", "30"]
-
-
-def test_a_request_that_is_refused_as_it_was_is_refused(
-    growing: tuple[Polled, Any, list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    executor, job, asked = growing
-
-    def ask(command: list[str], stdin: str) -> Answer:
-        asked.append(command[2])
-        return Answer(1, "", "sbatch: error: Invalid account\n")
-
-    monkeypatch.setattr(slurm_executor, "ask", ask)
-    assert executor._submit(Request(job, "")).message == "Invalid account"
-    assert asked == ["30", "60", "30"]
-
-
-@pytest.mark.parametrize(
-    ("reason", "replaced"), [("QOSMaxWallDurationPerJobLimit", True), ("Priority", False)]
-)
-def test_a_job_that_waits_in_vain_as_its_request_has_grown_is_replaced(
-    growing: tuple[Polled, Any, list[str]],
-    monkeypatch: pytest.MonkeyPatch,
-    reason: str,
-    replaced: bool,
-) -> None:
-    executor, job, asked = growing
-    executor._queue.remove(executor._queue.jobs["7"])
-    assert executor._submit(Request(job, "")).code == 0
-    assert asked == ["30", "60"]
-    cancelled: list[str] = []
-    monkeypatch.setattr(slurm_executor, "cancel_jobs", lambda ids, cluster: cancelled.extend(ids))
-    (info,) = executor._queue.jobs.values()
-    queued = {(None, "8"): QueuedJob("8", "PENDING", reason, "name", "comment")}
-    monkeypatch.setattr(slurm_queue, "list_jobs", lambda clusters, users: Listing(queued))
-    executor._queue._next_poll = 0.0
-
-    async def check() -> list[Any]:
-        return [one async for one in executor.check_active_jobs([info])]
-
-    assert asyncio.run(check()) == ([] if replaced else [info])
-    assert cancelled == (["8"] if replaced else [])
-    for request in executor.again:
-        assert request.reason == "Slurm job 8 would never have started"
-        assert executor._submit(request).code == 0
-    assert asked == (["30", "60", "30"] if replaced else ["30", "60"])
-
-
 def test_polls_are_at_most_a_minute_apart(executor: Polled, grid: Grid) -> None:
     info, _ = watched(executor, grid)
     for _ in range(20):
         poll(executor, info, "RUNNING")
     assert executor._queue.poll_s == 60
-
-
-def test_a_job_whose_submission_got_no_answer_is_known_by_its_output(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A study of the same name may be run from another folder, with the same cells."""
-    executor = object.__new__(SlurmExecutor)
-    executor._doubtful, executor._queue = "study/one/1" + "cell one", SlurmQueue(Path(), 20.0)
-    prepared = Prepared([], "", "study/one/1", "cell one", None, Path("/here/logs/%j.log"))
-    files = {"44": "/elsewhere/logs/44.log", "45": "/here/logs/45.log"}
-    listed = {
-        (None, job_id): QueuedJob(job_id, "RUNNING", "", "study/one/1", "cell one")
-        for job_id in files
-    }
-    monkeypatch.setattr(slurm_executor, "list_jobs", lambda clusters: Listing(listed))
-    monkeypatch.setattr(slurm_executor, "find_output_file", lambda job_id, cluster: files[job_id])
-    answer = executor._recover(prepared)
-    assert answer is not None
-    assert (answer.code, answer.out) == (0, "45")
-    del listed[None, "45"]
-    assert executor._recover(prepared) is None
-
-
-def test_a_file_system_that_is_full_after_a_submission_does_not_end_the_submissions(
-    grid: Grid, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    executor = Polled(grid)
-    info, folder = job_of(grid)
-    (folder / "slurm_logs").write_text("no folder")  # nothing can be linked in it
-    executor.slurm_logdir.joinpath("submitted.jsonl").mkdir()
-    reported: list[Any] = []
-    monkeypatch.setattr(executor, "report_job_submission", reported.append)
-    monkeypatch.setattr(slurm_executor, "ask", lambda command, stdin: Answer(0, "7\n", ""))
-    log = executor.slurm_logdir / "%j.log"
-    prepared = Prepared(["sbatch"], "", "test/one/1", "cell one", None, log)
-    monkeypatch.setattr(executor, "prepare", lambda job: prepared)
-    assert executor._submit(Request(info.job, "")).code == 0
-    assert [job.external_jobid for job in reported] == ["7"]
-    said = capsys.readouterr().err
-    assert "submitted.jsonl: cannot be written: Is a directory. If Snakemake is started" in said
-    assert (
-        f"slurm_logs/7.log: cannot be created: File exists. It would link to {log.parent}" in said
-    )
-
-
-def test_a_restart_asks_slurm_once_for_all_jobs_and_so_does_a_poll(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = yaml.safe_load(Path("config/config.yaml").read_text()) | {"results_dir": str(tmp_path)}
-    (entry, *_) = study["grid"]
-    study["grid"] = [entry | {"model": "nano", "gpus": 1, "seed": list(range(301))}]
-    grid = Grid(load_study(study))
-    executor = Polled(grid)
-    new, *jobs = [job_of(grid, number=number)[0].job for number in range(301)]
-
-    def prepare(job: Any) -> Prepared:
-        log = executor.slurm_logdir / "%j.log"
-        return Prepared([], "", executor._name(job), comment_of_job(job), None, log)
-
-    monkeypatch.setattr(executor, "prepare", prepare)
-    lines = []
-    for number, job in enumerate(jobs):
-        made = prepare(job)
-        executor._record.add(
-            Submission(str(number), None, made.name, made.comment, made.digest, f"{number}.log")
-        )
-        lines.append(f"{number}|PENDING|0:00|30:00|Priority|{made.name}|{made.comment}\n")
-    asked: list[str] = []
-
-    def ask(command: list[str], stdin: str | None = None) -> Answer:
-        asked.append(command[0])
-        return Answer(0, "".join(lines), "")
-
-    for module in (slurm_commands, slurm_executor):
-        monkeypatch.setattr(module, "ask", ask)
-    monkeypatch.setattr(slurm_queue, "list_jobs", slurm_commands.list_jobs)
-    executor.find_earlier_jobs([new, *jobs])
-    executor.run_jobs([new, *jobs])
-    assert executor.again[-1].job is new  # the queue may be full of those that are in it
-    for request in executor.again[:-1]:
-        assert executor._submit(request).code == 0
-    assert len(executor._queue.jobs) == 300
-    assert asked == ["squeue"]
-
-    async def check(active: list[Any]) -> list[Any]:
-        return [one async for one in executor.check_active_jobs(active)]
-
-    active = list(executor._queue.jobs.values())
-    assert asyncio.run(check(active)) == active
-    assert asked == ["squeue"] * 2
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [
-        ("scaling", "scaling-2"),
-        (
-            "one-study-in-two-halves-of-the-same-size-a",
-            "one-study-in-two-halves-of-the-same-size-b",
-        ),
-    ],
-)
-def test_studies_whose_names_share_a_prefix_do_not_match_each_others_jobs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: str, theirs: str
-) -> None:
-    """Long names are cut to what squeue shows, which leaves both studies' jobs the same name."""
-    study = yaml.safe_load(Path("config/config.yaml").read_text()) | {"results_dir": str(tmp_path)}
-    here, there = (Polled(Grid(load_study({**study, "study": name}))) for name in (ours, theirs))
-    job = job_of(here.grid)[0].job
-    same_name = here._name(job) == there._name(job)
-    assert same_name == (len(ours) > 30)
-    log = there.slurm_logdir / "7.log"
-    there._record.add(Submission("7", None, there._name(job), "cell one", "digest", str(log)))
-    listed = {(None, "7"): QueuedJob("7", "RUNNING", "None", there._name(job), "cell one")}
-    for module in (submitted, slurm_executor):
-        monkeypatch.setattr(module, "list_jobs", lambda clusters, users=(): Listing(listed))
-    monkeypatch.setattr(slurm_executor, "find_output_file", lambda job_id, cluster: str(log))
-    for executor, finds in ((here, False), (there, True)):
-        log_file = executor.slurm_logdir / "%j.log"
-        prepared = Prepared([], "", executor._name(job), "cell one", None, log_file)
-        # By a restart, and after a submission without an answer.
-        executor.find_earlier_jobs([job])
-        assert executor._keep_earlier(job, prepared) == finds
-        executor._queue.jobs.clear()
-        executor._doubtful = prepared.name + prepared.comment
-        assert (executor._recover(prepared) is not None) == finds
