@@ -114,7 +114,7 @@ RECORD = {
 SUMMARY = {
     "status": "completed", "outcome": "trained", "params": 20_000, "gpus": 1, "hosts": ["n"],
     "versions": {"python": "3.11.2", "torch": "2.13.0"}, "fingerprint": "0123456789abcdef",
-    "choices": {"model_dtype": "fp32", "threads": 1}, "content": {"text": "k"}, "steps_done": 40,
+    "choices": {"model_dtype": "fp32", "threads": 1}, "content": {"text": "k"}, "steps_done": 20,
     "attempts": [{"attempt": 1, "start": "2026-01-01T00:00:00+00:00", "wall_s": 5.0,
                   "fingerprint": "0123456789abcdef", "startup": {"total_s": 1.0}}],
 }  # fmt: skip

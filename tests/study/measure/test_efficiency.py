@@ -188,6 +188,7 @@ def test_a_run_that_was_killed_before_its_steady_state_has_none(make_grid: MakeG
     speeds = {f"gpus-{gpus}/base/seed-42": 1000.0 for gpus in (1, 2, 4)}
     table_of(make_grid, speeds)
     (killed,) = (cell for cell in make_grid(STUDY) if cell.name.endswith("2/base/seed-42"))
+    write_run(killed, status="failed", steps_done=1)
     metrics = Path(killed.folder, "metrics.jsonl")
     metrics.write_text(metrics.read_text().splitlines(keepends=True)[0])
     rows = efficiencies(throughput_table(make_grid(STUDY)))

@@ -12,6 +12,7 @@ def test_rows_of_removed_cells_and_without_a_speed_are_none(make_grid: MakeGrid)
     grid = make_grid()
     for cell in grid:
         write_run(cell)
+    write_run(grid[1], status="failed", steps_done=1)
     killed = Path(grid[1].folder, "metrics.jsonl")
     write_lines(killed, [json.loads(killed.read_text().splitlines()[0])])
     measured(grid)
