@@ -215,6 +215,11 @@ def test_a_connection_that_is_lost_ends_snakemake_as_sigterm_does(study: SlurmSt
     add(study, "cell", "hold")
     (flag,) = map(str, study.flags())
     ours, theirs = pty.openpty()
+
+    def log_in() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run below nohup
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
     process = subprocess.Popen(
         study.write(flag),
         cwd=ROOT,
@@ -223,7 +228,7 @@ def test_a_connection_that_is_lost_ends_snakemake_as_sigterm_does(study: SlurmSt
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=log_in,
     )
     os.close(theirs)
     lost = threading.Event()
