@@ -6,6 +6,7 @@ import functools
 import io
 import math
 import operator
+import os
 import types
 import typing
 from collections.abc import Sequence
@@ -31,6 +32,18 @@ def open_text(path: str | Path, *, errors: str = "strict", newline: str | None =
     marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     encoding = "utf-16" if start in marks else "utf-8-sig"
     return io.TextIOWrapper(file, encoding=encoding, errors=errors, newline=newline)
+
+
+def append_lines(path: Path, lines: str) -> None:
+    """Append complete lines to a file; an incomplete last one, of a kill or a full disk, is dropped
+    before: it would swallow the next."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(lines.encode())
 
 
 def write_file(path: Path, content: str | bytes) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from study.config import Study
 from study.estimate.forecast import Forecast
 from study.estimate.scored import ScoredPrediction
+from study.files import append_lines
 from study.grid import Cell
 from study.measure.measurement import Measurement
 from trainer.json_files import parse_json
@@ -44,17 +45,9 @@ def record_predictions(cells: Sequence[Cell], forecast: Forecast) -> None:
         labels = {"cell": cell.name, "fingerprint": cell.fingerprint, "predicted": now}
         lines.append(json.dumps({**labels, **values}) + "\n")
     if lines:
-        _append(_path(forecast.grid.study), "".join(lines).encode())
-
-
-def _append(path: Path, lines: bytes) -> None:
-    """Append lines to a file; drop an incomplete last one, of a kill or a full disk, before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        file.seek(0)
-        content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
-        file.write(lines)
+        path = _path(forecast.grid.study)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        append_lines(path, "".join(lines))
 
 
 def score_predictions(study: Study, measurements: Sequence[Measurement]) -> list[ScoredPrediction]:

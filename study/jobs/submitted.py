@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from snakemake_interface_common.exceptions import WorkflowError
 
+from study.files import append_lines
 from study.grid import Grid
 from study.jobs.messages import say
 from study.jobs.slurm_commands import (
@@ -66,8 +67,7 @@ class Record:
     def add(self, made: Submission) -> None:
         """Add a job; if the file cannot be written, say so: the job is in the queue anyway."""
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(_to_line(made))
+            append_lines(self._path, _to_line(made))
         except OSError as error:
             say(
                 f"{self._path}: cannot be written: {error.strerror or error}. If Snakemake is "

@@ -34,6 +34,20 @@ def answer(
     monkeypatch.setattr(submitted, "list_jobs", lambda clusters, users: listing)
 
 
+def test_a_line_that_was_cut_off_swallows_no_other(tmp_path: Path) -> None:
+    """A file system that was full: the job after it would have been submitted again."""
+    path = tmp_path / "submitted.jsonl"
+    record = Record(path)
+    record.add(submission("1", "one"))
+    for cut in ('{"job_id": "2", "clus', "{"):
+        path.write_text(path.read_text() + cut)
+        record.add(submission("3", "three"))
+    assert [known.job_id for known in record.submissions()] == ["1", "3", "3"]
+    path.write_text("{")
+    record.add(submission("4", "four"))
+    assert [known.job_id for known in record.submissions()] == ["4"]
+
+
 def test_the_jobs_in_the_queue_are_found_once_for_each_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
