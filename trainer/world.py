@@ -18,19 +18,15 @@ from torch import Tensor
 from trainer import host
 from trainer.config import Device
 from trainer.problems import ConfigError
-from trainer.ranks import read_ranks
+from trainer.ranks import Ranks, read_ranks
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class World:
+class World(Ranks):
     """This process and its peers."""
 
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
     device: torch.device
     tp_size: int = 1
     """Neighbouring tensor-parallel processes, which train on the same samples."""
@@ -82,10 +78,7 @@ def get_world(
             raise ConfigError(f"run, on {socket.gethostname()}", [problem])
         found = torch.device("cuda", ranks.local_rank)
         torch.cuda.set_device(found)
-    return World(
-        *(ranks.rank, ranks.size, ranks.local_rank, ranks.local_size),
-        *(found, tp_size, timeout_s),
-    )
+    return World(**vars(ranks), device=found, tp_size=tp_size, timeout_s=timeout_s)
 
 
 def find_missing_gpu(needed: int, wanted: str | None) -> str | None:
