@@ -18,6 +18,8 @@ SUMMARY = "run.json"
 FAILURE = "failure.json"
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in a run's folder, unless the settings name another."""
+EXPORT, EVALUATION = "export", "evaluation"
+"""Folders that a study makes of a run's newest checkpoint, in the run's folder."""
 CONFIG = "run.yaml"
 """File name of the complete settings, in a run's folder and in its checkpoints."""
 

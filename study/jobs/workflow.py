@@ -20,7 +20,7 @@ from study.points import RUN_FOLDER
 from study.project import PROJECT, of_project, share_packages
 from trainer.layers import Layer, Merged, merge
 from trainer.problems import ConfigError, combine
-from trainer.records import METRICS
+from trainer.records import EVALUATION, EXPORT, METRICS
 from trainer.tokens.text_files import list_text_files
 from trainer.yaml_files import load_document, parse_assignment, parse_yaml
 
@@ -172,7 +172,7 @@ def exports(grid: Grid) -> Callable[[Any], list[str]]:
         found = [cell for cell in grid.measured if cell.trainer_config.is_native]
         if grid.study.partial:
             found = [cell for cell in found if is_up_to_date(cell)]
-        return [f"{cell.folder}/export" for cell in found]
+        return [f"{cell.folder}/{EXPORT}" for cell in found]
 
     return folders
 
@@ -187,7 +187,7 @@ def evaluations(grid: Grid) -> Callable[[Any], list[str]]:
         problem = find_problem(grid)
         if problem is not None:
             sys.exit(str(problem))
-        return [str(Path(export).with_name("evaluation")) for export in exports(grid)(wildcards)]
+        return [str(Path(export).with_name(EVALUATION)) for export in exports(grid)(wildcards)]
 
     return folders
 

@@ -16,7 +16,9 @@ from trainer.gpu_state import read_driver
 from trainer.records import (
     CHECKPOINTS,
     CONFIG,
+    EVALUATION,
     EVALUATIONS,
+    EXPORT,
     METRICS,
     SUMMARY,
     RunSummary,
@@ -25,7 +27,7 @@ from trainer.records import (
 
 RUN_FILES = (
     *(SUMMARY, METRICS, EVALUATIONS, CONFIG, CHECKPOINTS, "tensorboard", "profiling"),
-    *("export", "evaluation"),  # which Snakemake would delete to make those of the next run
+    *(EXPORT, EVALUATION),  # those of the next run would take their place
 )
 """Files of a run, to be moved aside when another run starts in the folder."""
 
