@@ -31,11 +31,11 @@ NO_TORCHAO = "distributed.float8_recipe: needs torchao (pip install torchao)"
 CHOICES = ("torch", "cudnn", "fa3", "flash", "efficient", "math", "fa4", "flex")
 """Attention kernels; `torch` is torch's default."""
 
-PACKAGES = {
-    "fa3": "flash_attn_3, for GPUs like the H100",
-    "fa4": "flash-attn-4, for GPUs from the H100 on",
-}
+PACKAGES = {"fa3": "flash_attn_3", "fa4": "flash-attn-4"}
 """Attention kernel -> the package that it needs."""
+
+GPUS = {"fa3": "GPUs like the H100", "fa4": "GPUs from the H100 on"}
+"""Attention kernel of a package -> what it runs on."""
 
 UNMASKED = ("cudnn", "flash", "fa3", "fa4", "efficient")
 """Attention kernels to benchmark on a GPU. Of equally fast ones the first is used."""
@@ -68,11 +68,11 @@ def choose_attention(
         return choices
     if not _is_usable(kept):
         kept = None  # only the earlier machine has the package
-    found = kept or _chosen_before(config, choices, world)
+    found = kept or _choose(config, choices, world)
     return replace(choices, attention=CHOICES[agree(CHOICES.index(found), world)])
 
 
-def _chosen_before(config: RunConfig, choices: Choices, world: World) -> str:
+def _choose(config: RunConfig, choices: Choices, world: World) -> str:
     """Return the kernel that an earlier run's benchmark has chosen, otherwise that of a new one."""
     cache = config.distributed.compile_cache
     question = Question(
@@ -81,7 +81,7 @@ def _chosen_before(config: RunConfig, choices: Choices, world: World) -> str:
         dtype=choices.model_dtype,
         masked=config.is_masked,
         gpu=device_name(world),
-        software=versions(text.partition(",")[0] for text in PACKAGES.values()),
+        software=versions(PACKAGES.values()),
     )
     found = find_chosen(cache, question)
     if not _is_usable(found):
@@ -144,7 +144,7 @@ def _find_problem(name: str) -> str | None:
         _allow_only(name)
     except attention_timing.UNFIT as error:
         reason = " ".join(str(error).split())
-        return f"needs the package {PACKAGES[name]}: {reason}"
+        return f"needs the package {PACKAGES[name]}, for {GPUS[name]}: {reason}"
     finally:
         _allow_all()
     return None

@@ -87,7 +87,7 @@ def test_another_gpu_or_other_software_is_benchmarked(
         patched.setattr(torch, "__version__", "2.99.0")
         assert benchmarks.choose() == "efficient"
     with monkeypatch.context() as patched:  # a package that is installed here stands for FA4
-        patched.setitem(kernels.PACKAGES, "fa4", "numpy, for all machines")
+        patched.setitem(kernels.PACKAGES, "fa4", "numpy")
         assert benchmarks.choose() == "efficient"
     assert benchmarks.choose() == "flash"
 
