@@ -12,6 +12,7 @@ from study.jobs.launch import request_line
 from study.jobs.slurm_commands import (
     ExpectedStart,
     QueuedJob,
+    by_age,
     count_nodes,
     find_start,
     list_jobs,
@@ -99,7 +100,7 @@ class Prospects:
         """
         slurm = cell.cluster_config.slurm
         found = (path.stem for path in Path(cell.folder, "slurm_logs").glob("*.log"))
-        submitted = sorted(found, key=lambda job_id: (len(job_id), job_id))
+        submitted = sorted(found, key=by_age)
         if slurm is None or not submitted:
             return None
         listed = self._jobs(slurm.clusters)

@@ -135,6 +135,11 @@ def label_of(job_id: str, cluster: str | None) -> str:
     return f"{job_id}@{cluster}" if cluster else job_id
 
 
+def by_age(label: str) -> tuple[int, str]:
+    """Return what sorts the ids or labels of jobs in the order in which Slurm gave them out."""
+    return len(label), label
+
+
 def why_stuck(job: QueuedJob) -> tuple[str, str] | None:
     """Return what the reason of a waiting job means if time alone does not start it, and the
     remedy, for people."""

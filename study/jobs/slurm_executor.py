@@ -46,6 +46,7 @@ from study.jobs.slurm_commands import (
     QueuedJob,
     abandon,
     ask,
+    by_age,
     cancel_jobs,
     classify_refusal,
     find_exit_code,
@@ -462,7 +463,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         self._leaving.set()
         self._submissions.stop()
         abandon()
-        jobs = ", ".join(sorted(self._queue.jobs, key=lambda label: (len(label), label)))
+        jobs = ", ".join(sorted(self._queue.jobs, key=by_age))
         kept = f"Slurm jobs {jobs} go on" if jobs else "no job is in Slurm's queue"
         with contextlib.suppress(OSError):  # the terminal may be gone
             say(f"Ended by {received.name}; {kept}. Start Snakemake again to continue.")

@@ -9,14 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from study.estimate.forecast import Forecast
 from study.formats import format_seconds
 from study.grid import Cell, Grid
-from study.jobs.progress import SUSPENDED, WAITING, later_day, time_to_end
+from study.jobs.progress import SUSPENDED, WAITING, later_day, time_in, time_to_end
 from study.jobs.slurm_commands import QueuedJob, list_jobs, why_stuck
 from study.jobs.submitted import comment_of, log_folder, record_of
 from study.measure.summaries import is_stale, read_failure
@@ -85,7 +84,7 @@ class Watch:
         parts = [f"{counts[state]} {state}" for state in reversed(ORDER) if counts[state]]
         left = self._left_s(seen)
         if left:
-            end = datetime.fromtimestamp(time.time() + left)
+            end = time_in(left)
             parts.append(f"done at about {end:%H:%M}{later_day(end)}, in {format_seconds(left)}")
         parts += [self._silence] if self._silence else []
         return f"{self._grid.study.study}: " + ", ".join(parts)
