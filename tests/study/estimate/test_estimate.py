@@ -11,7 +11,7 @@ from study.estimate.basis import EXTRAPOLATED, INTERPOLATED
 from study.estimate.estimate import Estimate, Estimator, estimate_table
 from study.estimate.time_table import read_estimates, to_markdown
 from study.files import to_csv
-from study.grid import Grid
+from study.grid import Cell, Grid
 from study.measure.measurement import Measurement, read_measurements
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import write_table
@@ -224,11 +224,10 @@ def test_without_measurement_and_data_sheet_there_is_no_estimate(make_grid: Make
     assert _width(fast) > 5
 
 
-def test_evidence_verifies_in_the_name_of_its_source(make_grid: MakeGrid) -> None:
-    """The guide: 75K tokens/s for each of 8 H200; 500 steps in 2.5 min."""
-    grid = make_grid(GUIDE)
-    guides = Measurement(
-        cell=grid[0],
+def of_the_guide(cell: Cell, **more: Any) -> Measurement:
+    """Return the guide's run of 500 steps in 150 s."""
+    return Measurement(
+        cell=cell,
         source="the guide",
         completed=True,
         uninterrupted=True,
@@ -236,7 +235,14 @@ def test_evidence_verifies_in_the_name_of_its_source(make_grid: MakeGrid) -> Non
         startup_s=None,
         wall_s=150.0,
         peak_memory_gib=None,
+        **more,
     )
+
+
+def test_evidence_verifies_in_the_name_of_its_source(make_grid: MakeGrid) -> None:
+    """The guide: 75K tokens/s for each of 8 H200; 500 steps in 2.5 min."""
+    grid = make_grid(GUIDE)
+    guides = of_the_guide(grid[0])
     (row,) = estimate_table(grid, [guides])
     assert (row.basis, row.seconds) == ("Verified", 150.0)
     assert (row.method, row.by) == ("wall-clock time of the run", "the guide")
@@ -256,17 +262,7 @@ def test_what_a_whole_run_took_beyond_its_steps_is_the_start_up_of_others(
     models = {name: {"dim": 64 * n, "n_layers": n, "n_heads": n} for name, n in SIZES.items()}
     cells = {"cluster": "fast", "model": list(SIZES), "gpus": 8}
     grid = make_grid({**GUIDE, "models": models, "grid": [cells]})
-    guides = Measurement(
-        cell=grid[0],
-        source="the guide",
-        completed=True,
-        uninterrupted=True,
-        step_s=(STEP_S, STEP_S, STEP_S),
-        startup_s=None,
-        wall_s=150.0,
-        peak_memory_gib=None,
-        steady_steps=500,
-    )
+    guides = of_the_guide(grid[0], steady_steps=500)
     rows = estimate_table(grid, [guides])
     assert [row.basis.split()[0] for row in rows] == ["Verified", "Estimated", "Estimated"]
     times = [row.seconds or 0 for row in rows]

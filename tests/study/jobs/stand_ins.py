@@ -134,11 +134,16 @@ def poll(executor: Polled, info: Any, state: str | None, **more: Any) -> bool:
     answer = Listing(queued, frozenset([None] if state is None else []))
     slurm_queue.list_jobs = lambda clusters, users: answer  # type: ignore[assignment]
     executor._queue._next_poll = 0.0
+    return bool(check(executor, [info]))
 
-    async def check() -> list[Any]:
-        return [one async for one in executor.check_active_jobs([info])]
 
-    return bool(asyncio.run(check()))
+def check(executor: Polled, active: list[Any]) -> list[Any]:
+    """Have the executor look at jobs, as Snakemake does; return those that are active."""
+
+    async def look() -> list[Any]:
+        return [one async for one in executor.check_active_jobs(active)]
+
+    return asyncio.run(look())
 
 
 def queued_job(state: str, reason: str = "None", **more: Any) -> QueuedJob:

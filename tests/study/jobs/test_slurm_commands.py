@@ -61,6 +61,18 @@ def test_times_of_squeue(
     assert (job.used_s, job.limit_s) == expected
 
 
+def answering(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> list[Sequence[str]]:
+    """Give every command the same answer; return the commands as they are asked."""
+    asked: list[Sequence[str]] = []
+
+    def ask(command: Sequence[str], stdin: str | None = None) -> Answer:
+        asked.append(command)
+        return answer
+
+    monkeypatch.setattr(slurm_commands, "ask", ask)
+    return asked
+
+
 def test_each_slurm_cluster_answers_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     def ask(command: Sequence[str], stdin: str | None = None) -> Answer:
         if "nowhere" in command:
@@ -74,13 +86,7 @@ def test_each_slurm_cluster_answers_for_itself(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_jobs_of_others_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Sequence[str]] = []
-
-    def ask(command: Sequence[str], stdin: str | None = None) -> Answer:
-        asked.append(command)
-        return Answer(0, "", "")
-
-    monkeypatch.setattr(slurm_commands, "ask", ask)
+    asked = answering(monkeypatch, Answer(0, "", ""))
     us = slurm_commands.name_of_user()
     list_jobs([None], {us, None})
     list_jobs([None], {us, "daemon", "no-such-user"})  # squeue refuses a name that is unknown
@@ -90,13 +96,7 @@ def test_the_jobs_of_others_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatc
 
 
 def test_jobs_are_cancelled_on_their_slurm_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Sequence[str]] = []
-
-    def ask(command: Sequence[str], stdin: str | None = None) -> Answer:
-        asked.append(command)
-        return Answer(1, "", "scancel: error: no answer")
-
-    monkeypatch.setattr(slurm_commands, "ask", ask)
+    asked = answering(monkeypatch, Answer(1, "", "scancel: error: no answer"))
     assert cancel_jobs(["74", "75"], "other") == "scancel: error: no answer"
     assert asked == [["scancel", "-M", "other", "74", "75"]]
 
@@ -147,13 +147,9 @@ def test_an_account_whose_clusters_have_different_limits_has_none(answers: dict[
 
 
 def test_accounting_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Sequence[str]] = []
-
-    def ask(command: Sequence[str], stdin: str | None = None) -> Answer:
-        asked.append(command)
-        return Answer(1, "", "sacctmgr: error: slurm_persist_conn_open: No response")
-
-    monkeypatch.setattr(slurm_commands, "ask", ask)
+    asked = answering(
+        monkeypatch, Answer(1, "", "sacctmgr: error: slurm_persist_conn_open: No response")
+    )
     monkeypatch.setattr(slurm_commands.shutil, "which", lambda command: command)
     assert find_submit_limits()("ours", "few") is None
     assert len(asked) == 1

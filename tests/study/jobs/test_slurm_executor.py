@@ -3,10 +3,8 @@
 tests/slurm tests the same on Slurm's daemons.
 """
 
-import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -21,6 +19,7 @@ from study.load import load_study
 from tests.study.jobs.stand_ins import (
     Polled,
     attempt,
+    check,
     complete,
     job_of,
     poll,
@@ -82,10 +81,7 @@ def test_a_job_is_noticed_by_its_note_without_asking_slurm(executor: Polled, gri
     (executor.slurm_logdir / ENDED / "7").write_text("0\n")
     executor._queue._next_poll = float("inf")
 
-    async def check() -> list[Any]:
-        return [one async for one in executor.check_active_jobs([info])]
-
-    assert asyncio.run(check()) == []
+    assert check(executor, [info]) == []
     assert executor.ended == [info]
 
 
@@ -272,10 +268,7 @@ def test_jobs_on_a_slurm_cluster_that_answers_are_settled(executor: Polled, grid
     slurm_queue.list_jobs = lambda clusters, users: answer  # type: ignore[assignment]
     executor._queue._next_poll = 0.0
 
-    async def check() -> list[Any]:
-        return [one async for one in executor.check_active_jobs([info, there])]
-
-    assert asyncio.run(check()) == [there]
+    assert check(executor, [info, there]) == [there]
     assert executor.errors == ["Slurm job 7 ended: FAILED."]
 
 
@@ -289,14 +282,11 @@ def test_jobs_of_two_slurm_clusters_with_the_same_id_end_on_their_own(
     complete(grid, folder)
     complete(grid, other, number=1)
 
-    async def check(active: list[Any]) -> list[Any]:
-        return [one async for one in executor.check_active_jobs(active)]
-
     executor._queue._next_poll = float("inf")
     for label, expected in (("7@beta", there), ("7", here)):
         (executor.slurm_logdir / ENDED / label).write_text("0\n")
         active = list(executor._queue.jobs.values())
-        assert asyncio.run(check(active)) == [info for info in active if info is not expected]
+        assert check(executor, active) == [info for info in active if info is not expected]
         assert executor.ended.pop() is expected
     assert executor._queue.jobs == {}
 

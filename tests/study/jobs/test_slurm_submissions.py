@@ -3,7 +3,6 @@
 tests/slurm tests the same on Slurm's daemons.
 """
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from study.jobs.slurm_request import Prepared, comment_of_job
 from study.jobs.submission import Request
 from study.jobs.submitted import Submission
 from study.load import load_study
-from tests.study.jobs.stand_ins import Polled, job_of
+from tests.study.jobs.stand_ins import Polled, check, job_of
 
 
 @pytest.fixture
@@ -103,10 +102,7 @@ def test_a_job_that_waits_in_vain_as_its_request_has_grown_is_replaced(
     monkeypatch.setattr(slurm_queue, "list_jobs", lambda clusters, users: Listing(queued))
     executor._queue._next_poll = 0.0
 
-    async def check() -> list[Any]:
-        return [one async for one in executor.check_active_jobs([info])]
-
-    assert asyncio.run(check()) == ([] if replaced else [info])
+    assert check(executor, [info]) == ([] if replaced else [info])
     assert cancelled == (["8"] if replaced else [])
     for request in executor.again:
         assert request.reason == "Slurm job 8 would never have started"
@@ -213,11 +209,8 @@ def test_a_restart_asks_slurm_once_for_all_jobs_and_so_does_a_poll(
     assert len(executor._queue.jobs) == 300
     assert asked == ["squeue"]
 
-    async def check(active: list[Any]) -> list[Any]:
-        return [one async for one in executor.check_active_jobs(active)]
-
     active = list(executor._queue.jobs.values())
-    assert asyncio.run(check(active)) == active
+    assert check(executor, active) == active
     assert asked == ["squeue"] * 2
 
 

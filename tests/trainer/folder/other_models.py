@@ -14,20 +14,14 @@ from torch import Tensor
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from tests.trainer.model import scalings
 from trainer.config import ModelConfig
 from trainer.folder.initial_weights import find
 from trainer.model.model import Transformer
 
 V = 304
 SHAPE: dict[str, Any] = {"dim": 64, "n_layers": 2, "n_heads": 4, "multiple_of": 64}
-LINEAR = {"rope_type": "linear", "factor": 4.0}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
+LLAMA3 = {**scalings.LLAMA3, "original_max_position_embeddings": 16}
 TOKENS = torch.randint(V, (3, 32), generator=torch.Generator().manual_seed(0))
 
 

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.trainer.folder.other_models import (
-    LINEAR,
     LLAMA3,
     SHAPE,
     TOKENS,
@@ -22,6 +21,7 @@ from tests.trainer.folder.other_models import (
     write_as_transformers_4,
     write_lingua,
 )
+from tests.trainer.model.scalings import LINEAR
 from tests.trainer.small_runs import ALONE, make_run, make_summary
 from trainer.commands import export
 from trainer.config import ModelConfig

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.trainer.folder.other_models import (
-    LINEAR,
     LLAMA3,
     SHAPE,
     V,
@@ -24,6 +23,7 @@ from tests.trainer.folder.other_models import (
     save_alone,
     write_as_transformers_4,
 )
+from tests.trainer.model.scalings import LINEAR
 from tests.trainer.small_runs import make_run
 from trainer.config import ModelConfig
 from trainer.folder.initial_weights import find
