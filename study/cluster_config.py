@@ -114,7 +114,7 @@ class SlurmConfig(Settings):
     gpu_request: Literal["gres", "gpus-per-task", "gpus-per-node", "none"]
     """gres: `--gres=gpu:N`; gpus-per-task: `--gpus-per-task=N --ntasks=1`; gpus-per-node: one task
     for each node, which jobs of several nodes use in place of the first two; none: no GPUs are
-    requested, of a partition of CPUs or of one that gives whole nodes."""
+    requested, for a CPU partition or one that allocates whole nodes."""
     gpu_type: GpuType | None = None
     """GPU type in the request, as in `--gres=gpu:a100:1` and as sinfo shows it; null: any."""
     mem_gib: PositiveInt | Literal["auto"] = "auto"

@@ -182,7 +182,7 @@ def test_other_styles_of_a_request() -> None:
 
 
 def test_a_partition_without_gpus_to_request() -> None:
-    """Of CPUs, or of whole nodes with all their GPUs, as at sites that have no GRES."""
+    """One of CPUs, or of nodes that are allocated whole, as at sites without GRES."""
     plain = with_slurm(MISO, gpu_request="none", account=None, max_nodes=2)
     assert request_line(plain, 4) == (
         f"-p miso {BESIDES} --ntasks=1 --cpus-per-task=16 --time=00:30:00 --mem=200G"
