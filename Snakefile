@@ -7,13 +7,15 @@ GRID = load_workflow(workflow, config)
 STUDY = GRID.study
 
 if workflow.is_main_process:
-    from study.jobs.executors import install, work_without_lock
+    from study.jobs.executors import install
     from study.jobs.hooks import hook
     from study.jobs.outdated import compare
+    from study.jobs.working_lock import keep_locks_of_others, work_without_lock
 
     install(GRID)
     hook(workflow, GRID)
     compare(workflow, GRID)
+    keep_locks_of_others()
     if STUDY.partial:
         work_without_lock()
 

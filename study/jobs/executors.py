@@ -5,7 +5,6 @@ from importlib.metadata import version
 from typing import Any
 
 from snakemake.executors.local import Executor as SnakemakeLocalExecutor
-from snakemake.persistence import PersistenceBase
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
 from study.grid import Grid
@@ -40,14 +39,6 @@ def install(grid: Grid) -> None:
         executor.grid = grid
         registry.get_plugin(name).executor = executor
     LocalExecutor.progress = LocalProgress()
-
-
-def work_without_lock() -> None:
-    """Have an invocation that trains nothing run beside one that does, as with `--nolock`.
-
-    Whether the Snakefile's study is such a one is known too late for the option.
-    """
-    PersistenceBase.lock = PersistenceBase.noop
 
 
 class LocalExecutor(Decisions, SnakemakeLocalExecutor):

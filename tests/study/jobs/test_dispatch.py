@@ -59,15 +59,20 @@ def test_a_broken_table_ends_snakemake_with_a_message(make_grid: MakeGrid) -> No
         start(to_train(grid), grid)
 
 
-def test_a_folder_of_results_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """/proc is read-only for everybody."""
-    options = ["--configfile", "config/studies/slurm-trial.yaml", "--config"]
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--executor", "slurm", *options, "results_dir=/proc/x"],
-        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+def start_on_slurm(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Start the trial study, with Snakemake's records in a folder of the test."""
+    study = ["--configfile", "config/studies/slurm-trial.yaml", "--directory", str(folder)]
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", "--executor", "slurm", *study, *options],
+        env=os.environ | {"XDG_CACHE_HOME": str(folder / "cache")},
         capture_output=True,
         text=True,
     )
+
+
+def test_a_folder_of_results_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """/proc is read-only for everybody."""
+    done = start_on_slurm(tmp_path, "--config", "results_dir=/proc/x")
     assert done.returncode == 1
     assert "/proc/x/slurm-trial/slurm_logs/ended: cannot be created: " in done.stderr
     assert "Traceback" not in done.stderr
@@ -87,11 +92,7 @@ def test_a_folder_of_results_that_cannot_be_written_is_named(tmp_path: Path) -> 
 def test_flags_that_would_have_no_effect_or_a_wrong_one_are_told(
     tmp_path: Path, flags: list[str], told: list[str]
 ) -> None:
-    options = ["--configfile", "config/studies/slurm-trial.yaml", *flags]
-    command = [sys.executable, "-m", "snakemake", "--executor", "slurm", *options]
-    done = subprocess.run(
-        [*command, "--config", f"results_dir={tmp_path}"], capture_output=True, text=True
-    )
+    done = start_on_slurm(tmp_path, *flags)
     assert done.returncode == 1
     lines = done.stderr.partition("\ncommand line or profile: ")[2].splitlines()[1:]
     for line, words in zip(lines, told, strict=False):
