@@ -4,7 +4,7 @@ Each is a value if it is the same for all jobs of a rule, otherwise a function o
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,10 +22,9 @@ from study.jobs.launch import (
     threads,
 )
 from study.jobs.precompile import PRECOMPILE_FOLDER, precompile_folder, precompile_run
+from study.jobs.texts import Texts
 from study.jobs.verdict import Shortage, find_shortage
-from study.jobs.workflow import text_files
-from study.measure.summaries import find_content, is_up_to_date
-from trainer.json_files import parse_json
+from study.measure.summaries import is_up_to_date
 from trainer.records import CHECKPOINTS
 
 RESOURCES = (
@@ -161,58 +160,31 @@ class Request:
         return threads(cell.cluster_config, self._gpus(cell))
 
 
-def _written(path: str) -> float | None:
-    """Return when a file was last written; None if it does not exist."""
-    try:
-        return Path(path).stat().st_mtime
-    except OSError:
-        return None
-
-
 class TrainingRequest(Request):
     """Resources, inputs and command of the rule `train`."""
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__(grid)
+        self._texts = Texts(grid)
 
     @property
     def data(self) -> list[str] | Callable[[Any], list[str]]:
         """The files that list the shards of the runs' sources; a function if they vary."""
         sources = {tuple(self._grid.source_names(cell)) for cell in self._grid}
-        if len(sources) > 1 or any(map(self._is_older_than_data, self._grid.measured)):
+        if len(sources) > 1 or any(map(self._texts.is_older, self._grid.measured)):
             return self._data_of
-        return self._files(self._grid[0])
+        return self._texts.lists(self._grid[0])
 
     @signed
     def _data_of(self, wildcards: Any) -> list[str]:
         """Return a cell's files; those that list what its complete run was trained on start it no
         more, whatever their times: in a copy, these may have any order."""
         cell = self._cell(wildcards)
-        files = self._files(cell)
-        if not self._is_older_than_data(cell):
+        files = self._texts.lists(cell)
+        if not self._texts.is_older(cell):
             return files
-        trained_on = find_content(cell)
-        pairs = zip(self._grid.source_names(cell), files, strict=True)
-        same = {file for name, file in pairs if self._is_of(name, file, trained_on)}
+        same = self._texts.unchanged(cell)
         return [ancient(file) if file in same else file for file in files]
-
-    def _files(self, cell: Cell) -> list[str]:
-        names = self._grid.source_names(cell)
-        return [f"{self._grid.study.folder}/data/{name}.json" for name in names]
-
-    def _is_older_than_data(self, cell: Cell) -> bool:
-        """Return whether Snakemake would train a cell again if it looked at times alone."""
-        flag = _written(f"{cell.folder}/completed")
-        return flag is not None and any((_written(file) or 0) > flag for file in self._files(cell))
-
-    def _is_of(self, name: str, file: str, trained_on: Mapping[str, str]) -> bool:
-        """Return whether a run was trained on the shards that a file lists, and no newer text is
-        to be tokenised."""
-        made = _written(file)
-        texts = [_written(text) for text in text_files(self._grid, name)]
-        if made is None or not all(text is not None and text <= made for text in texts):
-            return False
-        try:
-            return bool(parse_json(Path(file).read_bytes())["key"] == trained_on[Path(name).name])
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
 
     @property
     def trunk(self) -> list[str] | Callable[[Any], list[str]]:

@@ -118,8 +118,8 @@ def set_aside(folder: Path, checkpoints: Path | None = None) -> None:
     if owner is not None and not owner.is_in(folder, folder / CHECKPOINTS):
         old.remove(folder / CHECKPOINTS)
     if old:
-        target = move_aside(old)
-        print(f"{folder}: the settings have changed; the earlier run is in {target}", flush=True)
+        what = "settings or text have changed"
+        print(f"{folder}: {what}; the earlier run is in {move_aside(old)}", flush=True)
     elsewhere = [] if checkpoints is None else entries(checkpoints)
     saved = [path for path in elsewhere if (path / STATE).exists()]
     if saved:

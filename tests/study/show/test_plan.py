@@ -1,8 +1,11 @@
+import json
+import os
 from pathlib import Path
 
 import pytest
 
 from study.estimate.forecast import Forecast
+from study.jobs.texts import CHANGED, NEWER
 from study.measure.changes import describe_change
 from study.show.plan import format_plan, plan_table
 from tests.study.conftest import MakeGrid, plan, write_run
@@ -62,6 +65,48 @@ def test_a_stale_cell_says_what_has_changed(make_grid: MakeGrid) -> None:
     assert text.count("stale (steps 40 -> 60)") == 4
     Path(before[0].folder, "run.yaml").unlink()
     assert describe_change(make_grid({"run": changes})[0]) == "settings have changed"
+
+
+@pytest.mark.parametrize(
+    ("text", "listed", "trained", "key", "told"),
+    [
+        pytest.param(10, 20, 30, "same", ("measured", ""), id="in order"),
+        pytest.param(40, 20, 30, "same", ("measured", NEWER), id="newer text"),
+        pytest.param(40, 50, 30, "other", ("stale", CHANGED), id="newer text, tokenised"),
+        pytest.param(40, 50, 30, "same", ("measured", ""), id="written again, the same"),
+        pytest.param(None, 50, 30, "other", ("stale", CHANGED), id="of a text that is gone"),
+        pytest.param(None, 20, 30, "same", ("measured", ""), id="a copy without the text"),
+        pytest.param(40, None, 30, "same", ("measured", ""), id="a copy without the list"),
+    ],
+)
+def test_a_run_whose_text_has_changed_since_is_told(
+    tmp_path: Path,
+    make_grid: MakeGrid,
+    text: int | None,
+    listed: int | None,
+    trained: int,
+    key: str,
+    told: tuple[str, str],
+) -> None:
+    """When each file was written, s, and whose key the list of shards has."""
+    data = {"root_dir": str(tmp_path)}
+    entry = {"cluster": "here", "model": "tiny", "gpus": 1}
+    grid = make_grid({"corpora": [], "run": {"data": data}, "grid": [entry]})
+    write_run(grid[0], content={"python_stdlib": "same"})
+    source = tmp_path / "python_stdlib"
+    held_out = source / "python_stdlib.val.jsonl"
+    written = {
+        held_out: text and 10,
+        source / "python_stdlib.chunk.00.jsonl": text,
+        Path(grid.study.folder, "data", "python_stdlib.json"): listed,
+        Path(grid[0].folder, "completed"): trained,
+    }
+    for path, seconds in written.items():
+        if seconds is not None:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps({"key": key}))
+            os.utime(path, (seconds, seconds))
+    assert [(row.state, row.detail) for row in plan(grid)[0]] == [told]
 
 
 def test_of_many_stale_cells_the_first_say_what_has_changed(

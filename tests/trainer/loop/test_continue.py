@@ -279,7 +279,7 @@ def test_other_held_out_text_does_not_start_a_run_again(
     training = runs.folder / "data" / "text" / "text.chunk.00.jsonl"
     training.write_text(training.read_text().splitlines(keepends=True)[0] * 2)
     runs.here("steps=12")
-    assert "the settings have changed; the earlier run is in" in capsys.readouterr().out
+    assert "settings or text have changed; the earlier run is in" in capsys.readouterr().out
 
 
 def test_an_edit_that_is_reverted_trains_nothing(

@@ -1,0 +1,76 @@
+"""Whether the text of a complete run has changed since: by times, as Snakemake, and by content."""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from study.grid import Cell, Grid
+from study.jobs.workflow import text_files
+from study.measure.summaries import find_content
+from trainer.json_files import parse_json
+from trainer.problems import ConfigError
+
+CHANGED = "its text has changed"
+NEWER = "its text is newer: trained again if it differs"
+
+MISSING = float("inf")
+
+
+class Texts:
+    """The texts of a grid's runs, and the files that list their shards."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._newest = cache(self._find_newest)
+
+    def lists(self, cell: Cell) -> list[str]:
+        """Return the files that list the shards of a cell's sources."""
+        names = self._grid.source_names(cell)
+        return [f"{self._grid.study.folder}/data/{name}.json" for name in names]
+
+    def is_older(self, cell: Cell) -> bool:
+        """Return whether Snakemake would train a cell again if it looked at times alone."""
+        flag = _written(f"{cell.folder}/completed")
+        return flag is not None and any((_written(file) or 0) > flag for file in self.lists(cell))
+
+    def unchanged(self, cell: Cell) -> set[str]:
+        """Return those of `lists` with what a cell's complete run was trained on."""
+        trained_on = find_content(cell)
+        pairs = zip(self._grid.source_names(cell), self.lists(cell), strict=True)
+        return {file for name, file in pairs if self._is_of(name, file, trained_on)}
+
+    def find_change(self, cell: Cell) -> str:
+        """Return `CHANGED` or `NEWER` if Snakemake will, or may, train a complete run again."""
+        pairs = zip(self._grid.source_names(cell), self.lists(cell), strict=True)
+        made = {name: written for name, file in pairs if (written := _written(file)) is not None}
+        if any(written < self._newest(name) < MISSING for name, written in made.items()):
+            return NEWER
+        older = self.is_older(cell)
+        return CHANGED if older and self.unchanged(cell) != set(self.lists(cell)) else ""
+
+    def _is_of(self, name: str, file: str, trained_on: Mapping[str, str]) -> bool:
+        """Return whether a run was trained on the shards that a file lists, and no newer text is
+        to be tokenised."""
+        made = _written(file)
+        if made is None or self._newest(name) > made:
+            return False
+        try:
+            return bool(parse_json(Path(file).read_bytes())["key"] == trained_on[Path(name).name])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def _find_newest(self, name: str) -> float:
+        """Return when the newest text of a source was written; MISSING if one has to be made."""
+        try:
+            times = [_written(text) for text in text_files(self._grid, name)]
+        except ConfigError:
+            return MISSING
+        return max((MISSING if time is None else time for time in times), default=MISSING)
+
+
+def _written(path: str) -> float | None:
+    """Return when a file was last written; None if it does not exist."""
+    try:
+        return Path(path).stat().st_mtime
+    except OSError:
+        return None
