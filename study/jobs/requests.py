@@ -4,6 +4,7 @@ Each is a value if it is the same for all jobs of a rule, otherwise a function o
 """
 
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from study.jobs.precompile import PRECOMPILE_FOLDER, precompile_folder, precompi
 from study.jobs.texts import Texts
 from study.jobs.verdict import Shortage, find_shortage
 from study.measure.summaries import is_up_to_date
+from trainer.problems import ConfigError
 from trainer.records import CHECKPOINTS
 
 RESOURCES = (
@@ -144,7 +146,10 @@ class Request:
         from study.estimate.forecast import Forecast
 
         if self._forecast is None:
-            self._forecast = Forecast(self._grid)
+            try:
+                self._forecast = Forecast(self._grid)
+            except ConfigError as error:
+                sys.exit(str(error))  # of an Exception, Snakemake prints a traceback
         needs: Needs = self._forecast.needs(cell)
         return needs
 

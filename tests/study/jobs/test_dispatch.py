@@ -59,6 +59,19 @@ def test_a_broken_table_ends_snakemake_with_a_message(make_grid: MakeGrid) -> No
         start(to_train(grid), grid)
 
 
+def test_a_broken_table_ends_the_plan_of_predicted_requests(make_grid: MakeGrid) -> None:
+    """Not by an Exception, of which Snakemake would print a traceback."""
+    auto = {"fast": {"slurm": {"runtime_min": "auto", "max_runtime_min": 70}}}
+    entry = {"cluster": "fast", "model": "tiny", "gpus": 1}
+    grid = make_grid({"clusters": auto, "grid": [entry]})
+    table = Path(grid.study.folder, "throughput.csv")
+    table.parent.mkdir(parents=True)
+    table.write_text("cluster,model\n")
+    wildcards = SimpleNamespace(**{key: str(value) for key, value in grid[0].labels.items()})
+    with pytest.raises(SystemExit, match=f"{table}: 1 problem\n  not a throughput table"):
+        TrainingRequest(grid).resources()["runtime"](wildcards, 1)
+
+
 def start_on_slurm(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Start the trial study, with Snakemake's records in a folder of the test."""
     study = ["--configfile", "config/studies/slurm-trial.yaml", "--directory", str(folder)]
