@@ -18,10 +18,11 @@ from study.grid import Cell, Grid
 from study.jobs.progress import SUSPENDED, WAITING, later_day, time_in, time_to_end
 from study.jobs.slurm_commands import QueuedJob, list_jobs, why_stuck
 from study.jobs.submitted import comment_of, log_folder, record_of
-from study.measure.summaries import is_stale, read_failure
+from study.measure.summaries import is_stale, read_failure, read_summary
 from study.points import AXES
 from study.show.run_progress import RunProgress, find_slowness, read_progress
 from trainer.folder.run_file import find_summary
+from trainer.problems import ConfigError
 from trainer.records import METRICS, SUMMARY, RunSummary
 
 State = Literal["done", "diverged", "failed", "running", "suspended", "waiting", "to run"]
@@ -124,7 +125,7 @@ class Watch:
         if summary is None:
             state: State = "running" if job else "to run"
             state = "suspended" if job and job.state in SUSPENDED else state
-            note = f"starts, Slurm job {job.label}" if job else ""
+            note = f"starts, Slurm job {job.label}" if job else _unreadable(cell)
             return Seen(cell, state, note, 0, None, self._whole_s(cell))
         return self._unfinished(cell, summary, attempt, job)
 
@@ -218,6 +219,16 @@ def _reason(message: str) -> str:
     first, *problems = message.splitlines()
     listed = problems and first.endswith((": 1 problem", " problems"))
     return f"{first.rpartition(': ')[0]}: {problems[0].strip()}" if listed else first
+
+
+def _unreadable(cell: Cell) -> str:
+    """Return why a cell's run.json cannot be read, as another user's; "" if it can, or is not
+    there."""
+    try:
+        read_summary(cell.folder)
+    except ConfigError as error:
+        return _reason(str(error))
+    return ""
 
 
 def _comment(cell: Cell) -> str:

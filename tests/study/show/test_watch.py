@@ -29,6 +29,17 @@ def test_a_study_that_has_not_begun(make_grid: MakeGrid) -> None:
     assert Watch(grid).summary(seen) == "test: 4 to run"
 
 
+def test_a_run_that_cannot_be_read_is_told(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    summary = Path(grid[0].folder, "run.json")
+    summary.mkdir(parents=True)  # also root cannot read it
+    write_run(grid[1], status=7)
+    told = [(item.state, item.note) for item in Watch(grid).look()[:2]]
+    assert told[0] == ("to run", f"{summary}: cannot be read: Is a directory")
+    assert told[1][0] == "to run"
+    assert told[1][1].startswith(f"{grid[1].folder}/run.json: status: found 7; expected ")
+
+
 def test_a_running_run_by_hand(make_grid: MakeGrid) -> None:
     """Records at steps 1, 10, 20 of 40, at 0.1 s a step: 20 steps are left."""
     grid = make_grid({"run": {"logging": {"freq": 10}}})
