@@ -22,21 +22,14 @@ from typing import Any
 
 from snakemake_executor_plugin_slurm import Executor as PluginExecutor
 from snakemake_executor_plugin_slurm.utils import get_job_wildcards
-from snakemake_executor_plugin_slurm.validation import validate_or_get_slurm_job_id
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
-from study.grid import Cell
 from study.jobs.decisions import Decisions, give_up
+from study.jobs.ended_job import describe_end, logs_of
 from study.jobs.flags import find_pace
 from study.jobs.grants import Grants
-from study.jobs.job_script import (
-    ENDED,
-    ran_out_of_memory,
-    show_logs,
-    what_node_lacks,
-    write_script,
-)
+from study.jobs.job_script import ENDED, show_logs, what_node_lacks, write_script
 from study.jobs.messages import say, shorten
 from study.jobs.progress import Progress
 from study.jobs.sigterm import terminate_children
@@ -53,9 +46,8 @@ from study.jobs.slurm_commands import (
     find_output_file,
     find_submit_limits,
     list_jobs,
-    name_of_user,
 )
-from study.jobs.slurm_queue import SECOND_POLL_S, Look, SlurmQueue, label_of_job
+from study.jobs.slurm_queue import SECOND_POLL_S, Look, SlurmQueue, WatchedJob
 from study.jobs.slurm_request import (
     Prepared,
     check_extra,
@@ -64,13 +56,12 @@ from study.jobs.slurm_request import (
     error_file,
     escape,
     kind_of,
-    log_of_job,
     sbatch_command,
 )
 from study.jobs.submission import Request, Submissions
-from study.jobs.submitted import Submission, link_log, log_folder, make_folder, record_of
-from study.jobs.verdict import End, is_time_up, judge, note_shortage
-from study.measure.summaries import is_up_to_date, read_summary
+from study.jobs.submitted import Found, Submission, link_log, log_folder, make_folder, record_of
+from study.jobs.verdict import judge, note_shortage
+from study.measure.summaries import is_up_to_date
 from study.project import PROJECT
 from trainer.folder.run_file import find_summary
 from trainer.problems import ConfigError
@@ -82,7 +73,7 @@ WAY_TO_SLURM = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 """Variables by which Slurm's commands find their cluster; they are not those of a job."""
 
 LAST_S = 8
-"""Seconds after such a signal at which Snakemake is ended if it has not ended itself."""
+"""Seconds after SIGTERM or SIGHUP at which Snakemake is ended if it has not ended itself."""
 
 
 class SlurmExecutor(Decisions, PluginExecutor):
@@ -94,7 +85,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         self.slurm_logdir = log_folder(self.grid)
         make_folder(self.slurm_logdir / ENDED)
         self._record = record_of(self.slurm_logdir)
-        self._earlier: dict[str, tuple[Submission, QueuedJob]] = {}
+        self._earlier: dict[str, Found] = {}
         first_poll_s = workflow.executor_settings.init_seconds_before_status_checks or 20.0
         self._queue = SlurmQueue(self.slurm_logdir, first_poll_s)
         self._shown: set[Any] = set()
@@ -106,7 +97,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         self._submissions = Submissions(
             self._submit,
             self._refused,
-            active=lambda: Counter(info.aux["kind"] for info in list(self._queue.jobs.values())),
+            active=lambda: Counter(info.kind for info in list(self._queue.jobs.values())),
             most=workflow.resource_settings.nodes or sys.maxsize,
             limit=self._limit_of,
             pace_s=find_pace(workflow),
@@ -205,6 +196,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         return Request(job, kind_of(job), reason)
 
     def _submit(self, request: Request) -> Answer:
+        """Ask sbatch for a job, unless one of an earlier invocation does the same work."""
         job = request.job
         if job not in self._shown:
             self._shown.add(job)
@@ -215,37 +207,36 @@ class SlurmExecutor(Decisions, PluginExecutor):
                 return Answer(0, "", "")
             for file in filter(None, (prepared.log, prepared.error)):
                 file.parent.mkdir(parents=True, exist_ok=True)
-            answer = self._recover(prepared) or ask(prepared.command, stdin=prepared.script)
-            before = self._grants.before(prepared)
-            if before is not None and self._is_refused(answer):
-                self._grants.refuse(prepared.comment, before, answer.message)
-                prepared, before = prepared.within(before), None
-                answer = ask(prepared.command, stdin=prepared.script)
+            answer, prepared, grown_from = self._ask(prepared)
+            self._doubtful = prepared.name + prepared.comment if answer.code else ""
             if answer.code:
-                self._doubtful = prepared.name + prepared.comment
                 return answer
-            self._doubtful = ""
-            number, _, named = answer.out.strip().partition(";")
-            job_id = validate_or_get_slurm_job_id(number, answer.out)
-            # Of several that were asked for, sbatch names the one that it chose.
-            cluster = prepared.cluster and (named or prepared.cluster)
+            made = prepared.accepted(answer.out)
         except (WorkflowError, OSError) as error:
             return Answer(1, "", str(error))
-        log = prepared.log_of(job_id)
         self._grants.accept(prepared)
-        made = Submission(
-            *(job_id, cluster, prepared.name, prepared.comment, prepared.digest, log),
-            name_of_user(),
-        )
         self._record.add(made)
-        self._watch(job, made, grown_from=before)
+        self._watch(job, made, grown_from=grown_from)
         if request.reason:
             cell = self.cell(job)
-            where = cell.name if cell else prepared.comment
+            where = cell.name if cell else made.comment
             say(f"{where}: {request.reason}, continues as Slurm job {made.label}.")
         else:
-            say(f"Slurm job {made.label}: {prepared.comment} (log: {shorten(log)})")
+            say(f"Slurm job {made.label}: {made.comment} (log: {shorten(made.log)})")
         return answer
+
+    def _ask(self, prepared: Prepared) -> tuple[Answer, Prepared, int | None]:
+        """Ask sbatch for a job; if it refuses one whose request has grown, for one as before.
+
+        Return its answer, the job that was asked for, and the minutes that this has grown from.
+        """
+        answer = self._recover(prepared) or ask(prepared.command, stdin=prepared.script)
+        before = self._grants.before(prepared)
+        if before is None or not self._is_refused(answer):
+            return answer, prepared, before
+        self._grants.refuse(prepared.comment, before, answer.message)
+        prepared = prepared.within(before)
+        return ask(prepared.command, stdin=prepared.script), prepared, None
 
     def _recover(self, prepared: Prepared) -> Answer | None:
         """Find the job of a request whose answer was lost: it may have been accepted."""
@@ -296,18 +287,11 @@ class SlurmExecutor(Decisions, PluginExecutor):
         self, job: Any, made: Submission, kept: bool = False, grown_from: int | None = None
     ) -> None:
         cell = self.cell(job)
-        before = find_summary(cell.folder) if cell and not kept else None
-        aux = {
-            "slurm_logfile": Path(made.log),
-            "cluster": made.cluster,
-            "user": made.user,
-            "grown_from": grown_from,
-            "step": before.steps_done if before else 0,
-            "attempts": len(before.attempts) if before else 0,
-            "kept": kept,
-            "kind": kind_of(job),
-        }
-        info = SubmittedJobInfo(job, external_jobid=made.job_id, aux=aux)
+        info = WatchedJob(
+            job, made.job_id, made=made, kind=kind_of(job), kept=kept, grown_from=grown_from
+        )
+        if cell is not None and not kept and (before := find_summary(cell.folder)):
+            info.first_step, info.attempts = before.steps_done, len(before.attempts)
         self._queue.add(info)
         if cell is not None:
             link_log(made, Path(cell.folder))
@@ -346,57 +330,40 @@ class SlurmExecutor(Decisions, PluginExecutor):
                 self.report_job_error(info, msg=str(error))
         self.progress.show(len(self._submissions))
 
-    def _may_be_late(self, info: Any, ended: str) -> bool:
+    def _may_be_late(self, info: WatchedJob, ended: str) -> bool:
         """Return whether what a job has written at its end may still appear here.
 
         A network file system may hide a new file for as long as it keeps a folder's attributes.
         """
         cell = self.cell(info.job)
-        if ended != "COMPLETED" or cell is None or info.aux["kept"] or is_up_to_date(cell):
+        if ended != "COMPLETED" or cell is None or info.kept or is_up_to_date(cell):
             return False
-        seen = info.aux.setdefault("ended", time.monotonic())
+        info.ended = time.monotonic() if info.ended is None else info.ended
         self._queue.poll_within(SECOND_POLL_S)
-        late_s: float = time.monotonic() - seen
-        return late_s < self.workflow.execution_settings.latency_wait
+        wait_s: float = self.workflow.execution_settings.latency_wait
+        return time.monotonic() - info.ended < wait_s
 
-    def _asks_for_less(self, info: Any, seen: Look) -> bool:
+    def _asks_for_less(self, info: WatchedJob, seen: Look) -> bool:
         """Replace a job that waits in vain, as it asks for more time than one of its cell before;
         return whether it was replaced."""
-        queued, minutes = seen.queued(info), info.aux["grown_from"]
+        queued, minutes, made = seen.queued(info), info.grown_from, info.made
         if minutes is None or queued is None or queued.state != "PENDING":
             return False
         if not NEEDS_LESS_TIME.search(queued.reason):
             return False
-        self._grants.refuse(comment_of_job(info.job), minutes, queued.reason)
-        cancel_jobs([info.external_jobid], info.aux["cluster"])
+        self._grants.refuse(made.comment, minutes, queued.reason)
+        cancel_jobs([made.job_id], made.cluster)
         self._end(info)
-        self.progress.replaced(label_of_job(info))
-        reason = f"Slurm job {label_of_job(info)} would never have started"
+        self.progress.replaced(made.label)
+        reason = f"Slurm job {made.label} would never have started"
         self._submissions.add(self._request(info.job, reason), first=True)
         return True
 
-    def _settle(self, info: Any, state: str, queued: QueuedJob | None = None) -> None:
+    def _settle(self, info: WatchedJob, state: str, queued: QueuedJob | None) -> None:
         """Do what follows from the end of a job."""
         job, cell = info.job, self.cell(info.job)
         self._end(info)
-        errors = error_file(cell.cluster_config.slurm) if cell else None
-        logs = [info.aux["slurm_logfile"]]
-        logs += [log_of_job(errors, info.external_jobid)] if errors else []
-        summary = read_summary(cell.folder) if cell else None
-        saved = (
-            summary is not None
-            and summary.attempts[-1].status == "preempted"
-            and len(summary.attempts) > info.aux["attempts"]
-        )
-        end = End(
-            state=state,
-            complete=is_up_to_date(cell) if cell else state == "COMPLETED",
-            saved_step=summary.steps_done if summary and saved else None,
-            first_step=info.aux["step"],
-            out_of_memory=state in ("FAILED", "OUT_OF_MEMORY") and ran_out_of_memory(logs),
-            time_up=cell is not None and self._is_time_up(cell, queued),
-            kept=info.aux["kept"],
-        )
+        end = describe_end(info, state, cell, queued)
         verdict = judge(end)
         if cell is not None and verdict.action != "done":
             note_shortage(cell.name, end)
@@ -408,29 +375,23 @@ class SlurmExecutor(Decisions, PluginExecutor):
                 self.progress.finished(cell)
             self.report_job_success(info)
         else:
-            lacks = self._what_its_node_lacks(info) if state == "FAILED" else ""
+            lacks = self._what_its_node_lacks(info.made) if state == "FAILED" else ""
             if lacks or verdict.action == "give up":
                 give_up(job)
-            said = f"Slurm job {label_of_job(info)} ended: {state}. {verdict.reason}".strip()
-            shown = show_logs(logs, getattr(job, "log", ()))
+            said = f"Slurm job {info.made.label} ended: {state}. {verdict.reason}".strip()
+            shown = show_logs(logs_of(info, cell), getattr(job, "log", ()))
             message = "\n".join(filter(None, [said, lacks, shown]))
             self.report_job_error(info, msg=message)
 
-    def _is_time_up(self, cell: Cell, queued: QueuedJob | None) -> bool:
-        slurm = cell.cluster_config.slurm
-        if queued is None or slurm is None:
-            return False
-        return is_time_up(queued.used_s, queued.limit_s, slurm.warn_s)
-
-    def _end(self, info: Any) -> None:
+    def _end(self, info: WatchedJob) -> None:
         self._queue.remove(info)
         self._submissions.job_ended()
 
-    def _what_its_node_lacks(self, info: Any) -> str:
+    def _what_its_node_lacks(self, made: Submission) -> str:
         """Return what the node of a failed job does not see, for people; empty if it sees all."""
         return what_node_lacks(
-            find_exit_code(info.external_jobid, info.aux["cluster"]),
-            log=info.aux["slurm_logfile"],
+            find_exit_code(made.job_id, made.cluster),
+            log=Path(made.log),
             folders=(self.workflow.workdir_init, PROJECT, self.slurm_logdir.parent),
             results=self.grid.study.results_dir,
         )
@@ -445,9 +406,9 @@ class SlurmExecutor(Decisions, PluginExecutor):
 
     def cancel_jobs(self, active_jobs: list[Any]) -> None:
         """Cancel this user's jobs by one scancel for each Slurm cluster."""
-        ours = [info for info in active_jobs if info.aux["user"] == name_of_user()]
-        for cluster in {info.aux["cluster"] for info in ours}:
-            ids = sorted(i.external_jobid for i in ours if i.aux["cluster"] == cluster)
+        ours = [info.made for info in active_jobs if info.made.is_ours]
+        for cluster in {made.cluster for made in ours}:
+            ids = sorted(made.job_id for made in ours if made.cluster == cluster)
             problem = cancel_jobs(ids, cluster)
             if problem:
                 place = f" on Slurm cluster {cluster}" if cluster else ""

@@ -8,10 +8,11 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from study.jobs.job_script import ENDED, read_note
 from study.jobs.messages import say
@@ -21,9 +22,9 @@ from study.jobs.slurm_commands import (
     QueuedJob,
     find_recorded_state,
     is_forgotten,
-    label_of,
     list_jobs,
 )
+from study.jobs.submitted import Submission
 from study.jobs.verdict import GONE
 
 LONGEST_POLL_S = 60
@@ -33,9 +34,23 @@ SECOND_POLL_S = 5
 """Seconds until Slurm is asked again about a job that may have ended."""
 
 
-def label_of_job(info: Any) -> str:
-    """Return what tells a submitted job from all others."""
-    return label_of(info.external_jobid, info.aux["cluster"])
+@dataclass(kw_only=True)
+class WatchedJob(SubmittedJobInfo):
+    """A job of this invocation in Slurm's queue."""
+
+    made: Submission
+    kind: Hashable
+    """What a submit limit applies to."""
+    kept: bool = False
+    """An earlier invocation submitted it, perhaps with other settings."""
+    grown_from: int | None = None
+    """Minutes of its cell's last request, if it asks for more."""
+    first_step: int = 0
+    """The last recorded step before it."""
+    attempts: int = 0
+    """Attempts of its run before it."""
+    ended: float | None = None
+    """When it was seen to have ended, on the monotonic clock, s; None while it runs."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +62,10 @@ class Look:
     listed: Listing | None
     """squeue's answer; None if it was not asked."""
 
-    def queued(self, info: Any) -> QueuedJob | None:
+    def queued(self, info: WatchedJob) -> QueuedJob | None:
         """Return a job as squeue lists it."""
         listed = self.listed or Listing()
-        return listed.jobs.get((info.aux["cluster"], info.external_jobid))
+        return listed.jobs.get((info.made.cluster, info.made.job_id))
 
 
 class SlurmQueue:
@@ -62,8 +77,8 @@ class SlurmQueue:
         `first_poll_s`: seconds until Slurm is asked after a job was added or has ended; half as
         much again after each answer.
         """
-        self.jobs: dict[str, Any] = {}
-        """A job's label -> Snakemake's SubmittedJobInfo."""
+        self.jobs: dict[str, WatchedJob] = {}
+        """By label."""
         self._logs, self._first_poll_s = logs, first_poll_s
         # Those that are there are of jobs that ended unseen, whose ids Slurm may give out again.
         self._seen = self._notes()
@@ -72,14 +87,14 @@ class SlurmQueue:
         self._next_poll = 0.0
         self.poll_s = first_poll_s
 
-    def add(self, info: Any) -> None:
+    def add(self, info: WatchedJob) -> None:
         """Add a job."""
-        self.jobs[label_of_job(info)] = info
+        self.jobs[info.made.label] = info
         self.poll_within(self._first_poll_s)
 
-    def remove(self, info: Any) -> None:
+    def remove(self, info: WatchedJob) -> None:
         """Remove a job that has ended."""
-        label = label_of_job(info)
+        label = info.made.label
         self.jobs.pop(label, None)
         self._seen.pop(label, None)
         self._doubts.pop(label, None)
@@ -91,7 +106,7 @@ class SlurmQueue:
         """Return whether there is something to look at."""
         return time.monotonic() >= self._next_poll or bool(self._new_notes())
 
-    def look(self, active: Collection[Any]) -> Look:
+    def look(self, active: Collection[WatchedJob]) -> Look:
         """Read the notes of jobs that have ended; ask Slurm about the active ones if it is time."""
         noted = self._new_notes()
         self._seen |= noted
@@ -99,15 +114,15 @@ class SlurmQueue:
         asks = bool(active) and (time.monotonic() >= self._next_poll or any(codes.values()))
         if not asks:
             return Look(codes, listed=None)
-        clusters = {info.aux["cluster"] for info in active}
-        listed = list_jobs(clusters, {info.aux["user"] for info in active})
+        clusters = {info.made.cluster for info in active}
+        listed = list_jobs(clusters, {info.made.user for info in active})
         self.poll_s = min(LONGEST_POLL_S, 1.5 * self.poll_s)
         self._next_poll = time.monotonic() + self.poll_s
         return Look(codes, listed)
 
-    def find_end(self, info: Any, seen: Look) -> str | None:
+    def find_end(self, info: WatchedJob, seen: Look) -> str | None:
         """Return the state in which a job has ended; None while it is active."""
-        label, job_id, cluster = label_of_job(info), info.external_jobid, info.aux["cluster"]
+        label, job_id, cluster = info.made.label, info.made.job_id, info.made.cluster
         if seen.codes.get(label) == 0:
             return "COMPLETED"
         if seen.listed is None or cluster in seen.listed.silent:

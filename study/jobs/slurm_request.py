@@ -11,12 +11,16 @@ from typing import Any, NamedTuple
 
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import set_gres_string
-from snakemake_executor_plugin_slurm.validation import get_forbidden_slurm_options
+from snakemake_executor_plugin_slurm.validation import (
+    get_forbidden_slurm_options,
+    validate_or_get_slurm_job_id,
+)
 from snakemake_interface_common.exceptions import WorkflowError
 
 from study.cluster_config import SlurmConfig
 from study.jobs.decisions import is_training
-from study.jobs.submitted import comment_of
+from study.jobs.slurm_commands import name_of_user
+from study.jobs.submitted import Submission, comment_of
 
 FORBIDDEN = {
     "--array": "several jobs would train in one folder; vary an axis of the grid instead",
@@ -73,6 +77,17 @@ class Prepared:
         place = self.command.index("-t") + 1
         command = [*self.command[:place], str(minutes), *self.command[place + 1 :]]
         return replace(self, command=command)
+
+    def accepted(self, answer: str) -> Submission:
+        """Return the job that sbatch has accepted, by what it printed. Raises WorkflowError."""
+        number, _, named = answer.strip().partition(";")
+        job_id = validate_or_get_slurm_job_id(number, answer)
+        # Of several clusters that were asked for, sbatch names the one that it chose.
+        cluster = self.cluster and (named or self.cluster)
+        return Submission(
+            *(job_id, cluster, self.name, self.comment, self.digest, self.log_of(job_id)),
+            name_of_user(),
+        )
 
     @property
     def digest(self) -> str:

@@ -16,8 +16,8 @@ from study.jobs.job_script import ENDED
 from study.jobs.progress import Progress
 from study.jobs.slurm_commands import Listing, QueuedJob, name_of_user
 from study.jobs.slurm_executor import SlurmExecutor
-from study.jobs.slurm_queue import SlurmQueue
-from study.jobs.submitted import Record
+from study.jobs.slurm_queue import SlurmQueue, WatchedJob
+from study.jobs.submitted import Record, Submission
 from study.jobs.verdict import GONE
 
 RETRIES = 2
@@ -119,11 +119,20 @@ class Polled(Recorder, SlurmExecutor):
     def run_job_pre(self, job: Any) -> None: ...
 
 
-def watched(executor: Polled, grid: Grid) -> Any:
-    info, folder = job_of(grid)
-    log = executor.slurm_logdir / "7.log"
-    aux = {"slurm_logfile": log, "cluster": None, "user": name_of_user(), "grown_from": None}
-    info.aux = aux | {"step": 0, "kept": False, "attempts": 0, "kind": ()}
+def watched(
+    executor: Polled,
+    grid: Grid,
+    job_id: str = "7",
+    cluster: str | None = None,
+    user: str | None = None,
+    number: int = 0,
+) -> tuple[WatchedJob, Path]:
+    """Return a cell's job in the executor's queue, by default ours, and its run's folder."""
+    job, folder = job_of(grid, number=number)
+    log = str(executor.slurm_logdir / f"{job_id}.log")
+    whose = user or name_of_user()
+    made = Submission(job_id, cluster, "name", "comment", "digest", log, whose)
+    info = WatchedJob(job.job, job_id, made=made, kind=())
     executor._queue.add(info)
     return info, folder
 

@@ -12,7 +12,7 @@ import yaml
 from study.grid import Grid
 from study.jobs import slurm_executor, slurm_queue
 from study.jobs.job_script import ENDED
-from study.jobs.slurm_commands import Listing, name_of_user
+from study.jobs.slurm_commands import Listing
 from study.jobs.slurm_queue import SlurmQueue
 from study.jobs.verdict import GONE, find_shortage
 from study.load import load_study
@@ -21,7 +21,6 @@ from tests.study.jobs.stand_ins import (
     attempt,
     check,
     complete,
-    job_of,
     poll,
     queued_job,
     retried,
@@ -157,7 +156,7 @@ def test_a_run_that_saved_is_submitted_again_and_is_no_failure(
 def test_a_job_that_fails_before_its_run_starts_has_not_saved(executor: Polled, grid: Grid) -> None:
     """run.json is still that of an attempt before, which had saved."""
     info, folder = watched(executor, grid)
-    info.aux |= {"step": 12, "attempts": 1}
+    info.first_step, info.attempts = 12, 1
     summary = {"status": "preempted", "fingerprint": "x", "params": 1, "steps_done": 12}
     (folder / "run.json").write_text(json.dumps(summary | {"attempts": [attempt("preempted")]}))
     before = find_shortage(grid[0].name)
@@ -190,7 +189,7 @@ def test_what_was_printed_before_the_run_began_is_shown(executor: Polled, grid: 
     attempt_log = folder / "attempt.log"
     attempt_log.touch()
     info.job.log = [str(attempt_log)]
-    log = info.aux["slurm_logfile"]
+    log = Path(info.made.log)
     log.write_text("line\n" * 100 + "/var/script: line 12: module: command not found\n")
     assert not poll(executor, info, "FAILED")
     said = str(executor.errors[0]).splitlines()
@@ -261,9 +260,7 @@ def test_a_job_that_only_the_accounting_and_the_controller_list_is_active(
 
 def test_jobs_on_a_slurm_cluster_that_answers_are_settled(executor: Polled, grid: Grid) -> None:
     info, _ = watched(executor, grid)
-    there, _ = job_of(grid, number=1)
-    there.external_jobid, there.aux = "8", info.aux | {"cluster": "nowhere"}
-    executor._queue.add(there)
+    there, _ = watched(executor, grid, "8", cluster="nowhere", number=1)
     answer = Listing({(None, "7"): queued_job("FAILED")}, frozenset(["nowhere"]))
     slurm_queue.list_jobs = lambda clusters, users: answer  # type: ignore[assignment]
     executor._queue._next_poll = 0.0
@@ -276,9 +273,7 @@ def test_jobs_of_two_slurm_clusters_with_the_same_id_end_on_their_own(
     executor: Polled, grid: Grid
 ) -> None:
     here, folder = watched(executor, grid)
-    there, other = job_of(grid, number=1)
-    there.external_jobid, there.aux = "7", here.aux | {"cluster": "beta"}
-    executor._queue.add(there)
+    there, other = watched(executor, grid, cluster="beta", number=1)
     complete(grid, folder)
     complete(grid, other, number=1)
 
@@ -310,12 +305,7 @@ def test_ctrl_c_cancels_our_jobs_on_each_slurm_cluster(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     made = [("7", None, None), ("9", "other", None), ("8", "other", None), ("10", "other", "ada")]
-    jobs = []
-    for number, cluster, user in made:
-        info, _ = watched(executor, grid)
-        info.external_jobid = number
-        info.aux = info.aux | {"cluster": cluster, "user": user or name_of_user()}
-        jobs.append(info)
+    jobs = [watched(executor, grid, *one)[0] for one in made]
     cancelled: dict[str | None, list[str]] = {}
 
     def cancel_jobs(ids: list[str], cluster: str | None) -> str:

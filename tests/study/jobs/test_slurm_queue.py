@@ -9,11 +9,13 @@ import pytest
 from study.jobs import slurm_queue
 from study.jobs.job_script import ENDED
 from study.jobs.slurm_commands import Listing
-from study.jobs.slurm_queue import SlurmQueue
+from study.jobs.slurm_queue import SlurmQueue, WatchedJob
+from study.jobs.submitted import Submission
 
 
-def job(number: int) -> Any:
-    return SimpleNamespace(external_jobid=str(number), aux={"cluster": None, "user": "me"})
+def job(number: int) -> WatchedJob:
+    made = Submission(str(number), None, "name", "comment", "digest", "log", "me")
+    return WatchedJob(None, str(number), made=made, kind=())
 
 
 def test_slurm_is_asked_less_and_less_often_until_a_job_ends(
