@@ -4,7 +4,7 @@ from pathlib import Path
 
 from study.grid import Cell
 from study.jobs.job_script import ran_out_of_memory
-from study.jobs.slurm_commands import QueuedJob
+from study.jobs.slurm_jobs import QueuedJob
 from study.jobs.slurm_queue import WatchedJob
 from study.jobs.slurm_request import error_file, log_of_job
 from study.jobs.verdict import End, is_time_up

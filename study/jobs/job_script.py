@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from study.jobs.slurm_commands import label_of
+from study.jobs.slurm_jobs import label_of
 
 ENDED = "ended"
 """Folder of the notes, within the folder of a study's Slurm logs: a job's label -> exit code."""

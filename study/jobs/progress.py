@@ -7,7 +7,7 @@ from datetime import datetime
 
 from study.grid import Cell, Grid
 from study.jobs.messages import say
-from study.jobs.slurm_commands import Listing, QueuedJob, why_stuck
+from study.jobs.slurm_jobs import Listing, QueuedJob, why_stuck
 from trainer.folder.run_file import find_summary
 
 FIRST_S, EVERY_S = 20, 60

@@ -9,14 +9,8 @@ from pathlib import Path
 from study.estimate.forecast import Forecast
 from study.grid import Cell, Grid
 from study.jobs.launch import request_line
-from study.jobs.slurm_commands import (
-    ExpectedStart,
-    QueuedJob,
-    by_age,
-    count_nodes,
-    find_start,
-    list_jobs,
-)
+from study.jobs.sbatch_answers import ExpectedStart, count_nodes, find_start
+from study.jobs.slurm_jobs import QueuedJob, by_age, list_jobs
 from study.measure.summaries import is_up_to_date
 from study.placements import Prospect
 

@@ -32,19 +32,16 @@ from study.jobs.grants import Grants
 from study.jobs.job_script import ENDED, show_logs, what_node_lacks, write_script
 from study.jobs.messages import say, shorten
 from study.jobs.progress import Progress
+from study.jobs.sbatch_answers import classify_refusal, find_submit_limits
 from study.jobs.sigterm import terminate_children
-from study.jobs.slurm_commands import (
+from study.jobs.slurm_commands import Answer, abandon, ask
+from study.jobs.slurm_jobs import (
     NEEDS_LESS_TIME,
-    Answer,
     QueuedJob,
-    abandon,
-    ask,
     by_age,
     cancel_jobs,
-    classify_refusal,
     find_exit_code,
     find_output_file,
-    find_submit_limits,
     list_jobs,
 )
 from study.jobs.slurm_queue import SECOND_POLL_S, Look, SlurmQueue, WatchedJob

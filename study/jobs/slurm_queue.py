@@ -16,7 +16,7 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from study.jobs.job_script import ENDED, read_note
 from study.jobs.messages import say
-from study.jobs.slurm_commands import (
+from study.jobs.slurm_jobs import (
     ENDS,
     Listing,
     QueuedJob,

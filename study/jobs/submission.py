@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from study.jobs.messages import say
-from study.jobs.slurm_commands import Answer, classify_refusal
+from study.jobs.sbatch_answers import classify_refusal
+from study.jobs.slurm_commands import Answer
 
 SHORTEST_S = 2.0
 LONGEST_S = 60.0

@@ -14,13 +14,8 @@ from snakemake_interface_common.exceptions import WorkflowError
 from study.files import append_lines
 from study.grid import Grid
 from study.jobs.messages import say
-from study.jobs.slurm_commands import (
-    QueuedJob,
-    cancel_jobs,
-    label_of,
-    list_jobs,
-    name_of_user,
-)
+from study.jobs.slurm_commands import name_of_user
+from study.jobs.slurm_jobs import QueuedJob, cancel_jobs, label_of, list_jobs
 from trainer.files import write_atomically
 from trainer.json_files import parse_json
 

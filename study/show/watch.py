@@ -16,7 +16,7 @@ from study.estimate.forecast import Forecast
 from study.formats import format_seconds
 from study.grid import Cell, Grid
 from study.jobs.progress import SUSPENDED, WAITING, later_day, time_in, time_to_end
-from study.jobs.slurm_commands import QueuedJob, list_jobs, why_stuck
+from study.jobs.slurm_jobs import QueuedJob, list_jobs, why_stuck
 from study.jobs.submitted import comment_of, log_folder, record_of
 from study.measure.summaries import is_stale, read_failure, read_summary
 from study.points import AXES

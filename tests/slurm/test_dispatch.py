@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from benchmarks.slurm_overhead import bare, time_of_first_step
-from study.jobs.slurm_commands import find_submit_limits
+from study.jobs.sbatch_answers import find_submit_limits
 from tests.slurm.cluster.api import Cluster
 from tests.slurm.studies import (
     ROOT,

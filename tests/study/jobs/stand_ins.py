@@ -3,19 +3,22 @@ is told."""
 
 import asyncio
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from snakemake.iocontainers import Wildcards
 
 from study.grid import Grid
-from study.jobs import slurm_queue
+from study.jobs import sbatch_answers, slurm_jobs, slurm_queue
 from study.jobs.grants import Grants
 from study.jobs.job_script import ENDED
 from study.jobs.progress import Progress
-from study.jobs.slurm_commands import Listing, QueuedJob, name_of_user
+from study.jobs.slurm_commands import Answer, name_of_user
 from study.jobs.slurm_executor import SlurmExecutor
+from study.jobs.slurm_jobs import Listing, QueuedJob
 from study.jobs.slurm_queue import SlurmQueue, WatchedJob
 from study.jobs.submitted import Record, Submission
 from study.jobs.verdict import GONE
@@ -157,3 +160,21 @@ def check(executor: Polled, active: list[Any]) -> list[Any]:
 
 def queued_job(state: str, reason: str = "None", **more: Any) -> QueuedJob:
     return QueuedJob("7", state, reason, "name", "comment", **more)
+
+
+def ask_instead(monkeypatch: pytest.MonkeyPatch, ask: Callable[..., Answer]) -> None:
+    """Have a function asked in place of Slurm's commands."""
+    for module in (slurm_jobs, sbatch_answers):
+        monkeypatch.setattr(module, "ask", ask)
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> list[Sequence[str]]:
+    """Give every command the same answer; return the commands as they are asked."""
+    asked: list[Sequence[str]] = []
+
+    def ask(command: Sequence[str], stdin: str | None = None) -> Answer:
+        asked.append(command)
+        return answer
+
+    ask_instead(monkeypatch, ask)
+    return asked

@@ -15,15 +15,16 @@ import yaml
 
 from study.__main__ import main
 from study.grid import Cell, Grid
-from study.jobs import slurm_commands
 from study.jobs.progress import time_in
 from study.jobs.prospects import Backlog
-from study.jobs.slurm_commands import Answer, count_nodes, find_start
+from study.jobs.sbatch_answers import count_nodes, find_start
+from study.jobs.slurm_commands import Answer
 from study.jobs.workflow import load_config
 from study.load import load_grid_file
 from study.placements import Placement, read_placements, record_placements
 from study.show.plan import format_placements
 from tests.study.conftest import write_run
+from tests.study.jobs.stand_ins import answering, ask_instead
 from trainer.problems import ConfigError
 
 STEPS = 3601
@@ -73,7 +74,7 @@ class Slurm:
 @pytest.fixture
 def slurm(monkeypatch: pytest.MonkeyPatch) -> Slurm:
     slurm = Slurm()
-    monkeypatch.setattr(slurm_commands, "ask", slurm.ask)
+    ask_instead(monkeypatch, slurm.ask)
     return slurm
 
 
@@ -497,7 +498,7 @@ def test_a_wait_over_the_change_to_summer_time(
 ) -> None:
     """In Berlin clocks went from 2:00 to 3:00 on 29 March 2026: from 1:00 to 6:00 took 4 hours."""
     said = "sbatch: Job 7 to start at 2026-03-29T06:00:00 using 8 processors on nodes n1\n"
-    monkeypatch.setattr(slurm_commands, "ask", lambda command, stdin=None: Answer(0, "", said))
+    answering(monkeypatch, Answer(0, "", said))
     began = datetime(2026, 3, 29, 0, 0, tzinfo=UTC).timestamp()
     monkeypatch.setattr(time, "time", lambda: began)
     with monkeypatch.context() as patch:

@@ -4,7 +4,7 @@ import pytest
 
 from study.grid import Grid
 from study.jobs.progress import Progress, time_to_end
-from study.jobs.slurm_commands import Listing, QueuedJob
+from study.jobs.slurm_jobs import Listing, QueuedJob
 
 
 def listing(*jobs: QueuedJob) -> Listing:

@@ -12,7 +12,7 @@ import yaml
 from study.grid import Grid
 from study.jobs import slurm_executor, slurm_queue
 from study.jobs.job_script import ENDED
-from study.jobs.slurm_commands import Listing
+from study.jobs.slurm_jobs import Listing
 from study.jobs.slurm_queue import SlurmQueue
 from study.jobs.verdict import GONE, find_shortage
 from study.load import load_study

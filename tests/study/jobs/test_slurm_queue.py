@@ -8,7 +8,7 @@ import pytest
 
 from study.jobs import slurm_queue
 from study.jobs.job_script import ENDED
-from study.jobs.slurm_commands import Listing
+from study.jobs.slurm_jobs import Listing
 from study.jobs.slurm_queue import SlurmQueue, WatchedJob
 from study.jobs.submitted import Submission
 

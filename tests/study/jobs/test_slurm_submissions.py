@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from study.grid import Grid
-from study.jobs import slurm_commands, slurm_executor, slurm_queue, submitted
-from study.jobs.slurm_commands import Answer, Listing, QueuedJob
+from study.jobs import slurm_executor, slurm_jobs, slurm_queue, submitted
+from study.jobs.slurm_commands import Answer
 from study.jobs.slurm_executor import SlurmExecutor
+from study.jobs.slurm_jobs import Listing, QueuedJob
 from study.jobs.slurm_queue import SlurmQueue
 from study.jobs.slurm_request import Prepared, comment_of_job
 from study.jobs.submission import Request
@@ -198,9 +199,9 @@ def test_a_restart_asks_slurm_once_for_all_jobs_and_so_does_a_poll(
         asked.append(command[0])
         return Answer(0, "".join(lines), "")
 
-    for module in (slurm_commands, slurm_executor):
+    for module in (slurm_jobs, slurm_executor):
         monkeypatch.setattr(module, "ask", ask)
-    monkeypatch.setattr(slurm_queue, "list_jobs", slurm_commands.list_jobs)
+    monkeypatch.setattr(slurm_queue, "list_jobs", slurm_jobs.list_jobs)
     executor.find_earlier_jobs([new, *jobs])
     executor.run_jobs([new, *jobs])
     assert executor.again[-1].job is new  # the queue may be full of those that are in it

@@ -8,7 +8,8 @@ import pytest
 from snakemake_interface_common.exceptions import WorkflowError
 
 from study.jobs import submitted
-from study.jobs.slurm_commands import Listing, QueuedJob, name_of_user
+from study.jobs.slurm_commands import name_of_user
+from study.jobs.slurm_jobs import Listing, QueuedJob
 from study.jobs.submitted import Record, Submission
 
 

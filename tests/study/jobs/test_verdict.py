@@ -2,7 +2,8 @@
 
 import pytest
 
-from study.jobs.slurm_commands import QueuedJob, classify_refusal, why_stuck
+from study.jobs.sbatch_answers import classify_refusal
+from study.jobs.slurm_jobs import QueuedJob, why_stuck
 from study.jobs.verdict import (
     GONE,
     End,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from study.__main__ import main
 from study.grid import Grid
-from study.jobs.slurm_commands import Listing, QueuedJob
+from study.jobs.slurm_jobs import Listing, QueuedJob
 from study.jobs.submitted import Submission, log_folder
 from study.show import watch as watch_module
 from study.show.watch import Watch
