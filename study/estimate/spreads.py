@@ -1,12 +1,12 @@
 """How much runs of one configuration differ on a cluster, in speed and in start-up."""
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 from study.estimate.overhead import pauses
 from study.measure.measurement import Measurement
-from study.measure.repeats import pooled, speed_spread
+from study.measure.repeats import relative_spread
 
 BETWEEN_STARTS = 0.1
 """Spread between runs of what a run does besides its steps if none was repeated, relative. Start-up
@@ -55,24 +55,17 @@ class Spreads:
 
 def find_spreads(measurements: Sequence[Measurement]) -> Spreads:
     """Return the spreads of all runs of a trainer on a cluster."""
+    steps, startups = (
+        _repeated(measurements, value, lambda item: item.cell.speed_key)
+        for value in (lambda item: item.mean_step_s, lambda item: item.startup_s)
+    )
+    outside = _repeated(measurements, lambda item: item.outside_s, _whole_run)
     return Spreads(
-        step=speed_spread(_repeated(measurements, lambda item: item.mean_step_s, _configuration)),
-        startup=_startup_spread(
-            _repeated(measurements, lambda item: item.startup_s, _configuration)
-        ),
-        outside=_startup_spread(_repeated(measurements, lambda item: item.outside_s, _whole_run)),
+        step=relative_spread(steps),
+        startup=relative_spread(startups, BETWEEN_STARTS),
+        outside=relative_spread(outside, BETWEEN_STARTS),
         interval=_between_intervals(measurements),
     )
-
-
-def _startup_spread(repeated: Iterator[list[float]]) -> float:
-    """Return the spread of all repeated runs, with `BETWEEN_STARTS` counting as one pair."""
-    square, degrees = pooled([math.log(value) for value in values] for values in repeated)
-    return math.sqrt((square + BETWEEN_STARTS**2) / (degrees + 1))
-
-
-def _configuration(item: Measurement) -> Hashable:
-    return item.cell.speed_key
 
 
 def _whole_run(item: Measurement) -> Hashable:
@@ -82,14 +75,14 @@ def _whole_run(item: Measurement) -> Hashable:
 
 def _repeated(
     measurements: Sequence[Measurement], value: Value, alike: Callable[[Measurement], Hashable]
-) -> Iterator[list[float]]:
-    """Yield the known values of the runs that are alike, those above 0."""
+) -> Collection[list[float]]:
+    """Return the known values of the runs that are alike, those above 0."""
     groups: dict[Hashable, list[float]] = {}
     for item in measurements:
         found = value(item)
         if found is not None and found > 0:
             groups.setdefault(alike(item), []).append(found)
-    yield from groups.values()
+    return groups.values()
 
 
 def _between_intervals(measurements: Sequence[Measurement]) -> float:

@@ -23,7 +23,7 @@ from study.measure.comparability import Pair, losses_compare, unlike
 from study.measure.interval import CONFIDENCE, Width, assumed_width, width_of_mean, width_of_runs
 from study.measure.losses import TRAINING, VALIDATION
 from study.measure.noise import Noise, noise_within
-from study.measure.repeats import speed_spread
+from study.measure.repeats import relative_spread
 from study.measure.throughput_row import ThroughputRow, read_rows
 from trainer.problems import ConfigError
 
@@ -152,7 +152,7 @@ def compare(base: Side, others: Sequence[Side], by: str | None = None) -> list[D
     groups = [rows for group in cells.values() for rows in group.values()]
     noise = _Noise(
         noise_within(_log_speeds(rows) for rows in groups),
-        speed_spread(_speeds(rows) for rows in groups),
+        relative_spread(_speeds(rows) for rows in groups),
         {kind: noise_within(_losses(rows, kind) for rows in groups) for kind in KINDS},
     )
     found = []

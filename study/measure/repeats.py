@@ -8,14 +8,14 @@ BETWEEN_RUNS = 0.02
 """Spread of the step time between runs of a configuration if none was repeated, relative."""
 
 
-def speed_spread(repeated: Iterable[Sequence[float]]) -> float:
-    """Return the standard deviation of a run's step time or speed, relative.
+def relative_spread(repeated: Iterable[Sequence[float]], usual: float = BETWEEN_RUNS) -> float:
+    """Return the standard deviation of a run's step time, speed or other time, relative.
 
     `repeated` has the values of each configuration. The spread is that of all repeated runs, with
-    `BETWEEN_RUNS` counting as one pair.
+    `usual` counting as one pair.
     """
     square, degrees = pooled([math.log(value) for value in values] for values in repeated)
-    return math.sqrt((square + BETWEEN_RUNS**2) / (degrees + 1))
+    return math.sqrt((square + usual**2) / (degrees + 1))
 
 
 def pooled(repeated: Iterable[Sequence[float]]) -> tuple[float, int]:

@@ -13,7 +13,7 @@ import pytest
 from study.__main__ import main
 from study.measure.comparison import Side, compare, read_side, slower_than, split
 from study.measure.noise import noise_within
-from study.measure.repeats import BETWEEN_RUNS, speed_spread
+from study.measure.repeats import BETWEEN_RUNS, relative_spread
 from study.measure.throughput_row import ThroughputRow, write_rows
 from study.show.compare import to_markdown
 from tests.study.conftest import STUDY
@@ -371,7 +371,7 @@ def test_several_sides_have_one_base() -> None:
 
 
 def test_spreads() -> None:
-    assert speed_spread([[100.0], [200.0]]) == BETWEEN_RUNS
+    assert relative_spread([[100.0], [200.0]]) == BETWEEN_RUNS
     assert noise_within([[3.0], [2.0]]) is None
     noise = noise_within([[3.0, 3.2], [1.0, 1.2]])
     assert noise is not None and noise.degrees == 2
