@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from study.estimate.basis import MEASURED_STEPS, VERIFIED, find_basis
-from study.estimate.intervals import PredictionInterval, add
+from study.estimate.intervals import PredictionInterval, add, around
 from study.estimate.own_runs import (
     alike,
     another_run,
-    around,
     find_doubt,
     find_gpu_name,
     is_whole,
@@ -150,11 +149,7 @@ class Estimator:
         """Return the peak memory of a GPU, GiB: measured, or else predicted."""
         measured = self.model(cell).by_speed_key.get(cell.speed_key)
         peak = measured.peak_memory_gib if measured else None
-        return (
-            PredictionInterval(peak, peak, peak)
-            if peak
-            else self.model(cell).memory_gib(workload(cell))
-        )
+        return around(peak) if peak else self.model(cell).memory_gib(workload(cell))
 
     def most_informative(self, cells: Sequence[Cell]) -> Cell | None:
         """Return the cell whose measurement would narrow the estimates of `cells` most.
@@ -203,9 +198,8 @@ class Estimator:
 
     def _time_of_run(
         self, cell: Cell, item: Measurement, steps: int, runs: int
-    ) -> tuple[float, float, float]:
-        """Return the time of a run like a measured one, one of so many runs, and how far below and
-        above it others may be, s."""
+    ) -> PredictionInterval:
+        """Return the time of a run like a measured one, one of so many runs, s."""
         spreads, mean = self._spreads(cell), item.mean_step_s
         spread = spread_of_another(spreads.step, runs)
         steady = around(mean, spread, spreads.error(item)).scaled(steps - 1)
@@ -215,14 +209,10 @@ class Estimator:
             assert item.outside_s is not None
             outside_s = max(0.0, item.outside_s)
             whole = add([around(outside_s, spread_of_another(spreads.outside, runs)), steady])
-            return (
-                item.wall_s,
-                min(whole.middle - whole.low, item.wall_s),
-                whole.high - whole.middle,
-            )
+            low = max(0.0, item.wall_s - (whole.middle - whole.low))
+            return PredictionInterval(low, item.wall_s, item.wall_s + whole.high - whole.middle)
         started = self._startup(cell, item, runs)
-        whole = add([started, steady, self.model(cell).rest(cell, steps, mean)])
-        return whole.middle, whole.middle - whole.low, whole.high - whole.middle
+        return add([started, steady, self.model(cell).rest(cell, steps, mean)])
 
     def _spreads(self, cell: Cell) -> Spreads:
         """Return how much runs of a cell's trainer on its cluster differ."""
@@ -237,8 +227,7 @@ class Estimator:
         if item.startup_s is not None:
             spread = spread_of_another(self._spreads(cell).startup, runs)
             return around(item.startup_s, spread)
-        first = PredictionInterval(item.mean_step_s, item.mean_step_s, item.mean_step_s)
-        return add([self.model(cell).startup(workload(cell)), first])
+        return add([self.model(cell).startup(workload(cell)), around(item.mean_step_s)])
 
     def _estimated(self, cell: Cell, own: Sequence[Measurement], steps: int) -> Timing:
         """Return the time by the performance model, with the steps of unfinished runs in `own`."""

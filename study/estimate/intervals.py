@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from study.estimate.regression import Z80
+
 
 @dataclass(frozen=True)
 class PredictionInterval:
@@ -16,6 +18,13 @@ class PredictionInterval:
     def scaled(self, factor: float) -> "PredictionInterval":
         """Return the interval multiplied by a factor."""
         return PredictionInterval(self.low * factor, self.middle * factor, self.high * factor)
+
+
+def around(middle: float, *sds: float) -> PredictionInterval:
+    """Return the interval of a value with independent relative standard deviations; without any, of
+    one that is known."""
+    width = math.exp(Z80 * math.hypot(*sds))
+    return PredictionInterval(middle / width, middle, middle * width)
 
 
 def add(parts: Sequence[PredictionInterval]) -> PredictionInterval:

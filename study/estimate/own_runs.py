@@ -4,9 +4,8 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from study.estimate.intervals import PredictionInterval
+from study.estimate.intervals import PredictionInterval, around
 from study.estimate.overhead import pauses
-from study.estimate.regression import Z80
 from study.estimate.spreads import Spreads
 from study.grid import Cell
 from study.measure.flags import describe_divergence, describe_few, describe_load, describe_spread
@@ -38,14 +37,15 @@ def is_whole(item: Measurement, cell: Cell, steps: int) -> bool:
     return whole and pauses(item.cell, steps) == pauses(cell, steps)
 
 
-def another_run(runs: Sequence[tuple[float, float, float]]) -> PredictionInterval:
+def another_run(runs: Sequence[PredictionInterval]) -> PredictionInterval:
     """Return the median over runs, with the interval of another run.
 
-    `runs`: a value of each, and how far below and above it that of another run may be.
+    `runs`: the value of each, with the interval in which that of another run like it may be.
     """
-    values, downs, ups = zip(*runs, strict=True)
+    values = [run.middle for run in runs]
     middle = median(values)
-    low, high = middle - median(downs), middle + median(ups)
+    low = middle - median(run.middle - run.low for run in runs)
+    high = middle + median(run.high - run.middle for run in runs)
     # Of more runs, some are outside the 80% interval.
     if len(runs) <= 9:
         low, high = min(low, *values), max(high, *values)
@@ -55,21 +55,12 @@ def another_run(runs: Sequence[tuple[float, float, float]]) -> PredictionInterva
 def measured_step(own: Sequence[Measurement], spreads: Spreads) -> PredictionInterval:
     """Return the median over runs of the mean step time, s, with the interval of another run."""
     spread = spread_of_another(spreads.step, len(own))
-    steps = [around(item.mean_step_s, spread, spreads.error(item)) for item in own]
-    return another_run(
-        [(step.middle, step.middle - step.low, step.high - step.middle) for step in steps]
-    )
+    return another_run([around(item.mean_step_s, spread, spreads.error(item)) for item in own])
 
 
 def spread_of_another(spread: float, runs: int) -> float:
     """Return the standard deviation of another run from the mean of these runs."""
     return spread * math.sqrt(1 + 1 / runs)
-
-
-def around(middle: float, *sds: float) -> PredictionInterval:
-    """Return the interval of a value with independent relative standard deviations."""
-    width = math.exp(Z80 * math.hypot(*sds))
-    return PredictionInterval(middle / width, middle, middle * width)
 
 
 def find_doubt(own: Sequence[Measurement]) -> str:

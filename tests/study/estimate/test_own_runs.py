@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from study.estimate.intervals import PredictionInterval
 from study.estimate.own_runs import another_run, find_doubt, find_gpu_name
 from study.measure.measurement import Measurement
 from tests.study.conftest import GUIDE, MakeGrid
@@ -31,7 +32,8 @@ def measured(make_grid: MakeGrid) -> Any:
 )
 def test_the_interval_of_another_run(count: int, low: float) -> None:
     """All runs take 10 but one, which takes 1; others may be 2 below a run and 3 above it."""
-    found = another_run([(1.0, 2.0, 3.0), *[(10.0, 2.0, 3.0)] * (count - 1)])
+    first, other = PredictionInterval(-1.0, 1.0, 4.0), PredictionInterval(8.0, 10.0, 13.0)
+    found = another_run([first, *[other] * (count - 1)])
     assert (found.low, found.middle, found.high) == (low, 10.0, 13.0)
 
 
