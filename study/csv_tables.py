@@ -132,24 +132,27 @@ def read_csv(path: str | Path) -> CsvTable:
     raise ConfigError(str(path), [problem])
 
 
-def made_again(command: str) -> str:
-    """Return how a table of a study is made again, for messages: Snakemake sees no damage."""
-    return f"delete it, for Snakemake or `python -m study {command}` to make it again"
-
-
-def read_as(path: str | Path, row_type: type[Row], kind: str, command: str) -> list[Row]:
+def read_as(
+    path: str | Path, row_type: type[Row], kind: str, command: str, needed: Sequence[str] = ()
+) -> list[Row]:
     """Return a CSV file's rows as instances of a dataclass; see `study.files.parse_row`.
 
     Raises ConfigError, which says that the file is not `kind`, such as "a throughput table", and
-    that `command` recreates it.
+    that `command` recreates it. `needed`: columns that it has even without rows.
     """
+    # Snakemake sees no damage.
+    again = f"delete it, for Snakemake or `python -m study {command}` to make it again"
+    table = read_csv(path)
+    missing = [name for name in needed if name not in table.columns]
+    if missing:
+        raise ConfigError(str(path), [f"not {kind}: no column '{missing[0]}'; {again}"])
     rows = []
-    for row in read_csv(path).rows:
+    for row in table.rows:
         try:
             rows.append(parse_row(row_type, row.cells))
         except (KeyError, TypeError, ValueError) as error:
-            problem = f"not {kind}: {error!r}; {made_again(command)}"
-            raise ConfigError(str(path), [Problem((), problem, line=row.line)]) from None
+            problem = Problem((), f"not {kind}: {error!r}; {again}", line=row.line)
+            raise ConfigError(str(path), [problem]) from None
     return rows
 
 

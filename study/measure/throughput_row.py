@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.csv_tables import made_again, read_csv
-from study.files import parse_row, to_csv, write_file
+from study.csv_tables import read_as
+from study.files import to_csv, write_file
 from study.points import CELL_NAME
 from study.trainers import DEFAULT_TRAINER
 from trainer.execution.choices import Dtype
-from trainer.problems import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,27 +126,13 @@ class ThroughputRow:
         return CELL_NAME.format(**vars(self))
 
 
-AGAIN = made_again("throughput")
-
-
 def read_rows(csv_path: str | Path) -> list[ThroughputRow]:
     """Return the rows of a throughput.csv; a column missing from an older file is None.
 
     Raises ConfigError if the file cannot be read, or is not a throughput table.
     """
-    table = read_csv(csv_path)
-    missing = [name for name in ("cluster", "model", "fingerprint") if name not in table.columns]
-    if missing:
-        problem = f"not a throughput table: no column '{missing[0]}'; {AGAIN}"
-        raise ConfigError(str(csv_path), [problem])
-    rows = []
-    for row in table.rows:
-        try:
-            rows.append(parse_row(ThroughputRow, row.cells))
-        except (KeyError, TypeError, ValueError) as error:
-            problem = f"line {row.line}: not a row of a throughput table: {error!r}; {AGAIN}"
-            raise ConfigError(str(csv_path), [problem]) from None
-    return rows
+    needed = ("cluster", "model", "fingerprint")
+    return read_as(csv_path, ThroughputRow, "a throughput table", "throughput", needed)
 
 
 def write_rows(rows: Sequence[ThroughputRow], csv_path: Path) -> None:

@@ -425,7 +425,7 @@ def test_a_changed_cell_is_not_cast(
         writer = csv.DictWriter(file, list(row))
         writer.writeheader()
         writer.writerow({**row, column: value})
-    with pytest.raises(ConfigError, match=rf"line 2: not a row of a throughput table.*{value}"):
+    with pytest.raises(ConfigError, match=rf"line 2: not a throughput table.*{value}"):
         read_table(path)
 
 
