@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from statistics import fmean
+from typing import Any
 
-from study.config import DEFAULT_FILE, Study
+from study.config import DEFAULT_FILE
 from study.load import load_study_file
 from study.measure.comparability import Pair, losses_compare, unlike
 from study.measure.interval import CONFIDENCE, Width, assumed_width, width_of_mean, width_of_runs
@@ -103,8 +104,7 @@ def read_side(path: Path) -> Side:
     if path.is_dir():
         table, file = path / "throughput.csv", path / "study.yaml"
     elif path.suffix in (".yaml", ".yml", ".json"):
-        study: Study = load_study_file(str(path))
-        table, file = Path(study.folder, "throughput.csv"), path
+        table, file = Path(load_study_file(str(path)).folder, "throughput.csv"), path
     if not table.exists():
         raise ConfigError(str(table), [f"does not exist; expected {_tell_command(file)}"])
     return Side(str(path), [row for row in read_rows(table) if row.tokens_per_s_per_gpu])
@@ -264,7 +264,7 @@ def _difference(
     speed = speed or assumed_width(noise.assumed_speed, level, pair)
     losses = [_losses(rows, kind) for rows in pair]
     base_loss, other_loss = (fmean(values) if values else None for values in losses)
-    gap = _minus(other_loss, base_loss)
+    gap = None if base_loss is None or other_loss is None else other_loss - base_loss
     loss = None if gap is None else width_of_runs(noise.loss[kind], level, losses)
     compares = losses_compare(pair, by)
     memory = [[row.peak_memory_gib for row in rows if row.peak_memory_gib] for rows in pair]
@@ -281,19 +281,12 @@ def _difference(
         runs=f"{len(pair[0])}, {len(pair[1])}",
         base_speed=math.exp(a),
         other_speed=math.exp(b),
-        speed_ratio=math.exp(b - a),
-        speed_noise=math.expm1(speed.half),
-        speed_degrees=speed.degrees,
-        speed=_verdict(b - a, speed, "slower", "faster"),
         memory_ratio=fmean(memory[1]) / fmean(memory[0]) if all(memory) else None,
         loss_kind=kind,
         base_loss=base_loss,
         other_loss=other_loss,
-        loss_difference=gap,
-        loss_noise=None if loss is None else loss.half,
-        loss_degrees=0 if loss is None else loss.degrees,
-        loss=_verdict(gap, loss, "lower", "higher") if compares else "",
         note="; ".join(notes),
+        **_verdicts(b - a, speed, gap, loss, compares),
     )
 
 
@@ -321,23 +314,31 @@ def _together(
         runs=", ".join(str(sum(len(pair[i]) for pair in pairs)) for i in (0, 1)),
         base_speed=None,
         other_speed=None,
-        speed_ratio=math.exp(fmean(ratios)),
-        speed_noise=math.expm1(speed.half),
-        speed_degrees=speed.degrees,
-        speed=_verdict(fmean(ratios), speed, "slower", "faster"),
         memory_ratio=math.exp(fmean(memory)) if len(memory) == len(rows) else None,
         base_loss=None,
         other_loss=None,
-        loss_difference=gap,
-        loss_noise=None if loss is None else loss.half,
-        loss_degrees=0 if loss is None else loss.degrees,
-        loss=_verdict(gap, loss, "lower", "higher") if compares else "",
         note="",
+        **_verdicts(fmean(ratios), speed, gap, loss, compares),
     )
 
 
-def _minus(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
+def _verdicts(
+    log_ratio: float, speed: Width, gap: float | None, loss: Width | None, compares: bool
+) -> dict[str, Any]:
+    """Return the columns of a difference of speeds and of losses, and of their noise.
+
+    `log_ratio`: logarithm of the ratio of the speeds; `compares`: see `losses_compare`.
+    """
+    return {
+        "speed_ratio": math.exp(log_ratio),
+        "speed_noise": math.expm1(speed.half),
+        "speed_degrees": speed.degrees,
+        "speed": _verdict(log_ratio, speed, "slower", "faster"),
+        "loss_difference": gap,
+        "loss_noise": None if loss is None else loss.half,
+        "loss_degrees": 0 if loss is None else loss.degrees,
+        "loss": _verdict(gap, loss, "lower", "higher") if compares else "",
+    }
 
 
 def _verdict(value: float | None, width: Width | None, below: str, above: str) -> str:
