@@ -131,11 +131,11 @@ def _steady_state(cell: Cell, run: Run) -> dict[str, Any]:
     return {
         "steady_steps": int(steps.sum()),
         "steady_intervals": len(steps),
-        "step_ms_p10": _scaled(p10, 1e3),
-        "step_ms_p50": _scaled(p50, 1e3),
-        "step_ms_p90": _scaled(p90, 1e3),
-        "step_ms_mean": _scaled(mean, 1e3),
-        "step_ms_mean_error": _scaled(error, 1e3),
+        "step_ms_p10": _to_ms(p10),
+        "step_ms_p50": _to_ms(p50),
+        "step_ms_p90": _to_ms(p90),
+        "step_ms_mean": _to_ms(mean),
+        "step_ms_mean_error": _to_ms(error),
         "step_spread": (p90 - p10) / p50 if p10 and p50 and p90 else None,
         "machine_load": mean_load(loads, times_s * steps),
         **(_speed(cell, p50, run.summary) if p50 else {}),
@@ -158,8 +158,8 @@ def _first_startup_s(summary: RunSummary) -> float | None:
     return next((startup_s for startup_s in alike if startup_s is not None), None)
 
 
-def _scaled(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
+def _to_ms(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e3 * seconds
 
 
 def _speed(cell: Cell, step_s: float, summary: RunSummary) -> dict[str, Any]:
