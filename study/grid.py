@@ -17,7 +17,7 @@ from study.placements import Placement, Prospect
 from study.point_settings import meets_condition, options, points_to_run, settle_run, start_of
 from study.points import AXES, CELL_NAME, Point, placement_of, points, unknown_names
 from study.terms import Placed
-from study.trainers import DEFAULT_TRAINER, TrainerConfig
+from study.trainers import TrainerConfig
 from trainer.config import DataConfig, RunConfig, digest
 from trainer.execution.choices import is_compiled
 from trainer.flops import count_parameters, flops_per_token
@@ -260,9 +260,9 @@ def build_cell(
     cluster: str,
     model: str,
     gpus: int,
-    variant: str = "base",
-    trainer: str = DEFAULT_TRAINER,
-    changes: Mapping[str, Any] | None = None,
+    variant: str,
+    trainer: str,
+    changes: Mapping[str, Any],
 ) -> Cell:
     """Return a cell outside the grid, from the study's names, with changes to its run's settings.
 

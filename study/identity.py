@@ -1,5 +1,6 @@
 """What tells runs apart, and runs of another speed: keys from the settings and the trainer."""
 
+from dataclasses import replace
 from typing import Any
 
 from study.templates import render_config
@@ -45,7 +46,7 @@ def _without_folders(placed: Placed) -> Placed:
     run = placed.run
     data = run.data.model_copy(update={"root_dir": NEUTRAL_FOLDER, "shards_dir": NEUTRAL_FOLDER})
     values: dict[str, Any] = {"dump_dir": NEUTRAL_FOLDER, "name": "run", "data": data}
-    return Placed(run.model_copy(update=values), placed.gpus, placed.cluster, placed.trainer)
+    return replace(placed, run=run.model_copy(update=values))
 
 
 def _without_values(placed: Placed) -> Placed:
@@ -61,4 +62,4 @@ def _without_values(placed: Placed) -> Placed:
     data: DataConfig = run.data.model_copy(update={"sources": {"text": 1.0}, "seed": None})
     values = {"steps": 1000, "seed": 0, "optim": optim, "data": data}
     values |= {"checkpoint": None, "eval": None}
-    return Placed(run.model_copy(update=values), placed.gpus, placed.cluster, placed.trainer)
+    return replace(placed, run=run.model_copy(update=values))

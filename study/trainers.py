@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from study.value_types import as_list
 from trainer.other_names import names
 from trainer.paths import FilePath
 from trainer.problems import RuleError
@@ -50,15 +51,11 @@ StopSignal = Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"]
 """Signals that trainers take as a request to save and stop."""
 
 
-def _as_tuple(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else [value]
-
-
 def _as_template(value: Any) -> Any:
     return {"file": value} if isinstance(value, str) else value
 
 
-Patterns = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Patterns = Annotated[tuple[str, ...], BeforeValidator(as_list)]
 
 
 class LogConfig(Settings):

@@ -338,7 +338,7 @@ LIVE_FIELDS = {"step": "global_step", "loss": "loss/out", "step_s": "time/step_s
 def _cell_of_log() -> Cell:
     """Return a cell without saves, after which a step of some formats does not count."""
     no_saves = {"checkpoint": {"dump": {"every": 1000}}}
-    names = {"cluster": "here", "model": "one"}
+    names = {"cluster": "here", "model": "one", "variant": "base", "trainer": "ours"}
     return build_cell(study(), "evidence[0]", **names, gpus=2, changes=no_saves)
 
 
