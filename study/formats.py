@@ -37,6 +37,16 @@ def format_interval(low: float | None, high: float | None) -> str:
     return f"{ends[0]} to {ends[1]}"
 
 
+def format_number_of(number: int, noun: str) -> str:
+    """Return a number of things: 1 run, 2 runs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def format_moment(moment: str) -> str:
+    """Return a time in ISO 8601 as people read it: 2026-11-27 20:15:00 UTC."""
+    return moment.replace("T", " ").replace("+00:00", " UTC")
+
+
 def format_missing(found: int, planned: int) -> str:
     """Return how many of the planned runs have a loss; empty if all have one."""
     return "" if found == planned else f"{found} of {planned} runs have a loss"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from study.formats import format_number_of
 from study.workload import Workload
 
 VERIFIED = "Verified"
@@ -82,7 +83,7 @@ def find_basis(work: Workload, extent: Extent, variant: str) -> tuple[str, str]:
             beyond.append(f"{name} {getattr(work, attribute)} was not measured")
     if work.unseen not in extent.settings["unseen"]:
         beyond.append(f"other settings of variant {variant} were not measured")
-    count = f"{extent.count} measured configuration{'s' if extent.count > 1 else ''}"
+    count = format_number_of(extent.count, "measured configuration")
     if beyond:
         return EXTRAPOLATED, f"from {count}; {'; '.join(beyond)}"
     return INTERPOLATED, f"from {count}"

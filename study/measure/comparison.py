@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from study.config import DEFAULT_FILE
+from study.formats import format_number_of
 from study.load import load_study_file
 from study.measure.comparability import Pair, losses_compare, unlike
 from study.measure.interval import CONFIDENCE, Width, assumed_width, width_of_mean, width_of_runs
@@ -45,7 +46,7 @@ class Side:
     @property
     def ran(self) -> str:
         """How many runs there are, of which commits and versions of torch."""
-        facts = [f"{len(self.rows)} run{'' if len(self.rows) == 1 else 's'}"]
+        facts = [format_number_of(len(self.rows), "run")]
         for what, values in (
             ("commit", [row.commit and row.commit[:9] for row in self.rows]),
             ("torch", [row.torch_version for row in self.rows]),

@@ -7,6 +7,8 @@ warnings in its notes.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from study.formats import format_number_of
+
 WIDE_SPREAD = 0.25
 """Largest (p90 - p10) / p50 of the step time at which the median still represents the steps.
 
@@ -52,7 +54,7 @@ def describe_few(intervals: int | None) -> str:
     """Return the warning about a run with few intervals; empty if it has enough."""
     if intervals is None or not is_few(intervals):
         return ""
-    return f"with only {intervals} interval{'s' if intervals > 1 else ''} in steady state"
+    return f"with only {format_number_of(intervals, 'interval')} in steady state"
 
 
 def describe_load(load: float | None, cores: float | None) -> str:

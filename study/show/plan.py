@@ -14,7 +14,7 @@ from study.config import BudgetConfig
 from study.estimate.basis import MEASURED
 from study.estimate.estimate import Estimate
 from study.estimate.forecast import Forecast
-from study.formats import format_count, format_interval, format_seconds
+from study.formats import format_count, format_interval, format_moment, format_seconds
 from study.grid import Cell, Grid
 from study.grid_check import unused_variants
 from study.jobs.launch import request_line
@@ -192,7 +192,7 @@ def _why_there(placement: Placement | None, cluster: str) -> str:
     """Return why a cell is on a cluster, and since when."""
     if placement is None or placement.cluster != cluster:
         return f"on {cluster}, by `placements` of the study"
-    when = placement.decided.replace("T", " ").replace("+00:00", " UTC")
+    when = format_moment(placement.decided)
     when = f"chosen {when}" if when else "not recorded yet"
     if placement.because:
         return f"on {cluster}, {placement.because} ({when})"

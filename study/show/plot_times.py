@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from study.formats import format_seconds
+from study.formats import format_number_of, format_seconds
 from study.grid import Cell, Grid
 from study.kinds import name_kind, names_trainers
 from study.measure.time_by_part import PARTS
@@ -58,7 +58,7 @@ def _namer(grid: Grid) -> Callable[[Cell], str]:
     def name(cell: Cell) -> str:
         parts = [cell.model]
         if several_counts:
-            parts.append(f"{cell.gpus} GPU{'s' if cell.gpus > 1 else ''}")
+            parts.append(format_number_of(cell.gpus, "GPU"))
         if with_trainer or cell.variant != "base":
             parts.append(name_kind(cell, with_trainer))
         if several_clusters:

@@ -13,6 +13,7 @@ from study.estimate import calibration, time_table
 from study.estimate.accuracy import Accuracy
 from study.estimate.backtest import readable_backtest
 from study.estimate.estimate import Estimate
+from study.formats import format_moment
 from study.grid import Cell, Grid
 from study.kinds import kinds_heading, names_trainers
 from study.measure import throughput_table
@@ -203,10 +204,10 @@ def _facts(runs: Sequence[RunSummary], trainers: Sequence[str]) -> list[tuple[st
     hours = sum(
         (item.wall_s or 0) * (item.gpus or run.gpus or 1) for run in runs for item in run.attempts
     )
-    when = [("First run", _date(min(starts))), ("Last run", _date(max(ends)))] if runs else []
+    when = (
+        [("First run", format_moment(min(starts))), ("Last run", format_moment(max(ends)))]
+        if runs
+        else []
+    )
     spent = [("GPU-hours", f"{hours / 3600:.2g}")] if hours else []
     return [*(when or [("Last run", "none yet")]), *spent, *facts]
-
-
-def _date(text: str) -> str:
-    return text.replace("T", " ").replace("+00:00", " UTC")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from study.formats import format_count
+from study.formats import format_count, format_number_of
 from study.grid import Cell, Configuration, Grid
 from study.kinds import kinds_heading, name_kind, names_trainers
 from study.measure.repeats import BETWEEN_RUNS
@@ -86,7 +86,7 @@ def build_matrix(
         value = _value(measured.get(cell.configuration, []), states.get(cell.name, ""))
         found.setdefault(label(cell), {})[of_column(cell)] = value
     if by_gpus:
-        headings = [f"{count} GPU{'s' if count > 1 else ''}" for count in columns]
+        headings = [format_number_of(count, "GPU") for count in columns]
     else:
         headings = [str(name) for name in columns]
     lines = [(name, [values.get(c) for c in columns]) for name, values in found.items()]
@@ -121,24 +121,23 @@ def describe_request(grid: Grid) -> str:
     """Return what a study asks, in a sentence or two."""
     measured = grid.measured or list(grid)
     models = list(dict.fromkeys(cell.model for cell in measured))
-    sizes = sorted({cell.params for cell in measured})
     clusters = dict.fromkeys(f"{c.cluster} ({c.cluster_config.gpu_name})" for c in measured)
     trainers = dict.fromkeys(cell.trainer for cell in measured)
     variants = dict.fromkeys(c.plain_variant for c in measured if c.plain_variant != "base")
     seeds = {cell.seed for cell in measured}
-    span = " to ".join(dict.fromkeys(format_count(size, 3) for size in (sizes[0], sizes[-1])))
-    parts = [f"{_count(len(models), 'model')} of {span} parameters"]
+    sizes = _range(cell.params for cell in measured)
+    parts = [f"{format_number_of(len(models), 'model')} of {sizes} parameters"]
     counts = sorted({cell.gpus for cell in measured})
     parts.append(f"on {_listed(counts)} GPU{'s' if counts != [1] else ''} of {_listed(clusters)}")
     if names_trainers(grid):
-        parts.append(f"by {_count(len(trainers), 'trainer')} ({_listed(trainers)})")
+        parts.append(f"by {format_number_of(len(trainers), 'trainer')} ({_listed(trainers)})")
     if variants:
-        parts.append(f"in {_count(len(variants), 'variant')} ({_listed(variants)})")
+        parts.append(f"in {format_number_of(len(variants), 'variant')} ({_listed(variants)})")
     if len(seeds) > 1:
         parts.append(f"with {len(seeds)} seeds")
     steps = _range(cell.run.steps for cell in measured)
     tokens = _range(cell.tokens_per_step for cell in measured)
-    text = f"{_count(len(grid.measured), 'cell')} to measure: {', '.join(parts)}."
+    text = f"{format_number_of(len(grid.measured), 'cell')} to measure: {', '.join(parts)}."
     return f"{text} Runs take {steps} steps of {tokens} tokens."
 
 
@@ -226,7 +225,7 @@ def _by_trainer(known: Sequence[tuple[Cell, ThroughputRow]], by_gpus: bool) -> S
     for cell, row in known:
         alike = cell.model
         alike += "" if cell.plain_variant == "base" else f" in variant {cell.plain_variant}"
-        alike += f" on {_gpus(cell)}" if by_gpus else ""
+        alike += f" on {format_number_of(cell.gpus, 'GPU')}" if by_gpus else ""
         alike += f" of {cell.cluster}" if by_gpus and several else ""
         alike += f" on {cell.cluster}" if several and not by_gpus else ""
         of_trainer = speeds.setdefault(alike, {}).setdefault(cell.trainer, [])
@@ -265,15 +264,7 @@ def _fastest_of(noun: str, base: str, speeds: Speeds) -> list[str]:
 def _short(cell: Cell, with_trainer: bool, with_variant: bool = True) -> str:
     trainer = f" by {cell.trainer}" if with_trainer else ""
     variant = "" if cell.plain_variant == "base" or not with_variant else f", {cell.plain_variant}"
-    return f"{cell.model} on {_gpus(cell)}{trainer}{variant}"
-
-
-def _gpus(cell: Cell) -> str:
-    return f"{cell.gpus} GPU{'s' if cell.gpus > 1 else ''}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{cell.model} on {format_number_of(cell.gpus, 'GPU')}{trainer}{variant}"
 
 
 def _range(numbers: Any) -> str:
