@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 from study.analysis.series import Series, name_parts
 from study.formats import format_count, format_missing
 from study.grid import Cell
+from study.measure.interval import CONFIDENCE
 from study.measure.losses import TRAINING, FinalLoss, choose_loss
 from study.measure.noise import Noise, noise_within
-
-LEVEL = 0.95
-"""Probability of the intervals: of changes without an effect, one in twenty exceeds the noise."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ def _against(
     if borrowed:
         notes.append("noise of the seeds of other sizes")
     error = noise.deviation * math.sqrt(1 / row.seeds + 1 / len(base))
-    half = noise.factor(LEVEL) * error
+    half = noise.factor(CONFIDENCE) * error
     return replace(
         row,
         difference=difference,

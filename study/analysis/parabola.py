@@ -6,13 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from study.analysis.series import FEWEST
 from study.measure.noise import Noise
 
 LEVEL = 0.8
 """Probability of the intervals, as everywhere in a study but in the ablations."""
-
-FEWEST = 3
-"""Fewest different places that determine a parabola."""
 
 
 @dataclass(frozen=True)

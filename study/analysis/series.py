@@ -24,7 +24,7 @@ ABLATED: tuple[KeyPath, ...] = (
 """The architecture, and the data that is learned from."""
 
 FEWEST = 3
-"""Fewest learning rates of a size, and sizes of a budget: a parabola has three coefficients."""
+"""Fewest learning rates of a size, and sizes of a budget, that determine a parabola."""
 
 
 @dataclass(frozen=True)
