@@ -91,14 +91,12 @@ class Regression:
         points: Points,
         values: np.ndarray,
         offset_factor: float = 1.0,
-        hyper: Hyper | None = None,
         usual_noise_sd: float = USUAL_NOISE_SD,
     ) -> None:
         """Fit to `values` (points,), each positive; without points, predictions follow the priors.
 
-        `offset_factor` is the prior's factor for an error that all values share. If `hyper` is
-        None, it follows from the marginal likelihood; `usual_noise_sd` is the prior's median of the
-        noise, and scales its candidates.
+        `offset_factor` is the prior's factor for an error that all values share; `usual_noise_sd`
+        is the prior's median of the noise, and scales its candidates.
         """
         self._center = np.log([prior.median for prior in priors])
         self._widths = np.log([prior.factor for prior in priors])
@@ -107,9 +105,7 @@ class Regression:
         self._points, self._values = points, np.log(values)
         self._offset = math.log(offset_factor) ** 2
         self._usual_noise_sd = usual_noise_sd
-        candidates = [hyper] if hyper else _candidates(len(values), usual_noise_sd)
-        self.hyper, self._log_c = self._choose(candidates)
-        self._condition()
+        self._refit(_candidates(len(values), usual_noise_sd))
 
     @property
     def coefficients(self) -> np.ndarray:
@@ -147,8 +143,7 @@ class Regression:
         other._weights = other._inverse @ other._residual
         moved = self._center + self._widths**2 * (other._shape.T @ other._weights) - self._log_c
         if np.abs(moved).max() > NEAR:
-            other.hyper, other._log_c = other._choose([self.hyper])
-            other._condition()
+            other._refit([self.hyper])
         other.scale = other._calibrate()
         return other
 
@@ -161,6 +156,10 @@ class Regression:
         known = self._covariance(points, self._points, shape, self._shape)
         joint = self._covariance(points, points, shape, shape) - known @ self._inverse @ known.T
         return (joint**2).sum(1) / (joint.diagonal() + self.hyper.noise_sd**2)
+
+    def _refit(self, candidates: Sequence[Hyper]) -> None:
+        self.hyper, self._log_c = self._choose(candidates)
+        self._condition()
 
     def _choose(self, candidates: Sequence[Hyper]) -> tuple[Hyper, np.ndarray]:
         """Return the hyperparameters, and the log coefficients with them.

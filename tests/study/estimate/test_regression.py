@@ -135,8 +135,8 @@ def test_points_left_out_are_as_if_they_had_not_been_measured(
     fit = Regression(PRIORS, points(GRID), times, 2.0)
     gone = [0, 7, 8, 20]
     kept = [at for at in range(len(GRID)) if at not in gone]
-    again = Regression(PRIORS, points([GRID[at] for at in kept]), times[kept], 2.0, fit.hyper)
-    again._log_c = fit._log_c
+    again = Regression(PRIORS, points([GRID[at] for at in kept]), times[kept], 2.0)
+    again.hyper, again._log_c = fit.hyper, fit._log_c
     again._condition()
     at = points([GRID[index] for index in gone])
     for quick, slow in zip(fit.without(gone).predict(at), again.predict(at), strict=True):
@@ -154,6 +154,7 @@ def test_the_most_informative_measurement_narrows_the_variance_most() -> None:
     both = points([*GRID[:2], GRID[10 + index]])
     # as predicted, so that the fit stays where it is
     value = np.exp(fit.predict(points([GRID[10 + index]]))[0])
-    again = Regression(PRIORS, both, np.concatenate([times, value]), hyper=fit.hyper)
+    again = Regression(PRIORS, both, np.concatenate([times, value]))
+    again._refit([fit.hyper])
     after = again.predict(targets)[1] / again.scale
     assert (before**2 - after**2).sum() == pytest.approx(gains[index], rel=0.05)
