@@ -15,7 +15,7 @@ from study.grid_config import GridEntry
 from study.identity import fingerprint, speed_key
 from study.placements import Placement, Prospect
 from study.point_settings import meets_condition, options, points_to_run, settle_run, start_of
-from study.points import AXES, CELL_NAME, Point, placement_of, points, unknown_names
+from study.points import AXES, CELL_NAME, COMPLETED, Point, placement_of, points, unknown_names
 from study.terms import Placed
 from study.trainers import TrainerConfig
 from trainer.config import DataConfig, RunConfig, digest
@@ -88,6 +88,11 @@ class Cell:
     def folder(self) -> str:
         """The run's folder."""
         return self.run.dump_dir
+
+    @property
+    def flag(self) -> str:
+        """The file that Snakemake creates when the run's job has ended well."""
+        return f"{self.folder}/{COMPLETED}"
 
     @property
     def nodes(self) -> int:

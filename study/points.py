@@ -45,6 +45,12 @@ BETWEEN = "|"
 RUN_FOLDER = f"runs/{CELL_NAME}"
 """Folder of a run, relative to its study's folder."""
 
+COMPLETED = "completed"
+"""File in a run's folder that Snakemake creates when the run's job has ended well."""
+
+LOGS = ("train.log", "attempt.log")
+"""Logs in a run's folder: of all attempts, and of the last one."""
+
 
 @dataclass(frozen=True)
 class Point:

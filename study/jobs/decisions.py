@@ -8,15 +8,14 @@ from typing import Any
 from study.grid import Cell, Grid
 from study.measure.changes import describe_change
 from study.measure.summaries import is_stale, is_up_to_date, read_failure
+from study.points import COMPLETED
 from trainer.folder.run_file import find_summary
-
-COMPLETED = "/completed"
-"""End of the path that a job creates which trains; rules have other names in other workflows."""
 
 
 def is_training(job: Any) -> bool:
-    """Return whether a job trains a cell of the grid."""
-    return not job.is_group() and any(path.endswith(COMPLETED) for path in job.output)
+    """Return whether a job trains a cell of the grid, by what it creates: rules have other names in
+    other workflows."""
+    return not job.is_group() and any(path.endswith(f"/{COMPLETED}") for path in job.output)
 
 
 def find_cell(grid: Grid, job: Any) -> Cell | None:

@@ -15,6 +15,7 @@ from study.jobs.foreign_job import DESCRIPTION, ForeignJob
 from study.jobs.gpu_watch import GpuWatch
 from study.measure.entries import Entry, Event, Lines, Validation
 from study.measure.foreign_logs import live_format
+from study.points import COMPLETED, LOGS
 from study.terms import SETTINGS_FILE
 from trainer.files import move_aside, write_atomically
 from trainer.folder.record_file import RecordFile
@@ -37,8 +38,8 @@ from trainer.records import (
 )
 
 NOT_OF_A_RUN = (
-    *(".lock", DESCRIPTION, SETTINGS_FILE, FAILURE, "train.log", "attempt.log", "slurm_logs"),
-    *("superseded", "completed", "autotune.yaml"),
+    *(".lock", DESCRIPTION, SETTINGS_FILE, FAILURE, *LOGS, "slurm_logs", "superseded", COMPLETED),
+    "autotune.yaml",
 )
 """What the study itself keeps in a run's folder, and an earlier run leaves there."""
 

@@ -18,8 +18,6 @@ from study.measure.summaries import is_stale, is_up_to_date
 from trainer.folder.run_file import find_summary
 from trainer.records import SUMMARY
 
-COMPLETED = "completed"
-
 
 class Change:
     """What Snakemake prints as the reason of a job; looked up only then."""
@@ -50,7 +48,7 @@ def _create_flag(cell: Cell) -> None:
 
     Without it, as in another user's results, Snakemake counts the run as one to train.
     """
-    flag = Path(cell.folder, COMPLETED)
+    flag = Path(cell.flag)
     if not flag.exists():
         try:
             flag.touch()
@@ -71,7 +69,7 @@ def _changed_runs(cells: Sequence[Cell]) -> Outdated:
             change: Change | str | None = None
         else:
             change = Change(cell) if len(found) < MOST_EXPLAINED else UNKNOWN
-        found[f"{cell.folder}/{COMPLETED}"] = change
+        found[cell.flag] = change
     return found
 
 

@@ -26,6 +26,7 @@ from study.jobs.precompile import PRECOMPILE_FOLDER, precompile_folder, precompi
 from study.jobs.texts import Texts
 from study.jobs.verdict import Shortage, find_shortage
 from study.measure.summaries import is_up_to_date
+from study.points import COMPLETED
 from trainer.problems import ConfigError
 from trainer.records import CHECKPOINTS
 
@@ -200,7 +201,7 @@ class TrainingRequest(Request):
     @signed
     def _trunk(self, wildcards: Any) -> list[str]:
         cell = self._cell(wildcards)
-        return [] if cell.trunk is None else [_first(f"{cell.trunk}/completed", cell)]
+        return [] if cell.trunk is None else [_first(f"{cell.trunk}/{COMPLETED}", cell)]
 
     @signed
     def launch(self, wildcards: Any) -> str:
@@ -230,10 +231,10 @@ class ExportRequest(Request):
         Snakemake would delete the one that is there: in a copy, times may have any order.
         """
         cell = self._cell(wildcards)
-        settings, completed = cell.run.checkpoint, f"{cell.folder}/completed"
+        settings = cell.run.checkpoint
         own = Path(cell.folder, CHECKPOINTS)
         folder = Path(settings.path) if settings and settings.path else own
-        return completed if any(folder.glob("[0-9]*")) else _first(completed, cell)
+        return cell.flag if any(folder.glob("[0-9]*")) else _first(cell.flag, cell)
 
 
 class EvaluationRequest(OneGpuRequest):

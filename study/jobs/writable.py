@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from study.grid import Cell, Grid
+from study.points import LOGS
 from trainer.problems import ConfigError
 
-APPENDED = (".lock", "train.log", "attempt.log")
+APPENDED = (".lock", *LOGS)
 """Files of a run that every attempt opens; all others are replaced."""
 
 MOST_NAMED = 5

@@ -9,6 +9,7 @@ from typing import Any
 from study.grid import Cell, Grid
 from study.jobs.launch import cell_line
 from study.measure.summaries import is_stale, read_failure
+from study.points import LOGS
 from study.show.plan import find_state
 from trainer.layers import flatten
 from trainer.records import RunSummary
@@ -57,7 +58,7 @@ class Provenance:
 
 def read_log_end(folder: str | Path) -> str:
     """Return the last lines of a run's log, without a terminal's control characters."""
-    for name in ("train.log", "attempt.log"):
+    for name in LOGS:
         try:
             with Path(folder, name).open("rb") as file:
                 file.seek(max(0, file.seek(0, 2) - LOG_BYTES))
