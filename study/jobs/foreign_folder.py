@@ -95,7 +95,8 @@ class ForeignFolder:
         self._seen_s = 0.0
         self._clock_s: float | None = None  # the trainer's own clock at the last entry
         self._peak_gib: float | None = None
-        self._diverged = False
+        self.diverged = False
+        """The last loss is not finite."""
 
     @property
     def last_step(self) -> int:
@@ -108,18 +109,12 @@ class ForeignFolder:
         beyond it."""
         return self._first is not None and self._last + self._longest > self._job.steps - 1
 
-    @property
-    def diverged(self) -> bool:
-        """Whether the last loss is not finite."""
-        return self._diverged
-
     def note(self, events: Sequence[Event]) -> None:
         """Write what a log tells, all of which has come since the last time."""
-        entries = [event for event in events if isinstance(event, Entry)]
-        moments = dict(zip(map(id, entries), self._moments(entries), strict=True))
+        moments = iter(self._moments([event for event in events if isinstance(event, Entry)]))
         for event in events:
             if isinstance(event, Entry):
-                self._record(event, moments[id(event)])
+                self._record(event, next(moments))
             else:
                 self._evaluated(event)
 
@@ -145,33 +140,15 @@ class ForeignFolder:
             return  # another rank's, or from before the first step
         steps = entry.step - self._last
         step_s, paused = self._step_time(entry, steps, moment_s)
-        job, attempt = self._job, self._file.attempt.attempt
-        per_s = finite(job.tokens_per_step / step_s) if step_s > 0 else None
         assert self._records is not None
-        self._records.write(
-            Record(
-                step=entry.step,
-                loss=_finite(entry.loss),
-                rate=_finite(entry.rate),
-                grad_norm=_finite(entry.grad_norm),
-                tokens=entry.tokens or entry.step * job.tokens_per_step,
-                reserved_gib=_finite(entry.memory_gib),
-                tokens_per_s_per_gpu=per_s and per_s / job.gpus,
-                tokens_per_s=per_s,
-                elapsed_s=self._base_s + moment_s,
-                step_s=step_s,
-                interval_steps=steps,
-                paused=paused,
-                attempt=attempt,
-            )
-        )
+        self._records.write(self._to_record(entry, steps, step_s, paused, moment_s))
         if self._first is None:
             self._first = (moment_s, steps)
         elif not paused:
             self._steady.append(step_s)
         self._last, self._longest = entry.step, max(self._longest, steps)
         self._seen_s, self._clock_s = moment_s, entry.elapsed_s
-        self._diverged = entry.loss is not None and not math.isfinite(entry.loss)
+        self.diverged = entry.loss is not None and not math.isfinite(entry.loss)
         if entry.memory_gib is not None:
             self._peak_gib = max(entry.memory_gib, self._peak_gib or 0.0)
         self._file.note(
@@ -182,6 +159,27 @@ class ForeignFolder:
         )
         if len(self._steady) == 1 or self._first[1] == 1:
             self._write_startup()
+
+    def _to_record(
+        self, entry: Entry, steps: int, step_s: float, paused: bool, moment_s: float
+    ) -> Record:
+        job = self._job
+        per_s = finite(job.tokens_per_step / step_s) if step_s > 0 else None
+        return Record(
+            step=entry.step,
+            loss=_finite(entry.loss),
+            rate=_finite(entry.rate),
+            grad_norm=_finite(entry.grad_norm),
+            tokens=entry.tokens or entry.step * job.tokens_per_step,
+            reserved_gib=_finite(entry.memory_gib),
+            tokens_per_s_per_gpu=per_s and per_s / job.gpus,
+            tokens_per_s=per_s,
+            elapsed_s=self._base_s + moment_s,
+            step_s=step_s,
+            interval_steps=steps,
+            paused=paused,
+            attempt=self._file.attempt.attempt,
+        )
 
     def _begin(self, step: int) -> None:
         """Open the records of this attempt, whose first interval ends at a step."""
@@ -205,7 +203,7 @@ class ForeignFolder:
         return max(0.0, seen_s) / steps, entry.paused or saved or seen_s <= 0
 
     def _write_startup(self) -> None:
-        """Write the time to the end of the first step.
+        """Write the time to the end of the first step, if it was recorded.
 
         The log tells of it with the first interval, so the other steps of that one are subtracted,
         at the speed of later ones.
@@ -243,26 +241,22 @@ class ForeignFolder:
 
     def end(self, status: Status, outcome: Outcome | None = None) -> None:
         """Write the end of the attempt."""
-        if self._first is not None:
-            self._write_startup()
+        self._write_startup()
         self._file.end(
             status,
             outcome=outcome,
             gpu_conditions=self._gpus.conditions,
             peak_memory_gib=self._peak_gib or self._gpus.peak_memory_gib or self._resident_gib(),
         )
-        self._close()
+        for file in (self._records, self._evaluations):
+            if file is not None:
+                file.close()
 
     def _resident_gib(self) -> float | None:
         """Return the peak resident memory of the largest process of the command, GiB."""
         if self._job.device == "cuda":
             return None
         return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / KIB_PER_GIB
-
-    def _close(self) -> None:
-        for file in (self._records, self._evaluations):
-            if file is not None:
-                file.close()
 
 
 def _summarize(
