@@ -72,7 +72,7 @@ def _first(file: str, cell: Cell) -> str:
     return aged
 
 
-class Request:
+class CellRequest:
     """Resources and settings of a rule about cells, as functions of its wildcards and the attempt.
 
     By default a cell's job has all its GPUs.
@@ -166,7 +166,7 @@ class Request:
         return threads(cell.cluster_config, self._gpus(cell))
 
 
-class TrainingRequest(Request):
+class TrainingRequest(CellRequest):
     """Resources, inputs and command of the rule `train`."""
 
     def __init__(self, grid: Grid) -> None:
@@ -209,7 +209,7 @@ class TrainingRequest(Request):
         return cell_line(self._cell(wildcards))
 
 
-class OneGpuRequest(Request):
+class OneGpuRequest(CellRequest):
     """Resources of a rule whose jobs need one GPU of the run's cluster."""
 
     def _gpus(self, cell: Cell) -> int:
@@ -220,7 +220,7 @@ class OneGpuRequest(Request):
         return Shortage(time=attempt - 1, memory=attempt - 1)
 
 
-class ExportRequest(Request):
+class ExportRequest(CellRequest):
     """Inputs of the rule `export_run`."""
 
     @signed
