@@ -71,34 +71,18 @@ def write_script(
     notes = shlex.quote(str(logs / ENDED))
     # sbatch answers with the same name of the cluster, however that was asked for.
     label = label_of("$SLURM_JOB_ID", cluster and "$SLURM_CLUSTER_NAME")
-    place = shlex.quote(str(workdir))
-    seen = shlex.join(map(str, (workdir, project / "Snakefile", logs.parent)))
     lines = [
         "#!/bin/bash",
         f"# {title}",
-        "for name in ${!SLURM_*} ${!SRUN_*} ${!SBATCH_*}; do",
-        "  case $name in",
-        f'    {"|".join(f"SLURM_{name}" for name in INHERITED)}|SRUN_*|SBATCH_*) unset "$name" ;;',
-        "  esac",
-        "done",
-        f"for path in {seen}; do",
-        '  test -e "$path" || '
-        f'{{ echo "node $(hostname) does not see $path" >&2; exit {OUT_OF_SIGHT}; }}',
-        "done",
-        f"cd {place} && mkdir -p {notes} || exit {OUT_OF_SIGHT}",
+        *_DROP_INHERITED,
+        *_check_sight(workdir, project / "Snakefile", logs.parent),
+        f"cd {shlex.quote(str(workdir))} && mkdir -p {notes} || exit {OUT_OF_SIGHT}",
         f"_study_note={notes}/{label}",
         'rm -f "$_study_note"',
         'trap \'echo $? > "$_study_note.part" && mv "$_study_note.part" "$_study_note"\' EXIT',
         "set -euo pipefail",
+        *_wait_for(list(inputs), latency_s),
     ]
-    if inputs := list(inputs):
-        lines += [
-            f"for file in {shlex.join(inputs)}; do",
-            f"  for second in {{1..{max(1, latency_s)}}}; do "
-            'test -e "$file" && break; sleep 1; done',
-            '  test -e "$file" || { echo "missing input: $file" >&2; exit 1; }',
-            "done",
-        ]
     if folders := sorted(set(folders)):
         lines.append(f"mkdir -p {shlex.join(folders)}")
     if outputs := list(outputs):
@@ -106,6 +90,38 @@ def write_script(
     for name, value in (environment or {}).items():
         lines.append(f"export {name}={shlex.quote(value)}")
     return "\n".join([*lines, command, ""])
+
+
+_DROP_INHERITED = (
+    "for name in ${!SLURM_*} ${!SRUN_*} ${!SBATCH_*}; do",
+    "  case $name in",
+    f'    {"|".join(f"SLURM_{name}" for name in INHERITED)}|SRUN_*|SBATCH_*) unset "$name" ;;',
+    "  esac",
+    "done",
+)
+
+
+def _check_sight(*paths: Path) -> list[str]:
+    """Return the lines that end a job whose node does not see one of some paths."""
+    told = '{ echo "node $(hostname) does not see $path" >&2; '
+    return [
+        f"for path in {shlex.join(map(str, paths))}; do",
+        f'  test -e "$path" || {told}exit {OUT_OF_SIGHT}; }}',
+        "done",
+    ]
+
+
+def _wait_for(files: Sequence[str], latency_s: int) -> list[str]:
+    """Return the lines that wait for files, and end a job if one is still missing."""
+    if not files:
+        return []
+    seconds = f"{{1..{max(1, latency_s)}}}"
+    return [
+        f"for file in {shlex.join(files)}; do",
+        f'  for second in {seconds}; do test -e "$file" && break; sleep 1; done',
+        '  test -e "$file" || { echo "missing input: $file" >&2; exit 1; }',
+        "done",
+    ]
 
 
 def read_note(logs: Path, label: str) -> int | None:
