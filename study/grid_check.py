@@ -44,6 +44,26 @@ def check_grid(
     `known` holds the names in the models and clusters files, valid or not; a file that cannot be
     read is not in it.
     """
+    problems = _check_names(study, known)
+    count = sum(entry.combinations for entry in study.grid)
+    if count > MOST_CELLS:
+        message = f"found {count:,} cells; expected {MOST_CELLS:,} or fewer"
+        return [*problems, Problem(("grid",), message)], []
+    known_paths = [problem.path for problem in problems]
+    counts: Counter[KeyPath] = Counter()
+    found, cells = _check_points(study)
+    if cells:
+        found += _check_unused_variants(study)
+    for problem in dict.fromkeys(found):
+        counts[problem.path] += 1
+        follows = any(problem.path[: len(path)] == path for path in known_paths)
+        if counts[problem.path] <= MOST_OF_A_KEY and not follows:
+            problems.append(problem)
+    return list(dict.fromkeys(problems)), cells
+
+
+def _check_names(study: Study, known: Mapping[str, Sequence[str]]) -> list[Problem]:
+    """Return the problems with names and keys, whatever the cells."""
     problems = _managed(("run",), study.run)
     for cluster, settings in study.clusters_run.items():
         where = ("clusters_run", cluster)
@@ -67,21 +87,7 @@ def check_grid(
     for index, entry in enumerate(study.grid):
         problems += unknown_names(("grid", index), entry, names)
         problems += _unsweepable(("grid", index, "sweep"), entry)
-    count = sum(entry.combinations for entry in study.grid)
-    if count > MOST_CELLS:
-        message = f"found {count:,} cells; expected {MOST_CELLS:,} or fewer"
-        return [*problems, Problem(("grid",), message)], []
-    known_paths = [problem.path for problem in problems]
-    counts: Counter[KeyPath] = Counter()
-    found, cells = _check_points(study)
-    if cells:
-        found += _check_unused_variants(study)
-    for problem in dict.fromkeys(found):
-        counts[problem.path] += 1
-        follows = any(problem.path[: len(path)] == path for path in known_paths)
-        if counts[problem.path] <= MOST_OF_A_KEY and not follows:
-            problems.append(problem)
-    return list(dict.fromkeys(problems)), cells
+    return problems
 
 
 def unused_variants(study: Study) -> list[str]:
