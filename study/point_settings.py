@@ -30,6 +30,9 @@ MANAGED = {
 LARGEST_BATCH = 1_000_000
 """Most sequences of a micro-batch that a global batch is split into."""
 
+MOST_STEPS = 10**15
+"""Most steps of a length in tokens or FLOPs; far more than any run has."""
+
 
 def settle_run(
     study: Study, point: Point, source: str, changes: Mapping[str, Any] | None = None
@@ -53,10 +56,6 @@ def settle_run(
     if problems:
         raise ConfigError(source, problems)
     return run, facts
-
-
-MOST_STEPS = 10**15
-"""Most steps of a length in tokens or FLOPs; far more than any run has."""
 
 
 class SharedRuns:
@@ -203,13 +202,16 @@ def _merge_settings(study: Study, point: Point, changes: Mapping[str, Any] | Non
         ),
         Layer(changes or {}),
     ]
-    settings = Merged(layers)
+    return _with_own_checkpoints(Merged(layers), cell["name"])
+
+
+def _with_own_checkpoints(settings: Merged, name: str) -> Merged:
+    """Return settings in which a folder of checkpoints, if they name one, has one for the run."""
     checkpoints = settings.values.get("checkpoint")
     common = checkpoints.get("path") if isinstance(checkpoints, Mapping) else None
     if not isinstance(common, str):
         return settings
-    # Below the folder that the study names, each run has its own.
-    own = {"checkpoint": {"path": f"{common}/{cell['name']}"}}
+    own = {"checkpoint": {"path": f"{common}/{name}"}}
     return settings.over(Layer(own, prefix=("run", "checkpoint", "path"), derived=True))
 
 
