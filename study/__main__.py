@@ -34,14 +34,13 @@ def estimate(options: argparse.Namespace) -> None:
     from study.estimate.accuracy import Accuracy
     from study.estimate.estimate import Estimate, estimate_table
     from study.estimate.time_table import to_markdown
-    from study.files import to_csv, write_file
+    from study.files import write_csv_and_markdown
     from study.measure.evidence import known_measurements
 
     grid, output = _grid(options), options.output
     measurements = known_measurements(grid, options.throughput)
     estimates = estimate_table(grid, measurements)
-    write_file(output, to_csv(estimates, Estimate))
-    write_file(output.with_suffix(".md"), to_markdown(estimates))
+    write_csv_and_markdown(output, estimates, Estimate, to_markdown(estimates))
     Accuracy.of(grid.study, measurements).write(output)
 
 
@@ -120,7 +119,7 @@ def plot_scaling(options: argparse.Namespace) -> None:
 
 def scaling_law(options: argparse.Namespace) -> None:
     """Fit a scaling law to a study's losses, or to those in a CSV; write its tables and figure."""
-    from study.files import to_csv, write_file
+    from study.files import write_csv_and_markdown
     from study.law.plot_scaling_law import plot_scaling_law
     from study.law.scaling_law_table import (
         Coefficient,
@@ -132,14 +131,12 @@ def scaling_law(options: argparse.Namespace) -> None:
 
     if options.losses is not None:
         runs, what = read_losses(options.losses, options.drop_highest), "loss"
-        fit = fit_runs(str(options.losses), runs, what)
     elif options.study is not None:
         runs, what = study_losses(_grid(options))
-        fit = fit_runs(str(options.study), runs, what)
     else:
         raise ConfigError("command line", ["expected --study FILE or --losses FILE"])
-    write_file(options.output, to_csv(fit.coefficients, Coefficient))
-    write_file(options.output.with_suffix(".md"), to_markdown(fit))
+    fit = fit_runs(str(options.losses or options.study), runs, what)
+    write_csv_and_markdown(options.output, fit.coefficients, Coefficient, to_markdown(fit))
     plot_scaling_law(fit, options.figures)
 
 
@@ -203,7 +200,7 @@ def watch(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Compare studies, or the variants of one: speed, memory and loss, and the noise of each."""
-    from study.files import to_csv, write_file
+    from study.files import write_csv_and_markdown
     from study.measure import comparison
     from study.show.compare import plot, to_markdown
 
@@ -216,10 +213,10 @@ def compare(options: argparse.Namespace) -> None:
         sides = comparison.split(sides[0], options.by, options.base)
     base, *others = sides
     found = comparison.compare(base, others, options.by)
-    print(to_markdown(base, others, found, options.by), end="")
+    text = to_markdown(base, others, found, options.by)
+    print(text, end="")
     if options.output is not None:
-        write_file(options.output, to_csv(found, comparison.Difference))
-        write_file(options.output.with_suffix(".md"), to_markdown(base, others, found, options.by))
+        write_csv_and_markdown(options.output, found, comparison.Difference, text)
         plot(found, options.output.with_suffix(""))
     if options.threshold is not None:
         slower = comparison.slower_than(found, options.threshold)

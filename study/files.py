@@ -64,6 +64,19 @@ def to_csv(rows: Sequence[Any], row_type: type[Any]) -> str:
     return text.getvalue()
 
 
+def write_csv(path: Path, rows: Sequence[Any], row_type: type[Any]) -> None:
+    """Write instances of a dataclass as a CSV file."""
+    write_file(path, to_csv(rows, row_type))
+
+
+def write_csv_and_markdown(
+    csv_path: Path, rows: Sequence[Any], row_type: type[Any], markdown: str
+) -> None:
+    """Write instances of a dataclass as a CSV file, and next to it the text for people."""
+    write_csv(csv_path, rows, row_type)
+    write_file(csv_path.with_suffix(".md"), markdown)
+
+
 def parse_row(row_type: Any, line: dict[str, str]) -> Any:
     """Return a dataclass from a line of CSV, with each field's type; None for an empty cell.
 

@@ -23,7 +23,7 @@ from study.analysis.learning_rate import (
 from study.analysis.series import FINDERS
 from study.analysis.tokens_per_parameter import LengthRow, lengths_of, readable_lengths
 from study.csv_tables import read_as
-from study.files import to_csv, write_file
+from study.files import write_csv, write_file
 from study.grid import Grid
 from study.markdown import markdown_table
 from study.measure.losses import final_losses
@@ -138,7 +138,7 @@ def write_tables(name: str, results: Results, folder: Path) -> None:
     analysis, rows = ANALYSES[name], results.tables()
     parts = [f"{analysis.title}: {_loss_kind(rows[name])}, nats per token.", analysis.explanation]
     for table, kind in analysis.tables.items():
-        write_file(folder / f"{table}.csv", to_csv(rows[table], kind.row_type))
+        write_csv(folder / f"{table}.csv", rows[table], kind.row_type)
         parts.append(markdown_table(*without_empty(*kind.readable(rows[table]))))
     write_file(folder / f"{name}.md", "\n\n".join(parts) + "\n")
 

@@ -12,7 +12,7 @@ from study.csv_tables import read_as
 from study.estimate.backtest import score_predictions
 from study.estimate.calibration import Check, estimate_checks, leave_one_out
 from study.estimate.scored import ScoredPrediction
-from study.files import to_csv, write_file
+from study.files import write_csv
 from study.measure.measurement import Measurement
 
 CHECKS, LEFT_OUT, BACKTEST = "estimate_check.csv", "leave_one_out.csv", "backtest.csv"
@@ -36,9 +36,9 @@ class Accuracy:
 
     def write(self, estimates_csv: Path) -> None:
         """Write the tables beside a time_estimates.csv."""
-        write_file(estimates_csv.with_name(CHECKS), to_csv(self.checks, Check))
-        write_file(estimates_csv.with_name(LEFT_OUT), to_csv(self.left_out, ScoredPrediction))
-        write_file(estimates_csv.with_name(BACKTEST), to_csv(self.backtest, ScoredPrediction))
+        write_csv(estimates_csv.with_name(CHECKS), self.checks, Check)
+        write_csv(estimates_csv.with_name(LEFT_OUT), self.left_out, ScoredPrediction)
+        write_csv(estimates_csv.with_name(BACKTEST), self.backtest, ScoredPrediction)
 
 
 def read_accuracy(estimates_csv: Path) -> Accuracy:

@@ -1,11 +1,9 @@
-"""Rows of throughput.csv: their type, and the only reader and writer of the file."""
+"""Rows of throughput.csv: their type, and the only reader of the file."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from study.csv_tables import read_as
-from study.files import to_csv, write_file
 from study.points import CELL_NAME
 from study.trainers import DEFAULT_TRAINER
 from trainer.execution.choices import Dtype
@@ -133,8 +131,3 @@ def read_rows(csv_path: str | Path) -> list[ThroughputRow]:
     """
     needed = ("cluster", "model", "fingerprint")
     return read_as(csv_path, ThroughputRow, "a throughput table", "throughput", needed)
-
-
-def write_rows(rows: Sequence[ThroughputRow], csv_path: Path) -> None:
-    """Write a throughput.csv."""
-    write_file(csv_path, to_csv(rows, ThroughputRow))

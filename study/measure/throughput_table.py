@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from study import markdown
-from study.files import write_file
+from study.files import write_csv_and_markdown
 from study.measure.flags import footnotes
-from study.measure.throughput_row import ThroughputRow, read_rows, write_rows
+from study.measure.throughput_row import ThroughputRow, read_rows
 from study.trainers import DEFAULT_TRAINER
 
 READABLE_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -183,8 +183,7 @@ def is_numeric(column: Iterable[str]) -> bool:
 
 def write_table(rows: Sequence[ThroughputRow], csv_path: Path) -> None:
     """Write the table as CSV, and next to it as Markdown."""
-    write_rows(rows, csv_path)
-    write_file(csv_path.with_suffix(".md"), to_markdown(to_frame(rows)))
+    write_csv_and_markdown(csv_path, rows, ThroughputRow, to_markdown(to_frame(rows)))
 
 
 def read_table(csv_path: Path) -> pd.DataFrame:

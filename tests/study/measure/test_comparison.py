@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from study.__main__ import main
+from study.files import write_csv
 from study.measure.comparison import Side, compare, read_side, slower_than, split
 from study.measure.noise import noise_within
 from study.measure.repeats import BETWEEN_RUNS, relative_spread
-from study.measure.throughput_row import ThroughputRow, write_rows
+from study.measure.throughput_row import ThroughputRow
 from study.show.compare import to_markdown
 from tests.study.conftest import STUDY
 from trainer.problems import ConfigError
@@ -397,7 +398,7 @@ def test_the_text_says_what_the_noise_is_based_on_and_what_differs() -> None:
 
 
 def write(folder: Path, side: Side) -> Path:
-    write_rows(list(side.rows), folder / "throughput.csv")
+    write_csv(folder / "throughput.csv", side.rows, ThroughputRow)
     return folder
 
 
