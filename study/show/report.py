@@ -23,7 +23,7 @@ from study.measure.throughput_row import ThroughputRow
 from study.measure.time_by_part import PARTS
 from study.show import report_tables
 from study.show.report_data import chart_data, prediction_points
-from study.show.report_runs import describe_runs, find_missing
+from study.show.report_runs import Missing, describe_runs, find_missing
 from study.show.report_sections import find_law, find_section
 from study.show.report_summary import build_matrix, describe_findings, describe_request
 from study.show.report_tables import make_table
@@ -45,44 +45,69 @@ def render_report(
     The same input gives the same page. Missing tables of analyses are listed on it.
     """
     summaries = {cell.name: read_summary(cell.folder) for cell in grid.measured}
-    current = _current(grid, summaries)
     missing = {
         cell.name: found
         for cell in grid.measured
         if (found := find_missing(cell, summaries[cell.name])) is not None
     }
-    measured = [name for name in summaries if name not in missing]
     rows = _rows(grid, table)
-    sections = {name: find_section(name, analyses, figures) for name in find_analyses(grid)}
-    matrix = build_matrix(grid, rows, _states(grid, missing))
-    base, runs = describe_runs(grid, summaries, {cell.name: row.tokens_per_s for cell, row in rows})
-    diverged = [item for item in missing.values() if item.state == "diverged"]
     return (
         _environment()
         .get_template("report.html")
         .render(
             study=grid.study.study,
-            cells=len(grid.measured),
-            measured=len(measured) + len(diverged),
             asked=describe_request(grid),
             findings=describe_findings(rows, len({cell.gpus for cell in grid}) > 1),
-            matrix=matrix,
+            matrix=build_matrix(grid, rows, _states(grid, missing)),
             kinds=kinds_heading(grid, plural=True),
-            facts=_facts(list(current.values()), _trainers(grid, current)),
+            **_counts(grid, missing),
             **_tables(table, estimates, accuracy),
-            sections=[section for section in sections.values() if section is not None],
-            law=find_law(analyses, figures),
-            absent=[f"{name}.csv" for name, section in sections.items() if section is None],
-            missing=list(missing.values()),
-            estimate_only=[cell.name for cell in grid if not cell.measure],
-            peaks=[(name, config.gpu_name, config.peak_tflops) for name, config in _clusters(grid)],
-            base=base,
-            runs=runs,
+            **_analyses(grid, analyses, figures),
+            **_provenance(grid, summaries, rows),
             parts=PARTS,
             predicted=_ways(accuracy),
             data=chart_data(grid, each_run(grid), rows, prediction_points(accuracy)),
         )
     )
+
+
+def _counts(grid: Grid, missing: Mapping[str, Missing]) -> dict[str, Any]:
+    """Return how many cells are to be measured and were, and which were not."""
+    diverged = sum(item.state == "diverged" for item in missing.values())
+    return {
+        "cells": len(grid.measured),
+        "measured": len(grid.measured) - len(missing) + diverged,
+        "missing": list(missing.values()),
+        "estimate_only": [cell.name for cell in grid if not cell.measure],
+    }
+
+
+def _analyses(grid: Grid, tables: Path, figures: Path) -> dict[str, Any]:
+    """Return the sections of the analyses and of a scaling law, and which tables are missing."""
+    sections = {name: find_section(name, tables, figures) for name in find_analyses(grid)}
+    return {
+        "sections": [section for section in sections.values() if section is not None],
+        "absent": [f"{name}.csv" for name, section in sections.items() if section is None],
+        "law": find_law(tables, figures),
+    }
+
+
+def _provenance(
+    grid: Grid,
+    summaries: Mapping[str, RunSummary | None],
+    rows: Sequence[tuple[Cell, ThroughputRow]],
+) -> dict[str, Any]:
+    """Return how the runs were made, on what, and which peaks their MFU is of."""
+    current = _current(grid, summaries)
+    speeds = {cell.name: row.tokens_per_s for cell, row in rows}
+    base, runs = describe_runs(grid, summaries, speeds)
+    clusters = {cell.cluster: cell.cluster_config for cell in grid}
+    return {
+        "facts": _facts(list(current.values()), _trainers(grid, current)),
+        "peaks": [(name, it.gpu_name, it.peak_tflops) for name, it in clusters.items()],
+        "base": base,
+        "runs": runs,
+    }
 
 
 def _tables(
@@ -157,14 +182,10 @@ def _rows(grid: Grid, table: pd.DataFrame) -> list[tuple[Cell, ThroughputRow]]:
     return [(cell, row) for cell, row in named if cell is not None]
 
 
-def _states(grid: Grid, missing: Mapping[str, Any]) -> dict[str, str]:
+def _states(grid: Grid, missing: Mapping[str, Missing]) -> dict[str, str]:
     """Return name of a cell -> why it has no speed."""
     only = {cell.name: "estimated only" for cell in grid if not cell.measure}
     return only | {name: item.state for name, item in missing.items()}
-
-
-def _clusters(grid: Grid) -> list[tuple[str, Any]]:
-    return list({cell.cluster: cell.cluster_config for cell in grid}.items())
 
 
 def _trainers(grid: Grid, current: Mapping[str, RunSummary]) -> list[str]:
