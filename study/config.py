@@ -20,6 +20,7 @@ from pydantic import (
 from study.cluster_config import ClusterConfig
 from study.grid_config import GridEntry
 from study.horizon import check_horizon
+from study.sequences import group_by
 from study.trainers import DEFAULT_TRAINER, OURS, KnownLog, TrainerConfig
 from study.value_types import Name, ProjectPath, RunValues, WorkflowPath, as_list
 from trainer.config import ModelConfig, RunConfig
@@ -120,10 +121,8 @@ class EvaluateConfig(Settings):
 
     def by_fewshot(self) -> dict[int | None, list[str]]:
         """Return num_fewshot -> names of its tasks; one invocation of lm_eval takes one number."""
-        groups: dict[int | None, list[str]] = {}
-        for task in self.tasks:
-            groups.setdefault(task.num_fewshot, []).append(task.task)
-        return groups
+        groups = group_by(self.tasks, lambda task: task.num_fewshot)
+        return {count: [task.task for task in tasks] for count, tasks in groups.items()}
 
 
 class Study(Settings):

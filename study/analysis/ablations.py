@@ -11,6 +11,7 @@ from study.grid import Cell
 from study.measure.interval import CONFIDENCE
 from study.measure.losses import TRAINING, FinalLoss, choose_loss
 from study.measure.noise import Noise, noise_within
+from study.sequences import group_by
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,7 @@ def compare_with_base(series: Series, losses: Mapping[str, FinalLoss]) -> list[D
 
 def _by_change(series: Series, cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     """Return change -> cells of all seeds, the base first; of a change, what the base has not."""
-    changes: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in cells:
-        changes.setdefault(series.changes[cell.name], []).append(cell)
+    changes = group_by(cells, lambda cell: series.changes[cell.name])
     base = () if () in changes else next(iter(changes))
     others = {
         name_parts([part for part in parts if part not in base]): alike

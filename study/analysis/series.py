@@ -8,6 +8,7 @@ from typing import Any
 
 from study.grid import Cell, Grid
 from study.kinds import names_trainers
+from study.sequences import group_by
 from trainer.layers import flatten
 from trainer.problems import KeyPath
 
@@ -40,9 +41,7 @@ class Series:
 
     def by_model(self) -> dict[str, list[Cell]]:
         """Return model -> cells, by ascending size."""
-        models: dict[str, list[Cell]] = {}
-        for cell in self.cells:
-            models.setdefault(cell.model, []).append(cell)
+        models = group_by(self.cells, lambda cell: cell.model)
         return dict(sorted(models.items(), key=lambda item: item[1][0].params))
 
 
@@ -154,11 +153,8 @@ class _Axis:
         fewest: int,
     ) -> list[Series]:
         """Return the series of some cells: only groups with at least `fewest` different values."""
-        alike: dict[str, list[Cell]] = {}
-        for cell in cells:
-            alike.setdefault(self._rest(cell), []).append(cell)
         found = []
-        for members in alike.values():
+        for members in group_by(cells, self._rest).values():
             for where, apart in self._apart(members).items():
                 values: dict[Any, set[Any]] = {}
                 for cell in apart:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from study.analysis.series import Series
 from study.formats import format_count, format_missing
-from study.grid import Cell
 from study.measure.losses import FinalLoss, choose_loss
+from study.sequences import group_by
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,7 @@ def lengths_of(series: Series, losses: Mapping[str, FinalLoss]) -> list[LengthRo
     known, kind = choose_loss(series.cells, losses)
     rows = []
     for model, cells in series.by_model().items():
-        lengths: dict[int, list[Cell]] = {}
-        for cell in cells:
-            lengths.setdefault(cell.tokens_per_step * cell.run.steps, []).append(cell)
+        lengths = group_by(cells, lambda cell: cell.tokens_per_step * cell.run.steps)
         for tokens, alike in sorted(lengths.items()):
             values = [known[cell.name] for cell in alike if cell.name in known]
             error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None

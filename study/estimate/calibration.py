@@ -13,6 +13,7 @@ from study.cluster_config import ClusterConfig
 from study.estimate.performance import Observed, Performance, observe
 from study.estimate.scored import ScoredPrediction
 from study.measure.measurement import Measurement
+from study.sequences import group_by
 from study.trainers import DEFAULT_TRAINER
 
 MOST_PARTS = 100
@@ -52,8 +53,7 @@ def leave_one_out(measurements: Sequence[Measurement]) -> list[ScoredPrediction]
     predicted.
     """
     found = []
-    for key in dict.fromkeys(item.cell.measured_with for item in measurements):
-        here = [item for item in measurements if item.cell.measured_with == key]
+    for here in group_by(measurements, lambda item: item.cell.measured_with).values():
         first = {item.cell.speed_key: item.cell for item in reversed(here)}
         observed = observe(here)
         whole = Performance(here[0].cell.cluster_config, observed)
@@ -69,9 +69,8 @@ def leave_one_out(measurements: Sequence[Measurement]) -> list[ScoredPrediction]
 def estimate_checks(measurements: Sequence[Measurement]) -> list[Check]:
     """Return the checks of each trainer on each cluster, in the order of the measurements."""
     rows: list[Check] = []
-    for key in dict.fromkeys(item.cell.measured_with for item in measurements):
-        here = [item for item in measurements if item.cell.measured_with == key]
-        cluster, trainer = key
+    alike = group_by(measurements, lambda item: item.cell.measured_with)
+    for (cluster, trainer), here in alike.items():
         checks = check_cluster(cluster, here[0].cell.cluster_config, observe(here))
         rows += [replace(check, trainer=trainer) for check in checks]
     return rows

@@ -26,6 +26,7 @@ from study.estimate.spreads import Spreads, find_spreads
 from study.grid import Cell, Grid
 from study.horizon import horizon_steps
 from study.measure.measurement import Measurement
+from study.sequences import group_by
 from study.trainers import DEFAULT_TRAINER
 from study.workload import workload
 
@@ -116,12 +117,8 @@ class Estimator:
     def __init__(self, measurements: Sequence[Measurement]) -> None:
         """Keep the measurements; the model of each trainer on each cluster is fitted when it is
         first needed."""
-        self._measured: dict[tuple[str, str], list[Measurement]] = {}
-        self._own: dict[tuple[str, str], list[Measurement]] = {}
-        for item in measurements:
-            cluster = item.cell.cluster
-            self._measured.setdefault(item.cell.measured_with, []).append(item)
-            self._own.setdefault((cluster, item.cell.speed_key), []).append(item)
+        self._measured = group_by(measurements, lambda item: item.cell.measured_with)
+        self._own = group_by(measurements, lambda item: (item.cell.cluster, item.cell.speed_key))
         self._models: dict[tuple[str, str], Performance] = {}
         self._known_spreads: dict[tuple[str, str], Spreads] = {}
 
@@ -158,8 +155,7 @@ class Estimator:
         of these, those that are spread furthest are compared.
         """
         best: tuple[float, Cell] | None = None
-        for key in dict.fromkeys(cell.measured_with for cell in cells):
-            here = [cell for cell in cells if cell.measured_with == key]
+        for here in group_by(cells, lambda cell: cell.measured_with).values():
             works = [workload(cell) for cell in here]
             compared = spread(works, MOST)
             here, works = [here[at] for at in compared], [works[at] for at in compared]

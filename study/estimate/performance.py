@@ -38,6 +38,7 @@ from study.estimate.terms import (
 )
 from study.grid import Cell
 from study.measure.measurement import Measurement
+from study.sequences import group_by
 from study.workload import Workload, workload
 
 NO_DATA_SHEET = 30.0
@@ -75,10 +76,7 @@ class Observed:
 
 def observe(measurements: Sequence[Measurement]) -> list[Observed]:
     """Return each measured configuration once: seeds are pooled."""
-    pooled: dict[str, list[Measurement]] = {}
-    for item in measurements:
-        pooled.setdefault(item.cell.speed_key, []).append(item)
-
+    pooled = group_by(measurements, lambda item: item.cell.speed_key)
     return [
         Observed(
             workload(items[0].cell, items[0].model_dtype),

@@ -8,6 +8,7 @@ from study.estimate.basis import MEASURED
 from study.estimate.estimate import PREDICTED_STARTUP, Estimate
 from study.formats import format_count, format_interval, format_seconds
 from study.markdown import markdown_table
+from study.sequences import group_by
 from study.trainers import DEFAULT_TRAINER
 
 
@@ -18,10 +19,7 @@ def read_estimates(csv_path: str | Path) -> list[Estimate]:
 
 def by_horizon(estimates: Sequence[Estimate]) -> dict[str, list[Estimate]]:
     """Return horizon -> rows, in the table's order."""
-    tables: dict[str, list[Estimate]] = {}
-    for item in estimates:
-        tables.setdefault(item.horizon, []).append(item)
-    return tables
+    return group_by(estimates, lambda item: item.horizon)
 
 
 def readable_estimates(estimates: Sequence[Estimate]) -> tuple[list[str], list[list[str]]]:

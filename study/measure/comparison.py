@@ -27,6 +27,7 @@ from study.measure.losses import TRAINING, VALIDATION
 from study.measure.noise import Noise, noise_within
 from study.measure.repeats import relative_spread
 from study.measure.throughput_row import ThroughputRow, read_rows
+from study.sequences import group_by
 from trainer.problems import ConfigError
 
 Label = tuple[str, ...]
@@ -130,9 +131,7 @@ def split(side: Side, key: str, base: str | None) -> list[Side]:
     Without `base`, it is the value of the table's first run. Raises ConfigError if there are fewer
     than two values, or no base.
     """
-    groups: dict[str, list[ThroughputRow]] = {}
-    for row in side.rows:
-        groups.setdefault(str(getattr(row, key)), []).append(row)
+    groups = group_by(side.rows, lambda row: str(getattr(row, key)))
     names = list(groups)
     if base is not None and base not in groups:
         raise ConfigError(side.name, [f"no {key} '{base}'; found {', '.join(names) or 'no run'}"])
@@ -207,10 +206,7 @@ class _Noise:
 
 
 def _cells(side: Side, by: str | None) -> dict[Label, list[ThroughputRow]]:
-    cells: dict[Label, list[ThroughputRow]] = {}
-    for row in side.rows:
-        cells.setdefault(_label(row, by), []).append(row)
-    return cells
+    return group_by(side.rows, lambda row: _label(row, by))
 
 
 def _label(row: ThroughputRow, by: str | None) -> Label:

@@ -17,6 +17,7 @@ from typing import Any
 
 from study.grid import Cell, Grid
 from study.measure.throughput_row import ThroughputRow
+from study.sequences import group_by
 
 REFERENCE_NAME = "gpus-{gpus}/{variant}/seed-{seed}"
 """Name of a reference in a table. Its cluster and model are those of the row."""
@@ -36,9 +37,7 @@ def scaling_efficiencies(
         if (speed := row.tokens_per_s_per_gpu) is not None and speed > 0
     }
     settings = {cell.name: _settings(cell) for cell in grid}
-    groups: dict[tuple[Any, ...], list[Cell]] = {}
-    for cell in grid:
-        groups.setdefault(settings[cell.name], []).append(cell)
+    groups = group_by(grid, lambda cell: settings[cell.name])
     gpus = {name: gpu for name, (_, gpu) in measured.items()}
     comparable = {key: _Comparable(group, gpus) for key, group in groups.items()}
     columns = []

@@ -11,6 +11,7 @@ from study.markdown import markdown_table
 from study.measure.comparison import Difference, Side, unshared
 from study.measure.interval import CONFIDENCE
 from study.measure.repeats import BETWEEN_RUNS
+from study.sequences import group_by
 from study.show.sheets import Sheet, write_figure
 from study.show.style import IDEAL, PALETTE
 
@@ -53,9 +54,7 @@ def _notes(rows: Sequence[Difference]) -> list[str]:
     for row in rows:
         for note in row.note.split("; ") if row.note else []:
             cells.setdefault(note, []).append(row.cell)
-    alike: dict[tuple[str, ...], list[str]] = {}
-    for note, names in cells.items():
-        alike.setdefault(tuple(names), []).append(note)
+    alike = group_by(cells, lambda note: tuple(cells[note]))
     count = sum(1 for row in rows if row.cell)
     lines = [
         f"note: {'; '.join(notes)}" + ("" if len(names) == count else f" ({_some(names)})")

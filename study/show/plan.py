@@ -22,7 +22,7 @@ from study.jobs.texts import CHANGED, Texts
 from study.measure.changes import MOST_EXPLAINED, UNKNOWN, describe_change
 from study.measure.summaries import is_stale, read_summary
 from study.placements import Placement, Prospect
-from study.show.selection import evenly
+from study.sequences import evenly
 from study.trainer_command import command
 from trainer.records import RunSummary
 

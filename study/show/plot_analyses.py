@@ -17,7 +17,7 @@ from study.analysis.learning_rate import RateCurve
 from study.analysis.parabola import Parabola
 from study.analysis.tokens_per_parameter import LengthRow
 from study.formats import format_count
-from study.show.selection import evenly
+from study.sequences import evenly
 from study.show.sheets import Sheet, empty_figure, format_tick, label_log_axis, write_figure
 from study.show.style import IDEAL, colours
 

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 
 from study.estimate.accuracy import Accuracy
 from study.estimate.scored import ScoredPrediction
+from study.sequences import evenly
 from study.show.legend import add_legend, sample
-from study.show.selection import evenly
 from study.show.sheets import Sheet, empty_figure, label_log_axis, make_panels, write_figure
 from study.show.style import IDEAL, PALETTE
 

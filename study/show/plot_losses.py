@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from study.grid import Configuration, Grid
+from study.grid import Grid
+from study.sequences import evenly, group_by
 from study.show.curves import ALONG, Curve, band
 from study.show.legend import add_legend, legend_sections, sample
-from study.show.selection import evenly
 from study.show.sheets import (
     COUNTS,
     SCIENTIFIC,
@@ -54,7 +54,7 @@ def _draw_losses(style: Style, curves: list[Curve], axis: str, sheet: Sheet) -> 
     panels = _loss_panels(curves, by_gpus)
     if not panels:
         return empty_figure("No run has recorded a loss yet.", sheet)
-    shown = _choose_panels(panels)
+    shown = evenly(list(panels), MOST_PANELS)
     curves = [curve for title in shown for curve in panels[title]]
     # Clusters differ too much in speed for one scale: the faster one's curves would be vertical.
     share_x = len({curve.cell.cluster for curve in curves}) == 1
@@ -106,10 +106,8 @@ def _explain_losses(curves: list[Curve], as_bands: bool) -> list[Line2D]:
 
 def _by_seed(curves: Sequence[Curve]) -> list[list[Curve]]:
     """Return the curves of each cell, those of fewer GPUs first; seeds and repeats together."""
-    alike: dict[Configuration, list[Curve]] = {}
-    for curve in sorted(curves, key=lambda curve: curve.cell.gpus):
-        alike.setdefault(curve.cell.configuration, []).append(curve)
-    return list(alike.values())
+    ordered = sorted(curves, key=lambda curve: curve.cell.gpus)
+    return list(group_by(ordered, lambda curve: curve.cell.configuration).values())
 
 
 def _count_lines(curves: list[Curve]) -> int:
@@ -125,18 +123,12 @@ def _split_by_gpus(curves: list[Curve]) -> bool:
 
 def _loss_panels(curves: list[Curve], by_gpus: bool) -> dict[str, list[Curve]]:
     """Return title -> curves: one panel for each cluster, or for each of its GPU counts."""
-    panels: dict[str, list[Curve]] = {}
-    for curve in sorted(curves, key=lambda curve: curve.cell.gpus if by_gpus else 0):
-        cell = curve.cell
-        count = f"{cell.gpus}x " if by_gpus else ""
-        title = f"{cell.cluster} ({count}{cell.cluster_config.gpu_name})"
-        panels.setdefault(title, []).append(curve)
-    return panels
 
+    def title(curve: Curve) -> str:
+        cell, count = curve.cell, f"{curve.cell.gpus}x " if by_gpus else ""
+        return f"{cell.cluster} ({count}{cell.cluster_config.gpu_name})"
 
-def _choose_panels(panels: dict[str, list[Curve]]) -> list[str]:
-    """Return the titles of the panels to show: all, or `MOST_PANELS` evenly spaced ones."""
-    return evenly(list(panels), MOST_PANELS)
+    return group_by(sorted(curves, key=lambda it: it.cell.gpus if by_gpus else 0), title)
 
 
 def _draw_loss(

@@ -15,7 +15,7 @@ from study.formats import format_number_of, format_seconds
 from study.grid import Cell, Grid
 from study.kinds import name_kind, names_trainers
 from study.measure.time_by_part import PARTS
-from study.show.selection import evenly
+from study.sequences import evenly
 from study.show.sheets import Sheet, empty_figure, write_figure
 from study.show.style import IDEAL, PALETTE
 

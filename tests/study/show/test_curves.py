@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from study.show.curves import Line, band, thin
-from study.show.selection import evenly
 
 
 @settings(max_examples=25)
@@ -52,8 +51,3 @@ def test_the_band_of_runs_that_are_short_beside_their_start_up() -> None:
     assert drawn.x[-1] == pytest.approx(4.3, rel=0.01)
     assert drawn.middle[0] == pytest.approx(3.5, abs=0.01)
     assert drawn.middle[-1] == pytest.approx(3.3, abs=0.01)
-
-
-def test_evenly_keeps_both_ends() -> None:
-    assert evenly(range(3), 5) == [0, 1, 2]
-    assert evenly(range(101), 5) == [0, 25, 50, 75, 100]
