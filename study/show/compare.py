@@ -130,15 +130,15 @@ def plot(differences: Sequence[Difference], path: Path) -> list[Path]:
 
 def _draw(differences: Sequence[Difference], sheet: Sheet) -> Figure:
     cells = list(dict.fromkeys(row.cell for row in differences if row.cell))
-    names = [*cells, ""]
+    places = {name: place for place, name in enumerate([*cells, ""])}
     others = list(dict.fromkeys(row.other for row in differences))
-    figure = Figure(figsize=(sheet.width, 1.2 + 0.2 * min(len(names), MOST_LABELS)))
+    figure = Figure(figsize=(sheet.width, 1.2 + 0.2 * min(len(places), MOST_LABELS)))
     ax = figure.subplots()
     ax.axvline(1, color=IDEAL, linewidth=1)
     for index, other in enumerate(others):
         rows = [row for row in differences if row.other == other]
         shift = 0.5 * ((index + 0.5) / len(others) - 0.5)
-        heights = [names.index(row.cell) + shift for row in rows]
+        heights = [places[row.cell] + shift for row in rows]
         values = [row.speed_ratio for row in rows]
         noise = [row.speed_ratio * row.speed_noise for row in rows]
         colour = PALETTE[index % len(PALETTE)]
@@ -146,11 +146,11 @@ def _draw(differences: Sequence[Difference], sheet: Sheet) -> Figure:
             values, heights, xerr=noise, fmt="o", color=colour, markersize=4, linewidth=1.2,
             label=other,
         )  # fmt: skip
-    if len(names) <= MOST_LABELS:
-        ax.set_yticks(range(len(names)), [name or ALL for name in names])
+    if len(places) <= MOST_LABELS:
+        ax.set_yticks(range(len(places)), [name or ALL for name in places])
     else:
-        ax.set_yticks([len(names) - 1], [ALL])
-    ax.set_ylim(len(names) - 0.4, -0.6)
+        ax.set_yticks([len(places) - 1], [ALL])
+    ax.set_ylim(len(places) - 0.4, -0.6)
     whose = f" of {others[0]}" if len(others) == 1 else ""
     between = "\n" if sheet.is_narrow else " "
     assumed = "" if any(row.speed_degrees for row in differences if row.cell) else ", assumed"
