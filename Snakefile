@@ -9,12 +9,12 @@ STUDY = GRID.study
 if workflow.is_main_process:
     from study.jobs.executors import install
     from study.jobs.hooks import hook
-    from study.jobs.outdated import compare
+    from study.jobs.outdated import mark_outdated
     from study.jobs.working_lock import keep_locks_of_others, work_without_lock
 
     install(GRID)
     hook(workflow, GRID)
-    compare(workflow, GRID)
+    mark_outdated(workflow, GRID)
     keep_locks_of_others()
     if STUDY.partial:
         work_without_lock()

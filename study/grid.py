@@ -90,7 +90,7 @@ class Cell:
         return self.run.dump_dir
 
     @property
-    def flag(self) -> str:
+    def completed_file(self) -> str:
         """The file that Snakemake creates when the run's job has ended well."""
         return f"{self.folder}/{COMPLETED}"
 

@@ -8,7 +8,7 @@ from study.estimate.intervals import PredictionInterval, around
 from study.estimate.overhead import pauses
 from study.estimate.spreads import Spreads
 from study.grid import Cell
-from study.measure.flags import describe_divergence, describe_few, describe_load, describe_spread
+from study.measure.doubts import describe_divergence, describe_few, describe_load, describe_spread
 from study.measure.measurement import Measurement
 
 

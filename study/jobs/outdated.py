@@ -33,31 +33,31 @@ Outdated = Mapping[str, Change | str | None]
 """File -> what has changed since it was made; None if it is missing."""
 
 
-def compare(workflow: Any, grid: Grid) -> None:
+def mark_outdated(workflow: Any, grid: Grid) -> None:
     """Tell Snakemake what is up to date and what is not, before it looks for files itself."""
     done = [cell for cell in grid.measured if is_up_to_date(cell)]
     for cell in done:
-        _create_flag(cell)
+        _create_completed(cell)
     names = {cell.name for cell in done}
     others = [cell for cell in grid.measured if cell.name not in names]
     _make_again(workflow, {**_changed_runs(others), **_changed_study(grid)})
 
 
-def _create_flag(cell: Cell) -> None:
+def _create_completed(cell: Cell) -> None:
     """Create the `completed` of a run that is up to date, if it is missing, as after a kill.
 
     Without it, as in another user's results, Snakemake counts the run as one to train.
     """
-    flag = Path(cell.flag)
-    if not flag.exists():
+    file = Path(cell.completed_file)
+    if not file.exists():
         try:
-            flag.touch()
+            file.touch()
         except OSError as error:
             reason = f"cannot be created: {error.strerror}; the run is complete, yet counts as one"
-            print(f"warning: {flag}: {reason} to train", file=sys.stderr)
+            print(f"warning: {file}: {reason} to train", file=sys.stderr)
             return
-        written = flag.with_name(SUMMARY).stat().st_mtime
-        os.utime(flag, (written, written))  # keep tables that are newer than the run
+        written = file.with_name(SUMMARY).stat().st_mtime
+        os.utime(file, (written, written))  # keep tables that are newer than the run
 
 
 def _changed_runs(cells: Sequence[Cell]) -> Outdated:
@@ -69,7 +69,7 @@ def _changed_runs(cells: Sequence[Cell]) -> Outdated:
             change: Change | str | None = None
         else:
             change = Change(cell) if len(found) < MOST_EXPLAINED else UNKNOWN
-        found[cell.flag] = change
+        found[cell.completed_file] = change
     return found
 
 

@@ -231,10 +231,10 @@ class ExportRequest(CellRequest):
         Snakemake would delete the one that is there: in a copy, times may have any order.
         """
         cell = self._cell(wildcards)
-        settings = cell.run.checkpoint
+        settings, file = cell.run.checkpoint, cell.completed_file
         own = Path(cell.folder, CHECKPOINTS)
         folder = Path(settings.path) if settings and settings.path else own
-        return cell.flag if any(folder.glob("[0-9]*")) else _first(cell.flag, cell)
+        return file if any(folder.glob("[0-9]*")) else _first(file, cell)
 
 
 class EvaluationRequest(OneGpuRequest):

@@ -30,7 +30,7 @@ class Texts:
 
     def is_older(self, cell: Cell) -> bool:
         """Return whether Snakemake would train a cell again if it looked at times alone."""
-        flag = _written(cell.flag)
+        flag = _written(cell.completed_file)
         return flag is not None and any((_written(file) or 0) > flag for file in self.lists(cell))
 
     def unchanged(self, cell: Cell) -> set[str]:

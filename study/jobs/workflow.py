@@ -149,7 +149,7 @@ def finished_runs(grid: Grid) -> list[str]:
     if grid.study.partial:
         metrics = [f"{cell.folder}/{METRICS}" for cell in grid.measured]
         return [path for path in metrics if Path(path).exists()]
-    return [cell.flag for cell in grid.measured]
+    return [cell.completed_file for cell in grid.measured]
 
 
 def text_files(grid: Grid, name: str) -> list[str]:

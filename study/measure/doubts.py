@@ -17,7 +17,7 @@ Runs of the default study had 0.07 to 0.22 on two idle cores, and the one with t
 """
 
 BUSY_SHARE = 0.1
-"""Largest mean share of the machine's cores used by other processes without a flag.
+"""Largest mean share of the machine's cores used by other processes without a warning.
 
 The daemons of an idle machine stay far below; one busy process on up to nine cores is above.
 """
@@ -75,29 +75,29 @@ def describe_divergence(steps: Sequence[int | None], runs: int) -> str:
     return "from a run that diverged" + (f" at step {max(known):,}" if known else "")
 
 
-def row_flags(row: Mapping[str, Any]) -> list[str]:
+def row_doubts(row: Mapping[str, Any]) -> list[str]:
     """Return the warnings about a row of the throughput table, whose unknown values are None."""
-    flags = []
+    doubts = []
     if row.get("step_ms_p50") and row.get("startup_s") is None and row.get("wall_s") is None:
-        flags.append("only the step time was measured, not the start-up or the time of the run")
+        doubts.append("only the step time was measured, not the start-up or the time of the run")
     if is_wide(row["step_spread"]):
-        flags.append(
+        doubts.append(
             f"wide spread: p90 - p10 of the step time is more than {WIDE_SPREAD:.0%} of p50"
         )
     if row.get("step_ms_p50") and is_few(row.get("steady_intervals")):
         what = "how much the step time varies is hardly known"
-        flags.append(f"fewer than {FEW_INTERVALS} intervals in steady state: {what}")
+        doubts.append(f"fewer than {FEW_INTERVALS} intervals in steady state: {what}")
     if is_busy(row["machine_load"], row["machine_cores"]):
-        flags.append(f"busy machine: other processes took more than {BUSY_SHARE:.0%} of its cores")
+        doubts.append(f"busy machine: other processes took more than {BUSY_SHARE:.0%} of its cores")
     if row.get("began_again"):
-        flags.append(f"began again from step 1, as {row['trainer']} does not resume")
+        doubts.append(f"began again from step 1, as {row['trainer']} does not resume")
     reference = row["efficiency_reference"]
     own = f"/{row['variant']}/seed-{row['seed']}"
     if reference is not None and row["scaling_efficiency"] is None:
-        flags.append(f"no scaling efficiency: {reference} ran on another GPU or CPU")
+        doubts.append(f"no scaling efficiency: {reference} ran on another GPU or CPU")
     elif reference is not None and not reference.endswith(own):
-        flags.append(f"scaling efficiency against {reference}")
-    return flags
+        doubts.append(f"scaling efficiency against {reference}")
+    return doubts
 
 
 def footnotes(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
@@ -105,10 +105,10 @@ def footnotes(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
 
     Rows with the same warning share a footnote.
     """
-    flags = [row_flags(row) for row in rows]
+    doubts = [row_doubts(row) for row in rows]
     numbers = {
         text: str(number).translate(SUPERSCRIPTS)
-        for number, text in enumerate(dict.fromkeys(text for row in flags for text in row), 1)
+        for number, text in enumerate(dict.fromkeys(text for row in doubts for text in row), 1)
     }
-    marks = [" ".join(numbers[text] for text in row) for row in flags]
+    marks = [" ".join(numbers[text] for text in row) for row in doubts]
     return marks, [f"{number} {text}" for text, number in numbers.items()]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from study import markdown
 from study.files import write_csv_and_markdown
-from study.measure.flags import footnotes
+from study.measure.doubts import footnotes
 from study.measure.throughput_row import ThroughputRow, read_rows
 from study.trainers import DEFAULT_TRAINER
 

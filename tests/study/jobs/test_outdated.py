@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from study.grid import Grid
-from study.jobs.outdated import compare
+from study.jobs.outdated import mark_outdated
 from tests.study.conftest import MakeGrid, write_run
 
 
@@ -27,7 +27,7 @@ def reasons(grid: Grid) -> dict[str, Any]:
         )
 
     workflow = SimpleNamespace(dag=dag, _build_dag=build)
-    compare(workflow, grid)
+    mark_outdated(workflow, grid)
     workflow._build_dag()
     assert not any(job.reason.forced for job in jobs)
     return {job.output[0]: job.reason for job in jobs}

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from study.grid import Grid
-from study.jobs.outdated import compare
+from study.jobs.outdated import mark_outdated
 from study.jobs.writable import find_unwritable
 from tests.study.conftest import MakeGrid, write_run
 
@@ -87,7 +87,7 @@ def test_planning_beside_results_of_another_user_ends_with_no_traceback(
     """A flag that is missing could not be created."""
 
     def plan() -> str:
-        compare(SimpleNamespace(_build_dag=lambda: None), grid)
+        mark_outdated(SimpleNamespace(_build_dag=lambda: None), grid)
         return "planned"
 
     write_run(grid[0])

@@ -10,7 +10,7 @@ from study.estimate.estimate import estimate_table
 from study.estimate.time_table import read_estimates
 from study.estimate.time_table import to_markdown as time_markdown
 from study.grid import Cell, Grid
-from study.measure.flags import BUSY_SHARE, WIDE_SPREAD, footnotes
+from study.measure.doubts import BUSY_SHARE, WIDE_SPREAD, footnotes
 from study.measure.measurement import read_measurements
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import read_table, to_markdown, write_table
