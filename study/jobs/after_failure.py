@@ -11,8 +11,8 @@ from typing import Any
 
 from study.files import write_file
 from study.grid import Grid
-from study.jobs.ctrl_c import is_stopped
 from study.jobs.decisions import is_training
+from study.jobs.interruption import is_stopped
 from study.jobs.messages import say
 from study.project import SNAKEFILE
 

@@ -12,15 +12,14 @@ from typing import Any
 from snakemake_interface_common.exceptions import WorkflowError
 
 from study.grid import Cell, Grid
-from study.jobs.ctrl_c import note_ctrl_c
 from study.jobs.decisions import find_cell
 from study.jobs.executors import LocalExecutor
 from study.jobs.flags import find_not_followed
 from study.jobs.foreign_job import write_job
+from study.jobs.interruption import exit_on_sigterm, leave_on_sigterm, note_ctrl_c
 from study.jobs.launch import data_request
 from study.jobs.requests import data_cell
 from study.jobs.sbatch_answers import find_refusal
-from study.jobs.sigterm import exit_on_sigterm, leave_on_sigterm
 from study.jobs.slurm_executor import SlurmExecutor
 from study.jobs.slurm_request import Prepared
 from study.jobs.writable import find_unwritable

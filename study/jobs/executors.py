@@ -8,8 +8,8 @@ from snakemake.executors.local import Executor as SnakemakeLocalExecutor
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
 from study.grid import Grid
-from study.jobs.ctrl_c import is_stopped
 from study.jobs.decisions import Decisions
+from study.jobs.interruption import is_stopped
 from study.jobs.local_progress import LocalProgress
 from study.jobs.messages import say
 from study.jobs.slurm_executor import SlurmExecutor

@@ -29,11 +29,11 @@ from study.jobs.decisions import Decisions, give_up
 from study.jobs.ended_job import describe_end, logs_of
 from study.jobs.flags import find_pace
 from study.jobs.grants import Grants
+from study.jobs.interruption import terminate_children
 from study.jobs.job_script import ENDED, show_logs, what_node_lacks, write_script
 from study.jobs.messages import say, shorten
 from study.jobs.progress import Progress
 from study.jobs.sbatch_answers import classify_refusal, find_submit_limits
-from study.jobs.sigterm import terminate_children
 from study.jobs.slurm_commands import Answer, abandon, ask
 from study.jobs.slurm_jobs import (
     NEEDS_LESS_TIME,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from study.jobs.after_failure import make_tables
-from study.jobs.ctrl_c import note_ctrl_c
+from study.jobs.interruption import note_ctrl_c
 from study.load import load_study_file
 from study.project import SNAKEFILE
 from tests.study.conftest import MakeGrid

@@ -1,5 +1,8 @@
-"""The end by SIGTERM, or by SIGHUP when a terminal or a connection is closed: Snakemake ends within
-seconds, its Slurm jobs go on."""
+"""The end of an invocation by a signal.
+
+By Ctrl-C, the running jobs save and end, which is no failure. By SIGTERM, or by SIGHUP when a
+terminal or a connection is closed, Snakemake ends within seconds, and its Slurm jobs go on.
+"""
 
 import contextlib
 import os
@@ -9,6 +12,26 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+CTRL_C = "ctrl-c"
+
+
+def note_ctrl_c(scheduler: Any) -> None:
+    """Have Snakemake's scheduler know of Ctrl-C before its jobs end, as it does of SIGTERM."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before):  # ignored, as in a background job of a script
+        return
+
+    def note(number: int, frame: Any) -> None:
+        scheduler._user_kill = CTRL_C
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+
+
+def is_stopped(scheduler: Any) -> bool:
+    """Return whether Ctrl-C has ended Snakemake."""
+    return bool(getattr(scheduler, "_user_kill", None) == CTRL_C)
 
 
 def exit_on_sigterm() -> None:
