@@ -56,6 +56,13 @@ CROSSING = 0.12
 """The same for several nodes, if none of their runs was measured: the slowdown by the network
 differs between clusters by a fifth and more."""
 
+MOST = 256
+"""Configurations that a regression is fitted to; of more, those that lie furthest apart. Its cost
+grows with the cube of this, and others lie within a length scale of these."""
+
+REFITTED = 12
+"""With more configurations than this, leaving some out does not choose hyperparameters again."""
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -98,14 +105,6 @@ def _middle(values: Sequence[float | None]) -> float | None:
 
 def _startup_before_step(item: Measurement) -> float | None:
     return None if item.startup_s is None else max(0.1, item.startup_s - item.mean_step_s)
-
-
-MOST = 256
-"""Configurations that a regression is fitted to; of more, those that lie furthest apart. Its cost
-grows with the cube of this, and others lie within a length scale of these."""
-
-REFITTED = 12
-"""With more configurations than this, leaving some out does not choose hyperparameters again."""
 
 
 class Performance:

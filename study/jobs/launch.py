@@ -54,6 +54,9 @@ CACHES = {
 """Variable for the folder of temporary files or a cache -> folder below `scratch`. Compiled code
 has `distributed.compile_cache` instead, which the runs on all nodes share."""
 
+FIRST_RUNTIME_MIN = 60
+"""Time limit if there is no estimate and the cluster has no max_runtime_min."""
+
 
 def threads(cluster: ClusterConfig, gpus: int) -> int:
     """Return a training job's threads.
@@ -64,10 +67,6 @@ def threads(cluster: ClusterConfig, gpus: int) -> int:
     if cluster.slurm is None:
         return WHOLE_MACHINE
     return cluster.cpus_per_gpu * cluster.gpus_on_node(gpus)
-
-
-FIRST_RUNTIME_MIN = 60
-"""Time limit if there is no estimate and the cluster has no max_runtime_min."""
 
 
 def slurm_resources(
