@@ -19,7 +19,8 @@ import numpy as np
 from benchmarks import ROOT, command_line
 from benchmarks.published_tables import H100, observe, read_table
 from study.cluster_config import ClusterConfig
-from study.estimate.performance import Observed, Performance
+from study.estimate.observed import Observed
+from study.estimate.performance import Performance
 from study.estimate.terms import position
 from study.workload import Workload
 from trainer.flops import mean_context

@@ -16,7 +16,8 @@ from statistics import median
 from benchmarks import ROOT, command_line
 from study.cluster_config import ClusterConfig
 from study.estimate.intervals import PredictionInterval
-from study.estimate.performance import Observed, Performance
+from study.estimate.observed import Observed
+from study.estimate.performance import Performance
 from study.workload import Workload
 
 TABLE = ROOT / "tests" / "data" / "mpt_h100.csv"

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from study.cluster_config import ClusterConfig
-from study.estimate.performance import Observed, Performance, observe
+from study.estimate.observed import Observed, observe
+from study.estimate.performance import Performance
 from study.estimate.scored import ScoredPrediction
 from study.measure.measurement import Measurement
 from study.sequences import group_by

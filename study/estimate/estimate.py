@@ -12,6 +12,7 @@ from statistics import median
 
 from study.estimate.basis import MEASURED_STEPS, VERIFIED, find_basis
 from study.estimate.intervals import PredictionInterval, add, around
+from study.estimate.observed import observe
 from study.estimate.own_runs import (
     alike,
     another_run,
@@ -21,7 +22,7 @@ from study.estimate.own_runs import (
     measured_step,
     spread_of_another,
 )
-from study.estimate.performance import MOST, Performance, observe, spread
+from study.estimate.performance import MOST, Performance, spread
 from study.estimate.spreads import Spreads, find_spreads
 from study.grid import Cell, Grid
 from study.horizon import horizon_steps

@@ -8,15 +8,15 @@ each cluster, fitted to all its measurements there.
 import math
 from collections.abc import Collection, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from statistics import median
 
 import numpy as np
 
 from study.cluster_config import ClusterConfig
 from study.estimate.basis import Extent, measured_extent
 from study.estimate.intervals import PredictionInterval
+from study.estimate.observed import Observed
 from study.estimate.overhead import rest_terms
 from study.estimate.priors import (
     MEMORY_PRIORS,
@@ -37,9 +37,7 @@ from study.estimate.terms import (
     step_terms,
 )
 from study.grid import Cell
-from study.measure.measurement import Measurement
-from study.sequences import group_by
-from study.workload import Workload, workload
+from study.workload import Workload
 
 NO_DATA_SHEET = 30.0
 """Factor by which the speed of a cluster without peak_tflops may differ from the nominal rates."""
@@ -62,49 +60,6 @@ grows with the cube of this, and others lie within a length scale of these."""
 
 REFITTED = 12
 """With more configurations than this, leaving some out does not choose hyperparameters again."""
-
-
-@dataclass(frozen=True)
-class Observed:
-    """A measured configuration, with the medians over its runs."""
-
-    work: Workload
-    step_s: float
-    startup_s: float | None
-    """Without the first step."""
-    peak_memory_gib: float | None
-    rests: tuple[tuple[dict[str, float], float], ...] = ()
-    """Of whole runs: the `rest_terms`, and the seconds outside start-up and steps."""
-    speed_key: str = ""
-    """`RunConfig.speed_key` of its runs."""
-    with_startup: tuple[tuple[dict[str, float], float], ...] = ()
-    """The same of whole runs whose start-up was not recorded, which is in these seconds."""
-
-
-def observe(measurements: Sequence[Measurement]) -> list[Observed]:
-    """Return each measured configuration once: seeds are pooled."""
-    pooled = group_by(measurements, lambda item: item.cell.speed_key)
-    return [
-        Observed(
-            workload(items[0].cell, items[0].model_dtype),
-            median(item.mean_step_s for item in items),
-            _middle([_startup_before_step(item) for item in items]),
-            _middle([item.peak_memory_gib for item in items]),
-            tuple(_rests(items)),
-            items[0].cell.speed_key,
-            tuple(_with_startup(items)),
-        )
-        for items in pooled.values()
-    ]
-
-
-def _middle(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
-
-
-def _startup_before_step(item: Measurement) -> float | None:
-    return None if item.startup_s is None else max(0.1, item.startup_s - item.mean_step_s)
 
 
 class Performance:
@@ -217,7 +172,9 @@ class Performance:
 
     @cached_property
     def _startup_model(self) -> Regression:
-        known = [item for item in self.observed if item.startup_s is not None or item.with_startup]
+        known = [
+            item for item in self.observed if item.startup_s is not None or item.rests_with_startup
+        ]
         found = _furthest(known)
         points = _startup_points([item.work for item in found])
         values = np.array([self._startup_of(item) for item in found], dtype=float)
@@ -229,9 +186,9 @@ class Performance:
         leaves of their time."""
         if item.startup_s is not None:
             return item.startup_s
-        points = _rest_points([terms for terms, _ in item.with_startup])
+        points = _rest_points([terms for terms, _ in item.rests_with_startup])
         rests = np.exp(self._rest_model.predict(points)[0])
-        return max(0.1, float(np.median([s for _, s in item.with_startup] - rests)))
+        return max(0.1, float(np.median([s for _, s in item.rests_with_startup] - rests)))
 
     @cached_property
     def _rest_model(self) -> Regression:
@@ -311,33 +268,6 @@ def _startup_points(works: Sequence[Workload]) -> Points:
     # Start-up does not depend on anything else, such as the model's size.
     positions = np.array([[0.5 * math.log(work.gpus), float(work.compiled)] for work in works])
     return Points(terms, positions.reshape(len(works), 2), [""] * len(works))
-
-
-def _rests(measurements: Sequence[Measurement]) -> list[tuple[dict[str, float], float]]:
-    """Return the `rest_terms` of whole runs, and the seconds outside start-up and steps."""
-    found = []
-    for item in measurements:
-        if item.outside_s is not None and item.startup_s is not None:
-            # It may be negative if nothing else was done and the first steps were fast.
-            found.append((_rest_terms(item), max(0.1, item.outside_s - item.startup_s)))
-    return found
-
-
-def _with_startup(measurements: Sequence[Measurement]) -> list[tuple[dict[str, float], float]]:
-    """Return the same of whole runs whose start-up was not recorded, with their start-up.
-
-    One whose steps take longer than the whole contradicts itself and says nothing.
-    """
-    found = []
-    for item in measurements:
-        outside_s = item.outside_s if item.startup_s is None else None
-        if outside_s is not None and outside_s > item.mean_step_s:
-            found.append((_rest_terms(item), outside_s - item.mean_step_s))
-    return found
-
-
-def _rest_terms(item: Measurement) -> dict[str, float]:
-    return rest_terms(item.cell, item.cell.run.steps, item.mean_step_s)
 
 
 def _rest_points(rows: Sequence[dict[str, float]]) -> Points:

@@ -12,7 +12,8 @@ from study.estimate.calibration import (
     leave_one_out,
     readable_checks,
 )
-from study.estimate.performance import Observed, Performance
+from study.estimate.observed import Observed
+from study.estimate.performance import Performance
 from study.estimate.regression import Hyper, Regression
 from study.measure.evidence import known_measurements
 from tests.study.conftest import MakeGrid, measured, write_run

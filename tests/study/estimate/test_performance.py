@@ -16,7 +16,8 @@ from benchmarks.published_tables import (
     torchtitan_pairs,
 )
 from study.cluster_config import ClusterConfig
-from study.estimate.performance import Observed, Performance, spread
+from study.estimate.observed import Observed
+from study.estimate.performance import Performance, spread
 from study.estimate.regression import Z80
 from study.workload import Workload
 from tests.study.estimate.workloads import SMALL
