@@ -11,33 +11,32 @@ from study.jobs.verdict import End, is_time_up
 from study.measure.summaries import is_up_to_date, read_summary
 
 
-def describe_end(info: WatchedJob, state: str, cell: Cell | None, queued: QueuedJob | None) -> End:
-    """Return the end of a job, which trains a cell or none. Raises ConfigError if its run.json is
-    malformed.
+def describe_end(info: WatchedJob, state: str, queued: QueuedJob | None) -> End:
+    """Return the end of a job. Raises ConfigError if its run.json is malformed.
 
     `queued`: the job as squeue lists it, if it does.
     """
+    cell = info.cell
     summary = read_summary(cell.folder) if cell else None
     saved = (
         summary is not None
         and summary.attempts[-1].status == "preempted"
         and len(summary.attempts) > info.attempts
     )
-    logs = logs_of(info, cell)
     return End(
         state=state,
         complete=is_up_to_date(cell) if cell else state == "COMPLETED",
         saved_step=summary.steps_done if summary and saved else None,
         first_step=info.first_step,
-        out_of_memory=state in ("FAILED", "OUT_OF_MEMORY") and ran_out_of_memory(logs),
+        out_of_memory=state in ("FAILED", "OUT_OF_MEMORY") and ran_out_of_memory(logs_of(info)),
         time_up=cell is not None and _is_time_up(cell, queued),
         kept=info.kept,
     )
 
 
-def logs_of(info: WatchedJob, cell: Cell | None) -> list[Path]:
+def logs_of(info: WatchedJob) -> list[Path]:
     """Return the files that a job and Slurm have printed to: its log, and that of its errors."""
-    errors = error_file(cell.cluster_config.slurm) if cell else None
+    errors = error_file(info.cell.cluster_config.slurm) if info.cell else None
     return [Path(info.made.log), *([log_of_job(errors, info.made.job_id)] if errors else [])]
 
 

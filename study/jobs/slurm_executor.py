@@ -285,7 +285,12 @@ class SlurmExecutor(Decisions, PluginExecutor):
     ) -> None:
         cell = self.cell(job)
         info = WatchedJob(
-            job, made.job_id, made=made, kind=kind_of(job), kept=kept, grown_from=grown_from
+            *(job, made.job_id),
+            made=made,
+            cell=cell,
+            kind=kind_of(job),
+            kept=kept,
+            grown_from=grown_from,
         )
         if cell is not None and not kept and (before := find_summary(cell.folder)):
             info.first_step, info.attempts = before.steps_done, len(before.attempts)
@@ -332,7 +337,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
 
         A network file system may hide a new file for as long as it keeps a folder's attributes.
         """
-        cell = self.cell(info.job)
+        cell = info.cell
         if ended != "COMPLETED" or cell is None or info.kept or is_up_to_date(cell):
             return False
         info.ended = time.monotonic() if info.ended is None else info.ended
@@ -358,9 +363,9 @@ class SlurmExecutor(Decisions, PluginExecutor):
 
     def _settle(self, info: WatchedJob, state: str, queued: QueuedJob | None) -> None:
         """Do what follows from the end of a job."""
-        job, cell = info.job, self.cell(info.job)
+        job, cell = info.job, info.cell
         self._end(info)
-        end = describe_end(info, state, cell, queued)
+        end = describe_end(info, state, queued)
         verdict = judge(end)
         if cell is not None and verdict.action != "done":
             note_shortage(cell.name, end)
@@ -376,7 +381,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
             if lacks or verdict.action == "give up":
                 give_up(job)
             said = f"Slurm job {info.made.label} ended: {state}. {verdict.reason}".strip()
-            shown = show_logs(logs_of(info, cell), getattr(job, "log", ()))
+            shown = show_logs(logs_of(info), getattr(job, "log", ()))
             message = "\n".join(filter(None, [said, lacks, shown]))
             self.report_job_error(info, msg=message)
 

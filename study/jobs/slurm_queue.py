@@ -14,6 +14,7 @@ from pathlib import Path
 
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
+from study.grid import Cell
 from study.jobs.job_script import ENDED, read_note
 from study.jobs.messages import say
 from study.jobs.slurm_jobs import (
@@ -39,6 +40,8 @@ class WatchedJob(SubmittedJobInfo):
     """A job of this invocation in Slurm's queue."""
 
     made: Submission
+    cell: Cell | None
+    """What it trains; None for other jobs."""
     kind: Hashable
     """What a submit limit applies to."""
     kept: bool = False

@@ -135,7 +135,7 @@ def watched(
     log = str(executor.slurm_logdir / f"{job_id}.log")
     whose = user or name_of_user()
     made = Submission(job_id, cluster, "name", "comment", "digest", log, whose)
-    info = WatchedJob(job.job, job_id, made=made, kind=())
+    info = WatchedJob(job.job, job_id, made=made, cell=grid[number], kind=())
     executor._queue.add(info)
     return info, folder
 

@@ -15,7 +15,7 @@ from study.jobs.submitted import Submission
 
 def job(number: int) -> WatchedJob:
     made = Submission(str(number), None, "name", "comment", "digest", "log", "me")
-    return WatchedJob(None, str(number), made=made, kind=())
+    return WatchedJob(None, str(number), made=made, cell=None, kind=())
 
 
 def test_slurm_is_asked_less_and_less_often_until_a_job_ends(
