@@ -217,22 +217,24 @@ class Regression:
         terms = len(start)
         fitted = np.zeros(len(widths))  # relative to the prior's center
         fitted[:terms] = start - self._center
-        for _ in range(50):
+
+        def linearised() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            """Return the residual from the prior's center, as the model is linear around the
+            present fit, the shares of the terms over the variances, and their precision."""
             shape, residual = self._rotated(vectors, self._center + fitted[:terms])
-            # The residual from the prior's center: the model is linear around the present fit.
             residual += shape[:, :terms] @ fitted[:terms]
             weighted = shape / variances[:, None]
-            precision = weighted.T @ shape + np.diag(widths**-2)
+            return residual, weighted, weighted.T @ shape + np.diag(widths**-2)
+
+        for _ in range(50):
+            residual, weighted, precision = linearised()
             step = np.linalg.solve(precision, weighted.T @ residual) - fitted
             # The linearisation overshoots far from the optimum.
             step[:terms] /= max(1.0, float(np.abs(step[:terms]).max()))
             fitted = fitted + step
             if np.abs(step).max() < CONVERGED:
                 break
-        shape, residual = self._rotated(vectors, self._center + fitted[:terms])
-        residual += shape[:, :terms] @ fitted[:terms]
-        weighted = shape / variances[:, None]
-        precision = weighted.T @ shape + np.diag(widths**-2)
+        residual, weighted, precision = linearised()
         explained = weighted.T @ residual
         square = residual @ (residual / variances)
         square -= explained @ np.linalg.solve(precision, explained)
