@@ -35,37 +35,42 @@ def start(workflow: Any, grid: Grid) -> None:
     """
     executor = workflow.scheduler._executor
     note_ctrl_c(workflow.scheduler)
-    if not_followed := find_not_followed(workflow):
-        sys.exit(str(ConfigError("command line or profile", not_followed)))
-    if isinstance(executor, SlurmExecutor):
-        exit_on_sigterm()
-    jobs = list(workflow.dag.needrun_jobs())
-    cells = _cells_to_train(grid, jobs)
-    if isinstance(executor, SlurmExecutor):
-        problems = [*find_impossible_here(executor, jobs), *find_rejected(executor, jobs)]
-        if problems:
-            sys.exit(str(ConfigError("requests to Slurm", problems)))
-    unwritable = find_unwritable(grid, cells)
-    if unwritable:
-        sys.exit(unwritable)
+    try:
+        _refuse("command line or profile", find_not_followed(workflow))
+        if isinstance(executor, SlurmExecutor):
+            exit_on_sigterm()
+        jobs = list(workflow.dag.needrun_jobs())
+        cells = _cells_to_train(grid, jobs)
+        if isinstance(executor, SlurmExecutor):
+            problems = [*find_impossible_here(executor, jobs), *find_rejected(executor, jobs)]
+            _refuse("requests to Slurm", problems)
+        if unwritable := find_unwritable(grid, cells):
+            sys.exit(unwritable)
+        _write_down(executor, grid, cells, jobs)
+        if isinstance(executor, SlurmExecutor):
+            executor.find_earlier_jobs(jobs)
+            executor.learn_limits()
+            _hand_over_all(workflow)
+            leave_on_sigterm(executor.leave)
+        else:
+            _limit_to_cores(workflow)
+    except (ConfigError, WorkflowError) as error:
+        sys.exit(str(error))
+
+
+def _refuse(source: str, problems: Sequence[str]) -> None:
+    if problems:
+        raise ConfigError(source, problems)
+
+
+def _write_down(executor: Any, grid: Grid, cells: Sequence[Cell], jobs: Iterable[Any]) -> None:
+    """Write what is predicted of the cells to train, and what the jobs read."""
     try:
         if cells:
             _predict(executor, grid, cells)
         _write_settings(grid, jobs)
-    except ConfigError as error:
-        sys.exit(str(error))
     except OSError as error:
         sys.exit(f"{error.filename}: cannot be written: {error.strerror}")
-    if isinstance(executor, SlurmExecutor):
-        try:
-            executor.find_earlier_jobs(jobs)
-        except WorkflowError as error:
-            sys.exit(str(error))
-        executor.learn_limits()
-        _hand_over_all(workflow)
-        leave_on_sigterm(executor.leave)
-    else:
-        _limit_to_cores(workflow)
 
 
 def _predict(executor: Any, grid: Grid, cells: Sequence[Cell]) -> None:
@@ -118,9 +123,7 @@ def _limit_to_cores(workflow: Any) -> None:
     Snakemake drops it if a profile sets `jobs`, as ours does for Slurm: then measured runs would
     run concurrently.
     """
-    scheduler = workflow.scheduler
-    for resources in (scheduler.global_resources, scheduler.resources):
-        resources["_cores"] = workflow.resource_settings.cores
+    _set_limit(workflow, "_cores", workflow.resource_settings.cores)
 
 
 def _hand_over_all(workflow: Any) -> None:
@@ -128,10 +131,14 @@ def _hand_over_all(workflow: Any) -> None:
 
     Otherwise it would go through all that wait whenever one job ends.
     """
+    workflow.scheduler.job_rate_limiter = None
+    _set_limit(workflow, "_nodes", sys.maxsize)
+
+
+def _set_limit(workflow: Any, name: str, limit: int) -> None:
     scheduler = workflow.scheduler
-    scheduler.job_rate_limiter = None
     for resources in (scheduler.global_resources, scheduler.resources):
-        resources["_nodes"] = sys.maxsize
+        resources[name] = limit
 
 
 def find_impossible_here(executor: SlurmExecutor, jobs: Iterable[Any]) -> list[str]:
