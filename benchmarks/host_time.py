@@ -31,6 +31,7 @@ from benchmarks.interleaved_steps import plain_model
 from benchmarks.timing import WARM_UP, alternate, quantile_text, ratios, seconds
 from benchmarks.trainer_runs import SOURCE, TINY, device, machine_text, settings, write_text
 from trainer import host
+from trainer.collectives import barrier, share
 from trainer.config import ModelConfig, RunConfig
 from trainer.folder.run_folder import Decision
 from trainer.loop.learner import Learner, decide
@@ -41,7 +42,7 @@ from trainer.loop.summary import open_journal
 from trainer.loop.train import begin, take_step
 from trainer.startup import Startup
 from trainer.tokens.texts import open_texts
-from trainer.world import World, agree, get_world, process_group
+from trainer.world import World, get_world, process_group
 
 BATCH, LENGTH = 1, 16
 LOG_EVERY = 10
@@ -64,17 +65,14 @@ def main() -> None:
             times = alternate({"ours": step, "plain PyTorch": other}, options.turns)
         if world.is_main:
             show(options, world, times, inside[-options.turns :])
-        agree(0, world)  # all ranks use rank 0's folder
+        barrier(world)  # all ranks use rank 0's folder
 
 
 def shared_corpus(folder: str, world: World) -> str:
     """Write the corpus on rank 0; return rank 0's folder."""
     if world.is_main:
         write_text(Path(folder))
-    box = [folder]
-    if world.size > 1:
-        torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
+    return share(folder, world)
 
 
 @contextlib.contextmanager
@@ -92,7 +90,7 @@ def ours(
     if world.is_main:
         Path(config.dump_dir).mkdir()
         open_texts(config)
-    agree(0, world)
+    barrier(world)
     texts, decision = open_texts(config), Decision("start")
     session = open_session(config, decide(config, world), Startup(), world, texts, decision)
     open_journal(session)

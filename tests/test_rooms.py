@@ -111,7 +111,7 @@ def test_the_trainer_knows_no_grids_and_no_clusters(name: str) -> None:
     tops = {module.partition(".")[0] for module in IMPORTS[name]}
     assert not tops & {"study", "snakemake"}
     assert "multiprocessing" not in tops, "no start method, no manager process"
-    # The docstring of world.py names them to say why they are not read.
+    # The docstring of ranks.py names them to say why they are not read.
     code = ast.unparse(ast.parse(MODULES[name].read_text()).body[1:])  # type: ignore[arg-type]
     assert "SLURM" not in code or name == "trainer.launcher", "it refuses srun without torchrun"
     assert "set_start_method" not in code

@@ -1,26 +1,20 @@
-"""The processes of one run: their ranks, devices and collectives."""
+"""The processes of one run: their ranks, their devices, and the group that they form."""
 
 import contextlib
 import datetime
-import os
 import re
 import socket
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from trainer import host
 from trainer.config import Device
 from trainer.problems import ConfigError
 from trainer.ranks import Ranks, read_ranks
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -145,116 +139,3 @@ def _meet(world: World) -> None:
         timeout=world.timeout,
         device_id=world.device if cuda else None,
     )
-
-
-def mean_over_ranks(value: Tensor, world: World) -> Tensor:
-    """Return the mean of a tensor over all processes, on its device, without waiting for it."""
-    if world.size == 1:
-        return value
-    value = value.clone()
-    dist.all_reduce(value, op=dist.ReduceOp.SUM)
-    return value / world.size
-
-
-def sum_over_ranks(values: Tensor, world: World) -> Tensor:
-    """Return the sum of a CPU tensor over all processes, in place."""
-    if world.size > 1:
-        dist.all_reduce(values, op=dist.ReduceOp.SUM)
-    return values
-
-
-def agree(value: int, world: World) -> int:
-    """Return rank 0's value on every rank."""
-    if world.size == 1:
-        return value
-    box = torch.tensor([value], dtype=torch.int64)
-    dist.broadcast(box, src=0)
-    return int(box.item())
-
-
-def share(value: Value, world: World) -> Value:
-    """Return rank 0's value, a small object, on every rank."""
-    if world.size == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-    return box[0]
-
-
-def share_tensors(tensors: Iterable[Tensor], world: World) -> None:
-    """Give rank 0's values to tensors of all ranks, in place, on any device."""
-    if world.size > 1:
-        for tensor in tensors:
-            dist.broadcast(tensor, src=0)
-
-
-def found_by_main(find: Callable[[], Value], world: World) -> Value:
-    """Return what rank 0 finds, not None, on every rank; the others do not look.
-
-    Raises ConfigError on rank 0; the others exit with code 1.
-    """
-    found, refusal = None, None
-    if world.is_main:
-        try:
-            found = find()
-        except ConfigError as error:
-            refusal = error
-    found = share(found, world)
-    if refusal is not None:
-        raise refusal
-    if found is None:
-        sys.exit(1)  # rank 0 says why
-    return found
-
-
-def barrier(world: World) -> None:
-    """Wait for every rank."""
-    agree(0, world)
-    if world.size > 1:
-        dist.all_reduce(torch.zeros(1))
-
-
-@dataclass(frozen=True)
-class RankHost:
-    """The machine of a rank."""
-
-    host: str
-    address: str
-    """IP address that the name resolves to; empty if it does not."""
-    cores: frozenset[int]
-    """Cores that the rank may run on."""
-    quota: int
-    """Cores of CPU time available to it."""
-    pid: int = field(default_factory=os.getpid)
-    """Its process id."""
-
-
-def gather_hosts(world: World) -> list[RankHost]:
-    """Return every rank's machine, in rank order."""
-    name = socket.gethostname()
-    own = RankHost(name, _address(name), frozenset(os.sched_getaffinity(0)), host.count_cores())
-    if world.size == 1:
-        return [own]
-    ranks = [own] * world.size
-    dist.all_gather_object(ranks, own)
-    return ranks
-
-
-def cores_per_rank(ranks: list[RankHost]) -> float:
-    """Return the cores per rank on the machine with the fewest."""
-    shares = []
-    for name in {rank.host for rank in ranks}:
-        here = [rank for rank in ranks if rank.host == name]
-        cores = len(frozenset().union(*(rank.cores for rank in here)))
-        # Ranks share the quota if they share their cores.
-        shared = here[0].cores == here[-1].cores
-        cores = min(cores, here[0].quota) if shared else cores
-        shares.append(cores / len(here))
-    return min(shares)
-
-
-def _address(name: str) -> str:
-    try:
-        return socket.gethostbyname(name)
-    except OSError:  # a laptop's name may not resolve
-        return ""

@@ -1,14 +1,11 @@
 """The device of a process: that of the settings, or an error."""
 
-from typing import NoReturn
-
 import pytest
 import torch
 
 from tests.trainer.conftest import Runs, read_records
-from trainer import world
 from trainer.problems import ConfigError
-from trainer.world import RankHost, World, cores_per_rank, found_by_main, get_world, is_gpu
+from trainer.world import get_world, is_gpu
 
 
 @pytest.mark.parametrize(
@@ -76,32 +73,3 @@ def test_a_run_uses_the_threads_of_its_settings(runs: Runs) -> None:
     assert summary is not None
     assert summary.choices.threads == 2
     assert [record["global_step"] for record in read_records(runs.out())] == [1, 2]
-
-
-def test_cores_per_rank_are_those_of_the_smallest_machine() -> None:
-    here = [RankHost("a", "", frozenset(range(8)), 8)] * 2
-    there = [RankHost("b", "", frozenset({core}), 1) for core in range(2)]
-    assert cores_per_rank(here) == 4
-    assert cores_per_rank([*here, *there]) == 1
-
-
-def refuse() -> NoReturn:
-    raise ConfigError("here", ["nothing found"])
-
-
-def test_the_main_process_alone_looks_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of the ranks read the folder, printed its warnings, and might have seen another state of
-    a network file system."""
-    main, other = (World(rank, 2, rank, 2, torch.device("cpu")) for rank in (0, 1))
-    sent: list[object] = []
-    monkeypatch.setattr(world, "share", lambda value, _: sent.append(value) or value)
-    assert found_by_main(lambda: "found", main) == "found"
-    with pytest.raises(ConfigError, match="nothing found"):
-        found_by_main(refuse, main)
-    assert sent == ["found", None]
-    monkeypatch.setattr(world, "share", lambda value, _: "found")
-    assert found_by_main(refuse, other) == "found"
-    monkeypatch.setattr(world, "share", lambda value, _: None)
-    with pytest.raises(SystemExit) as ended:
-        found_by_main(refuse, other)
-    assert ended.value.code == 1

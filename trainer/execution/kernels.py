@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn import attention
 
+from trainer.collectives import share
 from trainer.config import DistributedConfig, RunConfig
 from trainer.execution import attention_timing
 from trainer.execution.choices import Choices
@@ -24,12 +25,9 @@ from trainer.model.block import Attention, FeedForward
 from trainer.model.linear import Linear
 from trainer.model.model import Transformer
 from trainer.problems import ConfigError
-from trainer.world import World, agree, device_name
+from trainer.world import World, device_name
 
 NO_TORCHAO = "distributed.float8_recipe: needs torchao (pip install torchao)"
-
-CHOICES = ("torch", "cudnn", "fa3", "flash", "efficient", "math", "fa4", "flex")
-"""Attention kernels; `torch` is torch's default."""
 
 PACKAGES = {"fa3": "flash_attn_3", "fa4": "flash-attn-4"}
 """Attention kernel -> the package that it needs."""
@@ -69,7 +67,7 @@ def choose_attention(
     if not _is_usable(kept):
         kept = None  # only the earlier machine has the package
     found = kept or _choose(config, choices, world)
-    return replace(choices, attention=CHOICES[agree(CHOICES.index(found), world)])
+    return replace(choices, attention=share(found, world))
 
 
 def _choose(config: RunConfig, choices: Choices, world: World) -> str:

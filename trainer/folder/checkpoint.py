@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainer.collectives import share
 from trainer.config import CheckpointConfig
 from trainer.files import make_folder, move_aside, replace_durably
 from trainer.folder.checkpoint_state import (
@@ -30,7 +31,7 @@ from trainer.folder.checkpoint_state import (
 )
 from trainer.model.optimizer import Optimizer
 from trainer.records import CONFIG
-from trainer.world import World, agree
+from trainer.world import World
 
 SAVING = ".saving-"
 """Prefix of an unfinished checkpoint's name."""
@@ -197,7 +198,7 @@ def find_newest(folder: Path, start: Position, world: World) -> Position | None:
     if world.is_main:
         ours = (item for item in complete(folder) if start.is_of(item[1]))
         step = next((facts["step"] for path, facts in ours if is_intact(path, facts)), -1)
-    step = agree(step, world)
+    step = share(step, world)
     return None if step < 0 else Position.of(read_state(of_step(folder, step)))
 
 

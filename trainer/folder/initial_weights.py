@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from trainer.collectives import found_by_main
 from trainer.config import ModelConfig, RunConfig
 from trainer.folder.checkpoint_state import (
     CONSOLIDATED,
@@ -33,7 +34,7 @@ from trainer.model.model import Transformer
 from trainer.model.weight_names import weight_shapes
 from trainer.problems import ConfigError
 from trainer.records import CHECKPOINTS, CONFIG
-from trainer.world import World, found_by_main
+from trainer.world import World
 
 if TYPE_CHECKING:
     from trainer.folder.weight_files import WeightFiles

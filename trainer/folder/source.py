@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trainer.collectives import found_by_main
 from trainer.config import RunConfig
 from trainer.folder.checkpoint_state import (
     STATE,
@@ -20,7 +21,7 @@ from trainer.folder.run_folder import read_settings, saved_by
 from trainer.problems import ConfigError
 from trainer.records import CONFIG
 from trainer.tokens.order import DataStart, count_taken
-from trainer.world import World, found_by_main
+from trainer.world import World
 
 KEY = "checkpoint.continue_from"
 

@@ -8,11 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from trainer.collectives import sum_over_ranks
 from trainer.execution.choices import Dtype
 from trainer.execution.compiling import uncompiled
 from trainer.execution.precision import precision
 from trainer.tokens.shard_folder import Shards
-from trainer.world import World, sum_over_ranks
+from trainer.world import World
 
 
 @torch.no_grad()
@@ -29,14 +30,14 @@ def validation_loss(
     passes: a sharded model needs every rank in each.
     """
     totals = torch.zeros(2, dtype=torch.float64)
-    size = batch_size
-    turns = -(-len(windows) // (world.data_size * size))
+    turns = -(-len(windows) // (world.data_size * batch_size))
     model.eval()
     for turn in range(turns):
-        start = (turn * world.data_size + world.data_rank) * size
+        start = (turn * world.data_size + world.data_rank) * batch_size
         counts = start < len(windows)
         start = start if counts else 0
-        batch = torch.from_numpy(windows[start : start + size].astype(np.int64)).to(world.device)
+        tokens_BT = windows[start : start + batch_size].astype(np.int64)
+        batch = torch.from_numpy(tokens_BT).to(world.device)
         with uncompiled(), precision(dtype, world.device):
             loss = model(batch[:, :-1], batch[:, 1:])
         tokens = batch[:, 1:].numel() * counts

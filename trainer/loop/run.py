@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer.collectives import barrier, found_by_main, share
 from trainer.config import RunConfig
 from trainer.execution.choices import Choices
 from trainer.files import write_atomically
@@ -20,7 +21,7 @@ from trainer.model.model import Transformer
 from trainer.records import CONFIG
 from trainer.startup import Startup
 from trainer.tokens.texts import Texts, open_texts
-from trainer.world import World, agree, barrier, found_by_main, get_world, process_group
+from trainer.world import World, get_world, process_group
 
 
 def run(config: RunConfig, startup: Startup) -> int:
@@ -57,7 +58,7 @@ def _locked(folder: Path, world: World) -> Iterator[None]:
     lock = Lock(folder) if world.is_main else None
 
     def acquire() -> bool:
-        return bool(agree(int(lock is not None and lock.try_acquire()), world))
+        return share(lock is not None and lock.try_acquire(), world)
 
     wait_for_lock(folder, acquire, tell=world.is_main)
     try:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainer.collectives import share_tensors
 from trainer.config import RunConfig
 from trainer.execution.choices import Choices
 from trainer.flops import flops_per_token
@@ -20,18 +21,12 @@ from trainer.loop.slow_ranks import SlowRanks
 from trainer.loop.start import find_start, prepare_folder
 from trainer.machine_load import MachineLoad
 from trainer.model.model import Transformer
+from trainer.rank_hosts import RankHost, gather_hosts
 from trainer.records import RunSummary
 from trainer.startup import Startup
 from trainer.tokens.data import BatchLoader
 from trainer.tokens.texts import Texts
-from trainer.world import (
-    RankHost,
-    World,
-    device_name,
-    gather_hosts,
-    gpu_uuid,
-    share_tensors,
-)
+from trainer.world import World, device_name, gpu_uuid
 
 
 @dataclass

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
+from trainer.collectives import PendingSum
 from trainer.records import SlowRank
 from trainer.world import World
 
@@ -63,7 +62,7 @@ class SlowRanks:
     def __init__(self, world: World, hosts: Sequence[str]) -> None:
         """`hosts` are the machines of the ranks."""
         self._world, self._hosts = world, hosts
-        self._pending: tuple[dist.Work, Tensor] | None = None
+        self._tables = PendingSum()
         self._warm = False
 
     def compare(self, own: OwnWork, step_s: float) -> SlowRank | None:
@@ -74,30 +73,18 @@ class SlowRanks:
         """
         if self._world.size == 1:
             return None
-        table = self._receive()
+        table = self._tables.receive()
         if self._warm:
-            self._send([*own, step_s])
+            # A row from each rank: the sum has them all.
+            rows = torch.zeros(self._world.size, len(own) + 1, dtype=torch.float64)
+            rows[self._world.rank] = torch.tensor([*own, step_s], dtype=torch.float64)
+            self._tables.start(rows)
         self._warm = True
         if table is None:
             return None
         works = [OwnWork(*row) for row in table[:, :-1].tolist()]
         return find_slow_rank(works, float(table[0, -1]), self._hosts)
 
-    def _send(self, row: list[float]) -> None:
-        table = torch.zeros(self._world.size, len(row), dtype=torch.float64)
-        table[self._world.rank] = torch.tensor(row, dtype=torch.float64)
-        work = dist.all_reduce(table, async_op=True)  # a sum, of one row from each rank
-        assert work is not None
-        self._pending = work, table
-
-    def _receive(self) -> Tensor | None:
-        if self._pending is None:
-            return None
-        work, table = self._pending
-        self._pending = None
-        work.wait()
-        return table
-
     def close(self) -> None:
         """Wait for numbers that are on the way."""
-        self._receive()
+        self._tables.receive()

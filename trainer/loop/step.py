@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from trainer.collectives import barrier
 from trainer.execution.compiling import uncompiled
 from trainer.execution.graph import DDP_STEPS, EAGER_STEPS, StepGraph
 from trainer.execution.layout import has_buckets, synchronised
@@ -14,7 +15,7 @@ from trainer.execution.precision import precision
 from trainer.folder.failure import DoesNotFit
 from trainer.loop.feed import to_device
 from trainer.loop.learner import Learner
-from trainer.world import World, barrier
+from trainer.world import World
 
 Result = TypeVar("Result")
 

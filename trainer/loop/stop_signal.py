@@ -4,9 +4,8 @@ import signal
 import time
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
+from trainer.collectives import PendingSum
 from trainer.signals import STOP_SIGNALS
 from trainer.world import World
 
@@ -26,7 +25,7 @@ class StopSignal:
 
     def __init__(self, world: World) -> None:
         self._world, self._flag = world, 0
-        self._pending: tuple[dist.Work, Tensor] | None = None
+        self._sum = PendingSum()
         self._pause = self._steps = 0  # steps between all-reduces, and since the last one
         self._since = time.perf_counter()
         for number in STOP_SIGNALS:
@@ -41,10 +40,8 @@ class StopSignal:
             return bool(self._flag)
         self._steps += 1
         stop = False
-        if self._pending is not None:
-            work, total = self._pending
-            self._pending = None
-            work.wait()
+        total = self._sum.receive()
+        if total is not None:
             flags, self._pause = total.tolist()
             stop = flags > 0
         if self._steps >= self._pause:
@@ -57,14 +54,9 @@ class StopSignal:
         if self._world.is_main:
             step_s = (now - self._since) / self._steps
             pause = min(self.MOST_STEPS, max(1, round(self.EVERY_S / step_s)))
-        total = torch.tensor([self._flag, pause], dtype=torch.int32)
-        work = dist.all_reduce(total, op=dist.ReduceOp.SUM, async_op=True)
-        assert work is not None
-        self._pending = (work, total)
+        self._sum.start(torch.tensor([self._flag, pause], dtype=torch.int32))
         self._since, self._steps = now, 0
 
     def close(self) -> None:
         """Wait for a pending all-reduce."""
-        if self._pending is not None:
-            self._pending[0].wait()
-            self._pending = None
+        self._sum.receive()

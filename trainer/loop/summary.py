@@ -8,8 +8,9 @@ from trainer.execution.choices import has_bf16
 from trainer.folder.run_file import now
 from trainer.folder.run_folder import describe_software
 from trainer.loop.session import Session
+from trainer.rank_hosts import cores_per_rank
 from trainer.records import Attempt, Continued, Layout, RunSummary, UsedChoices
-from trainer.world import cores_per_rank, device_name
+from trainer.world import device_name
 
 
 def open_journal(session: Session) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.collectives import mean_over_ranks
 from trainer.config import RunConfig
 from trainer.execution.layout import has_buckets
 from trainer.folder import checkpoint
@@ -21,7 +22,6 @@ from trainer.loop.stop_signal import StopSignal
 from trainer.model.learning_rate import learning_rate
 from trainer.records import EXIT_PREEMPTED, Evaluation, Record, SlowRank, Status, finite
 from trainer.tokens.data import count_validation_windows, validation_windows
-from trainer.world import mean_over_ranks
 
 
 def train(session: Session) -> int:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.trainer.conftest import Runs, read_records
-from trainer.loop import slow_ranks
+from trainer import collectives
 from trainer.loop.slow_ranks import LEAST_SHARE, OwnWork, SlowRanks, find_slow_rank
 from trainer.world import World
 
@@ -47,7 +47,7 @@ def test_an_interval_is_read_at_the_next_record(monkeypatch: pytest.MonkeyPatch)
         tables[turn].append(table.clone())
         return SimpleNamespace(wait=lambda: table.copy_(tables[0][place] + tables[1][place]))
 
-    monkeypatch.setattr(slow_ranks.dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(collectives.dist, "all_reduce", all_reduce)
     ranks = [SlowRanks(World(i, 2, i, 2, torch.device("cpu")), HOSTS) for i in range(2)]
     seen = []
     for forward_s in [(0.0, 9.0), (0.09, 0.01), (0.01, 0.05), (0.03, 0.03), (0.0, 0.0)]:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from trainer import collectives
 from trainer.loop import stop_signal
 from trainer.loop.stop_signal import StopSignal
 from trainer.signals import STOP_SIGNALS
@@ -25,7 +26,7 @@ class Ranks:
         self._rank = 0
         self._given: list[list[Tensor]] = [[] for _ in range(size)]
         patch.setattr(stop_signal, "time", SimpleNamespace(perf_counter=lambda: self.now))
-        patch.setattr(stop_signal.dist, "all_reduce", self._all_reduce)
+        patch.setattr(collectives.dist, "all_reduce", self._all_reduce)
         worlds = [World(rank, size, rank, size, torch.device("cpu")) for rank in range(size)]
         self.signals = [StopSignal(world) for world in worlds]
 
