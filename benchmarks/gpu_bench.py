@@ -15,8 +15,8 @@ from benchmarks.trainer_runs import device, settings, shape_of
 from trainer import gpu_state
 from trainer.config import BYTE_VOCABULARY, RunConfig
 from trainer.layers import merge
+from trainer.loop.first_steps import capture_later, compile_ahead
 from trainer.loop.learner import Learner, build_learner, set_up_process
-from trainer.loop.step import capture_later, compile_ahead
 from trainer.tokens.tokenizer import ByteTokenizer
 from trainer.world import get_world, gpu_uuid
 

@@ -20,8 +20,9 @@ from torch import Tensor
 from trainer.commands.tools import run_command, set_up_alone
 from trainer.config import ActivationCheckpointing, RunConfig
 from trainer.layers import merge
+from trainer.loop.first_steps import capture_later
 from trainer.loop.learner import Learner, build_learner, decide
-from trainer.loop.step import capture_later, train_step
+from trainer.loop.step import train_step
 from trainer.problems import ConfigError
 from trainer.settings import validate
 from trainer.world import World

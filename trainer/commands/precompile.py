@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from trainer.commands.tools import run_command, set_up_alone
 from trainer.config import RunConfig
+from trainer.loop.first_steps import compile_ahead
 from trainer.loop.learner import build_learner
-from trainer.loop.step import compile_ahead
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -30,9 +30,7 @@ Step = Callable[[Tensor], tuple[Tensor, Tensor]]
 class StepGraph:
     """A step that runs eagerly `eager_steps` times, then is captured and replayed."""
 
-    def __init__(
-        self, step: Step, eager_steps: int = EAGER_STEPS, release: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, step: Step, eager_steps: int, release: Callable[[], None]) -> None:
         """`release` frees what the last eager step leaves in memory.
 
         Freed during the capture, it would stay beside the graph's own memory for the whole run.
@@ -48,8 +46,7 @@ class StepGraph:
             self._left -= 1
             return self._step(tokens)
         if self._graph is None:
-            if self._release is not None:
-                self._release()
+            self._release()
             self._tokens = tokens.clone()
             self._graph = torch.cuda.CUDAGraph()
             stream = torch.cuda.current_stream()

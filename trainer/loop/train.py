@@ -15,9 +15,10 @@ from trainer.execution.layout import has_buckets
 from trainer.folder import checkpoint
 from trainer.folder.journal import reserved_gib
 from trainer.loop.evaluate import bits_per_byte, validation_loss
+from trainer.loop.first_steps import capture_later, rehearse, warm_up_step
 from trainer.loop.session import Session
 from trainer.loop.slow_ranks import OwnWork
-from trainer.loop.step import capture_later, rehearse, train_step, warm_up_step
+from trainer.loop.step import train_step
 from trainer.loop.stop_signal import StopSignal
 from trainer.model.learning_rate import learning_rate
 from trainer.records import EXIT_PREEMPTED, Evaluation, Record, SlowRank, Status, finite

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from trainer.execution.graph import StepGraph
-from trainer.loop import step as step_module
+from trainer.loop import first_steps
+from trainer.loop.step import train_step
 
 Step = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -52,7 +53,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
 
 
 def test_a_replayed_step_reads_its_own_batch(kernels: Kernels) -> None:
-    graph = StepGraph(kernels, eager_steps=2)
+    graph = StepGraph(kernels, eager_steps=2, release=lambda: None)
     for number in range(6):
         batch = torch.arange(4) * (number + 1)
         total, largest = graph(batch)
@@ -72,13 +73,13 @@ def test_a_captured_step_follows_the_learning_rate(
         optimizer=SimpleNamespace(rate=0.0, zero_grad=lambda: None),
         graph=None,
     )
-    monkeypatch.setattr(step_module, "has_buckets", lambda model: with_ddp)
-    monkeypatch.setattr(step_module, "compute_step", lambda learner, tokens: kernels(tokens))
+    monkeypatch.setattr(first_steps, "has_buckets", lambda model: with_ddp)
+    monkeypatch.setattr(first_steps, "compute_step", lambda learner, tokens: kernels(tokens))
     kernels.compute = lambda tokens: (learner.optimizer.rate * 2, tokens.sum())
-    step_module.capture_later(learner, rate=1.0)
+    first_steps.capture_later(learner, rate=1.0)
     for number in range(15):
         learner.optimizer.rate.fill_(number)
-        doubled, _ = step_module.train_step(learner, torch.ones(2, dtype=torch.int64))
+        doubled, _ = train_step(learner, torch.ones(2, dtype=torch.int64))
         assert doubled.item() == 2 * number
     assert kernels.launches == eager + 1
     assert learner.warm_up_steps == eager + 1
