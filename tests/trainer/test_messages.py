@@ -26,7 +26,7 @@ from tests.trainer.small_runs import ALONE, run_config, save_now
 from trainer import __main__ as train
 from trainer.config import ModelConfig, OptimConfig
 from trainer.environment import check
-from trainer.execution import kernels
+from trainer.execution import float8
 from trainer.files import write_atomically
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import CheckpointError, Position, find_steps
@@ -220,20 +220,12 @@ def test_a_closed_terminal_is_one_line(tmp_path: Path, capsys: Any) -> None:
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_fa3_without_its_package_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        kernels.check(run_config(tmp_path, distributed={"attention": "fa3"}))
-    head, *rest = str(caught.value).splitlines()
-    assert (head, len(rest)) == ("run: 1 problem", 1)
-    assert "distributed.attention = fa3: needs the package flash_attn_3" in rest[0]
-
-
 def test_torchao_that_is_missing_is_told_before_the_data_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchao", None)
     with pytest.raises(ConfigError, match=r"float8_recipe: needs torchao \(pip install torchao\)"):
-        kernels.check(run_config(tmp_path, distributed={"float8_recipe": "rowwise"}))
+        float8.check(run_config(tmp_path, distributed={"float8_recipe": "rowwise"}))
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,10 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from trainer.execution.kernels import UNFIT
+
 Seconds = Callable[[str], float]
 """Runs a forward and backward pass with the kernel of that name; returns the seconds it took."""
-
-UNFIT = (RuntimeError, ValueError, ImportError, AttributeError)
-"""Exceptions of a kernel that is missing, or does not support the shape or the GPU; torch has no
-single one."""
 
 WARM_UP_S = 0.5
 """Seconds of warm-up; an H200 reaches its full clock rate in less."""
@@ -41,10 +39,10 @@ def fastest(
     if len(usable) < 2:
         return usable[0] if usable else None
     _time_alternating(usable, seconds, clock, WARM_UP_S, rounds=1)
-    return choose(_time_alternating(usable, seconds, clock, TIMING_S, ROUNDS))
+    return first_within_margin(_time_alternating(usable, seconds, clock, TIMING_S, ROUNDS))
 
 
-def choose(shortest: Mapping[str, float]) -> str:
+def first_within_margin(shortest: Mapping[str, float]) -> str:
     """Return the first kernel whose time is within the margin of the shortest.
 
     Without a margin, noise would decide between equally fast kernels, and repeating a run could

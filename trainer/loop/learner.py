@@ -10,7 +10,8 @@ from torch import nn
 
 from trainer import host
 from trainer.config import RunConfig
-from trainer.execution import kernels
+from trainer.execution import float8, kernels
+from trainer.execution.attention_choice import choose_attention
 from trainer.execution.choices import Choices, choose, find_machine
 from trainer.execution.compiling import tag_cache, use_cache, use_workers
 from trainer.execution.graph import Step, leave_default_stream
@@ -53,6 +54,7 @@ def set_up_process(config: RunConfig, world: World) -> Choices:
     """
     settings = config.distributed
     kernels.check(config)
+    float8.check(config)
     choices = decide(config, world)
     torch.set_num_threads(choices.threads)
     if settings.keep_memory and config.device == "cpu":
@@ -117,10 +119,10 @@ def build_learner(
     """
     if model is None:
         model = build_model(config, choices, world.device)
-    choices = kernels.choose_attention(config, choices, world, kept_attention)
+    choices = choose_attention(config, choices, world, kept_attention)
     kernels.use(choices, model)
     tag_cache(world.device)
-    kernels.use_float8(model, config.distributed, world.device)
+    float8.convert(model, config.distributed, world.device)
     return Learner(
         choices=choices,
         device=world.device,

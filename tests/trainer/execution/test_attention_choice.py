@@ -9,8 +9,8 @@ import torch
 
 from tests.trainer.conftest import Runs
 from trainer.config import load_run_config
-from trainer.execution import attention_timing, kernels
-from trainer.execution.attention_timing import MARGIN, choose, fastest
+from trainer.execution import attention_choice, attention_timing, kernels
+from trainer.execution.attention_timing import MARGIN, fastest, first_within_margin
 from trainer.loop.learner import decide
 from trainer.problems import ConfigError
 from trainer.world import get_world
@@ -54,7 +54,7 @@ def answers(
 
 
 def in_turns(gpu: Gpu) -> str | None:
-    return fastest(kernels.UNMASKED, gpu.seconds, gpu.clock)
+    return fastest(attention_choice.UNMASKED, gpu.seconds, gpu.clock)
 
 
 def one_after_the_other(gpu: Gpu) -> str:
@@ -90,18 +90,18 @@ def test_a_pass_counts_the_time_of_the_gpu(monkeypatch: pytest.MonkeyPatch, gpu_
         now = max(now, done_at)
 
     monkeypatch.setattr(torch.accelerator, "synchronize", synchronize)
-    monkeypatch.setattr(kernels.time, "perf_counter", lambda: now)
-    monkeypatch.setattr(kernels, "_allow_only", lambda name: None)
-    assert kernels._seconds("flash", work) == pytest.approx(gpu_s, rel=0.05)
-    assert passes <= 1 + kernels.MOST_QUEUED
-    assert passes * gpu_s <= max(2 * gpu_s, kernels.QUEUED_S + gpu_s)
+    monkeypatch.setattr(attention_choice.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(attention_choice, "allow_only", lambda name: None)
+    assert attention_choice._seconds("flash", work) == pytest.approx(gpu_s, rel=0.05)
+    assert passes <= 1 + attention_choice.MOST_QUEUED
+    assert passes * gpu_s <= max(2 * gpu_s, attention_choice.QUEUED_S + gpu_s)
 
 
 def test_the_order_decides_between_kernels_that_are_equally_fast() -> None:
     assert answers(in_turns, {"efficient": 2e-3, "flash": 2e-3}) == {"flash"}
     assert answers(in_turns, {"efficient": 2e-3, "flash": 2e-3 * (1 + MARGIN / 2)}) == {"flash"}
     assert answers(in_turns, {"efficient": 2e-3, "flash": 2e-3 * (1 + MARGIN * 2)}) == {"efficient"}
-    assert choose({"a": 1.03, "b": 1.01, "c": 1.0}) == "b"
+    assert first_within_margin({"a": 1.03, "b": 1.01, "c": 1.0}) == "b"
 
 
 def test_kernels_that_do_not_run_are_skipped() -> None:
@@ -119,11 +119,11 @@ def test_slow_kernels_get_enough_rounds() -> None:
 def test_the_kernels_of_this_cpu(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of those that a CPU has, flash is the faster by far, and afterwards all are allowed again."""
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda: None)  # a CPU has no need
-    monkeypatch.setattr(kernels, "UNMASKED", ("math", "flash"))
+    monkeypatch.setattr(attention_choice, "UNMASKED", ("math", "flash"))
     monkeypatch.setattr(attention_timing, "WARM_UP_S", 0.0)
     config = load_run_config([f"config={runs.config}", "data.seq_len=512"])
     world = get_world("cpu")
-    assert kernels._fastest(config, decide(config, world), world) == "flash"
+    assert attention_choice._fastest(config, decide(config, world), world) == "flash"
     assert torch.backends.cuda.math_sdp_enabled()
     assert torch.backends.cuda.cudnn_sdp_enabled()
 

@@ -8,7 +8,7 @@ import torch
 
 from tests.trainer.conftest import Runs
 from trainer.config import load_run_config
-from trainer.execution import kernels
+from trainer.execution import attention_choice, kernels
 from trainer.execution.choices import Choices
 from trainer.loop.learner import decide
 from trainer.world import World, get_world
@@ -33,7 +33,7 @@ class Benchmarks:
         world = get_world("cpu")
         world = World(rank, 1, rank, 1, world.device)
         choices = Choices(**{**vars(decide(config, world)), "attention": None})
-        return kernels.choose_attention(config, choices, world, kept).attention
+        return attention_choice.choose_attention(config, choices, world, kept).attention
 
     @property
     def files(self) -> list[Path]:
@@ -43,7 +43,7 @@ class Benchmarks:
 @pytest.fixture
 def benchmarks(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Benchmarks:
     benchmarks = Benchmarks(runs)
-    monkeypatch.setattr(kernels, "_fastest", benchmarks.fastest)
+    monkeypatch.setattr(attention_choice, "_fastest", benchmarks.fastest)
     return benchmarks
 
 
@@ -81,7 +81,7 @@ def test_another_gpu_or_other_software_is_benchmarked(
     benchmarks.choose()
     benchmarks.answer = "efficient"
     with monkeypatch.context() as patched:
-        patched.setattr(kernels, "device_name", lambda world: "NVIDIA H200")
+        patched.setattr(attention_choice, "device_name", lambda world: "NVIDIA H200")
         assert benchmarks.choose() == "efficient"
     with monkeypatch.context() as patched:
         patched.setattr(torch, "__version__", "2.99.0")

@@ -30,7 +30,7 @@ def torch_state() -> Iterator[None]:
     """Leave torch as it was for the tests that come after."""
     threads, tag = torch.get_num_threads(), torch.compiler.config.cache_key_tag
     yield
-    kernels._allow_all()
+    kernels.allow_all()
     torch.set_num_threads(threads)
     torch.compiler.config.cache_key_tag = tag
     torch.compiler.reset()
