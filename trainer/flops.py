@@ -1,5 +1,6 @@
 """Arithmetic of the model: parameters, FLOPs per token, utilisation. Imports no torch."""
 
+import math
 from dataclasses import dataclass
 
 from trainer.config import ModelConfig
@@ -41,7 +42,7 @@ def count_parameters(model: ModelConfig, vocab_size: int) -> ParameterCount:
     Without a gate 2*d*h in place of 3*d*h; with qk_norm 2E more for each layer, E = head_dim.
     """
     d = model.dim
-    block = sum(rows * columns for rows, columns in block_matrices(model)) + block_norms(model)
+    block = sum(math.prod(shape) for shape in block_shapes(model).values())
     return ParameterCount(
         embedding=vocab_size * d,
         blocks=model.n_layers * block,
@@ -51,19 +52,34 @@ def count_parameters(model: ModelConfig, vocab_size: int) -> ParameterCount:
     )
 
 
-def block_matrices(model: ModelConfig) -> list[tuple[int, int]]:
-    """Return the shape (rows, columns) of each matrix of a block: wq, wk, wv, wo, w1, w3, w2.
+def block_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a block's weights by name: matrices (rows, columns), norms (width,)."""
+    d, h, q_dim, kv_dim = model.dim, model.ffn_hidden, model.q_dim, model.kv_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "attention.wq": (q_dim, d),
+        "attention.wk": (kv_dim, d),
+        "attention.wv": (kv_dim, d),
+        "attention.wo": (d, q_dim),
+        "feed_forward.w1": (h, d),
+        "feed_forward.w2": (d, h),
+        "attention_norm": (d,),
+        "ffn_norm": (d,),
+    }
+    if model.is_gated:
+        shapes["feed_forward.w3"] = (h, d)
+    if model.qk_norm:
+        shapes |= dict.fromkeys(("attention.q_norm", "attention.k_norm"), (model.head_dim,))
+    return shapes
 
-    There is no w3 without a gate.
-    """
-    d, q_dim, kv_dim = model.dim, model.q_dim, model.kv_dim
-    into = [(model.ffn_hidden, d)] * (2 if model.is_gated else 1)
-    return [(q_dim, d), (kv_dim, d), (kv_dim, d), (d, q_dim), *into, (d, model.ffn_hidden)]
+
+def block_matrices(model: ModelConfig) -> list[tuple[int, ...]]:
+    """Return the shape (rows, columns) of each matrix of a block."""
+    return [shape for shape in block_shapes(model).values() if len(shape) == 2]
 
 
 def block_norms(model: ModelConfig) -> int:
-    """Return the parameters of a block's norms: two of width d, and two of width E with qk_norm."""
-    return 2 * model.dim + (2 * model.head_dim if model.qk_norm else 0)
+    """Return the parameters of a block's norms."""
+    return sum(shape[0] for shape in block_shapes(model).values() if len(shape) == 1)
 
 
 def mean_context(seq_len: int, sliding_window: int | None = None) -> float:

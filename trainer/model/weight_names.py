@@ -2,6 +2,7 @@
 Qwen3."""
 
 from trainer.config import ModelConfig
+from trainer.flops import block_shapes
 
 WEIGHTS = {
     "tok_embeddings": "model.embed_tokens",
@@ -30,26 +31,12 @@ Shape = tuple[int, ...]
 
 def weight_shapes(model: ModelConfig, vocab_size: int) -> dict[str, Shape]:
     """Return the shapes of a model's weights, under our names."""
-    dim, hidden, kv_dim = model.dim, model.ffn_hidden, model.kv_dim
-    of_layer: dict[str, Shape] = {
-        "attention.wq": (model.q_dim, dim),
-        "attention.wk": (kv_dim, dim),
-        "attention.wv": (kv_dim, dim),
-        "attention.wo": (dim, model.q_dim),
-        "feed_forward.w1": (hidden, dim),
-        "feed_forward.w2": (dim, hidden),
-        "attention_norm": (dim,),
-        "ffn_norm": (dim,),
-    }
-    if model.is_gated:
-        of_layer["feed_forward.w3"] = (hidden, dim)
-    if model.qk_norm:
-        of_layer |= dict.fromkeys(("attention.q_norm", "attention.k_norm"), (model.head_dim,))
-    shapes: dict[str, Shape] = {"tok_embeddings": (vocab_size, dim), "norm": (dim,)}
+    shapes: dict[str, Shape] = {"tok_embeddings": (vocab_size, model.dim), "norm": (model.dim,)}
     if not model.weight_tying:
-        shapes["output"] = (vocab_size, dim)
+        shapes["output"] = (vocab_size, model.dim)
+    block = block_shapes(model)
     for layer in range(model.n_layers):
-        shapes |= {f"layers.{layer}.{name}": shape for name, shape in of_layer.items()}
+        shapes |= {f"layers.{layer}.{name}": shape for name, shape in block.items()}
     return {f"{name}.weight": shape for name, shape in shapes.items()}
 
 
