@@ -34,7 +34,7 @@ from benchmarks.gpu_bench import Bench, read_gpu_state
 from benchmarks.gpu_runs import resumed, whole_run
 from benchmarks.gpu_steps import ddp, kernels, losses, speed
 from benchmarks.trainer_runs import machine_text
-from trainer.folder.run_folder import describe_software
+from trainer.folder.software import describe_software
 from trainer.layers import merge
 
 UNFINISHED = 75

@@ -1,18 +1,14 @@
 """The folder of a run: its files, and what becomes of those of an earlier one."""
 
-import hashlib
-import platform
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from trainer.config import RunConfig, load_run_config
 from trainer.files import SUPERSEDED, move_aside
 from trainer.folder.checkpoint_state import STATE, complete, entries, folder_of
 from trainer.folder.owner import read_owner
 from trainer.folder.run_file import find_summary
-from trainer.gpu_state import read_driver
 from trainer.records import (
     CHECKPOINTS,
     CONFIG,
@@ -22,7 +18,6 @@ from trainer.records import (
     METRICS,
     SUMMARY,
     RunSummary,
-    Versions,
 )
 
 RUN_FILES = (
@@ -30,9 +25,6 @@ RUN_FILES = (
     *(EXPORT, EVALUATION),  # those of the next run would take their place
 )
 """Files of a run, to be moved aside when another run starts in the folder."""
-
-PACKAGE = Path(__file__).parents[1]
-"""The trainer's sources."""
 
 Action = Literal["start", "resume", "done"]
 
@@ -161,50 +153,3 @@ def set_records_aside(folder: Path) -> None:
     old = [folder / name for name in (METRICS, EVALUATIONS) if (folder / name).exists()]
     kept = f"; the earlier records are in {move_aside(old)}" if old else ""
     print(f"{folder}: no checkpoint to resume from, so it starts again{kept}", flush=True)
-
-
-def describe_software() -> dict[str, Any]:
-    """Return versions, commit and the hash of the trainer's sources, as fields of run.json."""
-    import torch
-
-    return {
-        "versions": Versions(
-            python=platform.python_version(),
-            torch=str(torch.__version__),
-            cuda=torch.version.cuda,
-            nccl=_nccl(),
-            driver=read_driver(),
-        ),
-        "commit": _commit(),
-        "trainer_version": _source_hash(),
-    }
-
-
-def _nccl() -> str | None:
-    import torch
-
-    if not (torch.cuda.is_available() and torch.distributed.is_nccl_available()):
-        return None
-    return ".".join(map(str, torch.cuda.nccl.version()))
-
-
-def _source_hash() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _commit() -> str | None:
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=PACKAGE,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() if answer.returncode == 0 else None

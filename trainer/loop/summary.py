@@ -6,7 +6,7 @@ from trainer import host
 from trainer.config import RunConfig
 from trainer.execution.choices import has_bf16
 from trainer.folder.run_file import now
-from trainer.folder.run_folder import describe_software
+from trainer.folder.software import describe_software
 from trainer.loop.session import Session
 from trainer.rank_hosts import cores_per_rank
 from trainer.records import Attempt, Continued, Layout, RunSummary, UsedChoices
