@@ -46,7 +46,7 @@ def choose_action(
     gpus: int,
     summary: RunSummary | None,
     content: dict[str, str],
-    training_content: dict[str, str] | None = None,
+    training_content: dict[str, str],
 ) -> Action:
     """Return what to do in a folder, by its run.json or else by its checkpoints.
 
@@ -57,8 +57,6 @@ def choose_action(
     if summary is None:
         return "resume" if _has_checkpoint(folder, config, gpus, training_content) else "start"
     if summary.content != content:
-        if None in (training_content, summary.training_content):
-            return "start"
         if summary.training_content != training_content:
             return "start"
         print(f"warning: {folder}: the held-out text has changed since the run began", flush=True)
@@ -67,9 +65,7 @@ def choose_action(
     return "resume" if summary.trajectory == config.trajectory(gpus) else "start"
 
 
-def _has_checkpoint(
-    folder: Path, config: RunConfig, gpus: int, content: dict[str, str] | None
-) -> bool:
+def _has_checkpoint(folder: Path, config: RunConfig, gpus: int, content: dict[str, str]) -> bool:
     """Say whether a run whose run.json is missing or malformed has a checkpoint."""
     found = any(
         facts.get("content") in (None, content)
@@ -123,7 +119,7 @@ def bring_back(
     config: RunConfig,
     gpus: int,
     content: dict[str, str],
-    training_content: dict[str, str] | None = None,
+    training_content: dict[str, str],
 ) -> bool:
     """Move a run that was set aside back into its folder if it is complete and the one wanted, as
     after an edit that was reverted; say whether there was one. What is there now is set aside.

@@ -28,7 +28,7 @@ def write_account(folder: Path, config: RunConfig, status: str, gpus: int = 1) -
 
 
 def choose(folder: Path, config: RunConfig, content: dict[str, str]) -> str:
-    return choose_action(folder, config, 1, find_summary(folder), content)
+    return choose_action(folder, config, 1, find_summary(folder), content, content)
 
 
 @pytest.mark.parametrize(
