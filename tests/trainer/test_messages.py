@@ -29,7 +29,7 @@ from trainer.environment import check
 from trainer.execution import float8
 from trainer.files import write_atomically
 from trainer.folder import checkpoint
-from trainer.folder.checkpoint_state import CheckpointError, Position, find_steps
+from trainer.folder.checkpoint_state import CheckpointError, Position, find_steps, of_step
 from trainer.folder.failure import find_full_disk, reason_of, reported
 from trainer.folder.record_file import RecordFile
 from trainer.json_files import parse_json
@@ -177,7 +177,7 @@ def test_a_checkpoint_of_another_shape_is_one_line(tmp_path: Path) -> None:
     model, optimizer = make_model(258)
     save_now(tmp_path, Position(1, 0.0, "t"), ["dump"], model, optimizer)
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.load(tmp_path, 1, *make_model(300))
+        checkpoint.load(of_step(tmp_path, 1), *make_model(300))
     text = str(caught.value)
     assert "\n" not in text and len(text) < 400
     assert "[258, 64]" in text and "[300, 64]" in text and "model.tok_embeddings.weight" in text

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from trainer.config import RunConfig
 from trainer.folder import checkpoint
-from trainer.folder.checkpoint_state import find_steps
+from trainer.folder.checkpoint_state import find_steps, of_step
 from trainer.folder.run_file import find_summary
 from trainer.folder.run_folder import read_settings
 from trainer.model.weight_names import weight_shapes
@@ -50,7 +50,7 @@ def weights_of(folder: Path, step: int, settings: RunConfig, source: str) -> dic
 
     Raises CheckpointError, or ConfigError if their shapes are not the settings'.
     """
-    weights = checkpoint.load_weights(folder, step)
+    weights = checkpoint.load_weights(of_step(folder, step))
     shapes = weight_shapes(settings.model, settings.data.tokenizer.vocab_size)
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if settings.model.weight_tying:

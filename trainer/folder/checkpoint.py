@@ -202,20 +202,15 @@ def find_newest(folder: Path, start: Position, world: World) -> Position | None:
     return None if step < 0 else Position.of(read_state(of_step(folder, step)))
 
 
-def load_weights(folder: Path, step: int) -> dict[str, Tensor]:
-    """Return the weights at a step, without building a model. Raises CheckpointError."""
-    from trainer.folder.checkpoint_tensors import read_weights
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Return the weights in a checkpoint, without building a model. Raises CheckpointError."""
+    from trainer.folder.checkpoint_tensors import ModelReader
 
-    return read_weights(of_step(folder, step))
-
-
-def load(folder: Path, step: int, model: nn.Module, optimizer: Optimizer) -> None:
-    """Load the checkpoint of a step into a model and its optimizer. Raises CheckpointError."""
-    load_from(of_step(folder, step), model, optimizer)
+    return ModelReader(path).read_all()
 
 
-def load_from(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
-    """Load the checkpoint in a folder into a model and its optimizer. Raises CheckpointError."""
+def load(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
+    """Load a checkpoint into a model and its optimizer. Raises CheckpointError."""
     from trainer.folder.checkpoint_tensors import read_tensors
 
     # State dicts are views: reading into them loads the weights.

@@ -72,19 +72,32 @@ class ModelReader:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of all weights."""
+        return {name: tuple(entry.size) for name, entry in self._entries().items()}
+
+    def read(self, weights: dict[str, Tensor]) -> None:
+        """Read into `weights`: of a distributed one, the part that this rank holds."""
+        _read(self._reader, {"model": weights}, no_dist=True)
+
+    def read_all(self) -> dict[str, Tensor]:
+        """Return all weights."""
+        weights = {
+            name: torch.empty(entry.size, dtype=entry.properties.dtype)
+            for name, entry in self._entries().items()
+        }
+        self.read(weights)
+        return weights
+
+    def _entries(self) -> dict[str, TensorStorageMetadata]:
+        """Return name -> entry of the index."""
         try:
             index = self._reader.read_metadata().state_dict_metadata
         except (OSError, RuntimeError, ValueError, pickle.PickleError) as error:
             raise CheckpointError(f"{self._reader.path}: cannot be read: {error}") from error
         return {
-            name.removeprefix(PREFIX): tuple(entry.size)
+            name.removeprefix(PREFIX): entry
             for name, entry in index.items()
             if isinstance(entry, TensorStorageMetadata)
         }
-
-    def read(self, weights: dict[str, Tensor]) -> None:
-        """Read into `weights`: of a distributed one, the part that this rank holds."""
-        _read(self._reader, {"model": weights}, no_dist=True)
 
 
 def _read(reader: "_SafeReader", state: dict[str, Any], no_dist: bool) -> None:
@@ -95,21 +108,6 @@ def _read(reader: "_SafeReader", state: dict[str, Any], no_dist: bool) -> None:
     # CheckpointException derives from BaseException, so other handlers would miss it.
     except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as error:
         raise CheckpointError(f"{source}: cannot be read: {reason_of(error)}") from error
-
-
-def read_weights(source: Path) -> dict[str, Tensor]:
-    """Return a checkpoint's weights, without building a model. Raises CheckpointError."""
-    try:
-        index = _SafeReader(source).read_metadata().state_dict_metadata
-        weights = {
-            key.removeprefix(PREFIX): torch.empty(entry.size, dtype=entry.properties.dtype)
-            for key, entry in index.items()
-            if key.startswith(PREFIX) and isinstance(entry, TensorStorageMetadata)
-        }
-    except (OSError, RuntimeError, ValueError, pickle.PickleError) as error:
-        raise CheckpointError(f"{source}: cannot be read: {error}") from error
-    read_tensors(source, {"model": weights})
-    return weights
 
 
 @contextlib.contextmanager

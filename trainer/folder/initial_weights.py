@@ -19,6 +19,7 @@ from trainer.folder.checkpoint_state import (
     STATE,
     CheckpointError,
     complete,
+    entries,
     folder_of,
 )
 from trainer.folder.described_model import (
@@ -170,7 +171,7 @@ def _newest(folder: Path, trajectory: str | None) -> InitialWeights | None:
     if any(folder.glob(f"[0-9]*/{STATE}")):
         for path, _ in complete(folder, trajectory):
             return InitialWeights("ours", path)
-    for path in sorted(folder.glob("[0-9]*"), reverse=True):
+    for path in entries(folder):
         if all((path / mark).exists() for mark in MARKS["lingua"]):
             return InitialWeights("lingua", path)
     return None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trainer.config import RunConfig
 from trainer.folder import checkpoint, initial_weights
-from trainer.folder.checkpoint_state import Position, folder_of
+from trainer.folder.checkpoint_state import Position, folder_of, of_step
 from trainer.folder.initial_weights import InitialWeights
 from trainer.folder.owner import claim
 from trainer.folder.run_folder import Decision, set_aside, set_records_aside
@@ -36,11 +36,11 @@ class Start:
     def load(self, config: RunConfig, learner: Learner, world: World) -> None:
         """Load what the attempt begins with, if anything. Raises ConfigError, CheckpointError."""
         if self.newest is not None:
-            checkpoints = folder_of(config, Path(config.dump_dir))
-            checkpoint.load(checkpoints, self.newest.step, learner.model, learner.optimizer)
+            saved = of_step(folder_of(config, Path(config.dump_dir)), self.newest.step)
+            checkpoint.load(saved, learner.model, learner.optimizer)
             return
         if self.source is not None:
-            checkpoint.load_from(self.source.path, learner.model, learner.optimizer)
+            checkpoint.load(self.source.path, learner.model, learner.optimizer)
             what = f"continues {self.source.path} from step {self.source.position.step}"
         elif self.initial is not None:
             self.initial.load(learner.model)

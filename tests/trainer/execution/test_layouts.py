@@ -14,6 +14,7 @@ from tests.trainer.folder.other_models import V, make_llama, write_lingua
 from trainer.config import ActivationCheckpointing, ModelConfig, RunConfig, load_run_config
 from trainer.execution.compiling import compile_blocks
 from trainer.folder.checkpoint import load_weights
+from trainer.folder.checkpoint_state import of_step
 from trainer.model.masks import DocumentBorder
 from trainer.model.model import Transformer
 from trainer.model.weight_names import transformers_name
@@ -209,7 +210,7 @@ def _starting_from(runs: Runs) -> dict[str, list[str]]:
 def _assert_started_from(runs: Runs, names: Iterable[str]) -> None:
     expected = make_llama({"n_kv_heads": 2}).state_dict()
     for name in names:
-        found = load_weights(runs.out(name) / "checkpoints", 2)
+        found = load_weights(of_step(runs.out(name) / "checkpoints", 2))
         assert len(found) == len(expected)
         for key, weight in found.items():
             assert torch.equal(weight, expected[transformers_name(key)]), (name, key)
@@ -219,12 +220,12 @@ def _go_on_under_the_same_layout(runs: Runs) -> None:
     """Bitwise: sums over four processes are taken in the same order."""
     names = ("ddp", "hsdp", "ddp-tp", "muon-fsdp-tp")
     folders = [runs.out(f"{name}4") / "checkpoints" for name in names]
-    expected = [load_weights(folder, STEPS) for folder in folders]
+    expected = [load_weights(of_step(folder, STEPS)) for folder in folders]
     for folder in folders:
         _back_to_half(folder.parent)
     runs.run_several([arguments(runs, f"{name}4", 4, LAYOUTS[4][name]) for name in names], 4)
     for folder, weights in zip(folders, expected, strict=True):
-        found = load_weights(folder, STEPS)
+        found = load_weights(of_step(folder, STEPS))
         assert all(torch.equal(found[key], weight) for key, weight in weights.items()), folder
 
 

@@ -12,7 +12,7 @@ import torch
 from tests.trainer.small_runs import ALONE, SmallRun, steps_in
 from trainer.config import CheckpointConfig
 from trainer.folder import checkpoint
-from trainer.folder.checkpoint_state import CheckpointError, Position
+from trainer.folder.checkpoint_state import CheckpointError, Position, of_step
 from trainer.folder.checkpoint_tensors import write_tensors
 from trainer.folder.initial_weights import find
 
@@ -25,7 +25,7 @@ def test_a_resumed_run_is_bitwise_equal(tmp_path: Path) -> None:
     run.save(tmp_path, 3, "dump")
     expected = run.steps(3)
     assert checkpoint.find_newest(tmp_path, START, ALONE) == Position(3, 4.5, "trajectory")
-    checkpoint.load(tmp_path, 3, other.model, other.optimizer)
+    checkpoint.load(of_step(tmp_path, 3), other.model, other.optimizer)
     assert other.steps(3) == expected
 
 
@@ -103,7 +103,7 @@ def test_a_save_in_the_background_holds_the_state_of_its_step(tmp_path: Path) ->
     saver.save(Position(2, 1.0, "trajectory"), ["dump"], run.model, run.optimizer)
     expected = run.steps(3)  # while it is written
     saver.wait()
-    checkpoint.load(tmp_path, 2, other.model, other.optimizer)
+    checkpoint.load(of_step(tmp_path, 2), other.model, other.optimizer)
     assert other.steps(3) == expected
 
 
@@ -171,7 +171,7 @@ def test_an_index_of_any_python_version_is_read(tmp_path: Path, paths: str) -> N
     run.save(tmp_path, 2, "dump")
     index = tmp_path / "0000000002" / ".metadata"
     index.write_bytes(index_of_another_python(index, paths))
-    checkpoint.load(tmp_path, 2, other.model, other.optimizer)
+    checkpoint.load(of_step(tmp_path, 2), other.model, other.optimizer)
     assert other.steps(3) == run.steps(3)
 
 
@@ -192,7 +192,7 @@ def test_an_index_of_an_early_python_3_11_is_read(tmp_path: Path, protocol: int)
     EarlyPickler(written, protocol).dump(pickle.loads(index.read_bytes()))
     assert b"getattr" in written.getvalue()
     index.write_bytes(written.getvalue())
-    checkpoint.load(tmp_path, 2, other.model, other.optimizer)
+    checkpoint.load(of_step(tmp_path, 2), other.model, other.optimizer)
     assert other.steps(3) == run.steps(3)
 
 
@@ -202,7 +202,7 @@ def test_an_index_has_no_attributes_of_its_parts(tmp_path: Path) -> None:
     code = pickle.dumps(GetsAttribute())
     (tmp_path / "0000000001" / ".metadata").write_bytes(code)
     with pytest.raises(CheckpointError, match="asks for '__subclasses__' of what is no memory"):
-        checkpoint.load(tmp_path, 1, run.model, run.optimizer)
+        checkpoint.load(of_step(tmp_path, 1), run.model, run.optimizer)
 
 
 class GetsAttribute:
@@ -220,7 +220,7 @@ def test_an_index_may_only_name_its_parts(tmp_path: Path, named: str) -> None:
     run.save(tmp_path, 1, "dump")
     (tmp_path / "0000000001" / ".metadata").write_bytes(f"c{named}\n.".encode())
     with pytest.raises(CheckpointError, match="which does not belong in one"):
-        checkpoint.load(tmp_path, 1, run.model, run.optimizer)
+        checkpoint.load(of_step(tmp_path, 1), run.model, run.optimizer)
 
 
 class Attack:
@@ -252,7 +252,7 @@ def test_an_index_that_names_code_is_not_executed(
         code = by_another_name(target, f"torch.distributed.checkpoint.{module}", name)
     (tmp_path / "0000000001" / ".metadata").write_bytes(code)
     with pytest.raises(CheckpointError, match="mkdir, which does not belong in one"):
-        checkpoint.load(tmp_path, 1, run.model, run.optimizer)
+        checkpoint.load(of_step(tmp_path, 1), run.model, run.optimizer)
     assert not target.exists()
 
 
@@ -263,9 +263,9 @@ def test_a_weight_that_the_index_calls_an_object_is_not_unpickled(tmp_path: Path
     state = {"model": model, "optimizer": run.optimizer.state_dict()}
     write_tensors(state, tmp_path / "0000000001", None)
     with pytest.raises(CheckpointError, match=r"model\.norm\.weight is not a tensor"):
-        checkpoint.load(tmp_path, 1, run.model, run.optimizer)
+        checkpoint.load(of_step(tmp_path, 1), run.model, run.optimizer)
     with pytest.raises(CheckpointError, match=r"model\.norm\.weight is not a tensor"):
-        checkpoint.load_weights(tmp_path, 1)
+        checkpoint.load_weights(of_step(tmp_path, 1))
     assert not target.exists()
 
 

@@ -11,7 +11,7 @@ import torch
 from tests.trainer.conftest import Runs, digest_of, losses, read_records
 from trainer.config import RunConfig, load_run_config
 from trainer.folder import checkpoint
-from trainer.folder.checkpoint_state import Position
+from trainer.folder.checkpoint_state import Position, of_step
 from trainer.folder.owner import check_replaces_nothing
 from trainer.folder.source import Source
 from trainer.problems import ConfigError
@@ -47,7 +47,9 @@ def test_a_decay_branch_equals_a_run_trained_through(runs: Runs, trunk: Path) ->
     for key in ("optim/total_tokens", "data/epoch", "optim/lr", "loss/out"):
         expected = [record[key] for record in read_records(through)[12:]]
         assert [record[key] for record in read_records(out)] == expected
-    ours, theirs = (checkpoint.load_weights(path / "checkpoints", 20) for path in (out, through))
+    ours, theirs = (
+        checkpoint.load_weights(of_step(path / "checkpoints", 20)) for path in (out, through)
+    )
     assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
     assert digest_of(trunk) == before
     summary = json.loads((out / "run.json").read_text())

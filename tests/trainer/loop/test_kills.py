@@ -14,6 +14,7 @@ import torch
 from tests.trainer.conftest import Runs, digest_of, long, losses, read_records
 from tests.waiting import wait_until
 from trainer.folder import checkpoint
+from trainer.folder.checkpoint_state import of_step
 from trainer.signals import STOP_SIGNALS
 
 CHECKPOINT = "checkpoint={dump: {every: 4, keep: 2}, eval: {every: 30}}"
@@ -112,7 +113,7 @@ def test_killed_and_restarted(runs: Runs, processes: int, kills: int, branch: in
     assert losses(out) == [item for item in losses(whole) if item[0] > branch], done
     assert evaluations(out) == [item for item in evaluations(whole) if item[0] > branch], done
     weights, expected = (
-        checkpoint.load_weights(path / "checkpoints", steps) for path in (out, whole)
+        checkpoint.load_weights(of_step(path / "checkpoints", steps)) for path in (out, whole)
     )
     assert all(torch.equal(weights[name], weight) for name, weight in expected.items()), done
     assert digest_of(source) == saved
