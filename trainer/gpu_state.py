@@ -7,9 +7,11 @@ import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from trainer.records import GpuConditions
+
+Answer = TypeVar("Answer")
 
 REASONS = {
     0x04: "power limit",
@@ -47,15 +49,7 @@ def find_visible(visible: str | None) -> list[str]:
 
     `visible` is CUDA_VISIBLE_DEVICES: indices or names of GPUs; None for all.
     """
-    nvml = _nvml()
-    if nvml is None:
-        return []
-    try:
-        count = nvml.nvmlDeviceGetCount()
-        names = [nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(count)]
-    except nvml.NVMLError:
-        return []
-    plain = [str(name).removeprefix("GPU-") for name in names]
+    plain = [name.removeprefix("GPU-") for name in _ask(_uuids) or []]
     if visible is None:
         return plain
     found = []
@@ -69,39 +63,37 @@ def find_visible(visible: str | None) -> list[str]:
 
 def name_of(uuid: str) -> str | None:
     """Return the name of a GPU, as torch has it; None if unknown."""
-    nvml = _nvml()
-    if nvml is None:
-        return None
-    try:
-        return str(nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")))
-    except nvml.NVMLError:
-        return None
+    return _ask(lambda nvml: str(nvml.nvmlDeviceGetName(_handle(nvml, uuid))))
 
 
 def read(uuid: str) -> GpuState | None:
     """Return the state of a GPU, named as in torch's device properties; None if unknown."""
-    nvml = _nvml()
-    if nvml is None:
-        return None
-    try:
-        handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-        bits = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
-        return GpuState(
-            clock_mhz=nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-            power_limit_w=nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
-            limits=tuple(dict.fromkeys(text for bit, text in REASONS.items() if bits & bit)),
-            power_w=_known(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
-            used_gib=_known(nvml, lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used / 2**30),
-        )
-    except nvml.NVMLError:
-        return None
+    return _ask(lambda nvml: _state(nvml, _handle(nvml, uuid)))
 
 
-def _known(nvml: Any, ask: Callable[[], float]) -> float | None:
-    try:
-        return ask()
-    except nvml.NVMLError:
-        return None
+def read_driver() -> str | None:
+    """Return the version of the NVIDIA driver; None if unknown."""
+    return _ask(lambda nvml: str(nvml.nvmlSystemGetDriverVersion()))
+
+
+def _uuids(nvml: Any) -> list[str]:
+    count = nvml.nvmlDeviceGetCount()
+    return [str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i))) for i in range(count)]
+
+
+def _handle(nvml: Any, uuid: str) -> Any:
+    return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+
+
+def _state(nvml: Any, handle: Any) -> GpuState:
+    bits = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+    return GpuState(
+        clock_mhz=nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+        power_limit_w=nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+        limits=tuple(dict.fromkeys(text for bit, text in REASONS.items() if bits & bit)),
+        power_w=_ask(lambda nvml: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
+        used_gib=_ask(lambda nvml: nvml.nvmlDeviceGetMemoryInfo(handle).used / 2**30),
+    )
 
 
 class GpuMeter:
@@ -155,13 +147,13 @@ class GpuMeter:
         return max(used, default=None)
 
 
-def read_driver() -> str | None:
-    """Return the version of the NVIDIA driver; None if unknown."""
+def _ask(question: Callable[[Any], Answer]) -> Answer | None:
+    """Return what NVML answers; None if there is no NVML, or it does not tell."""
     nvml = _nvml()
     if nvml is None:
         return None
     try:
-        return str(nvml.nvmlSystemGetDriverVersion())
+        return question(nvml)
     except nvml.NVMLError:
         return None
 
