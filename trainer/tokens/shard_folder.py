@@ -57,16 +57,6 @@ class Shards:
         """Held-out tokens; 0 if the source has no validation file."""
         return self.held_out.tokens
 
-    @property
-    def train_bytes(self) -> int | None:
-        """Bytes of the text to train on; None if they are unknown."""
-        return self.training.bytes
-
-    @property
-    def val_bytes(self) -> int | None:
-        """Bytes of the held-out text; None if they are unknown."""
-        return self.held_out.bytes
-
     @cached_property
     def train(self) -> Tokens:
         """The training tokens, (train_tokens,), memory-mapped."""
@@ -92,8 +82,8 @@ class Shards:
             "val_documents": self.held_out.documents,
             "train_tokens": self.train_tokens,
             "val_tokens": self.val_tokens,
-            "train_bytes": self.train_bytes,
-            "val_bytes": self.val_bytes,
+            "train_bytes": self.training.bytes,
+            "val_bytes": self.held_out.bytes,
         }
 
 

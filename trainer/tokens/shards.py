@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -64,11 +64,7 @@ def open_shards(data: DataConfig) -> dict[str, Shards]:
 
     Raises ConfigError if a source's text is unusable or shorter than one sequence.
     """
-    encoding = Encoding(data.tokenizer, data.add_bos, data.add_eos)
-    shards = {
-        source: _find_or_make(Path(data.root_dir), source, Path(data.shards_dir), encoding)
-        for source in sorted(data.sources)
-    }
+    shards = _open(data, data.sources)
     for source, shard in shards.items():
         if shard.train_tokens < data.seq_len + 1:
             raise ConfigError(
@@ -86,17 +82,21 @@ def open_held_out(config: RunConfig, shards: dict[str, Shards]) -> dict[str, Sha
 
     Raises ConfigError if no source has a sequence of it.
     """
-    data = config.data
-    encoding = (data.tokenizer, data.add_bos, data.add_eos)
-    held_out = {
-        source: shards[source]
-        if source in shards
-        else ensure_shards(data.root_dir, source, data.shards_dir, *encoding)
-        for source in sorted(config.held_out_sources)
-    }
+    wanted = sorted(config.held_out_sources)
+    known = shards | _open(config.data, set(wanted) - shards.keys())
+    held_out = {source: known[source] for source in wanted}
     if held_out:
-        check_held_out(data, held_out)
+        check_held_out(config.data, held_out)
     return held_out
+
+
+def _open(data: DataConfig, sources: Iterable[str]) -> dict[str, Shards]:
+    """Return the shards of sources, making those that are missing; loads the tokenizer once."""
+    encoding = Encoding(data.tokenizer, data.add_bos, data.add_eos)
+    return {
+        source: _find_or_make(Path(data.root_dir), source, Path(data.shards_dir), encoding)
+        for source in sorted(sources)
+    }
 
 
 def ensure_shards(
@@ -120,7 +120,7 @@ def ensure_shards(
 def _find_or_make(
     root_dir: Path, source: str, shards_dir: Path, encoding: Encoding, workers: int | None = None
 ) -> Shards:
-    """Do `ensure_shards` with an encoding, whose tokenizer is loaded once for all sources."""
+    """Do `ensure_shards` with an encoding, which several sources may share."""
     files = find_text_files(root_dir, source)
     stat = files.stat()
     prefix = f"{re.sub(r'[^A-Za-z0-9._-]', '_', source)}-{encoding.tokenizer.name}"

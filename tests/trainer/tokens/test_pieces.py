@@ -45,7 +45,7 @@ def test_tokens_do_not_depend_on_the_number_of_workers(
     assert made.train.tolist() == packed(TEXTS)
     assert made.val.tolist() == packed(["held", "out"])
     assert (made.training.documents, made.held_out.documents) == (3000, 2)
-    assert made.train_bytes == sum(len(text.encode()) for text in TEXTS)
+    assert made.training.bytes == sum(len(text.encode()) for text in TEXTS)
     assert folders(tmp_path) == [made.folder.name]
     at_once = ensure_shards(tmp_path, "src", tmp_path / "other")
     assert (at_once.training, at_once.held_out) == (made.training, made.held_out)

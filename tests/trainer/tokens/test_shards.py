@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.trainer.small_runs import run_config
 from tests.trainer.tokens.sources import packed, write_lines, write_source
 from trainer.config import DataConfig, RunConfig
 from trainer.layers import merge
@@ -52,8 +53,8 @@ def test_documents_are_packed_in_order(tmp_path: Path, bos: bool, eos: bool) -> 
     shards = ensure_shards(tmp_path, "src", tmp_path / "shards", None, bos, eos)
     assert shards.train.tolist() == packed(TEXTS, bos, eos)
     assert shards.val.tolist() == packed(["held", "out"], bos, eos)
-    assert shards.train_bytes == sum(len(text.encode()) for text in TEXTS)
-    assert (shards.val_tokens, shards.val_bytes) == (len(shards.val), 7)
+    assert shards.training.bytes == sum(len(text.encode()) for text in TEXTS)
+    assert (shards.val_tokens, shards.held_out.bytes) == (len(shards.val), 7)
     assert (shards.folder / "train.bin").read_bytes() == np.array(
         packed(TEXTS, bos, eos), "<u2"
     ).tobytes()
@@ -430,6 +431,25 @@ def test_held_out_text_of_other_sources_than_those_to_train_on(tmp_path: Path) -
     assert open_held_out(usual, shards) == shards
     without = validate(RunConfig, {**values, "eval": None}, "run.yaml")
     assert open_held_out(without, shards) == {}
+
+
+def test_sources_share_a_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of a large vocabulary takes a second to load."""
+    for source in ("a", "b", "c"):
+        write_source(tmp_path, [["12345678"]], ["abcdef"], source=source)
+    loaded: list[object] = []
+    build = packing.build_tokenizer
+    monkeypatch.setattr(packing, "build_tokenizer", lambda c: loaded.append(c) or build(c))
+    data = {"root_dir": str(tmp_path), "shards_dir": str(tmp_path / "shards"), "seq_len": 3}
+    config = run_config(
+        tmp_path,
+        data={**data, "sources": {"a": 1, "text": 0}},
+        eval={"validation": {"sources": ["b", "c"]}},
+    )
+    shards = open_shards(config.data)
+    assert len(loaded) == 1
+    assert list(open_held_out(config, shards)) == ["b", "c"]
+    assert len(loaded) == 2
 
 
 def test_validation_needs_a_sequence_of_held_out_text(tmp_path: Path) -> None:
