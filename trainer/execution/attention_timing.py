@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from trainer.execution.kernels import UNFIT
+from trainer.execution.sdpa import UNFIT
 
 Seconds = Callable[[str], float]
 """Runs a forward and backward pass with the kernel of that name; returns the seconds it took."""

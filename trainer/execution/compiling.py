@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import torch
-from torch.nn import attention
 
+from trainer.execution import sdpa
 from trainer.model import pointwise
 from trainer.model.model import Transformer
 
@@ -57,21 +57,10 @@ def tag_cache(device: torch.device) -> None:
 
 def _dependencies(device: torch.device) -> list[str]:
     """Return what code for a device depends on besides its graph, each as name=value."""
-    backends = torch.backends.cuda  # its switches apply to the CPU too
-    enabled = {
-        "cudnn": backends.cudnn_sdp_enabled(),
-        "flash": backends.flash_sdp_enabled(),
-        "efficient": backends.mem_efficient_sdp_enabled(),
-        "math": backends.math_sdp_enabled(),
-    }
-    names = [name for name, is_enabled in enabled.items() if is_enabled]
-    # Older versions of torch have a single flash attention.
-    current = getattr(attention, "current_flash_attention_impl", None)
-    flash = current() if current is not None else None
     source = hashlib.sha256(Path(pointwise.__file__).read_bytes()).hexdigest()[:16]
     found = [
-        f"attention={'+'.join(names)}",
-        f"flash={flash or 'FA2'}",
+        f"attention={'+'.join(sdpa.enabled())}",
+        f"flash={sdpa.flash_package() or 'FA2'}",
         f"pointwise={source}",
     ]
     if device.type == "cpu":

@@ -8,7 +8,7 @@ import torch
 
 from tests.trainer.conftest import Runs
 from trainer.config import load_run_config
-from trainer.execution import attention_choice, kernels
+from trainer.execution import attention_choice, sdpa
 from trainer.execution.choices import Choices
 from trainer.loop.learner import decide
 from trainer.world import World, get_world
@@ -87,7 +87,7 @@ def test_another_gpu_or_other_software_is_benchmarked(
         patched.setattr(torch, "__version__", "2.99.0")
         assert benchmarks.choose() == "efficient"
     with monkeypatch.context() as patched:  # a package that is installed here stands for FA4
-        patched.setitem(kernels.PACKAGES, "fa4", "numpy")
+        patched.setitem(sdpa.PACKAGES, "fa4", "numpy")
         assert benchmarks.choose() == "efficient"
     assert benchmarks.choose() == "flash"
 
@@ -118,7 +118,7 @@ def test_a_kernel_whose_package_does_not_load_is_not_taken(
     benchmarks.choose()
     benchmarks.answer = "flash"
     assert benchmarks.choose() == "flash"
-    monkeypatch.setattr(kernels, "_find_problem", lambda name: None)
+    monkeypatch.setattr(sdpa, "find_problem", lambda name: None)
     benchmarks.answer = "fa3"
     assert (benchmarks.choose("seed=1"), benchmarks.choose("seed=2")) == ("flash", "flash")
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch._inductor.config import decide_compile_threads
 
 from tests.trainer.conftest import Runs
-from trainer.execution import kernels
+from trainer.execution import kernels, sdpa
 from trainer.execution.choices import Choices
 from trainer.execution.compiling import tag_cache, use_workers
 
@@ -30,7 +30,7 @@ def torch_state() -> Iterator[None]:
     """Leave torch as it was for the tests that come after."""
     threads, tag = torch.get_num_threads(), torch.compiler.config.cache_key_tag
     yield
-    kernels.allow_all()
+    sdpa.allow_all()
     torch.set_num_threads(threads)
     torch.compiler.config.cache_key_tag = tag
     torch.compiler.reset()
