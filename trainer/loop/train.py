@@ -96,11 +96,11 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
         is_finite = _record(session, step, loss, grad_norm)
         if not is_finite:
             return _diverged(session, stop)
-    kinds = checkpoint.due(config.checkpoint, step, config.steps)
     if _evaluation_due(config, step):
         is_finite = _evaluate(session, step)
         if not is_finite:
             return _diverged(session, stop)
+    kinds = checkpoint.due(config.checkpoint, step, config.steps)
     stopping = step < config.steps and stop.agreed()
     if stopping and config.checkpoint is not None:
         kinds = kinds or ["dump"]

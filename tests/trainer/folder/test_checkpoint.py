@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.trainer.folder.attack import Attack
 from tests.trainer.small_runs import ALONE, SmallRun, steps_in
 from trainer.config import CheckpointConfig
 from trainer.folder import checkpoint
@@ -221,16 +222,6 @@ def test_an_index_may_only_name_its_parts(tmp_path: Path, named: str) -> None:
     (tmp_path / "0000000001" / ".metadata").write_bytes(f"c{named}\n.".encode())
     with pytest.raises(CheckpointError, match="which does not belong in one"):
         checkpoint.load(of_step(tmp_path, 1), run.model, run.optimizer)
-
-
-class Attack:
-    """What makes a folder when it is unpickled."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.folder),)
 
 
 def by_another_name(folder: Path, module: str, name: str) -> bytes:

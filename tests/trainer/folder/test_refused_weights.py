@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.trainer.folder.attack import Attack
 from tests.trainer.folder.other_models import (
     LLAMA3,
     SHAPE,
@@ -357,16 +358,6 @@ def test_a_cut_shard_of_a_checkpoint_is_named_when_it_is_read(
         loaded(kinds / "lingua", gqa)
     assert "Traceback" not in str(error.value)
     assert len(str(error.value).splitlines()) <= 3
-
-
-class Attack:
-    """What makes a folder when it is unpickled."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.folder),)
 
 
 @pytest.mark.parametrize("where", ["index", "object", "consolidated"])
