@@ -119,7 +119,7 @@ def loss_kernels(model: ModelConfig, batch: Shape, form: LossForm) -> list[Kerne
             if backend is not None:
                 whole.compile_loss(backend=backend, dynamic=False, fullgraph=True)
             with precision(MATMULS, CPU):
-                loss = whole._loss(x, targets)
+                loss = whole.loss(x, targets)
             loss.backward()
 
         if not form.compiled:
@@ -134,7 +134,7 @@ def loss_kernels(model: ModelConfig, batch: Shape, form: LossForm) -> list[Kerne
             calls.append(len(logits_CV))
             return torch.empty(()), torch.empty_like(logits_CV)
 
-        whole._chunk_gradient = gradient
+        whole.chunk_gradient = gradient
         outside = eager_kernels(work)
         return outside + inside * len(calls)
 

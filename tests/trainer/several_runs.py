@@ -25,6 +25,7 @@ from trainer.config import load_run_config
 from trainer.loop.run import run
 from trainer.model.model import Transformer
 from trainer.startup import Startup
+from trainer.tokens import data
 from trainer.tokens.data import BatchLoader
 from trainer.world import get_world, process_group
 
@@ -40,14 +41,14 @@ READ: list[list[list[tuple[int, int]]]] = []
 
 def note_samples() -> None:
     """Record the samples whose tokens are copied, whatever order the loader planned."""
-    gather = BatchLoader._gather
+    gather = data.gather
 
-    def noted(self: BatchLoader, source: Any, window: Any) -> Any:
+    def noted(windows: Any, source: Any, window: Any) -> Any:
         pairs = zip(source.tolist(), window.tolist(), strict=True)
         READ.append([list(zip(*pair, strict=True)) for pair in pairs])
-        return gather(self, source, window)
+        return gather(windows, source, window)
 
-    BatchLoader._gather = noted  # type: ignore[method-assign]
+    data.gather = noted
 
 
 def slowed_down(owner: type, method: str) -> AbstractContextManager[Any]:

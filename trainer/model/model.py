@@ -52,7 +52,7 @@ class Transformer(nn.Module):
         self.loss_chunk = loss_chunk
         self.residual_dtype = residual_dtype
         self.output_multiple = output_multiple
-        self._chunk_gradient: Gradient = chunk_gradient
+        self.chunk_gradient: Gradient = chunk_gradient
         self.masks_blocks = False
         """In training, mask with FlexAttention."""
         table_VD = torch.empty(vocab_size, config.dim)  # drawn by init_weights
@@ -78,7 +78,7 @@ class Transformer(nn.Module):
             x_BTD = layer(x_BTD, cos_T1E, sin_T1E, mask)
         if targets_BT is None:
             return self._logits(normalise(self.norm, x_BTD))
-        return self._loss(x_BTD, targets_BT)
+        return self.loss(x_BTD, targets_BT)
 
     def _mask(self, tokens_BT: Tensor) -> Mask | None:
         # Evaluation runs eagerly, and eager FlexAttention computes all scores.
@@ -93,12 +93,12 @@ class Transformer(nn.Module):
             return F.linear(x_BTD, self.tok_embeddings.weight)
         return self.output(x_BTD)
 
-    def _loss(self, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+    def loss(self, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         """Return the mean loss, from the output of the last block before the final norm."""
         x_BTD = normalise(self.norm, x_BTD)
         weight_VD = self.output_weight
         if self.loss_chunk:
-            multiple, gradient = self.output_multiple, self._chunk_gradient
+            multiple, gradient = self.output_multiple, self.chunk_gradient
             return mean_loss(x_BTD, weight_VD, targets_BT, self.loss_chunk, multiple, gradient)
         if self.output_multiple == 1:
             logits_BTV = self._logits(x_BTD)
@@ -110,9 +110,9 @@ class Transformer(nn.Module):
     def compile_loss(self, **kwargs: Any) -> None:
         """Compile final norm, output matmul and loss; of a chunked loss, the gradient alone."""
         if self.loss_chunk:  # its matmuls run chunk by chunk
-            self._chunk_gradient = torch.compile(chunk_gradient, **kwargs)
+            self.chunk_gradient = torch.compile(chunk_gradient, **kwargs)
         else:
-            self._loss = torch.compile(self._loss, **kwargs)  # type: ignore[method-assign]
+            self.loss = torch.compile(self.loss, **kwargs)  # type: ignore[method-assign]
 
     @property
     def output_weight(self) -> Tensor:

@@ -82,7 +82,7 @@ class BatchLoader(Iterator[Any]):
         """Yield this rank's batches of the steps `first` to `last`."""
         samples = self.order.locate(np.array([self.samples(n) for n in range(first, last + 1)]))
         for source, start in zip(samples.source, samples.start, strict=True):
-            yield self._gather(source, start // self.order.seq_len)
+            yield gather(self._windows, source, start // self.order.seq_len)
 
     def epoch(self, step: int) -> float:
         """Return the epochs of the source repeated most, by the end of a step."""
@@ -95,9 +95,6 @@ class BatchLoader(Iterator[Any]):
                 return item
             self._ended = item
         raise self._ended
-
-    def _gather(self, source: Indices, window: Indices) -> Tokens:
-        return gather(self._windows, source, window)
 
     def close(self) -> None:
         """Stop the thread and wait for its end; no batch is yielded after this."""

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.config import DataConfig
+from trainer.tokens import data
 from trainer.tokens.data import (
     BatchLoader,
     count_validation_windows,
@@ -126,13 +127,13 @@ def test_without_a_thread_batches_are_read_on_demand(
     make_shards: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readers: list[threading.Thread] = []
-    gather = BatchLoader._gather
+    gather = data.gather
 
-    def counted(self: BatchLoader, *where: Any) -> Any:
+    def counted(*where: Any) -> Any:
         readers.append(threading.current_thread())
-        return gather(self, *where)
+        return gather(*where)
 
-    monkeypatch.setattr(BatchLoader, "_gather", counted)
+    monkeypatch.setattr(data, "gather", counted)
     with closing(loader({"a": make_shards(300)}, load_async=False)) as batches:
         assert readers == []
         next(batches)
@@ -148,7 +149,7 @@ def test_a_read_error_reaches_the_consumer(
     def fail(*_: object) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(BatchLoader, "_gather", fail)
+    monkeypatch.setattr(data, "gather", fail)
     with closing(loader({"a": make_shards(300)}, load_async=load_async)) as batches:
         for _ in range(2):
             with pytest.raises(OSError, match="the disk is gone"):
@@ -169,15 +170,15 @@ def test_close_ends_the_thread(make_shards: Make, taken: int, prefetch: int) -> 
 
 def test_reading_ahead_is_bounded(make_shards: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     gathered: list[int] = []
-    gather, waiting = BatchLoader._gather, threading.Event()
+    gather, waiting = data.gather, threading.Event()
 
-    def counted(self: BatchLoader, *where: Any) -> Any:
+    def counted(*where: Any) -> Any:
         gathered.append(1)
         if len(gathered) == 4:  # three are queued, one waits for a slot
             waiting.set()
-        return gather(self, *where)
+        return gather(*where)
 
-    monkeypatch.setattr(BatchLoader, "_gather", counted)
+    monkeypatch.setattr(data, "gather", counted)
     with closing(loader({"a": make_shards(300)}, prefetch_size=3, stop_step=50)):
         assert waiting.wait(10)
         assert not threading.Event().wait(0.1)
