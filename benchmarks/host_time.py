@@ -34,7 +34,7 @@ from trainer import host
 from trainer.collectives import barrier, share
 from trainer.config import ModelConfig, RunConfig
 from trainer.folder.run_folder import Decision
-from trainer.loop.learner import Learner, decide
+from trainer.loop.learner import Learner, resolve_choices
 from trainer.loop.session import open_session
 from trainer.loop.step import compute_step
 from trainer.loop.stop_signal import StopSignal
@@ -92,7 +92,9 @@ def ours(
         open_texts(config)
     barrier(world)
     texts, decision = open_texts(config), Decision("start")
-    session = open_session(config, decide(config, world), Startup(), world, texts, decision)
+    session = open_session(
+        config, resolve_choices(config, world), Startup(), world, texts, decision
+    )
     open_journal(session)
     step = TimedStep(session.learner)
     session.learner.graph = step

@@ -23,7 +23,7 @@ from benchmarks.timing import alternate, quantile_text, ratios
 from benchmarks.trainer_runs import device, machine_text, settings, shape_of
 from trainer import host
 from trainer.config import BYTE_VOCABULARY, ModelConfig, RunConfig
-from trainer.loop.learner import build_learner, decide
+from trainer.loop.learner import build_learner, resolve_choices
 from trainer.loop.step import compute_step
 from trainer.world import get_world
 
@@ -76,7 +76,7 @@ def ours(shape: ModelConfig, window: Tensor, compiled: bool) -> Step:
 def learner_step(config: RunConfig, window: Tensor) -> Step:
     """Return a step of ours on one micro-batch (B, T + 1), with the settings of a run."""
     world = get_world(config.device)
-    learner = build_learner(config, decide(config, world), world)
+    learner = build_learner(config, resolve_choices(config, world), world)
     tokens = window[None].to(world.device)
     return lambda: compute_step(learner, tokens)[0]
 

@@ -21,7 +21,7 @@ from trainer.commands.tools import run_command, set_up_alone
 from trainer.config import ActivationCheckpointing, RunConfig
 from trainer.layers import merge
 from trainer.loop.first_steps import capture_later
-from trainer.loop.learner import Learner, build_learner, decide
+from trainer.loop.learner import Learner, build_learner, resolve_choices
 from trainer.loop.step import train_step
 from trainer.problems import ConfigError
 from trainer.settings import validate
@@ -173,7 +173,7 @@ class Clock:
         values = merge(self._config.model_dump(), setting.overrides())
         config = validate(RunConfig, values, "autotune")
         torch.manual_seed(0)
-        choices = decide(config, self._world)  # some depend on what is tried
+        choices = resolve_choices(config, self._world)  # some depend on what is tried
         learner = build_learner(config, choices, self._world)
         if choices.cuda_graphs:
             capture_later(learner, config.optim.lr)

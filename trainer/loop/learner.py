@@ -55,7 +55,7 @@ def set_up_process(config: RunConfig, world: World) -> Choices:
     settings = config.distributed
     kernels.check(config)
     float8.check(config)
-    choices = decide(config, world)
+    choices = resolve_choices(config, world)
     torch.set_num_threads(choices.threads)
     if settings.keep_memory and config.device == "cpu":
         host.keep_freed_memory()
@@ -67,8 +67,8 @@ def set_up_process(config: RunConfig, world: World) -> Choices:
     return choices
 
 
-def decide(config: RunConfig, world: World) -> Choices:
-    """Return what a run uses on this machine."""
+def resolve_choices(config: RunConfig, world: World) -> Choices:
+    """Return what a run uses on this machine for each `auto`."""
     machine = find_machine(world.local_size, torch.backends.mkldnn.is_available())
     return choose(config, world.size, machine)
 

@@ -93,7 +93,7 @@ def test_steps_are_timed_as_a_run_takes_them(runs: Runs, monkeypatch: pytest.Mon
     config = load_run_config([f"config={runs.config}"])
     world = get_world("cpu")
     choices = replace(set_up_process(config, world), cuda_graphs=True)
-    monkeypatch.setattr(autotune, "decide", lambda config, world: choices)
+    monkeypatch.setattr(autotune, "resolve_choices", lambda config, world: choices)
     graphs: list[Any] = []
 
     def capture_later(learner: Learner, rate: float) -> None:

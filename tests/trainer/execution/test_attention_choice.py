@@ -11,7 +11,7 @@ from tests.trainer.conftest import Runs
 from trainer.config import load_run_config
 from trainer.execution import attention_choice, attention_timing, kernels
 from trainer.execution.attention_timing import MARGIN, fastest, first_within_margin
-from trainer.loop.learner import decide
+from trainer.loop.learner import resolve_choices
 from trainer.problems import ConfigError
 from trainer.world import get_world
 
@@ -123,7 +123,7 @@ def test_the_kernels_of_this_cpu(runs: Runs, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(attention_timing, "WARM_UP_S", 0.0)
     config = load_run_config([f"config={runs.config}", "data.seq_len=512"])
     world = get_world("cpu")
-    assert attention_choice._fastest(config, decide(config, world), world) == "flash"
+    assert attention_choice._fastest(config, resolve_choices(config, world), world) == "flash"
     assert torch.backends.cuda.math_sdp_enabled()
     assert torch.backends.cuda.cudnn_sdp_enabled()
 

@@ -10,7 +10,7 @@ from tests.trainer.conftest import Runs
 from trainer.config import load_run_config
 from trainer.execution import attention_choice, sdpa
 from trainer.execution.choices import Choices
-from trainer.loop.learner import decide
+from trainer.loop.learner import resolve_choices
 from trainer.world import World, get_world
 
 
@@ -32,7 +32,7 @@ class Benchmarks:
         config = load_run_config([f"config={self._config}", cache, *settings])
         world = get_world("cpu")
         world = World(rank, 1, rank, 1, world.device)
-        choices = Choices(**{**vars(decide(config, world)), "attention": None})
+        choices = Choices(**{**vars(resolve_choices(config, world)), "attention": None})
         return attention_choice.choose_attention(config, choices, world, kept).attention
 
     @property
