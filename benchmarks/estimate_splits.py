@@ -6,7 +6,6 @@ For each table and each way of leaving rows out: the median error of the step ti
 baseline's, and the share of rows inside our 80% interval.
 """
 
-import csv
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks import ROOT, command_line
-from benchmarks.published_tables import H100, observe, read_table
+from benchmarks.published_tables import H100, observe, read_csv, read_table
 from study.cluster_config import ClusterConfig
 from study.estimate.observed import Observed
 from study.estimate.performance import Performance
@@ -42,8 +41,7 @@ class Table:
 
 def read_rows(path: Path) -> Table:
     """Return a table with a data sheet in its columns."""
-    with path.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    rows = read_csv(path)
     first = rows[0]
     cluster = ClusterConfig(
         gpu_name=path.stem,

@@ -20,12 +20,8 @@ from trainer.loop.learner import Learner, build_learner, set_up_process
 from trainer.tokens.tokenizer import ByteTokenizer
 from trainer.world import get_world, gpu_uuid
 
-SIZES = {
-    "27.5M": "small",
-    "85M": "85M",
-    "206M": "206M",
-    "820M": {"dim": 2048, "n_layers": 16, "n_heads": 32},
-}
+SIZES = {"27.5M": "small", "85M": "85M", "206M": "206M", "820M": "820M"}
+"""Size -> model of config/models.yaml."""
 DOCUMENT = 400
 """Mean tokens of a document where documents are masked."""
 
@@ -49,11 +45,10 @@ class Bench:
 
     def config(self, size: str, /, **changes: Any) -> RunConfig:
         """Return a run's settings: those of a real run."""
-        shape = SIZES[size]
-        values = shape_of(shape) if isinstance(shape, str) else shape
+        shape = shape_of(SIZES[size])
         if self.rehearses:
-            values = {"dim": 32, "n_layers": 2, "n_heads": 4, "multiple_of": 32}
-        base = settings(self.folder, values, self.batch, 1000)
+            shape = {"dim": 32, "n_layers": 2, "n_heads": 4, "multiple_of": 32}
+        base = settings(self.folder, shape, self.batch, 1000)
         base["distributed"] = {"compile": False, "threads": 1} if self.rehearses else {}
         base["optim"] = {"lr": 3e-4, "scheduler": "constant"}
         return RunConfig.model_validate(merge(base, changes))
@@ -104,12 +99,6 @@ def batch_of(config: RunConfig, index: int) -> Tensor:
 @functools.cache
 def _text() -> bytes:
     return b"".join(p.read_bytes() for p in sorted(Path(os.__file__).parent.glob("[a-d]*.py")))
-
-
-def synchronize(config: RunConfig) -> None:
-    """Wait for the device."""
-    if config.device == "cuda":
-        torch.cuda.synchronize()
 
 
 def read_gpu_state() -> gpu_state.GpuState | None:

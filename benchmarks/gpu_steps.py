@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu_bench import Bench, batch_of, open_learner, prepare, read_gpu_state, synchronize
+from benchmarks.gpu_bench import Bench, batch_of, open_learner, prepare, read_gpu_state
+from benchmarks.timing import synchronize
 from benchmarks.trainer_runs import device
 from trainer.config import RunConfig
 from trainer.layers import merge
@@ -66,12 +67,12 @@ def speed(bench: Bench, size: str, changes: dict[str, Any]) -> list[str]:
     for step in range(2 if bench.rehearses else 8):
         train_step(learner, batches[step % 4])
     times, end = [], _now() + bench.seconds
-    synchronize(config)
+    synchronize()
     while _now() < end or len(times) < 3:
         start = _now()
         for step in range(5):
             train_step(learner, batches[step % 4])
-        synchronize(config)
+        synchronize()
         times.append((_now() - start) / 5)
     choices = learner.choices
     middle = statistics.median(times)
@@ -93,11 +94,11 @@ def kernels(bench: Bench, size: str) -> list[str]:
     tokens = batch_of(config, 0)
     for _ in range(2 if bench.rehearses else 6):
         train_step(learner, tokens)
-    synchronize(config)
+    synchronize()
     kind = ProfilerActivity.CUDA if config.device == "cuda" else ProfilerActivity.CPU
     with profile(activities=[kind]) as trace:
         train_step(learner, tokens)
-        synchronize(config)
+        synchronize()
     times, calls = Counter[str](), Counter[str]()
     for event in trace.events():
         us = event.device_time if config.device == "cuda" else event.self_cpu_time_total

@@ -45,8 +45,7 @@ def main() -> None:
     model = ModelConfig.model_validate(shape_of(options.shape))
     size = (options.batch_size, options.seq_len + 1)
     window = torch.randint(BYTE_VOCABULARY, size, device=options.device)
-    contenders = {"ours": ours, "plain PyTorch": plain, "transformers": transformers_llama}
-    steps = {name: build(model, window, options.compile) for name, build in contenders.items()}
+    steps = {name: build(model, window, options.compile) for name, build in CONTENDERS.items()}
     show(options, alternate(steps, options.turns))
 
 
@@ -131,6 +130,10 @@ def usual_step(model: nn.Module, tokens: Tensor, targets: Tensor) -> Step:
         return loss.detach()
 
     return step
+
+
+CONTENDERS = {"ours": ours, "plain PyTorch": plain, "transformers": transformers_llama}
+"""Name -> what builds its step, from a shape, a window (B, T + 1) and whether to compile."""
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from benchmarks.timing import synchronize
 from trainer import gpu_state
 
 REPEATS = 5
@@ -43,7 +44,7 @@ GPU = Sizes("bf16", square=8192, copy_bytes=2**31, heads=128, seq_len=2048, wind
 CPU = Sizes("fp32", square=1024, copy_bytes=2**28, heads=8, seq_len=1024, window_s=0.1)
 HEAD_DIM = 64
 
-Timing = Callable[[Callable[[], object], Sizes, str], float]
+Timing = Callable[[Callable[[], object], Sizes], float]
 """Returns the time of a call, s: `best_s` or `sustained_s`."""
 
 
@@ -91,14 +92,14 @@ def matmul_tflops(
 ) -> float:
     """Return the rate of a matmul of two square matrices, 2 n^3 FLOPs."""
     a, b = (torch.randn(sizes.square, sizes.square, device=device, dtype=dtype) for _ in range(2))
-    return 2 * sizes.square**3 / (seconds or best_s)(lambda: a @ b, sizes, device) / 1e12
+    return 2 * sizes.square**3 / (seconds or best_s)(lambda: a @ b, sizes) / 1e12
 
 
 def copy_tb_s(sizes: Sizes, device: str, seconds: Timing | None = None) -> float:
     """Return the rate of a copy: each byte is read once and written once."""
     source = torch.zeros(sizes.copy_bytes, dtype=torch.uint8, device=device)
     target = torch.ones_like(source)
-    once_s = (seconds or best_s)(lambda: target.copy_(source), sizes, device)
+    once_s = (seconds or best_s)(lambda: target.copy_(source), sizes)
     return 2 * sizes.copy_bytes / once_s / 1e12
 
 
@@ -122,37 +123,32 @@ def attention_tflops(
 
     flops = 4 * sizes.seq_len**2 * HEAD_DIM * sizes.heads / 2
     timing = seconds or best_s
-    forward_s, both_s = timing(forward, sizes, device), timing(both, sizes, device)
+    forward_s, both_s = timing(forward, sizes), timing(both, sizes)
     return flops / forward_s / 1e12, 2.5 * flops / (both_s - forward_s) / 1e12
 
 
-def best_s(work: Callable[[], object], sizes: Sizes, device: str) -> float:
+def best_s(work: Callable[[], object], sizes: Sizes) -> float:
     """Return the minimum mean time of `work` over repeats of at least `window_s`, s."""
     for _ in range(3):
         work()
-    once = timed_s(work, 1, device)
+    once = timed_s(work, 1)
     count = max(1, round(sizes.window_s / once))
-    return min(timed_s(work, count, device) for _ in range(REPEATS))
+    return min(timed_s(work, count) for _ in range(REPEATS))
 
 
-def sustained_s(work: Callable[[], object], sizes: Sizes, device: str) -> float:
+def sustained_s(work: Callable[[], object], sizes: Sizes) -> float:
     """Return the mean time of `work` in the second half of SUSTAINED_S, s."""
     work()
-    count = max(1, round(SUSTAINED_S / 2 / timed_s(work, 1, device)))
-    timed_s(work, count, device)
-    return timed_s(work, count, device)
+    count = max(1, round(SUSTAINED_S / 2 / timed_s(work, 1)))
+    timed_s(work, count)
+    return timed_s(work, count)
 
 
-def timed_s(work: Callable[[], object], count: int, device: str) -> float:
+def timed_s(work: Callable[[], object], count: int) -> float:
     """Return the mean time of `count` calls, s."""
-    synchronise(device)
+    synchronize()
     start = time.perf_counter()
     for _ in range(count):
         work()
-    synchronise(device)
+    synchronize()
     return (time.perf_counter() - start) / count
-
-
-def synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()

@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import command_line
-from benchmarks.interleaved_steps import Step, ours, plain, transformers_llama
+from benchmarks.interleaved_steps import CONTENDERS, Step
 from benchmarks.trainer_runs import device, machine_text, shape_of
 from trainer.config import BYTE_VOCABULARY, ModelConfig
 
@@ -69,10 +69,9 @@ def main() -> None:
     options = parser.parse_args()
     model = ModelConfig.model_validate(shape_of(options.shape))
     window = torch.randint(BYTE_VOCABULARY, (1, LENGTH + 1), device=options.device)
-    contenders = {"ours": ours, "plain PyTorch": plain, "transformers": transformers_llama}
     print(f"{options.shape}, {model.n_layers} layers, {machine_text(options.device)}")
     print(f"{'':16} {'operations':>10} {'matmuls':>10} {'reads':>6}")
-    for name, build in contenders.items():
+    for name, build in CONTENDERS.items():
         counts = count(build(model, window, False))
         print(
             f"{name:16} {counts.total():10} {counts['mm'] + counts['addmm'] + counts['bmm']:10} "

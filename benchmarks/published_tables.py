@@ -35,11 +35,15 @@ Row = dict[str, str]
 Predict = Callable[[int, set[int]], float | None]
 
 
-def read_table(path: Path = TABLE) -> list[Row]:
-    """Return the bf16 rows."""
+def read_csv(path: Path) -> list[Row]:
+    """Return the rows of a published table; lines of comments begin with #."""
     with path.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-    return [row for row in rows if row["precision"] == "amp_bf16"]
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
+
+
+def read_table() -> list[Row]:
+    """Return the bf16 rows of the MPT table."""
+    return [row for row in read_csv(TABLE) if row["precision"] == "amp_bf16"]
 
 
 def observe(row: Row) -> Observed:
@@ -194,10 +198,8 @@ def torchtitan_pairs() -> list[tuple[str, float, PredictionInterval]]:
     Each is predicted from one row on fewer GPUs; some predictions are for 16 times as many GPUs,
     over a network that the row on fewer does not use.
     """
-    with TITAN.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
     series: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
+    for row in read_csv(TITAN):
         if row["model"] == "Llama3.1-8B" and row["seq_len"] == "8192" and row["local_bs"] == "2":
             series.setdefault((row["gpu"].split("-")[0], row["technique"]), []).append(row)
     pairs = []

@@ -25,6 +25,7 @@ from trainer.yaml_files import load_yaml, parse_yaml
 
 PARTS = ("matmul", "attention", "pointwise", "loss", "optimizer")
 HEADINGS = ["Cluster", "GPU", "Model", "Params (M)", "Step (ms)", "Tokens/s"]
+NO_RATES = "states no rates; `python -m benchmarks.roofline --measure` there prints them"
 
 
 def main() -> int:
@@ -98,9 +99,6 @@ def rooflines(options: argparse.Namespace) -> str:
         colalign=["left"] * 3 + ["right"] * (len(PARTS) + 3),
     )  # fmt: skip
     return f"One GPU, {head}\n\n{table}"
-
-
-NO_RATES = "states no rates; `python -m benchmarks.roofline --measure` there prints them"
 
 
 def entries(path: str, cls: type[SettingsT], names: list[str] | None) -> dict[str, SettingsT]:

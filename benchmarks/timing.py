@@ -16,9 +16,14 @@ def seconds(work: Callable[[], object]) -> float:
     """Return the time of a call, s, with what it has launched on a GPU."""
     start = time.perf_counter()
     work()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def synchronize() -> None:
+    """Wait for what has been launched on a GPU, if one is in use."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def alternate(steps: dict[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:

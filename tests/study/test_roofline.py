@@ -252,7 +252,7 @@ def test_measured_rates_are_those_of_known_work(monkeypatch: pytest.MonkeyPatch)
     sizes = measure_rates.Sizes("fp32", square=8, copy_bytes=100, heads=3, seq_len=16, window_s=1)
     seconds = {"both": 3.0}  # forward and backward; all other work takes 1 s
     monkeypatch.setattr(
-        measure_rates, "timed_s", lambda work, count, device: seconds.get(work.__name__, 1.0)
+        measure_rates, "timed_s", lambda work, count: seconds.get(work.__name__, 1.0)
     )
     float32 = measure_rates.torch.float32
     assert measure_rates.matmul_tflops(sizes, "cpu", float32) * 1e12 == 2 * 8**3
@@ -270,7 +270,7 @@ def test_sustained_rates_name_the_clock(monkeypatch: pytest.MonkeyPatch) -> None
 
     calls: list[int] = []
 
-    def timed_s(work: Callable[[], object], count: int, device: str) -> float:
+    def timed_s(work: Callable[[], object], count: int) -> float:
         calls.append(count)
         slow = 2.0 if len(calls) % 3 == 0 else 1.0
         return slow * (3 if work.__name__ == "both" else 1)
