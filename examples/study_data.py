@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.config import RunConfig, load_run_config
-from trainer.tokens.data import training_windows, validation_windows
 from trainer.tokens.order import SampleOrder
-from trainer.tokens.shards import open_held_out, open_shards
+from trainer.tokens.texts import open_held_out, open_shards
+from trainer.tokens.windows import training_windows, validation_windows
 
 
 def load_settings(path: str) -> RunConfig:

@@ -11,7 +11,7 @@ from trainer.model.masks import DocumentBorder
 from trainer.tokens.context import documents_context, first_inputs
 from trainer.tokens.data import BatchLoader
 from trainer.tokens.order import DataStart
-from trainer.tokens.shards import Shards
+from trainer.tokens.shard_folder import Shards
 from trainer.tokens.tokenizer import Tokens
 from trainer.world import World
 

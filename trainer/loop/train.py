@@ -22,7 +22,7 @@ from trainer.loop.step import train_step
 from trainer.loop.stop_signal import StopSignal
 from trainer.model.learning_rate import learning_rate
 from trainer.records import EXIT_PREEMPTED, Evaluation, Record, SlowRank, Status, finite
-from trainer.tokens.data import count_validation_windows, validation_windows
+from trainer.tokens.windows import count_validation_windows, validation_windows
 
 
 def train(session: Session) -> int:

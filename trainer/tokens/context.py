@@ -9,10 +9,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from trainer.flops import mean_context
-from trainer.tokens.data import gather, training_windows
 from trainer.tokens.order import SampleOrder
-from trainer.tokens.shards import Shards
+from trainer.tokens.shard_folder import Shards
 from trainer.tokens.tokenizer import Tokens
+from trainer.tokens.windows import gather, training_windows
 
 COUNTED_TOKENS = 2**22
 """Tokens counted, from the beginning of a run: all of a short run, a sample of a long one. This

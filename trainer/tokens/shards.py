@@ -17,14 +17,14 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from trainer.config import DataConfig, RunConfig, TokenizerConfig
+from trainer.config import TokenizerConfig
 from trainer.data_config import TokenizerName
 from trainer.files import make_folder, write_atomically
-from trainer.problems import ConfigError, Problem
+from trainer.problems import ConfigError
 from trainer.settings import validate
 from trainer.tokens.documents import digest_files
 from trainer.tokens.packing import Encoding, Part, Progress, pack
@@ -40,63 +40,13 @@ from trainer.tokens.shard_folder import (
     unused,
     write_manifest,
 )
-from trainer.tokens.text_files import HELD_OUT_FILES, Stat, TextFiles, find_text_files
+from trainer.tokens.text_files import Stat, TextFiles, find_text_files
 
 IN_PIECES_BYTES = 2**26
 """Least bytes of text that are tokenised in pieces: for less, starting workers does not pay off."""
 
 Digests = dict[str, list[str]]
 """For train and val, see `digest_files`."""
-
-
-def check_held_out(data: DataConfig, shards: dict[str, Shards]) -> None:
-    """Raise ConfigError if no source has a sequence of held-out text, for the validation loss."""
-    found = max(shard.val_tokens for shard in shards.values())
-    if found < data.seq_len + 1:
-        folders = ", ".join(str(Path(data.root_dir, source)) for source in shards)
-        expected = f"expected at least data.seq_len + 1 = {data.seq_len + 1:,} in one source"
-        message = f"found {found:,} held-out tokens; {expected}: {HELD_OUT_FILES}, or eval: null"
-        raise ConfigError(folders, [Problem(("eval",), message)])
-
-
-def open_shards(data: DataConfig) -> dict[str, Shards]:
-    """Return the shards of every source of a run, making those that are missing.
-
-    Raises ConfigError if a source's text is unusable or shorter than one sequence.
-    """
-    shards = _open(data, data.sources)
-    for source, shard in shards.items():
-        if shard.train_tokens < data.seq_len + 1:
-            raise ConfigError(
-                str(Path(data.root_dir, source)),
-                [
-                    f"found {shard.train_tokens:,} tokens to train on; expected at least "
-                    f"data.seq_len + 1 = {data.seq_len + 1:,}"
-                ],
-            )
-    return shards
-
-
-def open_held_out(config: RunConfig, shards: dict[str, Shards]) -> dict[str, Shards]:
-    """Return the shards with a run's held-out text; `shards` are those that it trains on.
-
-    Raises ConfigError if no source has a sequence of it.
-    """
-    wanted = sorted(config.held_out_sources)
-    known = shards | _open(config.data, set(wanted) - shards.keys())
-    held_out = {source: known[source] for source in wanted}
-    if held_out:
-        check_held_out(config.data, held_out)
-    return held_out
-
-
-def _open(data: DataConfig, sources: Iterable[str]) -> dict[str, Shards]:
-    """Return the shards of sources, making those that are missing; loads the tokenizer once."""
-    encoding = Encoding(data.tokenizer, data.add_bos, data.add_eos)
-    return {
-        source: _find_or_make(Path(data.root_dir), source, Path(data.shards_dir), encoding)
-        for source in sorted(sources)
-    }
 
 
 def ensure_shards(
@@ -114,10 +64,10 @@ def ensure_shards(
     Several processes may call it at once: each ends with a complete folder. Raises ConfigError.
     """
     encoding = Encoding(tokenizer or TokenizerConfig(), add_bos, add_eos)
-    return _find_or_make(Path(root_dir), source, Path(shards_dir), encoding, workers)
+    return find_or_make(Path(root_dir), source, Path(shards_dir), encoding, workers)
 
 
-def _find_or_make(
+def find_or_make(
     root_dir: Path, source: str, shards_dir: Path, encoding: Encoding, workers: int | None = None
 ) -> Shards:
     """Do `ensure_shards` with an encoding, which several sources may share."""

@@ -23,9 +23,9 @@ from trainer.folder.checkpoint_state import CheckpointError
 from trainer.model.adamw import AdamW
 from trainer.problems import ConfigError
 from trainer.tokens.build_tokenizer import build_tokenizer
-from trainer.tokens.data import validation_windows
-from trainer.tokens.shards import open_shards
+from trainer.tokens.texts import open_shards
 from trainer.tokens.tokenizer import ByteTokenizer
+from trainer.tokens.windows import validation_windows
 
 ROOT = Path(__file__).parents[3]
 

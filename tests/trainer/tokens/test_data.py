@@ -2,9 +2,8 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,31 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.trainer.tokens.conftest import Make
 from trainer.config import DataConfig
 from trainer.tokens import data
-from trainer.tokens.data import (
-    BatchLoader,
-    count_validation_windows,
-    positions,
-    validation_windows,
-)
-from trainer.tokens.shards import Part, Shards
-
-Make = Callable[..., Shards]
-
-
-@pytest.fixture
-def make_shards(tmp_path: Path) -> Make:
-    """Shards whose token number n is `first + n`, so that a token tells where it stood."""
-
-    def make(train: int, val: int = 0, first: int = 0) -> Shards:
-        folder = tmp_path / f"{first}-{train}-{val}"
-        folder.mkdir()
-        (np.arange(train) + first).astype("<u2").tofile(folder / "train.bin")
-        (np.arange(val) + first).astype("<u2").tofile(folder / "val.bin")
-        return Shards(folder, "key", "<u2", Part(1, train, train), Part(1, val, val))
-
-    return make
+from trainer.tokens.data import BatchLoader, positions
+from trainer.tokens.shard_folder import Shards
 
 
 def loader(shards: Mapping[str, Shards], seq_len: int = 4, **changes: Any) -> BatchLoader:
@@ -183,21 +162,3 @@ def test_reading_ahead_is_bounded(make_shards: Make, monkeypatch: pytest.MonkeyP
         assert waiting.wait(10)
         assert not threading.Event().wait(0.1)
         assert len(gathered) == 4
-
-
-def test_validation_windows_take_turns(make_shards: Make) -> None:
-    shards = {
-        "b": make_shards(9, val=14, first=1000),
-        "a": make_shards(9, val=9, first=0),
-        "c": make_shards(9, val=3, first=2000),  # less than one window
-        "d": make_shards(9, val=0, first=3000),
-    }
-    windows = validation_windows(shards, 4, None)
-    assert windows[:, 0].tolist() == [0, 1000, 4, 1004, 1008]
-    assert (np.diff(windows.astype(int)) == 1).all() and windows.shape == (5, 5)
-    assert validation_windows(shards, 4, 3).tolist() == windows[:3].tolist()
-    assert validation_windows(shards, 4, 99).tolist() == windows.tolist()
-    assert validation_windows({"d": shards["d"]}, 4, None).shape == (0, 5)
-    assert count_validation_windows(shards, 4, None) == {"a": 2, "b": 3, "c": 0, "d": 0}
-    assert count_validation_windows(shards, 4, 3) == {"a": 2, "b": 1, "c": 0, "d": 0}
-    assert count_validation_windows({"d": shards["d"]}, 4, None) == {"d": 0}
