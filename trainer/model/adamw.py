@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trainer.config import OptimConfig
 from trainer.model.gradients import WithGradients, clip_divisor, local, shard_like
-from trainer.model.linear import parts_of
+from trainer.model.linear import parts_of, rows_of
 
 
 class AdamW(WithGradients):
@@ -66,9 +66,7 @@ class AdamW(WithGradients):
         """Return the moments under the names of the weights; loading writes into these views."""
         state = {}
         for name, (parameter, rows) in self._parts.items():
-            first, second = self._moments[parameter]
-            if rows != slice(None):
-                first, second = first[rows], second[rows]
+            first, second = (rows_of(moment, rows) for moment in self._moments[parameter])
             state[name] = {"step": self.step_count, "exp_avg": first, "exp_avg_sq": second}
         return {"state": state}
 

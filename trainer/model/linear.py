@@ -118,6 +118,11 @@ def part_prefix(prefix: str) -> str:
     return owner + dot
 
 
+def rows_of(tensor: Tensor, rows: slice) -> Tensor:
+    """Return some rows; a sharded tensor, which is always whole, as it is."""
+    return tensor if rows == slice(None) else tensor[rows]
+
+
 def parts_of(model: nn.Module) -> dict[str, tuple[str, slice]]:
     """Return name in the state dict -> (name of the parameter, rows of it)."""
     modules = dict(model.named_modules())

@@ -31,13 +31,10 @@ def chunk_gradient(
         ids_V = torch.arange(vocabulary, device=logits_CV.device)
         dlogits_CV = log_CV.exp() - (ids_V == target_C1).float()
     else:
-        dlogits_CV = log_CV.exp_().scatter_add_(1, target_C1, _minus_ones(target_C1))
+        minus_C1 = torch.full_like(target_C1, -1.0, dtype=torch.float32)
+        dlogits_CV = log_CV.exp_().scatter_add_(1, target_C1, minus_C1)
     dlogits_CV = (dlogits_CV / count).to(logits_CV.dtype)
     return log_sum, F.pad(dlogits_CV, (0, logits_CV.shape[1] - vocabulary))
-
-
-def _minus_ones(like: Tensor) -> Tensor:
-    return torch.full(like.shape, -1.0, device=like.device)
 
 
 def mean_loss(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from trainer.config import ModelConfig
 from trainer.model.block import Block, build_norm, normalise
-from trainer.model.linear import Linear, parts_of
+from trainer.model.linear import Linear, parts_of, rows_of
 from trainer.model.loss import Gradient, chunk_gradient, mean_loss, pad_rows
 from trainer.model.masks import DocumentBorder, Mask, attention_mask, document_numbers
 from trainer.model.random_weights import draw_truncated, sigma_of
@@ -128,7 +128,7 @@ class Transformer(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         parameters = dict(self.named_parameters())
         for name, (parameter, rows) in parts_of(self).items():
-            weight = parameters[parameter][rows]
+            weight = rows_of(parameters[parameter], rows)
             if weight.ndim == 1:
                 weight.fill_(1.0)
                 continue

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainer.config import OptimConfig
 from trainer.model.adamw import AdamW
 from trainer.model.gradients import WithGradients, clip_divisor, full, shard_like
-from trainer.model.linear import parts_of
+from trainer.model.linear import parts_of, rows_of
 from trainer.model.optimizers import NEWTON_SCHULZ_STEPS
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -44,7 +44,7 @@ class Muon(WithGradients):
         self._config = config
         self._rest = AdamW(model, config, named.keys() - set(inside))
         self._matrices = [
-            _Matrix(name, named[parameter], rows, torch.zeros_like(_select(named[parameter], rows)))
+            _Matrix(name, named[parameter], rows, torch.zeros_like(rows_of(named[parameter], rows)))
             for name, (parameter, rows) in parts_of(model).items()
             if parameter in inside
         ]
@@ -90,13 +90,13 @@ class _Matrix:
     @property
     def weight(self) -> Tensor:
         """Its rows of the parameter."""
-        return _select(self.parameter, self.rows)
+        return rows_of(self.parameter, self.rows)
 
     @property
     def gradient(self) -> Tensor:
         """Its rows of the gradient."""
         assert self.parameter.grad is not None, f"{self.name} has no gradient"
-        return _select(shard_like(self.parameter.grad, self.parameter), self.rows)
+        return rows_of(shard_like(self.parameter.grad, self.parameter), self.rows)
 
 
 def _advance(matrices: Sequence[_Matrix], decay: float, divisor: Tensor | None) -> Tensor:
@@ -148,11 +148,6 @@ def _stacks(matrices: Sequence[_Matrix]) -> Iterator[list[_Matrix]]:
         count = max(1, STACKED // math.prod(shape))
         for start in range(0, len(equal), count):
             yield equal[start : start + count]
-
-
-def _select(tensor: Tensor, rows: slice) -> Tensor:
-    """Return some rows; a sharded tensor, which is always whole, as it is."""
-    return tensor if rows == slice(None) else tensor[rows]
 
 
 def _sharded_like(tensor: Tensor, weight: Tensor) -> Tensor:
