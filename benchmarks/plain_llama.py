@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+EPS, THETA = 1e-5, 10000.0
+"""Epsilon of the norms, and base of the rotary embedding."""
+
 
 class Attention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
@@ -30,9 +33,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    def __init__(self, dim: int, hidden: int, heads: int, eps: float) -> None:
+    def __init__(self, dim: int, hidden: int, heads: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.RMSNorm(dim, eps=eps), nn.RMSNorm(dim, eps=eps)
+        self.norm1, self.norm2 = nn.RMSNorm(dim, eps=EPS), nn.RMSNorm(dim, eps=EPS)
         self.attention = Attention(dim, heads)
         self.gate = nn.Linear(dim, hidden, bias=False)
         self.up = nn.Linear(dim, hidden, bias=False)
@@ -53,16 +56,14 @@ class PlainLlama(nn.Module):
         heads: int,
         hidden: int,
         length: int,
-        eps: float = 1e-5,
-        theta: float = 10000.0,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, dim)
-        self.layers = nn.ModuleList(Block(dim, hidden, heads, eps) for _ in range(layers))
-        self.norm = nn.RMSNorm(dim, eps=eps)
+        self.layers = nn.ModuleList(Block(dim, hidden, heads) for _ in range(layers))
+        self.norm = nn.RMSNorm(dim, eps=EPS)
         self.output = nn.Linear(dim, vocab_size, bias=False)
         width = dim // heads
-        frequencies = theta ** (-torch.arange(0, width, 2) / width)
+        frequencies = THETA ** (-torch.arange(0, width, 2) / width)
         angles = torch.outer(torch.arange(length).float(), frequencies)
         angles = torch.cat((angles, angles), dim=-1)
         self.register_buffer("cos", angles.cos())

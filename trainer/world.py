@@ -54,7 +54,7 @@ class World(Ranks):
 
 
 def get_world(
-    device: Device = "cuda",
+    device: Device,
     gpu_name: str | None = None,
     tp_size: int = 1,
     timeout_s: float = World.timeout_s,

@@ -101,15 +101,22 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--run", required=True, type=Path, help="folder of the run")
     parser.add_argument("--prompt", required=True, help="text to continue; may be empty")
     parser.add_argument("--step", type=int, help="step of the checkpoint; the newest by default")
-    parser.add_argument("--max-tokens", type=_count, default=128, help="most tokens to add (128)")
+    parser.add_argument(
+        "--max-tokens",
+        type=_count,
+        default=Sampling.max_tokens,
+        help="most tokens to add (%(default)s)",
+    )
     parser.add_argument(
         "--temperature",
         type=_temperature,
-        default=0.0,
+        default=Sampling.temperature,
         help="0, the default: always the likeliest token; else draw, less likely ones the more",
     )
     parser.add_argument("--top-k", type=_count, help="draw from the K likeliest tokens only")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (0)")
+    parser.add_argument(
+        "--seed", type=int, default=Sampling.seed, help="seed of the draws (%(default)s)"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda if there is one")
     given = parser.parse_args(arguments)
     found = "cuda" if torch.cuda.is_available() else "cpu"

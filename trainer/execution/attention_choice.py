@@ -31,7 +31,7 @@ MOST_QUEUED, QUEUED_S = 10, 0.02
 
 
 def choose_attention(
-    config: RunConfig, choices: Choices, world: World, kept: str | None = None
+    config: RunConfig, choices: Choices, world: World, kept: str | None
 ) -> Choices:
     """Return the choices with an attention kernel: rank 0's choice on all ranks.
 

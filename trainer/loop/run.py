@@ -46,7 +46,7 @@ def run(config: RunConfig, startup: Startup) -> int:
             wait_for_others()
             startup.mark("process_group")
             with _locked(folder, world):
-                return _run(config, choices, startup, world, model)
+                return _start_or_resume(config, choices, startup, world, model)
 
 
 @contextlib.contextmanager
@@ -83,7 +83,7 @@ def _decide(config: RunConfig, world: World, texts: Texts) -> Decision:
     return Decision(action, run_id, summary if action == "resume" else None)
 
 
-def _run(
+def _start_or_resume(
     config: RunConfig,
     choices: Choices,
     startup: Startup,
