@@ -9,11 +9,47 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainer.collectives import sum_over_ranks
+from trainer.config import RunConfig
 from trainer.execution.choices import Dtype
 from trainer.execution.compiling import uncompiled
 from trainer.execution.precision import precision
+from trainer.loop.session import Session
+from trainer.records import Evaluation, finite
 from trainer.tokens.shard_folder import Shards
+from trainer.tokens.windows import count_validation_windows, validation_windows
 from trainer.world import World
+
+
+def evaluation_due(config: RunConfig, step: int) -> bool:
+    """Say whether the validation loss is to be computed after a step."""
+    every = config.evaluation_period
+    is_due = step == config.steps or (every is not None and step % every == 0)
+    return config.eval is not None and is_due
+
+
+def evaluate(session: Session, step: int) -> bool:
+    """Write the validation loss to metrics.eval.jsonl; return on every rank if it is finite."""
+    config, world, learner = session.config, session.world, session.learner
+    assert config.eval is not None
+    count = config.eval.validation.max_sequences
+    with session.timer.spending("eval"):
+        windows = validation_windows(session.texts.held_out, config.data.seq_len, count)
+        loss, tokens = validation_loss(
+            learner.model, windows, config.data.batch_size, learner.choices.model_dtype, world
+        )
+    sources = count_validation_windows(session.texts.held_out, config.data.seq_len, count)
+    bits = bits_per_byte(loss, session.texts.held_out, sources)
+    session.journal.evaluated(
+        Evaluation(
+            step=step,
+            loss=finite(loss),
+            bits_per_byte=None if bits is None else finite(bits),
+            tokens=tokens,
+            elapsed_s=session.elapsed_s,
+            attempt=session.journal.attempt,
+        )
+    )
+    return math.isfinite(loss)
 
 
 @torch.no_grad()
