@@ -45,22 +45,31 @@ class Session:
     journal: Journal
     attention_context: float
     """Mean number of keys that a token attends to."""
-    flops_per_token: float
-    """Model FLOPs per token at that context, forward and backward."""
-    losses: LossMean
     ranks: list[RankHost]
     """Where each rank runs."""
-    load: MachineLoad
-    gpu: GpuMeter
-    slow_ranks: SlowRanks
     source: Source | None
     """The checkpoint of another run that this attempt began with."""
     earlier: RunSummary | None
     """run.json of the run's earlier attempts."""
+    flops_per_token: float = field(init=False)
+    """Model FLOPs per token at that context, forward and backward."""
     timer: RecordTimer = field(init=False)
+    losses: LossMean = field(init=False)
+    load: MachineLoad = field(init=False)
+    gpu: GpuMeter = field(init=False)
+    slow_ranks: SlowRanks = field(init=False)
 
     def __post_init__(self) -> None:
-        self.timer = RecordTimer(self.world.device)
+        config, world, start = self.config, self.world, self.start
+        vocab_size, context = config.data.tokenizer.vocab_size, self.attention_context
+        self.flops_per_token = flops_per_token(
+            config.model, vocab_size, config.data.seq_len, context=context
+        )
+        self.timer = RecordTimer(world.device)
+        self.losses = LossMean(world.device, start.loss_sum, start.loss_steps)
+        self.load = _machine_load(self.ranks)
+        self.gpu = GpuMeter(gpu_uuid(world))
+        self.slow_ranks = SlowRanks(world, [rank.host for rank in self.ranks])
 
     @property
     def elapsed_s(self) -> float:
@@ -105,8 +114,6 @@ def open_session(
     startup.mark("model")
     position = start.position
     loader = open_loader(config, texts.training, world, position.step, position.data)
-    context = attention_context(config, learner.model.border, loader, texts.training)
-    ranks = gather_hosts(world)
     checkpoints, text = folder_of(config, folder), config.to_yaml()
     return Session(
         config=config,
@@ -119,17 +126,10 @@ def open_session(
         saver=checkpoint.Saver(checkpoints, config.checkpoint, world, text),
         profiler=Profiler(config.profiling, folder, world, position.step),
         journal=Journal(config, folder, position.step, startup),
-        losses=LossMean(world.device, position.loss_sum, position.loss_steps),
-        ranks=ranks,
-        load=_machine_load(ranks),
+        attention_context=attention_context(config, learner.model.border, loader, texts.training),
+        ranks=gather_hosts(world),
         source=start.source,
         earlier=decision.earlier,
-        gpu=GpuMeter(gpu_uuid(world)),
-        slow_ranks=SlowRanks(world, [rank.host for rank in ranks]),
-        attention_context=context,
-        flops_per_token=flops_per_token(
-            config.model, config.data.tokenizer.vocab_size, config.data.seq_len, context=context
-        ),
     )
 
 
