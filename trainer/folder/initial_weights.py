@@ -131,20 +131,18 @@ def choose(config: RunConfig, world: World) -> InitialWeights | None:
 
 
 def _find_checked(path: Path, config: RunConfig) -> InitialWeights:
-    try:
-        return _checked(find(path), path, config)
-    except OSError as error:
-        raise ConfigError(str(path), [f"{KEY}: cannot be read: {error.strerror}"]) from None
-
-
-def _checked(chosen: InitialWeights, path: Path, config: RunConfig) -> InitialWeights:
-    """Return the weights found at a path. Raises ConfigError if this run cannot start from them."""
+    """Return the weights at a path. Raises ConfigError if the run cannot start from them."""
     run = Path(config.dump_dir)
     own = [folder_of(config, run), *(run / name for name in RUN_FILES)]
-    if any(chosen.path.resolve().is_relative_to(folder.resolve()) for folder in own):
-        problem = f"{KEY}: is in this run's own folder, whose files a new run moves aside"
-        raise ConfigError(str(path), [f"{problem}; expected another folder, or another dump_dir"])
-    chosen.check(config.model, config.data.tokenizer.vocab_size)
+    try:
+        chosen = find(path)
+        if any(chosen.path.resolve().is_relative_to(folder.resolve()) for folder in own):
+            problem = f"{KEY}: is in this run's own folder, whose files a new run moves aside"
+            expected = "another folder, or another dump_dir"
+            raise ConfigError(str(path), [f"{problem}; expected {expected}"])
+        chosen.check(config.model, config.data.tokenizer.vocab_size)
+    except OSError as error:
+        raise ConfigError(str(path), [f"{KEY}: cannot be read: {error.strerror}"]) from None
     return chosen
 
 
