@@ -7,6 +7,7 @@ from torch import Tensor
 from trainer.config import RunConfig
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import find_steps, of_step
+from trainer.folder.described_model import shape_problems
 from trainer.folder.run_file import find_summary
 from trainer.folder.run_folder import read_settings
 from trainer.model.weight_names import weight_shapes
@@ -50,17 +51,13 @@ def weights_of(folder: Path, step: int, settings: RunConfig, source: str) -> dic
 
     Raises CheckpointError, or ConfigError if their shapes are not the settings'.
     """
-    weights = checkpoint.load_weights(of_step(folder, step))
+    path = of_step(folder, step)
+    weights = checkpoint.load_weights(path)
     shapes = weight_shapes(settings.model, settings.data.tokenizer.vocab_size)
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if settings.model.weight_tying:
         found.pop("output.weight", None)  # the embedding, under another name
-    problems = [
-        f"model: {name} is {found.get(name, 'missing')} in the checkpoint; "
-        f"expected {shapes.get(name, 'none')}"
-        for name in sorted(shapes.keys() | found.keys())
-        if shapes.get(name) != found.get(name)
-    ]
-    if problems:
-        raise ConfigError(source, problems)
+    differences = shape_problems(found, shapes)
+    if differences:
+        raise ConfigError(source, [f"model: in {path}, {text}" for text in differences])
     return {name: weights[name] for name in shapes}

@@ -191,7 +191,7 @@ def test_settings_of_another_model_are_reported(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     settings = tmp_path / "run" / "run.yaml"
     settings.write_text(settings.read_text().replace("n_layers: 2", "n_layers: 1"))
-    with pytest.raises(sample.ConfigError, match="expected none"):
+    with pytest.raises(sample.ConfigError, match="expected no such weight"):
         sample.sample(tmp_path / "run", "The")
 
 
