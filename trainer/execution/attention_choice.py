@@ -13,9 +13,9 @@ import torch.nn.functional as F
 
 from trainer.collectives import share
 from trainer.config import RunConfig
+from trainer.execution.attention_cache import Question, find_chosen, keep_chosen, versions
 from trainer.execution.attention_timing import fastest
 from trainer.execution.choices import Choices
-from trainer.execution.chosen_attention import Question, find_chosen, keep_chosen, versions
 from trainer.execution.precision import DTYPES, precision
 from trainer.execution.sdpa import PACKAGES, allow_all, allow_only, is_usable
 from trainer.world import World, device_name
