@@ -26,7 +26,6 @@ from tests.trainer.small_runs import ALONE, run_config, save_now
 from trainer import __main__ as train
 from trainer.config import ModelConfig, OptimConfig
 from trainer.environment import check
-from trainer.execution import float8
 from trainer.files import write_atomically
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import CheckpointError, Position, find_steps, of_step
@@ -35,7 +34,6 @@ from trainer.folder.record_file import RecordFile
 from trainer.json_files import parse_json
 from trainer.model.model import Transformer
 from trainer.model.optimizer import Optimizer, build_optimizer
-from trainer.problems import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -218,14 +216,6 @@ def test_a_closed_terminal_is_one_line(tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(SystemExit), reported(run_config(tmp_path), ALONE):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_torchao_that_is_missing_is_told_before_the_data_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torchao", None)
-    with pytest.raises(ConfigError, match=r"float8_recipe: needs torchao \(pip install torchao\)"):
-        float8.check(run_config(tmp_path, distributed={"float8_recipe": "rowwise"}))
 
 
 @pytest.mark.parametrize(

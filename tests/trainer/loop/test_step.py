@@ -1,21 +1,13 @@
 """What a step costs the CPU beside its arithmetic."""
 
-import json
-import os
-import signal
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 
 from benchmarks.operations import Launched
-from tests.trainer.conftest import Runs, kept_handlers, long, losses, read_records
+from tests.trainer.conftest import Runs, losses
 from tests.trainer.loop.open_run import open_run
 from trainer.config import ModelConfig, OptimConfig
 from trainer.loop.step import train_step
-from trainer.loop.summary import open_journal
-from trainer.loop.train import train
 from trainer.model.adamw import AdamW
 from trainer.model.model import Transformer
 
@@ -79,64 +71,3 @@ def test_switches_do_not_change_losses(runs: Runs) -> None:
     assert len(found["plain"]) >= 10
     for name, values in found.items():
         assert values == pytest.approx(found["plain"], abs=2e-5), name
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return facts
-
-
-def test_run_json_records_the_choices(runs: Runs) -> None:
-    runs.run("steps=2", "eval=null", "distributed={model_dtype: auto}")
-    facts = read_facts(runs.out())
-    assert facts["device"] == "cpu"
-    assert facts["cores_per_rank"] >= 1
-    assert facts["choices"]["compiled"] is False
-    assert facts["choices"]["model_dtype"] in ("bf16", "fp32")
-    assert None not in facts["choices"].values()
-    assert [record["global_step"] for record in read_records(runs.out())] == [1, 2]
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("attention=cudnn", "distributed.attention = cudnn: not supported on a CPU"),
-        ("attention=flesh", "distributed.attention"),
-    ],
-)
-def test_kernels_that_a_cpu_lacks_are_rejected(runs: Runs, setting: str, message: str) -> None:
-    done = runs.run(f"distributed.{setting}", check=False)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("recipe", ["tensorwise", pytest.param("rowwise", marks=long)])
-def test_float8_stays_near_bf16(runs: Runs, recipe: str) -> None:
-    """torchao's products run on a CPU too; what float8 rounds off shows, and is small."""
-    settings = ("model.dim=64", "distributed.model_dtype=bf16", "eval=null")
-    runs.run(f"dump_dir={runs.out('bf16')}", *settings)
-    runs.run(f"dump_dir={runs.out('float8')}", f"distributed.float8_recipe={recipe}", *settings)
-    wide, narrow = ([loss for _, loss in losses(runs.out(name))] for name in ("bf16", "float8"))
-    assert narrow == pytest.approx(wide, abs=0.03)
-    assert narrow != wide
-
-
-def test_intervals_that_are_not_steady_say_so(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps until a CUDA graph is captured have a record of their own; and a suspension."""
-    session = open_run(runs, "steps=20", "logging.freq=5")
-    session.learner.warm_up_steps = 4
-
-    def begin(step: int) -> None:
-        if step == 12:
-            os.kill(os.getpid(), signal.SIGCONT)  # as when a job is resumed
-
-    monkeypatch.setattr(session.profiler, "begin", begin)
-    with kept_handlers():
-        open_journal(session)
-        assert train(session) == 0
-        session.close()
-    records = read_records(runs.folder / "out")
-    paused = {record["global_step"]: record["time/paused"] for record in records}
-    assert paused == {1: None, 4: True, 5: None, 10: None, 15: True, 20: None}
-    assert [record["time/interval_steps"] for record in records] == [1, 3, 1, 5, 5, 5]
