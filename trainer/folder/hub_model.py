@@ -97,11 +97,7 @@ def of_transformers(file: Path) -> DescribedModel:
         for key, only in hub.only.items()
         if (found := values.get(key, only)) != only
     ]
-    rope_key = "rope_parameters"
-    if values.get("rope_scaling") and not values.get(rope_key):
-        rope_key = "rope_scaling"  # before transformers 5
-    rope = values.get(rope_key) or {}
-    rope = rope if isinstance(rope, Mapping) else {"rope_type": rope}
+    rope_key, rope = _find_rope(values)
     scaling = None
     try:
         scaling = _read_scaling(rope)
@@ -124,6 +120,15 @@ def of_transformers(file: Path) -> DescribedModel:
     if rope.get("rope_theta") is not None:
         known["rope_theta"], keys["rope_theta"] = rope["rope_theta"], f"{rope_key}.rope_theta"
     return DescribedModel(str(file), known, keys, model_type)
+
+
+def _find_rope(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return the key that describes the rotary embedding, and what it says."""
+    key = "rope_parameters"
+    if values.get("rope_scaling") and not values.get(key):
+        key = "rope_scaling"  # before transformers 5
+    rope = values.get(key) or {}
+    return key, rope if isinstance(rope, Mapping) else {"rope_type": rope}
 
 
 def _read_scaling(rope: Mapping[str, Any]) -> dict[str, Any] | None:
