@@ -1,10 +1,11 @@
-"""The number of token ids of a tokenizer file, read without its library if possible.
+"""The token ids of a tokenizer file, and their number, read without its library if possible.
 
 The study counts parameters while it plans; the tokenizer's library may not be installed there.
 """
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError
@@ -26,7 +27,7 @@ def vocabulary_size(name: str, path: str) -> int:
         return ENCODING_SIZES[name]
     try:
         if name == "hf":
-            return _of_json(parse_json(Path(path).read_bytes()))
+            return max(token_texts(parse_json(Path(path).read_bytes()))) + 1
         if name == "tiktoken":
             ranks = sum(1 for line in Path(path).read_bytes().splitlines() if line.strip())
             return ranks + TIKTOKEN_SPECIALS
@@ -48,12 +49,11 @@ def unreadable_tokenizer(name: str, path: str, error: Exception) -> ConfigError:
     return ConfigError(path, [problem])
 
 
-def _of_json(tokenizer: dict) -> int:
-    """Return one more than the largest id of a tokenizer.json."""
+def token_texts(tokenizer: dict[str, Any]) -> dict[int, str]:
+    """Return id -> string of the tokens in a tokenizer.json."""
     vocabulary = tokenizer["model"]["vocab"]
     if isinstance(vocabulary, dict):
-        ids = list(vocabulary.values())
+        texts = {number: text for text, number in vocabulary.items()}
     else:  # unigram: pieces with scores
-        ids = list(range(len(vocabulary)))
-    ids += [token["id"] for token in tokenizer.get("added_tokens", [])]
-    return max(ids) + 1
+        texts = {number: piece[0] for number, piece in enumerate(vocabulary)}
+    return texts | {token["id"]: token["content"] for token in tokenizer.get("added_tokens", [])}

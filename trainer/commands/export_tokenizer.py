@@ -8,6 +8,7 @@ from typing import Any
 from trainer.config import DataConfig
 from trainer.json_files import parse_json
 from trainer.tokens.tokenizer import Tokenizer, byte_characters
+from trainer.vocabulary import token_texts
 
 BOS, EOS = "<|bos|>", "<|eos|>"
 """Strings of the special tokens of `bytes`: a tokenizer.json needs a string for every token."""
@@ -93,7 +94,7 @@ def _post_processor(
         for part in given.get("processors", [given])
         if part.get("type") == "ByteLevel"  # adds nothing; it trims the offsets of tokens
     ]
-    bos = _texts(values).get(tokenizer.bos)
+    bos = token_texts(values).get(tokenizer.bos)
     if data.add_bos and bos is not None:
         first, second = (
             [{"SpecialToken": {"id": bos, "type_id": n}}, {"Sequence": {"id": name, "type_id": n}}]
@@ -114,7 +115,7 @@ def _post_processor(
 
 def _describe(values: dict[str, Any], tokenizer: Tokenizer, data: DataConfig) -> dict[str, Any]:
     """Return the tokenizer_config.json that goes with a tokenizer.json."""
-    texts = _texts(values)
+    texts = token_texts(values)
     bos = texts.get(tokenizer.bos)
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -125,16 +126,6 @@ def _describe(values: dict[str, Any], tokenizer: Tokenizer, data: DataConfig) ->
         # Whether a special-token string in a document is text or the token, as in training.
         "split_special_tokens": bos is not None and tokenizer.bos not in tokenizer.encode(bos),
     }
-
-
-def _texts(values: dict[str, Any]) -> dict[int, str]:
-    """Return id -> string of the tokens in a tokenizer.json."""
-    vocabulary = values["model"]["vocab"]
-    if isinstance(vocabulary, dict):
-        texts = {number: text for text, number in vocabulary.items()}
-    else:  # unigram: pieces with scores
-        texts = {number: piece[0] for number, piece in enumerate(vocabulary)}
-    return texts | {token["id"]: token["content"] for token in values.get("added_tokens", [])}
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
