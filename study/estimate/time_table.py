@@ -45,11 +45,10 @@ def readable_estimates(estimates: Sequence[Estimate]) -> tuple[list[str], list[l
     has_trainers = any(item.trainer != DEFAULT_TRAINER for item in estimates)
     rows = []
     for index, item in enumerate(estimates):
-        name = item.plain_variant or item.variant
-        variant = "" if name == "base" else f" ({name})"
+        variant = item.plain_variant or item.variant
         rows.append(
             [
-                item.model + variant,
+                item.model if variant == "base" else f"{item.model} ({variant})",
                 *([item.trainer] if has_trainers else []),
                 format_count(item.params, 3),
                 f"{item.gpus}x {item.gpu_name}",
