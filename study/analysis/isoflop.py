@@ -167,15 +167,15 @@ def _curve(
     )
     edge = None if pair is None or params is not None else _edge(runs)
     sizes = len({run.params for run in runs})
-    notes = [tell_places(None if pair is None else pair[0], sizes, "sizes")]
     if pair is None:
-        notes.append("a curve needs losses of three sizes")
+        note = "a curve needs losses of three sizes"
     elif params is None:
-        notes.append(f"at the edge: the {edge} size" if edge else "the curve has no minimum")
+        note = f"at the edge: the {edge} size" if edge else "the curve has no minimum"
     elif noises[0] is None:
-        notes.append("no interval: three sizes of one seed leave no scatter")
-    elif params_low is None:
-        notes.append("no interval: the curve is as flat as the noise")
+        note = "no interval: three sizes of one seed leave no scatter"
+    else:
+        note = "no interval: the curve is as flat as the noise" if params_low is None else ""
+    fitted = tell_places(None if pair is None else pair[0], sizes, "sizes")
     row = Budget(
         variant=label,
         flops=flops,
@@ -192,7 +192,7 @@ def _curve(
         noise=None if noises[0] is None else noises[0].deviation,
         degrees=0 if noises[0] is None else noises[0].degrees,
         loss_kind=kind,
-        note="; ".join(filter(None, notes)),
+        note="; ".join(filter(None, [fitted, note])),
     )
     return BudgetCurve(row, runs, None if pair is None else pair[0])
 
