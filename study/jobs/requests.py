@@ -23,7 +23,7 @@ from study.jobs.launch import (
     threads,
 )
 from study.jobs.precompile import PRECOMPILE_FOLDER, precompile_folder, precompile_run
-from study.jobs.texts import Texts
+from study.jobs.text_changes import TextChanges
 from study.jobs.verdict import Shortage, find_shortage
 from study.measure.summaries import is_up_to_date
 from study.points import COMPLETED
@@ -171,25 +171,25 @@ class TrainingRequest(CellRequest):
 
     def __init__(self, grid: Grid) -> None:
         super().__init__(grid)
-        self._texts = Texts(grid)
+        self._changes = TextChanges(grid)
 
     @property
     def data(self) -> list[str] | Callable[[Any], list[str]]:
         """The files that list the shards of the runs' sources; a function if they vary."""
         sources = {tuple(self._grid.source_names(cell)) for cell in self._grid}
-        if len(sources) > 1 or any(map(self._texts.is_older, self._grid.measured)):
+        if len(sources) > 1 or any(map(self._changes.is_older, self._grid.measured)):
             return self._data_of
-        return self._texts.lists(self._grid[0])
+        return self._changes.lists(self._grid[0])
 
     @signed
     def _data_of(self, wildcards: Any) -> list[str]:
         """Return a cell's files; those that list what its complete run was trained on start it no
         more, whatever their times: in a copy, these may have any order."""
         cell = self._cell(wildcards)
-        files = self._texts.lists(cell)
-        if not self._texts.is_older(cell):
+        files = self._changes.lists(cell)
+        if not self._changes.is_older(cell):
             return files
-        same = self._texts.unchanged(cell)
+        same = self._changes.unchanged(cell)
         return [ancient(file) if file in same else file for file in files]
 
     @property

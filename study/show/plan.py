@@ -18,7 +18,7 @@ from study.formats import format_count, format_interval, format_moment, format_s
 from study.grid import Cell, Grid
 from study.grid_check import unused_variants
 from study.jobs.launch import request_line
-from study.jobs.texts import CHANGED, Texts
+from study.jobs.text_changes import CHANGED, TextChanges
 from study.measure.changes import MOST_EXPLAINED, UNKNOWN, describe_change
 from study.measure.summaries import is_stale, read_summary
 from study.placements import Placement, Prospect
@@ -67,12 +67,12 @@ def plan_table(grid: Grid, forecast: Forecast) -> list[PlanRow]:
     """
     rows: list[PlanRow] = []
     stale = 0
-    texts = Texts(grid)
+    changes = TextChanges(grid)
     for cell in grid:
         summary = read_summary(cell.folder) if cell.measure else None
         state, detail = find_state(cell, summary, explain=stale < MOST_EXPLAINED)
         stale += state == "stale"
-        if state == "measured" and (change := texts.find_change(cell)):
+        if state == "measured" and (change := changes.find_change(cell)):
             state = "stale" if change == CHANGED else state
             detail = f"{detail}; {change}" if detail else change
         estimate = forecast.estimate(cell)

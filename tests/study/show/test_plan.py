@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from study.estimate.forecast import Forecast
-from study.jobs.texts import CHANGED, NEWER
+from study.jobs.text_changes import CHANGED, NEWER
 from study.measure.changes import describe_change
 from study.show.plan import format_plan, plan_table
 from tests.study.conftest import MakeGrid, plan, write_run

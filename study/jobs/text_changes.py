@@ -16,7 +16,7 @@ NEWER = "its text is newer: trained again if it differs"
 MISSING = float("inf")
 
 
-class Texts:
+class TextChanges:
     """The texts of a grid's runs, and the files that list their shards."""
 
     def __init__(self, grid: Grid) -> None:
