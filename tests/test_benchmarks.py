@@ -44,7 +44,8 @@ def test_trainers_side_by_side(tmp_path: Path) -> None:
     lines = [f"step: {step}  loss: 7.1  memory: 1.0GiB  tps: 640  mfu: 1%" for step in (1, 2, 3)]
     command = [sys.executable, "-m", "benchmarks.side_by_side", "--steps", "20", "--repeats", "1"]
     command += ["--batch-size", "2", "--seq-len", "32", "--peak-tflops", "1", "--only", "eager"]
-    command += ["--also", "torchtitan", f"printf '%s\\n' {shlex.join(lines)} > {log}", str(log)]
+    writes = f"printf '%s\\n' {shlex.join(lines)} > {shlex.quote(str(log))}"
+    command += ["--also", "torchtitan", writes, str(log)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = {line.split()[0]: line for line in done.stdout.splitlines()[2:] if line.strip()}
@@ -157,28 +158,31 @@ def test_gpu_check_goes_on_after_an_item_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker is another program here: its second item never ends."""
-    worker = tmp_path / "worker"
-    worker.write_text(
-        f"""#!{sys.executable}
+    program = tmp_path / "worker.py"
+    program.write_text(
+        """
 import json, sys, time
 path = sys.argv[sys.argv.index("--folder") + 1] + "/items.jsonl"
-done = {{json.loads(line).get("item") for line in open(path)}}
+done = {json.loads(line).get("item") for line in open(path)}
 for name in ("one", "two", "three"):
     if name in done:
         continue
-    for line in ({{"item": name}}, {{"item": name, "lines": ["measured"]}}):
+    for line in ({"item": name}, {"item": name, "lines": ["measured"]}):
         with open(path, "a") as file:
             file.write(json.dumps(line) + "\\n")
         if name == "two":
             time.sleep(60)
 """
     )
+    worker = tmp_path / "worker"
+    worker.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(program)])} "$@"\n')
     worker.chmod(0o755)
     monkeypatch.setattr(gpu_check.sys, "executable", str(worker))
     monkeypatch.setattr(gpu_check, "MARGIN_S", 0.2)
     log = gpu_check.Log(tmp_path)
     log.begin()
-    items = [gpu_check.Item(name, 0.3, list) for name in ("one", "two", "three")]
+    seconds = {"one": 20, "two": 0.3, "three": 20}
+    items = [gpu_check.Item(name, limit_s, list) for name, limit_s in seconds.items()]
     begun = time.monotonic()
     gpu_check.supervise(items, log, begun + 30, [])
     assert time.monotonic() - begun < 20

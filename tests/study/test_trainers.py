@@ -1,6 +1,7 @@
 """Other trainers in a grid: their commands, configs, refusals and identity, and their tables."""
 
 import json
+import shlex
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -110,10 +111,12 @@ def complaint(load: Load, changes: dict[str, Any], template: str = TEMPLATE) -> 
 
 def test_the_guides_fork_is_started_by_the_guides_line(load: Load) -> None:
     (cell,) = load(on("miso", 8))
-    config = f"{Path(cell.folder).absolute()}/config.yaml"
-    line = f"uv run torchrun --nproc_per_node=8 --standalone -m apps.main.train config={config}"
+    config = shlex.quote(f"config={Path(cell.folder).absolute()}/config.yaml")
+    line = f"uv run torchrun --nproc_per_node=8 --standalone -m apps.main.train {config}"
     assert command(cell.placed) == line
-    assert cell_line(cell).endswith(f" python -m study.jobs.foreign_run {cell.folder} -- {line}")
+    assert cell_line(cell).endswith(
+        f" python -m study.jobs.foreign_run {shlex.quote(cell.folder)} -- {line}"
+    )
 
 
 def test_on_several_nodes_each_has_its_share_of_the_run(load: Load) -> None:
@@ -122,7 +125,7 @@ def test_on_several_nodes_each_has_its_share_of_the_run(load: Load) -> None:
     assert "srun --nodes=2 --ntasks=2 --ntasks-per-node=1" in line
     rendezvous = "--rdzv_backend=c10d --rdzv_id=$SLURM_JOB_ID --rdzv_endpoint=$RENDEZVOUS"
     launch = f"uv run torchrun --nproc_per_node=8 --nnodes=2 {rendezvous} -m apps.main.train"
-    assert f"foreign_run {cell.folder} -- {launch} config=" in line
+    assert f"foreign_run {shlex.quote(cell.folder)} -- {launch} " in line
 
 
 def test_setup_and_words_of_a_command_reach_the_program_as_written(

@@ -5,6 +5,7 @@ The trainers are shell scripts, which print or write their log as a trainer does
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -136,7 +137,7 @@ def test_other_settings_start_again(folder: Path, start: Start, capfd: Any) -> N
 
 def test_a_trainer_that_resumes_goes_on(folder: Path, start: Start) -> None:
     """It saved at step 20: its second attempt repeats step 30."""
-    saved = folder / "weights"
+    saved = shlex.quote(f"{folder}/weights")
     fails = f"{ALL.replace(' 40', '')}; touch {saved}; exit 3"
     assert start(fails, resumes=True) == 1
     assert summary(folder)["status"] == "failed"
@@ -160,9 +161,10 @@ def test_a_trainer_that_resumes_goes_on(folder: Path, start: Start) -> None:
 
 def test_a_trainer_that_does_not_resume_starts_afresh(folder: Path, start: Start) -> None:
     """What it has left, whatever its name, does not disturb the second attempt."""
-    fails = f"mkdir {folder}/out; {ALL.replace(' 30 40', '')}; exit 3"
+    out = shlex.quote(f"{folder}/out")
+    fails = f"mkdir {out}; {ALL.replace(' 30 40', '')}; exit 3"
     assert start(fails) == 1
-    assert start(f"mkdir {folder}/out && {ALL}") == 0
+    assert start(f"mkdir {out} && {ALL}") == 0
     assert [(r["global_step"], r["attempt"]) for r in records(folder)] == [
         (10, 2), (20, 2), (30, 2), (40, 2)
     ]  # fmt: skip
@@ -308,12 +310,13 @@ def test_a_log_file_is_followed(folder: Path, start: Start, each: str) -> None:
     log["fields"] = {"step": "n", "step_s": "time.s"}  # type: ignore[assignment]
 
     def script(number: int, steps: tuple[int, ...], end: str) -> str:
-        path = folder / "out" / each.format(number)
+        path = shlex.quote(f"{folder}/out/{each.format(number)}")
         lines = [json.dumps({"n": step, "time": {"s": step / 1000}}) for step in steps]
         writes = [f"echo '{line}' >> {path}/log.jsonl; sleep 0.02" for line in lines]
         return "; ".join([f"mkdir -p {path}", "echo it 10", *writes, end])
 
-    assert start(script(0, (10, 20, 30), f"printf '{{' >> {folder}/out/x; exit 1"),
+    other = shlex.quote(f"{folder}/out/x")
+    assert start(script(0, (10, 20, 30), f"printf '{{' >> {other}; exit 1"),
                  resumes=True, log=log) == 1  # fmt: skip
     assert start(script(1, (30, 40), "exit 0"), resumes=True, log=log) == 0
     found = [(r["global_step"], r["time/step_s"], r["attempt"]) for r in records(folder)]
@@ -331,7 +334,7 @@ def test_a_trainer_state_is_read_again(folder: Path, start: Start) -> None:
         lines = []
         for history in histories:
             text = json.dumps({"log_history": history})
-            lines.append(f"printf '%s' '{text}' > {path}; sleep 0.25")
+            lines.append(f"printf '%s' '{text}' > {shlex.quote(str(path))}; sleep 0.25")
         return "; ".join(lines)
 
     log = {"format": "trainer_state", "file": str(path)}
@@ -356,7 +359,8 @@ def test_saves_of_unknown_length_are_not_in_steady_state(folder: Path, start: St
 
 def test_the_config_and_the_environment_are_the_descriptions(folder: Path, start: Start) -> None:
     config = {"file": str(folder / "config.yaml"), "text": "steps: 40\n"}
-    script = f"grep -q 'steps: 40' {folder}/config.yaml && test $NAME = value && {ALL}"
+    written = shlex.quote(f"{folder}/config.yaml")
+    script = f"grep -q 'steps: 40' {written} && test $NAME = value && {ALL}"
     assert start(script, config=config, environment={"NAME": "value"}) == 0
     (folder / "settings.yaml").write_text("steps: 40\n")
     assert start(script, config=config, environment={"NAME": "value"}, fingerprint="e") == 0
@@ -365,11 +369,8 @@ def test_the_config_and_the_environment_are_the_descriptions(folder: Path, start
 
 def test_a_killed_wrapper_leaves_no_second_trainer(folder: Path) -> None:
     """The command is asked to end, and holds the folder's lock until it has."""
-    (folder / "trainer.json").write_text(json.dumps(JOB))
-    script = (
-        f"trap 'sleep 1; touch {folder}/ended; exit 1' TERM; echo ready; "
-        "while :; do sleep 0.05; done"
-    )
+    (folder / "trainer.json").write_text(json.dumps(JOB | {"workdir": str(folder)}))
+    script = "trap 'sleep 1; touch ended; exit 1' TERM; echo ready; while :; do sleep 0.05; done"
     command = [
         sys.executable,
         "-m",
@@ -385,10 +386,8 @@ def test_a_killed_wrapper_leaves_no_second_trainer(folder: Path) -> None:
         assert wrapper.stdout.readline() == b"ready\n"
         os.kill(wrapper.pid, signal.SIGKILL)
         wrapper.wait()
-        assert (
-            main([str(folder), "--", "bash", "-c", f"test -e {folder}/superseded/1/ended && {ALL}"])
-            == 0
-        )
+        goes_on = f"test -e superseded/1/ended && {ALL}"
+        assert main([str(folder), "--", "bash", "-c", goes_on]) == 0
     assert [a["status"] for a in summary(folder)["attempts"]] == ["failed", "completed"]
 
 

@@ -1,6 +1,7 @@
 """The batch script of a job, run by a shell."""
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,15 @@ def test_the_script_notes_its_exit_code_and_checks_what_it_sees(tmp_path: Path) 
         places = {"workdir": tmp_path, "project": tmp_path, "logs": logs}
         text = write_script("title", command, **places, latency_s=1, **more)
         (tmp_path / "script").write_text(text)
-        environment = f"SLURM_JOB_ID=7 SLURM_NTASKS=3 PATH={os.environ['PATH']}"
-        shown = f"env -i {environment} bash {tmp_path}/script 2>&1"
-        return subprocess.run(shown, shell=True, capture_output=True, text=True).stdout
+        environment = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "3", "PATH": os.environ["PATH"]}
+        done = subprocess.run(
+            ["bash", str(tmp_path / "script")],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return done.stdout
 
     assert run("false | true; echo not here") == ""
     assert read_note(logs, "7") == 1
@@ -110,12 +117,12 @@ def test_setup_may_use_variables_that_are_not_set(tmp_path: Path) -> None:
         {
             "gpu_name": "A100",
             "gpus_per_node": 1,
-            "setup": [f"source {tmp_path}/bashrc"],
+            "setup": [f"source {shlex.quote(str(tmp_path))}/bashrc"],
             "scratch": "$SLURM_TMPDIR",
             "slurm": {"partition": "p", "gpu_request": "gres"},
         }
     )
-    command = launch_line(cluster, 1).partition("; srun")[0] + "; echo $TMPDIR"
+    command = launch_line(cluster, 1).partition("; srun")[0] + '; echo "$TMPDIR"'
     text = write_script("title", command, workdir=tmp_path, project=tmp_path, logs=tmp_path / "l")
     environment = {"SLURM_JOB_ID": "7", "SLURM_TMPDIR": f"{tmp_path}/local"}
     done = subprocess.run(

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -111,8 +112,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 def test_two_launches_train_one_after_the_other(runs: Runs, machine: Machine) -> None:
     begun = time.monotonic()
     both = [
-        machine.bash(f"{launch_line(HERE, 1)} config={runs.config} dump_dir={runs.out(name)}")
-        for name in ("a", "b")
+        machine.bash(f"{launch_line(HERE, 1)} {shlex.join(arguments)}")
+        for arguments in ([f"config={runs.config}", f"dump_dir={runs.out(name)}"] for name in "ab")
     ]
     outputs = [process.communicate(timeout=120)[0] for process in both]
     took_s = time.monotonic() - begun
@@ -127,7 +128,7 @@ def test_two_launches_train_one_after_the_other(runs: Runs, machine: Machine) ->
 
 
 def test_a_stop_request_reaches_the_trainer(runs: Runs, machine: Machine) -> None:
-    arguments = f"config={runs.config} steps=5000 checkpoint={{}}"
+    arguments = shlex.join([f"config={runs.config}", "steps=5000", "checkpoint={}"])
     process = machine.bash(f"{launch_line(HERE, 1)} {arguments} | cat")
     wait_for_step(runs.out(), 10)
     find(process, *LOCK).terminate()
@@ -140,7 +141,7 @@ def test_a_stop_request_reaches_the_trainer(runs: Runs, machine: Machine) -> Non
 def test_the_command_gets_a_stop_request_once(machine: Machine, to_group: bool) -> None:
     script = machine.lock.with_name("count.py")
     script.write_text(COUNT_SIGNALS)
-    process = machine.alone(f"python {script}")
+    process = machine.alone(f"python {shlex.quote(str(script))}")
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     holder = find(process, *LOCK)

@@ -1,4 +1,5 @@
 import json
+import shlex
 from pathlib import Path
 
 from study.measure.summaries import read_summary
@@ -67,7 +68,8 @@ def test_the_differences_to_the_base(make_grid: MakeGrid) -> None:
         "data.batch_size": ("8", "4"),
     }
     assert slow.config == grid[0].run.to_yaml()
-    assert slow.command.endswith(f"-m trainer config={grid[0].folder}/settings.yaml")
+    config = shlex.quote(f"config={grid[0].folder}/settings.yaml")
+    assert slow.command.endswith(f"-m trainer {config}")
     facts = dict(slow.facts)
     assert facts["Commit"] == "0123456789abcdef"
     assert facts["Clock"] == "1700 MHz (1500 to 1980), lowered by: temperature"
@@ -85,4 +87,4 @@ def test_the_command_of_another_trainers_run_is_its_own(make_grid: MakeGrid) -> 
     (cell,) = grid
     write_run(cell)
     _, (found,) = describe_runs(grid, {cell.name: read_summary(cell.folder)}, {cell.name: None})
-    assert found.command.endswith(f" {cell.folder} -- train.sh {cell.run.steps}")
+    assert found.command.endswith(f" {shlex.quote(cell.folder)} -- train.sh {cell.run.steps}")
