@@ -3,9 +3,12 @@
 import time
 from collections.abc import Callable
 
+PATIENCE_S = 300.0
+"""How long a test waits for what takes seconds: a machine may have much else to do."""
+
 
 def wait_until(
-    holds: Callable[[], object], what: str, timeout_s: float = 60, pause_s: float = 0.01
+    holds: Callable[[], object], what: str, timeout_s: float = PATIENCE_S, pause_s: float = 0.01
 ) -> None:
     """Ask again and again until a condition holds; the error says what did not come in time."""
     deadline = time.monotonic() + timeout_s

@@ -25,6 +25,7 @@ from study.corpus import (
     write_python_stdlib,
     write_python_topics,
 )
+from tests.waiting import PATIENCE_S
 from trainer.problems import ConfigError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -290,7 +291,7 @@ def fetch(hub: Hub, folder: Path) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 from trainer.config import load_run_config
 from trainer.loop.run import run
 from trainer.records import Record
@@ -122,7 +122,7 @@ class Runs:
             env=self.environment(**extra),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE_S,
             check=False,
         )
         if check:
@@ -174,11 +174,9 @@ def account(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run.json").read_text())
 
 
-def wait_for_step(folder: Path, step: int, timeout_s: float = 60) -> None:
+def wait_for_step(folder: Path, step: int) -> None:
     """Wait until a run has recorded a step."""
-    wait_until(
-        lambda: any(done >= step for done, _ in losses_so_far(folder)), f"step {step}", timeout_s
-    )
+    wait_until(lambda: any(done >= step for done, _ in losses_so_far(folder)), f"step {step}")
 
 
 def losses_so_far(folder: Path) -> list[tuple[int, float]]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from tests.waiting import PATIENCE_S
 from trainer.config import load_run_config
 from trainer.loop.run import run
 from trainer.model.model import Transformer
@@ -68,7 +69,7 @@ def run_all(rank: int, processes: int, port: int, command_lines: list[list[str]]
     os.environ |= {"WORLD_SIZE": f"{processes}", "LOCAL_WORLD_SIZE": f"{processes}"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
     # One group for all runs: the store still holds the keys of a destroyed group.
-    with process_group(get_world("cpu", timeout_s=60)) as wait_for_others:
+    with process_group(get_world("cpu", timeout_s=PATIENCE_S)) as wait_for_others:
         wait_for_others()
         note_samples()
         for arguments in command_lines:

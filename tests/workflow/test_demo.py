@@ -11,6 +11,7 @@ from pathlib import Path
 from study.corpus import write_python_stdlib
 from study.grid import Grid
 from study.load import load_study_file
+from tests.waiting import PATIENCE_S
 from tests.workflow.checkout import ROOT
 
 
@@ -40,7 +41,7 @@ def test_the_smallest_model_beats_the_unigram_entropy(tmp_path: Path) -> None:
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     facts = json.loads((tmp_path / "out" / "run.json").read_text())
     entropy = unigram_entropy(list(source.glob("*.val.jsonl")))

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.documents import COMMANDS
+from tests.waiting import PATIENCE_S
 from tests.workflow.checkout import PROJECT, ROOT
 
 ELSEWHERE = {
@@ -64,7 +65,7 @@ def run(project: Path, command: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}"

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.publish import GO_ON
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 from tests.workflow.checkout import ROOT
 from tests.workflow.workspace import Workspace, snakemake
 
@@ -37,7 +37,7 @@ def test_a_slice_saves_at_its_end_and_the_next_publishes(tmp_path: Path) -> None
         lambda: metrics.exists() and metrics.read_text().count("\n") > 2, "it has three records"
     )
     part.send_signal(signal.SIGTERM)
-    output, _ = part.communicate(timeout=120)
+    output, _ = part.communicate(timeout=PATIENCE_S)
     assert part.returncode == GO_ON, output
     assert "run the same command again" in output
     assert not (tmp_path / "published").exists()
@@ -46,7 +46,7 @@ def test_a_slice_saves_at_its_end_and_the_next_publishes(tmp_path: Path) -> None
     last = json.loads(metrics.read_text().splitlines()[-1])["global_step"]
 
     part = start(workspace)
-    output, _ = part.communicate(timeout=120)
+    output, _ = part.communicate(timeout=PATIENCE_S)
     assert part.returncode == 0, output
     facts = json.loads(metrics.with_name("run.json").read_text())
     assert facts["status"] == "completed"

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 from tests.workflow.workspace import Workspace, snakemake, start_snakemake
 
 
@@ -61,7 +61,7 @@ def test_a_killed_run_keeps_its_files_and_resumes(tmp_path: Path) -> None:
         for child in psutil.Process(process.pid).children(recursive=True):
             if "trainer" in child.cmdline() and "--standalone" not in child.cmdline():
                 child.kill()
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert "Error in rule train" in output
     assert (folder / "metrics.jsonl").exists()
@@ -88,10 +88,10 @@ def test_planning_other_settings_disturbs_no_running_study(tmp_path: Path) -> No
     flags = [workspace.run_folder(model) / "completed" for model in ("one", "two")]
     arguments = ("--cores", "1", "throughput", "--configfile", str(workspace.file))
     with start_snakemake(*arguments) as process:
-        wait_until(lambda: any(flag.exists() for flag in flags), "a run is finished", 120)
+        wait_until(lambda: any(flag.exists() for flag in flags), "a run is finished")
         dry = snakemake("-n", "--configfile", str(edited)).stdout
         plan = snakemake("--cores", "1", "plan", "--configfile", str(edited)).stdout
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     assert re.search(r"^train +2$", dry, re.MULTILINE), dry
     assert "Params have changed since last execution: steps 12 -> 14\n" in dry
@@ -109,7 +109,7 @@ def test_an_interrupted_study_resumes(tmp_path: Path) -> None:
     with start_snakemake("--cores", "all", "--configfile", str(workspace.file)) as process:
         wait_until(lambda: any(folder.glob("checkpoints/[0-9]*20")), "it saves step 20")
         os.killpg(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode != 0
     assert json.loads((folder / "run.json").read_text())["status"] != "completed"
     # It is no failure, and what was asked for can wait.

@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 from tests.workflow.workspace import Workspace, start_snakemake
 
 
@@ -16,14 +16,14 @@ def test_a_running_study_stays_locked_when_another_invocation_ends(tmp_path: Pat
     with start_snakemake("--cores", "1", "--configfile", str(workspace.file)) as process:
         try:
             began = workspace.run_folder("one") / "metrics.jsonl"
-            wait_until(began.exists, "the run has begun", 120)
+            wait_until(began.exists, "the run has begun")
             workspace.snakemake("--cores", "1", "plan")
             again = workspace.snakemake("--cores", "1", "throughput", check=False)
             assert "Directory cannot be locked" in again
             assert process.poll() is None
         finally:
             os.killpg(process.pid, signal.SIGINT)
-            process.communicate(timeout=60)
+            process.communicate(timeout=PATIENCE_S)
     # Its lock ends with it.
     workspace.study["run"] |= {"steps": 2}
     workspace.write()

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from tests.waiting import PATIENCE_S
 from tests.workflow.checkout import ROOT
 
 
@@ -112,6 +113,6 @@ def _run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_S,
         check=False,
     )

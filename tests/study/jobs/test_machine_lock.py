@@ -19,7 +19,7 @@ from study.cluster_config import ClusterConfig
 from study.jobs.launch import launch_line
 from study.jobs.machine_lock import VARIABLE, acquire
 from tests.trainer.conftest import ROOT, Runs, account, wait_for_step
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 HERE = ClusterConfig(gpu_name="CPU core", gpus_per_node=2)
 
@@ -84,7 +84,7 @@ def alive(process: "subprocess.Popen[str]") -> bool:
 
 def find(process: "subprocess.Popen[str]", *words: str) -> psutil.Process:
     """Return the descendant whose command line begins with these words."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         for child in psutil.Process(process.pid).children(recursive=True):
             try:
@@ -115,7 +115,7 @@ def test_two_launches_train_one_after_the_other(runs: Runs, machine: Machine) ->
         machine.bash(f"{launch_line(HERE, 1)} {shlex.join(arguments)}")
         for arguments in ([f"config={runs.config}", f"dump_dir={runs.out(name)}"] for name in "ab")
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in both]
+    outputs = [process.communicate(timeout=PATIENCE_S)[0] for process in both]
     took_s = time.monotonic() - begun
     assert [process.returncode for process in both] == [0, 0], outputs
     attempts = [account(runs.out(name))["attempts"][0] for name in ("a", "b")]
@@ -132,7 +132,7 @@ def test_a_stop_request_reaches_the_trainer(runs: Runs, machine: Machine) -> Non
     process = machine.bash(f"{launch_line(HERE, 1)} {arguments} | cat")
     wait_for_step(runs.out(), 10)
     find(process, *LOCK).terminate()
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert account(runs.out())["status"] == "preempted", output
     assert machine.is_free()
 
@@ -145,12 +145,12 @@ def test_the_command_gets_a_stop_request_once(machine: Machine, to_group: bool) 
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     holder = find(process, *LOCK)
-    wait_until(lambda: os.getpgid(holder.pid) == holder.pid, "it leads a group", 30)
+    wait_until(lambda: os.getpgid(holder.pid) == holder.pid, "it leads a group")
     if to_group:
         os.killpg(process.pid, signal.SIGTERM)
     else:
         holder.terminate()
-    assert process.communicate(timeout=30)[0] == "1\n"
+    assert process.communicate(timeout=PATIENCE_S)[0] == "1\n"
     assert process.returncode == 0
 
 
@@ -158,10 +158,10 @@ def test_killing_the_holder_releases_the_lock(machine: Machine) -> None:
     process = machine.alone("sleep 600")
     sleep = find(process, "sleep", "600")
     find(process, *LOCK).kill()
-    process.wait(timeout=30)
+    process.wait(timeout=PATIENCE_S)
     assert not machine.is_free()  # the command itself is at work still
     sleep.kill()
-    wait_until(machine.is_free, "the machine is free", 30)
+    wait_until(machine.is_free, "the machine is free")
 
 
 def test_a_waiting_command_can_be_stopped(machine: Machine) -> None:
@@ -171,7 +171,7 @@ def test_a_waiting_command_can_be_stopped(machine: Machine) -> None:
     assert waiting.stdout is not None
     assert "process" in waiting.stdout.readline()
     find(waiting, *LOCK).terminate()
-    assert "alone" not in waiting.communicate(timeout=30)[0].splitlines()
+    assert "alone" not in waiting.communicate(timeout=PATIENCE_S)[0].splitlines()
     assert waiting.returncode == 128 + signal.SIGTERM
     assert alive(holder)
 
@@ -179,7 +179,7 @@ def test_a_waiting_command_can_be_stopped(machine: Machine) -> None:
 def test_the_exit_code_is_the_commands(machine: Machine) -> None:
     codes = {"false": 1, "bash -c 'exit 75'": 75, "bash -c 'kill -9 $$'": 137, "nosuch": 127}
     for command, code in codes.items():
-        assert machine.alone(command).wait(timeout=30) == code
+        assert machine.alone(command).wait(timeout=PATIENCE_S) == code
 
 
 def test_all_users_can_lock_whatever_the_umask(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from tests.trainer.small_runs import ALONE, run_config
+from tests.waiting import PATIENCE_S
 from trainer.folder.failure import forget, refusals_noted, reported, write_first
 from trainer.problems import ConfigError
 from trainer.records import FAILURE as FILE
@@ -96,12 +97,12 @@ import torch
 from tests.trainer.small_runs import run_config
 from trainer.folder.failure import reported
 from trainer.world import World
-threading.Thread(target=time.sleep, args=(60,)).start()
+threading.Thread(target=time.sleep, args=(3600,)).start()
 with reported(run_config(Path({str(tmp_path)!r})), World(1, 2, 1, 2, torch.device("cpu"))):
     raise RuntimeError("lost")
 """
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert ended.returncode == 1
     assert "rank 1 of 2" in ended.stderr

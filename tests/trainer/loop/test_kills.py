@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.trainer.conftest import Runs, digest_of, long, losses, read_records
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import of_step
 from trainer.signals import STOP_SIGNALS
@@ -51,7 +51,7 @@ def wait_for_a_moment(process: subprocess.Popen[str], folder: Path, rng: random.
 
 def wait_for(process: subprocess.Popen[str], come: Callable[[], bool]) -> None:
     """Wait until something comes, or the run has ended."""
-    wait_until(lambda: process.poll() is not None or come(), "the run goes on", 180, pause_s=0.0005)
+    wait_until(lambda: process.poll() is not None or come(), "the run goes on", pause_s=0.0005)
 
 
 def kill_one(process: subprocess.Popen[str], rng: random.Random) -> str:
@@ -67,8 +67,8 @@ def kill_one(process: subprocess.Popen[str], rng: random.Random) -> str:
         # The ranks have sessions of their own and outlive the launcher; the machine is to be free.
         for rank in ranks:
             rank.kill()
-    process.communicate(timeout=60)
-    psutil.wait_procs(ranks, timeout=40)
+    process.communicate(timeout=PATIENCE_S)
+    psutil.wait_procs(ranks, timeout=PATIENCE_S)
     return f"{number.name} to {'the launcher' if victim.pid == process.pid else 'a rank'}"
 
 

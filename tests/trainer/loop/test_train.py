@@ -15,6 +15,7 @@ from torch import Tensor
 from tests.trainer.conftest import Runs, account, losses, read_records, wait_for_step
 from tests.trainer.tokens.sources import write_parquet
 from tests.trainer.tokens.tokenizer_files import make_hf
+from tests.waiting import PATIENCE_S
 from trainer.folder.checkpoint_state import entries, read_state
 from trainer.loop.evaluate import bits_per_byte
 from trainer.loop.stop_signal import StopSignal
@@ -136,7 +137,7 @@ def test_a_run_asked_to_stop_saves_and_reports_it(runs: Runs, number: signal.Sig
     process = runs.start("steps=2000", "checkpoint={}")
     wait_for_step(runs.out(), 10)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 75, output
     facts = account(runs.out())
     assert facts["status"] == "preempted"
@@ -157,9 +158,9 @@ def test_a_signal_to_the_launcher_saves_on_all_ranks(runs: Runs, number: signal.
     wait_for_step(runs.out(), 10)
     ranks = psutil.Process(process.pid).children()
     process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_S)
     assert process.returncode != 0
-    _, alive = psutil.wait_procs(ranks, timeout=30)
+    _, alive = psutil.wait_procs(ranks, timeout=PATIENCE_S)
     assert not alive
     facts = account(runs.out())
     assert facts["status"] == "preempted"
@@ -182,7 +183,7 @@ def test_a_signal_to_any_rank_ends_all_with_one_exit_code(
     ]
     wait_for_step(runs.out(), 10)
     ranks[victim].send_signal(number)
-    output = [rank.communicate(timeout=60)[0] for rank in ranks]
+    output = [rank.communicate(timeout=PATIENCE_S)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [EXIT_PREEMPTED, EXIT_PREEMPTED], output
     assert EXIT_PREEMPTED not in (0, 1, 128 + number)
     assert account(runs.out())["status"] == "preempted"

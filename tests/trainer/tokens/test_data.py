@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.tokens.conftest import Make
+from tests.waiting import PATIENCE_S
 from trainer.config import DataConfig
 from trainer.tokens import data
 from trainer.tokens.data import BatchLoader, positions
@@ -159,6 +160,6 @@ def test_reading_ahead_is_bounded(make_shards: Make, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(data, "gather", counted)
     with closing(loader({"a": make_shards(300)}, prefetch_size=3, stop_step=50)):
-        assert waiting.wait(10)
+        assert waiting.wait(PATIENCE_S)
         assert not threading.Event().wait(0.1)
         assert len(gathered) == 4

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.trainer.tokens.sources import packed, write_source
+from tests.waiting import PATIENCE_S, wait_until
 from trainer.config import TokenizerConfig
 from trainer.problems import ConfigError
 from trainer.tokens import pieces, shards
@@ -80,10 +80,7 @@ def test_a_killed_run_resumes_where_it_stopped(
     run = subprocess.Popen(
         [sys.executable, "-c", KILLED, *command], cwd=ROOT, start_new_session=True
     )
-    started_s = time.monotonic()
-    while len(list(tmp_path.glob("shards/*-pieces/*.json"))) < 3:
-        assert run.poll() is None and time.monotonic() - started_s < 60
-        time.sleep(0.01)
+    wait_until(lambda: len(list(tmp_path.glob("shards/*-pieces/*.json"))) >= 3, "three pieces")
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     finished = len(list(tmp_path.glob("shards/*-pieces/*.json")))
@@ -109,7 +106,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     worker = pieces.Worker(Encoding(TokenizerConfig()))
     process = worker._process
     process.stdin.close()  # type: ignore[union-attr]
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE_S) == 0
     worker.__exit__()
 
 
@@ -173,7 +170,7 @@ def test_two_processes_share_the_pieces_and_both_succeed(tmp_path: Path) -> None
         subprocess.Popen([*command, str(tmp_path / f"{index}.json")], cwd=ROOT)
         for index in range(3)
     ]
-    assert [process.wait(60) for process in running] == [0, 0, 0]
+    assert [process.wait(PATIENCE_S) for process in running] == [0, 0, 0]
     assert len({(tmp_path / f"{index}.json").read_text() for index in range(3)}) == 1
     shard = ensure_shards(tmp_path, "src", tmp_path / "shards")
     assert shard.train.tolist() == packed(texts)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.tokens.sources import packed, write_lines, write_source
+from tests.waiting import PATIENCE_S
 from trainer.problems import ConfigError
 from trainer.tokens import packing, shards
 from trainer.tokens.shards import Shards, ensure_shards, main
@@ -173,7 +174,7 @@ def test_two_concurrent_processes_both_succeed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "trainer.tokens.shards", "--root-dir", str(tmp_path)]
     command += ["--source", "src", "--shards-dir", str(tmp_path / "shards"), "--output"]
     running = [subprocess.Popen([*command, str(output)]) for output in outputs]
-    assert [process.wait(60) for process in running] == [0, 0, 0]
+    assert [process.wait(PATIENCE_S) for process in running] == [0, 0, 0]
     assert len({output.read_text() for output in outputs}) == 1
     (folder,) = (tmp_path / "shards").iterdir()
     assert np.fromfile(folder / "train.bin", "<u2").tolist() == packed(texts)
