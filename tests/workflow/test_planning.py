@@ -139,7 +139,7 @@ def test_swept_cells_wait_for_the_text_of_their_cluster(tmp_path: Path) -> None:
             name = f"tokens-1N+lr-{rate}"
             assert f"runs/{cluster}/one/gpus-1/{name}/seed-42/settings.yaml" in plan
     (listed,) = re.findall(r"/data/(\w{6}/text)\.json", plan)[:1]
-    inputs = re.findall(r"input: (\S+)\n +output: \S+runs/there/one", plan)
+    inputs = re.findall(r"input: (.+)\n +output: .+runs/there/one", plan)
     assert len(inputs) == 2 and all(path.endswith(f"/data/{listed}.json") for path in inputs)
 
 
