@@ -9,6 +9,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from trainer.git import ask_git
+
 PATIENCE_S = 60
 """Time for a command that finds a version, s."""
 
@@ -61,6 +63,4 @@ def _content(path: Path) -> bytes:
 
 
 def _git(folder: str | Path, *words: str) -> bytes:
-    command = ["git", "-C", str(folder), *words]
-    done = subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE_S)
-    return done.stdout.rstrip(b"\n")
+    return ask_git(folder, *words, timeout_s=PATIENCE_S)

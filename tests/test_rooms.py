@@ -25,7 +25,7 @@ STUDY_MAY_IMPORT = {
     f"trainer.{name}"
     for name in (
         *("config", "files", "flops", "layers", "problems", "records", "settings", "yaml_files"),
-        *("environment", "json_files", "kinds", "other_names", "parent", "paths"),
+        *("environment", "git", "json_files", "kinds", "other_names", "parent", "paths"),
         *("execution.choices", "model.optimizers", "tokens.text_files"),
         *("gpu_state", "host", "signals", "startup", "folder.record_file", "folder.run_file"),
     )

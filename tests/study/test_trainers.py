@@ -31,6 +31,7 @@ from study.terms import TERMS
 from study.trainer_command import command, fill
 from study.trainers import OURS, TrainerConfig
 from tests.study.conftest import write_run
+from trainer.git import ask_git
 from trainer.layers import merge
 from trainer.problems import ConfigError
 from trainer.yaml_files import dump_yaml
@@ -330,7 +331,7 @@ def test_the_shipped_description_of_ours_is_the_default() -> None:
 
 def clone(folder: Path) -> str:
     """Make a folder a repository with its files in a commit; return that."""
-    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b"]
+    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", f"user.email={folder.name}@b"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "1"]):
         subprocess.run([*git, *words], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
@@ -362,6 +363,22 @@ def test_the_version_of_a_clone_is_its_commit_and_what_was_changed_since(tmp_pat
     assert found() not in {*versions, None}
     subprocess.run(["git", "-C", str(folder), "checkout", "-q", "."], check=True)
     assert found() == commit
+
+
+def test_the_version_is_that_of_the_clone_also_below_a_hook_of_another_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Git tells a hook by variables which repository it works in."""
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    for folder in (ours, other):
+        folder.mkdir()
+        (folder / "code.py").write_text(folder.name)
+    commit, foreign = clone(ours), clone(other)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
+    assert commit != foreign
+    assert clone_version(ours) == commit
+    assert ask_git(ours, "rev-parse", "HEAD", timeout_s=60).decode() == commit
 
 
 def test_what_a_trainer_or_a_study_writes_into_a_clone_changes_no_version(tmp_path: Path) -> None:

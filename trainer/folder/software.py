@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from trainer.git import ask_git
 from trainer.gpu_state import read_driver
 from trainer.records import Versions
 
@@ -45,14 +46,6 @@ def _source_hash() -> str:
 
 def _commit() -> str | None:
     try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=PACKAGE,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return ask_git(PACKAGE, "rev-parse", "HEAD", timeout_s=10).decode()
+    except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip() if answer.returncode == 0 else None
