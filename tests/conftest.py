@@ -1,16 +1,36 @@
 """What holds for all tests, on whatever machine and however they were started."""
 
+import locale
 import os
 import signal
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+
+from trainer.git import OF_ANOTHER
+
+# Of a terminal, a user's Snakemake, and the repository in whose hook the tests may run.
+for name in (*OF_ANOTHER, "COLUMNS", "FORCE_COLOR", "PYTHON_COLORS", "SNAKEMAKE_PROFILE"):
+    os.environ.pop(name, None)
+# Signed commits, hooks and the like.
+os.environ["GIT_CONFIG_GLOBAL"] = os.devnull
+
+# Every shell would warn that the locale is not installed, as after ssh from elsewhere.
+before = locale.setlocale(locale.LC_ALL)
+try:
+    locale.setlocale(locale.LC_ALL, "")
+except locale.Error:
+    os.environ["LC_ALL"] = "C.UTF-8"
+finally:
+    locale.setlocale(locale.LC_ALL, before)
 
 # With matrices this small, BLAS threads only wait for each other. Read when numpy is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-# An example takes as long as the machine needs.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+# An example takes as long as the machine needs, and the checkout may be another user's.
+settings.register_profile(
+    "anywhere", deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+settings.load_profile("anywhere")
 
 # A script's background jobs ignore Ctrl-C, and so would the programs that tests send it to.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

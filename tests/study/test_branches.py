@@ -1,5 +1,6 @@
 """Cells that start from a checkpoint of another cell."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,12 +68,12 @@ def test_a_branch_of_one_cluster_starts_where_a_trunk_of_several_was_placed() ->
     assert (trunk.cluster, cell.cluster, cell.trunk) == ("here", "other", trunk.folder)
 
 
-def test_branches_of_branches_and_by_whole_name() -> None:
+def test_branches_of_branches_and_by_whole_name(tmp_path: Path) -> None:
     study = branched({"cell": "here/tiny/gpus-1/stable/seed-42", "at": 8}, steps=16, gpus=[1, 2])
     study["variants"]["other"] = {"checkpoint": {"dump": {"every": 4, "keep": 0}}}
     last = {"cell": "other+steps-16", "at": "75%"}
     study["grid"].append({**ONE, "variant": "other", "steps": 30, "from": last})
-    made = Grid(load_study(study))
+    made = Grid(load_study({**study, "results_dir": str(tmp_path)}))
     assert [cell.start_step for cell in made] == [0, 8, 8, 12]
     assert [cell.trunk for cell in made[1:]] == [made[0].folder, made[0].folder, made[1].folder]
     assert plan(made)[1].count("16 from 8") == 2

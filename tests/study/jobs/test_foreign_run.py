@@ -383,9 +383,10 @@ def test_a_killed_wrapper_leaves_no_second_trainer(folder: Path) -> None:
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as wrapper:
         assert wrapper.stdout is not None
-        assert wrapper.stdout.readline() == b"ready\n"
+        said = wrapper.stdout.readline()
         os.kill(wrapper.pid, signal.SIGKILL)
         wrapper.wait()
+        assert said == b"ready\n"
         goes_on = f"test -e superseded/1/ended && {ALL}"
         assert main([str(folder), "--", "bash", "-c", goes_on]) == 0
     assert [a["status"] for a in summary(folder)["attempts"]] == ["failed", "completed"]
