@@ -1,8 +1,13 @@
 """What holds for all tests, on whatever machine and however they were started."""
 
+import atexit
+import getpass
 import locale
 import os
+import shutil
 import signal
+import tempfile
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
@@ -22,6 +27,21 @@ except locale.Error:
     os.environ["LC_ALL"] = "C.UTF-8"
 finally:
     locale.setlocale(locale.LC_ALL, before)
+
+# Snakemake needs a name of its user, and a cache: some containers have neither.
+try:
+    getpass.getuser()
+except (KeyError, OSError):
+    os.environ["USER"] = str(os.getuid())
+try:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache.mkdir(parents=True, exist_ok=True)
+    has_cache = os.access(cache, os.W_OK)
+except (OSError, RuntimeError):
+    has_cache = False
+if not has_cache:
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cache-")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 # With matrices this small, BLAS threads only wait for each other. Read when numpy is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

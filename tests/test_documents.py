@@ -19,6 +19,7 @@ from study import __main__ as study_commands
 from study.load import load_study_file
 from study.project import PROJECT
 from tests.documents import COMMANDS, DOCUMENTS, fenced
+from tests.workflow.checkout import ROOT
 
 SHELL = {"source", "export", "cd", "git", "conda", "pip", "sacct", "squeue", "scancel", "lm_eval"}
 """Commands that are not ours; the shell checks their syntax."""
@@ -123,8 +124,8 @@ def test_snakemake_plans_every_command(choice: tuple[str, ...], targets: list[st
         *targets,
         *choice,
     ]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 STUDY_COMMANDS = own("python -m study ")
