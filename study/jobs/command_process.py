@@ -64,20 +64,26 @@ def start_command(
 
 def run_beside(job: ForeignJob, command: Sequence[str]) -> int:
     """Run the command on a node other than the first, and forward stop requests to it."""
-    with start_command(job, command, []) as process:
-        asked = False
+    started: subprocess.Popen[bytes] | None = None
+    asked = False
 
-        def forward(number: int, frame: FrameType | None) -> None:
-            nonlocal asked
-            if asked or (number == signal.SIGUSR1 and not job.resumes):
-                return
-            asked = True
-            signal_group(process, signal.Signals[job.stop_signal])
+    def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked or (number == signal.SIGUSR1 and not job.resumes):
+            return
+        asked = True
+        pass_on()
 
-        with receiving(forward):
-            assert process.stdout is not None
-            shutil.copyfileobj(process.stdout, sys.stdout.buffer)
-            return process.wait()
+    def pass_on() -> None:
+        if asked and started is not None:
+            signal_group(started, signal.Signals[job.stop_signal])
+
+    with receiving(forward), start_command(job, command, []) as process:
+        started = process
+        pass_on()  # what came meanwhile
+        assert process.stdout is not None
+        shutil.copyfileobj(process.stdout, sys.stdout.buffer)
+        return process.wait()
 
 
 @contextlib.contextmanager
