@@ -62,8 +62,11 @@ def terminate_children() -> None:
     """Ask the local jobs to end: all processes below this one."""
     waiting = [os.getpid()]
     while waiting:
-        for children in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
-            for pid in map(int, children.read_text().split()):
-                waiting.append(pid)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
+        for file in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+            # Any process may end meanwhile, and its files with it.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                children = [int(word) for word in file.read_text().split()]
+                waiting += children
+                for pid in children:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGTERM)
