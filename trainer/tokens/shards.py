@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import shutil
 import sys
@@ -24,6 +23,7 @@ from typing import get_args
 from trainer.config import TokenizerConfig
 from trainer.data_config import TokenizerName
 from trainer.files import make_folder, write_atomically
+from trainer.host import count_cores
 from trainer.problems import ConfigError
 from trainer.settings import validate
 from trainer.tokens.documents import digest_files
@@ -60,7 +60,7 @@ def ensure_shards(
 ) -> Shards:
     """Return the shards of a source: found by its files' stat, else by their content, else made.
 
-    Large text is tokenised by `workers` processes; None: one per core that this process may use.
+    Large text is tokenised by `workers` processes; None: one per core that this process has.
     Several processes may call it at once: each ends with a complete folder. Raises ConfigError.
     """
     encoding = Encoding(tokenizer or TokenizerConfig(), add_bos, add_eos)
@@ -87,7 +87,7 @@ def find_or_make(
         with contextlib.suppress(OSError):  # in a read-only folder, the text is hashed each time
             write_manifest(folder, found[1] | {"stat": stat, "training_key": training_key})
         return dataclasses.replace(found[0], training_key=training_key)
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or count_cores()
     with disk_errors_named(shards_dir):
         return _make(folder, digests, files, stat, encoding, workers)
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.trainer.tokens.sources import packed, write_source
 from tests.waiting import PATIENCE_S, wait_until
+from trainer import host
 from trainer.config import TokenizerConfig
 from trainer.problems import ConfigError
 from trainer.tokens import pieces, shards
@@ -56,6 +57,17 @@ def test_a_small_corpus_starts_no_process(tmp_path: Path, monkeypatch: pytest.Mo
     write_source(tmp_path, [TEXTS])
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("started a process"))
     assert ensure_shards(tmp_path, "src", tmp_path / "shards", workers=4).train_tokens
+
+
+def test_a_container_starts_no_more_workers_than_it_has_time_for(
+    tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sees all cores of its machine."""
+    write_source(tmp_path, [TEXTS])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.setattr(host, "cgroup_quota", lambda: 1.5)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("started a process"))
+    assert ensure_shards(tmp_path, "src", tmp_path / "shards").train.tolist() == packed(TEXTS)
 
 
 KILLED = """
