@@ -11,7 +11,6 @@ from study.jobs import command_process
 from study.jobs.command_process import FORWARDED, receiving, run_beside
 from study.jobs.foreign_job import ForeignJob
 from study.trainers import StopSignal
-from tests.study.jobs.test_foreign_run import JOB
 from tests.waiting import wait_until
 
 
@@ -32,7 +31,10 @@ def test_a_stop_request_during_the_start_on_a_further_node_reaches_the_command(
         return process
 
     monkeypatch.setattr(command_process, "start_command", start_and_be_asked)
-    script = "trap 'exit 7' TERM; touch ready; for i in $(seq 100); do sleep 0.1; done"
-    job = ForeignJob.model_validate(JOB | {"workdir": str(tmp_path)})
+    script = "trap 'exit 7' TERM; touch ready; for i in {1..100}; do sleep 0.1; done"
+    job = ForeignJob(
+        trainer="mine", workdir=str(tmp_path), log={"format": "lingua", "file": "metrics.jsonl"},
+        fingerprint="0", params=1, tokens_per_step=1, steps=1, gpus=2, nodes=2, device="cpu",
+    )  # fmt: skip
     with receiving(lambda number, frame: None):  # instead of ending the tests
         assert run_beside(job, ["bash", "-c", script]) == 7
