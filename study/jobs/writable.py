@@ -37,12 +37,16 @@ def _files(cells: Sequence[Cell]) -> Iterator[Path]:
     for cell in cells:
         folder = Path(cell.folder)
         yield _existing(folder)
-        yield from (folder / name for name in APPENDED if (folder / name).exists())
+        yield from (folder / name for name in APPENDED if _is_seen(folder / name))
 
 
 def _existing(folder: Path) -> Path:
-    """Return a folder, or the first one above it that exists."""
-    return next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    """Return a folder, or the first one above it that this user can see."""
+    return next((path for path in (folder, *folder.parents) if _is_seen(path)), folder)
+
+
+def _is_seen(path: Path) -> bool:
+    return os.access(path, os.F_OK)  # Path.exists raises an error if a folder above is closed
 
 
 def _owner(path: Path) -> str:

@@ -42,7 +42,8 @@ def as_another(ask: Callable[[], str]) -> str:
 def grid(make_grid: MakeGrid) -> Iterator[Grid]:
     """A grid whose results every user can come to, unlike pytest's folders, and some TMPDIR."""
     with tempfile.TemporaryDirectory(dir="/tmp" if os.getuid() == 0 else None) as folder:
-        Path(folder).chmod(0o755)
+        Path(folder, "results").mkdir()
+        set_modes(Path(folder), 0o755, 0o644)  # whatever the umask
         study = make_grid().study.model_copy(update={"results_dir": f"{folder}/results"})
         yield Grid(study)
         set_modes(Path(folder), 0o755, 0o644)
@@ -70,6 +71,16 @@ def test_a_study_of_another_user_is_named_before_the_first_job(grid: Grid) -> No
     assert "write nothing" in told.splitlines()[-1]
     folder.chmod(0o777)
     assert as_another(lambda: find_unwritable(grid, [])) == ""
+
+
+def test_a_study_below_a_folder_that_is_closed_is_named_by_that(grid: Grid) -> None:
+    """As with `umask 077`: a traceback said that a file could not be looked at."""
+    write_run(grid[0])
+    closed = Path(grid.study.results_dir)
+    closed.chmod(0)
+    told = as_another(lambda: find_unwritable(grid, [grid[0]]))
+    closed.chmod(0o755)
+    assert f"  {closed}: not writable; it belongs to {owner_of(closed)}\n" in told
 
 
 def test_a_run_of_another_user_is_named_with_the_files_that_an_attempt_opens(
