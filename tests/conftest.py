@@ -14,7 +14,14 @@ from hypothesis import HealthCheck, settings
 from trainer.git import OF_ANOTHER
 
 # Of a terminal, a user's Snakemake, and the repository in whose hook the tests may run.
-for name in (*OF_ANOTHER, "COLUMNS", "FORCE_COLOR", "PYTHON_COLORS", "SNAKEMAKE_PROFILE"):
+for name in (
+    *OF_ANOTHER,
+    "COLUMNS",
+    "FORCE_COLOR",
+    "PYTHON_COLORS",
+    "PYTHONSAFEPATH",
+    "SNAKEMAKE_PROFILE",
+):
     os.environ.pop(name, None)
 # Signed commits, hooks and the like.
 os.environ["GIT_CONFIG_GLOBAL"] = os.devnull
