@@ -14,6 +14,7 @@ CHANGED = "its text has changed"
 NEWER = "its text is newer: trained again if it differs"
 
 MISSING = float("inf")
+"""The time of a text that is not there; no list of shards is newer."""
 
 
 class TextChanges:
@@ -25,8 +26,7 @@ class TextChanges:
 
     def lists(self, cell: Cell) -> list[str]:
         """Return the files that list the shards of a cell's sources."""
-        names = self._grid.source_names(cell)
-        return [f"{self._grid.study.folder}/data/{name}.json" for name in names]
+        return [file for _, file in self._listed(cell)]
 
     def is_older(self, cell: Cell) -> bool:
         """Return whether Snakemake would train a cell again if it looked at times alone."""
@@ -36,17 +36,22 @@ class TextChanges:
     def unchanged(self, cell: Cell) -> set[str]:
         """Return those of `lists` with what a cell's complete run was trained on."""
         trained_on = find_content(cell)
-        pairs = zip(self._grid.source_names(cell), self.lists(cell), strict=True)
-        return {file for name, file in pairs if self._is_of(name, file, trained_on)}
+        return {file for name, file in self._listed(cell) if self._is_of(name, file, trained_on)}
 
     def find_change(self, cell: Cell) -> str:
         """Return `CHANGED` or `NEWER` if Snakemake will, or may, train a complete run again."""
-        pairs = zip(self._grid.source_names(cell), self.lists(cell), strict=True)
-        made = {name: written for name, file in pairs if (written := _written(file)) is not None}
-        if any(written < self._newest(name) < MISSING for name, written in made.items()):
-            return NEWER
-        older = self.is_older(cell)
-        return CHANGED if older and self.unchanged(cell) != set(self.lists(cell)) else ""
+        for name, file in self._listed(cell):
+            made = _written(file)
+            if made is not None and made < self._newest(name) < MISSING:
+                return NEWER
+        if self.is_older(cell) and self.unchanged(cell) != set(self.lists(cell)):
+            return CHANGED
+        return ""
+
+    def _listed(self, cell: Cell) -> list[tuple[str, str]]:
+        """Return the name of each source of a cell, and the file that lists its shards."""
+        names = self._grid.source_names(cell)
+        return [(name, f"{self._grid.study.folder}/data/{name}.json") for name in names]
 
     def _is_of(self, name: str, file: str, trained_on: Mapping[str, str]) -> bool:
         """Return whether a run was trained on the shards that a file lists, and no newer text is
