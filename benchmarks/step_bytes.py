@@ -2,17 +2,20 @@
 
     python -m benchmarks.step_bytes [--model small] [--batch-size 8] [--seq-len 2048]
     python -m benchmarks.step_bytes --kernels     # each of them
+    python -m benchmarks.step_bytes --compile-options '{combo_kernels: true}'
 
 One block, and the final norm with output matrix and loss, forward and backward with bf16 matmuls,
 in the forms that a GPU's run can choose. How they are counted: benchmarks/fake_gpu.py. Nothing
 runs, so that nothing is said about time.
 """
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import yaml
 from tabulate import tabulate
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -170,7 +173,14 @@ def main() -> None:
     add("--batch-size", type=int, default=8, help="sequences, default 8")
     add("--seq-len", type=int, default=2048, help="tokens of a sequence, default 2048")
     add("--kernels", action="store_true", help="print each kernel that is counted")
+    add("--compile-options", type=yaml.safe_load, default={}, help="of torch.compile, as YAML")
     options = parser.parse_args()
+    with torch._inductor.config.patch(options.compile_options):
+        print(table(options))
+
+
+def table(options: argparse.Namespace) -> str:
+    """Return the table of all forms; print their kernels if asked for."""
     shape = load_yaml(str(ROOT / "config/models.yaml"))[options.model]
     model = validate(ModelConfig, shape, options.model)
     batch = (options.batch_size, options.seq_len)
@@ -185,7 +195,7 @@ def main() -> None:
         least = least_loss_bytes(model, tokens, vocabulary) / 1e9
         rows.append(["loss", f"roofline, {vocabulary} ids", f"{least:.3f}", "", ""])
     head = f"{options.model}, {batch[0]} x {batch[1]} tokens, torch {torch.__version__}"
-    print(f"{head}\n\n{tabulate(rows, HEADINGS, 'pipe', disable_numparse=True, colalign=ALIGN)}")
+    return f"{head}\n\n{tabulate(rows, HEADINGS, 'pipe', disable_numparse=True, colalign=ALIGN)}"
 
 
 HEADINGS = ["Part", "Form", "Moved (GB)", "Kernels", "With matmuls, attention"]

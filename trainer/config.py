@@ -259,6 +259,7 @@ class RunConfig(Settings):
         fields = ModelConfig.model_fields
         # Left out at their default, they leave the keys of earlier runs unchanged.
         usual = {key for key in ARCHITECTURE if getattr(self.model, key) == fields[key].default}
+        no_options = [] if self.distributed.compile_options else ["compile_options"]
         values = self.model_dump(
             mode="json",
             exclude={
@@ -271,6 +272,7 @@ class RunConfig(Settings):
                 "distributed": {
                     *("timeout_s", "compile_cache", "dp_shard", "dp_replicate"),
                     *("activation_checkpointing", "selective_activation_checkpointing"),
+                    *no_options,
                 },
                 # The first wandb keys stay, so that the keys of earlier runs do not change.
                 "logging": {"wandb": {*WANDB_PASSED_ON}},

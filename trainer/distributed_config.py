@@ -41,6 +41,9 @@ class DistributedConfig(Settings):
     CPU, where the gain is only a few percent."""
     compile_cache: FilePath | None = None
     """Cache folder of compiled code, shared by runs and machines; null: torch's default."""
+    compile_options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Options of torch.compile for the blocks and the loss, as its `options`: for example
+    {combo_kernels: true}. torch.compile's own defaults hold for all others."""
     residual_dtype: Literal["fp32", "bf16"] = "fp32"
     """Number format of the residual stream, between the blocks; bf16 takes effect only if
     model_dtype is bf16. Norms and loss compute in fp32 either way."""

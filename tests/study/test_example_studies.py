@@ -140,7 +140,7 @@ def test_each_switch_of_the_trainer_is_a_variant() -> None:
     assert named == {
         *("compile", "cuda_graphs", "fused_projections", "attention", "loss_chunk", "fused"),
         *("float8_recipe", "model_dtype", "matmul_allow_tf32", "activation_checkpointing"),
-        *("freeze_gc", "load_async", "fused_pointwise", "residual_dtype"),
+        *("freeze_gc", "load_async", "fused_pointwise", "residual_dtype", "compile_options"),
     }
 
 

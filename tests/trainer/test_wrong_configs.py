@@ -66,6 +66,8 @@ def wrong_values(field: Any) -> list[Any]:
     kinds = {annotation, *typing.get_args(annotation)}
     if groups(annotation):
         values: list[Any] = [7, "text", [], [{}], True]
+    elif field is KEYS["distributed", "compile_options"]:
+        values = [7, [], "text", {"text": []}, {"text": None}, {"text": math.inf}, {"text": {}}]
     elif typing.get_origin(annotation) is dict:
         values = [7, [], "text", {"text": 0}, {"text": -1.0}, {"text": True}, {"text": math.inf}]
         values += [{}, {"": 1.0}]

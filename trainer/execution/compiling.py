@@ -9,12 +9,16 @@ import hashlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from trainer.config import DistributedConfig, RunConfig
 from trainer.execution import sdpa
 from trainer.model import pointwise
 from trainer.model.model import Transformer
+from trainer.problems import ConfigError
+from trainer.settings import suggest
 
 VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """Cache folders of torch and Triton; values that the user has set take precedence."""
@@ -69,19 +73,38 @@ def _dependencies(device: torch.device) -> list[str]:
     return found
 
 
-def compile_blocks(model: Transformer, limit: int, with_loss: bool) -> None:
+def check(config: RunConfig) -> None:
+    """Raise ConfigError if torch.compile has no such option, or not with such a value."""
+    options = config.distributed.compile_options
+    if not options:  # the import takes a second
+        return
+    known = torch._inductor.list_options()
+    problems = []
+    for name, value in options.items():
+        option: dict[str, Any] = {name: value}
+        try:
+            torch.compile(lambda: None, options=option)  # compiles nothing before its call
+        except RuntimeError as error:
+            problem = str(error) if name in known else f"not an option; {suggest(name, known)}"
+            problems.append(f"distributed.compile_options.{name}: {problem}")
+    if problems:
+        raise ConfigError("run", problems)
+
+
+def compile_blocks(model: Transformer, config: DistributedConfig, with_loss: bool) -> None:
     """Compile each block, and the loss, at its first call; equal blocks share one compilation."""
-    torch._dynamo.config.recompile_limit = limit
+    torch._dynamo.config.recompile_limit = config.compile_cache_size_limit
     # It would split a block's graph; DDP reduces the gradients of blocks one by one without it.
     torch._dynamo.config.optimize_ddp = False
     # Without it, a warm start traces the blocks again: pointwise.py has autograd functions, whose
     # code torch leaves out of its key and `tag_cache` adds.
     if hasattr(torch._functorch.config, "autograd_cache_allow_custom_autograd_functions"):
         torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
+    options: dict[str, Any] | None = dict(config.compile_options) or None
     for layer in model.layers:
-        layer.compile(dynamic=False)
+        layer.compile(dynamic=False, options=options)
     if with_loss:
-        model.compile_loss(dynamic=False)
+        model.compile_loss(dynamic=False, options=options)
 
 
 def uncompiled() -> contextlib.AbstractContextManager:

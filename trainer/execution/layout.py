@@ -39,7 +39,7 @@ def parallelize(
             split_matrices(model, mesh["tp"])
     if choices.compiled:
         # FSDP2 and tensor parallelism hook into the modules of the loss.
-        compile_blocks(model, config.compile_cache_size_limit, with_loss=mesh is None)
+        compile_blocks(model, config, with_loss=mesh is None)
     if mesh is not None:
         shard(model, config, choices.model_dtype, world, mesh)
     if mesh is not None or world.size == 1:

@@ -10,10 +10,9 @@ from torch import nn
 
 from trainer import host
 from trainer.config import RunConfig
-from trainer.execution import float8, kernels
+from trainer.execution import compiling, float8, kernels
 from trainer.execution.attention_choice import choose_attention
 from trainer.execution.choices import Choices, choose, find_machine
-from trainer.execution.compiling import tag_cache, use_cache, use_workers
 from trainer.execution.graph import Step, leave_default_stream
 from trainer.execution.layout import parallelize
 from trainer.execution.precision import DTYPES, set_arithmetic
@@ -55,13 +54,14 @@ def set_up_process(config: RunConfig, world: World) -> Choices:
     settings = config.distributed
     kernels.check(config)
     float8.check(config)
+    compiling.check(config)
     choices = resolve_choices(config, world)
     torch.set_num_threads(choices.threads)
     if settings.keep_memory and config.device == "cpu":
         host.keep_freed_memory()
     set_arithmetic(settings)
-    use_cache(settings.compile_cache)
-    use_workers(choices.threads)
+    compiling.use_cache(settings.compile_cache)
+    compiling.use_workers(choices.threads)
     if choices.cuda_graphs:
         leave_default_stream()
     return choices
@@ -121,7 +121,7 @@ def build_learner(
         model = build_model(config, choices, world.device)
     choices = choose_attention(config, choices, world, kept_attention)
     kernels.use(choices, model)
-    tag_cache(world.device)
+    compiling.tag_cache(world.device)
     float8.convert(model, config.distributed, world.device)
     return Learner(
         choices=choices,

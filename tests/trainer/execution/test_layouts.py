@@ -11,7 +11,13 @@ import torch
 
 from tests.trainer.conftest import Runs, long, losses, read_records
 from tests.trainer.folder.other_models import V, make_llama, write_lingua
-from trainer.config import ActivationCheckpointing, ModelConfig, RunConfig, load_run_config
+from trainer.config import (
+    ActivationCheckpointing,
+    DistributedConfig,
+    ModelConfig,
+    RunConfig,
+    load_run_config,
+)
 from trainer.execution.compiling import compile_blocks
 from trainer.folder.checkpoint import load_weights
 from trainer.folder.checkpoint_state import of_step
@@ -333,7 +339,7 @@ def test_activation_checkpointing_changes_no_gradient(
         for layer in model.layers:
             layer.ac_mode = kind  # type: ignore[assignment]
         if compiled:
-            compile_blocks(model, limit=8, with_loss=False)
+            compile_blocks(model, DistributedConfig(), with_loss=False)
         model(tokens[:, :-1], tokens[:, 1:]).backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     for one, other in zip(*gradients, strict=True):
