@@ -94,6 +94,7 @@ lint: setup
 # The browser of the report's tests is installed where it is missing, as root; one apt at a time.
 test: lint
 	flock $(VENV)/installed bash tests/study/show/browser/install.sh
+	flock $(VENV)/installed bash tests/trainer/model/install_triton.sh
 	python -m pytest --numprocesses 2 --dist loadgroup --ignore tests/slurm --ignore tests/workflow
 	python -m pytest --numprocesses 2 --dist loadgroup tests/workflow
 
@@ -121,6 +122,7 @@ test-checkpoints: setup
 # What CI fetches while it lints, which keeps one core busy.
 fetch: setup
 	flock $(VENV)/installed bash tests/study/show/browser/install.sh
+	flock $(VENV)/installed bash tests/trainer/model/install_triton.sh
 	$(call on_newest,setup)
 	flock $(VENV)/installed bash tests/slurm/cluster/install.sh
 

@@ -1,30 +1,17 @@
 """SwiGLU and rotary embedding in one kernel each way, against torch's own derivative."""
 
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.trainer.model.pointwise_inputs import LENGTH, SHAPES, Shape, draw
 from trainer.config import ModelConfig
 from trainer.execution.choices import Choices
 from trainer.execution.kernels import use
 from trainer.model import pointwise
 from trainer.model.model import Transformer
 from trainer.model.rotary import rotary_table, rotate
-
-LENGTH = 5
-Shape = tuple[int, int, int]
-SHAPES = [(4, 4, 16), (6, 2, 12)]
-"""Query heads, key heads, width of a head."""
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def rotated_apart(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> tuple[Tensor, ...]:
@@ -87,39 +74,3 @@ def test_a_model_with_them_is_the_same(dtype: torch.dtype) -> None:
     for own, other in zip(own_gradients, gradients, strict=True):
         assert own is not None and other is not None
         assert (own - other).norm() <= 5 * noise * other.norm()
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_triton_kernels(shape: Shape, request: pytest.FixtureRequest) -> None:
-    """On a GPU, or in Triton's interpreter, which a process chooses before it loads Triton.
-
-    A CPU's torch comes without Triton.
-    """
-    if find_spec("triton") is None:
-        pytest.skip("no triton")
-    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
-        command = [sys.executable, "-m", "pytest", "-p", "no:xdist", request.node.nodeid]
-        environment = {**os.environ, "TRITON_INTERPRET": "1"}
-        done = subprocess.run(
-            command, cwd=request.config.rootpath, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout
-        return
-    from trainer.model import triton_kernels
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    heads, kv_heads, width = shape
-    gate_up, dhidden = draw(3, 5, 48).to(device), draw(3, 5, 24, seed=1).to(device)
-    tables = (table[:LENGTH].to(device) for table in rotary_table(LENGTH + 2, width, 1e4))
-    cos, sin = tables
-    qkv = draw(2, LENGTH, heads + 2 * kv_heads, width).to(device)
-    parts = [draw(2, n, LENGTH, width, seed=n).to(device) for n in (heads, kv_heads, kv_heads)]
-    gradients = [part.transpose(1, 2) for part in parts]
-    for name, inputs in (
-        ("swiglu", (gate_up,)),
-        ("swiglu_backward", (dhidden, gate_up)),
-        ("rotary", (qkv, cos, sin, kv_heads)),
-        ("rotary_backward", (*gradients, cos, sin)),
-    ):
-        own = getattr(triton_kernels, name)(*inputs)
-        torch.testing.assert_close(own, getattr(pointwise, f"_{name}_cpu")(*inputs))
