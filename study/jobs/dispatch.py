@@ -1,9 +1,6 @@
 """Before the first job: checks of all requests, and limits that Snakemake cannot set."""
 
-import os
 import shlex
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +15,7 @@ from study.jobs.flags import find_not_followed
 from study.jobs.foreign_job import write_job
 from study.jobs.interruption import exit_on_sigterm, leave_on_sigterm, note_ctrl_c
 from study.jobs.launch import data_request
+from study.jobs.local_gpus import count_gpus
 from study.jobs.requests import data_cell
 from study.jobs.sbatch_answers import find_refusal
 from study.jobs.slurm_executor import SlurmExecutor
@@ -149,27 +147,13 @@ def find_impossible_here(executor: SlurmExecutor, jobs: Iterable[Any]) -> list[s
         cell = executor.cell(job)
         if cell is None or not job.is_local or cell.cluster_config.device != "cuda":
             continue
-        here = _count_gpus() if here is None else here
+        here = count_gpus() if here is None else here
         if cell.gpus > here:
             problems[cell.cluster] = (
                 f"cluster '{cell.cluster}' has no `slurm:` settings, so its runs are on this "
                 f"machine: {cell.name} needs {cell.gpus} GPUs, found {here}"
             )
     return list(problems.values())
-
-
-def _count_gpus() -> int:
-    """Return the number of this machine's GPUs that a run started here may use."""
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return count
-    # Indices, or names of GPUs and of their parts (MIG).
-    words = filter(None, map(str.strip, visible.split(",")))
-    return sum(not word.isdecimal() or int(word) < count for word in words)
 
 
 def find_rejected(executor: SlurmExecutor, jobs: Iterable[Any]) -> list[str]:
