@@ -18,7 +18,7 @@ help:
 	@echo "make test    lint, types and tests"
 	@echo "make lint    lint and types alone"
 	@echo "make test-newest    checkpoints, exports and resumed runs, on the newest supported Python at hand"
-	@echo "make test-long    what CI has no time for: the trainer killed 90 times, other trainers on Slurm"
+	@echo "make test-long    what CI has no time for: the trainer killed 150 times, other trainers on Slurm"
 	@echo "make fuzz    500,000 mutated inputs for the readers of files"
 	@echo "make bench     our trainer beside transformers', whole runs in turns"
 	@echo "make setup-trainers    litgpt, for config/studies/trainers.yaml"
