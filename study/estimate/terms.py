@@ -35,8 +35,9 @@ NETWORK_SHARE = 0.1
 """Bandwidth of a GPU to other nodes over that inside a node, if it is not given."""
 
 EAGER_PASSES = 3.5
-"""Bytes of pointwise operations without fusion, over those with it: about what the eager steps of
-206M on one H200 take longer than compiled ones."""
+"""Bytes of pointwise operations without fusion, over those with it. From eager steps of 206M on one
+H200, before their SwiGLU and rotary embedding became single kernels: docs/estimates.md has by how
+much such steps are predicted too slow since."""
 
 BUCKET_BYTES = 25 * 2**20
 """Gradients of one all-reduce without sharding: torch's default."""
