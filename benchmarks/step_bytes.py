@@ -4,9 +4,9 @@
     python -m benchmarks.step_bytes --kernels     # each of them
     python -m benchmarks.step_bytes --compile-options '{combo_kernels: true}'
 
-One block, and the final norm with output matrix and loss, forward and backward with bf16 matmuls,
-in the forms that a GPU's run can choose. How they are counted: benchmarks/fake_gpu.py. Nothing
-runs, so that nothing is said about time.
+One block, and the final norm with output matrix and loss, each with the residual sum before it,
+forward and backward with bf16 matmuls, in the forms that a GPU's run can choose. How they are
+counted: benchmarks/fake_gpu.py. Nothing runs, so that nothing is said about time.
 """
 
 import argparse
@@ -96,15 +96,19 @@ def block_kernels(model: ModelConfig, batch: Shape, form: BlockForm) -> list[Ker
             if isinstance(module, Attention | FeedForward):
                 module.one_kernel = form.triton and module.fits_kernel
         dtype = DTYPES[form.residual]
-        x = torch.empty((*batch, model.dim), dtype=dtype, requires_grad=True)
+        shape = (*batch, model.dim)
+        x = torch.empty(shape, dtype=dtype, requires_grad=True)
+        branch = torch.empty(shape, dtype=DTYPES[MATMULS], requires_grad=True)
         cos, sin = (torch.empty(batch[1], 1, model.head_dim) for _ in range(2))
 
         def work(backend: Callable[..., Any] | None = None) -> None:
             if backend is not None:
                 block.compile(backend=backend, dynamic=False, fullgraph=True)
             with precision(MATMULS, CPU):
-                y = block(x, cos, sin)
-            y.backward(torch.empty_like(y))
+                results = block(x, branch, cos, sin)
+            gradients = [torch.empty_like(y) for y in results]
+            # Not `backward`, which copies a gradient that two tensors without a history share.
+            torch.autograd.grad(results, [*block.parameters(), x, branch], gradients)
 
         return compiled_kernels(work) if form.compiled else eager_kernels(work)
 
@@ -115,14 +119,16 @@ def loss_kernels(model: ModelConfig, batch: Shape, form: LossForm) -> list[Kerne
         whole = Transformer(
             model, form.vocabulary, 1, loss_chunk=form.chunk, output_multiple=OUTPUT_MULTIPLE
         )
-        x = torch.empty((*batch, model.dim), requires_grad=True)
+        shape = (*batch, model.dim)
+        x = torch.empty(shape, requires_grad=True)
+        branch = torch.empty(shape, dtype=DTYPES[MATMULS], requires_grad=True)
         targets = torch.empty(batch, dtype=torch.int64)
 
         def work(backend: Callable[..., Any] | None = None) -> None:
             if backend is not None:
                 whole.compile_loss(backend=backend, dynamic=False, fullgraph=True)
             with precision(MATMULS, CPU):
-                loss = whole.loss(x, targets)
+                loss = whole.loss(x, branch, targets)
             loss.backward()
 
         if not form.compiled:
@@ -162,8 +168,9 @@ def least_bytes(model: ModelConfig, tokens: int) -> int:
 
 
 def least_loss_bytes(model: ModelConfig, tokens: int, vocabulary: int) -> int:
-    """Return those of final norm and loss: logits in and their gradient out, norm both ways."""
-    return (2 * vocabulary + (2 + 3) * model.dim) * VALUE_BYTES[MATMULS] * tokens
+    """Return those of last sum, final norm and loss: logits in and their gradient out, sum and norm
+    both ways."""
+    return (2 * vocabulary + (2 + 3 + 2 + 1) * model.dim) * VALUE_BYTES[MATMULS] * tokens
 
 
 def main() -> None:

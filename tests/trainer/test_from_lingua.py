@@ -185,7 +185,7 @@ def test_the_residual_stream_is_fp32_under_autocast() -> None:
     model = make_model()
     seen: list[torch.dtype] = []
     for layer in model.layers:
-        layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+        layer.register_forward_hook(lambda module, inputs, output: seen.append(output[0].dtype))
         layer.attention.wo.register_forward_hook(lambda m, i, output: seen.append(output.dtype))
     with precision("bf16", CPU):
         model(torch.zeros((1, 8), dtype=torch.int64))

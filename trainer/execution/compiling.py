@@ -101,6 +101,7 @@ def compile_blocks(model: Transformer, config: DistributedConfig, with_loss: boo
     if hasattr(torch._functorch.config, "autograd_cache_allow_custom_autograd_functions"):
         torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
     options: dict[str, Any] | None = dict(config.compile_options) or None
+    model.calls_alike = True
     for layer in model.layers:
         layer.compile(dynamic=False, options=options)
     if with_loss:

@@ -129,7 +129,11 @@ def build_norm(config: ModelConfig) -> Norm:
 
 
 class Block(nn.Module):
-    """One layer: attention and FFN, each a pre-norm residual branch."""
+    """One layer: attention and FFN, each a pre-norm residual branch.
+
+    The next block adds the FFN's output to the residual stream: compiled, one kernel then sums and
+    normalises.
+    """
 
     def __init__(self, config: ModelConfig, fused: bool) -> None:
         super().__init__()
@@ -140,16 +144,26 @@ class Block(nn.Module):
         self.ac_mode: ActivationCheckpointing = "none"
 
     def forward(
-        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Mask | None = None
-    ) -> Tensor:
-        """Return (B, T, D)."""
+        self,
+        x_BTD: Tensor,
+        branch_BTD: Tensor | None,
+        cos_T1E: Tensor,
+        sin_T1E: Tensor,
+        mask: Mask | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the residual stream without the FFN's output, and this output, both (B, T, D).
+
+        `branch_BTD`: the output of the block before, not added yet; None if there is none.
+        """
         if self.ac_mode == "none" or not self.training:
-            return self._compute(x_BTD, cos_T1E, sin_T1E, mask)
+            return self._compute(x_BTD, branch_BTD, cos_T1E, sin_T1E, mask)
         # A block uses no random numbers, and CUDA graphs must not read the generator's state.
         options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
         if self.ac_mode == "selective":
             options["context_fn"] = _keep_matmuls
-        return checkpoint(self._compute, x_BTD, cos_T1E, sin_T1E, mask, **options)
+        else:  # so that one tensor is kept, not two
+            x_BTD, branch_BTD = add_branch(x_BTD, branch_BTD), None
+        return checkpoint(self._compute, x_BTD, branch_BTD, cos_T1E, sin_T1E, mask, **options)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the block in place; under full activation checkpointing, only inside of it.
@@ -162,14 +176,27 @@ class Block(nn.Module):
             super().compile(*args, **kwargs)
 
     def _compute(
-        self, x_BTD: Tensor, cos_T1E: Tensor, sin_T1E: Tensor, mask: Mask | None
-    ) -> Tensor:
-        return self.add_branches(x_BTD, lambda x: self.attention(x, cos_T1E, sin_T1E, mask))
+        self,
+        x_BTD: Tensor,
+        branch_BTD: Tensor | None,
+        cos_T1E: Tensor,
+        sin_T1E: Tensor,
+        mask: Mask | None,
+    ) -> tuple[Tensor, Tensor]:
+        x_BTD = add_branch(x_BTD, branch_BTD)
+        return self.branches(x_BTD, lambda x: self.attention(x, cos_T1E, sin_T1E, mask))
 
-    def add_branches(self, x_BTD: Tensor, attention: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return (B, T, D): the input plus both branches; `attention` computes the first."""
+    def branches(
+        self, x_BTD: Tensor, attention: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, of the whole input; `attention` computes the first branch."""
         x_BTD = x_BTD + attention(normalise(self.attention_norm, x_BTD))
-        return x_BTD + self.feed_forward(normalise(self.ffn_norm, x_BTD))
+        return x_BTD, self.feed_forward(normalise(self.ffn_norm, x_BTD))
+
+
+def add_branch(x_BTD: Tensor, branch_BTD: Tensor | None) -> Tensor:
+    """Return the residual stream with the output of a branch, if there is one."""
+    return x_BTD if branch_BTD is None else x_BTD + branch_BTD
 
 
 def normalise(norm: Norm, x: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class Decoder:
         x_BTD = model.tok_embeddings(tokens_T[None])
         for block, past in zip(self._blocks, self._past, strict=True):
             attention = partial(self._attend, block.attention, past, first, mask)
-            x_BTD = block.add_branches(x_BTD, attention)
+            x_BTD = torch.add(*block.branches(x_BTD, attention))
         self._length = end
         x_D = model.norm(x_BTD[0, -1])
         return F.linear(x_D, model.output_weight)

@@ -80,6 +80,12 @@ def matmul(x: Tensor, weight: Tensor, fast_cpu: bool) -> Tensor:
     return F.linear(x, weight)
 
 
+def matmul_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype in which a matmul of `x` runs here: that of autocast, or of `x`."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 class FusedLinear(Linear):
     """Several matrices with the same input, stacked: one matmul instead of several."""
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.model.linear import matmul_dtype
+
 Gradient = Callable[[Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
 """`chunk_gradient`, or the same compiled."""
 
@@ -51,9 +53,8 @@ def mean_loss(
     `multiple` of rows; the loss is float32, and so is the sum of the chunks' gradients of W.
     """
     x_ND, targets_N = x.flatten(0, -2), targets.flatten()
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    with torch.autocast(device, enabled=False):
+    dtype = matmul_dtype(x)
+    with torch.autocast(x.device.type, enabled=False):
         x_ND = x_ND.to(dtype)
         if torch.is_grad_enabled():
             return _ChunkedLoss.apply(x_ND, weight_VD, targets_N, chunk, multiple, gradient)

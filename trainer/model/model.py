@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from trainer.config import ModelConfig
 from trainer.model.block import Block, build_norm, normalise
-from trainer.model.linear import Linear, parts_of, rows_of
+from trainer.model.linear import Linear, matmul_dtype, parts_of, rows_of
 from trainer.model.loss import Gradient, chunk_gradient, mean_loss, pad_rows
 from trainer.model.masks import DocumentBorder, Mask, attention_mask, document_numbers
 from trainer.model.random_weights import draw_truncated, sigma_of
@@ -55,6 +55,8 @@ class Transformer(nn.Module):
         self.chunk_gradient: Gradient = chunk_gradient
         self.masks_blocks = False
         """In training, mask with FlexAttention."""
+        self.calls_alike = False
+        """Let the first block add zeros, so that one compilation fits all blocks."""
         table_VD = torch.empty(vocab_size, config.dim)  # drawn by init_weights
         self.tok_embeddings = nn.Embedding.from_pretrained(table_VD, freeze=False)
         self.layers = nn.ModuleList(Block(config, fused) for _ in range(config.n_layers))
@@ -74,11 +76,17 @@ class Transformer(nn.Module):
         length = tokens_BT.shape[1]
         cos_T1E, sin_T1E = self.cos_T1E[:length], self.sin_T1E[:length]  # type: ignore[index]
         mask = self._mask(tokens_BT)
+        branch_BTD = self._zeros(x_BTD) if self.calls_alike else None
         for layer in self.layers:
-            x_BTD = layer(x_BTD, cos_T1E, sin_T1E, mask)
+            x_BTD, branch_BTD = layer(x_BTD, branch_BTD, cos_T1E, sin_T1E, mask)
+        assert branch_BTD is not None
         if targets_BT is None:
-            return self._logits(normalise(self.norm, x_BTD))
-        return self.loss(x_BTD, targets_BT)
+            return self._logits(normalise(self.norm, x_BTD + branch_BTD))
+        return self.loss(x_BTD, branch_BTD, targets_BT)
+
+    def _zeros(self, x_BTD: Tensor) -> Tensor:
+        """Return zeros that look like the output of a block's FFN."""
+        return torch.zeros_like(x_BTD, dtype=matmul_dtype(x_BTD), requires_grad=x_BTD.requires_grad)
 
     def _mask(self, tokens_BT: Tensor) -> Mask | None:
         # Evaluation runs eagerly, and eager FlexAttention computes all scores.
@@ -93,9 +101,9 @@ class Transformer(nn.Module):
             return F.linear(x_BTD, self.tok_embeddings.weight)
         return self.output(x_BTD)
 
-    def loss(self, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
-        """Return the mean loss, from the output of the last block before the final norm."""
-        x_BTD = normalise(self.norm, x_BTD)
+    def loss(self, x_BTD: Tensor, branch_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+        """Return the mean loss, from what the last block returns."""
+        x_BTD = normalise(self.norm, x_BTD + branch_BTD)
         weight_VD = self.output_weight
         if self.loss_chunk:
             multiple, gradient = self.output_multiple, self.chunk_gradient
