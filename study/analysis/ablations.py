@@ -89,12 +89,12 @@ def _by_change(series: Series, cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     """Return change -> cells of all seeds, the base first; of a change, what the base has not."""
     changes = group_by(cells, lambda cell: series.changes[cell.name])
     base = () if () in changes else next(iter(changes))
-    others = {
-        name_parts([part for part in parts if part not in base]): alike
-        for parts, alike in changes.items()
-        if parts != base
-    }
-    return {name_parts(base): changes[base], **others}
+    others = {parts: alike for parts, alike in changes.items() if parts != base}
+    further = [tuple(part for part in parts if part not in base) for parts in others]
+    if () in further or len(set(further)) < len(further):
+        further = list(others)  # some lack a variant of the base: what they add does not tell them
+    names = map(name_parts, further)
+    return {name_parts(base): changes[base], **dict(zip(names, others.values(), strict=True))}
 
 
 def _describe(

@@ -257,6 +257,21 @@ def test_a_change_is_named_by_what_differs_from_the_base(make_grid: MakeGrid) ->
     ]
 
 
+def test_changes_that_lack_a_variant_of_the_base_keep_their_names(make_grid: MakeGrid) -> None:
+    """Without what the base has, `tied+theta` and `theta` would be one, and a plain one nothing."""
+    sweep = {"model.rope_theta": [1e4, 5e5]}
+    grid = make_grid({**TIED, "grid": [{**TWO, "variant": ["tied", "base"], "sweep": sweep}]})
+    losses = dict(zip((cell.name for cell in grid), (2.0, 2.5, 3.0, 4.0), strict=True))
+    write(grid, lambda cell: losses[cell.name])
+    base, *others = analyse(grid).ablations[0]
+    assert (base.change, base.loss) == ("tied+rope_theta-10000", 2.0)
+    assert [(row.change, row.difference) for row in others] == [
+        ("tied+rope_theta-500000", pytest.approx(0.5)),
+        ("rope_theta-10000", pytest.approx(1.0)),
+        ("rope_theta-500000", pytest.approx(2.0)),
+    ]
+
+
 def test_losses_by_tokens_per_parameter(make_grid: MakeGrid) -> None:
     grid = make_grid({"grid": [{**ONE, "tokens": ["2N", "1N"], "seed": [1, 2]}]})
     write(grid, lambda cell: 3.0 - cell.run.steps / 1000 + 0.1 * (cell.seed - 1))
