@@ -164,6 +164,17 @@ def test_tensor_parallelism_over_more_gpus_than_were_measured(
     assert 0 < step.low <= step.middle <= step.high
 
 
+@pytest.mark.parametrize(("measured", "split", "whole"), [(2, 2, 2), (6, 4, 4), (11, 4, 8)])
+def test_scaling_without_loss_is_from_the_whole_groups_that_were_measured(
+    measured: int, split: int, whole: int
+) -> None:
+    """Of groups of 4, 6 GPUs hold one and 11 hold two."""
+    known = Workload(**{**SMALL.__dict__, "gpus": measured})
+    wanted = replace(SMALL, gpus=32, tensor_parallel=split)
+    model = Performance(H200, [Observed(known, 0.2, None, None)])
+    assert model.step(wanted).low == model.step(replace(wanted, gpus=whole)).low
+
+
 def test_of_many_configurations_those_that_lie_furthest_apart_are_fitted() -> None:
     works = [replace(SMALL, batch_size=batch) for batch in (4, 4, 5, 6, 64, 5)]
     works.append(replace(SMALL, unseen="other"))
@@ -172,6 +183,14 @@ def test_of_many_configurations_those_that_lie_furthest_apart_are_fitted() -> No
     assert spread(works, 2) == [0, 4]
     assert spread(works, 3) == [0, 4, 6]
     assert spread(works[:2] * 3, 4) == [0]
+
+
+def test_startup_without_measurements_by_hand() -> None:
+    """20 s, 1 s for each doubling of the GPUs, 5 s for several nodes, and 20 s to compile."""
+    model = Performance(H200, [])
+    for gpus, compiled, seconds in ((1, False, 20), (8, False, 23), (16, False, 29), (1, True, 40)):
+        predicted = model.startup(replace(SMALL, gpus=gpus, compiled=compiled))
+        assert predicted.middle == pytest.approx(seconds)
 
 
 def test_startup_does_not_grow_with_the_model() -> None:

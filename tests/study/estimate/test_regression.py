@@ -143,17 +143,33 @@ def test_points_left_out_are_as_if_they_had_not_been_measured(
         assert quick == pytest.approx(slow, rel=1e-6)
 
 
-def test_the_most_informative_measurement_narrows_the_variance_most() -> None:
+def test_a_fit_is_repeated_without_the_points_that_determined_a_coefficient() -> None:
+    """One of eleven points has the second term: without it, its coefficient is the prior's."""
+    terms = np.array([[1.0, 0.0]] * 10 + [[1.0, 1.0]])
+    alike = Points(terms, np.arange(11.0)[:, None] * 10, [""] * 11)
+    fit = Regression([Prior(1.0, 10.0)] * 2, alike, terms @ np.array([2.0, 7.0]))
+    assert fit.coefficients == pytest.approx([2.0, 7.0], rel=0.05)
+    assert np.array_equal(fit.without([0]).coefficients, fit.coefficients)
+    assert fit.without([10]).coefficients == pytest.approx([2.0, 1.0], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "candidates",
+    [pytest.param(GRID[10:], id="new configurations"), pytest.param(GRID[:2], id="known ones")],
+)
+def test_the_most_informative_measurement_narrows_the_variance_most(
+    candidates: list[Workload],
+) -> None:
     """`narrowing` predicts the variance of a fit with the measurement."""
-    known, targets = points(GRID[:2]), points(GRID[10:])
+    known, targets = points(GRID[:2]), points(candidates)
     times = known.terms @ np.ones(11)
     fit = Regression(PRIORS, known, times)
     gains = fit.narrowing(targets)
     before = fit.predict(targets)[1]
     index = int(np.argmax(gains))
-    both = points([*GRID[:2], GRID[10 + index]])
+    both = points([*GRID[:2], candidates[index]])
     # as predicted, so that the fit stays where it is
-    value = np.exp(fit.predict(points([GRID[10 + index]]))[0])
+    value = np.exp(fit.predict(points([candidates[index]]))[0])
     again = Regression(PRIORS, both, np.concatenate([times, value]))
     again._refit([fit.hyper])
     after = again.predict(targets)[1] / again.scale
