@@ -6,12 +6,34 @@ from typing import Any
 
 import pytest
 
-from study.estimate.terms import DataSheet, memory_terms, position, step_terms
+from study.cluster_config import ClusterConfig
+from study.estimate.terms import DataSheet, data_sheet, memory_terms, position, step_terms
 from study.workload import Workload
 from tests.study.estimate.workloads import SMALL
 from trainer.model.optimizers import OptimizerCosts
 
 UNIT = DataSheet(1.0, 1.0, 1.0, 1.0, known=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "sheet"),
+    [
+        ({}, (5e10, 1e10, 5e9, 5e8)),
+        # of 1 PFLOP/s: 1/250 to memory, and a tenth of each to the next
+        ({"peak_tflops": 1000.0}, (1e15, 4e12, 4e11, 4e10)),
+        ({"peak_tflops": 1000.0, "memory_tb_s": 3.0}, (1e15, 3e12, 3e11, 3e10)),
+        ({"peak_tflops": 1000.0, "link_gb_s": 450.0}, (1e15, 4e12, 4.5e11, 4.5e10)),
+        ({"peak_tflops": 1000.0, "network_gb_s": 50.0}, (1e15, 4e12, 4e11, 5e10)),
+        ({"network_gb_s": 1.0, "memory_tb_s": 0.2}, (5e10, 2e11, 5e9, 1e9)),
+    ],
+)
+def test_rates_that_are_not_given_follow_from_the_others(
+    given: dict[str, float], sheet: tuple[float, ...]
+) -> None:
+    found = data_sheet(ClusterConfig(gpu_name="X", gpus_per_node=8, **given))
+    rates = (found.flops, found.memory_bytes, found.link_bytes, found.network_bytes)
+    assert rates == pytest.approx(sheet)
+    assert found.known == ("peak_tflops" in given)
 
 
 def test_terms_by_hand() -> None:
@@ -50,6 +72,11 @@ def test_traffic_of_hybrid_sharding_by_hand() -> None:
     # a node's four adapters carry one copy
     assert full["network"] == pytest.approx(3 * 2 * params * 15 / 16 / 40)
     assert full["link"] == 0
+    # each of two rings through a node has half of them, for half the weights; and in each of 8
+    # layers 8 times the activations between the two GPUs that split a matrix
+    split = step_terms(replace(four, shard=8, tensor_parallel=2), sheet)
+    assert split["network"] == pytest.approx(3 * 2 * params / 2 * 7 / 8 / 20)
+    assert split["link"] == pytest.approx(8 * 8 * 2 * 16_384 * 512 / 2 / 100)
     # one step of a ring for each further GPU, for three messages a layer
     assert full["latency"] == pytest.approx(3 * 8 * 15 * 5e-6)
     assert hybrid["latency"] == pytest.approx((3 * 8 * 3 + 2 * 8 * 3) * 5e-6)
