@@ -24,6 +24,9 @@ LARGEST_EXACT = 2**53
 PERCENT_OF = re.compile(r"([0-9]+(?:\.[0-9]*)?)\s*%\s*of\b")
 """`2% of steps`."""
 
+AFTER_DIVISION = re.compile(rf"(?:/|%|\*\*)\s*{PERCENT_OF.pattern}")
+"""`steps / 2% of tokens`: the operator would take the 2 alone."""
+
 PERCENT_ALONE = re.compile(r"[0-9]+(?:\.[0-9]*)?\s*%")
 """`2%`, of nothing."""
 
@@ -92,6 +95,9 @@ def parse_expression(text: str) -> ast.expr:
         raise ExpressionError(f"more than {LONGEST} characters; expected a short expression")
     if PERCENT_ALONE.fullmatch(text.strip()):
         raise ExpressionError(f"a percentage of what? expected `{text.strip()} of steps`, or alike")
+    if AFTER_DIVISION.search(text):
+        expected = "it in parentheses, as in `steps / (2% of tokens)`"
+        raise ExpressionError(f"found a percentage after /, % or **; expected {expected}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about literals such as `1or`

@@ -74,6 +74,7 @@ def test_any_text_has_a_value_or_is_refused(text: str) -> None:
     [
         ("2% of params", 3288.32),
         ("1 + 2.5% of gpus * 10", 3.0),
+        ("1 / (2.5% of gpus)", 5.0),
         ("3e-3 * (params / 1e8) ** -0.25", 3e-3 / math.sqrt(math.sqrt(0.00164416))),
         ("2 ** 10 + x.y", 1024.5),
         ("round(2.5) + floor(1.9) + ceil(0.1)", 5),
@@ -107,6 +108,9 @@ def test_values_by_hand(text: str, expected: Any) -> None:
         ("2.0 ** 1e6", "its value is too large"),
         ("9 ** 99 * 9 ** 99 * 9 ** 99 * 9 ** 99", "its value is too large"),
         ("1 / (gpus - 8)", "divides by zero"),
+        # as written it would be 1 / 2.5 / 100 * gpus
+        ("1 / 2.5% of gpus", "found a percentage after /, % or **; expected it in parentheses"),
+        ("gpus %3% of params", "expected it in parentheses, as in `steps / (2% of tokens)`"),
         ("(0 - gpus) ** 0.5", "raises a negative number to a fraction"),
         ("log(0 - gpus)", "has no value here"),
         ("model + 1", "'model' is 'tiny', not a number"),
