@@ -50,6 +50,7 @@ def test_terms_by_hand() -> None:
     full = step_terms(replace(SMALL, recompute="full"), UNIT)
     assert full["launch"] == pytest.approx(8e-3 * 4 / 3)
     assert full["attention"] == terms["attention"] * 16 / 12
+    assert full["matmul"] == terms["matmul"] + 2 * (27_403_776 - 258 * 512) * 16_384
     # the forward ones of three passes again, which selective checkpointing does for these alone
     selective = step_terms(replace(SMALL, recompute="selective"), UNIT)
     for again in (full, selective):
@@ -118,6 +119,15 @@ def test_memory_by_hand() -> None:
     vocabulary = 27_535_872 - 27_403_776 + 258 * 512
     used = (27_403_776 - 258 * 512) / 4 + vocabulary
     assert sharded["gathered"] == pytest.approx(4 * used / 2**30)
+    assert sharded["states"] == terms["states"] / 8
+    # each GPU of four has a quarter of every matrix and of the activations
+    split = memory_terms(replace(SMALL, tensor_parallel=4))
+    for name in ("states", "activations", "logits"):
+        assert split[name] == terms[name] / 4
+    # half is kept; or of each layer its input, 2 of 34 bytes, and the whole of the one at work
+    selective, full = (memory_terms(replace(SMALL, recompute=r)) for r in ("selective", "full"))
+    assert selective["activations"] == terms["activations"] / 2
+    assert full["activations"] == (8 * 2 + 34) * 512 * 16_384 / 2**30
     assert memory_terms(replace(SMALL, gpus=1))["group"] == 0
 
 
