@@ -12,7 +12,7 @@ import pytest
 
 from study.__main__ import main
 from study.files import write_csv
-from study.measure.comparison import Side, compare, read_side, slower_than, split
+from study.measure.comparison import Side, compare, read_side, slower_than, split, unshared
 from study.measure.noise import noise_within
 from study.measure.repeats import BETWEEN_RUNS, relative_spread
 from study.measure.throughput_row import ThroughputRow
@@ -279,6 +279,26 @@ def test_variants_of_one_study_are_sides() -> None:
     assert [item.cell for item in found] == ["here/m1/gpus-1", "here/m2/gpus-1", ""]
     assert [item.speed_ratio for item in found] == [pytest.approx(1.5)] * 3
     assert split(Side("study", rows), "variant", "compile")[0].name == "compile"
+
+
+def test_cells_that_one_side_lacks_are_listed() -> None:
+    a, b = Side("a", [row(), row(gpus=2)]), Side("b", [row(gpus=4), row(), row(seed=2)])
+    assert unshared(a, b) == {"a": ["here/tiny/gpus-2/base"], "b": ["here/tiny/gpus-4/base"]}
+
+
+def test_trainers_are_cells_of_their_own_unless_they_are_what_is_compared() -> None:
+    """Ours and litgpt's, each with and without a variant, whose plain names are the same."""
+    names = {"base": ("ours", "base"), "hot": ("ours", "hot"),
+             "litgpt": ("litgpt", "base"), "litgpt+hot": ("litgpt", "hot")}  # fmt: skip
+    rows = [row(variant=name, trainer=trainer, plain_variant=plain)
+            for name, (trainer, plain) in names.items()]  # fmt: skip
+    found = compare(Side("a", rows), [Side("b", rows)])
+    assert [item.cell for item in found] == [*(f"here/tiny/gpus-1/{name}" for name in names), ""]
+    first, second = split(Side("study", rows), "trainer", None)
+    found = compare(first, [second], "trainer")
+    assert (first.name, second.name) == ("ours", "litgpt")
+    assert [item.cell for item in found] == ["here/tiny/gpus-1/base", "here/tiny/gpus-1/hot", ""]
+    assert [item.runs for item in found] == ["1, 1", "1, 1", "2, 2"]
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,21 @@ def test_the_reference_is_named(
     assert efficiencies(table_of(make_grid, speeds)) == expected
 
 
+@pytest.mark.parametrize(("clip", "alike"), [(2.0, True), (2.5, False)])
+def test_settings_of_equal_numbers_are_comparable(
+    make_grid: MakeGrid, clip: float, alike: bool
+) -> None:
+    variants = {"a": {"optim": {"clip": clip}}, "b": {"optim": {"clip": 2}}}
+    blocks = [BASE | {"gpus": 1, "variant": "a"}, BASE | {"gpus": 2, "variant": "b"}]
+    grid = make_grid({"variants": variants, "grid": blocks})
+    for cell in grid:
+        write_run(cell, step_s=1.0)
+    reference = (1.0, "gpus-1/a/seed-42")
+    expected = {"gpus-1/a/seed-42": reference,
+                "gpus-2/b/seed-42": reference if alike else (None, None)}  # fmt: skip
+    assert efficiencies(throughput_table(grid)) == expected
+
+
 def test_the_markdown_names_a_reference_of_another_seed_or_variant(make_grid: MakeGrid) -> None:
     speeds = {"gpus-1/base/seed-42": 1000.0, "gpus-2/base/seed-42": 900.0}
     assert "note" not in to_markdown(table_of(make_grid, speeds)).replace("note: no MFU", "")

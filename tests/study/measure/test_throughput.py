@@ -122,6 +122,24 @@ def test_a_trainer_that_does_not_resume_may_have_begun_again(
     assert (plain_row.began_again, ours.began_again) == (expected, None)
 
 
+def test_a_row_has_what_the_run_recorded_of_itself(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    choices = {"threads": 3, "model_dtype": "bf16", "compiled": True, "attention": "flash"}
+    facts = {"device": "cpu", "machine_cores": 5, "gpu_name": "EPYC", "steps_done": 39}
+    ended = {"status": "failed", "outcome": None, "peak_memory_gib": 2.5, "loss_validation": 1.25}
+    write_run(grid[2], choices=choices, **facts, **ended)
+    (row,) = throughput_rows(grid)
+    for name, value in (choices | facts).items():
+        assert getattr(row, name) == value, name
+    assert (row.status, row.outcome, row.peak_memory_gib) == ("failed", None, 2.5)
+    assert (row.val_loss, row.measured_with, row.torch_version) == (1.25, "aaaa", "2.13.0")
+    assert (row.commit, row.started) == ("0123456789abcdef", "2026-01-01T00:00:00+00:00")
+    assert (row.cell_name, row.fingerprint, row.speed_key) == (
+        grid[2].name, grid[2].fingerprint, grid[2].speed_key,
+    )  # fmt: skip
+    assert (row.attempts, row.first_step, row.began_again, row.trainer) == (1, 1, None, "ours")
+
+
 def test_mfu_matches_published_tables() -> None:
     """MPT-760M on 32 H100, from the benchmarking README of mosaicml/llm-foundry: 37.57%."""
     params, dim, layers, seq_len, tokens_per_s_per_gpu = 760_470_528, 1536, 24, 2048, 67_971
