@@ -96,6 +96,21 @@ def test_hyperparameters_are_chosen_once_for_all_checks(monkeypatch: pytest.Monk
     assert len([count for count in candidates if count > 1]) == 1
 
 
+def test_of_many_measurements_evenly_spread_ones_are_left_out(
+    make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most four of six: every second one."""
+    for limit in ("MOST_PARTS", "MOST_SHOWN"):
+        monkeypatch.setattr(f"study.estimate.calibration.{limit}", 4)
+    cells = {"model": ["tiny", "wide"], "gpus": [1, 2, 4]}
+    grid = make_grid({"grid": [{"cluster": "here", **cells}]})
+    for cell in grid:
+        write_run(cell)
+    known = known_measurements(measured(grid))
+    assert [item.cell for item in leave_one_out(known)] == [cell.name for cell in grid[::2]]
+    assert [row.cells for row in estimate_checks(known)] == [3, 6, 2]
+
+
 def test_a_check_that_leaves_nothing_out_is_not_shown(make_grid: MakeGrid) -> None:
     grid = make_grid({"grid": [{"cluster": "here", "model": "tiny", "gpus": 1}]})
     write_run(grid[0])
