@@ -212,6 +212,9 @@ def test_settings_that_no_column_shows_are_told_by_the_fingerprint() -> None:
     assert compare(base, [Side("b", [row(seed=2, fingerprint="1" * 16)])])[0].note == ""
     other = compare(base, [Side("b", [row(fingerprint="2" * 16)])])[0]
     assert other.note == "settings that are no column of the table"
+    # What the columns show, they tell.
+    other = compare(base, [Side("b", [row(steps=200, fingerprint="2" * 16)])])[0]
+    assert other.note == "steps 100 and 200; losses of unlike runs have no verdict"
 
 
 def test_variants_compare_in_their_loss_if_they_have_as_many_tokens() -> None:
