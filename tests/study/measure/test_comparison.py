@@ -205,6 +205,9 @@ def test_what_differs_beside_the_name_is_named(column: str) -> None:
     assert (one.loss, together.loss) == (("", "") if column in OTHER else ("lower", "lower"))
     assert ("losses of unlike runs have no verdict" in one.note) == (column in OTHER)
     assert compare(base, [Side("c", base.rows)])[0].note == ""
+    unknown = Side("d", [replace(item, **dict.fromkeys(here)) for item in base.rows])
+    for sides in ((base, unknown), (unknown, base)):
+        assert compare(sides[0], sides[1:])[0].note == ""
 
 
 def test_settings_that_no_column_shows_are_told_by_the_fingerprint() -> None:
