@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from study.measure import records
@@ -47,6 +47,9 @@ NAMES = [field.alias or name for name, field in Record.model_fields.items()]
 
 @settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(changes=st.dictionaries(st.sampled_from([*NAMES, "new"]), VALUES))
+@example(changes={"loss/out": math.nan})
+@example(changes={"optim/total_tokens": 2**63, "attempt": 2**63})
+@example(changes={"global_step": 2**63})
 def test_a_line_is_read_as_its_class_reads_it(changes: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps(LINE | changes) + "\n")
