@@ -7,6 +7,7 @@ for each budget a parabola of the loss in log N, and one in log D; power laws th
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import numpy as np
 from scipy.special import stdtrit
@@ -23,6 +24,7 @@ from study.analysis.series import Series
 from study.formats import format_count, format_missing
 from study.measure.losses import FinalLoss, choose_loss
 from study.measure.noise import Noise
+from study.sequences import group_by
 
 NEAR = 5.0
 """Factor on the size with the lowest loss within which the parabolas are fitted."""
@@ -208,8 +210,9 @@ def _minimum(
 
 
 def _edge(runs: Sequence[IsoRun]) -> str | None:
-    sizes = sorted({run.params for run in runs})
-    best = min(runs, key=lambda run: run.loss).params
+    losses = group_by(runs, lambda run: run.params)
+    best = min(losses, key=lambda size: fmean(run.loss for run in losses[size]))
+    sizes = sorted(losses)
     return {sizes[0]: "smallest", sizes[-1]: "largest"}.get(best)
 
 

@@ -138,6 +138,7 @@ def test_missing_runs_leave_gaps() -> None:
     one, two, none = (curve.row for curve in result.curves)
     assert one.params is not None and one.params_low is None
     assert one.note == "no interval: three sizes of one seed leave no scatter"
+    assert (one.noise, one.degrees) == (None, 0)
     assert two.params is None and two.note == "a curve needs losses of three sizes"
     assert none.runs == 0 and none.params is None
     assert [law.exponent for law in result.laws] == [None, None]
@@ -153,3 +154,11 @@ def test_a_minimum_beyond_the_sizes_is_at_the_edge() -> None:
         result.curves[0].row.note == "parabola through 3 of 5 sizes; at the edge: the smallest size"
     )
     assert result.laws[0].exponent is None
+
+
+def test_the_edge_is_where_the_mean_over_seeds_is_lowest() -> None:
+    """3.2, 3.15 and 3.0, falling ever faster, though the best single run is of the middle size."""
+    losses = {4e7: (3.2, 3.2), 8e7: (2.9, 3.4), 1.6e8: (3.0, 3.0)}
+    runs = [IsoRun(n, 1e18 / 6 / n, loss) for n, pair in losses.items() for loss in pair]
+    row = fit_budgets("base", {1e18: runs}, "loss").curves[0].row
+    assert (row.params, row.edge, row.note) == (None, "largest", "at the edge: the largest size")

@@ -237,6 +237,10 @@ def test_rows_with_the_highest_loss_can_be_left_out(tmp_path: Path) -> None:
         ("params,loss\n1e6,3\n", "row 2: KeyError"),
         ("params,tokens,loss\n1e6,many,3\n", "row 2: ValueError"),
         ("params,tokens,loss\n1e6,1e8,3\n1e6,1e8,-1\n", "row 3: expected positive"),
+        ("params,tokens,loss\n1e6,1e8,0\n", "row 2: expected positive"),
+        ("params,tokens,loss\n1e6,0,3\n", "row 2: expected positive"),
+        ("params,tokens,loss\n1e6,inf,3\n", "row 2: expected positive, finite"),
+        ("params,tokens,loss\n1e6,1e8,nan\n", "row 2: expected positive, finite"),
         ("params,training_flop,loss\n0,1e8,3\n", "row 2: "),
     ],
 )
