@@ -282,6 +282,16 @@ def test_losses_by_tokens_per_parameter(make_grid: MakeGrid) -> None:
     assert short.standard_error == pytest.approx(0.05)  # 0.1 / sqrt(2) / sqrt(2)
 
 
+def test_lengths_whose_runs_are_missing_say_so(make_grid: MakeGrid) -> None:
+    """Of two seeds at each of two lengths, one run."""
+    grid = make_grid({"grid": [{**ONE, "tokens": ["2N", "1N"], "seed": [1, 2]}]})
+    write_run(grid[2], loss_validation=3.0)
+    short, long = analyse(grid).tokens_per_parameter[0]
+    assert (short.seeds, short.loss, short.standard_error) == (1, 3.0, None)
+    assert short.note == "1 of 2 runs have a loss"
+    assert (long.seeds, long.loss, long.note) == (0, None, "no loss yet")
+
+
 EVERY = {
     "models": THREE,
     **TIED,
