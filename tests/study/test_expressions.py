@@ -115,6 +115,8 @@ def test_values_by_hand(text: str, expected: Any) -> None:
         ("log(0 - gpus)", "has no value here"),
         ("model + 1", "'model' is 'tiny', not a number"),
         ("none * 2", "'none' is null, not a number"),
+        ("2 * true", "'true' is true, not a number"),
+        ("2 * (1 < 0)", "'1 < 0' is false, not a number"),
         ("gpus and true", "'gpus' is 8, not a condition"),
         ("1 in gpus", "expected a list"),
         ("(" * 200 + "1" + ")" * 99, "not an expression"),

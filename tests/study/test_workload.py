@@ -1,9 +1,62 @@
-"""What a workload says of its layout."""
+"""The work of a cell's step, and what it says of its layout."""
+
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from study.workload import Workload
+from study.workload import Workload, workload
+from tests.study.conftest import GUIDE, MakeGrid
 from tests.study.estimate.workloads import SMALL
+
+
+def test_the_workload_of_the_guides_cell_is_that_worked_out_by_hand(make_grid: MakeGrid) -> None:
+    found = workload(make_grid(GUIDE)[0], "bf16")
+    assert replace(found, unseen="") == replace(SMALL, compiled=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields"),
+    [
+        ({"distributed": {"loss_chunk": 512}}, {"loss_chunk": 512}),
+        ({"distributed": {"compile": False}}, {"compiled": False}),
+        ({"distributed": {"tp_size": 2}}, {"tensor_parallel": 2}),
+        ({"distributed": {"fsdp_type": "full_shard"}}, {"shard": 8, "sharding": "full"}),
+        (
+            {"distributed": {"fsdp_type": "full_shard", "dp_replicate": 2}},
+            {"shard": 4, "sharding": "hybrid"},
+        ),
+        ({"grad_acc_steps": 3}, {"grad_acc_steps": 3}),
+        ({"data": {"batch_size": 4, "seq_len": 1024}}, {"tokens": 4096, "seq_len": 1024}),
+        ({"model": {"sliding_window": 256}}, {"sliding_window": 256}),
+        ({"model": {"head_dim": 32}}, {"attention_dim": 256}),
+        # a layer keeps 4 x 512, queries and keys of 512 each twice, and three times 1,536 values
+        ({"model": {"qk_norm": True}}, {"kept_share": (8704 + 1024) / 8704}),
+        ({"model": {"activation": "gelu"}}, {"kept_share": (8704 - 1536) / 8704}),
+        ({"distributed": {"activation_checkpointing": "full"}}, {"recompute": "full"}),
+    ],
+)
+def test_a_setting_changes_the_workload(
+    make_grid: MakeGrid, changes: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    block = {"cluster": "fast", "model": "small", "gpus": 8, "variant": "v"}
+    found = workload(make_grid({**GUIDE, "variants": {"v": changes}, "grid": [block]})[0], "bf16")
+    for name, value in fields.items():
+        assert getattr(found, name) == pytest.approx(value), name
+
+
+def test_an_optimizer_brings_its_costs(make_grid: MakeGrid) -> None:
+    """Muon has one moment of the matrices in blocks, and AdamW's two of the 272,896 others."""
+    changes = {"optim": {"name": "muon"}}
+    block = {"cluster": "fast", "model": "small", "gpus": 8, "variant": "v"}
+    found = workload(make_grid({**GUIDE, "variants": {"v": changes}, "grid": [block]})[0])
+    assert found.optimizer.state_bytes == pytest.approx(4 + 4 * 272_896 / 27_535_872)
+    assert found.optimizer.flops > 0
+
+
+def test_the_dtype_of_the_run_counts(make_grid: MakeGrid) -> None:
+    cell = make_grid(GUIDE)[0]
+    assert (workload(cell, "fp32").value_bytes, workload(cell).value_bytes) == (4, 2)
 
 
 @pytest.mark.parametrize(
