@@ -68,6 +68,14 @@ def test_a_branch_of_one_cluster_starts_where_a_trunk_of_several_was_placed() ->
     assert (trunk.cluster, cell.cluster, cell.trunk) == ("here", "other", trunk.folder)
 
 
+def test_a_branch_of_several_clusters_starts_where_a_trunk_of_one_is() -> None:
+    several = {"cluster": {"any": ["other", "here"]}}
+    study = branched({"cell": "here/tiny/gpus-1/stable/seed-42"}, steps=50, **several)
+    study["clusters"]["other"] = study["clusters"]["here"]
+    trunk, cell = Grid(load_study(study))
+    assert (trunk.cluster, cell.cluster, cell.trunk) == ("here", "other", trunk.folder)
+
+
 def test_branches_of_branches_and_by_whole_name(tmp_path: Path) -> None:
     study = branched({"cell": "here/tiny/gpus-1/stable/seed-42", "at": 8}, steps=16, gpus=[1, 2])
     study["variants"]["other"] = {"checkpoint": {"dump": {"every": 4, "keep": 0}}}
