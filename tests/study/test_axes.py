@@ -41,6 +41,23 @@ def test_repeats_count_up_from_the_seed() -> None:
     assert message == "grid[0].repeats = 3 counts up from one seed; found 2 seeds"
 
 
+@pytest.mark.parametrize(
+    ("block", "cells"),
+    [
+        ({"repeats": 3}, 3 * 2 * 2 * 2),
+        ({"seed": [1, 2], "gpus": 1}, 2 * 2 * 2),
+        ({"paired": True, "repeats": 5}, 5 * 2),
+    ],
+)
+def test_the_cells_of_a_block_are_counted_before_they_are_made(
+    block: dict[str, Any], cells: int
+) -> None:
+    """Two models, GPU counts and learning rates, crossed or paired."""
+    lists = {"model": ["tiny", "wide"], "gpus": [1, 2], "sweep": {"optim.lr": [1e-3, 2e-3]}}
+    made = grid_of({**lists, **block})
+    assert [entry.combinations for entry in made.study.grid] == [cells] == [len(made)]
+
+
 def test_an_architecture_is_swept() -> None:
     """tiny has 2 layers, 2 heads of 32, d = 64, h = 256."""
     made = grid_of(

@@ -159,6 +159,7 @@ TINY = {"grid": [{"cluster": "here", "model": "tiny", "gpus": 2}]}
         ("flops / tokens", 6 * (BLOCKS + MATRIX) + 12 * 2 * 64 * 64),
         ("seed", 42),
         ("optim.beta2", 0.95),
+        ("1 if optim.scheduler == 'cosine' and trainer == 'ours' else 2", 1),
         ("data.sources.python_stdlib + grad_acc_steps", 4.0),
     ],
 )
