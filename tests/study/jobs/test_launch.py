@@ -252,6 +252,10 @@ def test_plan_shows_the_request_that_is_submitted(cluster: ClusterConfig, gpus: 
     submitted, shown = flags_of(shlex.join(command[1:])), flags_of(request_line(cluster, gpus))
     added = {"parsable", "job-name", "output", "export", "comment", "requeue", "-D"}
     assert {name: value for name, value in submitted.items() if name not in added} == shown
+    assert cluster.slurm is not None
+    apart = cluster.slurm.model_copy(update={"error": "50%/%j.err"})
+    errors = f"--error={Path('50%').absolute()}%/%j.err"
+    assert sbatch_command(job, parameters, apart, settings) == [*command, errors]
 
 
 def test_scratch_takes_temporary_files_and_caches(tmp_path: Path) -> None:
