@@ -221,6 +221,17 @@ def test_what_is_measured_or_under_way_stays_where_it_is(
     assert not any("-p right" in command for command in slurm.asked)
 
 
+@pytest.mark.parametrize("listed", ["", "12|FAILED|0:09|30:00|None|x|c\n"])
+def test_a_job_that_has_ended_holds_its_cell_nowhere(
+    written: Written, slurm: Slurm, listed: str
+) -> None:
+    logs = Path(written.on("left").folder, "slurm_logs")
+    logs.mkdir(parents=True)
+    (logs / "12.log").touch()
+    slurm.squeue, slurm.wait_s["left"] = listed, 7200
+    assert written.clusters() == ["right"]
+
+
 def test_a_run_of_other_settings_does_not_count(written: Written, slurm: Slurm) -> None:
     write_run(written.on("left"))
     written.values["run"]["optim"] = {"lr": 1e-4}
