@@ -1,5 +1,8 @@
 """The line about a study's Slurm jobs."""
 
+from datetime import datetime
+from types import SimpleNamespace
+
 import pytest
 
 from study.grid import Grid
@@ -27,6 +30,22 @@ def test_the_line_says_what_runs_and_waits_and_until_when(grid: Grid) -> None:
     cell = grid[0]
     assert f"1 running ({cell.cluster}/{cell.model}/{cell.gpus}); 1 waiting (1 Priority)" in line
     assert "; 1 not yet submitted; 0 of 3 finished; done at about " in line
+
+
+def test_the_end_allows_for_the_time_that_runs_have_run(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two hours one after the other, half an hour is over."""
+    clock = SimpleNamespace(monotonic=lambda: 50.0, time=lambda: 1e9)
+    monkeypatch.setattr("study.jobs.progress.time", clock)
+    progress = Progress(grid)
+    progress.expect({cell.name: 3600.0 for cell in grid[:2]})
+    progress.submitted(grid[0], "1")
+    progress.polled(listing(QueuedJob("1", "RUNNING", "None", "", "")))
+    clock.monotonic = lambda: 50.0 + 1800
+    progress.polled(listing(QueuedJob("1", "RUNNING", "None", "", "")))
+    end = datetime.fromtimestamp(1e9 + 5400)
+    assert f"; done at about {end:%H:%M on %a %d %b}." in progress.line(not_submitted=1)
 
 
 @pytest.mark.parametrize(

@@ -421,6 +421,13 @@ def test_the_text_says_what_the_noise_is_based_on_and_what_differs() -> None:
     base, other = study("a", noise=0.01, repeats=2), study("b", noise=0.01, repeats=2)
     text = to_markdown(base, [other], compare(base, [other]), None)
     assert "assumed" not in text and "For the speed they leave 24 degrees of freedom." in text
+    # A cell without a loss leaves those of the others: two seeds each of two cells and of one.
+    runs = [
+        row(seed=seed, model=model, loss_last=3 + 0.1 * seed) for seed in (1, 2) for model in "mn"
+    ]
+    ended = [replace(run, outcome="diverged") if run.model == "n" else run for run in runs]
+    base, other = Side("a", runs), Side("b", ended)
+    assert "For the loss they leave 3." in to_markdown(base, [other], compare(base, [other]), None)
 
 
 def write(folder: Path, side: Side) -> Path:

@@ -22,6 +22,15 @@ def test_a_spike_of_one_step_survives(at: int, height: float) -> None:
     assert (np.diff(line.x) > 0).all()
 
 
+def test_of_each_part_the_ends_the_extremes_and_a_gap_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two parts of a decade each: from 1 to 9, and from 10 to 15 with a gap at 12."""
+    monkeypatch.setattr("study.show.curves.PER_DECADE", 1)
+    y = [5.0, 9, 4, 3, 1, 2, 3, 4, 6, 7, 7, np.nan, 2, 8, 7.5]
+    assert thin(np.arange(1.0, 16.0), np.array(y)).x.tolist() == [1, 2, 5, 9, 10, 12, 13, 14, 15]
+
+
 def test_a_short_curve_keeps_every_point_that_a_log_axis_shows() -> None:
     line = thin(np.array([0.0, 1.0, 2.0]), np.array([9.0, 8.0, np.nan]))
     assert line.x.tolist() == [1, 2]
