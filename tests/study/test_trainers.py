@@ -442,6 +442,9 @@ def test_only_our_trainer_is_precompiled(load: Load) -> None:
 def test_the_plan_has_the_commands_of_other_trainers(load: Load) -> None:
     from study.estimate.forecast import Forecast
 
+    grid = load()
+    forecast = Forecast(grid)
+    assert "cannot be found" not in format_plan(grid, plan_table(grid, forecast), forecast)
     grid = load({"trainers": {"fork": {**FORK, "version": "git"}}})
     forecast = Forecast(grid)
     text = format_plan(grid, plan_table(grid, forecast), forecast)

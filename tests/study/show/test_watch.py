@@ -77,6 +77,11 @@ def test_the_end_of_the_study(make_grid: MakeGrid, monkeypatch: pytest.MonkeyPat
     [
         ({}, 0, "running", ""),
         ({}, 3600, "failed", "no record for 1 h: killed, or it hangs"),
+        # later than ten records of 9 steps would take, and than two minutes
+        ({"step_s": 6.0}, 500, "running", ""),
+        ({"step_s": 6.0}, 600, "failed", "no record for 10 min: killed, or it hangs"),
+        ({"step_s": 0.1}, 90, "running", ""),
+        ({"step_s": 0.1}, 150, "failed", "no record for 2.5 min: killed, or it hangs"),
         ({"status": "preempted"}, 0, "to run", "preempted; goes on"),
         ({"status": "failed"}, 0, "failed", "rank 0 ran out of memory"),
         ({"status": "completed", "outcome": "trained"}, 3600, "done", ""),
@@ -87,10 +92,23 @@ def test_the_end_of_the_study(make_grid: MakeGrid, monkeypatch: pytest.MonkeyPat
 def test_states(
     make_grid: MakeGrid, changes: dict[str, Any], age_s: float, state: str, note: str
 ) -> None:
-    grid = make_grid()
+    grid = make_grid({"run": {"logging": {"freq": 10}}})
     write_part(grid[0], age_s=age_s, **changes)
     failure = {"retry": False, "message": "rank 0 ran out of memory\nmore"}
     Path(grid[0].folder, "failure.json").write_text(json.dumps(failure))
+    item = first(grid)
+    assert (item.state, item.note) == (state, note)
+
+
+@pytest.mark.parametrize(
+    ("age_s", "state", "note"),
+    [(840, "running", "starts"), (960, "failed", "no record for 16 min: killed, or it hangs")],
+)
+def test_a_run_has_a_quarter_of_an_hour_until_its_first_record(
+    make_grid: MakeGrid, age_s: float, state: str, note: str
+) -> None:
+    grid = make_grid()
+    write_part(grid[0], share=0.0, age_s=age_s)
     item = first(grid)
     assert (item.state, item.note) == (state, note)
 
