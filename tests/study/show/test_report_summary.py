@@ -1,3 +1,5 @@
+import pytest
+
 from study.measure.throughput import throughput_rows
 from study.show.report_summary import build_matrix, describe_findings, describe_request
 from study.show.report_tables import (
@@ -52,6 +54,7 @@ def test_the_matrix_has_the_means_over_seeds(make_grid: MakeGrid) -> None:
     assert four.efficiency == 0.75
     assert four.shade_of_efficiency == 0.5
     assert matrix.highest_mfu == one.mfu
+    assert (matrix.shade_of_mfu(one), matrix.shade_of_mfu(four)) == pytest.approx((1.0, 0.1))
     assert (failed.state, waiting.state) == ("failed", "to run")
     findings = describe_findings(rows, by_gpus=True)
     assert "On 4 GPUs the scaling efficiency is 75% (median; 50% to 100% over 2 runs)." in findings
@@ -76,6 +79,17 @@ def test_the_variants_of_one_gpu_count(make_grid: MakeGrid) -> None:
     assert "The fastest variant of tiny is fast: 1.25 × base." in describe_findings(rows, False)
     told = describe_findings([rows[0], rows[2]], False)
     assert "No variant of tiny is faster than base by more than 2%." in told
+
+
+def test_of_many_names_the_last_stands_for_the_others(make_grid: MakeGrid) -> None:
+    names = [f"v{number}" for number in range(1, 9)]
+    block = {"cluster": "here", "model": "tiny", "gpus": 1, "variant": names}
+    variants = {name: {"optim": {"lr": 0.1 / int(name[1:])}} for name in names}
+    asked = describe_request(make_grid({"variants": variants, "grid": [block]}))
+    assert "in 8 variants (v1, v2, v3, v4, v5 and 3 more). Runs" in asked
+    block["variant"] = names[:6]
+    asked = describe_request(make_grid({"variants": variants, "grid": [block]}))
+    assert "in 6 variants (v1, v2, v3, v4, v5 and v6). Runs" in asked
 
 
 def test_learning_rates_are_repeats_of_one_speed(make_grid: MakeGrid) -> None:
