@@ -244,6 +244,8 @@ def test_the_mean_of_a_trainer_state(tmp_path: Path) -> None:
     loss = {"loss": 5.2, "step": 10}
     evaluation = {"eval_loss": 5.0, "eval_runtime": 20.3}
     assert read(tmp_path, "trainer_state", trainer_state(loss, STATE)) == [pytest.approx(0.2406)]
+    several = trainer_state(loss, {**loss, "step": 500}, STATE)
+    assert read(tmp_path, "trainer_state", several) == [pytest.approx(0.2406)]
     entries = [{**evaluation, "step": 250}, {**evaluation, "step": 500}, STATE]
     text = trainer_state(*entries[:1], STATE, {**evaluation, "step": 500})
     assert read(tmp_path, "trainer_state", text) == [pytest.approx(0.2)]
