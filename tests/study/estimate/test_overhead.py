@@ -1,8 +1,10 @@
 """The time of a run outside its start-up and steps, worked by hand."""
 
+from typing import Any
+
 import pytest
 
-from study.estimate.overhead import rest_terms
+from study.estimate.overhead import pauses, rest_terms
 from tests.study.conftest import MakeGrid
 
 
@@ -19,3 +21,28 @@ def test_saves_and_evaluations_by_hand(make_grid: MakeGrid) -> None:
     assert terms["saves"] == pytest.approx(4 * 12 * cell.params / 1e9)
     without = make_grid({"run": {"eval": None, "checkpoint": None}})[0]
     assert rest_terms(without, steps=40, step_s=0.3) == {"saves": 0, "evaluations": 0, "end": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "alike"),
+    [
+        ({"optim": {"lr": 1e-2}}, True),
+        ({"checkpoint": {"dump": {"every": 20, "keep": 3}}}, True),
+        ({"checkpoint": {"dump": {"every": 10}}}, False),
+        ({"checkpoint": {"async_save": False}}, False),
+        ({"checkpoint": None}, False),
+        ({"eval": {"every": 10}}, False),
+        ({"eval": {"validation": {"max_sequences": 32}}}, False),
+        ({"eval": None}, False),
+    ],
+)
+def test_what_interrupts_a_run(make_grid: MakeGrid, changes: dict[str, Any], alike: bool) -> None:
+    """Of 40 steps, with a save and an evaluation of 16 sequences every 20."""
+    run = {
+        "eval": {"every": 20, "validation": {"max_sequences": 16}},
+        "checkpoint": {"dump": {"every": 20}, "async_save": True},
+    }
+    block = {"cluster": "here", "model": "tiny", "gpus": 1, "variant": ["base", "changed"]}
+    study = {"run": run, "variants": {"changed": changes}, "grid": [block]}
+    base, changed = (pauses(cell, 40) for cell in make_grid(study))
+    assert (base == changed) == alike

@@ -447,6 +447,16 @@ def test_a_changed_cell_is_not_cast(
         read_table(path)
 
 
+def test_a_table_of_an_earlier_version_has_its_variants_too(make_grid: MakeGrid) -> None:
+    block = {"cluster": "here", "model": "tiny", "gpus": 1, "variant": ["base", "hot"]}
+    grid = make_grid({"variants": {"hot": {"optim": {"lr": 1e-2}}}, "grid": [block]})
+    for cell in grid:
+        write_run(cell)
+    table = throughput_table(grid)
+    assert to_markdown(table.assign(plain_variant=None)) == to_markdown(table)
+    assert "| hot " in to_markdown(table)
+
+
 def test_markdown_is_aligned() -> None:
     text = markdown_table(["Name", "Tokens/s"], [["a", "1,000"], ["bcd", ""]])
     assert text == (
