@@ -74,8 +74,11 @@ def test_an_incomplete_prediction_is_skipped_and_a_malformed_one_reported(
     record_predictions([grid[1]], Forecast(grid))
     path = Path(grid.study.folder, "predictions.jsonl")
     whole = path.read_text()
-    path.write_text(whole + '{"cell": "fa')
-    assert score_predictions(grid.study, []) == []
+    write_run(grid[1])
+    known = known_measurements(measured(grid))
+    for kept, count in (("", 0), (whole, 1)):
+        path.write_text(kept + '{"cell": "fa')
+        assert len(score_predictions(grid.study, known)) == count
     speed = '"step_s": 0.1, "step_s_low": 0.1, "step_s_high": '
     for line in (
         b'{"cell": "fast"}',
