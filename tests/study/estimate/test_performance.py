@@ -200,6 +200,19 @@ def test_startup_does_not_grow_with_the_model() -> None:
     assert model.startup(SMALL).middle == pytest.approx(30.0, rel=0.1)
 
 
+@pytest.mark.parametrize("factor", [1 / 20, 20])
+def test_one_measurement_tells_the_speed_of_a_cluster_without_a_data_sheet(factor: float) -> None:
+    """All on it takes 20 times as long as at the nominal rates, or a twentieth of that."""
+    cluster = ClusterConfig(device="cpu", gpu_name="CPU core", gpus_per_node=8)
+    small = replace(SMALL, gpus=1, value_bytes=4)
+    large = replace(small, n_layers=16, dim=1024, attention_dim=1024,
+                    params=206_083_072, matmul_params=205_818_880)  # fmt: skip
+    nominal = Performance(cluster, [])
+    measured = Observed(small, factor * nominal.step(small).middle, None, None)
+    step = Performance(cluster, [measured]).step(large)
+    assert step.middle == pytest.approx(factor * nominal.step(large).middle, rel=0.1)
+
+
 def test_without_data_sheet_and_measurement_the_speed_is_not_known() -> None:
     assert not Performance(ClusterConfig(gpu_name="X", gpus_per_node=1), []).knows_speed
     assert Performance(H200, []).knows_speed
