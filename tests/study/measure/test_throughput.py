@@ -133,6 +133,8 @@ def test_a_row_has_what_the_run_recorded_of_itself(make_grid: MakeGrid) -> None:
         assert getattr(row, name) == value, name
     assert (row.status, row.outcome, row.peak_memory_gib) == ("failed", None, 2.5)
     assert (row.val_loss, row.measured_with, row.torch_version) == (1.25, "aaaa", "2.13.0")
+    # its first and last training losses, 6 / (1 + step / 50)
+    assert (row.loss_first, row.loss_last) == pytest.approx((6 / 1.02, 6 / 1.8))
     assert (row.commit, row.started) == ("0123456789abcdef", "2026-01-01T00:00:00+00:00")
     assert (row.cell_name, row.fingerprint, row.speed_key) == (
         grid[2].name, grid[2].fingerprint, grid[2].speed_key,
