@@ -363,6 +363,8 @@ def test_an_earlier_study_is_evidence_and_our_own_runs_come_first(make_grid: Mak
     entry = {"file": str(csv_path), "format": "throughput"}
     later = make_grid({"study": "later", "evidence": [entry]})
     assert {item.source for item in known_measurements(later)} == {"study test"}
+    named = make_grid({"study": "later", "evidence": [{**entry, "by": "a friend"}]})
+    assert {item.source for item in known_measurements(named)} == {"a friend"}
     rows = estimate_table(later, known_measurements(later))
     assert {(row.basis, row.step_s) for row in rows} == {("Verified", 0.2)}
     assert {row.by for row in rows} == {"study test"}

@@ -12,6 +12,7 @@ from tests.study.conftest import MakeGrid, write_run
     ("loss", "expected"),
     [
         pytest.param(lambda step: float(step), 38.0, id="the median at 36, 38 and 40"),
+        pytest.param(lambda step: 99.0 if step == 40 else 1.0, 1.0, id="a spike does not count"),
         pytest.param(lambda step: None if step == 38 else float(step), 38.0, id="one is unknown"),
         # a tenth of 38 steps: from 34.2 on
         pytest.param(lambda step: None if step == 40 else float(step), 37.0, id="the last is"),
