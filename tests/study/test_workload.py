@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from study.workload import Workload, workload
+from study.workload import Workload, plan_dtype, workload
 from tests.study.conftest import GUIDE, MakeGrid
 from tests.study.estimate.workloads import SMALL
 
@@ -57,6 +57,17 @@ def test_an_optimizer_brings_its_costs(make_grid: MakeGrid) -> None:
 def test_the_dtype_of_the_run_counts(make_grid: MakeGrid) -> None:
     cell = make_grid(GUIDE)[0]
     assert (workload(cell, "fp32").value_bytes, workload(cell).value_bytes) == (4, 2)
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_only_of_this_machines_cpu_it_is_known_whether_it_has_bf16(
+    make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch, has_bf16: bool
+) -> None:
+    monkeypatch.setattr("study.workload.has_bf16", lambda: has_bf16)
+    slurm = {"slurm": {"partition": "cpu", "gpu_request": "none"}}
+    here, elsewhere = make_grid()[0], make_grid({"clusters": {"here": slurm}})[0]
+    assert plan_dtype(here) == ("bf16" if has_bf16 else "fp32")
+    assert plan_dtype(elsewhere) == "fp32"
 
 
 @pytest.mark.parametrize(
