@@ -19,6 +19,17 @@ def test_isoflop_profiles_find_the_optimum_of_a_budget() -> None:
     assert profile.params == pytest.approx(best, rel=0.1)
 
 
+@pytest.mark.parametrize(("ratio", "flops"), [(1.09, [1e20 * 1.09**0.5]), (1.12, [1e20, 1.12e20])])
+def test_budgets_within_a_tenth_are_one(ratio: float, flops: list[float]) -> None:
+    best, _ = PLANTED.optimum(1e20)
+    runs = [
+        TrainedModel("", n, budget / 6 / n, PLANTED.loss(n, budget / 6 / n))
+        for n in best * np.array([0.5, 0.7, 1.4, 2.0])
+        for budget in (1e20, ratio * 1e20)
+    ]
+    assert [profile.flops for profile in isoflop_profiles(runs)] == pytest.approx(flops)
+
+
 @pytest.mark.parametrize("apart", [2.0, 1.3], ids=["few near the lowest loss", "rising"])
 def test_sizes_beyond_the_optimum_have_no_minimum(apart: float) -> None:
     best, _ = PLANTED.optimum(1e20)

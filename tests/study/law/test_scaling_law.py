@@ -91,6 +91,10 @@ def test_what_a_grid_lacks_is_reported(runs: list[TrainedModel], text: str) -> N
 
 def test_a_complete_grid_lacks_nothing() -> None:
     assert find_missing(grid([1e7, 2e7, 4e7], [1e9, 2e9, 4e9, 8e9])) == []
+    # Three lengths of one size, two of another, and seven further sizes.
+    sizes = [4e7 * 2**double for double in range(7)]
+    few = grid([1e7], [1e9, 1.5e9, 2e9]) + grid([2e7], [1e9, 2e9]) + grid(sizes, [1e9])
+    assert find_missing(few) == []
 
 
 def test_fewer_than_twelve_runs_are_refused() -> None:
@@ -160,6 +164,10 @@ def test_runs_left_out_are_predicted() -> None:
     assert most.largest_error < 1e-3
     wrong = [*runs[:-1], replace(runs[-1], loss=1.1 * runs[-1].loss)]
     assert held_out_errors(wrong, law)[1].largest_error == pytest.approx(1 - 1 / 1.1, abs=2e-3)
+    # All of the fifth with the most compute are too high: the others know nothing of that.
+    by_compute = sorted(runs, key=lambda run: run.flops)
+    wrong = [*by_compute[:24], *(replace(run, loss=1.1 * run.loss) for run in by_compute[24:])]
+    assert held_out_errors(wrong, law)[1].median_error == pytest.approx(1 - 1 / 1.1, abs=2e-3)
 
 
 def test_losses_of_a_study(make_grid: MakeGrid) -> None:
