@@ -76,6 +76,17 @@ def test_a_branch_of_several_clusters_starts_where_a_trunk_of_one_is() -> None:
     assert (trunk.cluster, cell.cluster, cell.trunk) == ("here", "other", trunk.folder)
 
 
+def test_a_branch_of_a_cell_that_fits_nowhere_names_it() -> None:
+    several = {"cluster": {"any": ["small", "here"]}}
+    key = "small|here/tiny/gpus-16/stable/seed-42"
+    study = branched({"cell": key}, steps=50, first={**several, "gpus": 16}, **several)
+    study["clusters"]["small"] = study["clusters"]["here"]
+    told = problems(study)
+    assert told[0].startswith(f"grid[0].cluster: {key} can run on none of them: found 16 ")
+    expected = "is never run; expected a cell that is trained"
+    assert told[1:] == [f"grid[1].from.cell: {key} {expected}"]
+
+
 def test_branches_of_branches_and_by_whole_name(tmp_path: Path) -> None:
     study = branched({"cell": "here/tiny/gpus-1/stable/seed-42", "at": 8}, steps=16, gpus=[1, 2])
     study["variants"]["other"] = {"checkpoint": {"dump": {"every": 4, "keep": 0}}}
