@@ -33,3 +33,18 @@ def test_optional_columns(
     assert headings[:4] == ["Model Size", "Params", "GPUs", "Tokens/Step"]
     assert headings[4:6] == [f"{horizon.title()} Time", "Interval"]
     assert dict(zip(headings[6:-1], cells[0][6:-1], strict=True)) == shown
+
+
+@pytest.mark.parametrize(
+    ("variant", "plain", "model"),
+    [("base", "base", "small"), ("hot", "hot", "small (hot)"), ("hot", "", "small (hot)"),
+     ("litgpt+hot", "hot", "small (hot)"), ("litgpt", "base", "small")],
+)  # fmt: skip
+def test_a_variant_stands_after_the_model(
+    make_grid: MakeGrid, variant: str, plain: str, model: str
+) -> None:
+    """Without the trainer's name; the table of an earlier version has the whole one alone."""
+    row = Estimator([]).estimate(make_grid(GUIDE)[0], 8)
+    known = {"variant": variant, "plain_variant": plain}
+    _, ((first, *_),) = readable_estimates([type(row)(**{**vars(row), **known})])
+    assert first == model
