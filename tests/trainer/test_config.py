@@ -196,12 +196,18 @@ def test_a_run_is_not_resumed_in_other_number_formats(config_file: Path) -> None
     assert unused.trajectory(1) == load(config_file).trajectory(1)
 
 
+@pytest.mark.parametrize(("dim", "hidden"), [(512, 1536), (768, 2048), (1024, 2816)])
+def test_ffn_hidden_matches_the_guide(dim: int, hidden: int) -> None:
+    assert ModelConfig(dim=dim, n_layers=1, n_heads=8).ffn_hidden == hidden
+
+
 @pytest.mark.parametrize(
-    ("dim", "multiplier", "hidden"), [(512, None, 1536), (768, None, 2048), (1024, None, 2816)]
+    ("dim", "multiple", "hidden"), [(4096, 1024, 14_336), (8192, 4096, 28_672)], ids=["8B", "70B"]
 )
-def test_ffn_hidden_matches_the_guide(dim: int, multiplier: float | None, hidden: int) -> None:
-    model = ModelConfig(dim=dim, n_layers=1, n_heads=8, ffn_dim_multiplier=multiplier)
-    assert model.ffn_hidden == hidden
+def test_ffn_hidden_matches_llama_3(dim: int, multiple: int, hidden: int) -> None:
+    """`intermediate_size` of config.json for `ffn_dim_multiplier` of params.json, both Meta's."""
+    shape = {"dim": dim, "n_layers": 1, "n_heads": 32, "multiple_of": multiple}
+    assert ModelConfig.model_validate({**shape, "ffn_dim_multiplier": 1.3}).ffn_hidden == hidden
 
 
 @given(dim=st.integers(1, 512), heads=st.integers(1, 16), multiple=st.integers(1, 512))

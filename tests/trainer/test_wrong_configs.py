@@ -18,6 +18,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from tests.trainer.model.scalings import LLAMA3
 from trainer.__main__ import main
 from trainer.config import CheckpointConfig, ProfilingConfig, RunConfig
 from trainer.folder.checkpoint import Saver
@@ -55,6 +56,9 @@ def keys(model: type[BaseModel], path: tuple[str, ...] = ()) -> dict[tuple[str, 
             found |= keys(group, (*path, name))
     return found
 
+
+SMALL = {"dim": 64, "n_layers": 1, "n_heads": 2}
+TEXT = {"root_dir": "data", "sources": {"text": 1.0}}
 
 KEYS = keys(RunConfig)
 GROUPS = [(), *(path for path, field in KEYS.items() if groups(field.annotation))]
@@ -209,6 +213,31 @@ def test_every_wrong_config_is_rejected_with_its_keys(
         (
             {"steps": 6, "optim": {"scheduler": "wsd", "cycle_length": 0.15}},
             "optim.cycle_length = 0.15 of steps = 6 is less than one step",
+        ),
+        (
+            {"model": {**SMALL, "rope_scaling": {**LLAMA3, "rope_type": "linear"}}},
+            "model.rope_scaling.rope_type = linear has only factor; remove low_freq_factor, high_",
+        ),
+        (
+            {"model": {**SMALL, "rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}}},
+            "model.rope_scaling.high_freq_factor = 1; expected more than low_freq_factor = 1",
+        ),
+        (
+            {"model": {**SMALL, "rope_scaling": LLAMA3, "pos_embed": "none"}},
+            "model.pos_embed = none leaves rope_scaling nothing to scale",
+        ),
+        (
+            {"data": {**TEXT, "document_mask": True, "add_bos": False, "add_eos": False}},
+            "data.document_mask = true needs add_bos or add_eos",
+        ),
+        (
+            {"device": "cuda", "model": {**SMALL, "sliding_window": 8}}
+            | {"distributed": {"attention": "flash"}},
+            "distributed.attention = flash: not supported with a mask; expected one of auto, flex",
+        ),
+        (
+            {"distributed": {"float8_recipe": "rowwise", "tp_size": 2}},
+            "distributed.float8_recipe: not supported with tp_size > 1",
         ),
         ({"distributed": {"dp_shard": 2}}, "distributed.dp_shard = 2 needs fsdp_type"),
         (

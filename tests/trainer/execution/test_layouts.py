@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -294,20 +295,39 @@ def test_samples_do_not_depend_on_the_layout(processes: int, tp_size: int) -> No
         ),
         ({"dp_replicate": 2}, 4, "dp_replicate 2 x dp_shard 1 x tp_size 1 are not 4 processes"),
         ({"tp_size": 4}, 4, "tp_size = 4 does not divide model.n_kv_heads = 2"),
+        ({"tp_size": 8}, 8, "tp_size = 8 does not divide model.n_heads = 4"),
+        (
+            {"fsdp_type": "full_shard", "cuda_graphs": True},
+            2,
+            "distributed.cuda_graphs = true: not supported with sharded weights",
+        ),
     ],
 )
 def test_a_layout_that_does_not_fit_is_reported(settings: dict, gpus: int, expected: str) -> None:
-    config = RunConfig.model_validate(
+    with pytest.raises(ConfigError, match=expected):
+        spread_config(settings).check_processes(gpus)
+
+
+def spread_config(settings: dict[str, Any], **model: Any) -> RunConfig:
+    return RunConfig.model_validate(
         {
             "dump_dir": "x",
             "steps": 1,
-            "model": {"dim": 32, "n_layers": 1, "n_heads": 4, "n_kv_heads": 2},
+            "model": {"dim": 32, "n_layers": 1, "n_heads": 4, "n_kv_heads": 2, **model},
             "data": {"root_dir": "x", "sources": {"text": 1}, "seq_len": 64},
             "distributed": settings,
         }
     )
-    with pytest.raises(ConfigError, match=expected):
-        config.check_processes(gpus)
+
+
+def test_a_layout_that_fits_is_accepted() -> None:
+    """What is refused of several processes is not of one."""
+    spread_config({"fsdp_type": "full_shard", "cuda_graphs": True}).check_processes(1)
+    spread_config({"tp_size": 2, "dp_replicate": 2}).check_processes(4)
+    tied = spread_config({"tp_size": 2}, weight_tying=True)
+    with pytest.raises(ConfigError, match=r"weight_tying: not supported with distributed\.tp_size"):
+        tied.check_processes(2)
+    spread_config({}, weight_tying=True).check_processes(2)
 
 
 def test_ddp_on_a_cpu_does_not_reduce_in_bf16(runs: Runs) -> None:
