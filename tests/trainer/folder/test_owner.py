@@ -116,6 +116,12 @@ def test_checkpoints_without_an_owner_need_the_run_that_wrote_them(tmp_path: Pat
         start(config)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text(make_summary(trajectory="ours").to_json())
+    state = tmp_path / "old" / "0000000002" / "state.json"
+    content = state.read_text()
+    state.write_text(content[:-2])  # damaged: whose it is cannot be known
+    with pytest.raises(ConfigError, match="holds 0000000002, a checkpoint of another run"):
+        start(config)
+    state.write_text(content)
     start(config)
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from tests.trainer.conftest import Runs, digest_of, losses, read_records
+from tests.trainer.small_runs import ALONE, SmallRun
 from trainer.config import RunConfig, load_run_config
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import Position, of_step
 from trainer.folder.owner import check_replaces_nothing
-from trainer.folder.source import Source
+from trainer.folder.source import Source, find_source
 from trainer.problems import ConfigError
 from trainer.tokens.order import DataStart, SampleOrder, count_taken
 
@@ -191,6 +192,24 @@ def test_sources_that_are_none_are_refused(runs: Runs) -> None:
             branch(runs, path)
     with pytest.raises(ConfigError, match="contradicts init_ckpt_path, which takes only weights"):
         branch(runs, runs.folder, f"checkpoint.init_ckpt_path={runs.folder}")
+
+
+def test_a_checkpoint_that_lacks_what_a_run_continues_is_refused(tmp_path: Path) -> None:
+    """Its run's settings, its batch, as in older versions; or its state is damaged."""
+    SmallRun().save(tmp_path, 3, "dump")
+    saved = of_step(tmp_path, 3)
+    for path in (tmp_path, saved):
+        with pytest.raises(ConfigError, match=r"/0000000003: .*\n.*found no run\.yaml; expec"):
+            find_source(path, ALONE)
+    config = config_of(tmp_path)
+    (saved / "run.yaml").write_text(config.to_yaml())
+    source = find_source(saved, ALONE)
+    assert (source.path, source.position.step) == (saved, 3)
+    with pytest.raises(ConfigError, match=r"found no global_batch in state\.json; expec"):
+        source.continued(config, Position(0, 0.0, "new"))
+    (saved / "state.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"continue_from: cannot be read: state\.json was chan"):
+        find_source(saved, ALONE)
 
 
 def test_a_run_cannot_continue_itself(runs: Runs) -> None:
