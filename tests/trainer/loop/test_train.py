@@ -90,11 +90,16 @@ def test_bits_per_byte_of_token_ids_are_unknown() -> None:
 
 
 def test_bits_per_byte_count_the_text_that_was_read() -> None:
-    """Three windows of 2 bytes a token and one of 5, whatever the length of each text."""
+    """Three windows of 2 bytes a token and one of 5, whatever the length of each text.
+
+    A source without a window does not count, nor does it matter that its bytes are unknown.
+    """
     short = Shards(Path(), "", "<u2", Part(1, 9, 9), held_out=Part(2, 60, 120))
     long = replace(short, held_out=Part(2, 600_000, 3_000_000))
-    windows = {"short": 3, "long": 1}
-    bits = bits_per_byte(math.log(2), {"short": short, "long": long}, windows)
+    unread = replace(short, held_out=Part(1, 20, None))
+    windows = {"short": 3, "long": 1, "unread": 0}
+    texts = {"short": short, "long": long, "unread": unread}
+    bits = bits_per_byte(math.log(2), texts, windows)
     assert bits == pytest.approx(4 / (3 * 2 + 5))
 
 

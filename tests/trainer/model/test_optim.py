@@ -59,6 +59,8 @@ def test_schedule_rises_then_falls(steps: int, warmup: int, ratio: float) -> Non
         ({"scheduler": "wsd", "cycle_length": 0.5, "decay_fraction": 0.2}, 50, 0.1),
         ({"scheduler": "wsd", "cycle_length": 0.5, "decay_fraction": 0.2}, 51, 1.0),
         ({"scheduler": "wsd", "cycle_length": 0.5, "decay_fraction": 0.2}, 90, 1 / 5.5),
+        # Half a step of decay is none.
+        ({"scheduler": "wsd", "decay_fraction": 0.005}, 100, 1.0),
         # Two cosines of 50 steps: the middle and the end of each.
         ({"cycle_length": 0.5}, 25, 0.55),
         ({"cycle_length": 0.5}, 50, 0.1),
