@@ -63,6 +63,50 @@ def test_power_and_memory_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert meter.peak_memory_gib == 30
 
 
+def test_the_state_is_in_watts_and_gib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML answers in milliwatts and bytes."""
+    pynvml = pytest.importorskip("pynvml")
+
+    def refuse(handle: str) -> int:
+        raise OSError
+
+    nvml = SimpleNamespace(
+        NVMLError=OSError,
+        NVML_CLOCK_SM=pynvml.NVML_CLOCK_SM,
+        nvmlDeviceGetHandleByUUID={"GPU-a0": "handle"}.__getitem__,
+        nvmlDeviceGetName=lambda handle: f"name of {handle}",
+        nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: (
+            pynvml.nvmlClocksEventReasonGpuIdle
+            | pynvml.nvmlClocksEventReasonSwPowerCap
+            | pynvml.nvmlClocksEventReasonSwThermalSlowdown
+            | pynvml.nvmlClocksEventReasonHwThermalSlowdown
+        ),
+        nvmlDeviceGetClockInfo=lambda handle, kind: {pynvml.NVML_CLOCK_SM: 1410}[kind],
+        nvmlDeviceGetEnforcedPowerLimit=lambda handle: 700_000,
+        nvmlDeviceGetPowerUsage=lambda handle: 312_500,
+        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=3 * 2**29),
+    )
+    monkeypatch.setattr(gpu_state, "_nvml", lambda: nvml)
+    limits = ("power limit", "temperature")
+    assert gpu_state.read("a0") == GpuState(1410, 700.0, limits, power_w=312.5, used_gib=1.5)
+    assert gpu_state.name_of("a0") == "name of handle"
+    nvml.nvmlDeviceGetPowerUsage = nvml.nvmlDeviceGetMemoryInfo = refuse
+    assert gpu_state.read("a0") == GpuState(1410, 700.0, limits, power_w=None, used_gib=None)
+    nvml.nvmlDeviceGetCurrentClocksThrottleReasons = refuse
+    assert gpu_state.read("a0") is None
+
+
+def test_what_lowers_the_clock_has_nvmls_bits() -> None:
+    pynvml = pytest.importorskip("pynvml")
+    assert {
+        pynvml.nvmlClocksEventReasonSwPowerCap: "power limit",
+        pynvml.nvmlClocksEventReasonHwSlowdown: "hardware slowdown",
+        pynvml.nvmlClocksEventReasonSwThermalSlowdown: "temperature",
+        pynvml.nvmlClocksEventReasonHwThermalSlowdown: "temperature",
+        pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "power brake",
+    } == gpu_state.REASONS
+
+
 THREE_GPUS = SimpleNamespace(
     NVMLError=OSError,
     nvmlDeviceGetCount=lambda: 3,
