@@ -18,6 +18,7 @@ from trainer.model.muon import orthogonalise
 from trainer.model.optimizer import build_optimizer
 from trainer.model.optimizers import optimizer_costs
 
+MATRIX = torch.Generator().manual_seed(3)
 GUIDE = OptimConfig(lr=3e-4, warmup=100, lr_min_ratio=0.1)
 
 
@@ -101,6 +102,36 @@ def test_a_step_matches_adamw() -> None:
     torch.testing.assert_close(weight.detach(), expected)
 
 
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("fused", [False, True])
+def test_steps_are_those_of_torchs_adamw(fused: bool, clip: float | None) -> None:
+    """Bit for bit with the same kernel, if gradients are not clipped."""
+    ours, other = (Transformer(ModelConfig(dim=32, n_layers=1, n_heads=2), 258, 8) for _ in "ab")
+    for model in (ours, other):
+        model.init_weights(0)
+    settings = {"lr": 0.01, "beta1": 0.8, "beta2": 0.9, "epsilon": 1e-3, "weight_decay": 0.3}
+    optimizer = AdamW(ours, OptimConfig(**settings, clip=clip, fused=fused))
+    decayed, rest = (
+        [p for p in other.parameters() if (p.ndim == 2) is kind] for kind in (True, False)
+    )
+    groups = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
+    theirs = torch.optim.AdamW(groups, 0.01, (0.8, 0.9), 1e-3, weight_decay=0.3, fused=True)
+    for rate in (0.01, 0.03, 0.02):
+        for one, same in zip(ours.parameters(), other.parameters(), strict=True):
+            one.grad = torch.randn(one.shape, generator=MATRIX)
+            same.grad = one.grad.clone()
+        optimizer.set_rate(rate)
+        for group in theirs.param_groups:
+            group["lr"] = rate
+        optimizer.step(optimizer.grad_norm())
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(other.parameters(), clip)
+        theirs.step()
+    exact = fused and clip is None
+    for one, same in zip(ours.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, same, rtol=0, atol=0 if exact else 2e-6)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("rate", [0.01, torch.tensor(0.01)], ids=["number", "tensor"])
 def test_the_bias_of_slow_moments_is_corrected(fused: bool, rate: float | torch.Tensor) -> None:
@@ -116,9 +147,6 @@ def test_the_bias_of_slow_moments_is_corrected(fused: bool, rate: float | torch.
         optimizer.step()
         expected = -0.01 * step * torch.sign(gradient)
         torch.testing.assert_close(model.weight.detach(), expected, rtol=3e-6, atol=0)
-
-
-MATRIX = torch.Generator().manual_seed(3)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
