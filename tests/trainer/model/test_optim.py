@@ -195,7 +195,10 @@ def test_muon_is_torchs_within_its_bf16(fused: bool) -> None:
     muon = torch.optim.Muon(matrices, lr=0.01, adjust_lr_fn="match_rms_adamw")
     adamw = AdamW(other, config, [n for n, p in other.named_parameters() if not _is_of_muon(n, p)])
     parameters, parts = dict(ours.named_parameters()), parts_of(ours)
-    for _ in range(3):
+    for rate in (0.01, 0.02, 0.005):
+        optimizer.set_rate(rate)
+        muon.param_groups[0]["lr"] = rate
+        adamw.set_rate(rate)
         for parameter in parameters.values():
             parameter.grad = torch.zeros_like(parameter)
         for name, parameter in other.named_parameters():
@@ -210,6 +213,35 @@ def test_muon_is_torchs_within_its_bf16(fused: bool) -> None:
     for name, parameter in other.named_parameters():
         worst = 1e-3 if _is_of_muon(name, parameter) else 1e-6
         torch.testing.assert_close(found[name], parameter.detach(), rtol=0, atol=worst)
+
+
+def test_muon_on_a_cpu_is_exact_to_fp32() -> None:
+    """Two steps of Jordan et al. 2024 with the size of Liu et al. 2025, in float64."""
+    model = Transformer(
+        ModelConfig(dim=32, n_layers=1, n_heads=2, multiple_of=48), 258, 8, fused=False
+    )
+    model.init_weights(0)
+    settings = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.3, "clip": None}
+    optimizer = build_optimizer(model, OptimConfig(name="muon", **settings))
+    named = [(name, p) for name, p in model.named_parameters() if _is_of_muon(name, p)]
+    expected = {name: parameter.detach().double() for name, parameter in named}
+    momenta = {name: torch.zeros_like(weight) for name, weight in expected.items()}
+    for _ in range(2):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=MATRIX)
+        optimizer.step()
+        for name, parameter in named:
+            gradient = parameter.grad.double()
+            momenta[name] = 0.9 * momenta[name] + 0.1 * gradient
+            x = 0.1 * gradient + 0.9 * momenta[name]
+            x /= x.norm()
+            for _ in range(5):
+                square = x @ x.T
+                x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+            size = 0.2 * max(x.shape) ** 0.5
+            expected[name] = (1 - 0.02 * 0.3) * expected[name] - 0.02 * size * x
+    for name, parameter in named:
+        torch.testing.assert_close(parameter.detach().double(), expected[name], rtol=0, atol=1e-6)
 
 
 def _is_of_muon(name: str, parameter: torch.Tensor) -> bool:
