@@ -137,6 +137,9 @@ def test_two_processes_continue_what_one_has_saved(runs: Runs, trunk: Path) -> N
     assert [step for step, _ in found] == [step for step, _ in expected]
     for (_, ours), (_, theirs) in zip(found, expected, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
+    for record in read_records(runs.out()):
+        assert record["speed/tokens_per_s"] == pytest.approx(4 * 64 / record["time/step_s"])
+        assert record["speed/wps"] == pytest.approx(record["speed/tokens_per_s"] / 2)
 
 
 @pytest.mark.parametrize(

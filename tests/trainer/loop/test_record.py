@@ -1,14 +1,17 @@
-"""Records of intervals that are not in steady state."""
+"""What records say of their intervals."""
 
 import os
 import signal
+import statistics
 
 import pytest
 
 from tests.trainer.conftest import Runs, kept_handlers, read_records
 from tests.trainer.loop.open_run import open_run
+from trainer.loop.stop_signal import StopSignal
 from trainer.loop.summary import open_journal
 from trainer.loop.train import train
+from trainer.records import EXIT_PREEMPTED
 
 
 def test_intervals_that_are_not_steady_say_so(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,3 +32,26 @@ def test_intervals_that_are_not_steady_say_so(runs: Runs, monkeypatch: pytest.Mo
     paused = {record["global_step"]: record["time/paused"] for record in records}
     assert paused == {1: None, 4: True, 5: None, 10: None, 15: True, 20: None}
     assert [record["time/interval_steps"] for record in records] == [1, 3, 1, 5, 5, 5]
+
+
+def test_a_record_sums_up_its_interval(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one record for each step has it; also where an interruption divides the interval."""
+    settings = ("steps=10", "eval=null", "checkpoint={}")
+    assert runs.here(*settings, "logging.freq=1", f"dump_dir={runs.out('each')}") == 0
+    answers = iter([False] * 7 + [True])
+    monkeypatch.setattr(StopSignal, "agreed", lambda signal: next(answers, False))
+    assert runs.here(*settings, "logging.freq=5") == EXIT_PREEMPTED
+    assert runs.here(*settings, "logging.freq=5") == 0
+    each = {record["global_step"]: record for record in read_records(runs.out("each"))}
+    records = read_records(runs.out())
+    assert [record["global_step"] for record in records] == [1, 5, 10]
+    for record, first in zip(records, (1, 2, 6), strict=True):
+        step = record["global_step"]
+        mean = statistics.mean(each[one]["loss/step"] for one in range(first, step + 1))
+        assert record["loss/out"] == pytest.approx(mean, rel=1e-6)
+        for key in ("loss/step", "optim/lr", "optim/grad_norm", "optim/total_tokens", "data/epoch"):
+            assert record[key] == each[step][key]
+        assert record["speed/tokens_per_s"] == pytest.approx(4 * 64 / record["time/step_s"])
+        assert record["speed/wps"] == record["speed/tokens_per_s"]
+        flops = 6 * (2 * (4 * 32**2 + 3 * 32 * 96 + 2 * 32) + 32 + 258 * 32) + 12 * 2 * 64 * 32
+        assert record["speed/tflops_per_gpu"] == pytest.approx(record["speed/wps"] * flops / 1e12)
