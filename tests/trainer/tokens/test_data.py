@@ -16,6 +16,7 @@ from tests.waiting import PATIENCE_S
 from trainer.config import DataConfig
 from trainer.tokens import data
 from trainer.tokens.data import BatchLoader, positions
+from trainer.tokens.order import DataStart
 from trainer.tokens.shard_folder import Shards
 
 
@@ -55,6 +56,28 @@ def test_the_same_tokens_on_any_layout(
         return seen
 
     assert steps(world, micro, batch) == steps(1, 1, 8)
+
+
+@pytest.mark.parametrize(("rank", "first"), [(0, [[0, 1], [4, 5]]), (1, [[2, 3], [6, 7]])])
+def test_samples_are_numbered_from_the_start(
+    make_shards: Make, rank: int, first: list[list[int]]
+) -> None:
+    """In order of micro-batches, then ranks; those of a run that continues another go on there."""
+    shards = {"a": make_shards(1000), "b": make_shards(500, first=5000)}
+    layout = {"world": 2, "rank": rank, "grad_acc_steps": 2, "stop_step": 9}
+    with closing(loader(shards, **layout)) as batches:
+        for step, earlier in ((1, 0), (2, 8), (7, 48)):
+            samples = batches.samples(step)
+            assert (samples - earlier).tolist() == first
+            chosen = batches.order.locate(samples.ravel())
+            starts = chosen.start + np.where(chosen.source == 1, 5000, 0)
+            (tokens,) = batches.read(step, step)
+            assert tokens[..., 0].ravel().tolist() == starts.tolist()
+    begin = DataStart(step=3, sample=100)
+    with closing(loader(shards, **layout, start_step=3, begin=begin)) as batches:
+        for step, earlier in ((4, 100), (5, 108), (9, 140)):
+            assert (batches.samples(step) - earlier).tolist() == first
+        assert batches.epoch(9) == batches.order.epoch(148)
 
 
 def test_windows_are_neighbouring_tokens_of_their_source(make_shards: Make) -> None:
