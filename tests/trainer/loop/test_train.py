@@ -59,6 +59,9 @@ def test_a_run_writes_its_documented_files(runs: Runs) -> None:
     assert records[-1]["data/epoch"] == samples / windows
     evaluations = read_records(runs.out(), "metrics.eval.jsonl")
     assert [record["global_step"] for record in evaluations] == [10, 20]
+    assert [record["eval/tokens"] for record in evaluations] == [8 * 64] * 2
+    assert elapsed[5] < evaluations[0]["time/elapsed_s"] < elapsed[6]
+    assert elapsed[-1] < evaluations[1]["time/elapsed_s"]
     assert evaluations[-1]["eval/loss"] == facts["loss_validation"]
     text, tokens = size_of(runs, "val")
     bits = evaluations[-1]["eval/loss"] * tokens / text / math.log(2)
