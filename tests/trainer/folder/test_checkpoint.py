@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pickle
+import zlib
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ from tests.trainer.folder.attack import Attack
 from tests.trainer.small_runs import ALONE, SmallRun, steps_in
 from trainer.config import CheckpointConfig
 from trainer.folder import checkpoint
-from trainer.folder.checkpoint_state import CheckpointError, Position, of_step
+from trainer.folder.checkpoint_state import (
+    BLOCK_BYTES,
+    CheckpointError,
+    Position,
+    fingerprint_of,
+    of_step,
+    read_state,
+    write_state,
+)
 from trainer.folder.checkpoint_tensors import write_tensors
 from trainer.folder.initial_weights import find
 
@@ -95,6 +104,23 @@ def test_a_changed_state_is_skipped(
     assert newest is not None
     assert newest.step == 1
     assert "warning: " in capsys.readouterr().out
+
+
+def test_checksums_are_those_that_older_checkpoints_have(tmp_path: Path) -> None:
+    """With another kind of sum, an update would skip all checkpoints as changed."""
+    file = tmp_path / "file"
+    file.write_bytes(b"123456789")
+    assert fingerprint_of(file) == {"size": 9, "crc32": 0xCBF43926}  # CRC-32's check value
+    content = os.urandom(2 * BLOCK_BYTES + 3)
+    file.write_bytes(content)
+    assert fingerprint_of(file) == {"size": len(content), "crc32": zlib.crc32(content)}
+    known = zlib.crc32(b'{"files": {}, "kinds": ["dump"], "step": 3}')
+    state = f'{{"step": 3, "kinds": ["dump"], "files": {{}}, "crc32": {known}}}'
+    (tmp_path / "state.json").write_text(state)
+    facts = {"step": 3, "kinds": ["dump"], "files": {}}
+    assert read_state(tmp_path) == facts
+    write_state(tmp_path, facts)
+    assert json.loads((tmp_path / "state.json").read_text()) == json.loads(state)
 
 
 def test_a_save_in_the_background_holds_the_state_of_its_step(tmp_path: Path) -> None:
