@@ -1,6 +1,7 @@
 """Hugging Face datasets and columns of token ids, against the same documents as text."""
 
 import json
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,17 @@ def test_both_formats_of_arrow(tmp_path: Path) -> None:
     write_arrow(tmp_path / "b.arrow", texts)
     assert texts_of([tmp_path / "a.arrow", tmp_path / "b.arrow"]) == texts * 2
     assert [len(cut(tmp_path / f"{name}.arrow", 1)) for name in "ab"] == [2, 2]
+
+
+def test_damaged_offsets_are_named(tmp_path: Path) -> None:
+    """The text between two of them would be taken from anywhere in the memory."""
+    path = tmp_path / "a.arrow"
+    write_arrow(path, ["aa", "bb"])
+    offsets, damaged = struct.pack("<3i", 0, 2, 4), struct.pack("<3i", 0, 5, 4)
+    assert path.read_bytes().count(offsets) == 1
+    path.write_bytes(path.read_bytes().replace(offsets, damaged))
+    with pytest.raises(ConfigError, match=r"a\.arrow: 1 problem\n  cannot be read: "):
+        texts_of([path])
 
 
 def test_a_stream_that_was_cut_between_two_batches_is_named(tmp_path: Path) -> None:

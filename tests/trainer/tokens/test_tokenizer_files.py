@@ -214,6 +214,20 @@ def test_a_bad_file_is_named(tmp_path: Path, name: str, content: bytes | None) -
         load(name, path)
 
 
+def test_ranks_may_have_any_order_but_no_foreign_character(
+    tmp_path: Path, files: dict[str, Path]
+) -> None:
+    lines, path = files["tiktoken"].read_text().splitlines(), tmp_path / "ranks"
+    path.write_text("\n".join([*reversed(lines), "", ""]))
+    text = "The number 12"
+    assert load("tiktoken", path).encode(text).tolist() == (
+        load("tiktoken", files["tiktoken"]).encode(text).tolist()
+    )
+    path.write_text("\n".join([f"!{lines[0]}", *lines[1:]]))
+    with pytest.raises(ConfigError, match=r"ranks: 1 problem\n  cannot be read as the file of a"):
+        load("tiktoken", path)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(None, "No such file or directory"), (b"{}", "found no 'model'"), (b"[", "Expecting value: ")],
