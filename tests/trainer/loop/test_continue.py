@@ -119,6 +119,17 @@ def test_a_resumed_run_goes_on_from_its_own_checkpoints(
     assert facts["status"] == "completed"
 
 
+def test_a_resumed_branch_still_says_what_it_continues(runs: Runs, trunk: Path) -> None:
+    out = branch(runs, trunk / "checkpoints" / "0000000012")
+    before = json.loads((out / "run.json").read_text())
+    interrupt(out, 20)
+    branch(runs, trunk / "checkpoints" / "0000000012")
+    after = json.loads((out / "run.json").read_text())
+    assert before["continued"]["step"] == 12
+    assert after["continued"] == before["continued"]
+    assert [attempt["first_step"] for attempt in after["attempts"]] == [13, 17]
+
+
 def interrupt(out: Path, step: int) -> None:
     """Leave a completed run as if it had been killed before it saved a step."""
     facts = json.loads((out / "run.json").read_text())

@@ -13,6 +13,10 @@ def test_run_json_records_the_choices(runs: Runs) -> None:
     facts = json.loads((runs.out() / "run.json").read_text())
     assert facts["device"] == "cpu"
     assert facts["cores_per_rank"] >= 1
+    assert facts["gpus"] == facts["nodes"] == 1
+    assert facts["layout"] == {"dp_replicate": 1, "dp_shard": 1, "tp_size": 1}
+    assert len(facts["hosts"]) == len(facts["addresses"]) == 1
+    assert facts["attempts"][0]["hosts"] == facts["hosts"]
     assert facts["choices"]["compiled"] is False
     assert facts["choices"]["model_dtype"] in ("bf16", "fp32")
     assert None not in facts["choices"].values()
