@@ -1,6 +1,7 @@
 """Text files to token shards: content, reuse, and errors."""
 
 import errno
+import hashlib
 import itertools
 import json
 import os
@@ -118,6 +119,29 @@ def test_found_by_stat_without_reading_the_text(
         "trainer.tokens.documents.open_lines", lambda path: pytest.fail(f"opened {path}")
     )
     assert ensure_shards(tmp_path, "src", tmp_path / "shards").key == key
+
+
+def test_shards_of_older_versions_are_found(tmp_path: Path) -> None:
+    """By the key that they have always had; the training text's own is added where it is missing.
+
+    Otherwise an update would tokenise all text again, and start all runs again.
+    """
+    text = write_source(tmp_path, [["a"]], held_out=["b"]) / "src.chunk.00.jsonl"
+    digests = [hashlib.sha256(b'{"text": "%b"}\n' % name).hexdigest() for name in (b"a", b"b")]
+    encoding = '"add_bos": true, "add_eos": true, "layout": 1, "tokenizer": "bytes bos=256 eos=257"'
+    training = f'{{{encoding}, "train": "{digests[0]}"'
+    keys = [f'{training}, "val": "{digests[1]}"}}', f"{training}}}"]
+    known = [hashlib.sha256(key.encode()).hexdigest()[:16] for key in keys]
+    first = ensure_shards(tmp_path, "src", tmp_path / "shards")
+    assert [first.key, first.training_key] == known
+    manifest = first.folder / "manifest.json"
+    values = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({key: values[key] for key in values if key != "training_key"}))
+    assert ensure_shards(tmp_path, "src", tmp_path / "shards").training_key == ""
+    os.utime(text, (1, 1))
+    found = ensure_shards(tmp_path, "src", tmp_path / "shards")
+    assert (found, made(found)) == (first, made(first))
+    assert json.loads(manifest.read_text())["training_key"] == known[1]
 
 
 def test_a_change_of_anything_that_matters_changes_the_key(tmp_path: Path) -> None:
