@@ -173,6 +173,20 @@ def test_a_piece_whose_record_is_none_is_unfinished(tmp_path: Path) -> None:
         assert (job.result(2) is not None) == is_finished
 
 
+def test_a_truncated_piece_is_made_again(tmp_path: Path) -> None:
+    """As a power loss may leave it: three tokens of two bytes, of which one byte is lost."""
+    piece = Piece(write_source(tmp_path, [["a"]]) / "src.chunk.00.jsonl")
+    job = pieces.Job(piece, 1, stat_file(piece.path), tmp_path / "pieces" / "name")
+    pieces.make_piece(job, Encoding(TokenizerConfig()), lambda read: None)
+    part = job.result(2)
+    assert part is not None
+    assert (part.documents, part.tokens, part.bytes) == (1, 3, 1)
+    os.truncate(job.tokens, 5)
+    assert job.result(2) is None
+    with pytest.raises(FileNotFoundError, match=r"name\.bin"):
+        pieces.join_pieces([job], tmp_path / "joined", 2)
+
+
 def test_two_processes_share_the_pieces_and_both_succeed(tmp_path: Path) -> None:
     texts = [str(number) for number in range(60_000)]
     write_source(tmp_path, [texts])
