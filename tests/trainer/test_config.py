@@ -184,6 +184,13 @@ def test_trajectory_changes_with_what_the_losses_depend_on(config_file: Path) ->
     assert one.trajectory(1) != load(config_file, "optim.lr=1e-3").trajectory(1)
 
 
+def test_tensor_parallel_gpus_share_their_sequences(config_file: Path) -> None:
+    """4 sequences on each of 8 GPUs, or of 4 pairs, 3 times."""
+    keys = ("data.batch_size=4", "grad_acc_steps=3", "data.seq_len=64")
+    assert load(config_file, *keys).tokens_per_step(8) == 96 * 64
+    assert load(config_file, *keys, "distributed.tp_size=2").tokens_per_step(8) == 48 * 64
+
+
 def test_a_run_is_not_resumed_in_other_number_formats(config_file: Path) -> None:
     formats = (
         *("model_dtype=bf16", "residual_dtype=bf16", "reduce_dtype=bf16"),

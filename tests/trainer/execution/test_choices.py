@@ -1,6 +1,6 @@
 """Resolving `auto`, on machines other than this one."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,18 @@ def test_explicit_settings_are_used() -> None:
         "fused_pointwise": False,
         "output_multiple": 1,
     }
+
+
+def test_matmuls_in_fp32_avoid_a_slow_mkl() -> None:
+    for changes, machine, expected in (
+        ({}, ZEN5, "onednn"),
+        ({}, SKYLAKE, "mkl"),
+        ({}, replace(ZEN5, has_onednn=False), "mkl"),
+        ({"tp_size": 2}, ZEN5, "mkl"),
+        ({"cpu_matmul": "mkl"}, ZEN5, "mkl"),
+    ):
+        config = config_on("cpu", distributed={"model_dtype": "fp32", **changes})
+        assert choose(config, 2, machine).cpu_matmul == expected, changes
 
 
 def test_kernels_in_one_need_a_model_with_them() -> None:
