@@ -71,7 +71,7 @@ def open_held_out(config: RunConfig, shards: dict[str, Shards]) -> dict[str, Sha
     known = shards | _open(config.data, set(wanted) - shards.keys())
     held_out = {source: known[source] for source in wanted}
     if held_out:
-        check_held_out(config.data, held_out)
+        _check_held_out(config.data, held_out)
     return held_out
 
 
@@ -84,7 +84,7 @@ def _open(data: DataConfig, sources: Iterable[str]) -> dict[str, Shards]:
     }
 
 
-def check_held_out(data: DataConfig, shards: dict[str, Shards]) -> None:
+def _check_held_out(data: DataConfig, shards: dict[str, Shards]) -> None:
     """Raise ConfigError if no source has a sequence of held-out text, for the validation loss."""
     found = max(shard.val_tokens for shard in shards.values())
     if found < data.seq_len + 1:

@@ -11,7 +11,7 @@ from trainer.layers import merge
 from trainer.problems import ConfigError
 from trainer.settings import validate
 from trainer.tokens import packing
-from trainer.tokens.texts import check_held_out, open_held_out, open_shards
+from trainer.tokens.texts import open_held_out, open_shards, open_texts
 
 
 def test_each_source_needs_at_least_one_sequence(tmp_path: Path) -> None:
@@ -97,12 +97,17 @@ def test_sources_share_a_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_validation_needs_a_sequence_of_held_out_text(tmp_path: Path) -> None:
     write_source(tmp_path, [["12345678"]], ["12"], source="a")
     write_source(tmp_path, [["12345678"]], source="b")
-    values = {"root_dir": str(tmp_path), "shards_dir": str(tmp_path / "shards")}
-    both = DataConfig(sources={"a": 1, "b": 1}, seq_len=3, **values)
-    check_held_out(both, open_shards(both))  # one of the two is enough
-    for sources, found in (({"b": 1}, 0), ({"a": 1, "b": 1}, 4)):
-        data = DataConfig(sources=sources, seq_len=4, **values)
+    folders = {"root_dir": str(tmp_path), "shards_dir": str(tmp_path / "shards")}
+
+    def config(sources: dict[str, float], seq_len: int) -> RunConfig:
+        values = {"dump_dir": "out", "steps": 1, "model": {"dim": 32, "n_layers": 1, "n_heads": 1}}
+        data = {**folders, "sources": sources, "seq_len": seq_len}
+        return RunConfig.model_validate({**values, "data": data, "eval": {}})
+
+    texts = open_texts(config({"a": 1, "b": 1}, 3))  # one of the two is enough
+    assert list(texts.held_out) == ["a", "b"]
+    for sources, found in (({"b": 1.0}, 0), ({"a": 1.0, "b": 1.0}, 4)):
         with pytest.raises(ConfigError) as caught:
-            check_held_out(data, open_shards(data))
+            open_texts(config(sources, 4))
         assert f"eval: found {found} held-out tokens; expected at least" in str(caught.value)
         assert "= 5 in one source: a file named like *.val.jsonl, or eval" in str(caught.value)
