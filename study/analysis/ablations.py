@@ -86,13 +86,16 @@ def compare_with_base(series: Series, losses: Mapping[str, FinalLoss]) -> list[D
 
 
 def _by_change(series: Series, cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """Return change -> cells of all seeds, the base first; of a change, what the base has not."""
+    """Return change -> cells of all seeds, the base first.
+
+    A change is named by what the base has not, or in full if that would not tell changes apart.
+    """
     changes = group_by(cells, lambda cell: series.changes[cell.name])
     base = () if () in changes else next(iter(changes))
     others = {parts: alike for parts, alike in changes.items() if parts != base}
     further = [tuple(part for part in parts if part not in base) for parts in others]
     if () in further or len(set(further)) < len(further):
-        further = list(others)  # some lack a variant of the base: what they add does not tell them
+        further = list(others)
     names = map(name_parts, further)
     return {name_parts(base): changes[base], **dict(zip(names, others.values(), strict=True))}
 

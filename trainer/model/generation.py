@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.model.block import Attention, Block
+from trainer.model.block import Attention, Block, add_branch
 from trainer.model.masks import attention_mask
 from trainer.model.model import Transformer
 
@@ -46,7 +46,7 @@ class Decoder:
         x_BTD = model.tok_embeddings(tokens_T[None])
         for block, past in zip(self._blocks, self._past, strict=True):
             attention = partial(self._attend, block.attention, past, first, mask)
-            x_BTD = torch.add(*block.branches(x_BTD, attention))
+            x_BTD = add_branch(*block.branches(x_BTD, attention))
         self._length = end
         x_D = model.norm(x_BTD[0, -1])
         return F.linear(x_D, model.output_weight)

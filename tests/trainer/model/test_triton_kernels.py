@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def test_code(gpu: str, alone: Callable[[str], bool]) -> None:
     """SwiGLU, which moves most, reads and writes 16 bytes a thread; nothing is spilled."""
     if alone("0"):
         return
-    code = dict(compiled(gpu))
+    code = compiled(gpu)
     assert set(code) == {"_swiglu", "_swiglu_backward", "_rotary", "_rotary_backward"}
     if GPUS[gpu][0] == "hip":
         for kernel in code.values():
@@ -106,18 +106,17 @@ def test_code(gpu: str, alone: Callable[[str], bool]) -> None:
         assert set(accesses) == {"ld.global.v4.b32", "st.global.v4.b32"}
 
 
-def compiled(gpu: str) -> Iterator[tuple[str, Any]]:
-    """Yield the name and code of each kernel for a GPU that is not there."""
+def compiled(gpu: str) -> dict[str, Any]:
+    """Return the name of each kernel -> its code for a GPU that is not there."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
-    found = []
+    found = {}
     launch = JITFunction.run
 
     def compile_only(self: Any, *arguments: Any, **options: Any) -> None:
-        kernel = launch(self, *arguments, **{**options, "warmup": True})
-        found.append((self.fn.__name__, kernel))
+        found[self.fn.__name__] = launch(self, *arguments, **{**options, "warmup": True})
 
     driver.set_active(
         mock.Mock(
@@ -128,7 +127,7 @@ def compiled(gpu: str) -> Iterator[tuple[str, Any]]:
     )
     with mock.patch.object(JITFunction, "run", compile_only):
         call_all()
-    yield from found
+    return found
 
 
 def call_all() -> None:
