@@ -91,10 +91,15 @@ lint: setup
 	python -m study document --check --study config/config.yaml --file README.md \
 	  --estimates results/published/cpu-demo/time_estimates.csv
 
-# The browser of the report's tests is installed where it is missing, as root; one apt at a time.
-test: lint
+# What tests need besides the packages, where it is missing: a browser for the report, as root, and
+# Triton. One installation at a time.
+define install_for_tests
 	flock $(VENV)/installed bash tests/study/show/browser/install.sh
 	flock $(VENV)/installed bash tests/trainer/model/install_triton.sh
+endef
+
+test: lint
+	$(install_for_tests)
 	python -m pytest --numprocesses 2 --dist loadgroup --ignore tests/slurm --ignore tests/workflow
 	python -m pytest --numprocesses 2 --dist loadgroup tests/workflow
 
@@ -121,8 +126,7 @@ test-checkpoints: setup
 
 # What CI fetches while it lints, which keeps one core busy.
 fetch: setup
-	flock $(VENV)/installed bash tests/study/show/browser/install.sh
-	flock $(VENV)/installed bash tests/trainer/model/install_triton.sh
+	$(install_for_tests)
 	$(call on_newest,setup)
 	flock $(VENV)/installed bash tests/slurm/cluster/install.sh
 
