@@ -11,6 +11,10 @@ from trainer.problems import KeyPath, Problem
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(?P<name>[^{}]*)\}")
 """A name in braces; a doubled brace is a plain one."""
 
+ON_ONE_NODE = "--standalone --local-addr=localhost"
+"""Options of torchrun. Without an address it looks the host's name up, and where that does not
+resolve, as on some laptops and in containers, it waits for minutes and fails."""
+
 
 def fill(text: str, placed: Placed) -> str:
     """Return a text with its {placeholders} replaced by a run's values."""
@@ -35,7 +39,7 @@ def placeholder_problems(name: str, trainer: TrainerConfig) -> list[Problem]:
     ]
 
 
-def start_line(trainer: TrainerConfig, per_node: int, rendezvous: str = "--standalone") -> str:
+def start_line(trainer: TrainerConfig, per_node: int, rendezvous: str = ON_ONE_NODE) -> str:
     """Return the shell command that starts `per_node` processes of a trainer on a node, without its
     arguments.
 

@@ -11,7 +11,7 @@ from study.config import EvaluateConfig
 from study.estimate.needs import NOT_KNOWN, Needs
 from study.grid import Cell
 from study.jobs.verdict import NO_SHORTAGE, Shortage
-from study.trainer_command import arguments, start_line
+from study.trainer_command import ON_ONE_NODE, arguments, start_line
 from study.trainers import OURS, TrainerConfig
 from trainer.paths import in_shell
 from trainer.signals import TORCHRUN_SIGNALS
@@ -220,7 +220,7 @@ def launch_line(
     if cluster.slurm is None:
         return "; ".join([*lines, f"{ALONE}{before}{start_line(trainer, per_node)}"])
     if nodes == 1:
-        rendezvous = "--standalone"
+        rendezvous = ON_ONE_NODE
     else:
         # The port differs between jobs, so that two jobs of one user on one node do not collide.
         lines += ["export RENDEZVOUS=$(hostname):$((20000 + SLURM_JOB_ID % 10000))"]

@@ -113,7 +113,8 @@ def complaint(load: Load, changes: dict[str, Any], template: str = TEMPLATE) -> 
 def test_the_guides_fork_is_started_by_the_guides_line(load: Load) -> None:
     (cell,) = load(on("miso", 8))
     config = shlex.quote(f"config={Path(cell.folder).absolute()}/config.yaml")
-    line = f"uv run torchrun --nproc_per_node=8 --standalone -m apps.main.train {config}"
+    line = "uv run torchrun --nproc_per_node=8 --standalone --local-addr=localhost"
+    line += f" -m apps.main.train {config}"
     assert command(cell.placed) == line
     assert cell_line(cell).endswith(
         f" python -m study.jobs.foreign_run {shlex.quote(cell.folder)} -- {line}"

@@ -157,7 +157,7 @@ def test_the_reference_study_plans_the_guides_commands() -> None:
     assert done.returncode == 0, done.stdout
     runs = "results/lingua/runs"
     for gpus, folder in ((1, "sphinx/small/gpus-1"), (8, "miso/small/gpus-8")):
-        launch = f"torchrun --nproc_per_node={gpus} --standalone -m trainer "
+        launch = f"torchrun --nproc_per_node={gpus} --standalone --local-addr=localhost -m trainer "
         assert f"{launch}config={runs}/{folder}/base/seed-42/settings.yaml" in done.stdout
     assert re.search(r"^train +2$", done.stdout, re.MULTILINE)
 

@@ -65,7 +65,8 @@ def test_the_study_of_one_h200_plans_its_ladder() -> None:
     """On this machine, through torchrun with one process, without Slurm or a download."""
     done = snakemake("-n", "-p", "--cores", "1", "--configfile", "config/studies/h200.yaml")
     assert done.returncode == 0, done.stdout
-    launch = "torchrun --nproc_per_node=1 --standalone -m trainer config=results/h200/runs/h200"
+    launch = "torchrun --nproc_per_node=1 --standalone --local-addr=localhost -m trainer"
+    launch += " config=results/h200/runs/h200"
     for cell in ("small/gpus-1/compile", "206M/gpus-1/eager", "820M/gpus-1/compile"):
         assert f"{launch}/{cell}/seed-42/settings.yaml" in done.stdout, cell
     assert done.stdout.count(launch) == 7

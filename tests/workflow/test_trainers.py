@@ -70,7 +70,8 @@ def test_stand_ins_run_from_the_grid_to_the_report(tmp_path: Path) -> None:
     page = (results / "report.html").read_text()
     assert "by 4 trainers (lingua, torchtitan, nanogpt and nanochat)" in page
     # The page escapes the quotes around paths that have spaces.
-    launch = r"standin\.py\S* --nproc_per_node=2 --standalone -m apps\.main\.train \S*config="
+    launch = r"standin\.py\S* --nproc_per_node=2 --standalone --local-addr=localhost"
+    launch += r" -m apps\.main\.train \S*config="
     assert re.search(launch, page)
     again = snakemake_in(tmp_path, *arguments, "-n")
     assert "Nothing to be done" in again.stdout, again.stdout

@@ -1,5 +1,7 @@
+import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +26,8 @@ from study.jobs.requests import AutotuneRequest, EvaluationRequest, TrainingRequ
 from study.jobs.slurm_request import sbatch_command
 from study.jobs.verdict import Shortage
 from study.load import load_study_file
+from study.trainer_command import start_line
+from study.trainers import OURS
 from trainer.problems import ConfigError
 from trainer.settings import validate
 
@@ -82,9 +86,21 @@ def test_the_miso_request_is_the_guides() -> None:
 @pytest.mark.parametrize(("cluster", "gpus", "cpus"), [(SPHINX, 1, 8), (MISO, 8, 32)])
 def test_one_node_is_launched_as_in_the_guide(cluster: ClusterConfig, gpus: int, cpus: int) -> None:
     line = launch_line(cluster, gpus)
-    assert line.endswith(f" torchrun --nproc_per_node={gpus} --standalone -m trainer")
+    start = f" torchrun --nproc_per_node={gpus} --standalone --local-addr=localhost -m trainer"
+    assert line.endswith(start)
     # Slurm signals the first process of a step.
     assert f"srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpus-per-task={cpus} " in line
+
+
+def test_a_run_on_one_node_starts_where_the_hosts_name_does_not_resolve() -> None:
+    line = f"hostname no-such-host.invalid; exec timeout 120 {start_line(OURS, 2)} --help"
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--uts", "bash", "-c", line],
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout.count("usage: ")) == (0, 2), done.stderr
 
 
 def test_more_gpus_than_a_node_has_take_several_nodes() -> None:

@@ -86,6 +86,7 @@ def test_a_run_has_its_settings_and_command(demo: Path, open_page: Open) -> None
     run.locator("summary").click()
     text = str(run.text_content())
     assert re.search(r"data\.batch_size\s*8\s*4", text)
-    assert "torchrun --nproc_per_node=2 --standalone -m trainer config=" in text
+    launch = "torchrun --nproc_per_node=2 --standalone --local-addr=localhost -m trainer config="
+    assert launch in text
     assert "n_layers: 2" in text
     assert "0123456789abcdef" in text

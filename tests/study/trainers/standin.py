@@ -1,7 +1,7 @@
 """A stand-in for lingua, torchtitan, nanoGPT and nanochat: takes the config that each reads, and
 writes the log that each writes, with its oddities. A step takes 5 ms.
 
-    torchrun --nproc_per_node=N --standalone (-m MODULE | SCRIPT) ARGUMENTS
+    torchrun --nproc_per_node=N --standalone --local-addr=localhost (-m MODULE | SCRIPT) ARGUMENTS
 """
 
 import importlib
@@ -107,7 +107,7 @@ def main(words: list[str]) -> None:
     """Run as the trainer that the command names."""
     (count, *words) = words
     gpus = int(count.removeprefix("--nproc_per_node="))
-    assert words.pop(0) == "--standalone"
+    assert [words.pop(0), words.pop(0)] == ["--standalone", "--local-addr=localhost"]
     program, *arguments = words[1:] if words[0] == "-m" else words
     time.sleep(0.2)
     if program == "apps.main.train":

@@ -66,7 +66,7 @@ sequences of 64 tokens, are 2048 tokens per step."""
 def test_command_and_config_are_exact(load: Load, name: str) -> None:
     (cell,) = load(name)
     run = Path(cell.folder).absolute()
-    launch = "torchrun --nproc_per_node=2 --standalone "
+    launch = "torchrun --nproc_per_node=2 --standalone --local-addr=localhost "
     if name in ("lingua-fork", "nanochat"):
         launch = f"uv run {launch}"
     if name == "litgpt":
