@@ -65,7 +65,9 @@ def write_script(
     """Return the script of a job that runs `command` in `workdir`, with the code of `project`.
 
     It waits for `inputs` up to `latency_s`, as files may appear late on a network file system,
-    creates `folders`, and removes old `outputs`. At the end it notes its exit code in `logs`.
+    creates `folders`, and removes old `outputs`. At the end it notes its exit code in `logs`. That
+    `logs` is there says nothing of the file system: newer Slurm (24.11) creates the folder of
+    `--output` on the node, the inputs it does not.
     `cluster`: the Slurm cluster that it is submitted to by name.
     """
     notes = shlex.quote(str(logs / ENDED))
@@ -119,7 +121,7 @@ def _wait_for(files: Sequence[str], latency_s: int) -> list[str]:
     return [
         f"for file in {shlex.join(files)}; do",
         f'  for second in {seconds}; do test -e "$file" && break; sleep 1; done',
-        '  test -e "$file" || { echo "missing input: $file" >&2; exit 1; }',
+        f'  test -e "$file" || {{ echo "missing input: $file" >&2; exit {OUT_OF_SIGHT}; }}',
         "done",
     ]
 
@@ -169,7 +171,7 @@ def what_node_lacks(code: str, log: Path, folders: Sequence[str | Path], results
         expected = f"expected `results_dir` ({results}) {mounted}"
         return f"Its node cannot write to {log.parent}: {expected}"
     if code == f"{OUT_OF_SIGHT}:0":
-        *some, last = map(str, folders)
+        *some, last = dict.fromkeys(map(str, folders))
         expected = f"expected all, and the environment, {mounted}"
         return f"Its node does not see the folder {', '.join(some)} or {last}: {expected}"
     return ""

@@ -1,9 +1,10 @@
 #!/bin/bash
-# Install what the trial cluster needs from Debian's packages: Slurm, its accounting daemon, munge,
-# MariaDB and iproute2. Asks nothing, installs only what is missing, starts no daemon. Run as root.
+# Install what the trial cluster and its tests need from Debian's packages: Slurm, its accounting
+# daemon, munge, MariaDB, iproute2 and curl. Asks nothing, installs only what is missing, starts no
+# daemon. Run as root.
 set -euo pipefail
 
-packages=(slurm-wlm slurmdbd munge mariadb-server iproute2 util-linux)
+packages=(slurm-wlm slurmdbd munge mariadb-server iproute2 util-linux curl)
 
 is_installed() {
     [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]

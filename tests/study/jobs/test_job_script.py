@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from study.cluster_config import ClusterConfig
-from study.jobs.job_script import ENDED, read_note, write_script
+from study.jobs.job_script import ENDED, OUT_OF_SIGHT, read_note, write_script
 from study.jobs.launch import launch_line
 
 
@@ -37,6 +37,7 @@ def test_the_script_notes_its_exit_code_and_checks_what_it_sees(tmp_path: Path) 
     assert said == f"4 unset\n{tmp_path}\nin\n"
     assert read_note(logs, "7") == 0
     assert run("true", inputs=["nowhere"]) == "missing input: nowhere\n"
+    assert read_note(logs, "7") == OUT_OF_SIGHT
     (tmp_path / "Snakefile").unlink()
     assert run("true").endswith(f" does not see {tmp_path}/Snakefile\n")
 
