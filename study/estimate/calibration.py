@@ -82,7 +82,7 @@ def check_cluster(
 ) -> Iterator[Check]:
     """Yield the three checks of a cluster's measured configurations."""
     whole = Performance(cluster_config, observed)
-    for name, parts in _parts(observed).items():
+    for name, parts in parts_left_out(observed).items():
         ratios, inside, below = [], 0, 0
         for part in parts[:: math.ceil(len(parts) / MOST_PARTS) or 1]:
             model = whole.without(part)
@@ -105,7 +105,7 @@ def check_cluster(
         )
 
 
-def _parts(observed: Sequence[Observed]) -> dict[str, list[set[int]]]:
+def parts_left_out(observed: Sequence[Observed]) -> dict[str, list[set[int]]]:
     """Return check -> the sets of positions that are left out together.
 
     Sets that would leave nothing to predict from are omitted.

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from benchmarks.published_tables import H100, observe, read_table
+from benchmarks.published_tables import H100, read_mpt
 from study.cluster_config import ClusterConfig
 from study.estimate.calibration import (
     Check,
@@ -63,7 +63,7 @@ def test_an_outlier_is_counted_as_slower() -> None:
 
 def test_leaving_cells_out_of_a_fit_is_like_fitting_the_others() -> None:
     """Half the table of MPT on H100, a cell or a size out, against models of the other rows."""
-    rows = [observe(row) for row in read_table()][::2]
+    rows = read_mpt()[::2]
     whole, errors, widths = Performance(H100, rows), [], []
     sizes = {row.work.shape for row in rows}
     parts = [{at} for at in range(0, len(rows), 4)]
