@@ -252,22 +252,13 @@ def evaluation_line(cluster: ClusterConfig, evaluate: EvaluateConfig) -> str:
         for count, tasks in evaluate.by_fewshot().items()
     ]
     if len(commands) == 1:
-        return _on_one_gpu(cluster, commands[0])
+        return one_gpu_line(cluster, commands[0])
     in_turn = " && ".join(f'{command} "$@"' for command in commands)
-    return _on_one_gpu(cluster, f"bash -c '{in_turn}' evaluate")
+    return one_gpu_line(cluster, f"bash -c '{in_turn}' evaluate")
 
 
-def autotune_line(cluster: ClusterConfig) -> str:
-    """Return the shell command that chooses settings for a run, without its config."""
-    return _on_one_gpu(cluster, "python -m trainer.commands.autotune")
-
-
-def precompile_line(cluster: ClusterConfig) -> str:
-    """Return the shell command that precompiles the code of runs, without its config."""
-    return _on_one_gpu(cluster, "python -m trainer.commands.precompile")
-
-
-def _on_one_gpu(cluster: ClusterConfig, command: str) -> str:
+def one_gpu_line(cluster: ClusterConfig, command: str) -> str:
+    """Return the shell command of a job that needs no launcher, since it uses one GPU."""
     if cluster.slurm is None:
         return "; ".join([*_environment(cluster), *_scratch(cluster), f"{ALONE}{command}"])
     return "; ".join([OUTSIDE_SLURM, *_environment(cluster), *_scratch(cluster), command])

@@ -14,11 +14,10 @@ from snakemake.io import ancient
 from study.estimate.needs import NOT_KNOWN, Needs
 from study.grid import Cell, Grid
 from study.jobs.launch import (
-    autotune_line,
     cell_line,
     data_request,
     evaluation_line,
-    precompile_line,
+    one_gpu_line,
     slurm_resources,
     threads,
 )
@@ -261,8 +260,9 @@ class AutotuneRequest(OneGpuRequest):
 
     @signed
     def launch(self, wildcards: Any) -> str:
-        """Return the line that starts the search."""
-        return autotune_line(self._cell(wildcards).cluster_config)
+        """Return the line that starts the search, without its config."""
+        cluster = self._cell(wildcards).cluster_config
+        return one_gpu_line(cluster, "python -m trainer.commands.autotune")
 
 
 class PrecompileRequest(OneGpuRequest):
@@ -298,8 +298,9 @@ class PrecompileRequest(OneGpuRequest):
 
     @signed
     def launch(self, wildcards: Any) -> str:
-        """Return the line that starts the compilation."""
-        return precompile_line(self._cell(wildcards).cluster_config)
+        """Return the line that starts the compilation, without its config."""
+        cluster = self._cell(wildcards).cluster_config
+        return one_gpu_line(cluster, "python -m trainer.commands.precompile")
 
 
 def data_resources(grid: Grid) -> dict[str, Callable[[Any], Any]]:

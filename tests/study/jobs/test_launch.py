@@ -14,10 +14,10 @@ from study.estimate.needs import Needs
 from study.grid import Grid
 from study.jobs.launch import (
     ALONE,
-    autotune_line,
     data_request,
     evaluation_line,
     launch_line,
+    one_gpu_line,
     request_line,
     slurm_resources,
     threads,
@@ -330,9 +330,9 @@ def test_a_run_on_this_machine_takes_all_cores() -> None:
     assert threads(here, 1) > 1024
     assert slurm_resources(here, 1) == {}
     assert request_line(here, 1) == ""
-    for line in (launch_line(here, 1), autotune_line(here)):
+    for line in (launch_line(here, 1), one_gpu_line(here, "autotune")):
         assert line.rpartition("; ")[2].startswith("python -m study.jobs.machine_lock ")
-    for line in (launch_line(MISO, 8), launch_line(MISO, 16), autotune_line(MISO)):
+    for line in (launch_line(MISO, 8), launch_line(MISO, 16), one_gpu_line(MISO, "autotune")):
         assert "machine_lock" not in line  # Slurm gives each job separate GPUs and cores
 
 
