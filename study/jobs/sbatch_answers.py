@@ -1,7 +1,6 @@
 """What Slurm answers about requests: refusals, expected starts, and limits of submitted jobs."""
 
 import re
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -126,7 +125,7 @@ def find_submit_limits() -> Callable[[str | None, str | None], int | None]:
     user = name_of_user()
     accounts: dict[str, list[str]] = {}
     fields = "account,defaultqos,maxsubmitjobs"
-    associations = _accounting("assoc", fields, f"user={user}") if shutil.which("sacctmgr") else []
+    associations = _accounting("assoc", fields, f"user={user}")
     if not associations:
         # A daemon in trouble may take a minute not to answer: it is asked no more.
         return lambda account, qos: None

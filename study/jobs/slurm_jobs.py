@@ -2,7 +2,6 @@
 
 import pwd
 import re
-import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -144,8 +143,6 @@ def cancel_jobs(job_ids: Sequence[str], cluster: str | None) -> str:
 
 def find_recorded_state(job_id: str, cluster: str | None) -> str:
     """Return a job's state by the accounting, if there is one; otherwise an empty string."""
-    if shutil.which("sacct") is None:
-        return ""
     shown = ["--allocations", "--noheader", "--parsable2", "--format=State", f"--jobs={job_id}"]
     answer = ask(["sacct", *on_cluster(cluster), *shown])
     words = [] if answer.code else answer.out.split()

@@ -1,6 +1,5 @@
 """The default study's grid in a temporary folder, an executor of its jobs, and Slurm's answers."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,5 +37,4 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         return Answer(0, "".join(out for words, out in printed.items() if words in line), "")
 
     ask_instead(monkeypatch, ask)
-    monkeypatch.setattr(shutil, "which", lambda command: command)
     return printed

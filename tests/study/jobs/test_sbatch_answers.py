@@ -1,6 +1,5 @@
 """What Slurm's answers about requests mean."""
 
-import shutil
 from collections.abc import Sequence
 
 import pytest
@@ -43,7 +42,6 @@ def test_accounting_that_does_not_answer_is_asked_once(monkeypatch: pytest.Monke
     asked = answering(
         monkeypatch, Answer(1, "", "sacctmgr: error: slurm_persist_conn_open: No response")
     )
-    monkeypatch.setattr(shutil, "which", lambda command: command)
     assert find_submit_limits()("ours", "few") is None
     assert len(asked) == 1
 
