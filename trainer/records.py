@@ -35,9 +35,9 @@ def checkpoint_name(step: int) -> str:
     return f"{step:010d}"
 
 
-def finite(value: float) -> float | None:
+def finite(value: float | None) -> float | None:
     """Return a finite number as it is, else None: JSON has neither NaN nor infinity."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 class Written(Settings):

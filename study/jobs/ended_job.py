@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from study.grid import Cell
 from study.jobs.job_script import ran_out_of_memory
 from study.jobs.slurm_jobs import QueuedJob
 from study.jobs.slurm_queue import WatchedJob
@@ -17,6 +16,7 @@ def describe_end(info: WatchedJob, state: str, queued: QueuedJob | None) -> End:
     `queued`: the job as squeue lists it, if it does.
     """
     cell = info.cell
+    slurm = cell.cluster_config.slurm if cell else None
     summary = read_summary(cell.folder) if cell else None
     saved = (
         summary is not None
@@ -29,7 +29,9 @@ def describe_end(info: WatchedJob, state: str, queued: QueuedJob | None) -> End:
         saved_step=summary.steps_done if summary and saved else None,
         first_step=info.first_step,
         out_of_memory=state in ("FAILED", "OUT_OF_MEMORY") and ran_out_of_memory(logs_of(info)),
-        time_up=cell is not None and _is_time_up(cell, queued),
+        time_up=slurm is not None
+        and queued is not None
+        and is_time_up(queued.used_s, queued.limit_s, slurm.warn_s),
         kept=info.kept,
     )
 
@@ -38,10 +40,3 @@ def logs_of(info: WatchedJob) -> list[Path]:
     """Return the files that a job and Slurm have printed to: its log, and that of its errors."""
     errors = error_file(info.cell.cluster_config.slurm) if info.cell else None
     return [Path(info.made.log), *([log_of_job(errors, info.made.job_id)] if errors else [])]
-
-
-def _is_time_up(cell: Cell, queued: QueuedJob | None) -> bool:
-    slurm = cell.cluster_config.slurm
-    if queued is None or slurm is None:
-        return False
-    return is_time_up(queued.used_s, queued.limit_s, slurm.warn_s)

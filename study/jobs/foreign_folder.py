@@ -153,7 +153,7 @@ class ForeignFolder:
             self._peak_gib = max(entry.memory_gib, self._peak_gib or 0.0)
         self._file.note(
             steps_done=entry.step,
-            loss_final=_finite(entry.loss),
+            loss_final=finite(entry.loss),
             gpu_conditions=self._gpus.conditions,
             peak_memory_gib=self._peak_gib or self._gpus.peak_memory_gib,
         )
@@ -167,11 +167,11 @@ class ForeignFolder:
         per_s = finite(job.tokens_per_step / step_s) if step_s > 0 else None
         return Record(
             step=entry.step,
-            loss=_finite(entry.loss),
-            rate=_finite(entry.rate),
-            grad_norm=_finite(entry.grad_norm),
+            loss=finite(entry.loss),
+            rate=finite(entry.rate),
+            grad_norm=finite(entry.grad_norm),
             tokens=entry.tokens or entry.step * job.tokens_per_step,
-            reserved_gib=_finite(entry.memory_gib),
+            reserved_gib=finite(entry.memory_gib),
             tokens_per_s_per_gpu=per_s and per_s / job.gpus,
             tokens_per_s=per_s,
             elapsed_s=self._base_s + moment_s,
@@ -230,8 +230,8 @@ class ForeignFolder:
             return
         evaluation = Evaluation(
             step=validation.step,
-            loss=_finite(validation.loss),
-            bits_per_byte=_finite(validation.bits_per_byte),
+            loss=finite(validation.loss),
+            bits_per_byte=finite(validation.bits_per_byte),
             elapsed_s=self._base_s + self._elapsed_s(),
             attempt=self._file.attempt.attempt,
         )
@@ -283,10 +283,6 @@ def _summarize(
         loss_validation=earlier.loss_validation if earlier else None,
         attempts=(attempt,),
     )
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None else finite(value)
 
 
 def _has_multiple(low: int, high: int, number: int) -> bool:

@@ -43,7 +43,7 @@ def evaluate(session: Session, step: int) -> bool:
         Evaluation(
             step=step,
             loss=finite(loss),
-            bits_per_byte=None if bits is None else finite(bits),
+            bits_per_byte=finite(bits),
             tokens=tokens,
             elapsed_s=session.elapsed_s,
             attempt=session.journal.attempt,
