@@ -188,16 +188,10 @@ def test_every_wrong_config_is_rejected_with_its_keys(
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"model": {"dim": 64, "n_layers": 1, "n_heads": 7}}, "model.n_heads = 7 does not divide"),
-        (
-            {"model": {"dim": 64, "n_layers": 1, "n_heads": 4, "n_kv_heads": 3}},
-            "model.n_kv_heads = 3 does not divide",
-        ),
         (
             {"model": {"dim": 6, "n_layers": 1, "n_heads": 2}},
             "model.n_heads: head_dim = 3 is odd",
         ),
-        ({"optim": {"warmup": 501}}, "optim.warmup = 501 is more than steps = 500"),
         (
             {"optim": {"scheduler": "inv_sqrt"}},
             "optim.scheduler: warmup = 0, but scheduler inv_sqrt falls as",

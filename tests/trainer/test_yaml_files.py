@@ -99,12 +99,15 @@ def test_other_readers_get_the_same_strings(values: dict[str, Any]) -> None:
         (f"a: {'9' * 5000}\n", ["line 1, column 4: not valid YAML: '9999"]),
         ("a: 1\n---\nb: 2\n", ["line 2, column 1: not valid YAML: but found another document"]),
         ("a: [1\nb: 2\n", ["line 2, column 2: not valid YAML: "]),
+        ("- a\n", ["expected a mapping of keys, found a list"]),
+        ("", ["expected a mapping of keys, found nothing"]),
         ("a: 1\nb: \x07\n", ["line 2: not valid YAML: found the character U+0007"]),
     ],
 )
 def test_invalid_yaml_is_reported_with_its_line(text: str, expected: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_yaml(text, "file.yaml")
+    assert caught.value.source == "file.yaml"
     for problem, start in zip(caught.value.problems, expected, strict=True):
         assert str(problem).startswith(start)
 
