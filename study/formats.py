@@ -1,7 +1,9 @@
 """Numbers and times as people read them."""
 
+from collections.abc import Callable
 
-def format_count(number: float, digits: int) -> str:
+
+def format_count(number: float, digits: int = 3) -> str:
     """Return a count with K, M, B or T: 27.5M for 27,535,872; 131K for 131,072."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if number >= size:
@@ -21,6 +23,16 @@ def format_seconds(seconds: float, digits: int = 2) -> str:
 
 def _rounded(value: float, digits: int) -> str:
     return f"{value:.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+
+
+def format_known(value: float | None, form: Callable[[float], str]) -> str:
+    """Return a value in a form; empty if it is not known."""
+    return "" if value is None else form(value)
+
+
+def format_ends(low: float | None, high: float | None, form: Callable[[float], str]) -> str:
+    """Return an interval with its ends in a form; empty if it is not known."""
+    return "" if low is None or high is None else f"{form(low)} to {form(high)}"
 
 
 def format_interval(low: float | None, high: float | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from study.analysis.series import Series, name_parts
-from study.formats import format_count, format_missing
+from study.formats import format_count, format_ends, format_known, format_missing
 from study.grid import Cell
 from study.measure.interval import CONFIDENCE
 from study.measure.losses import TRAINING, FinalLoss, choose_loss
@@ -46,6 +46,22 @@ class Difference:
     """Degrees of freedom of the noise."""
     loss_kind: str
     note: str
+
+    def readable(self) -> list[tuple[str, str]]:
+        """Return headings and cells for people."""
+        return [
+            ("Variant", self.variant),
+            ("Model", self.model),
+            ("Params", format_count(self.params)),
+            ("Change", self.change),
+            ("Seeds", str(self.seeds)),
+            ("Loss", format_known(self.loss, "{:.3f}".format)),
+            ("Difference", format_known(self.difference, "{:+.3f}".format)),
+            ("Standard error", format_known(self.standard_error, "{:.2g}".format)),
+            ("95% interval", format_ends(self.low, self.high, "{:+.3f}".format)),
+            ("Exceeds noise", {None: "", True: "yes", False: "no"}[self.exceeds_noise]),
+            ("Notes", self.note),
+        ]
 
 
 def compare_with_base(series: Series, losses: Mapping[str, FinalLoss]) -> list[Difference]:
@@ -190,26 +206,3 @@ def _against(
         exceeds_noise=abs(difference) > half,
         note="; ".join(notes),
     )
-
-
-def readable_differences(rows: Sequence[Difference]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows for people."""
-    headings = ["Variant", "Model", "Params", "Change", "Seeds", "Loss", "Difference"]
-    cells = [
-        [
-            row.variant,
-            row.model,
-            format_count(row.params, 3),
-            row.change,
-            str(row.seeds),
-            "" if row.loss is None else f"{row.loss:.3f}",
-            "" if row.difference is None else f"{row.difference:+.3f}",
-            "" if row.standard_error is None else f"{row.standard_error:.2g}",
-            "" if row.low is None or row.high is None else f"{row.low:+.3f} to {row.high:+.3f}",
-            {None: "", True: "yes", False: "no"}[row.exceeds_noise],
-            row.note,
-        ]
-        for row in rows
-    ]
-    further = ["Standard error", "95% interval", "Exceeds noise", "Notes"]
-    return [*headings, *further], cells

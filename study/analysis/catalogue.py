@@ -5,23 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from study.analysis.ablations import Difference, compare_with_base, readable_differences
-from study.analysis.isoflop import (
-    Budget,
-    IsoFlopFit,
-    PowerLaw,
-    fit_isoflops,
-    readable_budgets,
-    readable_power_laws,
-)
-from study.analysis.learning_rate import (
-    BestRate,
-    RateCurve,
-    fit_learning_rates,
-    readable_learning_rates,
-)
+from study.analysis.ablations import Difference, compare_with_base
+from study.analysis.isoflop import Budget, IsoFlopFit, PowerLaw, fit_isoflops
+from study.analysis.learning_rate import BestRate, RateCurve, fit_learning_rates
 from study.analysis.series import FINDERS
-from study.analysis.tokens_per_parameter import LengthRow, lengths_of, readable_lengths
+from study.analysis.tokens_per_parameter import LengthRow, lengths_of
 from study.csv_tables import read_as
 from study.files import write_csv, write_file
 from study.grid import Grid
@@ -33,21 +21,13 @@ Readable = tuple[list[str], list[list[str]]]
 
 
 @dataclass(frozen=True)
-class TableKind:
-    """A CSV of an analysis: the type of its rows, and how people read them."""
-
-    row_type: Any
-    readable: Callable[[Sequence[Any]], Readable]
-
-
-@dataclass(frozen=True)
 class Analysis:
     """What a report says of an analysis, and its CSVs."""
 
     title: str
     explanation: str
-    tables: Mapping[str, TableKind]
-    """Name of a file without suffix -> its kind. The first has the analysis's own name."""
+    tables: Mapping[str, Any]
+    """Name of a file without suffix -> type of its rows. The first has the analysis's own name."""
 
 
 ANALYSES = {
@@ -60,7 +40,7 @@ ANALYSES = {
         "It is from the scatter of the runs around the parabolas, pooled over the sizes: with "
         "three rates, that is the spread of the seeds, and the interval leaves out how far the "
         "loss is from a parabola.",
-        {"learning_rate": TableKind(BestRate, readable_learning_rates)},
+        {"learning_rate": BestRate},
     ),
     "isoflop": Analysis(
         "IsoFLOP curves",
@@ -72,16 +52,13 @@ ANALYSES = {
         "and wider where the minima scatter by more than that around the power law. That the loss "
         "is not quite a parabola may move all minima alike by a few per cent, which no interval "
         "includes. FLOPs are those of MFU.",
-        {
-            "isoflop": TableKind(Budget, readable_budgets),
-            "isoflop_exponents": TableKind(PowerLaw, readable_power_laws),
-        },
+        {"isoflop": Budget, "isoflop_exponents": PowerLaw},
     ),
     "tokens_per_parameter": Analysis(
         "Loss against tokens per parameter",
         "The mean loss of each size at each length of its runs, with the standard error of the "
         "mean where there are several seeds. Parameters are all parameters.",
-        {"tokens_per_parameter": TableKind(LengthRow, readable_lengths)},
+        {"tokens_per_parameter": LengthRow},
     ),
     "ablations": Analysis(
         "Ablations",
@@ -90,7 +67,7 @@ ANALYSES = {
         "error is from the spread between seeds, pooled over the cells of the size (over all "
         "sizes if it has no cell with several). A difference exceeds the noise if its 95% "
         "interval excludes zero; of changes without an effect, one in twenty does.",
-        {"ablations": TableKind(Difference, readable_differences)},
+        {"ablations": Difference},
     ),
 }
 """Name -> analysis, in the order of the report; the names are those of `series.FINDERS`."""
@@ -137,20 +114,20 @@ def write_tables(name: str, results: Results, folder: Path) -> None:
     """Write the CSVs of an analysis, and one Markdown file for people."""
     analysis, rows = ANALYSES[name], results.tables()
     parts = [f"{analysis.title}: {_loss_kind(rows[name])}, nats per token.", analysis.explanation]
-    for table, kind in analysis.tables.items():
-        write_csv(folder / f"{table}.csv", rows[table], kind.row_type)
-        parts.append(markdown_table(*without_empty(*kind.readable(rows[table]))))
+    for table, row_type in analysis.tables.items():
+        write_csv(folder / f"{table}.csv", rows[table], row_type)
+        parts.append(markdown_table(*readable(rows[table])))
     write_file(folder / f"{name}.md", "\n\n".join(parts) + "\n")
 
 
 def read_tables(name: str, folder: Path) -> tuple[str, list[Readable]]:
     """Return the loss of an analysis, and its tables for people. Raises ConfigError."""
     tables, what = [], ""
-    for table, kind in ANALYSES[name].tables.items():
+    for table, row_type in ANALYSES[name].tables.items():
         path = folder / f"{table}.csv"
-        rows = read_as(path, kind.row_type, "a table of this analysis", "analyses")
+        rows = read_as(path, row_type, "a table of this analysis", "analyses")
         what = what or _loss_kind(rows)
-        tables.append(without_empty(*kind.readable(rows)))
+        tables.append(readable(rows))
     return what, tables
 
 
@@ -158,11 +135,12 @@ def _loss_kind(rows: Sequence[Any]) -> str:
     return " or ".join(dict.fromkeys(row.loss_kind for row in rows if hasattr(row, "loss_kind")))
 
 
-def without_empty(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Readable:
+def readable(rows: Sequence[Any]) -> Readable:
     """Return a table without empty columns, and without variants if there is only `base`."""
-    kept = [
-        index
-        for index, heading in enumerate(headings)
-        if {row[index] for row in rows} - ({"", "base"} if heading == "Variant" else {""})
-    ]
-    return [headings[index] for index in kept], [[row[index] for index in kept] for row in rows]
+    columns = []
+    for column in zip(*(row.readable() for row in rows), strict=True):
+        (heading, _), texts = column[0], [text for _, text in column]
+        if set(texts) - ({"", "base"} if heading == "Variant" else {""}):
+            columns.append((heading, *texts))
+    headings, *cells = zip(*columns, strict=True) if columns else [()]
+    return list(headings), [list(row) for row in cells]

@@ -21,7 +21,7 @@ from study.analysis.parabola import (
     tell_places,
 )
 from study.analysis.series import Series
-from study.formats import format_count, format_missing
+from study.formats import format_count, format_ends, format_known, format_missing
 from study.measure.losses import FinalLoss, choose_loss
 from study.measure.noise import Noise
 from study.sequences import group_by
@@ -70,6 +70,23 @@ class Budget:
     loss_kind: str
     note: str
 
+    def readable(self) -> list[tuple[str, str]]:
+        """Return headings and cells for people."""
+        ratio = self.tokens / self.params if self.tokens and self.params else None
+        return [
+            ("Variant", self.variant),
+            ("FLOPs", f"{self.flops:.3g}".replace("e+", "e")),
+            ("Sizes", str(self.sizes)),
+            ("Runs", str(self.runs)),
+            ("Best params", format_known(self.params, format_count)),
+            ("80% interval", format_ends(self.params_low, self.params_high, format_count)),
+            ("Best tokens", format_known(self.tokens, format_count)),
+            ("80% interval", format_ends(self.tokens_low, self.tokens_high, format_count)),
+            ("Tokens/param", format_known(ratio, "{:.3g}".format)),
+            ("Loss", format_known(self.loss, "{:.3f}".format)),
+            ("Notes", self.note),
+        ]
+
 
 @dataclass(frozen=True)
 class PowerLaw:
@@ -86,6 +103,19 @@ class PowerLaw:
     budgets: int
     """Budgets with a minimum."""
     note: str
+
+    def readable(self) -> list[tuple[str, str]]:
+        """Return headings and cells for people."""
+        names = {"params": "Parameters N", "tokens": "Tokens D"}
+        return [
+            ("Variant", self.variant),
+            ("Optimum", names[self.quantity]),
+            ("Exponent of FLOPs", format_known(self.exponent, "{:.3f}".format)),
+            ("80% interval", format_ends(self.low, self.high, "{:.3f}".format)),
+            ("Coefficient", format_known(self.coefficient, "{:.3g}".format)),
+            ("Budgets", str(self.budgets)),
+            ("Notes", self.note),
+        ]
 
     def __call__(self, flops: float) -> float:
         """Return the optimum of a budget."""
@@ -258,52 +288,3 @@ def _power_law(
         note = "no interval: two budgets of three sizes with one seed leave no scatter"
     low, high = (None, None) if error is None else (exponent - error, exponent + error)
     return PowerLaw(label, quantity, exponent, low, high, math.exp(constant), len(x), note)
-
-
-def readable_budgets(rows: Sequence[Budget]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows for people."""
-    headings = ["Variant", "FLOPs", "Sizes", "Runs", "Best params", "80% interval", "Best tokens"]
-    cells = [
-        [
-            row.variant,
-            f"{row.flops:.3g}".replace("e+", "e"),
-            str(row.sizes),
-            str(row.runs),
-            _count(row.params),
-            _range(row.params_low, row.params_high),
-            _count(row.tokens),
-            _range(row.tokens_low, row.tokens_high),
-            f"{row.tokens / row.params:.3g}" if row.tokens and row.params else "",
-            "" if row.loss is None else f"{row.loss:.3f}",
-            row.note,
-        ]
-        for row in rows
-    ]
-    return [*headings, "80% interval", "Tokens/param", "Loss", "Notes"], cells
-
-
-def readable_power_laws(rows: Sequence[PowerLaw]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows for people."""
-    names = {"params": "Parameters N", "tokens": "Tokens D"}
-    cells = [
-        [
-            row.variant,
-            names[row.quantity],
-            "" if row.exponent is None else f"{row.exponent:.3f}",
-            "" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}",
-            "" if row.coefficient is None else f"{row.coefficient:.3g}",
-            str(row.budgets),
-            row.note,
-        ]
-        for row in rows
-    ]
-    headings = ["Variant", "Optimum", "Exponent of FLOPs", "80% interval", "Coefficient", "Budgets"]
-    return [*headings, "Notes"], cells
-
-
-def _count(value: float | None) -> str:
-    return "" if value is None else format_count(value, 3)
-
-
-def _range(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{_count(low)} to {_count(high)}"

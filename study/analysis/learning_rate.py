@@ -12,7 +12,7 @@ from study.analysis.parabola import (
     tell_places,
 )
 from study.analysis.series import Series
-from study.formats import format_count, format_missing
+from study.formats import format_count, format_ends, format_known, format_missing
 from study.grid import Cell
 from study.measure.losses import FinalLoss, choose_loss
 from study.measure.noise import Noise
@@ -50,6 +50,20 @@ class BestRate:
     """Degrees of freedom of the noise."""
     loss_kind: str
     note: str
+
+    def readable(self) -> list[tuple[str, str]]:
+        """Return headings and cells for people."""
+        return [
+            ("Variant", self.variant),
+            ("Model", self.model),
+            ("Params", format_count(self.params)),
+            ("Rates", str(self.rates)),
+            ("Runs", str(self.runs)),
+            ("Best lr", format_known(self.best_lr, "{:.2e}".format)),
+            ("80% interval", format_ends(self.low, self.high, "{:.2e}".format)),
+            ("Loss", format_known(self.loss, "{:.3f}".format)),
+            ("Notes", self.note),
+        ]
 
 
 @dataclass(frozen=True)
@@ -166,23 +180,3 @@ def _tell_batches(cells: Sequence[Cell]) -> str:
 def _mean(rate: float, rates: Sequence[float], losses: Sequence[float]) -> float:
     here = [loss for at, loss in zip(rates, losses, strict=True) if at == rate]
     return sum(here) / len(here)
-
-
-def readable_learning_rates(rows: Sequence[BestRate]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows for people."""
-    headings = ["Variant", "Model", "Params", "Rates", "Runs", "Best lr", "80% interval", "Loss"]
-    cells = [
-        [
-            row.variant,
-            row.model,
-            format_count(row.params, 3),
-            str(row.rates),
-            str(row.runs),
-            "" if row.best_lr is None else f"{row.best_lr:.2e}",
-            "" if row.low is None or row.high is None else f"{row.low:.2e} to {row.high:.2e}",
-            "" if row.loss is None else f"{row.loss:.3f}",
-            row.note,
-        ]
-        for row in rows
-    ]
-    return [*headings, "Notes"], cells

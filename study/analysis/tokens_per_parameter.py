@@ -1,11 +1,11 @@
 """Loss against tokens per parameter, of sizes that were trained for several lengths."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from study.analysis.series import Series
-from study.formats import format_count, format_missing
+from study.formats import format_count, format_known, format_missing
 from study.measure.losses import FinalLoss, choose_loss
 from study.sequences import group_by
 
@@ -28,6 +28,20 @@ class LengthRow:
     """Of the mean, from the spread of the seeds; None with fewer than two."""
     loss_kind: str
     note: str
+
+    def readable(self) -> list[tuple[str, str]]:
+        """Return headings and cells for people."""
+        return [
+            ("Variant", self.variant),
+            ("Model", self.model),
+            ("Params", format_count(self.params)),
+            ("Tokens", format_count(self.tokens)),
+            ("Tokens/param", f"{self.tokens_per_param:.3g}"),
+            ("Seeds", str(self.seeds)),
+            ("Loss", format_known(self.loss, "{:.3f}".format)),
+            ("Standard error", format_known(self.standard_error, "{:.2g}".format)),
+            ("Notes", self.note),
+        ]
 
 
 def lengths_of(series: Series, losses: Mapping[str, FinalLoss]) -> list[LengthRow]:
@@ -59,23 +73,3 @@ def lengths_of(series: Series, losses: Mapping[str, FinalLoss]) -> list[LengthRo
 
 def _note(found: int, planned: int) -> str:
     return format_missing(found, planned) if found else "no loss yet"
-
-
-def readable_lengths(rows: Sequence[LengthRow]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows for people."""
-    headings = ["Variant", "Model", "Params", "Tokens", "Tokens/param", "Seeds", "Loss"]
-    cells = [
-        [
-            row.variant,
-            row.model,
-            format_count(row.params, 3),
-            format_count(row.tokens, 3),
-            f"{row.tokens_per_param:.3g}",
-            str(row.seeds),
-            "" if row.loss is None else f"{row.loss:.3f}",
-            "" if row.standard_error is None else f"{row.standard_error:.2g}",
-            row.note,
-        ]
-        for row in rows
-    ]
-    return [*headings, "Standard error", "Notes"], cells

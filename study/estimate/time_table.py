@@ -6,7 +6,7 @@ from pathlib import Path
 from study.csv_tables import read_as
 from study.estimate.basis import MEASURED
 from study.estimate.estimate import PREDICTED_STARTUP, Estimate
-from study.formats import format_count, format_interval, format_seconds
+from study.formats import format_count, format_interval, format_known, format_seconds
 from study.markdown import markdown_table
 from study.sequences import group_by
 from study.trainers import DEFAULT_TRAINER
@@ -31,10 +31,10 @@ def readable_estimates(estimates: Sequence[Estimate]) -> tuple[list[str], list[l
     name = estimates[0].horizon if estimates else "Run"
     headings = ["Model Size", "Params", "GPUs", "Tokens/Step", f"{name.title()} Time", "Interval"]
     optional = {
-        "Tokens": lambda item: format_count(item.tokens, 3),
-        "GPU-hours": lambda item: "" if item.gpu_hours is None else f"{item.gpu_hours:.2g}",
+        "Tokens": lambda item: format_count(item.tokens),
+        "GPU-hours": lambda item: format_known(item.gpu_hours, "{:.2g}".format),
         "Cost": lambda item: "" if item.cost is None else f"{item.cost:.2f} {item.currency}",
-        "Energy (kWh)": lambda item: "" if item.energy_kwh is None else f"{item.energy_kwh:.2g}",
+        "Energy (kWh)": lambda item: format_known(item.energy_kwh, "{:.2g}".format),
     }
     if not name or name.endswith(" steps"):
         del optional["Tokens"]
@@ -50,7 +50,7 @@ def readable_estimates(estimates: Sequence[Estimate]) -> tuple[list[str], list[l
             [
                 item.model if variant == "base" else f"{item.model} ({variant})",
                 *([item.trainer] if has_trainers else []),
-                format_count(item.params, 3),
+                format_count(item.params),
                 f"{item.gpus}x {item.gpu_name}",
                 format_count(item.tokens_per_step, 2),
                 "" if item.seconds is None else f"~{format_seconds(item.seconds)}",

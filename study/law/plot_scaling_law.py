@@ -41,7 +41,7 @@ def _draw_losses(ax: Axes, fit: Fit) -> None:
     line = np.geomspace(tokens.min(), tokens.max(), 80)
     for size in sizes:
         here = [run for run in fit.runs if run.params == size]
-        label = f"{format_count(size, 3)} parameters" if few else None
+        label = f"{format_count(size)} parameters" if few else None
         ax.plot(
             [run.tokens for run in here], [run.loss for run in here], "o",
             color=colour_of[size], markersize=4, label=label,

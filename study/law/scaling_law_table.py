@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from study.csv_tables import read_csv
-from study.formats import format_count
+from study.formats import format_count, format_known
 from study.grid import Grid
 from study.law.isoflop_profiles import isoflop_profiles
 from study.law.scaling_law import (
@@ -163,8 +163,8 @@ def to_markdown(fit: Fit) -> str:
     if profiles:
         rows = [
             [f"{item.flops:.2e}", str(len(item.runs)),
-             NO_MINIMUM if item.params is None else format_count(item.params, 3),
-             "" if item.loss is None else f"{item.loss:.3f}"]
+             NO_MINIMUM if item.params is None else format_count(item.params),
+             format_known(item.loss, "{:.3f}".format)]
             for item in profiles
         ]  # fmt: skip
         headings = ["FLOPs", "Runs", "Best params", "Loss"]
@@ -191,7 +191,7 @@ def _optima(fit: Fit) -> str:
         ]
         low, middle, high = fit.interval(lambda law, flops=flops: law.loss(*law.optimum(flops)))  # type: ignore[misc]
         texts = [
-            f"{format_count(value, 3)} ({format_count(least, 3)} to {format_count(most, 3)})"
+            f"{format_count(value)} ({format_count(least)} to {format_count(most)})"
             for least, value, most in values
         ]
         rows.append([f"{flops:.2e}", *texts, f"{middle:.3f} ({low:.3f} to {high:.3f})"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from study.formats import format_known
 from study.markdown import markdown_table
 from study.measure.comparison import Difference, Side, unshared
 from study.measure.interval import CONFIDENCE
@@ -100,13 +101,13 @@ def _cells(row: Difference) -> list[str]:
         row.cell or ALL,
         row.runs,
         _two(row.base_speed, row.other_speed, "{:,.0f}"),
-        _ratio(row.speed_ratio),
+        format_known(row.speed_ratio, "x{:.3f}".format),
         f"{row.speed_noise:.1%}{'' if row.speed_degrees else ' assumed'}",
         row.speed,
-        _ratio(row.memory_ratio),
+        format_known(row.memory_ratio, "x{:.3f}".format),
         _two(row.base_loss, row.other_loss, "{:.4f}"),
-        "" if row.loss_difference is None else f"{row.loss_difference:+.4f}",
-        "" if row.loss_noise is None else f"{row.loss_noise:.4f}",
+        format_known(row.loss_difference, "{:+.4f}".format),
+        format_known(row.loss_noise, "{:.4f}".format),
         row.loss,
     ]
 
@@ -114,10 +115,6 @@ def _cells(row: Difference) -> list[str]:
 def _two(base: float | None, other: float | None, form: str) -> str:
     known = base is not None and other is not None
     return f"{form.format(base)}, {form.format(other)}" if known else ""
-
-
-def _ratio(value: float | None) -> str:
-    return "" if value is None else f"x{value:.3f}"
 
 
 def plot(differences: Sequence[Difference], path: Path) -> list[Path]:

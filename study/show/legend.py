@@ -36,7 +36,7 @@ def legend_sections(
     models = {cell.model for cell in cells}
     sections = {
         "Model (parameters)": [
-            sample(f"{name} ({format_count(size, 3)})", color=style.colours[name], linewidth=2.5)
+            sample(f"{name} ({format_count(size)})", color=style.colours[name], linewidth=2.5)
             for name, size in style.sizes.items()
             if name in models
         ]

@@ -146,7 +146,7 @@ def _cells(row: PlanRow) -> list[str]:
     cell, estimate = row.cell, row.estimate
     return [
         cell.name,
-        format_count(cell.params, 3),
+        format_count(cell.params),
         f"{cell.run.data.batch_size} x {cell.run.grad_acc_steps}",
         f"{cell.tokens_per_step:,}",
         _steps(cell),

@@ -74,7 +74,7 @@ def _draw_learning_rates(series: Sequence[Sequence[RateCurve]], sheet: Sheet) ->
 
 def _draw_rates(ax: Axes, curve: RateCurve, colour: Any) -> None:
     row = curve.row
-    label = f"{row.model} ({format_count(row.params, 3)})"
+    label = f"{row.model} ({format_count(row.params)})"
     ax.plot(curve.rates, curve.losses, "o", color=colour, markersize=4.5, label=label)
     if curve.parabola is not None:
         _draw_parabola(ax, curve.parabola, colour)
@@ -195,7 +195,7 @@ def _draw_lengths(series: Sequence[Sequence[LengthRow]], sheet: Sheet) -> Figure
             here = [row for row in rows if row.model == model and row.loss is not None]
             if not here:
                 continue
-            label = f"{model} ({format_count(here[0].params, 3)})"
+            label = f"{model} ({format_count(here[0].params)})"
             ax.errorbar(
                 [row.tokens_per_param for row in here], [row.loss for row in here],
                 yerr=[row.standard_error or 0.0 for row in here],
@@ -261,7 +261,7 @@ def _draw_changes(ax: Axes, rows: Sequence[Difference], names: Sequence[str], sh
         sizes = {row.model: row.params for row in reversed(rows)}
         handles = [
             Line2D([], [], color=colour_of[model], marker="o", linestyle="", markersize=6,
-                   label=f"{model} ({format_count(sizes[model], 3)})")
+                   label=f"{model} ({format_count(sizes[model])})")
             for model in models
         ]  # fmt: skip
         if sheet.is_narrow:

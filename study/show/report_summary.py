@@ -99,7 +99,7 @@ def _row_labels(grid: Grid, by_gpus: bool) -> Callable[[Cell], str]:
     with_trainer = names_trainers(grid)
 
     def label(cell: Cell) -> str:
-        parts = [f"{cell.model} ({format_count(cell.params, 3)})"] if by_gpus else []
+        parts = [f"{cell.model} ({format_count(cell.params)})"] if by_gpus else []
         if not by_gpus or (len(kinds) > 1 and (with_trainer or cell.variant != "base")):
             parts.append(name_kind(cell, with_trainer))
         return ", ".join([*parts, *([cell.cluster] if len(clusters) > 1 else [])])
@@ -269,7 +269,7 @@ def _short(cell: Cell, with_trainer: bool, with_variant: bool = True) -> str:
 
 def _range(numbers: Any) -> str:
     ordered = sorted(set(numbers))
-    texts = dict.fromkeys(format_count(value, 3) for value in (ordered[0], ordered[-1]))
+    texts = dict.fromkeys(format_count(value) for value in (ordered[0], ordered[-1]))
     return " to ".join(texts)
 
 

@@ -116,7 +116,7 @@ def empty_figure(message: str, sheet: Sheet) -> Figure:
 def format_tick(value: float) -> str:
     """Return a number with up to three digits: 0.002, 131K, 1e18."""
     if 1e3 <= value < 1e15:
-        return format_count(value, 3)
+        return format_count(value)
     return f"{value:.3g}".replace("e+", "e")
 
 

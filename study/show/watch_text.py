@@ -7,7 +7,7 @@ from typing import TextIO
 
 from tabulate import tabulate
 
-from study.formats import format_seconds
+from study.formats import format_known, format_seconds
 from study.points import short_names
 from study.show.watch import ORDER, Seen, State, Watch
 
@@ -69,7 +69,7 @@ def _cells(item: Seen) -> list[str]:
         item.state,
         steps if done else f"{now.step:,} of {steps}" if now else f"0 of {steps}",
         "" if now is None or now.loss is None else f"{now.loss:.4f}",
-        "" if speed is None else f"{speed:,.0f}",
+        format_known(speed, "{:,.0f}".format),
         "" if item.left_s is None or done else format_seconds(item.left_s),
         item.note,
     ]
