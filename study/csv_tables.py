@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from study.files import open_text, parse_row
-from trainer.problems import ConfigError, Problem
+from trainer.problems import ConfigError, Problem, unreadable
 from trainer.yaml_files import shorten
 
 Row = TypeVar("Row")
@@ -128,7 +128,7 @@ def read_csv(path: str | Path) -> CsvTable:
         except csv.Error as error:
             problem = Problem((), f"not valid CSV: {error}", line=reader.start)
         except OSError as error:
-            problem = Problem((), f"cannot be read: {error.strerror}")
+            raise unreadable(path, error) from None
     raise ConfigError(str(path), [problem])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from trainer.files import write_atomically
-from trainer.problems import ConfigError
+from trainer.problems import unreadable
 
 
 def open_text(path: str | Path, *, errors: str = "strict", newline: str | None = None) -> TextIO:
@@ -27,8 +27,7 @@ def open_text(path: str | Path, *, errors: str = "strict", newline: str | None =
         file = Path(path).open("rb")  # noqa: SIM115  (the caller closes it)
         start = file.peek(2)[:2]  # a pipe can be read only once
     except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(str(path), [f"cannot be read: {reason}"]) from None
+        raise unreadable(path, error) from None
     marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     encoding = "utf-16" if start in marks else "utf-8-sig"
     return io.TextIOWrapper(file, encoding=encoding, errors=errors, newline=newline)

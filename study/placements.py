@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeFloat
 
 from trainer.files import write_atomically
 from trainer.json_files import parse_json
-from trainer.problems import ConfigError
+from trainer.problems import ConfigError, unreadable
 from trainer.records import Written
 from trainer.settings import validate
 from trainer.yaml_files import shorten
@@ -64,7 +64,7 @@ def read_placements(folder: str) -> dict[str, Placement]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
-        raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
+        raise unreadable(path, error) from None
     if not isinstance(data, dict):
         expected = "a JSON object, cell -> placement"
         raise ConfigError(str(path), [f"found {shorten(data)}; expected {expected}"])

@@ -15,6 +15,13 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space, quota exceeded, file too large: what a write meets on a full disk."""
 
 
+def read_end(path: Path, count: int) -> bytes:
+    """Return at most `count` bytes, the last of a file."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - count))
+        return file.read()
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file atomically: readers see the old content or the new one, also after a power
     loss.

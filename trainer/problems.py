@@ -76,6 +76,12 @@ class ConfigError(ValueError):
         super().__init__(text.encode(errors="backslashreplace").decode())
 
 
+def unreadable(path: object, error: Exception, context: str = "") -> ConfigError:
+    """Return the error for a file or folder that cannot be read."""
+    reason = getattr(error, "strerror", None) or error
+    return ConfigError(str(path), [f"{context}cannot be read: {reason}"])
+
+
 def combine(errors: Sequence[ConfigError]) -> ConfigError:
     """Return one error with the problems of all of `errors`."""
     problems = [

@@ -17,7 +17,7 @@ from study.files import append_lines
 from study.grid import Cell
 from study.measure.measurement import Measurement
 from trainer.json_files import parse_json
-from trainer.problems import ConfigError
+from trainer.problems import ConfigError, unreadable
 from trainer.records import SUMMARY
 from trainer.yaml_files import shorten
 
@@ -94,7 +94,7 @@ def _read_predictions(study: Study) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from None
+        raise unreadable(path, error) from None
     found = []
     for number, line in enumerate(lines, start=1):
         try:

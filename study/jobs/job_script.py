@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from study.jobs.slurm_jobs import label_of
+from trainer.files import read_end
 
 ENDED = "ended"
 """Folder of the notes, within the folder of a study's Slurm logs: a job's label -> exit code."""
@@ -179,8 +180,6 @@ def what_node_lacks(code: str, log: Path, folders: Sequence[str | Path], results
 
 def _read_end(log: Path) -> bytes:
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-            return file.read()
+        return read_end(log, _TAIL_BYTES)
     except OSError:
         return b""

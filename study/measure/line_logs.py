@@ -12,7 +12,7 @@ from pathlib import Path
 from study.files import open_text
 from study.measure.log_values import Values, to_number
 from study.measure.training_log import Covered, LogRecord, TrainingLog, Unit, mark_attempts
-from trainer.problems import ConfigError
+from trainer.problems import ConfigError, unreadable
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -123,7 +123,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, line
                 number += line.endswith("\n")
         except (OSError, UnicodeError) as error:
-            raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
+            raise unreadable(path, error) from None
 
 
 NUMBER = r"([-+\w.,]{1,30})"

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from study.grid import Cell
 from trainer.folder.run_file import find_summary
 from trainer.json_files import parse_json
-from trainer.problems import ConfigError
+from trainer.problems import ConfigError, unreadable
 from trainer.records import FAILURE, SUMMARY, Failure, RunSummary
 from trainer.settings import validate
 from trainer.yaml_files import shorten
@@ -27,7 +27,7 @@ def read_summary(folder: str | Path) -> RunSummary | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from None
+        raise unreadable(path, error) from None
     except ValueError as error:
         hint = "without this file, the run resumes from its newest checkpoint"
         raise ConfigError(str(path), [f"cannot be read: {error}; {hint}"]) from None

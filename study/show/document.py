@@ -6,7 +6,7 @@ from pathlib import Path
 from study.estimate.estimate import Estimate
 from study.estimate.time_table import to_markdown
 from study.files import write_file
-from trainer.problems import ConfigError
+from trainer.problems import ConfigError, unreadable
 
 
 def markers(study: str) -> tuple[bytes, bytes]:
@@ -74,4 +74,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from None
+        raise unreadable(path, error) from None

@@ -11,6 +11,7 @@ from study.jobs.launch import cell_line
 from study.measure.summaries import is_stale, read_failure
 from study.points import LOGS
 from study.show.plan import find_state
+from trainer.files import read_end
 from trainer.layers import flatten
 from trainer.records import RunSummary
 from trainer.yaml_files import dump_yaml
@@ -60,9 +61,7 @@ def read_log_end(folder: str | Path) -> str:
     """Return the last lines of a run's log, without a terminal's control characters."""
     for name in LOGS:
         try:
-            with Path(folder, name).open("rb") as file:
-                file.seek(max(0, file.seek(0, 2) - LOG_BYTES))
-                text = file.read().decode("utf-8", errors="replace")
+            text = read_end(Path(folder, name), LOG_BYTES).decode(errors="replace")
         except OSError:
             continue
         lines = CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).splitlines()

@@ -1,6 +1,5 @@
 """How far a run is and how fast, from the end of its metrics.jsonl, which may be being written."""
 
-import os
 import statistics
 from collections import Counter
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from trainer.files import read_end
 from trainer.records import Record, SlowRank
 
 TAIL_BYTES = 65_536
@@ -49,15 +49,12 @@ class RunProgress:
 def read_progress(path: Path) -> RunProgress | None:
     """Return what the last whole lines of a metrics.jsonl tell; None if there are none."""
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL_BYTES))
-            lines = file.read().split(b"\n")
+        lines = read_end(path, TAIL_BYTES).split(b"\n")
     except OSError:
         return None
     records = []
     # The first may be the end of a line, and the last an incomplete one; broken ones are skipped.
-    for line in lines[1 if size > TAIL_BYTES else 0 : -1]:
+    for line in lines[:-1]:
         try:
             records.append(Record.model_validate_json(line))
         except ValidationError:

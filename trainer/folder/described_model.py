@@ -12,10 +12,9 @@ from typing import Any
 from trainer.config import ModelConfig, RopeScaling
 from trainer.json_files import parse_json
 from trainer.model.weight_names import Shape
-from trainer.problems import ConfigError, Problem
+from trainer.problems import ConfigError, Problem, unreadable
 from trainer.settings import validate
 from trainer.tokens.build_tokenizer import is_padding
-from trainer.tokens.text_files import unreadable
 
 PARAMS = "params.json"
 """The settings of a run of lingua, beside its weights."""

@@ -33,7 +33,7 @@ from trainer.folder.hub_model import HUB_CONFIG, of_transformers
 from trainer.folder.run_folder import RUN_FILES, read_settings, saved_by
 from trainer.model.model import Transformer
 from trainer.model.weight_names import weight_shapes
-from trainer.problems import ConfigError
+from trainer.problems import ConfigError, unreadable
 from trainer.records import CHECKPOINTS, CONFIG
 from trainer.world import World
 
@@ -142,7 +142,7 @@ def _find_checked(path: Path, config: RunConfig) -> InitialWeights:
             raise ConfigError(str(path), [f"{problem}; expected {expected}"])
         chosen.check(config.model, config.data.tokenizer.vocab_size)
     except OSError as error:
-        raise ConfigError(str(path), [f"{KEY}: cannot be read: {error.strerror}"]) from None
+        raise unreadable(path, error, f"{KEY}: ") from None
     return chosen
 
 

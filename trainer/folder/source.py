@@ -18,7 +18,7 @@ from trainer.folder.checkpoint_state import (
     read_state,
 )
 from trainer.folder.run_folder import read_settings, saved_by
-from trainer.problems import ConfigError
+from trainer.problems import ConfigError, unreadable
 from trainer.records import CONFIG
 from trainer.tokens.order import DataStart, count_taken
 from trainer.world import World
@@ -95,7 +95,7 @@ def _find(path: Path) -> Source:
     try:
         newest = next((found for found in _candidates(path) if is_intact(*found)), None)
     except OSError as error:
-        raise ConfigError(str(path), [f"{KEY}: cannot be read: {error.strerror}"]) from None
+        raise unreadable(path, error, f"{KEY}: ") from None
     if newest is None:
         expected = "the folder of a run of this trainer, or of one of its checkpoints"
         raise ConfigError(str(path), [f"{KEY}: found no intact checkpoint; expected {expected}"])
@@ -112,7 +112,7 @@ def _candidates(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         try:
             yield path, read_state(path)
         except (OSError, ValueError) as error:
-            raise ConfigError(str(path), [f"{KEY}: cannot be read: {error}"]) from None
+            raise unreadable(path, error, f"{KEY}: ") from None
         return
     if (path / CONFIG).exists():
         yield from complete(*saved_by(path))

@@ -18,11 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from trainer.problems import ConfigError
+from trainer.problems import ConfigError, unreadable
 from trainer.tokens.megatron import document_borders, read_megatron
 from trainer.tokens.piece import Document, Piece
 from trainer.tokens.tables import TEXT_KEYS, kind_of, read_rows, row_borders
-from trainer.tokens.text_files import ARROW, MEGATRON, PARQUET, unreadable
+from trainer.tokens.text_files import ARROW, MEGATRON, PARQUET
 
 BLOCK_BYTES = 2**20
 LINE_BYTES = 2**28

@@ -19,9 +19,9 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.problems import ConfigError
+from trainer.problems import ConfigError, unreadable
 from trainer.tokens.piece import Piece, PreTokenised
-from trainer.tokens.text_files import INDEX, unreadable
+from trainer.tokens.text_files import INDEX
 from trainer.tokens.tokenizer import Tokens
 
 MAGIC = b"MMIDIDX\0\0"

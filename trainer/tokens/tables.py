@@ -16,9 +16,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from trainer.problems import ConfigError
+from trainer.files import read_end
+from trainer.problems import ConfigError, unreadable
 from trainer.tokens.piece import Document, Piece, PreTokenised
-from trainer.tokens.text_files import ARROW, unreadable
+from trainer.tokens.text_files import ARROW
 
 TEXT_KEYS = ("text", "content")
 TOKEN_KEYS = ("input_ids", "token_ids", "tokens", "ids")
@@ -74,7 +75,7 @@ class _Arrow:
         self._open, self._file = ipc.open_stream, file
         if file.read(len(FILE_MAGIC)) == FILE_MAGIC:
             self._open = ipc.open_file
-        elif _last_bytes(path, len(STREAM_END)) != STREAM_END:
+        elif read_end(path, len(STREAM_END)) != STREAM_END:
             raise OSError("not an Arrow file, or it ends before the end of the stream")
         self.schema = self._reader().schema
 
@@ -105,12 +106,6 @@ class _Arrow:
     def _reader(self) -> Any:
         self._file.seek(0)
         return self._open(self._file)
-
-
-def _last_bytes(path: Path, count: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - count))
-        return file.read()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.json_files import parse_json
-from trainer.problems import ConfigError, Problem
+from trainer.problems import ConfigError, Problem, unreadable
 from trainer.yaml_files import shorten
 
 LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -78,11 +78,6 @@ def stat_file(path: Path) -> list[Any]:
             raise unreadable(part, error) from None
         size, changed = size + stat.st_size, max(changed, stat.st_mtime_ns)
     return [str(path.resolve()), size, changed]
-
-
-def unreadable(path: Path, error: Exception) -> ConfigError:
-    """Return the error for a file that cannot be read."""
-    return ConfigError(str(path), [f"cannot be read: {getattr(error, 'strerror', None) or error}"])
 
 
 def list_text_files(root: Path, source: str) -> TextFiles:
