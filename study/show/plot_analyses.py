@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from study.analysis.ablations import Difference
 from study.analysis.catalogue import Results
@@ -18,6 +17,7 @@ from study.analysis.parabola import Parabola
 from study.analysis.tokens_per_parameter import LengthRow
 from study.formats import format_count
 from study.sequences import evenly
+from study.show.legend import sample
 from study.show.sheets import Sheet, empty_figure, format_tick, label_log_axis, write_figure
 from study.show.style import IDEAL, colours
 
@@ -45,10 +45,6 @@ def _panels(sheet: Sheet, count: int, columns: int) -> tuple[Figure, list[Any]]:
     return figure, list(figure.subplots(count, columns, squeeze=False))
 
 
-def _chosen(series: Sequence[Any]) -> list[Any]:
-    return evenly(series, MOST_SERIES)
-
-
 def _title(label: str, default: str, shown: int, total: int) -> str:
     part = f" ({shown} of {total} series)" if shown < total else ""
     return (default if label == "base" else label) + part
@@ -58,7 +54,7 @@ def _draw_learning_rates(series: Sequence[Sequence[RateCurve]], sheet: Sheet) ->
     known = [curves for curves in series if any(curve.losses for curve in curves)]
     if not known:
         return empty_figure(NO_LOSS, sheet)
-    shown = _chosen(known)
+    shown = evenly(known, MOST_SERIES)
     figure, rows = _panels(sheet, len(shown), 2)
     for (left, right), curves in zip(rows, shown, strict=True):
         colour_of = colours([curve.row.model for curve in curves])
@@ -124,7 +120,7 @@ def _draw_isoflops(series: Sequence[IsoFlopFit], sheet: Sheet) -> Figure:
     known = [fit for fit in series if any(curve.runs for curve in fit.curves)]
     if not known:
         return empty_figure(NO_LOSS, sheet)
-    shown = _chosen(known)
+    shown = evenly(known, MOST_SERIES)
     figure, rows = _panels(sheet, len(shown), 3)
     for (left, middle, right), fit in zip(rows, shown, strict=True):
         colour_of = colours([curve.row.flops for curve in fit.curves])
@@ -186,7 +182,7 @@ def _draw_lengths(series: Sequence[Sequence[LengthRow]], sheet: Sheet) -> Figure
     known = [rows for rows in series if any(row.loss is not None for row in rows)]
     if not known:
         return empty_figure(NO_LOSS, sheet)
-    shown = _chosen(known)
+    shown = evenly(known, MOST_SERIES)
     figure, panels = _panels(sheet, len(shown), 1)
     for (ax,), rows in zip(panels, shown, strict=True):
         sizes = dict.fromkeys(row.model for row in rows)
@@ -214,7 +210,7 @@ def _draw_differences(series: Sequence[Sequence[Difference]], sheet: Sheet) -> F
     known = [rows for rows in series if any(row.difference is not None for row in rows)]
     if not known:
         return empty_figure("No change has a loss to compare with its base yet.", sheet)
-    shown = _chosen(known)
+    shown = evenly(known, MOST_SERIES)
     changes = [_largest_changes(rows) for rows in shown]
     heights = [1.4 + 0.25 * len(names) for names in changes]
     figure = Figure(figsize=(sheet.width, sum(heights)))
@@ -260,10 +256,9 @@ def _draw_changes(ax: Axes, rows: Sequence[Difference], names: Sequence[str], sh
     if len(models) > 1:
         sizes = {row.model: row.params for row in reversed(rows)}
         handles = [
-            Line2D([], [], color=colour_of[model], marker="o", linestyle="", markersize=6,
-                   label=f"{model} ({format_count(sizes[model])})")
+            sample(f"{model} ({format_count(sizes[model])})", color=colour_of[model], marker="o")
             for model in models
-        ]  # fmt: skip
+        ]
         if sheet.is_narrow:
             ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.12), ncols=2)
         else:

@@ -10,6 +10,7 @@ from study.grid import Cell, Configuration, Grid
 from study.kinds import kinds_heading, name_kind, names_trainers
 from study.measure.repeats import BETWEEN_RUNS
 from study.measure.throughput_row import ThroughputRow
+from study.sequences import group_by
 from study.trainers import DEFAULT_TRAINER
 
 MOST_LISTED = 6
@@ -166,10 +167,9 @@ def describe_findings(rows: Sequence[tuple[Cell, ThroughputRow]], by_gpus: bool)
 
 
 def _fastest(known: Sequence[tuple[Cell, ThroughputRow]], with_trainer: bool) -> str:
-    repeats: dict[tuple[str, str, str], list[tuple[Cell, ThroughputRow]]] = {}
-    for cell, row in known:
-        key = cell.cluster, cell.trainer, row.speed_key or cell.name
-        repeats.setdefault(key, []).append((cell, row))
+    repeats = group_by(
+        known, lambda it: (it[0].cluster, it[0].trainer, it[1].speed_key or it[0].name)
+    )
     best, speed = _highest("tokens_per_s", repeats.values(), with_trainer)
     text = f"The highest throughput is {speed:,.0f} tokens/s: {best}."
     rated = [runs for runs in repeats.values() if any(row.mfu is not None for _, row in runs)]
