@@ -17,6 +17,8 @@ packages=ca-certificates,python3-dev,python3-venv,build-essential,git,make,procp
 if [ ! -e "$root/installed" ]; then
     rm -rf "$root"
     debootstrap --variant=minbase --include="$packages" "$suite" "$root"
+    # The lists of sid are valid for a week; a mirror may have older ones.
+    echo 'Acquire::Check-Valid-Until "false";' >"$root/etc/apt/apt.conf.d/mirror"
     touch "$root/installed"
 fi
 for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
