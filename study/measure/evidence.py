@@ -71,7 +71,8 @@ def read_evidence(study: Study) -> list[Measurement]:
 def _of_study(entry: Evidence) -> Iterator[Measurement]:
     """Yield an earlier study's measurements; its study.yaml is next to its throughput.csv."""
     settings = Path(entry.file).with_name("study.yaml")
-    if Path(entry.file).exists() and not settings.exists():
+    if not settings.exists():
+        read_csv(entry.file)  # raises ConfigError if the table does not exist either
         problem = f"found no {settings.name} beside it, which says what it measured; copy it, too"
         raise ConfigError(entry.file, [f"{problem}, or write a table of `format: csv`"])
     grid = Grid(validate(Study, load_yaml(str(settings)), str(settings)))

@@ -386,6 +386,9 @@ def test_a_table_of_an_earlier_study_needs_its_study(make_grid: MakeGrid, tmp_pa
     with pytest.raises(ConfigError) as error:
         read_evidence(with_evidence(make_grid, path, format="csv").study)
     assert "expected `format: throughput` for it, and its study.yaml" in str(error.value)
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"theirs\.csv: 1 problem\n  cannot be read: No such"):
+        read_evidence(with_evidence(make_grid, path, format="throughput").study)
 
 
 def test_the_reference_table_regenerates_without_a_gpu(tmp_path: Path) -> None:
