@@ -40,6 +40,7 @@ def test_the_page_is_complete_and_self_contained(make_grid: MakeGrid, tmp_path: 
     assert "4 of 4 cells measured" in page
     assert "torch 2.13.0" in page
     assert "node-1" in page
+    assert "Variants compared" in page
     assert "Nothing: every cell to measure was measured" in page
     assert all(f"<b>{basis}</b>: " in page for basis in (*MEASURED, "Estimated"))
     assert page == report(grid, tmp_path)

@@ -74,7 +74,7 @@ def test_the_variants_of_one_gpu_count(make_grid: MakeGrid) -> None:
         write_run(cell, step_s)
     rows = list(zip(grid, throughput_rows(grid), strict=True))
     matrix = build_matrix(grid, rows, {})
-    assert matrix.headings == ["tiny"]
+    assert (matrix.corner, matrix.headings) == ("Variant", ["tiny"])
     assert [label for label, _ in matrix.rows] == ["base", "fast", "same"]
     assert "The fastest variant of tiny is fast: 1.25 × base." in describe_findings(rows, False)
     told = describe_findings([rows[0], rows[2]], False)
