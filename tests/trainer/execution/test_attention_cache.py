@@ -27,12 +27,14 @@ class Benchmarks:
         self.count += 1
         return self.answer
 
-    def choose(self, *settings: str, kept: str | None = None, rank: int = 0) -> str | None:
+    def choose(
+        self, *settings: str, kept: str | None = None, rank: int = 0, named: str | None = None
+    ) -> str | None:
         cache = f"distributed.compile_cache={self.cache}"
         config = load_run_config([f"config={self._config}", cache, *settings])
         world = get_world("cpu")
         world = World(rank, 1, rank, 1, world.device)
-        choices = Choices(**{**vars(resolve_choices(config, world)), "attention": None})
+        choices = Choices(**{**vars(resolve_choices(config, world)), "attention": named})
         return attention_choice.choose_attention(config, choices, world, kept).attention
 
     @property
@@ -124,9 +126,16 @@ def test_a_kernel_whose_package_does_not_load_is_not_taken(
 
 
 def test_a_resumed_run_keeps_its_own_kernel(benchmarks: Benchmarks) -> None:
+    """Unless that is a package's, which is not installed here."""
     benchmarks.choose()
     assert benchmarks.choose(kept="efficient") == "efficient"
     assert benchmarks.choose() == "flash"
+    assert benchmarks.choose(kept="fa3") == "flash"
+
+
+def test_a_kernel_that_the_settings_name_is_not_benchmarked(benchmarks: Benchmarks) -> None:
+    assert benchmarks.choose(named="math", kept="efficient") == "math"
+    assert benchmarks.count == 0
 
 
 def test_no_answer_is_kept_if_nothing_ran(benchmarks: Benchmarks) -> None:

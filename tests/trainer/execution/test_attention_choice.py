@@ -3,6 +3,8 @@
 import random
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -75,8 +77,11 @@ def test_a_simpler_choice_differs_from_process_to_process() -> None:
 
 @pytest.mark.parametrize("gpu_s", [0.5e-3, 5e-3, 0.5])
 def test_a_pass_counts_the_time_of_the_gpu(monkeypatch: pytest.MonkeyPatch, gpu_s: float) -> None:
-    """A launch takes the host 0.2 ms; the GPU begins at once and works on, as within a step."""
-    now = done_at = 10.0
+    """A launch takes the host 0.2 ms; the GPU begins at once and works on, as within a step.
+
+    At first it is at work for another 0.3 s, on passes of the kernel before.
+    """
+    now, done_at = 10.0, 10.3
     passes = 0
 
     def work() -> None:
@@ -126,6 +131,59 @@ def test_the_kernels_of_this_cpu(runs: Runs, monkeypatch: pytest.MonkeyPatch) ->
     assert attention_choice._fastest(config, resolve_choices(config, world), world) == "flash"
     assert torch.backends.cuda.math_sdp_enabled()
     assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype", "mask"),
+    [
+        (["distributed.model_dtype=fp32"], torch.float32, None),
+        (["distributed.model_dtype=bf16", "model.sliding_window=16"], torch.bfloat16, (4, 1, 8, 8)),
+    ],
+)
+def test_a_pass_is_that_of_one_layer_and_one_process(
+    runs: Runs,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: list[str],
+    dtype: torch.dtype,
+    mask: tuple[int, ...] | None,
+) -> None:
+    """Four sequences of 8 tokens; of 8 heads and 4 key-value heads of width 4, half in each."""
+    shape = "model={dim: 32, n_layers: 2, n_heads: 8, n_kv_heads: 4, multiple_of: 32}"
+    arguments = [f"config={runs.config}", shape, "data.seq_len=8", *settings]
+    config, world = load_run_config(arguments), replace(get_world("cpu"), size=2, tp_size=2)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    passes: list[tuple[Any, ...]] = []
+    gradients: list[torch.Tensor] = []
+
+    def noted(*inputs: Any, **options: Any) -> torch.Tensor:
+        passes.append((*inputs, options))
+        for tensor in inputs[:3]:
+            tensor.register_hook(gradients.append)
+        return attend(*inputs, **options)
+
+    monkeypatch.setattr(attention_choice.F, "scaled_dot_product_attention", noted)
+    attention_choice._attention_pass(config, resolve_choices(config, world), world)()
+    ((q, k, v, used, options),) = passes
+    assert [tuple(x.shape) for x in (q, k, v)] == [(4, 4, 8, 4), (4, 2, 8, 4), (4, 2, 8, 4)]
+    assert {x.dtype for x in (q, k, v)} == {dtype}
+    assert options == {"is_causal": mask is None, "enable_gqa": True}
+    assert mask == (None if used is None else used.shape)
+    if used is not None:
+        assert used.dtype == torch.bool and used[0, 0, :2, :3].tolist() == [[1, 0, 0], [1, 1, 0]]
+    assert len(gradients) == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [("model.sliding_window=null", "UNMASKED"), ("model.sliding_window=16", "MASKED")],
+)
+def test_kernels_that_take_no_mask_are_not_asked_for_one(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, setting: str, expected: str
+) -> None:
+    monkeypatch.setattr(attention_choice, "fastest", lambda names, seconds: ", ".join(names))
+    config, world = load_run_config([f"config={runs.config}", setting]), get_world("cpu")
+    found = attention_choice._fastest(config, resolve_choices(config, world), world)
+    assert found == ", ".join(getattr(attention_choice, expected))
 
 
 def test_missing_fa3_is_reported_in_one_line(runs: Runs) -> None:
