@@ -1,4 +1,5 @@
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -29,15 +30,51 @@ def test_cores_are_those_of_the_process_affinity() -> None:
         ({"cpu.max": "max 100000\n"}, None),
         ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
         ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        (
+            {
+                "cpu.max": "max 100000\n",
+                "cpu/cpu.cfs_quota_us": "400000",
+                "cpu/cpu.cfs_period_us": "100000",
+            },
+            None,
+        ),
         ({}, None),
     ],
-    ids=["v2", "v2 without", "v1", "v1 without", "no cgroup"],
+    ids=["v2", "v2 without", "v1", "v1 without", "both", "no cgroup"],
 )
 def test_quota_of_the_cgroup(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert host.cgroup_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [(None, 4), (2.0, 2), (2.7, 2), (0.5, 1), (9.0, 4), (1.5, 1)]
+)
+def test_cores_are_at_most_the_quota(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, cores: int
+) -> None:
+    """Of a process that may run on four."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 4, 6})
+    monkeypatch.setattr(host, "cgroup_quota", lambda: quota)
+    assert host.count_cores() == cores
+
+
+def test_the_processor_is_the_first_one_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = "processor\t: 0\nmodel name\t: EPYC: 9654\nflags\t\t: fpu bf16\n"
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"{listed}\n{listed.replace('9654', '1')}")
+    monkeypatch.setattr(host, "CPUINFO", cpuinfo)
+    read = host.processor.__wrapped__  # without the cache
+    fields = {"processor": "0", "model name": "EPYC: 9654", "flags": "fpu bf16"}
+    assert read() == fields
+    monkeypatch.setattr(host, "processor", read)
+    assert host.processor_name() == "EPYC: 9654"
+    cpuinfo.unlink()
+    assert host.processor_name() == platform.machine()
 
 
 @pytest.mark.parametrize(("fields", "has"), [(ZEN, True), (SKYLAKE, False), (GRAVITON, True)])
@@ -55,6 +92,7 @@ def test_processors_on_which_mkl_is_slow(fields: dict[str, str], slow: bool) -> 
     [
         ("cpu", 2, 8, "8 processes share 2 CPU cores"),
         ("cuda", 8, 8, "8 GPUs share 8 CPU cores"),
+        ("cuda", 4, 8, "8 GPUs share 4 CPU cores"),
         ("cpu", 2, 2, None),
         ("cuda", 16, 8, None),
     ],

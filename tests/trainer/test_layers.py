@@ -91,6 +91,18 @@ def test_a_layer_may_be_merged_under_a_key() -> None:
     assert found.path == ("axis",)
 
 
+def test_a_value_that_is_replaced_keeps_its_origin() -> None:
+    layers = [Layer.of(BASE), Layer({"x": 3}, at=("a",), prefix=("shapes",), source="top")]
+    changed = Merged(layers).with_value(("a", "x"), 7).with_value(("a", "y"), 8)
+    assert changed.values == {**BASE.values, "a": {"x": 7, "y": 8}}
+    assert changed.sources == ["base.yaml", "top"]
+    found = [changed.trace(Problem(("a", key), "")) for key in "xy"]
+    assert [(item.source, item.path) for item in found] == [
+        ("top", ("shapes", "x")),
+        ("base.yaml", ("a", "y")),
+    ]
+
+
 def test_a_broken_rule_blames_the_key_of_the_last_layer() -> None:
     x, y = ("a", "x"), ("a", "y")
     assert str(trace(x, y, values={})) == "line 1: a.x = 1 is wrong"
