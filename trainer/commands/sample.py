@@ -115,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--top-k", type=_count, help="draw from the K likeliest tokens only")
     parser.add_argument(
-        "--seed", type=int, default=Sampling.seed, help="seed of the draws (%(default)s)"
+        "--seed", type=_seed, default=Sampling.seed, help="seed of the draws (%(default)s)"
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda if there is one")
     given = parser.parse_args(arguments)
@@ -143,6 +143,13 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"found {text}; expected 1 or more")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not -(2**63) <= value < 2**64:
+        raise argparse.ArgumentTypeError(f"found {text}; expected a 64-bit number")
     return value
 
 

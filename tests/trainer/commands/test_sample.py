@@ -182,9 +182,16 @@ def test_mistakes_are_one_line(
         assert out == ""
         assert expected in error
         assert len(error.splitlines()) == 2
-    for option in ("--max-tokens=0", "--temperature=-1", "--temperature=nan", "--top-k=x"):
+    for option, expected in (
+        ("--max-tokens=0", "found 0; expected 1 or more"),
+        ("--temperature=-1", "found -1; expected 0 or more"),
+        ("--temperature=inf", "found inf; expected 0 or more"),
+        (f"--seed={2**64}", f"found {2**64}; expected a 64-bit number"),
+        (f"--seed={-(2**63) - 1}", "expected a 64-bit number"),
+        ("--top-k=x", "argument --top-k: invalid"),
+    ):
         assert run_command(monkeypatch, f"--run={made}", "--prompt=a", option) == 2
-    assert "argument --top-k: invalid" in capsys.readouterr().err
+        assert expected in capsys.readouterr().err
 
 
 def test_settings_of_another_model_are_reported(tmp_path: Path) -> None:
