@@ -4,6 +4,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,24 @@ def test_the_command_prints_prompt_and_continuation(
     assert run_command(monkeypatch, *command, "--max-tokens=20", "--device=cpu") == 0
     expected = sample.sample(tmp_path / "run", "The sum", Sampling(20))
     assert capsys.readouterr().out == expected + "\n"
+    options = ("--temperature=0.5", "--top-k=50", f"--seed={2**64 - 1}")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run_command(monkeypatch, *command, *options) == 0
+    expected = sample.sample(tmp_path / "run", "The sum", Sampling(128, 0.5, 50, 2**64 - 1))
+    assert capsys.readouterr().out == expected + "\n"
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ({(0,): "a", (0, 1): "a b", (1,): "b"}, " b"),
+        ({(0,): "\ufffd", (0, 1): "ä", (1,): "b"}, "b"),
+    ],
+    ids=["drops a space at the beginning", "decodes the prompt otherwise in a longer text"],
+)
+def test_the_text_after_a_prompt(texts: dict[tuple[int, ...], str], expected: str) -> None:
+    tokenizer: Any = SimpleNamespace(decode=lambda ids: texts[tuple(ids.tolist())])
+    assert sample._continuation(tokenizer, [0], [1]) == expected
 
 
 def test_mistakes_are_one_line(
