@@ -92,6 +92,8 @@ def test_other_readers_get_the_same_strings(values: dict[str, Any]) -> None:
         ("a: {b: 1, b: 2}\n", ["line 1: a.b: duplicate key"]),
         ("a: 1\n'a': 2\nb: [{c: 1},\n {c: 1, c: 2}]\n", ["line 2: a: dup", "line 4: b[1].c: dup"]),
         ("10: a\n0xA: b\n", ["line 2: 10: duplicate key"]),
+        ("a:\n  true: 1\n", ["line 2: a: found true as a key; expected a name, in quotes if"]),
+        ("a: 1\n~: 2\n", ["line 2: found nothing as a key; expected a name"]),
         ("a: &x {b: *x}\n", ["a.b: found an alias of the mapping or list that contains it"]),
         ("a: !!int x\n", ["line 1, column 4: not valid YAML: 'x' is not of type int"]),
         ("a: !!bool yes\n", ["line 1, column 4: not valid YAML: 'yes' is not of type bool"]),

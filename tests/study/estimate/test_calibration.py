@@ -52,13 +52,25 @@ def test_each_check_leaves_out_what_it_says(gpus: tuple[int, ...]) -> None:
     assert rows[2].median_error == pytest.approx(0, abs=0.05)
 
 
-def test_an_outlier_is_counted_as_slower() -> None:
-    """Nine consistent cells, and one that takes three times as long as its neighbours suggest."""
+@pytest.mark.parametrize(("factor", "error", "side"), [(3, 2 / 3, "above"), (1 / 3, 2.0, "below")])
+def test_an_outlier_is_counted_as_slower_or_faster(factor: float, error: float, side: str) -> None:
+    """Eight consistent cells, and one that takes three times or a third of what they suggest."""
     observed = works(1, 2, 4)
-    slow = Observed(observed[4].work, 3 * observed[4].step_s, None, None)
-    rows = list(check_cluster("h200", H200, [*observed[:4], slow, *observed[5:]]))
-    assert rows[0].largest_error == pytest.approx(2 / 3, abs=0.1)
-    assert (rows[0].above or 0) >= 1 / 9
+    other = Observed(observed[4].work, factor * observed[4].step_s, None, None)
+    rows = list(check_cluster("h200", H200, [*observed[:4], other, *observed[5:]]))
+    assert rows[0].largest_error == pytest.approx(error, rel=0.2)
+    assert 1 / 9 <= getattr(rows[0], side) <= 2 / 9
+    assert (rows[0].coverage or 0) > 1 / 3
+
+
+def test_the_largest_gpu_count_of_each_size_is_predicted_from_the_smaller_ones() -> None:
+    """Four GPUs take three times as long as one and two."""
+    observed = [
+        Observed(item.work, item.step_s * (3 if item.work.gpus == 4 else 1), None, None)
+        for item in works(1, 2, 4)
+    ]
+    largest = list(check_cluster("h200", H200, observed))[2]
+    assert (largest.cells, largest.above, largest.below) == (3, 1.0, 0.0)
 
 
 def test_leaving_cells_out_of_a_fit_is_like_fitting_the_others() -> None:
@@ -134,7 +146,11 @@ def test_a_cluster_is_predicted_from_its_own_measurements(make_grid: MakeGrid) -
 
 def test_checks_are_shown_in_percent() -> None:
     rows = [Check("here", "one cell", 4, 0.0123, 0.5, 0.75, None, 0.25, "lingua"),
+            Check("here", "one cell", 2, 0.1, 0.2, 1.0, 0.0, 0.0),
             Check("here", "largest GPU count", 0, None, None, None, None, None)]  # fmt: skip
     headings, cells = readable_checks(rows)
-    assert cells == [["here, lingua", "one cell", "4", "1.23", "50", "75", "", "25"]]
+    assert cells == [
+        ["here, lingua", "one cell", "4", "1.23", "50", "75", "", "25"],
+        ["here", "one cell", "2", "10", "20", "100", "0", "0"],
+    ]
     assert len(headings) == len(cells[0])

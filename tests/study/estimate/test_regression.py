@@ -154,6 +154,19 @@ def test_a_fit_is_repeated_without_the_points_that_determined_a_coefficient() ->
 
 
 @pytest.mark.parametrize(
+    ("factors", "low", "high"),
+    [([1, 1000], 1.0, 1.0), ([1, 1000, 1], 1.5, 2.0), ([1, 1, 1], 1.0, 1.0)],
+)
+def test_intervals_are_widened_from_three_measurements_on(
+    factors: list[int], low: float, high: float
+) -> None:
+    """Repeats of one configuration. Of two that disagree, either may be the wrong one."""
+    repeats = points([make_work(512, 1)] * len(factors))
+    fit = Regression(PRIORS, repeats, repeats.terms @ np.ones(11) * np.array(factors))
+    assert low <= fit.scale <= high
+
+
+@pytest.mark.parametrize(
     "candidates",
     [pytest.param(GRID[10:], id="new configurations"), pytest.param(GRID[:2], id="known ones")],
 )
