@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import LlamaConfig, Qwen3Config
 
 from tests.trainer.folder.other_models import (
     LLAMA3,
@@ -25,6 +26,7 @@ from tests.trainer.model.scalings import LINEAR
 from tests.trainer.small_runs import ALONE, make_run, make_summary
 from trainer.commands import export
 from trainer.config import ModelConfig
+from trainer.folder.hub_model import HUB_KEYS, of_transformers
 from trainer.folder.initial_weights import find
 from trainer.folder.source import find_source
 from trainer.model.model import Transformer
@@ -95,6 +97,27 @@ def test_a_config_of_transformers_4_is_read(kinds: Path, gqa: dict[str, Any]) ->
         del values[key]
     config.write_text(json.dumps(values))
     assert_same_logits(loaded(kinds / "hf", gqa), make_llama(gqa)(TOKENS).logits)
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, Qwen3Config])
+@pytest.mark.parametrize("null", [False, True])
+def test_what_a_config_leaves_out_has_transformers_default(
+    tmp_path: Path, kind: Any, null: bool
+) -> None:
+    """A single layer; keys are missing, or null as some have them."""
+    theirs = kind(hidden_size=64, num_hidden_layers=1, num_attention_heads=4)
+    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    values = {key: getattr(theirs, key) for key in (*sizes, "vocab_size")}
+    others = ("num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "rope_parameters")
+    if null:
+        values |= dict.fromkeys((*others, "head_dim", "rope_theta", "rope_scaling"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": theirs.model_type, **values}))
+    found = of_transformers(tmp_path / "config.json").values
+    assert {name: found[name] for name in HUB_KEYS} == {
+        "rope_theta": theirs.rope_parameters["rope_theta"],
+        **{name: getattr(theirs, key) for name, key in HUB_KEYS.items() if name != "rope_theta"},
+    }
+    assert found["rope_scaling"] is None
 
 
 @pytest.mark.parametrize(

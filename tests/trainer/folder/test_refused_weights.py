@@ -229,6 +229,34 @@ DAMAGE = [
     ),
     pytest.param(
         "hf",
+        lambda path: change_json(path / "config.json", model_type=["llama"]),
+        r"model_type: found \['llama'\]; expected 'llama' or 'qwen3'",
+        id="a list of kinds",
+    ),
+    pytest.param(
+        "hf",
+        lambda path: change_json(path / "config.json", num_attention_heads=True, vocab_size=0),
+        r"2 problems\n  num_attention_heads: found True; expected .*\n  vocab_size: found 0; exp",
+        id="sizes that are none",
+    ),
+    pytest.param(
+        "hf",
+        lambda path: change_json(path / "config.json", rope_parameters=7),
+        "rope_parameters.rope_type: found 7; expected 'default', 'llama3', 'linear'",
+        id="positions that are a number",
+    ),
+    pytest.param(
+        "hf",
+        lambda path: change_json(
+            path / "config.json",
+            rope_parameters={"rope_type": "yarn"},
+            rope_scaling={"type": "dynamic"},
+        ),
+        "rope_parameters.rope_type: found 'yarn'",
+        id="scaled positions of two versions",
+    ),
+    pytest.param(
+        "hf",
         lambda path: (path / "config.json").write_text("{"),
         r"config\.json: .*\n  cannot be read as JSON",
         id="no JSON",

@@ -173,6 +173,21 @@ def test_a_cut_or_multimodal_file_is_named(tmp_path: Path) -> None:
     assert "a.bin: 1 problem\n  cannot be read: No such file" in complaint(tmp_path)
 
 
+def test_files_without_documents_add_nothing(tmp_path: Path) -> None:
+    """The first as Megatron writes it, with a border; the second with its header alone."""
+    write_megatron(tmp_path / "src" / "a.bin", [])
+    (tmp_path / "src" / "b.bin").touch()
+    header = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, 0, 0)
+    (tmp_path / "src" / "b.idx").write_bytes(header)
+    for name in ("a.bin", "b.bin"):
+        path = tmp_path / "src" / name
+        assert (cut(path, 1), ids_of(path), MegatronFile(path).documents) == ([], [], 0)
+    assert "found no documents to train on; expected at least one" in complaint(tmp_path)
+    write_megatron(tmp_path / "src" / "c.bin", [[], [[7]]])  # the first document is empty
+    made = ensure_shards(tmp_path, "src", tmp_path / "shards")
+    assert made.train.tolist() == [256, 257, 256, 7, 257]
+
+
 def test_a_bin_file_without_an_index_is_not_text(tmp_path: Path) -> None:
     write_source(tmp_path, [["a"]])
     (tmp_path / "src" / "pytorch_model.bin").touch()

@@ -72,6 +72,35 @@ def test_both_formats_of_arrow(tmp_path: Path) -> None:
     assert [len(cut(tmp_path / f"{name}.arrow", 1)) for name in "ab"] == [2, 2]
 
 
+def write_empty(folder: Path) -> None:
+    """Write tables without rows: with no batch, with an empty one, and in each format."""
+    table = pyarrow.table({"text": pyarrow.array([], pyarrow.string())})
+    with pyarrow.ipc.new_stream(str(folder / "none.arrow"), table.schema):
+        pass
+    with pyarrow.ipc.new_stream(str(folder / "empty.arrow"), table.schema) as writer:
+        writer.write_batch(pyarrow.record_batch([table["text"].combine_chunks()], names=["text"]))
+    with pyarrow.ipc.new_file(str(folder / "file.arrow"), table.schema):
+        pass
+    parquet.write_table(table, folder / "rows.parquet")
+
+
+def test_tables_without_rows_add_nothing(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    write_empty(tmp_path / "src")
+    empty = sorted((tmp_path / "src").iterdir())
+    assert len(empty) == 4 and texts_of(empty) == []
+    assert [cut(path, 1) for path in empty] == [[]] * 4
+    with pytest.raises(ConfigError, match="found no documents to train on; expected at least one"):
+        ensure_shards(tmp_path, "src", tmp_path / "shards")
+    write_arrow(tmp_path / "src" / "z.arrow", ["a", "b"])
+    made = ensure_shards(tmp_path, "src", tmp_path / "shards")
+    assert made.train.tolist() == packed(["a", "b"])
+    for name in ("src/zero.arrow", "src/zero.parquet"):
+        (tmp_path / name).touch()
+        with pytest.raises(ConfigError, match=rf"{name}: 1 problem\n  cannot be read: "):
+            texts_of([tmp_path / name])
+
+
 def test_damaged_offsets_are_named(tmp_path: Path) -> None:
     """The text between two of them would be taken from anywhere in the memory."""
     path = tmp_path / "a.arrow"
