@@ -8,8 +8,8 @@ from trainer.gpu_state import GpuMeter, GpuState
 
 def test_a_meter_keeps_the_extremes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples at 0, 2 and 4 s; the one asked for at 1 s is too early."""
-    seen = [(1980, ()), (1620, ("power limit",)), (1800, ())]
-    states = iter([GpuState(clock, 700.0, limits) for clock, limits in seen])
+    seen = [(1980, 650.0, ()), (1620, 700.0, ("temperature",)), (1860, 600.0, ("power limit",))]
+    states = iter([GpuState(*values) for values in seen])
     monkeypatch.setattr(gpu_state, "read", lambda uuid: next(states))
     now = 0.0
     meter = GpuMeter("some", clock=lambda: now)
@@ -18,18 +18,17 @@ def test_a_meter_keeps_the_extremes(monkeypatch: pytest.MonkeyPatch) -> None:
         meter.sample()
     found = meter.conditions
     assert found is not None
-    assert (found.clock_mhz, found.clock_mhz_min, found.clock_mhz_max) == (1800, 1620, 1980)
-    assert found.power_limit_w == 700
-    assert found.limits == ("power limit",)
+    assert (found.clock_mhz, found.clock_mhz_min, found.clock_mhz_max) == (1820, 1620, 1980)
+    assert found.power_limit_w == 600
+    assert found.limits == ("power limit", "temperature")
+    assert meter.clock_mhz == 1860
 
 
 def test_without_a_gpu_there_is_nothing() -> None:
-    meter = GpuMeter(None)
-    meter.sample()
-    assert meter.conditions is None
-    unreadable = GpuMeter("GPU-that-is-not-there")
-    unreadable.sample()
-    assert unreadable.conditions is None
+    for uuid in (None, "GPU-that-is-not-there"):
+        meter = GpuMeter(uuid)
+        meter.sample()
+        assert meter.conditions is meter.clock_mhz is meter.peak_memory_gib is None
 
 
 def test_the_driver_is_known_where_nvml_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,8 +49,8 @@ def test_the_driver_is_known_where_nvml_is(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_power_and_memory_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At its third sample the GPU does not tell its power."""
-    seen = [(300.0, 10.0), (500.0, 30.0), (None, 20.0)]
+    """At its third sample the GPU tells neither."""
+    seen = [(300.0, 10.0), (500.0, 30.0), (None, None)]
     states = iter([GpuState(1980, 700.0, (), power, used) for power, used in seen])
     monkeypatch.setattr(gpu_state, "read", lambda uuid: next(states))
     times = iter([0.0, 0.0, 0.0, 2.0, 2.0, 4.0, 4.0])
@@ -96,6 +95,13 @@ def test_the_state_is_in_watts_and_gib(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu_state.read("a0") is None
 
 
+@pytest.mark.parametrize(
+    ("limits", "text"), [((), ""), (("power limit", "temperature"), " (power limit, temperature)")]
+)
+def test_limits_in_a_line_of_text(limits: tuple[str, ...], text: str) -> None:
+    assert GpuState(1980, 700.0, limits).limits_text == text
+
+
 def test_what_lowers_the_clock_has_nvmls_bits() -> None:
     pynvml = pytest.importorskip("pynvml")
     assert {
@@ -130,3 +136,5 @@ def test_the_gpus_of_a_job(
 ) -> None:
     monkeypatch.setattr(gpu_state, "_nvml", lambda: THREE_GPUS)
     assert gpu_state.find_visible(visible) == found
+    monkeypatch.setattr(gpu_state, "_nvml", lambda: None)
+    assert gpu_state.find_visible(visible) == []

@@ -487,6 +487,32 @@ def test_a_file_of_placements_that_is_malformed(
     assert written.file.read_text() == content
 
 
+@pytest.mark.parametrize(
+    ("cluster", "expected"), [("right", "right"), ("fast", "left"), ("gone", "left")]
+)
+def test_a_choice_that_was_edited_by_hand(
+    written: Written, slurm: Slurm, cluster: str, expected: str
+) -> None:
+    """It counts if the cell may run there; entries of cells that are not in the grid stay."""
+    assert written.clusters() == ["left"]
+    entries = json.loads(written.file.read_text())
+    (key,) = entries
+    entries |= {key: {"cluster": cluster, "mine": 7}, "other": {"cluster": "gone"}}
+    written.file.write_text(json.dumps(entries))
+    assert written.clusters() == [expected] == written.clusters("refuse")
+    found = read_placements(str(written.file.parent))
+    assert (found[key].cluster, found["other"].cluster) == (expected, "gone")
+    assert f"on {expected}, " in written.plan()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ConfigError, match=r"file/placements\.json: 1 problem\n  cannot be written: "
+    ):
+        record_placements(str(tmp_path / "file"), {"a": Placement(cluster="l")}, {})
+
+
 def test_without_a_choice_to_make_nothing_is_asked(written: Written, slurm: Slurm) -> None:
     (cell,) = [written.on("left")]
     assert cell.placement is None and slurm.asked == []
