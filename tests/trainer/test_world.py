@@ -56,6 +56,17 @@ def test_a_cpu_run_ignores_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert get_world("cpu").device.type == "cpu"
 
 
+def test_a_world_has_torchruns_ranks_and_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight processes, two on each of four machines; two at a time share their samples."""
+    ranks = {"RANK": 5, "WORLD_SIZE": 8, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, f"{value}")
+    world = get_world("cpu", tp_size=2, timeout_s=45)
+    assert (world.rank, world.size, world.local_rank, world.nodes) == (5, 8, 1, 4)
+    assert (world.tp_size, world.data_rank, world.data_size) == (2, 2, 4)
+    assert world.timeout.total_seconds() == 45
+
+
 def test_a_gpu_run_without_a_gpu_is_rejected(runs: Runs) -> None:
     """It trained on the processor, and the table said H200."""
     done = runs.run("device=cuda", "gpu_name=H200", check=False)
