@@ -389,12 +389,14 @@ def test_paths_are_expanded_under_every_key(tmp_path: Path, monkeypatch: Any) ->
     assert Grid(study)[0].run.data.root_dir == "/home/ada/data"
 
 
-def test_a_variable_that_is_not_set_is_named(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_variable_or_a_home_that_is_missing_is_named(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.delenv("NOPE", raising=False)
     for key in ("results_dir", "document", "run.data.root_dir", "run.checkpoint.path"):
         told = message(write(tmp_path, nest(key, "/x/$NOPE/y")))
         assert f"{key}: found '$NOPE', but the variable NOPE is not set" in told
         assert told.count("\n") == 1
+    told = message(write(tmp_path, {"results_dir": "~nobody-there/x"}))
+    assert "found '~nobody-there/x'; '~nobody-there' has no home folder here" in told
 
 
 def test_scratch_is_expanded_by_the_job(tmp_path: Path) -> None:

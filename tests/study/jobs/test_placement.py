@@ -209,7 +209,7 @@ def test_what_is_measured_or_under_way_stays_where_it_is(
         (logs / "11.log").touch()
         slurm.squeue = "11|FAILED|0:09|30:00|None|x|c\n12|PENDING|0:00|30:00|Priority|x|c\n"
     else:
-        changes = {} if what == "measured" else {"status": "preempted", "steps_done": 20}
+        changes = {} if what == "measured" else {"status": "preempted", "steps_done": 1}
         write_run(cell, **changes)
     assert written.clusters() == ["left"]
     told = {
@@ -335,6 +335,19 @@ def test_place_again(
     keys = [f"left|right/tiny/gpus-8/base/seed-{seed}" for seed in (1, 2)]
     after = read_placements(str(written.file.parent))
     assert after[keys[0]] == before[keys[0]] and after[keys[1]].cluster == "left"
+
+
+def test_a_cell_moves_to_where_it_was_measured(
+    written: Written, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run was made on the other cluster by hand, after the choice."""
+    assert written.clusters() == ["left"]
+    write_run(written.on("right"))
+    monkeypatch.chdir(tmp_path)
+    written.grid("refuse")  # writes the study file again
+    assert main(["place", "--study", str(written.path), "--again"]) == 0
+    (kept,) = read_placements(str(written.file.parent)).values()
+    assert (kept.cluster, kept.because) == ("right", "measured there")
 
 
 def test_a_cluster_on_which_a_cell_cannot_run_is_left_out(written: Written, slurm: Slurm) -> None:

@@ -10,15 +10,17 @@ from trainer.folder import software
 
 def test_software_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hash is of the names and contents of all sources, also outside a git repository."""
-    (tmp_path / "b").mkdir()
-    for name, text in (("b/a.py", "y = 2\n"), ("a.py", "x = 1\n"), ("a.txt", "no source")):
-        (tmp_path / name).write_text(text)
+    assert software.PACKAGE.name == "trainer"
+    (tmp_path / "e").mkdir()
+    for name in ("d.py", "g.py", "e/a.py", "a.py", "f.py", "a.txt", "c.py", "b.py"):
+        (tmp_path / name).write_text(f"in {name}")
     monkeypatch.setattr(software, "PACKAGE", tmp_path)
     monkeypatch.setattr(software, "read_driver", lambda: "570.86.15")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     found = software.describe_software()
-    sources = b"a.py\0x = 1\nb/a.py\0y = 2\n"
-    assert found["trainer_version"] == hashlib.sha256(sources).hexdigest()[:12]
+    names = ("a.py", "b.py", "c.py", "d.py", "e/a.py", "f.py", "g.py")
+    sources = "".join(f"{name}\0in {name}" for name in names)
+    assert found["trainer_version"] == hashlib.sha256(sources.encode()).hexdigest()[:12]
     assert found["commit"] is None
     versions = found["versions"]
     assert (versions.python, versions.torch) == (platform.python_version(), torch.__version__)
