@@ -15,7 +15,10 @@ from trainer.records import EXIT_PREEMPTED
 
 
 def test_intervals_that_are_not_steady_say_so(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps until a CUDA graph is captured have a record of their own; and a suspension."""
+    """Steps until a CUDA graph is captured have a record of their own; and a suspension.
+
+    Each record has the load of other processes in its interval.
+    """
     session = open_run(runs, "steps=20", "logging.freq=5")
     session.learner.warm_up_steps = 4
 
@@ -24,6 +27,8 @@ def test_intervals_that_are_not_steady_say_so(runs: Runs, monkeypatch: pytest.Mo
             os.kill(os.getpid(), signal.SIGCONT)  # as when a job is resumed
 
     monkeypatch.setattr(session.profiler, "begin", begin)
+    loads = iter([None, 0.25, 0.5, 0.75, 1.0, 1.25])
+    monkeypatch.setattr(session.load, "read", lambda: next(loads))
     with kept_handlers():
         open_journal(session)
         assert train(session) == 0
@@ -32,6 +37,7 @@ def test_intervals_that_are_not_steady_say_so(runs: Runs, monkeypatch: pytest.Mo
     paused = {record["global_step"]: record["time/paused"] for record in records}
     assert paused == {1: None, 4: True, 5: None, 10: None, 15: True, 20: None}
     assert [record["time/interval_steps"] for record in records] == [1, 3, 1, 5, 5, 5]
+    assert [record["machine/load"] for record in records] == [None, 0.25, 0.5, 0.75, 1.0, 1.25]
 
 
 def test_a_record_sums_up_its_interval(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
