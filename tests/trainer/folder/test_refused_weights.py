@@ -138,6 +138,26 @@ def test_another_vocabulary_is_refused_with_the_remedy(originals: Path, folder: 
         ConfigError, match=r"vocab_size: found 304; expected 258, .*n_words: 304 pads"
     ):
         find(originals / folder).check(model, 258)
+    for other in (300, 320):  # padding makes a vocabulary larger
+        with pytest.raises(ConfigError) as caught:
+            find(originals / folder).check(model, other)
+        assert f"vocab_size: found 304; expected {other}, " in str(caught.value)
+        assert ("pads" in str(caught.value)) == (other == 300)
+
+
+@pytest.mark.parametrize("given", [-1, None, "many"])
+def test_a_vocabulary_that_lingua_does_not_state_is_any(
+    originals: Path, tmp_path: Path, given: object
+) -> None:
+    """-1 is that of its tokenizer."""
+    shutil.copytree(originals / "lingua", tmp_path / "lingua")
+    params = tmp_path / "lingua" / "params.json"
+    values = json.loads(params.read_text())
+    params.write_text(json.dumps({"model": {**values["model"], "vocab_size": given}}))
+    model = ModelConfig.model_validate({**SHAPE, "n_kv_heads": 2})
+    find(tmp_path / "lingua").check(model, V)
+    with pytest.raises(ConfigError, match=r"model\.rope_theta: found 10000\.0; expected 500\.0"):
+        find(tmp_path / "lingua").check(model.model_copy(update={"rope_theta": 500.0}), V)
 
 
 def test_another_model_of_ours_is_refused(tmp_path: Path) -> None:
