@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from study.files import open_text, parse_row
+from study.files import open_text, parse_row, required_columns
 from trainer.problems import ConfigError, Problem, unreadable
 from trainer.yaml_files import shorten
 
@@ -51,6 +51,8 @@ class CsvRow:
     cells: dict[str, str]
     """Column -> cell, verbatim; empty if the row is too short."""
     delimiter: str
+    is_short: bool
+    """Whether it has fewer cells than the header: empty ones left out, or a file cut off in it."""
 
     def text(self, name: str) -> str:
         """Return a cell without the white space around it; empty if there is no such column."""
@@ -132,26 +134,26 @@ def read_csv(path: str | Path) -> CsvTable:
     raise ConfigError(str(path), [problem])
 
 
-def read_as(
-    path: str | Path, row_type: type[Row], kind: str, command: str, needed: Sequence[str] = ()
-) -> list[Row]:
+def read_as(path: str | Path, row_type: type[Row], kind: str, command: str) -> list[Row]:
     """Return a CSV file's rows as instances of a dataclass; see `study.files.parse_row`.
 
     Raises ConfigError, which says that the file is not `kind`, such as "a throughput table", and
-    that `command` recreates it. `needed`: columns that it has even without rows.
+    that `command` recreates it.
     """
     # Snakemake sees no damage.
     again = f"delete it, for Snakemake or `python -m study {command}` to make it again"
     table = read_csv(path)
-    missing = [name for name in needed if name not in table.columns]
+    missing = [name for name in required_columns(row_type) if name not in table.columns]
     if missing:
         raise ConfigError(str(path), [f"not {kind}: no column '{missing[0]}'; {again}"])
     rows = []
     for row in table.rows:
         try:
+            if row.is_short:
+                raise ValueError(f"fewer than {len(table.columns)} cells")
             rows.append(parse_row(row_type, row.cells))
-        except (KeyError, TypeError, ValueError) as error:
-            problem = Problem((), f"not {kind}: {error!r}; {again}", line=row.line)
+        except ValueError as error:
+            problem = Problem((), f"not {kind}: {error}; {again}", line=row.line)
             raise ConfigError(str(path), [problem]) from None
     return rows
 
@@ -211,6 +213,7 @@ def _row(
     path: str | Path, columns: Sequence[str], record: tuple[int, list[str]], delimiter: str
 ) -> CsvRow:
     line, cells = record
+    is_short = len(cells) < len(columns)
     cells += [""] * (len(columns) - len(cells))
     for index, cell in enumerate(cells):
         if cell.strip() and (index >= len(columns) or not columns[index]):
@@ -218,4 +221,4 @@ def _row(
             message += f"{sum(map(bool, columns))} cells, and quotes around one with '{delimiter}'"
             raise ConfigError(str(path), [Problem((), message, line=line)])
     named = {name: cell for name, cell in zip(columns, cells, strict=False) if name}
-    return CsvRow(str(path), line, named, delimiter)
+    return CsvRow(str(path), line, named, delimiter, is_short)

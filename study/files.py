@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from trainer.files import write_atomically
 from trainer.problems import unreadable
+from trainer.yaml_files import shorten
 
 
 def open_text(path: str | Path, *, errors: str = "strict", newline: str | None = None) -> TextIO:
@@ -76,38 +77,64 @@ def write_csv_and_markdown(
     write_file(csv_path.with_suffix(".md"), markdown)
 
 
-def parse_row(row_type: Any, line: dict[str, str]) -> Any:
-    """Return a dataclass from a line of CSV, with each field's type; None for an empty cell.
+def required_columns(row_type: Any) -> list[str]:
+    """Return the fields of a dataclass that have no default."""
+    return [field.name for field in fields(row_type) if field.default is MISSING]
 
-    Raises KeyError if a column without a default is missing, ValueError for a wrong value.
+
+def parse_row(row_type: Any, line: dict[str, str]) -> Any:
+    """Return a dataclass from a line of CSV that has its required columns, with each field's type;
+    None for an empty cell.
+
+    Raises ValueError with the column, what was found and what was expected.
     """
     values: dict[str, Any] = {}
-    hints = _hints(row_type)
-    for field in fields(row_type):
-        if field.name not in line and field.default is not MISSING:
+    for name, hint in _hints(row_type).items():
+        if name not in line:
             continue
-        values[field.name] = _parse(line[field.name], hints[field.name])
+        try:
+            values[name] = _parse(line[name], hint)
+        except ValueError:
+            found = shorten(line[name])
+            raise ValueError(f"{name}: '{found}'; expected {_expected(hint)}") from None
     return row_type(**values)
 
 
 @functools.cache
 def _hints(row_type: Any) -> dict[str, Any]:
-    return typing.get_type_hints(row_type)
+    hints = typing.get_type_hints(row_type)
+    return {field.name: hints[field.name] for field in fields(row_type)}
 
 
 def _parse(text: str, hint: Any) -> Any:
-    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    kinds = typing.get_args(hint) if is_union else (hint,)
+    kinds = _kinds(hint)
     if text == "" and type(None) in kinds:
         return None
-    known = typing.get_args(kinds[0]) if typing.get_origin(kinds[0]) is typing.Literal else None
-    if kinds[0] is bool:
-        known = ("True", "False")
+    known = _known(kinds[0])
     if known is not None and text not in known:
-        raise ValueError(f"found {text!r}; expected {' or '.join(known)}")
+        raise ValueError
     if kinds[0] is bool:
         return text == "True"
     value = text if known is not None else kinds[0](text)
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"found {text!r}; expected a finite number")
+        raise ValueError
     return value
+
+
+def _expected(hint: Any) -> str:
+    kind = _kinds(hint)[0]
+    known = _known(kind)
+    return " or ".join(known) if known else {int: "a whole number", float: "a number"}[kind]
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """Return the alternatives of a type; None is never the first."""
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def _known(kind: Any) -> tuple[str, ...] | None:
+    """Return the only values that a cell can have; None if it can have any of its type."""
+    if kind is bool:
+        return ("True", "False")
+    return typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else None

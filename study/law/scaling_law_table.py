@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from study.csv_tables import read_csv
+from study.csv_tables import CsvRow, read_csv
 from study.formats import format_count, format_known
 from study.grid import Grid
 from study.law.isoflop_profiles import isoflop_profiles
@@ -116,28 +116,23 @@ def read_losses(path: Path, drop_highest: int = 0) -> list[TrainedModel]:
     `drop_highest` is the number of rows with the highest loss to leave out. Raises ConfigError.
     """
     table = read_csv(path)
-    try:
-        rows = [_run(row.line, row.cells) for row in table.rows]
-    except ValueError as error:
-        raise ConfigError(str(path), [str(error)]) from None
+    lengths = [name for name in ("tokens", "training_flop") if name in table.columns]
+    if not (lengths and {"params", "loss"} <= {*table.columns}):
+        found = ", ".join(table.columns) or "none"
+        expected = "params, loss, and tokens or training_flop"
+        raise ConfigError(str(path), [f"columns: found {found}; expected {expected}"])
+    rows = [_run(row, lengths) for row in table.rows]
     return sorted(rows, key=lambda run: run.loss)[: max(0, len(rows) - drop_highest)]
 
 
-def _run(number: int, row: dict[str, str]) -> TrainedModel:
-    columns = "params, loss, and tokens or training_flop"
-    try:
-        params, loss = float(row["params"]), float(row["loss"])
-        flops = row.get("training_flop")
-        tokens = (
-            float(flops) / (FLOPS_PER_PARAMETER_AND_TOKEN * params)
-            if flops
-            else float(row["tokens"])
-        )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"row {number}: {error!r}; expected numbers in {columns}") from None
-    if not (params > 0 and loss > 0 and tokens > 0 and np.isfinite([params, loss, tokens]).all()):
-        raise ValueError(f"row {number}: expected positive, finite numbers in {columns}")
-    return TrainedModel(f"row {number}", params, tokens, loss)
+def _run(row: CsvRow, lengths: Sequence[str]) -> TrainedModel:
+    """Return the run of a row; `lengths`: the columns that may give its tokens."""
+    params, loss = row.number("params"), row.number("loss")
+    if row.text("training_flop"):
+        tokens = row.number("training_flop") / (FLOPS_PER_PARAMETER_AND_TOKEN * params)
+    else:
+        tokens = row.number(lengths[0])
+    return TrainedModel(f"row {row.line}", params, tokens, loss)
 
 
 def to_markdown(fit: Fit) -> str:

@@ -129,5 +129,4 @@ def read_rows(csv_path: str | Path) -> list[ThroughputRow]:
 
     Raises ConfigError if the file cannot be read, or is not a throughput table.
     """
-    needed = ("cluster", "model", "fingerprint")
-    return read_as(csv_path, ThroughputRow, "a throughput table", "throughput", needed)
+    return read_as(csv_path, ThroughputRow, "a throughput table", "throughput")

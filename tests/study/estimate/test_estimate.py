@@ -349,7 +349,7 @@ def test_malformed_tables_are_rejected(make_grid: MakeGrid, tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="cannot be read"):
         read_measurements(path, make_grid())
     path.write_text("cluster,model\nhere,tiny\n")
-    with pytest.raises(ConfigError, match="not a throughput table: no column 'fingerprint'"):
+    with pytest.raises(ConfigError, match="not a throughput table: no column 'gpu_name'"):
         read_measurements(path, make_grid())
     with pytest.raises(ConfigError, match="not a time-estimate table"):
         read_estimates(path)

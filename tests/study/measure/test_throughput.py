@@ -417,7 +417,7 @@ def test_the_table_is_read_back_as_written(make_grid: MakeGrid, tmp_path: Path) 
     assert "MFU (%)" in (tmp_path / "throughput.md").read_text()
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n"])
+@pytest.mark.parametrize("text", ["", "a,b\n", "a,b\n1,2\n", "cluster,model,gpus\n"])
 def test_a_different_csv_is_rejected(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other.csv"
     path.write_text(text)
@@ -428,12 +428,18 @@ def test_a_different_csv_is_rejected(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "value"),
-    [("step_ms_p50", "nan"), ("wall_s", "inf"), ("compiled", "yes"), ("model_dtype", "fp8"),
-     ("gpus", "1.5")],
-)  # fmt: skip
+    ("column", "value", "expected"),
+    [
+        ("step_ms_p50", "nan", "a number"),
+        ("wall_s", "inf", "a number"),
+        ("compiled", "yes", "True or False"),
+        ("model_dtype", "fp8", "bf16 or fp32"),
+        ("gpus", "1.5", "a whole number"),
+        ("gpus", "", "a whole number"),
+    ],
+)
 def test_a_changed_cell_is_not_cast(
-    make_grid: MakeGrid, tmp_path: Path, column: str, value: str
+    make_grid: MakeGrid, tmp_path: Path, column: str, value: str, expected: str
 ) -> None:
     grid = make_grid()
     write_run(grid[0])
@@ -445,7 +451,20 @@ def test_a_changed_cell_is_not_cast(
         writer = csv.DictWriter(file, list(row))
         writer.writeheader()
         writer.writerow({**row, column: value})
-    with pytest.raises(ConfigError, match=rf"line 2: not a throughput table.*{value}"):
+    told = rf"line 2: not a throughput table: {column}: '{value}'; expected {expected}; delete it"
+    with pytest.raises(ConfigError, match=told):
+        read_table(path)
+
+
+def test_a_table_that_is_cut_off_in_a_row_is_rejected(make_grid: MakeGrid, tmp_path: Path) -> None:
+    """Its required columns may be complete, but not those by which its runs are known."""
+    grid = make_grid()
+    write_run(grid[0])
+    path = tmp_path / "throughput.csv"
+    write_table(throughput_rows(grid), path)
+    columns = len(path.read_text().splitlines()[0].split(","))
+    path.write_text(path.read_text().rstrip("\n").rpartition(",")[0])
+    with pytest.raises(ConfigError, match=f"line 2: not .*: fewer than {columns} cells; delete"):
         read_table(path)
 
 
