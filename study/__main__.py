@@ -40,8 +40,9 @@ def estimate(options: argparse.Namespace) -> None:
     grid, output = _grid(options), options.output
     measurements = known_measurements(grid, options.throughput)
     estimates = estimate_table(grid, measurements)
+    accuracy = Accuracy.of(grid.study, measurements)
     write_csv_and_markdown(output, estimates, Estimate, to_markdown(estimates))
-    Accuracy.of(grid.study, measurements).write(output)
+    accuracy.write(output)
 
 
 def document(options: argparse.Namespace) -> None:
@@ -111,10 +112,11 @@ def plot_scaling(options: argparse.Namespace) -> None:
     from study.show.plot_tables import plot_tables
 
     grid, table = _grid(options), read_table(options.throughput)
+    accuracy = None if options.estimates is None else read_accuracy(options.estimates)
     over_gpus(grid, table, options.output_dir)
     plot_tables(grid, table, options.output_dir)
-    if options.estimates is not None:
-        plot_estimates(read_accuracy(options.estimates), options.output_dir)
+    if accuracy is not None:
+        plot_estimates(accuracy, options.output_dir)
 
 
 def scaling_law(options: argparse.Namespace) -> None:
@@ -179,9 +181,9 @@ def show(options: argparse.Namespace) -> None:
     folder = Path(_study(options).folder)
     for name, title in (("throughput", "Throughput"), ("time_estimates", "Time estimates")):
         path = folder / f"{name}.md"
-        text = (
-            path.read_text(encoding="utf-8") if path.exists() else f"{path} does not exist yet.\n"
-        )
+        text = f"{path} does not exist yet.\n"
+        if path.exists():
+            text = path.read_text(encoding="utf-8", errors="replace")
         print(f"{title}\n\n{text}")
     for path in sorted(folder.glob("figures/*.png")):
         print(path)
@@ -391,4 +393,7 @@ if __name__ == "__main__":
     # reads the variables when it is first imported, which no command has done yet.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+    # A locale without the characters of tables is no reason to show none.
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="replace")
     sys.exit(main())

@@ -46,8 +46,8 @@ def build_parser(
 
 
 def positive(text: str) -> float:
-    """Return a number above 0."""
-    return _number(text, "a number above 0", lambda value: value > 0)
+    """Return a number above 0, and below what no clock can wait for."""
+    return _number(text, "a number above 0 and below 1e9", lambda value: 0 < value < 1e9)
 
 
 def not_negative(text: str) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from trainer.files import write_atomically
-from trainer.problems import unreadable
+from trainer.problems import ConfigError, unreadable
 from trainer.yaml_files import shorten
 
 
@@ -47,8 +47,17 @@ def append_lines(path: Path, lines: str) -> None:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Replace a file atomically; create its folder if necessary."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replace a file atomically; create its folder if necessary.
+
+    Raises ConfigError for a folder, or a device such as /dev/null, which root would replace.
+    """
+    if path.exists() and not path.is_file():
+        found = "a folder" if path.is_dir() else "not a regular file"
+        raise ConfigError(str(path), [f"{found}; expected a file, or a path that is free"])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ConfigError(str(error.filename), ["a file; expected a folder"]) from None
     write_atomically(path, content)
 
 

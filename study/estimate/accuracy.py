@@ -43,7 +43,7 @@ class Accuracy:
 
 def read_accuracy(estimates_csv: Path) -> Accuracy:
     """Return the tables beside a time_estimates.csv. Raises ConfigError."""
-    checks, left_out, backtest = (estimates_csv.with_name(n) for n in (CHECKS, LEFT_OUT, BACKTEST))
+    checks, left_out, backtest = (estimates_csv.parent / n for n in (CHECKS, LEFT_OUT, BACKTEST))
     return Accuracy(
         read_as(checks, Check, "a table of checks", "estimate"),
         read_as(left_out, ScoredPrediction, "a table of predictions", "estimate"),

@@ -102,11 +102,12 @@ def read_side(path: Path) -> Side:
 
     Raises ConfigError if there is no table.
     """
-    table, file = path, path.with_name("study.yaml")
     if path.is_dir():
         table, file = path / "throughput.csv", path / "study.yaml"
     elif path.suffix in (".yaml", ".yml", ".json"):
         table, file = Path(load_study_file(str(path)).folder, "throughput.csv"), path
+    else:
+        table, file = path, path.with_name("study.yaml")
     if not table.exists():
         raise ConfigError(str(table), [f"does not exist; expected {_tell_command(file)}"])
     return Side(str(path), [row for row in read_rows(table) if row.tokens_per_s_per_gpu])

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from functools import partial
@@ -75,6 +76,58 @@ def test_a_missing_table_is_a_message(grid: Grid, capsys: pytest.CaptureFixture[
     assert not Path(grid.study.folder, "time_estimates.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "value", "told"),
+    [
+        ("throughput", "output", ".", "a folder; expected a file"),
+        ("throughput", "output", "{folder}", "a folder; expected a file"),
+        ("throughput", "output", "{folder}/pipe", "not a regular file; expected a file"),
+        ("throughput", "output", "{folder}/study.yaml/t.csv", "study.yaml: 1 problem\n  a file; "),
+        ("plot-losses", "output-dir", "{folder}/study.yaml/figures", "Not a directory"),
+        ("plot-losses", "output-dir", "{folder}/study.yaml", "study.yaml: 1 problem\n  a file; "),
+    ],
+)
+def test_an_output_that_cannot_be_one(
+    grid: Grid,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    option: str,
+    value: str,
+    told: str,
+) -> None:
+    """A pipe stands for /dev/null, which root would replace by a table."""
+    os.mkfifo(Path(grid.study.folder, "pipe"))
+    path = value.format(folder=grid.study.folder)
+    assert main([command, "--study", str(study_file(grid)), f"--{option}", path]) == 1
+    assert told in capsys.readouterr().err
+    assert Path(grid.study.folder, "pipe").is_fifo()
+    assert study_file(grid).read_text() == grid.study.to_yaml()
+
+
+def test_nothing_is_written_before_all_is_read(
+    grid: Grid, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Estimates without their checks, a predictions.jsonl that cannot be read: no file is new."""
+    assert run(grid, "throughput", output="throughput.csv") == 0
+    Path(grid.study.folder, "predictions.jsonl").write_text("torn\n")
+    before = sorted(Path(grid.study.folder).rglob("*"))
+    tables = {"throughput": "throughput.csv"}
+    assert run(grid, "estimate", **tables, output="time_estimates.csv") == 1
+    assert "predictions.jsonl: 1 problem\n  line 1: " in capsys.readouterr().err
+    assert run(grid, "plot-scaling", **tables, estimates=".", output_dir="figures") == 1
+    assert "estimate_check.csv: 1 problem\n  cannot be read" in capsys.readouterr().err
+    assert sorted(Path(grid.study.folder).rglob("*")) == before
+
+
+def test_show_where_the_locale_lacks_characters(grid: Grid) -> None:
+    Path(grid.study.folder, "throughput.md").write_bytes("| tiny\u00b9 |".encode() + b"\xff\n")
+    command = [sys.executable, "-m", "study", "show", "--study", str(study_file(grid))]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "| tiny? |?" in result.stdout
+
+
 def test_an_unknown_corpus_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["corpus", "--name", "python_stdlyb", "--output", "nowhere"]) == 1
     assert "did you mean 'python_stdlib'?" in capsys.readouterr().err
@@ -135,8 +188,9 @@ def test_the_estimate_takes_under_two_seconds(grid: Grid) -> None:
 @pytest.mark.parametrize(
     ("command", "option", "value", "expected"),
     [
-        (["watch", "--study", "x.yaml"], "--every", "-1", "a number above 0"),
-        (["watch", "--study", "x.yaml"], "--every", "nan", "a number above 0"),
+        (["watch", "--study", "x.yaml"], "--every", "-1", "a number above 0 and below 1e9"),
+        (["watch", "--study", "x.yaml"], "--every", "nan", "a number above 0 and below 1e9"),
+        (["watch", "--study", "x.yaml"], "--every", "1e300", "a number above 0 and below 1e9"),
         (["compare", "a", "b"], "--threshold", "five", "a number, 0 or above"),
         (
             ["scaling-law", "--figures", "x", "--output", "x"],

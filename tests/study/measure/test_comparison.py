@@ -457,6 +457,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (("a", "a"), "found one study; expected two or more, or --by"),
         (("a", "b", "--by", "variant"), "--by compares the cells of one study; found several"),
         (("a", "missing/throughput.csv"), "does not exist; expected a throughput table"),
+        (("a", ""), "throughput.csv: 1 problem\n  does not exist; expected a throughput table"),
     ],
 )
 def test_wrong_arguments(
