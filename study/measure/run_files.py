@@ -12,7 +12,7 @@ from pathlib import Path
 from study.grid import Cell, Grid
 from study.measure.records import Records, check_order, parse_line, read_records
 from study.measure.summaries import is_stale, read_summary
-from trainer.problems import ConfigError
+from trainer.problems import ConfigError, unreadable
 from trainer.records import EVALUATIONS, METRICS, SUMMARY, Evaluation, RunSummary
 
 
@@ -42,28 +42,33 @@ def read_run(folder: str | Path) -> Run | None:
     summary = read_summary(folder)
     if summary is None:
         return None
-    records = read_records(Path(folder, METRICS))
-    evaluations = tuple(_read_evaluations(Path(folder, EVALUATIONS)))
+    try:
+        records = read_records(Path(folder, METRICS))
+        evaluations = tuple(_read_evaluations(Path(folder, EVALUATIONS)))
+    except OSError as error:
+        raise unreadable(error.filename, error) from None
     return Run(summary=summary, records=records, evaluations=evaluations)
 
 
 def each_run(grid: Grid) -> Iterator[tuple[Cell, Run]]:
     """Yield the runs of a study's cells, in the grid's order; each is read when it is asked for.
 
-    A run whose settings differ from the current ones of its cell is left out, with a message on
-    standard error. Raises ConfigError if a run's parameter count differs from the study's: then
-    everything derived from the shape would be wrong; and if a completed run has lost its last
-    records: an earlier loss would be taken for its last.
+    A run whose settings differ from the current ones of its cell, or whose files are damaged, is
+    left out, with a message on standard error. Raises ConfigError if a run's parameter count
+    differs from the study's: then everything derived from the shape would be wrong.
     """
     for cell in grid:
-        run = read_run(cell.folder)
+        try:
+            run = _read_whole(cell)
+        except ConfigError as error:
+            print(f"{error}; the run is left out", file=sys.stderr)
+            continue
         if run is None:
             continue
         if is_stale(cell, run.summary):
             message = "left out; the settings have changed since the run"
             print(f"{cell.folder}: {message}", file=sys.stderr)
             continue
-        _check_records(cell, run)
         if run.summary.params != cell.params:
             raise ConfigError(
                 f"{cell.folder}/{SUMMARY}",
@@ -75,8 +80,29 @@ def each_run(grid: Grid) -> Iterator[tuple[Cell, Run]]:
         yield cell, run
 
 
+def find_damage(cell: Cell) -> str:
+    """Return what is wrong with the files of a cell's run, on one line; empty if nothing is."""
+    try:
+        _read_whole(cell)
+    except ConfigError as error:
+        return f"{Path(error.source).name}: {error.problems[0]}"
+    return ""
+
+
+def _read_whole(cell: Cell) -> Run | None:
+    """Return a cell's run; None if none was started.
+
+    Raises ConfigError also if a completed run has lost its last records, as in a copy that was cut:
+    an earlier loss would be taken for its last.
+    """
+    run = read_run(cell.folder)
+    if run is not None and not is_stale(cell, run.summary):
+        _check_records(cell, run)
+    return run
+
+
 def _check_records(cell: Cell, run: Run) -> None:
-    """Raise ConfigError if a completed run has lost its last records, as in a copy that was cut."""
+    """Raise ConfigError if a completed run has lost its last records."""
     last = run.records[-1].step if run.records else 0
     if run.summary.status == "completed" and last < run.summary.steps_done:
         found = f"ends at step {last:,}; expected step {run.summary.steps_done:,}, as in {SUMMARY}"

@@ -6,6 +6,7 @@ It has to be fast: it reads only the measurements and each cell's run.json, and 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tabulate import tabulate
 
@@ -20,11 +21,12 @@ from study.grid_check import unused_variants
 from study.jobs.launch import request_line
 from study.jobs.text_changes import CHANGED, TextChanges
 from study.measure.changes import MOST_EXPLAINED, UNKNOWN, describe_change
-from study.measure.summaries import is_stale, read_summary
+from study.measure.summaries import is_stale
 from study.placements import Placement, Prospect
 from study.sequences import evenly
 from study.trainer_command import command
-from trainer.records import RunSummary
+from trainer.folder.run_file import find_summary
+from trainer.records import SUMMARY, RunSummary
 
 TO_RUN = ("to run", "partly", "failed", "stale")
 """States of cells that will be trained."""
@@ -63,15 +65,17 @@ class PlanRow:
 def plan_table(grid: Grid, forecast: Forecast) -> list[PlanRow]:
     """Return one row for each cell, in the grid's order.
 
-    Raises ConfigError if a run.json is malformed.
+    A run whose run.json cannot be read is to run: it resumes from its newest checkpoint.
     """
     rows: list[PlanRow] = []
     stale = 0
     changes = TextChanges(grid)
     for cell in grid:
-        summary = read_summary(cell.folder) if cell.measure else None
+        summary = find_summary(cell.folder) if cell.measure else None
         state, detail = find_state(cell, summary, explain=stale < MOST_EXPLAINED)
         stale += state == "stale"
+        if cell.measure and summary is None and not _is_absent(cell):
+            detail = f"{SUMMARY} cannot be read"
         if state == "measured" and (change := changes.find_change(cell)):
             state = "stale" if change == CHANGED else state
             detail = f"{detail}; {change}" if detail else change
@@ -83,6 +87,14 @@ def plan_table(grid: Grid, forecast: Forecast) -> list[PlanRow]:
         )
         rows.append(PlanRow(cell, state, detail, estimate, request, find_warning(cell, estimate)))
     return rows
+
+
+def _is_absent(cell: Cell) -> bool:
+    """Say whether a cell has no run.json; one in a folder that may not be read is there."""
+    try:
+        return not Path(cell.folder, SUMMARY).exists()
+    except OSError:
+        return False
 
 
 def find_warning(cell: Cell, estimate: Estimate) -> str:

@@ -18,7 +18,7 @@ from study.grid import Cell, Grid
 from study.kinds import kinds_heading, names_trainers
 from study.measure import throughput_table
 from study.measure.run_files import each_run
-from study.measure.summaries import is_stale, read_summary
+from study.measure.summaries import is_stale
 from study.measure.throughput_row import ThroughputRow
 from study.measure.time_by_part import PARTS
 from study.show import report_tables
@@ -27,6 +27,7 @@ from study.show.report_runs import Missing, describe_runs, find_missing
 from study.show.report_sections import find_law, find_section
 from study.show.report_summary import build_matrix, describe_findings, describe_request
 from study.show.report_tables import make_table
+from trainer.folder.run_file import find_summary
 from trainer.records import RunSummary
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -44,13 +45,14 @@ def render_report(
 
     The same input gives the same page. Missing tables of analyses are listed on it.
     """
-    summaries = {cell.name: read_summary(cell.folder) for cell in grid.measured}
+    summaries = {cell.name: find_summary(cell.folder) for cell in grid.measured}
+    rows = _rows(grid, table)
+    known = {cell.name for cell, _ in rows}
     missing = {
         cell.name: found
         for cell in grid.measured
-        if (found := find_missing(cell, summaries[cell.name])) is not None
+        if (found := find_missing(cell, summaries[cell.name], cell.name in known)) is not None
     }
-    rows = _rows(grid, table)
     return (
         _environment()
         .get_template("report.html")

@@ -8,6 +8,7 @@ from typing import Any
 
 from study.grid import Cell, Grid
 from study.jobs.launch import cell_line
+from study.measure.run_files import find_damage
 from study.measure.summaries import is_stale, read_failure
 from study.points import LOGS
 from study.show.plan import find_state
@@ -69,11 +70,17 @@ def read_log_end(folder: str | Path) -> str:
     return ""
 
 
-def find_missing(cell: Cell, summary: RunSummary | None) -> Missing | None:
-    """Return why a cell has no complete measurement; None if it has one that did not diverge."""
+def find_missing(cell: Cell, summary: RunSummary | None, has_row: bool) -> Missing | None:
+    """Return why a cell has no complete measurement; None if it has one that did not diverge.
+
+    `has_row`: it is in the throughput table.
+    """
     state, detail = find_state(cell, summary)
     failure = read_failure(cell.folder) if state not in ("stale", "measured") else None
-    if state == "measured":
+    damage = "" if has_row or state == "stale" else find_damage(cell)
+    if damage:
+        state, detail = "damaged", damage
+    elif state == "measured":
         if not detail:
             return None
         state, detail = "diverged", detail.removeprefix("diverged, ")
@@ -109,7 +116,8 @@ def _describe(
     base: dict[str, Any],
     is_base: bool,
 ) -> Provenance:
-    missing = find_missing(cell, summary) if summary is None or is_stale(cell, summary) else None
+    is_gone = summary is None or is_stale(cell, summary)
+    missing = find_missing(cell, summary, has_row=False) if is_gone else None
     state = missing.state if missing else str(summary and (summary.outcome or summary.status))
     return Provenance(
         name=cell.name,

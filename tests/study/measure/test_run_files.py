@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from study.grid import Cell
-from study.measure.run_files import each_run, read_run
+from study.measure.run_files import each_run, find_damage, read_run
 from study.measure.summaries import read_summary
 from tests.study.conftest import MakeGrid, write_run
 from trainer.problems import ConfigError
@@ -144,22 +144,56 @@ def test_a_stale_run_is_left_out_with_a_message(
     assert f"{grid[1].folder}: left out; the settings have changed" in capsys.readouterr().err
 
 
-def test_a_completed_run_that_has_lost_records_is_an_error(make_grid: MakeGrid) -> None:
+def test_a_completed_run_that_has_lost_records_is_left_out(
+    make_grid: MakeGrid, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its table had the loss at step 20 as the last one, and no speed: records at 1, 10, ... 40."""
     grid = make_grid()
     write_run(grid[0])
+    write_run(grid[1])
     path = metrics(grid[0])
     lines = path.read_text().splitlines(keepends=True)
     for kept, last in ((lines[:3], 20), ([], 0)):
         path.write_text("".join(kept))
-        with pytest.raises(ConfigError, match=f"{path}: 1 problem\n  ends at step {last}; exp"):
-            list(each_run(grid))
+        assert [cell.name for cell, _ in each_run(grid)] == [grid[1].name]
+        told = f"ends at step {last}; expected step 40, as in run.json; restore the file, or delete"
+        assert f"{path}: 1 problem\n  {told}" in capsys.readouterr().err
+        assert find_damage(grid[0]).startswith(f"metrics.jsonl: {told}")
     path.unlink()
-    with pytest.raises(ConfigError, match="ends at step 0; expected step 40"):
-        list(each_run(grid))
+    assert "ends at step 0; expected step 40" in find_damage(grid[0])
     write_run(grid[0], status="running", outcome=None)
     path.write_text("".join(lines[:3]))  # goes on; run.json is read first
-    assert [cell.name for cell, _ in each_run(grid)] == [grid[0].name]
+    assert [cell.name for cell, _ in each_run(grid)] == [grid[0].name, grid[1].name]
+    assert find_damage(grid[0]) == ""
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "metrics.eval.jsonl"])
+def test_a_damaged_run_is_left_out_with_a_message(
+    make_grid: MakeGrid, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = make_grid()
+    for cell in grid[:3]:
+        write_run(cell)
+    path = Path(grid[1].folder, name)
+    path.write_bytes(b'{"status": "\xff"}\n\n')
+    assert [cell.name for cell, _ in each_run(grid)] == [grid[0].name, grid[2].name]
+    error = capsys.readouterr().err
+    assert str(path) in error
+    assert error.endswith("; the run is left out\n")
+    assert find_damage(grid[1]).startswith(name)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "metrics.eval.jsonl"])
+def test_a_file_that_may_not_be_read_is_damage(make_grid: MakeGrid, name: str) -> None:
+    """A folder in its place, as root may read every file."""
+    grid = make_grid()
+    for cell in grid[:2]:
+        write_run(cell)
+    path = Path(grid[0].folder, name)
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    assert [cell.name for cell, _ in each_run(grid)] == [grid[1].name]
+    assert find_damage(grid[0]) == f"{name}: cannot be read: Is a directory"
 
 
 def test_an_unexpected_parameter_count_is_an_error(make_grid: MakeGrid) -> None:

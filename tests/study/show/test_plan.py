@@ -38,6 +38,8 @@ def test_states_of_cells(make_grid: MakeGrid) -> None:
     write_run(grid[2], status="failed", outcome=None, steps_done=0)
     write_run(grid[3], fingerprint="0" * 16)
     write_run(grid[4], outcome="diverged", steps_done=30)
+    write_run(grid[5])
+    Path(grid[5].folder, "run.json").write_text("{")
     states = [(row.state, row.detail) for row in plan(grid)[0]]
     assert states == [
         ("measured", ""),
@@ -45,7 +47,7 @@ def test_states_of_cells(make_grid: MakeGrid) -> None:
         ("failed", "0 of 40 steps"),
         ("stale", "settings have changed"),
         ("measured", "diverged, 30 of 40 steps"),
-        ("to run", ""),
+        ("to run", "run.json cannot be read"),
         ("to run", ""),
         ("estimate only", ""),
     ]

@@ -55,6 +55,18 @@ def test_missing_runs_are_listed(make_grid: MakeGrid, tmp_path: Path) -> None:
     assert f"{grid[2].name}: to run" in page
 
 
+def test_damaged_runs_are_listed_beside_the_others(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid()
+    for cell in grid:
+        write_run(cell)
+    Path(grid[1].folder, "metrics.jsonl").write_text("")
+    Path(grid[2].folder, "run.json").write_text("[]")
+    page = report(grid, tmp_path)
+    assert "2 of 4 cells measured" in page
+    assert f"{grid[1].name}: damaged (metrics.jsonl: ends at step 0; expected step 40" in page
+    assert f"{grid[2].name}: damaged (run.json: expected a JSON object, found [])" in page
+
+
 def test_a_speed_above_the_peak_is_marked_and_explained(
     make_grid: MakeGrid, tmp_path: Path
 ) -> None:

@@ -33,7 +33,7 @@ def test_why_a_cell_is_missing(make_grid: MakeGrid) -> None:
     Path(failed.folder, "failure.json").write_text(json.dumps(failure))
     for cell in (diverged, failed):
         Path(cell.folder, "train.log").write_text("the end\n")
-    found = [find_missing(cell, read_summary(cell.folder)) for cell in grid]
+    found = [find_missing(cell, read_summary(cell.folder), has_row=False) for cell in grid]
     assert [item and (item.state, item.detail, item.log) for item in found] == [
         None,
         ("diverged", "30 of 40 steps", "the end"),
@@ -46,7 +46,7 @@ def test_a_job_that_failed_before_the_trainer_started_has_its_log(make_grid: Mak
     cell = make_grid()[0]
     Path(cell.folder).mkdir(parents=True)
     Path(cell.folder, "attempt.log").write_text("torchrun: command not found\n")
-    found = find_missing(cell, None)
+    found = find_missing(cell, None, has_row=False)
     assert found is not None
     assert found.log == "torchrun: command not found"
 
