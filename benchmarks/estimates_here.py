@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from benchmarks import ROOT, command_line
+from benchmarks import ROOT, command_line, run
+from study.command_line import whole
 
 KNOWN = [
     {"cluster": "local", "model": ["nano", "micro", "milli"], "gpus": 1},
@@ -48,7 +49,7 @@ def run_grid(study: dict[str, Any], grid: list[dict[str, Any]], folder: Path) ->
 def main() -> None:
     """Print a line for each predicted run."""
     parser = command_line(__doc__)
-    parser.add_argument("--steps", type=int, default=60, help="steps of each run")
+    parser.add_argument("--steps", type=whole, default=60, help="steps of each run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -72,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import ROOT, add_other_trainers, command_line
+from benchmarks import ROOT, add_other_trainers, command_line, run
 from benchmarks.gpu_bench import Bench, read_gpu_state
 from benchmarks.gpu_runs import resumed, whole_run
 from benchmarks.gpu_steps import ddp, kernels, losses, speed
@@ -285,4 +285,4 @@ def run_benchmark(name: str, *arguments: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -26,10 +26,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks import command_line
+from benchmarks import command_line, run
 from benchmarks.interleaved_steps import plain_model
 from benchmarks.timing import WARM_UP, alternate, quantile_text, ratios, seconds
 from benchmarks.trainer_runs import SOURCE, TINY, device, machine_text, settings, write_text
+from study.command_line import whole
 from trainer import host
 from trainer.collectives import barrier, share
 from trainer.config import ModelConfig, RunConfig
@@ -50,7 +51,7 @@ LOG_EVERY = 10
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--turns", type=int, default=1000)
+    parser.add_argument("--turns", type=whole, default=1000)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", default=device(), choices=("cpu", "cuda"))
     options = parser.parse_args()
@@ -184,4 +185,4 @@ def show(
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks import command_line
+from benchmarks import command_line, run
 from benchmarks.plain_llama import PlainLlama
 from benchmarks.timing import alternate, quantile_text, ratios
-from benchmarks.trainer_runs import device, machine_text, settings, shape_of
+from benchmarks.trainer_runs import device, machine_text, settings, shape_names, shape_of
+from study.command_line import whole
 from trainer import host
 from trainer.config import BYTE_VOCABULARY, ModelConfig, RunConfig
 from trainer.loop.learner import build_learner, resolve_choices
@@ -32,11 +33,16 @@ Step = Callable[[], Tensor]
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--shape", default="mini", help="a model of config/models.yaml, or tiny")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--seq-len", type=int, default=256)
-    parser.add_argument("--turns", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--shape",
+        default="mini",
+        choices=shape_names(),
+        help="a model of config/models.yaml, or tiny",
+    )
+    parser.add_argument("--batch-size", type=whole, default=8)
+    parser.add_argument("--seq-len", type=whole, default=256)
+    parser.add_argument("--turns", type=whole, default=30)
+    parser.add_argument("--threads", type=whole, default=1)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", default=device(), choices=("cpu", "cuda"))
     options = parser.parse_args()
@@ -137,4 +143,4 @@ CONTENDERS = {"ours": ours, "plain PyTorch": plain, "transformers": transformers
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

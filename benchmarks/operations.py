@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import command_line
+from benchmarks import command_line, run
 from benchmarks.interleaved_steps import CONTENDERS, Step
-from benchmarks.trainer_runs import device, machine_text, shape_of
+from benchmarks.trainer_runs import device, machine_text, shape_names, shape_of
 from trainer.config import BYTE_VOCABULARY, ModelConfig
 
 LENGTH = 16
@@ -64,7 +64,12 @@ def count(step: Step) -> Counter[str]:
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--shape", default="tiny", help="a model of config/models.yaml, or tiny")
+    parser.add_argument(
+        "--shape",
+        default="tiny",
+        choices=shape_names(),
+        help="a model of config/models.yaml, or tiny",
+    )
     parser.add_argument("--device", default=device(), choices=("cpu", "cuda"))
     options = parser.parse_args()
     model = ModelConfig.model_validate(shape_of(options.shape))
@@ -80,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

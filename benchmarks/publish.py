@@ -17,12 +17,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from benchmarks import ROOT, command_line
+from benchmarks import ROOT, command_line, run
 from study.config import Study
 from study.grid import Grid
 from study.load import load_study_file
 from study.measure.run_files import each_run
-from trainer.problems import ConfigError
 from trainer.records import RunSummary
 
 COPIED = (
@@ -44,11 +43,7 @@ SAVE_S = 90
 def main() -> int:
     """Run a slice; return the exit code."""
     options = parse_arguments()
-    try:
-        study = load_study_file(options.study)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 1
+    study = load_study_file(options.study)
     code = run_part(options)
     if code:
         return code
@@ -130,4 +125,4 @@ def versions(runs: list[RunSummary], name: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -17,8 +17,9 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks import ROOT, command_line
+from benchmarks import ROOT, command_line, run
 from study.cluster_config import ClusterConfig
+from study.command_line import whole
 from study.estimate.calibration import parts_left_out
 from study.estimate.intervals import PredictionInterval
 from study.estimate.observed import Observed
@@ -26,6 +27,8 @@ from study.estimate.performance import Performance
 from study.estimate.terms import position
 from study.workload import Workload
 from trainer.flops import mean_context
+from trainer.problems import ConfigError
+from trainer.settings import suggest
 
 DATA = ROOT / "tests" / "data"
 
@@ -313,8 +316,11 @@ def main() -> None:
     parser = command_line(__doc__)
     tables = read_tables()
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(tables)}")
-    parser.add_argument("--parts", type=int, help="at most so many parts of each split")
+    parser.add_argument("--parts", type=whole, help="at most so many parts of each split")
     options = parser.parse_args()
+    for name in options.tables:
+        if name not in tables:
+            raise ConfigError("command line", [f"TABLE: '{name}'; {suggest(name, [*tables])}"])
     print(f"{'table':16}{'left out':24}{'rows':>5}{'ours':>8}{'in 80%':>8}", end="")
     print(*(f"{name:>9}" for name in BASELINES))
     for name in options.tables or tables:
@@ -330,4 +336,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -4,11 +4,12 @@ snakemake --cores all
 python -m benchmarks.report_picture --report results/demo/report.html --output docs/report.png
 """
 
-import argparse
 import shutil
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
+
+from benchmarks import command_line, run
 
 WIDTH, HEIGHT = 1280, 1190
 """The first screen and the first figures, CSS pixels."""
@@ -26,9 +27,15 @@ def take_picture(report: Path, picture: Path) -> None:
         browser.close()
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> None:
+    """Write the picture."""
+    parser = command_line(__doc__)
     parser.add_argument("--report", type=Path, default=Path("results/demo/report.html"))
     parser.add_argument("--output", type=Path, default=Path("docs/report.png"))
     options = parser.parse_args()
+    options.report.open("rb").close()  # the browser would show a page of its own, and wait
     take_picture(options.report, options.output)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -10,12 +10,12 @@ name other files of models and clusters.
 """
 
 import argparse
-import sys
 
 from tabulate import tabulate
 
-from benchmarks import ROOT, command_line
+from benchmarks import ROOT, command_line, run
 from study.cluster_config import ClusterConfig, RatesConfig
+from study.command_line import whole
 from study.roofline import Roofline, step_roofline
 from trainer.config import BYTE_VOCABULARY, ModelConfig
 from trainer.flops import count_parameters
@@ -28,20 +28,15 @@ HEADINGS = ["Cluster", "GPU", "Model", "Params (M)", "Step (ms)", "Tokens/s"]
 NO_RATES = "states no rates; `python -m benchmarks.roofline --measure` there prints them"
 
 
-def main() -> int:
-    """Print the table, or measured rates; return the exit code."""
+def main() -> None:
+    """Print the table, or measured rates."""
     options = parse_arguments()
-    try:
-        if options.measure:
-            from benchmarks.measure_rates import measure  # imports torch
+    if options.measure:
+        from benchmarks.measure_rates import measure  # imports torch
 
-            print(measure())
-        else:
-            print(rooflines(options))
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+        print(measure())
+    else:
+        print(rooflines(options))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -53,21 +48,13 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--cluster", action="append", help="a cluster of the clusters file; default: all with rates"
     )
-    add("--vocab-size", type=positive, default=BYTE_VOCABULARY, help="token ids, default 258")
-    add("--batch-size", type=positive, default=8, help="sequences of a micro-batch, default 8")
-    add("--seq-len", type=positive, default=2048, help="tokens of a sequence, default 2048")
-    add("--passes", type=positive, default=1, help="micro-batches of a step, default 1")
+    add("--vocab-size", type=whole, default=BYTE_VOCABULARY, help="token ids, default 258")
+    add("--batch-size", type=whole, default=8, help="sequences of a micro-batch, default 8")
+    add("--seq-len", type=whole, default=2048, help="tokens of a sequence, default 2048")
+    add("--passes", type=whole, default=1, help="micro-batches of a step, default 1")
     add("--models", default=str(ROOT / "config/models.yaml"), help="the models file")
     add("--clusters", default=str(ROOT / "config/clusters.yaml"), help="the clusters file")
     return parser.parse_args()
-
-
-def positive(text: str) -> int:
-    """Return a positive integer. Raises ValueError, which argparse reports."""
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
 
 
 def rooflines(options: argparse.Namespace) -> str:
@@ -133,4 +120,4 @@ def share(roofline: Roofline, part: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

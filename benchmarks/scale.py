@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT, command_line
+from benchmarks import ROOT, command_line, run
+from study.command_line import whole
 from study.grid import Cell
 from study.load import load_grid_file
 from trainer.records import METRICS, SUMMARY, Attempt, Record, RunSummary
@@ -65,7 +66,7 @@ Prepare = Callable[[Path, int], list[str]]
 
 def main(arguments: list[str] | None = None) -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--sizes", type=whole, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--only", nargs="+", choices=[*TASKS], default=[*TASKS])
     options = parser.parse_args(arguments)
     sizes = sorted(options.sizes)
@@ -302,4 +303,4 @@ TASKS: dict[str, Prepare] = {
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import command_line
+from benchmarks import command_line, run
+from study.command_line import whole
 from study.law.scaling_law import (
     ScalingLaw,
     TrainedModel,
@@ -91,7 +92,7 @@ def main() -> None:
     """Print each coefficient, ours and the published one, and the objective of both."""
     parser = command_line(__doc__)
     parser.add_argument("runs", type=Path, metavar="RUNS.csv", nargs="?")
-    parser.add_argument("--planted", type=int, metavar="SETS", help="check the intervals instead")
+    parser.add_argument("--planted", type=whole, metavar="SETS", help="check the intervals instead")
     options = parser.parse_args()
     if options.planted:
         print_coverage(options.planted)
@@ -113,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

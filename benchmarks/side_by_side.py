@@ -29,9 +29,18 @@ from typing import Any
 
 import torch
 
-from benchmarks import add_other_trainers, command_line
+from benchmarks import add_other_trainers, command_line, run
 from benchmarks.timing import range_text, ratios
-from benchmarks.trainer_runs import SOURCE, run_module, settings, shape_of, train, write_text
+from benchmarks.trainer_runs import (
+    SOURCE,
+    run_module,
+    settings,
+    shape_names,
+    shape_of,
+    train,
+    write_text,
+)
+from study.command_line import whole
 from study.measure.foreign_logs import read_steady_steps
 from trainer.config import BYTE_VOCABULARY, ModelConfig
 from trainer.flops import flops_per_token, utilisation
@@ -77,11 +86,13 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = command_line(__doc__)
-    parser.add_argument("--shape", default="nano", help="a model of config/models.yaml")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--seq-len", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--shape", default="nano", choices=shape_names(), help="a model of config/models.yaml"
+    )
+    parser.add_argument("--batch-size", type=whole, default=8)
+    parser.add_argument("--seq-len", type=whole, default=256)
+    parser.add_argument("--steps", type=whole, default=1000)
+    parser.add_argument("--repeats", type=whole, default=5)
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--only", choices=HOW, nargs="+", help="default: all of them")
     parser.add_argument("--peak-tflops", type=float, help="peak of one device, for MFU")
@@ -226,4 +237,4 @@ def spread(above: list[Result], below: list[Result], field: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -23,8 +23,9 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks import ROOT, command_line
+from benchmarks import ROOT, command_line, run
 from benchmarks.timing import range_text
+from study.command_line import whole
 from study.grid import Grid
 from study.jobs.launch import launch_line, request_line
 from study.load import load_study
@@ -43,7 +44,7 @@ MADE = ("throughput.csv", "throughput.md", "time_estimates.csv", "time_estimates
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=whole, default=5)
     repeats = parser.parse_args().repeats
     cluster = Cluster()
     cluster.up()
@@ -130,4 +131,4 @@ def bare(study: SlurmStudy) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import yaml
 
-from benchmarks import ROOT, command_line
+from benchmarks import ROOT, command_line, run
+from study.command_line import whole
 from tests.slurm.cluster.api import Cluster
 from tests.slurm.studies import SlurmStudy, partition, wait_until
 
@@ -51,8 +52,8 @@ class Cost(NamedTuple):
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--cells", type=int, default=5000, help=f"a multiple of {len(GPUS)}")
-    parser.add_argument("--jobs", type=int, default=300, help="in the queue")
+    parser.add_argument("--cells", type=whole, default=5000, help=f"a multiple of {len(GPUS)}")
+    parser.add_argument("--jobs", type=whole, default=300, help="in the queue")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         study = SlurmStudy(Cluster(), Path(folder), "scale")
@@ -136,4 +137,4 @@ def peak_mib(pid: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

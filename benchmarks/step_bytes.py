@@ -15,23 +15,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import yaml
 from tabulate import tabulate
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks import ROOT, command_line
+from benchmarks import command_line, run
 from benchmarks.fake_gpu import Kernel, compiled_kernels, eager_kernels
+from benchmarks.trainer_runs import shape_names, shape_of
+from study.command_line import whole
 from study.roofline import pointwise_values
 from study.workload import VALUE_BYTES
-from trainer.config import BYTE_VOCABULARY, ModelConfig
+from trainer.config import BYTE_VOCABULARY, DistributedConfig, ModelConfig
+from trainer.execution import compiling
 from trainer.execution.choices import LOSS_CHUNK, OUTPUT_MULTIPLE, Dtype
 from trainer.execution.precision import DTYPES, precision
 from trainer.model.block import Attention, Block, FeedForward
 from trainer.model.loss import chunk_gradient
 from trainer.model.model import Transformer
 from trainer.settings import validate
-from trainer.yaml_files import load_yaml
+from trainer.yaml_files import parse_yaml
 
 MATMULS: Dtype = "bf16"
 CPU = torch.device("cpu")
@@ -176,20 +178,22 @@ def least_loss_bytes(model: ModelConfig, tokens: int, vocabulary: int) -> int:
 def main() -> None:
     parser = command_line(__doc__)
     add = parser.add_argument
-    add("--model", default="small", help="a model of config/models.yaml")
-    add("--batch-size", type=int, default=8, help="sequences, default 8")
-    add("--seq-len", type=int, default=2048, help="tokens of a sequence, default 2048")
+    add("--model", default="small", choices=shape_names(), help="a model of config/models.yaml")
+    add("--batch-size", type=whole, default=8, help="sequences, default 8")
+    add("--seq-len", type=whole, default=2048, help="tokens of a sequence, default 2048")
     add("--kernels", action="store_true", help="print each kernel that is counted")
-    add("--compile-options", type=yaml.safe_load, default={}, help="of torch.compile, as YAML")
+    add("--compile-options", default="{}", help="of torch.compile, as YAML: '{max_autotune: true}'")
     options = parser.parse_args()
-    with torch._inductor.config.patch(options.compile_options):
+    values = {"compile_options": parse_yaml(options.compile_options, "--compile-options")}
+    compile_options = validate(DistributedConfig, values, "command line").compile_options
+    compiling.check(compile_options, "command line")
+    with torch._inductor.config.patch(compile_options):
         print(table(options))
 
 
 def table(options: argparse.Namespace) -> str:
     """Return the table of all forms; print their kernels if asked for."""
-    shape = load_yaml(str(ROOT / "config/models.yaml"))[options.model]
-    model = validate(ModelConfig, shape, options.model)
+    model = validate(ModelConfig, shape_of(options.model), options.model)
     batch = (options.batch_size, options.seq_len)
     tokens = batch[0] * batch[1]
     rows = []
@@ -221,4 +225,4 @@ def row(part: str, form: str, kernels: list[Kernel], verbose: bool) -> list[str]
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

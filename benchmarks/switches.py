@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
-from benchmarks import command_line
+from benchmarks import command_line, run
 from benchmarks.interleaved_steps import learner_step
 from benchmarks.timing import alternate, quantile_text, ratios
 from benchmarks.trainer_runs import machine_text, settings, shape_of, train, write_text
+from study.command_line import whole
 from trainer import host
 from trainer.config import RunConfig
 from trainer.layers import merge, nest
@@ -72,7 +73,7 @@ PROCESS_STEPS = {"tiny": 1500, "nano": 200, "mini": 60}
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--runs", type=int, default=5, help="pairs of whole runs")
+    parser.add_argument("--runs", type=whole, default=5, help="pairs of whole runs")
     parser.add_argument("--only", help="only keys that contain this")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -147,4 +148,4 @@ def run_with(switch: Switch, value: Any, folder: Path) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -22,10 +22,18 @@ TINY = {"dim": 16, "n_layers": 8, "n_heads": 1, "multiple_of": 16}
 """A shape with next to no arithmetic: its step is CPU overhead."""
 
 
+def shape_names() -> list[str]:
+    """Return the models of config/models.yaml, and `tiny`."""
+    return list(_shapes())
+
+
 def shape_of(name: str) -> dict[str, Any]:
     """Return a model of config/models.yaml, or `tiny`."""
-    shapes: dict[str, Any] = {"tiny": TINY, **load_yaml(str(ROOT / "config/models.yaml"))}
-    return shapes[name]
+    return dict(_shapes()[name])
+
+
+def _shapes() -> dict[str, Any]:
+    return {"tiny": TINY, **load_yaml(str(ROOT / "config/models.yaml"))}
 
 
 def device() -> str:

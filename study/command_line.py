@@ -61,6 +61,12 @@ def count(text: str) -> int:
     return int(_number(text, wanted, lambda value: value >= 0 and value.is_integer()))
 
 
+def whole(text: str) -> int:
+    """Return a whole number above 0."""
+    wanted = "a whole number above 0"
+    return int(_number(text, wanted, lambda value: value >= 1 and value.is_integer()))
+
+
 def _number(text: str, wanted: str, fits: Callable[[float], bool]) -> float:
     try:
         value = float(text)

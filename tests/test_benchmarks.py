@@ -30,6 +30,31 @@ def test_interleaved_steps_print_a_line_for_each_contender() -> None:
     assert "x1.00 (1.00 to 1.00)" in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "told"),
+    [
+        ("step_bytes --compile-options {nonsense}", 1, "compile_options.nonsense: found nothing; "),
+        ("step_bytes --compile-options '{nonsense: 1}'", 1, ".nonsense: not an option; "),
+        ("step_bytes --compile-options 3", 1, "expected a mapping of keys, found 3"),
+        ("step_bytes --model nosuch", 2, "--model: invalid choice: 'nosuch' (choose from"),
+        ("interleaved_steps --shape nosuch", 2, "--shape: invalid choice: 'nosuch' (choose from"),
+        ("side_by_side --repeats 0", 2, "--repeats: found '0'; expected a whole number above 0"),
+        ("side_by_side --also nosuch true log", 2, "--also: found 'nosuch'; expected one of "),
+        ("roofline --seq-len 1.5", 2, "--seq-len: found '1.5'; expected a whole number above 0"),
+        ("published_tables nosuch", 1, "TABLE: 'nosuch'; expected one of: "),
+        ("scaling_law_check /nowhere", 1, "/nowhere: 1 problem\n  cannot be read: No such file"),
+        ("gpu_check --rehearse --folder README.md", 1, "README.md: File exists"),
+    ],
+)
+def test_a_mistake_is_a_message(command: str, code: int, told: str) -> None:
+    name, *options = shlex.split(command)
+    start = [sys.executable, "-m", f"benchmarks.{name}", *options]
+    done = subprocess.run(start, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_plain_contender_learns() -> None:
     window = torch.randint(BYTE_VOCABULARY, (2, 17), generator=torch.Generator().manual_seed(0))
     shape = ModelConfig(dim=16, n_layers=1, n_heads=1, multiple_of=16)

@@ -8,12 +8,13 @@ import contextlib
 import hashlib
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trainer.config import DistributedConfig, RunConfig
+from trainer.config import DistributedConfig
 from trainer.execution import sdpa
 from trainer.model import pointwise
 from trainer.model.model import Transformer
@@ -73,9 +74,11 @@ def _dependencies(device: torch.device) -> list[str]:
     return found
 
 
-def check(config: RunConfig) -> None:
-    """Raise ConfigError if torch.compile has no such option, or not with such a value."""
-    options = config.distributed.compile_options
+def check(options: Mapping[str, Any], source: str) -> None:
+    """Raise ConfigError if torch.compile has no such option, or not with such a value.
+
+    `source`: where the options are from, for the message.
+    """
     if not options:  # the import takes a second
         return
     known = torch._inductor.list_options()
@@ -88,7 +91,7 @@ def check(config: RunConfig) -> None:
             problem = str(error) if name in known else f"not an option; {suggest(name, known)}"
             problems.append(f"distributed.compile_options.{name}: {problem}")
     if problems:
-        raise ConfigError("run", problems)
+        raise ConfigError(source, problems)
 
 
 def compile_blocks(model: Transformer, config: DistributedConfig, with_loss: bool) -> None:

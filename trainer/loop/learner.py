@@ -54,7 +54,7 @@ def set_up_process(config: RunConfig, world: World) -> Choices:
     settings = config.distributed
     kernels.check(config)
     float8.check(config)
-    compiling.check(config)
+    compiling.check(config.distributed.compile_options, "run")
     choices = resolve_choices(config, world)
     torch.set_num_threads(choices.threads)
     if settings.keep_memory and config.device == "cpu":

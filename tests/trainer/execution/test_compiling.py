@@ -73,7 +73,12 @@ def test_all_blocks_share_one_compilation(
 def test_options_that_torch_does_not_have_are_told(tmp_path: Path) -> None:
     options = {"combo_kernel": True, "max_fusion_size": "many", "epilogue_fusion": False}
     with pytest.raises(ConfigError) as error:
-        check(run_config(tmp_path, distributed={"compile_options": options}))
+        check(
+            run_config(
+                tmp_path, distributed={"compile_options": options}
+            ).distributed.compile_options,
+            "run",
+        )
     assert [str(problem) for problem in error.value.problems] == [
         "distributed.compile_options.combo_kernel: not an option; did you mean 'combo_kernels'?",
         "distributed.compile_options.max_fusion_size: "
