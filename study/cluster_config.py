@@ -20,7 +20,7 @@ from trainer.config import Device
 from trainer.other_names import names
 from trainer.paths import JobPath
 from trainer.problems import RuleError
-from trainer.settings import Settings
+from trainer.settings import Settings, Text
 from trainer.yaml_files import shorten
 
 GpuType = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
@@ -47,6 +47,17 @@ def minutes_of(time: str) -> int:
     return minutes + math.ceil((parts["seconds"] + parts["s"] + parts["sec"]) / 60)
 
 
+def _check_word(text: str) -> str:
+    if not re.fullmatch(r"\S+", text):
+        raise ValueError(f"found {shorten(text)!r}; expected a value without white space, or null")
+    return text
+
+
+Word = Annotated[str, AfterValidator(_check_word)]
+"""A value of one of sbatch's options; an empty one, or one with a line end, would break the
+request."""
+
+
 def _check_log(path: str) -> str:
     """Check the path of a job's log: what Slurm puts in must be known beforehand, for links to it.
 
@@ -70,11 +81,11 @@ class SlurmDataConfig(Settings):
 
     local: bool = False
     """true: run them where Snakemake runs."""
-    partition: str | None = None
+    partition: Word | None = None
     """Partition; null: the cluster's, with its QOS, constraint and other flags."""
-    account: str | None = None
+    account: Word | None = None
     """Account; null: the cluster's."""
-    qos: str | None = None
+    qos: Word | None = None
     """Quality of service; null: the cluster's, in its partition."""
     cpus: PositiveInt = 4
     """CPU cores."""
@@ -107,9 +118,9 @@ class SlurmConfig(Settings):
         }
     )
 
-    account: str | None = None
+    account: Word | None = None
     """Account to charge, `--account`; null if the cluster has no accounts."""
-    partition: str
+    partition: Word
     """Partition, `--partition`."""
     gpu_request: Literal["gres", "gpus-per-task", "gpus-per-node", "none"]
     """gres: `--gres=gpu:N`; gpus-per-task: `--gpus-per-task=N --ntasks=1`; gpus-per-node: one task
@@ -132,17 +143,17 @@ class SlurmConfig(Settings):
     """Seconds before the time limit at which a run is signalled to save and stop; 0: never."""
     max_nodes: PositiveInt = 1
     """Maximum number of nodes for one job."""
-    qos: str | None = None
+    qos: Word | None = None
     """Quality of service, `--qos`."""
     constraint: str | None = None
     """Node features, `--constraint`."""
-    reservation: str | None = None
+    reservation: Word | None = None
     """Reservation, `--reservation`."""
-    clusters: str | None = None
+    clusters: Word | None = None
     """Slurm cluster of the partition, `--clusters`, if it is not the default one."""
-    nodelist: str | None = None
+    nodelist: Word | None = None
     """Nodes to use, `--nodelist`."""
-    exclude: str | None = None
+    exclude: Word | None = None
     """Nodes to avoid, `--exclude`."""
     extra: str = ""
     """More flags for sbatch, verbatim."""
@@ -200,7 +211,7 @@ class ClusterConfig(Settings):
 
     device: Device = "cuda"
     """Device to train on. On a CPU, each process counts as one GPU."""
-    gpu_name: str
+    gpu_name: Text
     """GPU type, such as A100: words in the GPU's own name. On a CPU, a name for people."""
     peak_tflops: PositiveFloat | None = None
     """Peak dense bf16 TFLOP/s of one GPU, for MFU and time estimates; null: MFU stays empty."""

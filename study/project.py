@@ -20,7 +20,8 @@ def of_project(path: str) -> str:
     """Return the path of the project's file of that name if there is none in the working
     directory, otherwise the path unchanged."""
     ours = PROJECT / path
-    return str(ours) if not Path(path).exists() and ours.is_file() else path
+    # Unlike those of pathlib, these are false for a path that no file can have.
+    return str(ours) if not os.path.exists(path) and os.path.isfile(ours) else path  # noqa: PTH110, PTH113
 
 
 def share_packages() -> None:

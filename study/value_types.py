@@ -6,11 +6,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from study.project import of_project
 from trainer.config import expand_paths
-from trainer.paths import FilePath
+from trainer.paths import LONGEST_NAME, FilePath
 from trainer.yaml_files import shorten
 
 # Names become folders of the results, so they contain no special characters of paths or shells.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
+]
 
 
 def as_list(value: Any) -> Any:

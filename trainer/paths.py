@@ -20,16 +20,23 @@ REFERENCE = re.compile(
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
+LONGEST_NAME = 255
+"""Most bytes of the name of a file or folder."""
+
 FORMS = "~, $NAME, ${NAME} or ${oc.env:NAME}"
 
 
 def check_path(text: str) -> str:
     """Return a path unchanged. Raises ValueError if it contains anything else after a `$` than an
-    environment variable, or a character that no path should have."""
+    environment variable, a character that no path should have, or a name that no file can have."""
     if "$" in REFERENCE.sub("", text):
         raise ValueError(f"found {text!r}, with a '$' that is none of {FORMS}")
     if CONTROL.search(text):
         raise ValueError(f"found {text!r}; expected a path without control characters")
+    longest = max(len(os.fsencode(name)) for name in text.split("/"))
+    if longest > LONGEST_NAME:
+        expected = f"expected {LONGEST_NAME} at most"
+        raise ValueError(f"found a path with a name of {longest:,} bytes; {expected}")
     return text
 
 

@@ -91,6 +91,24 @@ ONE = STUDY["grid"][0]
                 "leaves out"
             ],
         ),
+        (
+            {"clusters": {"fast": {"slurm": {"partition": "gpu\n", "account": ""}}}},
+            [
+                "clusters.fast.slurm.partition: found 'gpu\\n'; expected a value without white",
+                "clusters.fast.slurm.account: found ''; expected a value without white space, or ",
+            ],
+        ),
+        (
+            {"study": "s" * 256, "results_dir": "r" * 256},
+            [
+                "study: found 'sss",
+                "results_dir: found a path with a name of 256 bytes; expected 255 at most",
+            ],
+        ),
+        (
+            {"models": "m" * 256},
+            ["cannot be read: found a path with a name of 256 bytes; expected 255 at most"],
+        ),
         # A variant that no block names yet, which no model of the grid takes.
         (
             {"variants": {"mine": {"optim": {"lr": -4}, "nonsense": 3}}},
