@@ -24,7 +24,7 @@ from study.trainers import TrainerConfig
 from trainer.config import ModelConfig
 from trainer.layers import Layer, Merged
 from trainer.problems import ConfigError, Problem, combine
-from trainer.settings import Settings, problems_of, suggest
+from trainer.settings import Settings, check_kind, problems_of, suggest
 from trainer.yaml_files import Document, load_document, shorten
 
 TABLES = {
@@ -70,6 +70,7 @@ def load_grid(
     Raises ConfigError.
     """
     settings = config if isinstance(config, Merged) else Merged([Layer(config, source=source)])
+    check_kind(Study, settings.values, source)
     settings, unreadable = _merge_tables(settings)
     problems, study = _validate({**settings.values, **{key: {} for key in unreadable}})
     known: dict[str, Placement] = {}

@@ -83,6 +83,8 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 def validate(cls: type[SettingsT], data: Mapping[str, Any] | Merged, source: str) -> SettingsT:
     """Return `data` as settings; raise `ConfigError` naming `source` and every problem."""
     values = data.values if isinstance(data, Merged) else data
+    if isinstance(values, Mapping):
+        check_kind(cls, values, source)
     try:
         return cls.model_validate(values)
     except ValidationError as error:
@@ -91,6 +93,17 @@ def validate(cls: type[SettingsT], data: Mapping[str, Any] | Merged, source: str
         merged = data if isinstance(data, Merged) else Merged([Layer(values)])
         problems = [merged.trace(problem) for problem in problems]
     raise ConfigError(source, problems)
+
+
+def check_kind(cls: type[Settings], values: Mapping[str, Any], source: str) -> None:
+    """Raise ConfigError if values are not those of a class at all, as those of a file of another
+    kind: each of its keys would be a problem."""
+    known = fields_of(cls)
+    required = [name for name, field in known.items() if field.is_required()]
+    unknown = [str(name) for name in values if name not in known]
+    if required and values.keys().isdisjoint(required) and len(unknown) > 2:
+        found = f"{', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''}"
+        raise ConfigError(source, [f"found the keys {found}; expected {', '.join(required)}"])
 
 
 def report_with(broken: RuleError, build: Callable[[Any], Any], values: Any) -> NoReturn:

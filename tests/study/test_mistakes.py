@@ -126,6 +126,12 @@ def test_what_newcomers_write(tmp_path: Path, changes: dict[str, Any], told: lis
         assert re.sub(r"^  line \d+: ", "", line).strip().startswith(expected)
 
 
+def test_a_file_of_another_kind_is_one_problem() -> None:
+    """Each of its keys was one."""
+    told = "found the keys local, h200, sphinx, ...; expected study, models, clusters, run, grid"
+    assert message("config/clusters.yaml") == f"config/clusters.yaml: 1 problem\n  {told}"
+
+
 def test_an_unused_variant_is_valid_if_a_model_takes_it(tmp_path: Path) -> None:
     """The first model of the grid has a width that its heads do not divide."""
     changes = {

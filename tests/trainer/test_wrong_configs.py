@@ -161,6 +161,13 @@ def test_a_valid_config_is_accepted(tmp_path: Path, no_training: None) -> None:
     assert command(tmp_path / "run.yaml", yaml.safe_load(GUIDE.read_text())) == (99, "")
 
 
+def test_a_study_is_no_run(tmp_path: Path, no_training: None) -> None:
+    file = tmp_path / "study.yaml"
+    code, errors = command(file, {"study": "a", "models": {}, "run": {}})
+    told = "found the keys models, run, study; expected dump_dir, steps, model, data"
+    assert (code, errors) == (1, f"{file}: 1 problem\n  {told}\n")
+
+
 @settings(max_examples=400)
 @given(wrong=st.lists(mistakes(), min_size=1, max_size=3))
 @example(wrong=[("delete", ("model", "n_layers"), None), ("set", ("model", "n_heads"), 2**63)])
