@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from tests.trainer.model.scalings import LLAMA3
 from trainer.__main__ import main
 from trainer.config import CheckpointConfig, ProfilingConfig, RunConfig
+from trainer.execution.compiling import use_cache
 from trainer.folder.checkpoint import Saver
 from trainer.folder.profiler import Profiler
 from trainer.folder.run_file import Lock
@@ -277,3 +278,5 @@ def test_a_folder_that_cannot_be_made_is_named_with_its_key(tmp_path: Path) -> N
     for key, make in makers.items():
         with pytest.raises(ConfigError, match=rf"file.*\n  {key}: not a writable folder"):
             make()
+    with pytest.raises(ConfigError, match=r"file: 1 .*\n  distributed.compile_cache: a file; exp"):
+        use_cache(str(taken / "cache"))

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from trainer.commands.export_tokenizer import write_json, write_tokenizer
@@ -120,13 +121,19 @@ def _card(settings: RunConfig, step: int, loading: str) -> str:
 
 @contextlib.contextmanager
 def _publishing(output: Path) -> Iterator[Path]:
-    """Yield a temporary folder, which becomes `output` if the block succeeds."""
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    """Yield a temporary folder, which becomes `output` if the block succeeds.
+
+    Raises ConfigError if it cannot be written.
+    """
+    temporary = output.absolute().with_name(f".{output.absolute().name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         yield temporary
         replace_durably(temporary, output)
+    except (OSError, SafetensorError) as error:  # the latter for its file, on a full disk too
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(str(output), [f"cannot be written: {reason}"]) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

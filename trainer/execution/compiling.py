@@ -18,7 +18,7 @@ from trainer.config import DistributedConfig
 from trainer.execution import sdpa
 from trainer.model import pointwise
 from trainer.model.model import Transformer
-from trainer.problems import ConfigError
+from trainer.problems import ConfigError, Problem
 from trainer.settings import suggest
 
 VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
@@ -26,10 +26,17 @@ VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
 def use_cache(folder: str | None) -> None:
-    """Cache compiled code in a folder, unless the environment names one. Call before compiling."""
+    """Cache compiled code in a folder, unless the environment names one. Call before compiling.
+
+    Raises ConfigError if the folder cannot be one.
+    """
     if folder is None:
         return
     path = Path(folder).absolute()
+    nearest = next(place for place in (path, *path.parents) if place.exists())
+    if not nearest.is_dir():
+        key = ("distributed", "compile_cache")
+        raise ConfigError(str(nearest), [Problem(key, "a file; expected a folder, or a free path")])
     for variable, name in zip(VARIABLES, ("inductor", "triton"), strict=True):
         os.environ.setdefault(variable, str(path / name))
 

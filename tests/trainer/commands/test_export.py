@@ -278,8 +278,11 @@ def test_nothing_is_overwritten_and_nothing_half_done_is_left(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(export, "_card", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(ConfigError, match="export: 1 problem\n  cannot be written: no space"):
         export.export(tmp_path / "run", tmp_path / "export")
+    below = tmp_path / "mine" / "thesis.tex" / "export"
+    with pytest.raises(ConfigError, match="export: 1 problem\n  cannot be written: Not a dir"):
+        export.export(tmp_path / "run", below)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run"]
 
 

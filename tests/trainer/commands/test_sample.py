@@ -205,6 +205,7 @@ def test_mistakes_are_one_line(
         ("--max-tokens=0", "found 0; expected 1 or more"),
         ("--temperature=-1", "found -1; expected 0 or more"),
         ("--temperature=inf", "found inf; expected 0 or more"),
+        ("--temperature=nan", "found nan; expected 0 or more"),
         (f"--seed={2**64}", f"found {2**64}; expected a 64-bit number"),
         (f"--seed={-(2**63) - 1}", "expected a 64-bit number"),
         ("--top-k=x", "argument --top-k: invalid"),
