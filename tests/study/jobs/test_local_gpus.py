@@ -12,7 +12,7 @@ LISTED = "echo 'GPU 0: H200 (UUID: a)'; echo '  MIG 1g.18gb'; echo 'GPU 1: H200 
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without GPUs, where no variable limits them; its programs are in the folder."""
     monkeypatch.setattr(local_gpus, "AMD_NODES", tmp_path / "nodes")
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("PATH", str(tmp_path))  # a GPU machine has nvidia-smi elsewhere
     for variable in local_gpus.VISIBLE:
         monkeypatch.delenv(variable, raising=False)
     return tmp_path
