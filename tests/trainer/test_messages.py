@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import io
 import json
 import os
@@ -155,7 +156,10 @@ def make_model(vocab_size: int) -> tuple[Transformer, Optimizer]:
     return model, build_optimizer(model, OptimConfig())
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_checkpoint_is_whole_or_not_there_on_a_full_disk(tmp_path: Path, capsys: Any) -> None:
+    """On Python 3.14 the file is written when it is closed, and then its name is not known; torch's
+    writer complains once more when it is collected."""
     model, optimizer = make_model(258)
     first, second = (Position(step, 0.0, "t") for step in (1, 2))
     save_now(tmp_path, first, ["dump"], model, optimizer)
@@ -167,8 +171,10 @@ def test_a_checkpoint_is_whole_or_not_there_on_a_full_disk(tmp_path: Path, capsy
     assert not list(tmp_path.glob(".*"))
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert f"rank 0 of 1 on {os.uname().nodename} failed: {tmp_path}/" in said
+    assert f"rank 0 of 1 on {os.uname().nodename} failed: {tmp_path}" in said
     assert said.endswith("File too large\n")
+    del ended  # with its traceback, which holds the writer
+    gc.collect()
 
 
 def test_a_checkpoint_of_another_shape_is_one_line(tmp_path: Path) -> None:
