@@ -4,8 +4,8 @@
 #     bash tests/debian.sh sid make test-slurm
 #
 # As root, with debootstrap. The release is installed once, in RELEASES (default /var/tmp/releases);
-# the command runs in a fresh clone of the last commit there, on this machine's network, processes
-# and devices. Not beside a trial Slurm cluster of this machine: both have the same addresses.
+# the command runs in a fresh clone of the last commit there, on this machine's network and
+# devices. Not beside a trial Slurm cluster of this machine: both have the same addresses.
 set -euo pipefail
 
 suite=$1
@@ -28,18 +28,20 @@ rm -rf "$root/root/project"
 git clone --quiet "$project" "$root/root/project"
 
 # A mere chroot would not do: what enters the mount namespaces of the trial cluster's nodes would see
-# the files of this machine.
-exec unshare --mount --propagation private bash -euc '
+# the files of this machine. Daemons end with the command, in its process namespace.
+exec unshare --mount --propagation private --pid --fork --kill-child bash -euc '
     root=$1
     shift
     mount --bind "$root" "$root"
-    for folder in proc sys dev; do
-        mount --rbind "/$folder" "$root/$folder"
-    done
+    mount -t proc proc "$root/proc"
+    mount --rbind /sys "$root/sys"
+    mount --rbind /dev "$root/dev"
     cd "$root"
     mkdir -p old
     pivot_root . old
     umount --lazy /old
     cd /root/project
     export HOME=/root TMPDIR=/tmp
-    exec "$@"' bash "$root" "$@"
+    "$@"
+    exit  # bash stays, to collect the orphans that a first process is given
+' bash "$root" "$@"
