@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import errno
 import functools
 import io
 import math
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from trainer.files import write_atomically
-from trainer.problems import ConfigError, unreadable
+from trainer.problems import unreadable
 from trainer.yaml_files import shorten
 
 
@@ -49,15 +50,17 @@ def append_lines(path: Path, lines: str) -> None:
 def write_file(path: Path, content: str | bytes) -> None:
     """Replace a file atomically; create its folder if necessary.
 
-    Raises ConfigError for a folder, or a device such as /dev/null, which root would replace.
+    Raises OSError, also for a folder, or a device such as /dev/null, which root would replace.
     """
     if path.exists() and not path.is_file():
         found = "a folder" if path.is_dir() else "not a regular file"
-        raise ConfigError(str(path), [f"{found}; expected a file, or a path that is free"])
+        expected = "expected a file, or a path that is free"
+        raise FileExistsError(errno.EEXIST, f"{found}; {expected}", str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise ConfigError(str(error.filename), ["a file; expected a folder"]) from None
+        told = "a file; expected a folder"
+        raise NotADirectoryError(errno.ENOTDIR, told, str(error.filename)) from None
     write_atomically(path, content)
 
 

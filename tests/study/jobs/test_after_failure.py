@@ -77,7 +77,7 @@ def test_a_study_that_cannot_be_written_is_told_in_one_line(
     make_tables(workflow_of(job(f"{grid[0].folder}/completed"), job(f"{folder}/report.html")), grid)
     assert not started
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told == f"They could not be made: {folder}: File exists"
+    assert told == f"They could not be made: {folder}: a file; expected a folder"
 
 
 def test_ctrl_c_is_noted_and_passed_on(
