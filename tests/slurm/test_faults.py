@@ -104,7 +104,9 @@ def _inject_all(study: SlurmStudy, disk: Path) -> str:
     study.release("hold:node_dies")
 
     job = strike("time_limit")
-    cluster.run("scontrol", "update", f"JobId={job}", "EndTime=now+50")
+    # Slurm rounds the limit up to a minute, which after more than 15 s is two; `is_time_up` takes a
+    # run of 15 s for near that one, and any for near a minute.
+    cluster.run("scontrol", "update", f"JobId={job}", "EndTime=now+45")
 
     cluster.cancel(strike("cancelled"))
     cluster.requeue(strike("requeued"))
