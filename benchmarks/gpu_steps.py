@@ -87,9 +87,9 @@ def speed(bench: Bench, size: str, changes: dict[str, Any]) -> list[str]:
     ]
 
 
-def kernels(bench: Bench, size: str) -> list[str]:
+def kernels(bench: Bench, size: str, changes: dict[str, Any]) -> list[str]:
     """Return the kernels of a step, those that take longest first."""
-    config = bench.config(size)
+    config = bench.config(size, **changes)
     learner = open_learner(config)
     tokens = batch_of(config, 0)
     for _ in range(2 if bench.rehearses else 6):
@@ -104,9 +104,11 @@ def kernels(bench: Bench, size: str) -> list[str]:
         us = event.device_time if config.device == "cuda" else event.self_cpu_time_total
         times[event.name] += us
         calls[event.name] += 1
+    ranges = [event.time_range for event in trace.events()]
+    span_us = max(part.end for part in ranges) - min(part.start for part in ranges)
     rows = [
-        f"{sum(times.values()) / 1e3:.2f} ms in {calls.total()} kernels, "
-        f"attention {learner.choices.attention}"
+        f"{sum(times.values()) / 1e3:.2f} ms in {calls.total()} kernels, {span_us / 1e3:.2f} ms "
+        f"from the first to the last, attention {learner.choices.attention}"
     ]
     for name, us in times.most_common(TABLE_LINES):
         rows.append(f"{us / 1e3:8.3f} ms {calls[name]:5} x {name[:90]}")
