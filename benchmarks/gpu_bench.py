@@ -15,7 +15,7 @@ from benchmarks.trainer_runs import device, settings, shape_of
 from trainer import gpu_state
 from trainer.config import BYTE_VOCABULARY, RunConfig
 from trainer.layers import merge
-from trainer.loop.first_steps import capture_later, compile_ahead
+from trainer.loop.first_steps import compile_ahead, prepare_steps
 from trainer.loop.learner import Learner, build_learner, set_up_process
 from trainer.tokens.tokenizer import ByteTokenizer
 from trainer.world import get_world, gpu_uuid
@@ -70,8 +70,7 @@ def open_learner(config: RunConfig) -> Learner:
 
 def prepare(learner: Learner, config: RunConfig) -> None:
     """Compile, and capture later, as a run does."""
-    if learner.choices.cuda_graphs:
-        capture_later(learner, config.optim.lr)
+    prepare_steps(learner, config)
     if learner.choices.compiled:
         compile_ahead(learner)
 

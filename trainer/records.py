@@ -209,6 +209,7 @@ class UsedChoices(Written):
     residual_dtype: Literal["bf16", "fp32"] | None = None
     fused_pointwise: bool | None = None
     output_multiple: PositiveInt | None = None
+    weight_copies: bool | None = None
 
 
 class Continued(Written):

@@ -20,7 +20,7 @@ from torch import Tensor
 from trainer.commands.tools import run_command, set_up_alone
 from trainer.config import ActivationCheckpointing, RunConfig
 from trainer.layers import merge
-from trainer.loop.first_steps import capture_later
+from trainer.loop.first_steps import prepare_steps
 from trainer.loop.learner import Learner, build_learner, resolve_choices
 from trainer.loop.step import train_step
 from trainer.problems import ConfigError
@@ -175,8 +175,7 @@ class Clock:
         torch.manual_seed(0)
         choices = resolve_choices(config, self._world)  # some depend on what is tried
         learner = build_learner(config, choices, self._world)
-        if choices.cuda_graphs:
-            capture_later(learner, config.optim.lr)
+        prepare_steps(learner, config)
         shape = (setting.micro_batches, setting.batch_size, config.data.seq_len + 1)
         tokens = torch.randint(config.data.tokenizer.vocab_size, shape, device=self._world.device)
         return learner, tokens

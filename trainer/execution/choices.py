@@ -68,6 +68,8 @@ class Choices:
     """SwiGLU and rotary embedding, if the model has them, are one Triton kernel each way."""
     output_multiple: int = 1
     """Multiple of rows to which the loss's matmuls pad the output matrix; 1: none."""
+    weight_copies: bool = False
+    """The blocks' matrices have bf16 copies, which the optimizer writes."""
 
 
 def find_machine(ranks: int, has_onednn: bool) -> Machine:
@@ -104,6 +106,7 @@ def choose(config: RunConfig, gpus: int, machine: Machine) -> Choices:
         residual_dtype=_residual_dtype(settings, gpus, dtype),
         fused_pointwise=fuses_projections and _fuses_pointwise(config),
         output_multiple=_output_multiple(config, gpus),
+        weight_copies=_keeps_copies(config, gpus, dtype),
     )
 
 
@@ -172,6 +175,14 @@ def _fuses_pointwise(config: RunConfig) -> bool:
     if not (model.is_gated or model.rotates_projections):
         return False  # there is no kernel for this model
     return config.device == "cuda" if wanted == "auto" else wanted
+
+
+def _keeps_copies(config: RunConfig, gpus: int, dtype: Dtype) -> bool:
+    settings, optim = config.distributed, config.optim
+    is_plain = not settings.is_sharded(gpus) and settings.float8_recipe is None
+    # A kernel for each matrix: without a graph, launching them takes longer than they do.
+    is_adamw = optim.name == "adamw" and optim.fused
+    return _uses_cuda_graphs(config, gpus) and dtype == "bf16" and is_plain and is_adamw
 
 
 def _output_multiple(config: RunConfig, gpus: int) -> int:

@@ -16,7 +16,7 @@ import torch
 
 from trainer.config import DistributedConfig
 from trainer.execution import sdpa
-from trainer.model import pointwise
+from trainer.model import linear, pointwise
 from trainer.model.model import Transformer
 from trainer.problems import ConfigError, Problem
 from trainer.settings import suggest
@@ -69,11 +69,12 @@ def tag_cache(device: torch.device) -> None:
 
 def _dependencies(device: torch.device) -> list[str]:
     """Return what code for a device depends on besides its graph, each as name=value."""
-    source = hashlib.sha256(Path(pointwise.__file__).read_bytes()).hexdigest()[:16]
+    files = (pointwise.__file__, linear.__file__)
+    source = hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
     found = [
         f"attention={'+'.join(sdpa.enabled())}",
         f"flash={sdpa.flash_package() or 'FA2'}",
-        f"pointwise={source}",
+        f"functions={source}",
     ]
     if device.type == "cpu":
         vectors = torch.backends.cpu.get_cpu_capability()
@@ -116,6 +117,8 @@ def compile_blocks(model: Transformer, config: DistributedConfig, with_loss: boo
         layer.compile(dynamic=False, options=options)
     if with_loss:
         model.compile_loss(dynamic=False, options=options)
+        if model.output_weight.is_cuda:  # there, its gradient has no fixed order in any case
+            model.compile_embedding(dynamic=False, options=options)
 
 
 def uncompiled() -> contextlib.AbstractContextManager:

@@ -7,12 +7,15 @@ import torch
 from torch import Tensor
 
 from trainer.collectives import barrier
+from trainer.config import RunConfig
 from trainer.execution.compiling import uncompiled
 from trainer.execution.graph import DDP_STEPS, EAGER_STEPS, StepGraph
 from trainer.execution.layout import has_buckets, synchronised
 from trainer.folder.failure import DoesNotFit
 from trainer.loop.learner import Learner
 from trainer.loop.step import compute_step, forward_backward, train_step
+from trainer.model.adamw import AdamW
+from trainer.model.weight_copies import keep_copies
 from trainer.world import World
 
 Result = TypeVar("Result")
@@ -40,6 +43,19 @@ def compile_ahead(learner: Learner, communicates: bool = True) -> None:
     with synchronised(learner.trained, is_last=communicates):
         forward_backward(learner, _zeros(learner, sequences), count=1)
     learner.optimizer.zero_grad()
+
+
+def prepare_steps(learner: Learner, config: RunConfig) -> None:
+    """Apply the choices that concern whole steps; call it once the weights are there.
+
+    With `weight_copies`, from now on only the optimizer may change weights.
+    """
+    if learner.choices.weight_copies:
+        assert isinstance(learner.optimizer, AdamW)
+        sums_gradients = config.grad_acc_steps > 1 or has_buckets(learner.trained)
+        learner.optimizer.use_copies(keep_copies(learner.model, not sums_gradients))
+    if learner.choices.cuda_graphs:
+        capture_later(learner, config.optim.lr)
 
 
 def capture_later(learner: Learner, rate: float) -> None:

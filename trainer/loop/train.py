@@ -12,7 +12,7 @@ from trainer.collectives import mean_over_ranks
 from trainer.execution.layout import has_buckets
 from trainer.folder import checkpoint
 from trainer.loop.evaluate import evaluate, evaluation_due
-from trainer.loop.first_steps import capture_later, rehearse, warm_up_step
+from trainer.loop.first_steps import prepare_steps, rehearse, warm_up_step
 from trainer.loop.record import write_record
 from trainer.loop.session import Session
 from trainer.loop.step import train_step
@@ -47,8 +47,7 @@ def begin(session: Session) -> None:
     """Prepare the first step: CUDA graph, compilation, garbage collection."""
     settings, learner = session.config.distributed, session.learner
     session.startup.mark("files")
-    if learner.choices.cuda_graphs:
-        capture_later(learner, session.config.optim.lr)
+    prepare_steps(learner, session.config)
     compiled = learner.choices.compiled
     if compiled or (session.start.step > 0 and has_buckets(learner.trained)):
         rehearse(learner, session.world)

@@ -1,12 +1,13 @@
 """AdamW with parameter groups, on torch's fused kernel."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainer.config import OptimConfig
+from trainer.model.adamw_update import CopiedGroup, plain_adamw
 from trainer.model.gradients import WithGradients, clip_divisor, local, shard_like
 from trainer.model.linear import parts_of, rows_of
 
@@ -16,7 +17,8 @@ class AdamW(WithGradients):
 
     Without clipping it is bitwise equal to torch.optim.AdamW(fused=True). That class imports
     torch.compile at start-up, which takes a second or more, and has a higher cost in Python per
-    step. If weights are sharded (DTensor), each process updates its own shard.
+    step. If weights are sharded (DTensor), each process updates its own shard. Weights with copies
+    have a kernel of their own, equal within rounding.
     """
 
     def __init__(
@@ -27,6 +29,7 @@ class AdamW(WithGradients):
         self.rate: float | Tensor = config.lr
         """Learning rate of the next step; a tensor if a CUDA graph reads it."""
         named = {n: p for n, p in model.named_parameters() if names is None or n in names}
+        self._named = named
         self._parts = {part: place for part, place in parts_of(model).items() if place[0] in named}
         device = next(iter(named.values())).device
         self.step_count = torch.zeros((), device=device)
@@ -36,7 +39,8 @@ class AdamW(WithGradients):
         }
         self.parameters: list[Tensor] = []
         """Matrices, then vectors."""
-        self._groups: list[_Group] = []
+        self._groups: list[_Group | CopiedGroup] = []
+        self._leaves: list[Tensor] | None = None
         for decay, members in (
             (config.weight_decay, [name for name, p in named.items() if p.ndim >= 2]),
             (0.0, [name for name, p in named.items() if p.ndim < 2]),
@@ -45,6 +49,28 @@ class AdamW(WithGradients):
                 group = _Group(decay, members, named, self._moments, self.step_count)
                 self._groups.append(group)
                 self.parameters += group.parameters
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """The tensors at which the backward pass leaves the gradients of the parameters."""
+        return self.parameters if self._leaves is None else self._leaves
+
+    def use_copies(self, copies: Mapping[Tensor, Tensor]) -> None:
+        """Write the copy of each of these matrices at each step; see weight_copies.py."""
+        named, moments, count = self._named, self._moments, self.step_count
+        decay = self._config.weight_decay
+        plain = [name for name, p in named.items() if p.ndim >= 2 and p not in copies]
+        copied = [name for name, p in named.items() if p in copies]
+        self._groups = [
+            *self._groups[1:],
+            _Group(decay, plain, named, moments, count),
+            CopiedGroup(
+                decay, [named[n] for n in copied], [moments[n] for n in copied], copies, count
+            ),
+        ]
+        self._leaves = [
+            copies[p] if p in copies and copies[p].requires_grad else p for p in self.parameters
+        ]
 
     def set_rate(self, value: float) -> None:
         """Set the learning rate of the next steps."""
@@ -98,7 +124,7 @@ class _Group:
                 torch._foreach_div_(gradients, scale)
             state = zip(weights, gradients, self._first, self._second, strict=True)
             for tensors in state:
-                _plain_adamw(*tensors, self._steps[0], rate, config, self._decay)
+                plain_adamw(*tensors, self._steps[0], rate, config, self._decay)
             return
         torch._fused_adamw_(
             weights,
@@ -116,22 +142,3 @@ class _Group:
             maximize=False,
             grad_scale=scale,
         )
-
-
-def _plain_adamw(
-    weight: Tensor,
-    gradient: Tensor,
-    mean: Tensor,
-    square: Tensor,
-    step_count: Tensor,
-    rate: float | Tensor,
-    config: OptimConfig,
-    decay: float,
-) -> None:
-    """Do what the fused kernel does to a weight, one operation at a time."""
-    weight.mul_(1 - rate * decay)
-    mean.lerp_(gradient, 1 - config.beta1)
-    square.mul_(config.beta2).addcmul_(gradient, gradient, value=1 - config.beta2)
-    count = step_count.double()  # as in the kernel: 1 - 0.9999 is 0.02% off in float32
-    root = (square / (1 - config.beta2**count)).sqrt()
-    weight.sub_(rate / (1 - config.beta1**count) * mean / (root + config.epsilon))

@@ -12,16 +12,30 @@ class WithGradients:
 
     parameters: list[Tensor]
 
+    @property
+    def leaves(self) -> list[Tensor]:
+        """The tensors at which the backward pass leaves the gradients of the parameters."""
+        return self.parameters
+
     def zero_grad(self) -> None:
         """Drop the gradients."""
-        for parameter in self.parameters:
-            parameter.grad = None
+        for leaf in self.leaves:
+            leaf.grad = None
 
     def grad_norm(self) -> Tensor:
         """Return the norm of all gradients together, a scalar on the device."""
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norms = torch._foreach_norm(gradients)
-        return full(torch.linalg.vector_norm(torch.stack(list(norms))))
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for leaf in self.leaves:
+            if leaf.grad is not None:
+                by_dtype.setdefault(leaf.grad.dtype, []).append(leaf.grad)
+        norms = [
+            norm
+            for dtype, gradients in by_dtype.items()  # a kernel takes tensors of one dtype
+            for norm in torch._foreach_norm(
+                gradients, dtype=torch.float32 if dtype == torch.bfloat16 else None
+            )
+        ]
+        return full(torch.linalg.vector_norm(torch.stack(norms)))
 
 
 def clip_divisor(norm: Tensor | None, clip: float | None) -> Tensor | None:

@@ -56,11 +56,26 @@ class _OneDnnLinear(torch.autograd.Function):
         return dx, ONEDNN_LINEAR(x_NI.t(), dy_NO.t()).t()
 
 
+class _Copied(torch.autograd.Function):
+    """The copy of a weight; gradients go to the weight, in its own dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, copy: Tensor) -> Tensor:
+        ctx.dtype = weight.dtype
+        return copy.view_as(copy)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].to(ctx.dtype), None
+
+
 class Linear(nn.Linear):
     """A matrix (out, in) without a bias."""
 
     fast_cpu = False
     """Use oneDNN for large fp32 matmuls on a CPU."""
+    copy: Tensor | None = None
+    """The weight in the dtype of the matmuls, if it is kept; see weight_copies.py."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, bias=False)
@@ -70,7 +85,10 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., out) of (..., in)."""
-        return matmul(x, self.weight, self.fast_cpu)
+        if self.copy is None:
+            return matmul(x, self.weight, self.fast_cpu)
+        takes_gradient = self.copy.requires_grad
+        return F.linear(x, self.copy if takes_gradient else _Copied.apply(self.weight, self.copy))
 
 
 def matmul(x: Tensor, weight: Tensor, fast_cpu: bool) -> Tensor:

@@ -70,9 +70,7 @@ class Transformer(nn.Module):
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None) -> Tensor:
         """Return the logits (B, T, V) or, with targets, the mean loss in nats, a float32 scalar."""
-        x_BTD = self.tok_embeddings(tokens_BT)
-        if self.residual_dtype is not None:
-            x_BTD = x_BTD.to(self.residual_dtype)
+        x_BTD = self.embed(tokens_BT)
         length = tokens_BT.shape[1]
         cos_T1E, sin_T1E = self.cos_T1E[:length], self.sin_T1E[:length]  # type: ignore[index]
         mask = self._mask(tokens_BT)
@@ -83,6 +81,11 @@ class Transformer(nn.Module):
         if targets_BT is None:
             return self._logits(normalise(self.norm, x_BTD + branch_BTD))
         return self.loss(x_BTD, branch_BTD, targets_BT)
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """Return the residual stream (B, T, D) that enters the first block."""
+        x_BTD = self.tok_embeddings(tokens_BT)
+        return x_BTD if self.residual_dtype is None else x_BTD.to(self.residual_dtype)
 
     def _zeros(self, x_BTD: Tensor) -> Tensor:
         """Return zeros that look like the output of a block's FFN."""
@@ -121,6 +124,10 @@ class Transformer(nn.Module):
             self.chunk_gradient = torch.compile(chunk_gradient, **kwargs)
         else:
             self.loss = torch.compile(self.loss, **kwargs)  # type: ignore[method-assign]
+
+    def compile_embedding(self, **kwargs: Any) -> None:
+        """Compile the embedding. Its gradient is then summed in no fixed order."""
+        self.embed = torch.compile(self.embed, **kwargs)  # type: ignore[method-assign]
 
     @property
     def output_weight(self) -> Tensor:

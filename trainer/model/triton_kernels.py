@@ -1,4 +1,4 @@
-"""The Triton kernels of trainer/model/pointwise.py. Imported at the first use, on a GPU only.
+"""The Triton kernels of pointwise.py and adamw_update.py. Imported at the first use, on a GPU only.
 
 Arithmetic is in float32, whatever the tensors' dtype.
 """
@@ -8,8 +8,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from trainer.config import OptimConfig
+
 BLOCK = 1024
-"""Elements of a program of SwiGLU: eight for each thread, a load of 16 bytes in bf16."""
+"""Elements of a program of SwiGLU and of AdamW: eight for each thread, a load of 16 bytes in bf16.
+"""
 
 
 @triton.jit
@@ -128,6 +131,39 @@ def _rotary_backward(
     tl.store(to + half, tl.load(read + half, mask=inside), mask=inside)
 
 
+@triton.jit
+def _adamw(
+    weight,
+    gradient,
+    mean,
+    square,
+    copy,
+    factors,
+    count,
+    keep1,
+    take1,
+    keep2,
+    take2,
+    epsilon,
+    decay,
+    block: tl.constexpr,
+):
+    rate, scale = tl.load(factors), tl.load(factors + 1)
+    bias1, bias2 = tl.load(factors + 2), tl.load(factors + 3)
+    index = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    inside = index < count
+    g = tl.load(gradient + index, mask=inside).to(tl.float32) / scale
+    m = keep1 * tl.load(mean + index, mask=inside) + take1 * g
+    v = keep2 * tl.load(square + index, mask=inside) + take2 * g * g
+    w = tl.load(weight + index, mask=inside)
+    w -= rate * decay * w
+    w -= rate / bias1 * m / (tl.sqrt(v) / tl.sqrt(bias2) + epsilon)
+    tl.store(mean + index, m, mask=inside)
+    tl.store(square + index, v, mask=inside)
+    tl.store(weight + index, w, mask=inside)
+    tl.store(copy + index, w, mask=inside)
+
+
 def swiglu(gate_up: Tensor) -> Tensor:
     """Return (..., F) of (..., 2F)."""
     gate_up = gate_up.contiguous()
@@ -194,3 +230,24 @@ def rotary_backward(dq: Tensor, dk: Tensor, dv: Tensor, cos: Tensor, sin: Tensor
         triton.next_power_of_2(half),
     )
     return dqkv
+
+
+def adamw(
+    weight: Tensor,
+    gradient: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    copy: Tensor,
+    factors: Tensor,
+    config: OptimConfig,
+    decay: float,
+) -> None:
+    """Update a weight, its moments and its copy in place.
+
+    `factors`: learning rate, divisor of the gradient, and 1 - beta^step for both moments, fp32.
+    """
+    tensors = (weight, gradient.contiguous(), mean, square, copy)
+    count = weight.numel()
+    betas = (config.beta1, 1 - config.beta1, config.beta2, 1 - config.beta2)
+    grid = (triton.cdiv(count, BLOCK),)
+    _adamw[grid](*tensors, factors, count, *betas, config.epsilon, decay, BLOCK)

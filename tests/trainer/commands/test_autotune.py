@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.trainer.conftest import Runs
 from trainer.commands import autotune
 from trainer.commands.autotune import Clock, Setting, Timing, main, search
-from trainer.config import load_run_config
+from trainer.config import RunConfig, load_run_config
 from trainer.loop.learner import Learner, set_up_process
 from trainer.loop.step import compute_step
 from trainer.world import get_world
@@ -96,12 +96,12 @@ def test_steps_are_timed_as_a_run_takes_them(runs: Runs, monkeypatch: pytest.Mon
     monkeypatch.setattr(autotune, "resolve_choices", lambda config, world: choices)
     graphs: list[Any] = []
 
-    def capture_later(learner: Learner, rate: float) -> None:
+    def prepare_steps(learner: Learner, config: RunConfig) -> None:
         learner.graph = Mock(side_effect=lambda tokens: compute_step(learner, tokens))
         learner.warm_up_steps = 4
         graphs.append((learner, learner.graph))
 
-    monkeypatch.setattr(autotune, "capture_later", capture_later)
+    monkeypatch.setattr(autotune, "prepare_steps", prepare_steps)
     timing = Clock(config, world)(Setting(2, 2, "none", compiled=False))
     assert timing is not None
     ((learner, graph),) = graphs

@@ -33,6 +33,7 @@ def config_on(device: str, **changes: Any) -> RunConfig:
                 cuda_graphs=True,
                 fused_pointwise=True,
                 output_multiple=64,
+                weight_copies=True,
             ),
         ),
         (
@@ -77,6 +78,7 @@ def test_explicit_settings_are_used() -> None:
         "residual_dtype": "fp32",
         "fused_pointwise": False,
         "output_multiple": 1,
+        "weight_copies": False,
     }
 
 

@@ -18,7 +18,9 @@ import pytest
 import torch
 
 from tests.trainer.model.pointwise_inputs import LENGTH, SHAPES, Shape, draw
+from trainer.config import OptimConfig
 from trainer.model import pointwise
+from trainer.model.adamw_update import plain_adamw
 from trainer.model.rotary import rotary_table
 
 BESIDE = next(Path(sys.prefix).glob("triton-*[0-9]"), None)
@@ -87,13 +89,37 @@ def test_values(shape: Shape, alone: Callable[[str], bool]) -> None:
         torch.testing.assert_close(own.cpu(), getattr(pointwise, f"_{name}_cpu")(*inputs))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("step", [1, 100])
+def test_adamw(step: int, dtype: torch.dtype, alone: Callable[[str], bool]) -> None:
+    if alone("1" if DEVICE == "cpu" else "0"):
+        return
+    from trainer.model import triton_kernels
+
+    config = OptimConfig(lr=0.1, beta1=0.9, beta2=0.9999, epsilon=1e-3)
+    weight, mean, gradient = (draw(40, 52, seed=n) for n in (1, 2, 3))
+    square, gradient = draw(40, 52, seed=4).square(), gradient.to(dtype)
+    biases = [1 - beta**step for beta in (0.9, 0.9999)]
+    factors = torch.tensor([0.02, 3.0, *biases])
+    there = [x.to(DEVICE, copy=True) for x in (weight, gradient, mean, square, gradient.bfloat16())]
+    triton_kernels.adamw(*there, factors.to(DEVICE), config, decay=0.3)
+    count = torch.tensor(float(step))
+    plain_adamw(weight, gradient.float() / 3, mean, square, count, 0.02, config, 0.3)
+    for own, expected in zip(there, (weight, gradient, mean, square), strict=False):
+        torch.testing.assert_close(own.cpu(), expected)
+    # Triton's interpreter truncates to bf16; `test_code` sees that a GPU rounds to the nearest.
+    step_of_bf16 = 2**-7 if DEVICE == "cpu" else 0.0
+    expected = there[0] if DEVICE == "cpu" else there[0].bfloat16().float()
+    torch.testing.assert_close(there[4].float(), expected, rtol=step_of_bf16, atol=0)
+
+
 @pytest.mark.parametrize("gpu", GPUS)
 def test_code(gpu: str, alone: Callable[[str], bool]) -> None:
-    """SwiGLU, which moves most, reads and writes 16 bytes a thread; nothing is spilled."""
+    """SwiGLU and AdamW, which move most, access 16 bytes a thread at a time; nothing is spilled."""
     if alone("0"):
         return
     code = compiled(gpu)
-    assert set(code) == {"_swiglu", "_swiglu_backward", "_rotary", "_rotary_backward"}
+    assert set(code) == {"_swiglu", "_swiglu_backward", "_rotary", "_rotary_backward", "_adamw"}
     if GPUS[gpu][0] == "hip":
         for kernel in code.values():
             assert spilled_by_amd(kernel.asm["amdgcn"]) == 0
@@ -101,9 +127,11 @@ def test_code(gpu: str, alone: Callable[[str], bool]) -> None:
         return
     for kernel in code.values():
         assert spilled_by_nvidia(kernel.asm["ptx"], gpu) == 0
-    for name in ("_swiglu", "_swiglu_backward"):
+    for name, numbers in (("_swiglu", 0), ("_swiglu_backward", 0), ("_adamw", 4)):
         accesses = re.findall(r"(?:ld|st)\.global\S*", code[name].asm["ptx"])
-        assert set(accesses) == {"ld.global.v4.b32", "st.global.v4.b32"}
+        assert accesses.count("ld.global.b32") == numbers  # the same for all threads
+        assert "cvt.rn.bf16" in code[name].asm["ptx"]  # rounds to the nearest
+        assert set(accesses) - {"ld.global.b32"} == {"ld.global.v4.b32", "st.global.v4.b32"}
 
 
 def compiled(gpu: str) -> dict[str, Any]:
@@ -144,6 +172,9 @@ def call_all() -> None:
     # As attention returns them: heads before tokens in memory.
     of_heads = tokens[:, None].expand(-1, HEADS, -1, WIDTH).contiguous().transpose(1, 2)
     triton_kernels.rotary_backward(of_heads, of_heads, of_heads, cos, sin)
+    weight, half = torch.empty((64, 64)), torch.empty((64, 64), dtype=torch.bfloat16)
+    factors, config = torch.empty(4), OptimConfig()
+    triton_kernels.adamw(weight, half, weight, weight, half, factors, config, decay=0.1)
 
 
 def spilled_by_nvidia(ptx: str, gpu: str) -> int:
