@@ -49,7 +49,7 @@ class BlockForm:
 
     compiled: bool
     triton: bool
-    """SwiGLU and rotary embedding are Triton kernels."""
+    """SwiGLU, rotary embedding, and sum with norm are Triton kernels."""
     residual: Dtype
     """Number format of the residual stream."""
 
@@ -95,7 +95,7 @@ def block_kernels(model: ModelConfig, batch: Shape, form: BlockForm) -> list[Ker
     with FakeTensorMode(allow_non_fake_inputs=True):
         block = Block(model, fused=True)
         for module in block.modules():
-            if isinstance(module, Attention | FeedForward):
+            if isinstance(module, Attention | Block | FeedForward):
                 module.one_kernel = form.triton and module.fits_kernel
         dtype = DTYPES[form.residual]
         shape = (*batch, model.dim)

@@ -65,7 +65,7 @@ class Choices:
     residual_dtype: Dtype = "fp32"
     """Number format of the residual stream."""
     fused_pointwise: bool = False
-    """SwiGLU and rotary embedding, if the model has them, are one Triton kernel each way."""
+    """SwiGLU, rotary embedding, and sum with RMSNorm, if the model has them, are Triton kernels."""
     output_multiple: int = 1
     """Multiple of rows to which the loss's matmuls pad the output matrix; 1: none."""
     weight_copies: bool = False
@@ -172,7 +172,7 @@ def _uses_cuda_graphs(config: RunConfig, gpus: int) -> bool:
 
 def _fuses_pointwise(config: RunConfig) -> bool:
     wanted, model = config.distributed.fused_pointwise, config.model
-    if not (model.is_gated or model.rotates_projections):
+    if not (model.is_gated or model.rotates_projections or model.norm_type == "rmsnorm"):
         return False  # there is no kernel for this model
     return config.device == "cuda" if wanted == "auto" else wanted
 

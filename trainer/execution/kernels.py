@@ -3,7 +3,7 @@
 from trainer.config import RunConfig
 from trainer.execution.choices import Choices
 from trainer.execution.sdpa import allow_all, allow_only, find_problem
-from trainer.model.block import Attention, FeedForward
+from trainer.model.block import Attention, Block, FeedForward
 from trainer.model.linear import Linear
 from trainer.model.model import Transformer
 from trainer.problems import ConfigError
@@ -29,5 +29,5 @@ def use(choices: Choices, model: Transformer) -> None:
     for module in model.modules():
         if isinstance(module, Linear):
             module.fast_cpu = fast_cpu
-        elif isinstance(module, Attention | FeedForward):
+        elif isinstance(module, Attention | Block | FeedForward):
             module.one_kernel = choices.fused_pointwise and module.fits_kernel

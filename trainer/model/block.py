@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from trainer.config import ActivationCheckpointing, ModelConfig
 from trainer.model import pointwise
-from trainer.model.linear import ONEDNN_LINEAR, FusedLinear, Linear, join_parts
+from trainer.model.linear import ONEDNN_LINEAR, FusedLinear, Linear, join_parts, matmul_dtype
 from trainer.model.masks import Mask, attend
 from trainer.model.rotary import rotate
 
@@ -142,6 +142,9 @@ class Block(nn.Module):
         self.ffn_norm = build_norm(config)
         self.feed_forward = FeedForward(config, fused)
         self.ac_mode: ActivationCheckpointing = "none"
+        self.fits_kernel = config.norm_type == "rmsnorm"
+        self.one_kernel = False
+        """Sum and normalise with `pointwise.add_norm`; needs `fits_kernel`."""
 
     def forward(
         self,
@@ -183,15 +186,26 @@ class Block(nn.Module):
         sin_T1E: Tensor,
         mask: Mask | None,
     ) -> tuple[Tensor, Tensor]:
-        x_BTD = add_branch(x_BTD, branch_BTD)
-        return self.branches(x_BTD, lambda x: self.attention(x, cos_T1E, sin_T1E, mask))
+        return self.branches(x_BTD, branch_BTD, lambda x: self.attention(x, cos_T1E, sin_T1E, mask))
 
     def branches(
-        self, x_BTD: Tensor, attention: Callable[[Tensor], Tensor]
+        self, x_BTD: Tensor, branch_BTD: Tensor | None, attention: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Return what `forward` does, of the whole input; `attention` computes the first branch."""
-        x_BTD = x_BTD + attention(normalise(self.attention_norm, x_BTD))
-        return x_BTD, self.feed_forward(normalise(self.ffn_norm, x_BTD))
+        """Return what `forward` does; `attention` computes the first branch."""
+        x_BTD, normed_BTD = self._sum_and_normalise(x_BTD, branch_BTD, self.attention_norm)
+        x_BTD, normed_BTD = self._sum_and_normalise(x_BTD, attention(normed_BTD), self.ffn_norm)
+        return x_BTD, self.feed_forward(normed_BTD)
+
+    def _sum_and_normalise(
+        self, x_BTD: Tensor, branch_BTD: Tensor | None, norm: Norm
+    ) -> tuple[Tensor, Tensor]:
+        """Return the residual stream with a branch, and the norm of that."""
+        if self.one_kernel and branch_BTD is not None:
+            assert isinstance(norm, nn.RMSNorm) and norm.eps is not None
+            dtype = matmul_dtype(x_BTD)
+            return pointwise.add_norm(x_BTD, branch_BTD, norm.weight, norm.eps, dtype)
+        x_BTD = add_branch(x_BTD, branch_BTD)
+        return x_BTD, normalise(norm, x_BTD)
 
 
 def add_branch(x_BTD: Tensor, branch_BTD: Tensor | None) -> Tensor:

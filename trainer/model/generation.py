@@ -43,10 +43,10 @@ class Decoder:
         window = model.config.sliding_window
         first = 0 if start == 0 or window is None else max(0, end - window)
         mask = attention_mask(tokens_T[None], window, None) if start == 0 else None
-        x_BTD = model.tok_embeddings(tokens_T[None])
+        x_BTD = model.embed(tokens_T[None])
         for block, past in zip(self._blocks, self._past, strict=True):
             attention = partial(self._attend, block.attention, past, first, mask)
-            x_BTD = add_branch(*block.branches(x_BTD, attention))
+            x_BTD = add_branch(*block.branches(x_BTD, None, attention))
         self._length = end
         x_D = model.norm(x_BTD[0, -1])
         return F.linear(x_D, model.output_weight)

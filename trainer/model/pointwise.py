@@ -1,8 +1,8 @@
-"""SwiGLU and rotary embedding as one GPU kernel each way, written in Triton.
+"""SwiGLU, rotary embedding, and sum with RMSNorm, as GPU kernels written in Triton.
 
 Each lies between two matmuls, and reads and writes every tensor once. torch.compile's own code
-writes the gradient of a fused matrix through `cat`, which reads its inputs twice. On a CPU they
-consist of torch's operators, for tests.
+writes the gradient of a fused matrix through `cat`, which reads its inputs twice, and sums that of
+a norm's weight in two more launches. On a CPU they consist of torch's operators, for tests.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,14 @@ LIBRARY.define("swiglu(Tensor gate_up) -> Tensor")
 LIBRARY.define("swiglu_backward(Tensor dhidden, Tensor gate_up) -> Tensor")
 LIBRARY.define("rotary(Tensor qkv, Tensor cos, Tensor sin, int kv_heads) -> Tensor")
 LIBRARY.define("rotary_backward(Tensor dq, Tensor dk, Tensor dv, Tensor cos, Tensor sin) -> Tensor")
+LIBRARY.define(
+    "add_norm(Tensor x, Tensor branch, Tensor weight, float epsilon, ScalarType dtype)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+LIBRARY.define(
+    "add_norm_backward(Tensor dtotal, Tensor dnormed, Tensor total, Tensor scale, Tensor weight,"
+    " ScalarType branch_dtype) -> (Tensor, Tensor, Tensor)"
+)
 
 OPS = torch.ops.trainer
 
@@ -36,6 +44,35 @@ def rotary(
     `qkv_BTXE` is all three in this order, X = H + 2K; cos and sin are those of `rotary_table`.
     """
     return _Rotary.apply(qkv_BTXE, cos_T1E, sin_T1E, kv_heads)
+
+
+def add_norm(
+    x: Tensor, branch: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return x + branch, in the dtype of x, and its RMSNorm in `dtype`, both (..., D).
+
+    `weight` (D,) is fp32, and so are the norm's statistics.
+    """
+    return _AddNorm.apply(x, branch, weight, epsilon, dtype)
+
+
+class _AddNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, branch: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        total, normed, scale = OPS.add_norm(x, branch, weight, epsilon, dtype)
+        ctx.save_for_backward(total, scale, weight)
+        ctx.branch_dtype = branch.dtype
+        return total, normed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        total, scale, weight = ctx.saved_tensors
+        dx, dbranch, dweight = OPS.add_norm_backward(
+            *gradients, total, scale, weight, ctx.branch_dtype
+        )
+        return dx, dx if ctx.branch_dtype == total.dtype else dbranch, dweight, None, None
 
 
 class _Swiglu(torch.autograd.Function):
@@ -86,6 +123,53 @@ def _rotary_backward_cpu(dq: Tensor, dk: Tensor, dv: Tensor, cos: Tensor, sin: T
     return torch.cat((rotate(dq, cos, -sin), rotate(dk, cos, -sin), dv), dim=2)
 
 
+def _add_norm_cpu(
+    x: Tensor, branch: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    total = (x.float() + branch.float()).to(x.dtype)
+    values = total.float()
+    scale = torch.rsqrt(values.square().mean(dim=-1, keepdim=True) + epsilon)
+    return total, (values * scale * weight).to(dtype), scale
+
+
+def _add_norm_backward_cpu(
+    dtotal: Tensor,
+    dnormed: Tensor,
+    total: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    branch_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    unit, dy = total.float() * scale, dnormed.float()
+    dweight = (dy * unit).flatten(0, -2).sum(dim=0)
+    dy = dy * weight
+    along = (dy * unit).mean(dim=-1, keepdim=True)
+    dx = dtotal.float() + (dy - unit * along) * scale
+    is_one = total.dtype == branch_dtype
+    dbranch = total.new_empty(0, dtype=branch_dtype) if is_one else dx.to(branch_dtype)
+    return dx.to(total.dtype), dbranch, dweight
+
+
+def _add_norm_shape(
+    x: Tensor, branch: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    scale = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+    return x.new_empty(x.shape), x.new_empty(x.shape, dtype=dtype), scale
+
+
+def _add_norm_backward_shape(
+    dtotal: Tensor,
+    dnormed: Tensor,
+    total: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    branch_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    own = 0 if total.dtype == branch_dtype else total.shape
+    dbranch = total.new_empty(own, dtype=branch_dtype)
+    return total.new_empty(total.shape), dbranch, weight.new_empty(weight.shape)
+
+
 def _swiglu_shape(gate_up: Tensor) -> Tensor:
     return gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))
 
@@ -104,8 +188,8 @@ def _rotary_backward_shape(dq: Tensor, dk: Tensor, dv: Tensor, cos: Tensor, sin:
     return dq.new_empty((batch, length, heads + dk.shape[2] + dv.shape[2], width))
 
 
-def _on_gpu(name: str) -> Callable[..., Tensor]:
-    def run(*inputs: Any) -> Tensor:
+def _on_gpu(name: str) -> Callable[..., Any]:
+    def run(*inputs: Any) -> Any:
         from trainer.model import triton_kernels
 
         return getattr(triton_kernels, name)(*inputs)
@@ -116,6 +200,8 @@ def _on_gpu(name: str) -> Callable[..., Tensor]:
 for _name, _cpu, _shape in (
     ("swiglu", _swiglu_cpu, _swiglu_shape),
     ("swiglu_backward", _swiglu_backward_cpu, _swiglu_backward_shape),
+    ("add_norm", _add_norm_cpu, _add_norm_shape),
+    ("add_norm_backward", _add_norm_backward_cpu, _add_norm_backward_shape),
     ("rotary", _rotary_cpu, _rotary_shape),
     ("rotary_backward", _rotary_backward_cpu, _rotary_backward_shape),
 ):

@@ -10,6 +10,13 @@ from torch import Tensor
 
 from trainer.config import OptimConfig
 
+NORM_TILE = 2048
+"""Numbers that a program of a norm has in registers at a time: some rows."""
+
+NORMS_PER_PROCESSOR = 4
+"""Programs of a norm's backward pass on each multiprocessor; each sums its part of the weight's
+gradient over many rows."""
+
 BLOCK = 1024
 """Elements of a program of SwiGLU and of AdamW: eight for each thread, a load of 16 bytes in bf16.
 """
@@ -132,6 +139,86 @@ def _rotary_backward(
 
 
 @triton.jit
+def _add_norm(
+    x,
+    branch,
+    weight,
+    total,
+    normed,
+    scale,
+    rows,
+    width,
+    epsilon,
+    tile: tl.constexpr,
+    padded: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)[:, None]
+    column = tl.arange(0, padded)[None, :]
+    inside = (row < rows) & (column < width)
+    at = row * width + column
+    branch_there = tl.load(branch + at, mask=inside, other=0).to(tl.float32)
+    summed = tl.load(x + at, mask=inside, other=0).to(tl.float32) + branch_there
+    rounded = summed.to(total.dtype.element_ty)
+    tl.store(total + at, rounded, mask=inside)
+    values = rounded.to(tl.float32)
+    factor = tl.rsqrt(tl.sum(values * values, axis=1, keep_dims=True) / width + epsilon)
+    tl.store(scale + row, factor, mask=row < rows)
+    gain = tl.load(weight + column, mask=column < width, other=0)
+    tl.store(normed + at, values * factor * gain, mask=inside)
+
+
+@triton.jit
+def _add_norm_backward(
+    dtotal,
+    dnormed,
+    total,
+    scale,
+    weight,
+    dx,
+    dbranch,
+    parts,
+    rows,
+    width,
+    count,
+    tile: tl.constexpr,
+    padded: tl.constexpr,
+    is_one: tl.constexpr,
+):
+    """Each program takes tiles of rows, `count` programs apart, and sums dweight over them."""
+    column = tl.arange(0, padded)[None, :]
+    gain = tl.load(weight + column, mask=column < width, other=0)
+    summed = tl.zeros((tile, padded), tl.float32)
+    for start in range(tl.program_id(0) * tile, rows, count * tile):
+        row = (start + tl.arange(0, tile)[:, None]).to(tl.int64)
+        inside = (row < rows) & (column < width)
+        at = row * width + column
+        factor = tl.load(scale + row, mask=row < rows, other=0)
+        unit = tl.load(total + at, mask=inside, other=0).to(tl.float32) * factor
+        dy = tl.load(dnormed + at, mask=inside, other=0).to(tl.float32)
+        summed += dy * unit
+        dy *= gain
+        along = tl.sum(dy * unit, axis=1, keep_dims=True) / width
+        result = tl.load(dtotal + at, mask=inside, other=0).to(tl.float32)
+        result += (dy - unit * along) * factor
+        tl.store(dx + at, result, mask=inside)
+        if not is_one:
+            tl.store(dbranch + at, result, mask=inside)
+    at = parts + tl.program_id(0) * width + tl.arange(0, padded)
+    tl.store(at, tl.sum(summed, axis=0), mask=tl.arange(0, padded) < width)
+
+
+@triton.jit
+def _sum_parts(parts, total, count, width, padded: tl.constexpr, columns: tl.constexpr):
+    """Sum (count, width) over the rows, `columns` columns per program."""
+    column = tl.program_id(0) * columns + tl.arange(0, columns)[None, :]
+    row = tl.arange(0, padded)[:, None]
+    inside = (row < count) & (column < width)
+    values = tl.load(parts + row * width + column, mask=inside, other=0)
+    at = tl.program_id(0) * columns + tl.arange(0, columns)
+    tl.store(total + at, tl.sum(values, axis=0), mask=at < width)
+
+
+@triton.jit
 def _adamw(
     weight,
     gradient,
@@ -230,6 +317,78 @@ def rotary_backward(dq: Tensor, dk: Tensor, dv: Tensor, cos: Tensor, sin: Tensor
         triton.next_power_of_2(half),
     )
     return dqkv
+
+
+def add_norm(
+    x: Tensor, branch: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the sum, the normalised sum and the factors of its rows."""
+    x, branch = x.contiguous(), branch.contiguous()
+    width = x.shape[-1]
+    rows = x.numel() // width
+    total, normed = torch.empty_like(x), torch.empty_like(x, dtype=dtype)
+    scale = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+    tile, padded = _tile(width)
+    _add_norm[(triton.cdiv(rows, tile),)](
+        x, branch, weight, total, normed, scale, rows, width, epsilon, tile, padded
+    )
+    return total, normed, scale
+
+
+def add_norm_backward(
+    dtotal: Tensor,
+    dnormed: Tensor,
+    total: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    branch_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of both summands, and of the weight.
+
+    The second is empty if it is the first one.
+    """
+    dtotal, dnormed = dtotal.contiguous(), dnormed.contiguous()
+    width = total.shape[-1]
+    rows = total.numel() // width
+    tile, padded = _tile(width)
+    count = min(triton.cdiv(rows, tile), NORMS_PER_PROCESSOR * _processors(total.device))
+    is_one = total.dtype == branch_dtype
+    dx, dweight = torch.empty_like(total), torch.empty_like(weight)
+    dbranch = total.new_empty(0 if is_one else total.shape, dtype=branch_dtype)
+    parts = weight.new_empty((count, width))
+    _add_norm_backward[(count,)](
+        dtotal,
+        dnormed,
+        total,
+        scale,
+        weight,
+        dx,
+        dbranch,
+        parts,
+        rows,
+        width,
+        count,
+        tile,
+        padded,
+        is_one,
+    )
+    columns = 16
+    _sum_parts[(triton.cdiv(width, columns),)](
+        parts, dweight, count, width, triton.next_power_of_2(count), columns, num_warps=8
+    )
+    return dx, dbranch, dweight
+
+
+def _tile(width: int) -> tuple[int, int]:
+    """Return the rows of a tile, and its columns."""
+    padded = triton.next_power_of_2(width)
+    return max(1, NORM_TILE // padded), padded
+
+
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def adamw(

@@ -95,15 +95,17 @@ def test_matmuls_in_fp32_avoid_a_slow_mkl() -> None:
 
 
 def test_kernels_in_one_need_a_model_with_them() -> None:
-    """SwiGLU, or a rotary embedding without norms before it."""
+    """RMSNorm, SwiGLU, or a rotary embedding without norms before it."""
+    model = {"dim": 64, "n_layers": 1, "n_heads": 2}
+    without = {"norm_type": "layernorm", "activation": "relu2", "pos_embed": "none"}
     for changes, expected in (
-        ({"activation": "gelu"}, True),
-        ({"qk_norm": True}, True),
-        ({"pos_embed": "none"}, True),
-        ({"activation": "gelu", "qk_norm": True}, False),
-        ({"activation": "relu2", "pos_embed": "none"}, False),
+        (without, False),
+        (without | {"norm_type": "rmsnorm"}, True),
+        (without | {"activation": "swiglu"}, True),
+        (without | {"pos_embed": "rope"}, True),
+        (without | {"pos_embed": "rope", "qk_norm": True}, False),
     ):
-        config = config_on("cuda", model={"dim": 64, "n_layers": 1, "n_heads": 2, **changes})
+        config = config_on("cuda", model=model | changes)
         assert choose(config, 1, SKYLAKE).fused_pointwise is expected, changes
 
 

@@ -16,7 +16,7 @@ from trainer.config import BYTE_VOCABULARY, ModelConfig, OptimConfig
 from trainer.execution.choices import Choices
 from trainer.execution.kernels import use
 from trainer.flops import count_parameters, flops_per_token
-from trainer.model.block import Attention, FeedForward
+from trainer.model.block import Attention, Block, FeedForward
 from trainer.model.model import Transformer
 from trainer.model.optimizer import build_optimizer
 from trainer.model.weight_names import weight_shapes
@@ -219,12 +219,12 @@ def test_norms_of_heads_are_vectors_without_decay(name: str) -> None:
 
 def test_kernels_are_used_only_where_they_fit() -> None:
     for changes, fits in (
-        ({}, (True, True)),
-        ({"qk_norm": True}, (False, True)),
-        ({"pos_embed": "none", "activation": "gelu"}, (False, False)),
-        ({"activation": "relu2"}, (True, False)),
+        ({}, (True, True, True)),
+        ({"qk_norm": True}, (False, True, True)),
+        ({"pos_embed": "none", "activation": "gelu"}, (False, False, True)),
+        ({"activation": "relu2", "norm_type": "layernorm"}, (True, False, False)),
     ):
         model = build(changes)
         use(Choices("bf16", True, True, 0, "mkl", 1, "torch", fused_pointwise=True), model)
         found = {(type(m), m.one_kernel) for m in model.modules() if hasattr(m, "one_kernel")}
-        assert found == {(Attention, fits[0]), (FeedForward, fits[1])}, changes
+        assert found == set(zip((Attention, FeedForward, Block), fits, strict=True)), changes

@@ -1,4 +1,4 @@
-"""SwiGLU and rotary embedding in one kernel each way, against torch's own derivative."""
+"""SwiGLU, rotary embedding, and sum with norm as kernels, against torch's own derivative."""
 
 import pytest
 import torch
@@ -27,6 +27,31 @@ def test_swiglu_and_its_gradient() -> None:
     (F.silu(gate) * up).backward(dhidden)
     pointwise.swiglu(own).backward(dhidden)
     torch.testing.assert_close(own.grad, book.grad)
+
+
+@pytest.mark.parametrize("residual", [torch.float32, torch.bfloat16])
+def test_sum_with_norm_and_its_gradient(residual: torch.dtype) -> None:
+    """Beside a branch in bf16, against fp64; the sum is rounded before it is normalised."""
+    x, weight = draw(3, 5, 24).to(residual), 1 + draw(24, seed=1)
+    branch, dtotal, dnormed = (draw(3, 5, 24, seed=n).bfloat16() for n in (2, 3, 4))
+    own = [x.clone(), branch.clone(), weight.clone()]
+    book = [x.double(), branch.double(), weight.double()]
+    for tensor in (*own, *book):
+        tensor.requires_grad_()
+    total, normed = pointwise.add_norm(*own, 1e-5, torch.bfloat16)
+    exact = book[0] + book[1]
+    rounded = exact + (exact.to(residual).double() - exact).detach()
+    expected = F.rms_norm(rounded, (24,), book[2], 1e-5)
+    assert (total.dtype, normed.dtype) == (residual, torch.bfloat16)
+    torch.testing.assert_close(total.double(), exact.to(residual).double())
+    torch.testing.assert_close(normed.double(), expected, rtol=2**-8, atol=1e-6)
+    (total * dtotal.to(residual)).sum().add((normed * dnormed).sum()).backward()
+    (rounded * dtotal).sum().add((expected * dnormed).sum()).backward()
+    for one, other in zip(own, book, strict=True):
+        assert one.grad is not None and one.grad.dtype == one.dtype
+        precise = one.dtype == torch.float32
+        tolerance = 1e-5 if precise else 2**-7
+        torch.testing.assert_close(one.grad.double(), other.grad, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

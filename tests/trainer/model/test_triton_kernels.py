@@ -16,6 +16,7 @@ from unittest import mock
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.trainer.model.pointwise_inputs import LENGTH, SHAPES, Shape, draw
 from trainer.config import OptimConfig
@@ -35,6 +36,11 @@ GPUS = {
     "MI300X": ("hip", "gfx942", 64),
 }
 """GPU -> Triton's backend, its architecture, threads of a warp."""
+
+KERNELS = {
+    *("_swiglu", "_swiglu_backward", "_rotary", "_rotary_backward"),
+    *("_add_norm", "_add_norm_backward", "_sum_parts", "_adamw"),
+}
 
 HEADS, WIDTH, HIDDEN = 8, 64, 1536
 """Of the model `small`."""
@@ -89,6 +95,40 @@ def test_values(shape: Shape, alone: Callable[[str], bool]) -> None:
         torch.testing.assert_close(own.cpu(), getattr(pointwise, f"_{name}_cpu")(*inputs))
 
 
+@pytest.mark.parametrize("programs", [1, 3, 100])
+@pytest.mark.parametrize("width", [24, 1100])
+@pytest.mark.parametrize("branch_dtype", [torch.float32, torch.float64])
+def test_norms(
+    branch_dtype: torch.dtype,
+    width: int,
+    programs: int,
+    alone: Callable[[str], bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows that several programs share, and with a branch of another dtype than the sum."""
+    if alone("1" if DEVICE == "cpu" else "0"):
+        return
+    from trainer.model import triton_kernels
+
+    monkeypatch.setattr(triton_kernels, "NORM_TILE", 64)
+    monkeypatch.setattr(triton_kernels, "NORMS_PER_PROCESSOR", programs)
+    x, branch, dtotal, dnormed = (draw(3, 5, width, seed=n) for n in range(4))
+    weight = draw(width, seed=4)
+    inputs = [x, branch.to(branch_dtype), weight, 1e-5, torch.float32]
+    expected = pointwise._add_norm_cpu(*inputs)
+    compare(triton_kernels.add_norm, inputs, expected)
+    inputs = [dtotal, dnormed, expected[0], expected[2], weight, branch_dtype]
+    compare(triton_kernels.add_norm_backward, inputs, pointwise._add_norm_backward_cpu(*inputs))
+
+
+def compare(
+    kernel: Callable[..., tuple[Tensor, ...]], inputs: list[Any], expected: tuple[Tensor, ...]
+) -> None:
+    found = kernel(*(x.to(DEVICE) if isinstance(x, Tensor) else x for x in inputs))
+    for own, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(own.cpu(), other, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("step", [1, 100])
 def test_adamw(step: int, dtype: torch.dtype, alone: Callable[[str], bool]) -> None:
@@ -119,7 +159,7 @@ def test_code(gpu: str, alone: Callable[[str], bool]) -> None:
     if alone("0"):
         return
     code = compiled(gpu)
-    assert set(code) == {"_swiglu", "_swiglu_backward", "_rotary", "_rotary_backward", "_adamw"}
+    assert set(code) == KERNELS
     if GPUS[gpu][0] == "hip":
         for kernel in code.values():
             assert spilled_by_amd(kernel.asm["amdgcn"]) == 0
@@ -172,6 +212,10 @@ def call_all() -> None:
     # As attention returns them: heads before tokens in memory.
     of_heads = tokens[:, None].expand(-1, HEADS, -1, WIDTH).contiguous().transpose(1, 2)
     triton_kernels.rotary_backward(of_heads, of_heads, of_heads, cos, sin)
+    stream, half = torch.empty((64, HEADS * WIDTH)), torch.empty((64, HEADS * WIDTH)).bfloat16()
+    gain = torch.empty(HEADS * WIDTH)
+    _, _, scale = triton_kernels.add_norm(stream, half, gain, 1e-5, torch.bfloat16)
+    triton_kernels.add_norm_backward(stream, half, stream, scale, gain, torch.bfloat16)
     weight, half = torch.empty((64, 64)), torch.empty((64, 64), dtype=torch.bfloat16)
     factors, config = torch.empty(4), OptimConfig()
     triton_kernels.adamw(weight, half, weight, weight, half, factors, config, decay=0.1)
