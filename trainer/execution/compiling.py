@@ -115,10 +115,8 @@ def compile_blocks(model: Transformer, config: DistributedConfig, with_loss: boo
     model.calls_alike = True
     for layer in model.layers:
         layer.compile(dynamic=False, options=options)
-    if with_loss:
+    if with_loss and not model.one_kernel:
         model.compile_loss(dynamic=False, options=options)
-        if model.output_weight.is_cuda:  # there, its gradient has no fixed order in any case
-            model.compile_embedding(dynamic=False, options=options)
 
 
 def uncompiled() -> contextlib.AbstractContextManager:

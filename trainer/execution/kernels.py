@@ -29,5 +29,5 @@ def use(choices: Choices, model: Transformer) -> None:
     for module in model.modules():
         if isinstance(module, Linear):
             module.fast_cpu = fast_cpu
-        elif isinstance(module, Attention | Block | FeedForward):
+        elif isinstance(module, Attention | Block | FeedForward | Transformer):
             module.one_kernel = choices.fused_pointwise and module.fits_kernel

@@ -59,10 +59,11 @@ class AdamW(WithGradients):
         """Write the copy of each of these matrices at each step; see weight_copies.py."""
         named, moments, count = self._named, self._moments, self.step_count
         decay = self._config.weight_decay
+        vectors = [name for name, p in named.items() if p.ndim < 2]
         plain = [name for name, p in named.items() if p.ndim >= 2 and p not in copies]
         copied = [name for name, p in named.items() if p in copies]
         self._groups = [
-            *self._groups[1:],
+            _Group(0.0, vectors, named, moments, count),
             _Group(decay, plain, named, moments, count),
             CopiedGroup(
                 decay, [named[n] for n in copied], [moments[n] for n in copied], copies, count

@@ -201,9 +201,7 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the residual stream with a branch, and the norm of that."""
         if self.one_kernel and branch_BTD is not None:
-            assert isinstance(norm, nn.RMSNorm) and norm.eps is not None
-            dtype = matmul_dtype(x_BTD)
-            return pointwise.add_norm(x_BTD, branch_BTD, norm.weight, norm.eps, dtype)
+            return sum_and_normalise(norm, x_BTD, branch_BTD)
         x_BTD = add_branch(x_BTD, branch_BTD)
         return x_BTD, normalise(norm, x_BTD)
 
@@ -211,6 +209,12 @@ class Block(nn.Module):
 def add_branch(x_BTD: Tensor, branch_BTD: Tensor | None) -> Tensor:
     """Return the residual stream with the output of a branch, if there is one."""
     return x_BTD if branch_BTD is None else x_BTD + branch_BTD
+
+
+def sum_and_normalise(norm: Norm, x_BTD: Tensor, branch_BTD: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum, and its RMSNorm in the dtype of matmuls, with `pointwise.add_norm`."""
+    assert isinstance(norm, nn.RMSNorm) and norm.eps is not None
+    return pointwise.add_norm(x_BTD, branch_BTD, norm.weight, norm.eps, matmul_dtype(x_BTD))
 
 
 def normalise(norm: Norm, x: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import ModelConfig
-from trainer.model.block import Block, build_norm, normalise
+from trainer.model import pointwise
+from trainer.model.block import Block, build_norm, normalise, sum_and_normalise
 from trainer.model.linear import Linear, matmul_dtype, parts_of, rows_of
 from trainer.model.loss import Gradient, chunk_gradient, mean_loss, pad_rows
 from trainer.model.masks import DocumentBorder, Mask, attention_mask, document_numbers
@@ -55,6 +56,9 @@ class Transformer(nn.Module):
         self.chunk_gradient: Gradient = chunk_gradient
         self.masks_blocks = False
         """In training, mask with FlexAttention."""
+        self.fits_kernel = config.norm_type == "rmsnorm"
+        self.one_kernel = False
+        """Compute embedding, last norm and loss with the kernels of pointwise.py."""
         self.calls_alike = False
         """Let the first block add zeros, so that one compilation fits all blocks."""
         table_VD = torch.empty(vocab_size, config.dim)  # drawn by init_weights
@@ -84,6 +88,9 @@ class Transformer(nn.Module):
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
         """Return the residual stream (B, T, D) that enters the first block."""
+        table_VD = self.tok_embeddings.weight
+        if self.one_kernel:
+            return pointwise.embed(table_VD, tokens_BT, self.residual_dtype or table_VD.dtype)
         x_BTD = self.tok_embeddings(tokens_BT)
         return x_BTD if self.residual_dtype is None else x_BTD.to(self.residual_dtype)
 
@@ -106,11 +113,15 @@ class Transformer(nn.Module):
 
     def loss(self, x_BTD: Tensor, branch_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         """Return the mean loss, from what the last block returns."""
-        x_BTD = normalise(self.norm, x_BTD + branch_BTD)
-        weight_VD = self.output_weight
-        if self.loss_chunk:
-            multiple, gradient = self.output_multiple, self.chunk_gradient
-            return mean_loss(x_BTD, weight_VD, targets_BT, self.loss_chunk, multiple, gradient)
+        weight_VD, chunk, gradient = self.output_weight, self.loss_chunk, self.chunk_gradient
+        if self.one_kernel:
+            _, x_BTD = sum_and_normalise(self.norm, x_BTD, branch_BTD)
+            chunk, gradient = chunk or targets_BT.numel(), pointwise.chunk_gradient
+        else:
+            x_BTD = normalise(self.norm, x_BTD + branch_BTD)
+        if chunk:
+            multiple = self.output_multiple
+            return mean_loss(x_BTD, weight_VD, targets_BT, chunk, multiple, gradient)
         if self.output_multiple == 1:
             logits_BTV = self._logits(x_BTD)
         else:
@@ -124,10 +135,6 @@ class Transformer(nn.Module):
             self.chunk_gradient = torch.compile(chunk_gradient, **kwargs)
         else:
             self.loss = torch.compile(self.loss, **kwargs)  # type: ignore[method-assign]
-
-    def compile_embedding(self, **kwargs: Any) -> None:
-        """Compile the embedding. Its gradient is then summed in no fixed order."""
-        self.embed = torch.compile(self.embed, **kwargs)  # type: ignore[method-assign]
 
     @property
     def output_weight(self) -> Tensor:

@@ -1,8 +1,9 @@
-"""SwiGLU, rotary embedding, and sum with RMSNorm, as GPU kernels written in Triton.
+"""What lies between matmuls, as GPU kernels written in Triton.
 
-Each lies between two matmuls, and reads and writes every tensor once. torch.compile's own code
-writes the gradient of a fused matrix through `cat`, which reads its inputs twice, and sums that of
-a norm's weight in two more launches. On a CPU they consist of torch's operators, for tests.
+Token embedding, sum with RMSNorm, rotary embedding, SwiGLU, and the gradient of the loss: each
+reads and writes every tensor once. torch.compile's own code writes the gradient of a fused matrix
+through `cat`, which reads its inputs twice, and sums that of a norm's weight in two more launches.
+On a CPU they consist of torch's operators, for tests.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.model import loss
 from trainer.model.rotary import rotate
 
 LIBRARY = torch.library.Library("trainer", "FRAGMENT")
@@ -24,9 +26,11 @@ LIBRARY.define(
     " -> (Tensor, Tensor, Tensor)"
 )
 LIBRARY.define(
-    "add_norm_backward(Tensor dtotal, Tensor dnormed, Tensor total, Tensor scale, Tensor weight,"
+    "add_norm_backward(Tensor? dtotal, Tensor dnormed, Tensor total, Tensor scale, Tensor weight,"
     " ScalarType branch_dtype) -> (Tensor, Tensor, Tensor)"
 )
+LIBRARY.define("embed(Tensor table, Tensor tokens, ScalarType dtype) -> Tensor")
+LIBRARY.define("embed_backward(Tensor dx, Tensor tokens, int vocabulary) -> Tensor")
 
 OPS = torch.ops.trainer
 
@@ -56,6 +60,38 @@ def add_norm(
     return _AddNorm.apply(x, branch, weight, epsilon, dtype)
 
 
+def embed(table_VD: Tensor, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the rows of an fp32 table for token ids (...), (..., D) in `dtype`.
+
+    On a GPU, the gradient is summed in no fixed order.
+    """
+    return _Embed.apply(table_VD, tokens, dtype)
+
+
+def chunk_gradient(
+    logits_CV: Tensor, target_C1: Tensor, vocabulary: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """Do what `loss.chunk_gradient` does, in place of the logits."""
+    if not logits_CV.is_cuda:
+        return loss.chunk_gradient(logits_CV, target_C1, vocabulary, count)
+    from trainer.model import triton_kernels
+
+    return triton_kernels.chunk_gradient(logits_CV, target_C1, vocabulary, count)
+
+
+class _Embed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(tokens)
+        ctx.vocabulary = len(table)
+        return OPS.embed(table, tokens, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (tokens,) = ctx.saved_tensors
+        return OPS.embed_backward(gradients[0], tokens, ctx.vocabulary), None, None
+
+
 class _AddNorm(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -63,6 +99,7 @@ class _AddNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         total, normed, scale = OPS.add_norm(x, branch, weight, epsilon, dtype)
         ctx.save_for_backward(total, scale, weight)
+        ctx.set_materialize_grads(False)  # nothing else may use the sum
         ctx.branch_dtype = branch.dtype
         return total, normed
 
@@ -133,7 +170,7 @@ def _add_norm_cpu(
 
 
 def _add_norm_backward_cpu(
-    dtotal: Tensor,
+    dtotal: Tensor | None,
     dnormed: Tensor,
     total: Tensor,
     scale: Tensor,
@@ -144,7 +181,9 @@ def _add_norm_backward_cpu(
     dweight = (dy * unit).flatten(0, -2).sum(dim=0)
     dy = dy * weight
     along = (dy * unit).mean(dim=-1, keepdim=True)
-    dx = dtotal.float() + (dy - unit * along) * scale
+    dx = (dy - unit * along) * scale
+    if dtotal is not None:
+        dx += dtotal.float()
     is_one = total.dtype == branch_dtype
     dbranch = total.new_empty(0, dtype=branch_dtype) if is_one else dx.to(branch_dtype)
     return dx.to(total.dtype), dbranch, dweight
@@ -158,7 +197,7 @@ def _add_norm_shape(
 
 
 def _add_norm_backward_shape(
-    dtotal: Tensor,
+    dtotal: Tensor | None,
     dnormed: Tensor,
     total: Tensor,
     scale: Tensor,
@@ -168,6 +207,23 @@ def _add_norm_backward_shape(
     own = 0 if total.dtype == branch_dtype else total.shape
     dbranch = total.new_empty(own, dtype=branch_dtype)
     return total.new_empty(total.shape), dbranch, weight.new_empty(weight.shape)
+
+
+def _embed_cpu(table: Tensor, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    return F.embedding(tokens, table).to(dtype)
+
+
+def _embed_backward_cpu(dx: Tensor, tokens: Tensor, vocabulary: int) -> Tensor:
+    dtable = dx.new_zeros((vocabulary, dx.shape[-1]), dtype=torch.float32)
+    return dtable.index_add_(0, tokens.flatten(), dx.flatten(0, -2).float())
+
+
+def _embed_shape(table: Tensor, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    return table.new_empty((*tokens.shape, table.shape[1]), dtype=dtype)
+
+
+def _embed_backward_shape(dx: Tensor, tokens: Tensor, vocabulary: int) -> Tensor:
+    return dx.new_empty((vocabulary, dx.shape[-1]), dtype=torch.float32)
 
 
 def _swiglu_shape(gate_up: Tensor) -> Tensor:
@@ -202,6 +258,8 @@ for _name, _cpu, _shape in (
     ("swiglu_backward", _swiglu_backward_cpu, _swiglu_backward_shape),
     ("add_norm", _add_norm_cpu, _add_norm_shape),
     ("add_norm_backward", _add_norm_backward_cpu, _add_norm_backward_shape),
+    ("embed", _embed_cpu, _embed_shape),
+    ("embed_backward", _embed_backward_cpu, _embed_backward_shape),
     ("rotary", _rotary_cpu, _rotary_shape),
     ("rotary_backward", _rotary_backward_cpu, _rotary_backward_shape),
 ):

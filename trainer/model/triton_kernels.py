@@ -183,6 +183,7 @@ def _add_norm_backward(
     tile: tl.constexpr,
     padded: tl.constexpr,
     is_one: tl.constexpr,
+    has_dtotal: tl.constexpr,
 ):
     """Each program takes tiles of rows, `count` programs apart, and sums dweight over them."""
     column = tl.arange(0, padded)[None, :]
@@ -198,8 +199,9 @@ def _add_norm_backward(
         summed += dy * unit
         dy *= gain
         along = tl.sum(dy * unit, axis=1, keep_dims=True) / width
-        result = tl.load(dtotal + at, mask=inside, other=0).to(tl.float32)
-        result += (dy - unit * along) * factor
+        result = (dy - unit * along) * factor
+        if has_dtotal:
+            result += tl.load(dtotal + at, mask=inside, other=0).to(tl.float32)
         tl.store(dx + at, result, mask=inside)
         if not is_one:
             tl.store(dbranch + at, result, mask=inside)
@@ -216,6 +218,59 @@ def _sum_parts(parts, total, count, width, padded: tl.constexpr, columns: tl.con
     values = tl.load(parts + row * width + column, mask=inside, other=0)
     at = tl.program_id(0) * columns + tl.arange(0, columns)
     tl.store(total + at, tl.sum(values, axis=0), mask=at < width)
+
+
+@triton.jit
+def _embed(table, tokens, x, width, padded: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, padded)
+    inside = column < width
+    row = table + tl.load(tokens + token) * width
+    tl.store(x + token * width + column, tl.load(row + column, mask=inside), mask=inside)
+
+
+@triton.jit
+def _embed_backward(dx, tokens, dtable, width, padded: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, padded)
+    inside = column < width
+    gradient = tl.load(dx + token * width + column, mask=inside).to(tl.float32)
+    row = dtable + tl.load(tokens + token) * width
+    tl.atomic_add(row + column, gradient, mask=inside, sem="relaxed")
+
+
+@triton.jit
+def _chunk_gradient(
+    logits,
+    targets,
+    log_probabilities,
+    stride,
+    vocabulary,
+    padded_vocabulary,
+    count,
+    block: tl.constexpr,
+):
+    """Replace a row of logits by its gradient."""
+    row = tl.program_id(0).to(tl.int64)
+    logits += row * stride
+    target = tl.load(targets + row)
+    largest = tl.full((), -float("inf"), tl.float32)
+    total = tl.full((), 0.0, tl.float32)
+    for start in range(0, vocabulary, block):
+        column = start + tl.arange(0, block)
+        values = tl.load(logits + column, mask=column < vocabulary, other=-float("inf"))
+        values = values.to(tl.float32)
+        highest = tl.maximum(largest, tl.max(values, axis=0))
+        total = total * tl.exp(largest - highest) + tl.sum(tl.exp(values - highest), axis=0)
+        largest = highest
+    log_total = largest + tl.log(total)
+    at_target = tl.load(logits + target).to(tl.float32)
+    tl.store(log_probabilities + row, at_target - log_total)
+    for start in range(0, padded_vocabulary, block):
+        column = start + tl.arange(0, block)
+        values = tl.load(logits + column, mask=column < vocabulary, other=-float("inf"))
+        gradient = tl.exp(values.to(tl.float32) - log_total) - tl.where(column == target, 1.0, 0.0)
+        tl.store(logits + column, gradient / count, mask=column < padded_vocabulary)
 
 
 @triton.jit
@@ -336,7 +391,7 @@ def add_norm(
 
 
 def add_norm_backward(
-    dtotal: Tensor,
+    dtotal: Tensor | None,
     dnormed: Tensor,
     total: Tensor,
     scale: Tensor,
@@ -347,7 +402,9 @@ def add_norm_backward(
 
     The second is empty if it is the first one.
     """
-    dtotal, dnormed = dtotal.contiguous(), dnormed.contiguous()
+    dnormed = dnormed.contiguous()
+    has_dtotal = dtotal is not None
+    dtotal = dnormed if dtotal is None else dtotal.contiguous()
     width = total.shape[-1]
     rows = total.numel() // width
     tile, padded = _tile(width)
@@ -371,12 +428,54 @@ def add_norm_backward(
         tile,
         padded,
         is_one,
+        has_dtotal,
     )
     columns = 16
     _sum_parts[(triton.cdiv(width, columns),)](
         parts, dweight, count, width, triton.next_power_of_2(count), columns, num_warps=8
     )
     return dx, dbranch, dweight
+
+
+def embed(table: Tensor, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the rows of a table (V, D) for token ids (...), (..., D) in `dtype`."""
+    width = table.shape[1]
+    tokens = tokens.contiguous()
+    x = table.new_empty((*tokens.shape, width), dtype=dtype)
+    _embed[(tokens.numel(),)](table, tokens, x, width, triton.next_power_of_2(width))
+    return x
+
+
+def embed_backward(dx: Tensor, tokens: Tensor, vocabulary: int) -> Tensor:
+    """Return the gradient (V, D) of the table, fp32. It is summed in no fixed order."""
+    dx, tokens = dx.contiguous(), tokens.contiguous()
+    width = dx.shape[-1]
+    dtable = dx.new_zeros((vocabulary, width), dtype=torch.float32)
+    grid = (tokens.numel(),)
+    _embed_backward[grid](dx, tokens, dtable, width, triton.next_power_of_2(width))
+    return dtable
+
+
+def chunk_gradient(
+    logits_CV: Tensor, target_C1: Tensor, vocabulary: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """Do what `loss.chunk_gradient` does, in place of the logits."""
+    assert logits_CV.stride(1) == 1
+    rows, padded = logits_CV.shape
+    logs = logits_CV.new_empty(rows, dtype=torch.float32)
+    block = min(triton.next_power_of_2(padded), 4096)
+    _chunk_gradient[(rows,)](
+        logits_CV,
+        target_C1.contiguous(),
+        logs,
+        logits_CV.stride(0),
+        vocabulary,
+        padded,
+        count,
+        block,
+        num_warps=max(1, min(8, block // 512)),
+    )
+    return logs.sum(), logits_CV
 
 
 def _tile(width: int) -> tuple[int, int]:

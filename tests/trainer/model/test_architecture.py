@@ -219,12 +219,13 @@ def test_norms_of_heads_are_vectors_without_decay(name: str) -> None:
 
 def test_kernels_are_used_only_where_they_fit() -> None:
     for changes, fits in (
-        ({}, (True, True, True)),
-        ({"qk_norm": True}, (False, True, True)),
-        ({"pos_embed": "none", "activation": "gelu"}, (False, False, True)),
-        ({"activation": "relu2", "norm_type": "layernorm"}, (True, False, False)),
+        ({}, (True, True, True, True)),
+        ({"qk_norm": True}, (False, True, True, True)),
+        ({"pos_embed": "none", "activation": "gelu"}, (False, False, True, True)),
+        ({"activation": "relu2", "norm_type": "layernorm"}, (True, False, False, False)),
     ):
         model = build(changes)
         use(Choices("bf16", True, True, 0, "mkl", 1, "torch", fused_pointwise=True), model)
         found = {(type(m), m.one_kernel) for m in model.modules() if hasattr(m, "one_kernel")}
-        assert found == set(zip((Attention, FeedForward, Block), fits, strict=True)), changes
+        fits_by_class = zip((Attention, FeedForward, Block, Transformer), fits, strict=True)
+        assert found == set(fits_by_class), changes

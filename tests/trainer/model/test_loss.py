@@ -110,25 +110,3 @@ def test_padding_and_compilation_change_no_loss() -> None:
         found.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch.compile, which hides it
-@pytest.mark.parametrize("residual_dtype", [None, torch.bfloat16])
-def test_a_compiled_embedding_is_the_embedding(residual_dtype: torch.dtype | None) -> None:
-    """Its gradient is the sum over the tokens, in fp32."""
-    config = ModelConfig(dim=32, n_layers=1, n_heads=2)
-    generator = torch.Generator().manual_seed(2)
-    tokens = torch.randint(258, (2, 16), generator=generator)
-    dy = torch.randn(2, 16, 32, generator=generator).bfloat16().float()
-    model = Transformer(config, 258, 16, residual_dtype=residual_dtype)
-    model.init_weights(0)
-    model.compile_embedding(dynamic=False)
-    x = model.embed(tokens)
-    table = model.tok_embeddings.weight
-    assert torch.equal(x, table[tokens].to(residual_dtype or torch.float32))
-    x.backward(dy.to(x.dtype))
-    expected = torch.zeros(258, 32, dtype=torch.float64)
-    for token, gradient in zip(tokens.flatten(), dy.flatten(0, 1), strict=True):
-        expected[token] += gradient
-    assert table.grad is not None
-    torch.testing.assert_close(table.grad.double(), expected, rtol=1e-6, atol=1e-6)

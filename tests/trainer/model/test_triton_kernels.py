@@ -22,6 +22,7 @@ from tests.trainer.model.pointwise_inputs import LENGTH, SHAPES, Shape, draw
 from trainer.config import OptimConfig
 from trainer.model import pointwise
 from trainer.model.adamw_update import plain_adamw
+from trainer.model.loss import chunk_gradient
 from trainer.model.rotary import rotary_table
 
 BESIDE = next(Path(sys.prefix).glob("triton-*[0-9]"), None)
@@ -40,6 +41,7 @@ GPUS = {
 KERNELS = {
     *("_swiglu", "_swiglu_backward", "_rotary", "_rotary_backward"),
     *("_add_norm", "_add_norm_backward", "_sum_parts", "_adamw"),
+    *("_embed", "_embed_backward", "_chunk_gradient"),
 }
 
 HEADS, WIDTH, HIDDEN = 8, 64, 1536
@@ -87,6 +89,8 @@ def test_values(shape: Shape, alone: Callable[[str], bool]) -> None:
     for name, inputs in (
         ("swiglu", (gate_up,)),
         ("swiglu_backward", (dhidden, gate_up)),
+        ("embed", (draw(9, 24), torch.tensor([[1, 8, 1], [0, 3, 1]]), torch.float32)),
+        ("embed_backward", (draw(2, 3, 24), torch.tensor([[1, 8, 1], [0, 3, 1]]), 9)),
         ("rotary", (qkv, cos, sin, kv_heads)),
         ("rotary_backward", (*gradients, cos, sin)),
     ):
@@ -127,6 +131,20 @@ def compare(
     found = kernel(*(x.to(DEVICE) if isinstance(x, Tensor) else x for x in inputs))
     for own, other in zip(found, expected, strict=True):
         torch.testing.assert_close(own.cpu(), other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("vocabulary", "padded"), [(5, 5), (258, 320), (9000, 9024)])
+def test_gradient_of_the_loss(vocabulary: int, padded: int, alone: Callable[[str], bool]) -> None:
+    """Also with large logits, and where a row needs several blocks; padding has no gradient."""
+    if alone("1" if DEVICE == "cpu" else "0"):
+        return
+    from trainer.model import triton_kernels
+
+    logits = 30 * draw(6, padded)
+    targets = torch.tensor([0, 1, 2, 3, 4, vocabulary - 1])[:, None]
+    expected = chunk_gradient(logits, targets, vocabulary, 7)
+    inputs = [logits, targets, vocabulary, 7]
+    compare(triton_kernels.chunk_gradient, inputs, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -216,6 +234,11 @@ def call_all() -> None:
     gain = torch.empty(HEADS * WIDTH)
     _, _, scale = triton_kernels.add_norm(stream, half, gain, 1e-5, torch.bfloat16)
     triton_kernels.add_norm_backward(stream, half, stream, scale, gain, torch.bfloat16)
+    ids, table = torch.empty((64, 1), dtype=torch.int64), torch.empty((258, HEADS * WIDTH))
+    triton_kernels.embed(table, ids, torch.bfloat16)
+    triton_kernels.embed_backward(half, ids, 258)
+    logits = torch.empty((64, 320), dtype=torch.bfloat16)
+    triton_kernels.chunk_gradient(logits, ids, 258, 64)
     weight, half = torch.empty((64, 64)), torch.empty((64, 64), dtype=torch.bfloat16)
     factors, config = torch.empty(4), OptimConfig()
     triton_kernels.adamw(weight, half, weight, weight, half, factors, config, decay=0.1)

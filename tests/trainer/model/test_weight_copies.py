@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from trainer.config import ModelConfig, OptimConfig
+from trainer.execution.choices import Choices
+from trainer.execution.kernels import use
 from trainer.execution.precision import precision
 from trainer.model.adamw import AdamW
 from trainer.model.linear import Linear
@@ -27,6 +29,7 @@ def train(
     optimizer = AdamW(model, OptimConfig(lr=0.01, clip=None, fused=False, **changes))
     if take_gradients is not None:
         optimizer.use_copies(keep_copies(model, take_gradients))
+    use(Choices("bf16", compiles, True, 0, "torch", 1, "torch", fused_pointwise=compiles), model)
     if compiles:
         for layer in model.layers:
             layer.compile(dynamic=False)
