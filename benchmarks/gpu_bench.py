@@ -4,7 +4,7 @@ import functools
 import gc
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,11 @@ class Bench:
         return RunConfig.model_validate(merge(base, changes))
 
 
-def open_learner(config: RunConfig) -> Learner:
-    """Return a learner, compiled and about to be captured, as at the beginning of a run."""
+def open_learner(config: RunConfig, **chosen: Any) -> Learner:
+    """Return a learner, compiled and about to be captured, as at the beginning of a run.
+
+    `chosen`: choices to replace.
+    """
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
     gc.collect()
@@ -63,7 +66,8 @@ def open_learner(config: RunConfig) -> Learner:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     world = get_world(config.device)
-    learner = build_learner(config, set_up_process(config, world), world)
+    choices = replace(set_up_process(config, world), **chosen)
+    learner = build_learner(config, choices, world)
     prepare(learner, config)
     return learner
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import ROOT, add_other_trainers, command_line, run
+from benchmarks import ROOT, add_other_trainers, command_line, gpu_kernels, run
 from benchmarks.gpu_bench import Bench, read_gpu_state
 from benchmarks.gpu_runs import resumed, whole_run
 from benchmarks.gpu_steps import ddp, kernels, losses, speed
@@ -43,6 +43,7 @@ UNFINISHED = 75
 MARGIN_S, START_S = 15.0, 120.0
 """How much longer than stated an item may take, and how long a worker may start."""
 
+EAGER = {"distributed": {"compile": False}}
 MASKED = {"data": {"document_mask": True}}
 
 _now = time.monotonic
@@ -61,11 +62,22 @@ class Item:
 
 def items_of(bench: Bench, also: Sequence[Sequence[str]] = ()) -> list[Item]:
     """Return what to measure, the most valuable first; `also`: as in benchmarks.side_by_side."""
-    items = [Item("losses, 27.5M", 40, partial(losses, bench, {}))]
+    items = [
+        Item("kernels alone", 15, partial(gpu_kernels.alone, bench)),
+        Item("losses, 27.5M", 40, partial(losses, bench, {})),
+    ]
+    variants = {
+        "default": {},
+        "bf16 residual": {"residual_dtype": "bf16"},
+        "eager": {"compile": False},
+        "eager, bf16 residual": {"compile": False, "residual_dtype": "bf16"},
+    }
     for size, seconds in (("27.5M", 20), ("206M", 25), ("85M", 25), ("820M", 40)):
-        for name, changes in (("default", {}), ("bf16 residual", {"residual_dtype": "bf16"})):
+        for name, changes in variants.items():
             measure = partial(speed, bench, size, {"distributed": changes})
             items.append(Item(f"{size}, {name}", seconds, measure))
+        measure = partial(speed, bench, size, {}, weight_copies=False)
+        items.append(Item(f"{size}, without weight copies", seconds, measure))
     grouped = {"model": {"n_kv_heads": 2}}
     window = {"model": {"sliding_window": 100 if bench.rehearses else 512}}
     other = {"model": {"qk_norm": True, "norm_type": "layernorm", "activation": "relu2"}}
@@ -73,8 +85,10 @@ def items_of(bench: Bench, also: Sequence[Sequence[str]] = ()) -> list[Item]:
         Item("whole run, nothing compiled", 60, partial(whole_run, bench, empty_cache=True)),
         Item("whole run, 500 steps", 60, partial(whole_run, bench)),
         Item("whole run again", 40, partial(whole_run, bench)),
+        Item("whole run, eager", 40, partial(whole_run, bench, compiled=False)),
         Item("kernels, 206M", 20, partial(kernels, bench, "206M", {})),
         Item("kernels, 27.5M", 15, partial(kernels, bench, "27.5M", {})),
+        Item("kernels, 27.5M, eager", 15, partial(kernels, bench, "27.5M", EAGER)),
         Item("losses, grouped queries", 25, partial(losses, bench, grouped)),
         Item("losses, document mask", 40, partial(losses, bench, MASKED)),
         Item("losses, window", 40, partial(losses, bench, window)),
@@ -82,6 +96,8 @@ def items_of(bench: Bench, also: Sequence[Sequence[str]] = ()) -> list[Item]:
         Item("losses, DDP", 40, partial(ddp, bench)),
         Item("resumed run", 90, partial(resumed, bench)),
     ]
+    if not bench.rehearses:
+        items.append(Item("norms alone", 30, partial(gpu_kernels.norms, bench)))
     return [*items, *_switches(bench), *_benchmarks(bench, also)]
 
 
@@ -90,7 +106,6 @@ def _switches(bench: Bench) -> list[Item]:
     switches: dict[str, dict[str, Any]] = {
         "without CUDA graph": {"distributed": {"cuda_graphs": False}},
         "without fused pointwise": {"distributed": {"fused_pointwise": False}},
-        "eager": {"distributed": {"compile": False}},
         "combo kernels": {"distributed": {"compile_options": {"combo_kernels": True}}},
         "tuned kernels": {"distributed": {"compile_options": {"coordinate_descent_tuning": True}}},
         "autotuned matmuls": {"distributed": {"compile_options": {"max_autotune_gemm": True}}},

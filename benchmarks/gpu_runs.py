@@ -22,16 +22,23 @@ from trainer.layers import merge
 _now = time.monotonic
 
 
-def whole_run(bench: Bench, empty_cache: bool = False) -> list[str]:
-    """Return the time of a run as a user starts it, with the compile cache of the ones before."""
+def whole_run(bench: Bench, empty_cache: bool = False, compiled: bool | None = None) -> list[str]:
+    """Return the time of a run as a user starts it, with the compile cache of the ones before.
+
+    `compiled`: None for the default. Python's bytecode of all modules is there.
+    """
     steps = 20 if bench.rehearses else 500
     _write_text(bench)
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=bench.folder))
-    start = _now()
     cache = bench.folder / "compile_cache"
     if empty_cache:
         shutil.rmtree(cache, ignore_errors=True)
-    ended = _trainer(bench, folder, steps, {"distributed": {"compile_cache": str(cache)}})
+    settings: dict[str, Any] = {"compile_cache": str(cache)}
+    if compiled is not None:
+        settings["compile"] = compiled
+    _keep_bytecode(bench)
+    start = _now()
+    ended = _trainer(bench, folder, steps, {"distributed": settings})
     took = _now() - start
     summary = json.loads((folder / "run/run.json").read_text())
     startup = summary["attempts"][-1]["startup"]
@@ -39,6 +46,27 @@ def whole_run(bench: Bench, empty_cache: bool = False) -> list[str]:
     losses = _losses(folder)
     some = ", ".join(f"{losses[s]:.4f} at {s}" for s in (50, 200, 350, 500) if s in losses)
     return [f"{ended}, {took:.1f} s; start-up: {parts} s", f"losses {some}"]
+
+
+MODULES = "trainer.loop.run, torch._dynamo.convert_frame, torch._inductor.compile_fx"
+"""What a run imports, directly or not."""
+
+
+def _keep_bytecode(bench: Bench) -> None:
+    """Compile the modules of a run to bytecode, as an installation has done for most users.
+
+    Images of containers often set PYTHONDONTWRITEBYTECODE: there every start compiles them.
+    """
+    subprocess.run(
+        [sys.executable, "-c", f"import {MODULES}"], cwd=ROOT, env=_environment(bench), check=True
+    )
+
+
+def _environment(bench: Bench) -> dict[str, str]:
+    # torch sets the cache's variables in this process, and they would override the settings.
+    left_out = {*CACHE_VARIABLES, "PYTHONDONTWRITEBYTECODE"}
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
+    return kept | {"PYTHONPYCACHEPREFIX": str(bench.folder / "bytecode")}
 
 
 def resumed(bench: Bench) -> list[str]:
@@ -66,10 +94,8 @@ def _trainer(
     (folder / "run.yaml").write_text(yaml.safe_dump(values))
     command = [sys.executable, "-m", "trainer", f"config={folder / 'run.yaml'}"]
     with (folder / "log").open("a") as log:
-        # torch sets the cache's variables in this process, and they would override the settings.
-        environment = {name: v for name, v in os.environ.items() if name not in CACHE_VARIABLES}
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+            command, cwd=ROOT, env=_environment(bench), stdout=log, stderr=subprocess.STDOUT
         )
         summary = folder / "run/run.json"
         while process.poll() is None:

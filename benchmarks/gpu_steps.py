@@ -59,10 +59,10 @@ def _gap(own: list[float], reference: list[float]) -> float:
     return max(abs(a - b) for a, b in zip(own, reference, strict=True))
 
 
-def speed(bench: Bench, size: str, changes: dict[str, Any]) -> list[str]:
-    """Return tokens/s, step time, memory."""
+def speed(bench: Bench, size: str, changes: dict[str, Any], **chosen: Any) -> list[str]:
+    """Return tokens/s, step time, memory; `chosen`: choices to replace."""
     config = bench.config(size, **changes)
-    learner = open_learner(config)
+    learner = open_learner(config, **chosen)
     batches = [batch_of(config, index) for index in range(4)]
     for step in range(2 if bench.rehearses else 8):
         train_step(learner, batches[step % 4])

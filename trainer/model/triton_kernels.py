@@ -258,8 +258,8 @@ def _chunk_gradient(
     total = tl.full((), 0.0, tl.float32)
     for start in range(0, vocabulary, block):
         column = start + tl.arange(0, block)
-        values = tl.load(logits + column, mask=column < vocabulary, other=-float("inf"))
-        values = values.to(tl.float32)
+        values = tl.load(logits + column, mask=column < padded_vocabulary).to(tl.float32)
+        values = tl.where(column < vocabulary, values, -float("inf"))
         highest = tl.maximum(largest, tl.max(values, axis=0))
         total = total * tl.exp(largest - highest) + tl.sum(tl.exp(values - highest), axis=0)
         largest = highest
@@ -268,9 +268,10 @@ def _chunk_gradient(
     tl.store(log_probabilities + row, at_target - log_total)
     for start in range(0, padded_vocabulary, block):
         column = start + tl.arange(0, block)
-        values = tl.load(logits + column, mask=column < vocabulary, other=-float("inf"))
-        gradient = tl.exp(values.to(tl.float32) - log_total) - tl.where(column == target, 1.0, 0.0)
-        tl.store(logits + column, gradient / count, mask=column < padded_vocabulary)
+        values = tl.load(logits + column, mask=column < padded_vocabulary).to(tl.float32)
+        gradient = tl.exp(values - log_total) - tl.where(column == target, 1.0, 0.0)
+        gradient = tl.where(column < vocabulary, gradient / count, 0.0)
+        tl.store(logits + column, gradient, mask=column < padded_vocabulary)
 
 
 @triton.jit
@@ -383,10 +384,10 @@ def add_norm(
     rows = x.numel() // width
     total, normed = torch.empty_like(x), torch.empty_like(x, dtype=dtype)
     scale = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
-    tile, padded = _tile(width)
-    _add_norm[(triton.cdiv(rows, tile),)](
-        x, branch, weight, total, normed, scale, rows, width, epsilon, tile, padded
-    )
+    tile, padded, warps = _tile(width)
+    tensors = (x, branch, weight, total, normed, scale)
+    grid = (triton.cdiv(rows, tile),)
+    _add_norm[grid](*tensors, rows, width, epsilon, tile, padded, num_warps=warps)
     return total, normed, scale
 
 
@@ -407,7 +408,7 @@ def add_norm_backward(
     dtotal = dnormed if dtotal is None else dtotal.contiguous()
     width = total.shape[-1]
     rows = total.numel() // width
-    tile, padded = _tile(width)
+    tile, padded, warps = _tile(width)
     count = min(triton.cdiv(rows, tile), NORMS_PER_PROCESSOR * _processors(total.device))
     is_one = total.dtype == branch_dtype
     dx, dweight = torch.empty_like(total), torch.empty_like(weight)
@@ -429,6 +430,7 @@ def add_norm_backward(
         padded,
         is_one,
         has_dtotal,
+        num_warps=warps,
     )
     columns = 16
     _sum_parts[(triton.cdiv(width, columns),)](
@@ -478,10 +480,11 @@ def chunk_gradient(
     return logs.sum(), logits_CV
 
 
-def _tile(width: int) -> tuple[int, int]:
-    """Return the rows of a tile, and its columns."""
+def _tile(width: int) -> tuple[int, int, int]:
+    """Return the rows of a tile, its columns, and the warps that share it."""
     padded = triton.next_power_of_2(width)
-    return max(1, NORM_TILE // padded), padded
+    rows = max(1, NORM_TILE // padded)
+    return rows, padded, min(16, max(4, rows * padded // 512))
 
 
 def _processors(device: torch.device) -> int:

@@ -171,12 +171,12 @@ def test_adamw(step: int, dtype: torch.dtype, alone: Callable[[str], bool]) -> N
     torch.testing.assert_close(there[4].float(), expected, rtol=step_of_bf16, atol=0)
 
 
-@pytest.mark.parametrize("gpu", GPUS)
-def test_code(gpu: str, alone: Callable[[str], bool]) -> None:
+@pytest.mark.parametrize(("gpu", "width"), [*((gpu, 512) for gpu in GPUS), ("H200", 8192)])
+def test_code(gpu: str, width: int, alone: Callable[[str], bool]) -> None:
     """SwiGLU and AdamW, which move most, access 16 bytes a thread at a time; nothing is spilled."""
     if alone("0"):
         return
-    code = compiled(gpu)
+    code = compiled(gpu, width)
     assert set(code) == KERNELS
     if GPUS[gpu][0] == "hip":
         for kernel in code.values():
@@ -185,6 +185,9 @@ def test_code(gpu: str, alone: Callable[[str], bool]) -> None:
         return
     for kernel in code.values():
         assert spilled_by_nvidia(kernel.asm["ptx"], gpu) == 0
+    for name in ("_add_norm", "_add_norm_backward", "_chunk_gradient"):
+        accesses = re.findall(r"(?:ld|st)\.global\S*", code[name].asm["ptx"])
+        assert accesses.count("ld.global.b16") == (name == "_chunk_gradient")  # the target's
     for name, numbers in (("_swiglu", 0), ("_swiglu_backward", 0), ("_adamw", 4)):
         accesses = re.findall(r"(?:ld|st)\.global\S*", code[name].asm["ptx"])
         assert accesses.count("ld.global.b32") == numbers  # the same for all threads
@@ -192,7 +195,7 @@ def test_code(gpu: str, alone: Callable[[str], bool]) -> None:
         assert set(accesses) - {"ld.global.b32"} == {"ld.global.v4.b32", "st.global.v4.b32"}
 
 
-def compiled(gpu: str) -> dict[str, Any]:
+def compiled(gpu: str, width: int) -> dict[str, Any]:
     """Return the name of each kernel -> its code for a GPU that is not there."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
@@ -212,12 +215,12 @@ def compiled(gpu: str) -> dict[str, Any]:
         )
     )
     with mock.patch.object(JITFunction, "run", compile_only):
-        call_all()
+        call_all(width)
     return found
 
 
-def call_all() -> None:
-    """Call each kernel with tensors of a run."""
+def call_all(width: int) -> None:
+    """Call each kernel with tensors of a run, and a residual stream of that width."""
     from trainer.model import triton_kernels
 
     tokens = torch.empty((2, 64, 1), dtype=torch.bfloat16)
@@ -230,11 +233,11 @@ def call_all() -> None:
     # As attention returns them: heads before tokens in memory.
     of_heads = tokens[:, None].expand(-1, HEADS, -1, WIDTH).contiguous().transpose(1, 2)
     triton_kernels.rotary_backward(of_heads, of_heads, of_heads, cos, sin)
-    stream, half = torch.empty((64, HEADS * WIDTH)), torch.empty((64, HEADS * WIDTH)).bfloat16()
-    gain = torch.empty(HEADS * WIDTH)
+    stream, half = torch.empty((64, width)), torch.empty((64, width), dtype=torch.bfloat16)
+    gain = torch.empty(width)
     _, _, scale = triton_kernels.add_norm(stream, half, gain, 1e-5, torch.bfloat16)
     triton_kernels.add_norm_backward(stream, half, stream, scale, gain, torch.bfloat16)
-    ids, table = torch.empty((64, 1), dtype=torch.int64), torch.empty((258, HEADS * WIDTH))
+    ids, table = torch.empty((64, 1), dtype=torch.int64), torch.empty((258, width))
     triton_kernels.embed(table, ids, torch.bfloat16)
     triton_kernels.embed_backward(half, ids, 258)
     logits = torch.empty((64, 320), dtype=torch.bfloat16)
