@@ -12,7 +12,8 @@ counted: benchmarks/fake_gpu.py. Nothing runs, so that nothing is said about tim
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+from unittest import mock
 
 import torch
 from tabulate import tabulate
@@ -29,9 +30,11 @@ from trainer.config import BYTE_VOCABULARY, DistributedConfig, ModelConfig
 from trainer.execution import compiling
 from trainer.execution.choices import LOSS_CHUNK, OUTPUT_MULTIPLE, Dtype
 from trainer.execution.precision import DTYPES, precision
+from trainer.model import pointwise
 from trainer.model.block import Attention, Block, FeedForward
 from trainer.model.loss import chunk_gradient
 from trainer.model.model import Transformer
+from trainer.model.weight_copies import keep_copies
 from trainer.settings import validate
 from trainer.yaml_files import parse_yaml
 
@@ -49,7 +52,8 @@ class BlockForm:
 
     compiled: bool
     triton: bool
-    """SwiGLU, rotary embedding, and sum with norm are Triton kernels."""
+    """SwiGLU, rotary embedding, and sum with norm are Triton kernels, and the optimizer keeps bf16
+    copies of the matrices: what a run uses on a GPU."""
     residual: Dtype
     """Number format of the residual stream."""
 
@@ -62,7 +66,7 @@ class BlockForm:
 class LossForm:
     """How the loss is computed, from an fp32 residual stream."""
 
-    compiled: bool
+    how: Literal["eager", "compiled", "Triton"]
     vocabulary: int
     """Token ids."""
     chunk: int
@@ -70,8 +74,7 @@ class LossForm:
 
     def __str__(self) -> str:
         logits = f"{self.chunk} tokens at once" if self.chunk else "all logits at once"
-        how = "compiled" if self.compiled else "eager"
-        return f"{how}, {self.vocabulary} ids, {logits}"
+        return f"{self.how}, {self.vocabulary} ids, {logits}"
 
 
 RESIDUALS: tuple[Dtype, ...] = ("fp32", "bf16")
@@ -82,11 +85,13 @@ BLOCKS = [
     for residual in RESIDUALS
 ]
 LOSSES = [
-    LossForm(False, BYTE_VOCABULARY, 0),
-    LossForm(True, BYTE_VOCABULARY, 0),
-    LossForm(False, LARGE_VOCABULARY, 0),
-    LossForm(False, LARGE_VOCABULARY, LOSS_CHUNK),
-    LossForm(True, LARGE_VOCABULARY, LOSS_CHUNK),
+    LossForm("eager", BYTE_VOCABULARY, 0),
+    LossForm("compiled", BYTE_VOCABULARY, 0),
+    LossForm("Triton", BYTE_VOCABULARY, 0),
+    LossForm("eager", LARGE_VOCABULARY, 0),
+    LossForm("eager", LARGE_VOCABULARY, LOSS_CHUNK),
+    LossForm("compiled", LARGE_VOCABULARY, LOSS_CHUNK),
+    LossForm("Triton", LARGE_VOCABULARY, LOSS_CHUNK),
 ]
 
 
@@ -97,6 +102,8 @@ def block_kernels(model: ModelConfig, batch: Shape, form: BlockForm) -> list[Ker
         for module in block.modules():
             if isinstance(module, Attention | Block | FeedForward):
                 module.one_kernel = form.triton and module.fits_kernel
+        copies = keep_copies(block, take_gradients=True) if form.triton else {}
+        leaves = [copies.get(weight, weight) for weight in block.parameters()]
         dtype = DTYPES[form.residual]
         shape = (*batch, model.dim)
         x = torch.empty(shape, dtype=dtype, requires_grad=True)
@@ -110,7 +117,7 @@ def block_kernels(model: ModelConfig, batch: Shape, form: BlockForm) -> list[Ker
                 results = block(x, branch, cos, sin)
             gradients = [torch.empty_like(y) for y in results]
             # Not `backward`, which copies a gradient that two tensors without a history share.
-            torch.autograd.grad(results, [*block.parameters(), x, branch], gradients)
+            torch.autograd.grad(results, [*leaves, x, branch], gradients)
 
         return compiled_kernels(work) if form.compiled else eager_kernels(work)
 
@@ -133,8 +140,10 @@ def loss_kernels(model: ModelConfig, batch: Shape, form: LossForm) -> list[Kerne
                 loss = whole.loss(x, branch, targets)
             loss.backward()
 
-        if not form.compiled:
+        if form.how == "eager":
             return eager_kernels(work)
+        if form.how == "Triton":
+            return _triton_loss_kernels(whole, work)
         if not form.chunk:
             return compiled_kernels(work)
         # Only the gradient of a chunk's logits is compiled.
@@ -148,6 +157,21 @@ def loss_kernels(model: ModelConfig, batch: Shape, form: LossForm) -> list[Kerne
         whole.chunk_gradient = gradient
         outside = eager_kernels(work)
         return outside + inside * len(calls)
+
+
+def _triton_loss_kernels(whole: Transformer, work: Callable[[], None]) -> list[Kernel]:
+    """Return the kernels of the loss with those of pointwise.py."""
+    gradients = []
+
+    def gradient(
+        logits_CV: Tensor, target_C1: Tensor, vocabulary: int, count: int
+    ) -> tuple[Tensor, Tensor]:
+        gradients.append(Kernel("chunk_gradient", 2 * logits_CV.nbytes + target_C1.nbytes))
+        return torch.empty(()), torch.empty_like(logits_CV)
+
+    whole.one_kernel = True
+    with mock.patch.object(pointwise, "chunk_gradient", gradient):
+        return eager_kernels(work) + gradients
 
 
 def _chunk_kernels(form: LossForm, batch: Shape) -> list[Kernel]:

@@ -30,10 +30,10 @@ def precompile(config: RunConfig) -> str:
     start = time.perf_counter()
     if choices.weight_copies and config.grad_acc_steps == 1:
         # DDP takes gradients elsewhere; see prepare_steps.
-        keep_copies(learner.model, take_gradients=True)
+        keep_copies(learner.model.layers, take_gradients=True)
         compile_ahead(learner)
     if choices.weight_copies:
-        keep_copies(learner.model, take_gradients=False)
+        keep_copies(learner.model.layers, take_gradients=False)
     compile_ahead(learner)
     return f"{config.name}: compiled in {time.perf_counter() - start:.1f} s\n"
 

@@ -53,7 +53,7 @@ def prepare_steps(learner: Learner, config: RunConfig) -> None:
     if learner.choices.weight_copies:
         assert isinstance(learner.optimizer, AdamW)
         sums_gradients = config.grad_acc_steps > 1 or has_buckets(learner.trained)
-        learner.optimizer.use_copies(keep_copies(learner.model, not sums_gradients))
+        learner.optimizer.use_copies(keep_copies(learner.model.layers, not sums_gradients))
     if learner.choices.cuda_graphs:
         capture_later(learner, config.optim.lr)
 

@@ -88,7 +88,7 @@ class _ChunkedLoss(torch.autograd.Function):
             x_CD, target_C1 = x_ND[part], targets_N[part, None]
             log_sum, dlogits_CV = gradient(x_CD @ narrow_VD.t(), target_C1, vocabulary, count)
             total -= log_sum
-            dx_ND[part] = dlogits_CV @ narrow_VD
+            torch.mm(dlogits_CV, narrow_VD, out=dx_ND[part])
             dweight_VD += (dlogits_CV.t() @ x_CD)[:vocabulary]
         ctx.save_for_backward(dx_ND, dweight_VD)
         ctx.weight_dtype = weight_VD.dtype

@@ -8,16 +8,15 @@ the copies are what autocast would compute from them, so the arithmetic is the s
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.model.linear import Linear
-from trainer.model.model import Transformer
 
 COPY_DTYPE = torch.bfloat16
 
 
-def keep_copies(model: Transformer, take_gradients: bool) -> Mapping[Tensor, Tensor]:
-    """Have the matmuls of the blocks read copies of their weights; return weight -> copy.
+def keep_copies(blocks: nn.Module, take_gradients: bool) -> Mapping[Tensor, Tensor]:
+    """Have the matmuls of blocks read copies of their weights; return weight -> copy.
 
     From now on, what changes a weight has to write its copy. With `take_gradients`, the backward
     pass leaves bf16 gradients at the copies, for which gradients must not be summed over
@@ -25,7 +24,7 @@ def keep_copies(model: Transformer, take_gradients: bool) -> Mapping[Tensor, Ten
     copies.
     """
     copies: dict[Tensor, Tensor] = {}
-    for module in model.layers.modules():
+    for module in blocks.modules():
         if isinstance(module, Linear):
             module.copy = module.weight.detach().to(COPY_DTYPE).requires_grad_(take_gradients)
             copies[module.weight] = module.copy

@@ -4,29 +4,37 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.trainer.conftest import Runs
 from trainer.commands.precompile import main
 
 
-def test_runs_find_all_compiled_code(runs: Runs) -> None:
-    """A folder of compiled code that a run has written nothing to had all of it."""
+@pytest.mark.parametrize("has_copies", [False, True])
+def test_runs_find_all_compiled_code(runs: Runs, has_copies: bool) -> None:
+    """A folder of compiled code that a run has written nothing to had all of it.
+
+    With copies of the weights, also that of DDP, which takes gradients elsewhere.
+    """
     cache = runs.folder / "compiled"
-    setting = f"distributed.compile_cache={cache}"
-    command = [
-        sys.executable,
-        "-m",
-        "trainer.commands.precompile",
-        f"config={runs.config}",
-        setting,
-    ]
+    settings = [f"config={runs.config}", f"distributed.compile_cache={cache}"]
+    settings += ["distributed.model_dtype=bf16"] if has_copies else []
+    module = ["tests.trainer.with_copies", "precompile"]
+    start = module if has_copies else ["trainer.commands.precompile"]
+    command = [sys.executable, "-m", *start, *settings]
     done = subprocess.run(command, env=runs.environment(), capture_output=True, text=True)
     assert "compiled in" in done.stdout, done.stderr
     made = files_below(cache)
     assert any(path.suffix == ".so" for path in made)
     assert not runs.out().exists()
     for processes in (1, 2):
-        arguments = ("steps=2", "eval=null", "distributed.compile=true", setting)
-        runs.run(f"dump_dir={runs.out(str(processes))}", *arguments, processes=processes)
+        arguments = ("steps=2", "eval=null", "distributed.compile=true", *settings[1:])
+        command = runs.command(
+            f"dump_dir={runs.out(str(processes))}", *arguments, processes=processes
+        )
+        if has_copies:
+            command[command.index("trainer")] = "tests.trainer.with_copies"
+        subprocess.run(command, env=runs.environment(), check=True)
         assert files_below(cache) == made
 
 

@@ -28,7 +28,7 @@ def train(
     model.init_weights(0)
     optimizer = AdamW(model, OptimConfig(lr=0.01, clip=None, fused=False, **changes))
     if take_gradients is not None:
-        optimizer.use_copies(keep_copies(model, take_gradients))
+        optimizer.use_copies(keep_copies(model.layers, take_gradients))
     use(Choices("bf16", compiles, True, 0, "torch", 1, "torch", fused_pointwise=compiles), model)
     if compiles:
         for layer in model.layers:
