@@ -214,7 +214,7 @@ for name in ("one", "two", "three"):
 
 
 def test_gpu_check_names_its_items(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="found 'nosuch'; expected the start of one of: losses"):
+    with pytest.raises(SystemExit, match="found 'nosuch'; expected the start of one of: kernels"):
         gpu_check.main(["--rehearse", "--folder", str(tmp_path), "--only", "nosuch"])
 
 

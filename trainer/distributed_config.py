@@ -51,8 +51,9 @@ class DistributedConfig(Settings):
     """Capture the whole step as a CUDA graph and replay it. auto: true on GPUs, unless weights are
     sharded, float8 or anomalies detected."""
     fused_pointwise: bool | Literal["auto"] = "auto"
-    """Compute SwiGLU and rotary embedding in one Triton kernel each way, if projections are fused;
-    with qk_norm, not the rotary embedding. auto: true on a GPU."""
+    """Compute token embedding, residual sum with RMSNorm, rotary embedding, SwiGLU and the loss's
+    gradient with Triton kernels, if projections are fused; with qk_norm, not the rotary embedding;
+    with LayerNorm, neither norms nor embedding and loss. auto: true on a GPU."""
     fused_projections: bool | Literal["auto"] = "auto"
     """Fuse matmuls that share an input: wq, wk, wv, and w1, w3. auto: true on a GPU, and on a CPU
     for tiny models. Never fused if weights are sharded or float8."""

@@ -1,4 +1,4 @@
-"""Inputs of SwiGLU and rotary embedding."""
+"""Inputs of the kernels between matmuls."""
 
 import torch
 from torch import Tensor
