@@ -53,7 +53,8 @@ class DistributedConfig(Settings):
     fused_pointwise: bool | Literal["auto"] = "auto"
     """Compute token embedding, residual sum with RMSNorm, rotary embedding, SwiGLU and the loss's
     gradient with Triton kernels, if projections are fused; with qk_norm, not the rotary embedding;
-    with LayerNorm, neither norms nor embedding and loss. auto: true on a GPU."""
+    with LayerNorm, neither norms nor embedding and loss. Where the step is a CUDA graph in bf16,
+    also AdamW of the blocks' matrices, which writes their bf16 copies. auto: true on a GPU."""
     fused_projections: bool | Literal["auto"] = "auto"
     """Fuse matmuls that share an input: wq, wk, wv, and w1, w3. auto: true on a GPU, and on a CPU
     for tiny models. Never fused if weights are sharded or float8."""

@@ -179,10 +179,11 @@ def _fuses_pointwise(config: RunConfig) -> bool:
 
 def _keeps_copies(config: RunConfig, gpus: int, dtype: Dtype) -> bool:
     settings, optim = config.distributed, config.optim
-    is_plain = not settings.is_sharded(gpus) and settings.float8_recipe is None
+    if dtype != "bf16" or settings.is_sharded(gpus) or settings.float8_recipe is not None:
+        return False
+    has_kernel = optim.name == "adamw" and optim.fused and settings.fused_pointwise is not False
     # A kernel for each matrix: without a graph, launching them takes longer than they do.
-    is_adamw = optim.name == "adamw" and optim.fused
-    return _uses_cuda_graphs(config, gpus) and dtype == "bf16" and is_plain and is_adamw
+    return has_kernel and _uses_cuda_graphs(config, gpus)
 
 
 def _output_multiple(config: RunConfig, gpus: int) -> int:

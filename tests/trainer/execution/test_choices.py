@@ -109,6 +109,21 @@ def test_kernels_in_one_need_a_model_with_them() -> None:
         assert choose(config, 1, SKYLAKE).fused_pointwise is expected, changes
 
 
+def test_copies_of_weights_need_adamws_kernel_in_a_cuda_graph() -> None:
+    for changes, expected in (
+        ({}, True),
+        ({"distributed": {"compile": False}}, True),
+        ({"distributed": {"cuda_graphs": False}}, False),
+        ({"distributed": {"model_dtype": "fp32"}}, False),
+        ({"distributed": {"fused_pointwise": False}}, False),
+        ({"distributed": {"fsdp_type": "full_shard"}}, False),
+        ({"optim": {"name": "muon"}}, False),
+        ({"optim": {"fused": False}}, False),
+    ):
+        choices = choose(config_on("cuda", **changes), 2, SKYLAKE)
+        assert choices.weight_copies is expected, changes
+
+
 def test_environment_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight cores: eight threads for one rank and four for two, whatever torchrun exports."""
     for asked in ("1", "5"):
