@@ -67,7 +67,7 @@ Call = tuple[str, Callable[[], object], Iterable[Tensor]]
 def _calls(bench: Bench, size: str) -> list[Call]:
     config = bench.config(size)
     model, device = config.model, config.device
-    tokens = batch_of(config, 0)[0, :, :-1].to(device)
+    tokens = batch_of(config, 0)[0, :, :-1].to(device).contiguous()
     count, dim, vocabulary = tokens.numel(), model.dim, config.data.tokenizer.vocab_size
 
     def draw(*shape: int, dtype: torch.dtype = NARROW) -> Tensor:

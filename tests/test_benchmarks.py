@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_check, scale
+from benchmarks import gpu_check, gpu_kernels, scale
+from benchmarks.gpu_bench import Bench
 from benchmarks.interleaved_steps import ours, plain
 from benchmarks.operations import count
 from benchmarks.step_bytes import BlockForm, LossForm, block_kernels, least_bytes, loss_kernels
@@ -171,6 +172,13 @@ def test_gpu_check_rehearsed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "27.5M, bf16 residual             FAILED: the process ended with -11" in lines
     masked = [line for line in lines if line.startswith("27.5M, document mask ")]
     assert all("tokens/s" in line for line in masked)
+
+
+def test_kernels_are_timed_by_themselves(tmp_path: Path) -> None:
+    rows = gpu_kernels.alone(Bench(rehearses=True, folder=tmp_path))
+    assert [row.split(":")[0] for row in rows] == ["27.5M", "85M", "206M", "820M"]
+    for row in rows:
+        assert len(re.findall(r"\d\.\d us", row)) == len(row.split("; ")) == 12
 
 
 def test_gpu_check_goes_on_after_an_item_that_hangs(
