@@ -29,6 +29,16 @@ def test_swiglu_and_its_gradient() -> None:
     torch.testing.assert_close(own.grad, book.grad)
 
 
+def test_the_norm_alone_has_a_gradient() -> None:
+    """As before the output matrix: nothing else uses the sum."""
+    x, branch, dnormed = (draw(3, 5, 24, seed=n) for n in range(3))
+    own, book = (x.clone().requires_grad_() for _ in "ab")
+    weight = torch.ones(24)
+    pointwise.add_norm(own, branch, weight, 1e-5, torch.float32)[1].backward(dnormed)
+    F.rms_norm(book + branch, (24,), weight, 1e-5).backward(dnormed)
+    torch.testing.assert_close(own.grad, book.grad)
+
+
 @pytest.mark.parametrize("residual", [torch.float32, torch.bfloat16])
 def test_sum_with_norm_and_its_gradient(residual: torch.dtype) -> None:
     """Beside a branch in bf16, against fp64; the sum is rounded before it is normalised."""

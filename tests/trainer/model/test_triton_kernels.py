@@ -121,8 +121,10 @@ def test_norms(
     inputs = [x, branch.to(branch_dtype), weight, 1e-5, torch.float32]
     expected = pointwise._add_norm_cpu(*inputs)
     compare(triton_kernels.add_norm, inputs, expected)
-    inputs = [dtotal, dnormed, expected[0], expected[2], weight, branch_dtype]
-    compare(triton_kernels.add_norm_backward, inputs, pointwise._add_norm_backward_cpu(*inputs))
+    for dsum in (dtotal, None):  # None: nothing else used the sum
+        inputs = [dsum, dnormed, expected[0], expected[2], weight, branch_dtype]
+        gradients = pointwise._add_norm_backward_cpu(*inputs)
+        compare(triton_kernels.add_norm_backward, inputs, gradients)
 
 
 def compare(
