@@ -104,9 +104,12 @@ def _inject_all(study: SlurmStudy, disk: Path) -> str:
     study.release("hold:node_dies")
 
     job = strike("time_limit")
-    # Slurm rounds the limit up to a minute, which after more than 15 s is two; `is_time_up` takes a
-    # run of 15 s for near that one, and any for near a minute.
-    cluster.run("scontrol", "update", f"JobId={job}", "EndTime=now+45")
+    # In whole minutes, 20 to 80 s from now, which `is_time_up` takes for near. An EndTime makes limits
+    # that Slurm rounds to more than that.
+    used = cluster.run("squeue", "--noheader", f"--jobs={job}", "--format=%M").strip()
+    minutes, seconds = (int(part) for part in used.split(":"))
+    limit = minutes + (1 if seconds < 40 else 2)
+    cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
 
     cluster.cancel(strike("cancelled"))
     cluster.requeue(strike("requeued"))
