@@ -104,8 +104,8 @@ def _inject_all(study: SlurmStudy, disk: Path) -> str:
     study.release("hold:node_dies")
 
     job = strike("time_limit")
-    # In whole minutes, 20 to 80 s from now, which `is_time_up` takes for near. An EndTime makes limits
-    # that Slurm rounds to more than that.
+    # In whole minutes, 20 to 80 s from now, which `is_time_up` takes for near. Of an EndTime, Slurm
+    # makes a limit that may be later.
     used = cluster.run("squeue", "--noheader", f"--jobs={job}", "--format=%M").strip()
     minutes, seconds = (int(part) for part in used.split(":"))
     limit = minutes + (1 if seconds < 40 else 2)
