@@ -256,6 +256,7 @@ def _chunk_gradient(
     target = tl.load(targets + row)
     largest = tl.full((), -float("inf"), tl.float32)
     total = tl.full((), 0.0, tl.float32)
+    at_target = tl.full((), 0.0, tl.float32)
     for start in range(0, vocabulary, block):
         column = start + tl.arange(0, block)
         values = tl.load(logits + column, mask=column < padded_vocabulary).to(tl.float32)
@@ -263,8 +264,9 @@ def _chunk_gradient(
         highest = tl.maximum(largest, tl.max(values, axis=0))
         total = total * tl.exp(largest - highest) + tl.sum(tl.exp(values - highest), axis=0)
         largest = highest
+        # Summed, not loaded: another warp may already have replaced it by its gradient.
+        at_target += tl.sum(tl.where(column == target, values, 0.0), axis=0)
     log_total = largest + tl.log(total)
-    at_target = tl.load(logits + target).to(tl.float32)
     tl.store(log_probabilities + row, at_target - log_total)
     for start in range(0, padded_vocabulary, block):
         column = start + tl.arange(0, block)
