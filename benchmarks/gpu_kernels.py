@@ -8,6 +8,7 @@ from torch import Tensor
 from benchmarks.gpu_bench import SIZES, Bench, batch_of
 from benchmarks.timing import seconds
 from trainer.config import OptimConfig
+from trainer.execution.choices import OUTPUT_MULTIPLE
 from trainer.model.adamw_update import CopiedGroup
 from trainer.model.pointwise import OPS, chunk_gradient
 from trainer.model.rotary import rotary_table
@@ -47,13 +48,10 @@ def norms(bench: Bench) -> list[str]:
     kept = triton_kernels.NORM_TILE, triton_kernels.NORMS_PER_PROCESSOR
     for size in SIZES:
         cells = []
+        calls = [call for name, call, _ in _calls(bench, size) if "norm" in name]
         for tile in TILES:
             triton_kernels.NORM_TILE, triton_kernels.NORMS_PER_PROCESSOR = tile
-            times = [
-                f"{1e6 * _seconds(call, bench):.1f}"
-                for name, call, _ in _calls(bench, size)
-                if "norm" in name
-            ]
+            times = [f"{1e6 * _seconds(call, bench):.1f}" for call in calls]
             cells.append(f"{tile[0]} x {tile[1]}: {' '.join(times)}")
         rows.append(f"{size}, us: {'; '.join(cells)}")
     triton_kernels.NORM_TILE, triton_kernels.NORMS_PER_PROCESSOR = kept
@@ -102,7 +100,7 @@ def _calls(bench: Bench, size: str) -> list[Call]:
     add("rotary_backward", OPS.rotary_backward, q, k, v, cos, sin)
     add("embed", OPS.embed, table, tokens, NARROW)
     add("embed_backward", OPS.embed_backward, draw(count, dim), tokens, vocabulary)
-    logits, targets = draw(count, vocabulary + -vocabulary % 64), tokens.view(-1, 1)
+    logits, targets = draw(count, vocabulary + -vocabulary % OUTPUT_MULTIPLE), tokens.view(-1, 1)
     add("chunk_gradient", chunk_gradient, logits, targets, vocabulary, count)
     found.append(_adamw(draw(4 * dim, dim, dtype=torch.float32)))
     return found

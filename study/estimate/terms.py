@@ -36,8 +36,9 @@ NETWORK_SHARE = 0.1
 
 EAGER_PASSES = 3.5
 """Bytes of pointwise operations without fusion, over those with it. From eager steps of 206M on one
-H200, before their pointwise operations became single kernels: docs/estimates.md has by how much
-such steps are predicted too slow since SwiGLU and rotary embedding were; norms followed."""
+H200, before their pointwise operations became Triton kernels. docs/estimates.md says how much too
+slow such steps were predicted once SwiGLU and rotary embedding were; norms, not measured yet,
+followed."""
 
 BUCKET_BYTES = 25 * 2**20
 """Gradients of one all-reduce without sharding: torch's default."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from trainer.commands.tools import run_command, set_up_alone
 from trainer.config import RunConfig
-from trainer.loop.first_steps import compile_ahead
+from trainer.loop.first_steps import compile_ahead, copies_take_gradients
 from trainer.loop.learner import build_learner
 from trainer.model.weight_copies import keep_copies
 
@@ -28,13 +28,12 @@ def precompile(config: RunConfig) -> str:
     world, choices = set_up_alone(config, "precompile")
     learner = build_learner(config, replace(choices, compiled=True), world)
     start = time.perf_counter()
-    if choices.weight_copies and config.grad_acc_steps == 1:
-        # DDP takes gradients elsewhere; see prepare_steps.
-        keep_copies(learner.model.layers, take_gradients=True)
+    if choices.weight_copies:  # for runs on one process, and for DDP
+        for take_gradients in {copies_take_gradients(config, ddp) for ddp in (False, True)}:
+            keep_copies(learner.model.layers, take_gradients)
+            compile_ahead(learner)
+    else:
         compile_ahead(learner)
-    if choices.weight_copies:
-        keep_copies(learner.model.layers, take_gradients=False)
-    compile_ahead(learner)
     return f"{config.name}: compiled in {time.perf_counter() - start:.1f} s\n"
 
 

@@ -65,7 +65,7 @@ class Choices:
     residual_dtype: Dtype = "fp32"
     """Number format of the residual stream."""
     fused_pointwise: bool = False
-    """SwiGLU, rotary embedding, and sum with RMSNorm, if the model has them, are Triton kernels."""
+    """What lies between matmuls is computed by Triton kernels, where the model has one for it."""
     output_multiple: int = 1
     """Multiple of rows to which the loss's matmuls pad the output matrix; 1: none."""
     weight_copies: bool = False

@@ -52,10 +52,15 @@ def prepare_steps(learner: Learner, config: RunConfig) -> None:
     """
     if learner.choices.weight_copies:
         assert isinstance(learner.optimizer, AdamW)
-        sums_gradients = config.grad_acc_steps > 1 or has_buckets(learner.trained)
-        learner.optimizer.use_copies(keep_copies(learner.model.layers, not sums_gradients))
+        take_gradients = copies_take_gradients(config, has_buckets(learner.trained))
+        learner.optimizer.use_copies(keep_copies(learner.model.layers, take_gradients))
     if learner.choices.cuda_graphs:
         capture_later(learner, config.optim.lr)
+
+
+def copies_take_gradients(config: RunConfig, with_ddp: bool) -> bool:
+    """Say whether gradients are left at the copies of weights, in bf16: where none are summed."""
+    return config.grad_acc_steps == 1 and not with_ddp
 
 
 def capture_later(learner: Learner, rate: float) -> None:

@@ -37,39 +37,32 @@ class AdamW(WithGradients):
             name: (torch.zeros_like(weight), torch.zeros_like(weight))
             for name, weight in named.items()
         }
-        self.parameters: list[Tensor] = []
+        matrices, vectors = self._split_by_decay()
+        self.parameters: list[Tensor] = [named[name] for name in (*matrices, *vectors)]
         """Matrices, then vectors."""
-        self._groups: list[_Group | CopiedGroup] = []
-        self._leaves: list[Tensor] | None = None
-        for decay, members in (
-            (config.weight_decay, [name for name, p in named.items() if p.ndim >= 2]),
-            (0.0, [name for name, p in named.items() if p.ndim < 2]),
-        ):
-            if members:
-                group = _Group(decay, members, named, self._moments, self.step_count)
-                self._groups.append(group)
-                self.parameters += group.parameters
+        self.use_copies({})
 
-    @property
-    def leaves(self) -> list[Tensor]:
-        """The tensors at which the backward pass leaves the gradients of the parameters."""
-        return self.parameters if self._leaves is None else self._leaves
+    def _split_by_decay(self) -> tuple[list[str], list[str]]:
+        """Return the names of matrices, which are decayed, and of vectors."""
+        matrices = [name for name, p in self._named.items() if p.ndim >= 2]
+        return matrices, [name for name, p in self._named.items() if p.ndim < 2]
 
     def use_copies(self, copies: Mapping[Tensor, Tensor]) -> None:
         """Write the copy of each of these matrices at each step; see weight_copies.py."""
         named, moments, count = self._named, self._moments, self.step_count
+        matrices, vectors = self._split_by_decay()
         decay = self._config.weight_decay
-        vectors = [name for name, p in named.items() if p.ndim < 2]
-        plain = [name for name, p in named.items() if p.ndim >= 2 and p not in copies]
-        copied = [name for name, p in named.items() if p in copies]
-        self._groups = [
-            _Group(0.0, vectors, named, moments, count),
-            _Group(decay, plain, named, moments, count),
-            CopiedGroup(
-                decay, [named[n] for n in copied], [moments[n] for n in copied], copies, count
-            ),
+        plain = [name for name in matrices if named[name] not in copies]
+        copied = [name for name in matrices if named[name] in copies]
+        self._groups: list[_Group | CopiedGroup] = [
+            _Group(share, names, named, moments, count)
+            for share, names in ((decay, plain), (0.0, vectors))
+            if names
         ]
-        self._leaves = [
+        if copied:
+            weights, of_weights = [named[n] for n in copied], [moments[n] for n in copied]
+            self._groups.append(CopiedGroup(decay, weights, of_weights, copies, count))
+        self.leaves = [
             copies[p] if p in copies and copies[p].requires_grad else p for p in self.parameters
         ]
 

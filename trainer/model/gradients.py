@@ -10,12 +10,8 @@ CLIP_EPSILON = 1e-6
 class WithGradients:
     """What optimizers do alike with the gradients of their parameters."""
 
-    parameters: list[Tensor]
-
-    @property
-    def leaves(self) -> list[Tensor]:
-        """The tensors at which the backward pass leaves the gradients of the parameters."""
-        return self.parameters
+    leaves: list[Tensor]
+    """The tensors at which the backward pass leaves the gradients of the parameters."""
 
     def zero_grad(self) -> None:
         """Drop the gradients."""

@@ -49,6 +49,7 @@ class Muon(WithGradients):
             if parameter in inside
         ]
         self.parameters: list[Tensor] = [*(named[name] for name in inside), *self._rest.parameters]
+        self.leaves = self.parameters
 
     @property
     def rate(self) -> float | Tensor:

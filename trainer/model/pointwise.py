@@ -71,7 +71,7 @@ def embed(table_VD: Tensor, tokens: Tensor, dtype: torch.dtype) -> Tensor:
 def chunk_gradient(
     logits_CV: Tensor, target_C1: Tensor, vocabulary: int, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Do what `loss.chunk_gradient` does, in place of the logits."""
+    """Do what `loss.chunk_gradient` does; on a GPU, the gradient overwrites the logits."""
     if not logits_CV.is_cuda:
         return loss.chunk_gradient(logits_CV, target_C1, vocabulary, count)
     from trainer.model import triton_kernels

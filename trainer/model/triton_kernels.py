@@ -463,7 +463,7 @@ def embed_backward(dx: Tensor, tokens: Tensor, vocabulary: int) -> Tensor:
 def chunk_gradient(
     logits_CV: Tensor, target_C1: Tensor, vocabulary: int, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Do what `loss.chunk_gradient` does, in place of the logits."""
+    """Do what `loss.chunk_gradient` does; the gradient overwrites the logits."""
     assert logits_CV.stride(1) == 1
     rows, padded = logits_CV.shape
     logs = logits_CV.new_empty(rows, dtype=torch.float32)

@@ -39,7 +39,7 @@ def test_the_norm_is_over_all_gradients_and_processes(mesh: DeviceMesh) -> None:
     for weight, values in zip(weights, ([3.0, 4.0], [12.0, 0.0]), strict=False):
         weight.grad = DTensor.from_local(torch.tensor(values), mesh, [Shard(0)])
     optimizer = WithGradients()
-    optimizer.parameters = list(weights)
+    optimizer.leaves = list(weights)
     norm = optimizer.grad_norm()
     assert type(norm) is torch.Tensor and norm.item() == 13
     optimizer.zero_grad()
