@@ -24,6 +24,7 @@ NO_LOG = "0:53"
 _OUT_OF_MEMORY = re.compile(
     rb"oom[-_ ]?kill|OOM Killed|out-of-memory handler|exceeded .*memory limit", re.IGNORECASE
 )
+_MISSING_INPUT = "missing input: "
 _TAIL_BYTES = 1 << 16
 
 _SHOWN_LINES = 20
@@ -122,7 +123,7 @@ def _wait_for(files: Sequence[str], latency_s: int) -> list[str]:
     return [
         f"for file in {shlex.join(files)}; do",
         f'  for second in {seconds}; do test -e "$file" && break; sleep 1; done',
-        f'  test -e "$file" || {{ echo "missing input: $file" >&2; exit {OUT_OF_SIGHT}; }}',
+        f'  test -e "$file" || {{ echo "{_MISSING_INPUT}$file" >&2; exit {OUT_OF_SIGHT}; }}',
         "done",
     ]
 
@@ -164,17 +165,29 @@ def show_logs(logs: Iterable[Path], own: Iterable[str]) -> str:
 def what_node_lacks(code: str, log: Path, folders: Sequence[str | Path], results: str) -> str:
     """Return what the node of a failed job does not see, for people; empty if it sees all.
 
-    `code`: its exit code and signal; `folders`: those that its script checks first; `results`:
-    the study's results_dir.
+    An input that is missing here too is said to be deleted. `code`: the job's exit code and signal;
+    `folders`: those that its script checks first; `results`: the study's results_dir.
     """
     mounted = "on a file system that the nodes mount."
     if code == NO_LOG and not log.exists():
         expected = f"expected `results_dir` ({results}) {mounted}"
         return f"Its node cannot write to {log.parent}: {expected}"
     if code == f"{OUT_OF_SIGHT}:0":
+        gone = _find_gone(log)
+        if gone:
+            return f"Its input {gone} was deleted before it started. Start Snakemake again."
         *some, last = dict.fromkeys(map(str, folders))
         expected = f"expected all, and the environment, {mounted}"
         return f"Its node does not see the folder {', '.join(some)} or {last}: {expected}"
+    return ""
+
+
+def _find_gone(log: Path) -> str:
+    """Return the input that a job did not find and that is missing here too; empty if none is."""
+    for line in _read_end(log).decode(errors="replace").splitlines():
+        name = line.removeprefix(_MISSING_INPUT)
+        if name != line and not Path(name).exists():
+            return name
     return ""
 
 

@@ -183,6 +183,20 @@ def test_a_node_that_does_not_see_the_files_is_told_and_not_retried(
     assert not retried(info.job)
 
 
+def test_a_deleted_input_is_not_blamed_on_the_node(
+    executor: Polled, grid: Grid, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(slurm_executor, "find_exit_code", lambda job_id, cluster: "97:0")
+    corpus = tmp_path / "corpus.json"
+    for there, words in ((True, "Its node does not see"), (False, f"Its input {corpus} was dele")):
+        corpus.touch() if there else corpus.unlink()
+        info, _ = watched(executor, grid)
+        Path(info.made.log).write_text(f"missing input: {corpus}\n")
+        assert not poll(executor, info, "FAILED")
+        assert str(executor.errors[-1]).splitlines()[1].startswith(words)
+        assert not retried(info.job)
+
+
 def test_what_was_printed_before_the_run_began_is_shown(executor: Polled, grid: Grid) -> None:
     """Snakemake shows the run's own log, which is empty."""
     info, folder = watched(executor, grid)
