@@ -1,4 +1,4 @@
-"""The CPU of this machine: the cores available to a process, and the processor's features.
+"""This machine: the cores and the memory available to a process, and the processor's features.
 
 Imports no torch.
 """
@@ -11,7 +11,10 @@ from functools import cache
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+CGROUP_MEMORY = ("memory.max", "memory/memory.limit_in_bytes")
+"""Files of the memory limit: v2, v1."""
 CPUINFO = Path("/proc/cpuinfo")
+MEMINFO = Path("/proc/meminfo")
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """mallopt(3): free bytes at the heap's end from which they are returned to the OS, and size from
@@ -43,6 +46,32 @@ def cgroup_quota(root: Path = CGROUP) -> float | None:
         period_us = int((root / "cpu" / "cpu.cfs_period_us").read_text())
         return given / period_us if given > 0 else None
     except (OSError, ValueError):
+        return None
+
+
+def memory_bytes(meminfo: Path = MEMINFO, root: Path = CGROUP) -> int | None:
+    """Return the bytes of RAM and swap space, at most the cgroup's limit; None if not known."""
+    sizes = _memory_sizes(meminfo)
+    limits = [_cgroup_memory(root / name) for name in CGROUP_MEMORY]
+    known = [size for size in (sum(sizes) if sizes else None, *limits) if size is not None]
+    return min(known, default=None)
+
+
+def _memory_sizes(meminfo: Path) -> list[int]:
+    """Return the bytes of RAM and of swap space, from a file as /proc/meminfo (proc(5))."""
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return []
+    fields = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+    return [int(fields[name][0]) * 1024 for name in ("MemTotal", "SwapTotal") if name in fields]
+
+
+def _cgroup_memory(path: Path) -> int | None:
+    """Return a cgroup's limit in bytes; None if there is none."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # "max"
         return None
 
 

@@ -49,6 +49,38 @@ def test_quota_of_the_cgroup(tmp_path: Path, files: dict[str, str], quota: float
     assert host.cgroup_quota(tmp_path) == quota
 
 
+MEMINFO = "MemTotal:       4096 kB\nMemFree:  1 kB\nSwapTotal:      1024 kB\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"meminfo": MEMINFO}, 5 << 20),
+        ({"meminfo": "MemTotal: 4096 kB\n"}, 4 << 20),
+        ({"meminfo": MEMINFO, "memory.max": "max\n"}, 5 << 20),
+        ({"meminfo": MEMINFO, "memory.max": "1048576\n"}, 1 << 20),
+        ({"meminfo": MEMINFO, "memory/memory.limit_in_bytes": "2097152\n"}, 2 << 20),
+        # What v1 has where there is no limit.
+        ({"meminfo": MEMINFO, "memory/memory.limit_in_bytes": "9223372036854771712\n"}, 5 << 20),
+        ({"memory.max": "1048576\n"}, 1 << 20),
+        ({}, None),
+    ],
+    ids=["swap", "no swap", "v2 without", "v2", "v1", "v1 without", "cgroup alone", "neither"],
+)
+def test_memory_is_that_of_the_machine_or_of_the_cgroup(
+    tmp_path: Path, files: dict[str, str], found: int | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert host.memory_bytes(tmp_path / "meminfo", tmp_path) == found
+
+
+def test_memory_of_this_machine() -> None:
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert host.memory_bytes(root=Path("nowhere")) >= physical
+
+
 @pytest.mark.parametrize(
     ("quota", "cores"), [(None, 4), (2.0, 2), (2.7, 2), (0.5, 1), (9.0, 4), (1.5, 1)]
 )

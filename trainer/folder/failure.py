@@ -51,7 +51,7 @@ def reported(config: RunConfig, world: World) -> Iterator[None]:
     except BaseException as error:
         failure = describe(error, config, world)
         text = failure.message
-        if find_full_disk(error) is None and not isinstance(error, BrokenPipeError):
+        if not _is_explained(error):
             text += f"\n{traceback.format_exc()}"
         with contextlib.suppress(OSError):  # nobody may read it any more
             sys.stdout.flush()
@@ -67,7 +67,8 @@ def reported(config: RunConfig, world: World) -> Iterator[None]:
 def describe(error: BaseException, config: RunConfig, world: World) -> Failure:
     """Return the content of failure.json: the kind of failure, where, the remedy, whether to retry.
 
-    Out of GPU memory recurs in every attempt; anything else may have been the machine's fault.
+    Out of GPU memory recurs in every attempt; anything else may have been the machine's fault, such
+    as memory that other processes have in use.
     """
     where = f"rank {world.rank} of {world.size} on {socket.gethostname()}"
     full = find_full_disk(error)
@@ -79,6 +80,8 @@ def describe(error: BaseException, config: RunConfig, world: World) -> Failure:
     if isinstance(error, torch.OutOfMemoryError):
         message = f"{where} is out of GPU memory. {_remedy(config, world, error)}"
         return Failure(kind="gpu_out_of_memory", rank=world.rank, retry=False, message=message)
+    if is_out_of_memory(error):
+        message = f"{where} is out of memory. {_remedy(config, world, error)} ({reason})"
     return Failure(rank=world.rank, retry=True, message=message)
 
 
@@ -94,6 +97,17 @@ def reason_of(error: BaseException) -> str:
         return f"{type(error).__name__} of rank {rank}: {reason_of(cause)}"
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _is_explained(error: BaseException) -> bool:
+    """Say whether the message is enough, without a traceback."""
+    is_explained = isinstance(error, BrokenPipeError) or is_out_of_memory(error)
+    return is_explained or find_full_disk(error) is not None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether torch found too little of the machine's own memory for a tensor."""
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def find_full_disk(error: BaseException | None) -> OSError | None:
@@ -119,7 +133,7 @@ class DoesNotFit(torch.OutOfMemoryError):
         self.fits = fits
 
 
-def _remedy(config: RunConfig, world: World, error: Exception) -> str:
+def _remedy(config: RunConfig, world: World, error: BaseException) -> str:
     batch, micro_batches = config.data.batch_size, config.grad_acc_steps
     tokens = f"data.batch_size = {batch} sequences of {config.data.seq_len} tokens do not fit. "
     smaller = "a shorter data.seq_len, a smaller model, or activation_checkpointing: full"

@@ -10,7 +10,7 @@ from torch import nn
 
 from trainer import host
 from trainer.config import RunConfig
-from trainer.execution import compiling, float8, kernels
+from trainer.execution import compiling, float8, kernels, memory
 from trainer.execution.attention_choice import choose_attention
 from trainer.execution.choices import Choices, choose, find_machine
 from trainer.execution.graph import Step, leave_default_stream
@@ -54,6 +54,7 @@ def set_up_process(config: RunConfig, world: World) -> Choices:
     settings = config.distributed
     kernels.check(config)
     float8.check(config)
+    memory.check(config, world)
     compiling.check(config.distributed.compile_options, "run")
     choices = resolve_choices(config, world)
     torch.set_num_threads(choices.threads)

@@ -33,6 +33,20 @@ def test_gpu_out_of_memory_names_the_remedy_and_is_not_retried(tmp_path: Path, c
     assert "rank 0 of 1" in capsys.readouterr().err
 
 
+def test_a_tensor_that_the_machine_has_no_memory_for_is_told_without_a_traceback(
+    tmp_path: Path, capsys
+) -> None:
+    """By the exception that torch raises; other processes may have used the memory."""
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    facts = fail(tmp_path, refused.value)
+    assert facts["retry"] is True
+    assert str(facts["message"]).startswith("rank 0 of 1 on ")
+    assert " is out of memory. data.batch_size = 8 sequences of 64 " in str(facts["message"])
+    assert "tried to allocate 1152921504606846976 bytes" in str(facts["message"])
+    assert capsys.readouterr().err == f"{facts['message']}\n"
+
+
 def test_one_sequence_cannot_be_halved(tmp_path: Path) -> None:
     message = str(fail(tmp_path, torch.OutOfMemoryError(), batch_size=1)["message"])
     assert "batch_size=0" not in message
