@@ -7,11 +7,15 @@ import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from trainer.records import GpuConditions
 
 Answer = TypeVar("Answer")
+
+NAMES = ("GPU-", "MIG-")
+"""What names of GPUs and of their parts begin with."""
 
 REASONS = {
     0x04: "power limit",
@@ -53,12 +57,25 @@ def find_visible(visible: str | None) -> list[str]:
     if visible is None:
         return plain
     found = []
-    for word in filter(None, map(str.strip, visible.split(","))):
+    for word in visible_words(visible, len(plain)):
         if word.isdecimal():
             found += plain[int(word) : int(word) + 1]
         else:
             found += [name for name in plain if name.startswith(word.removeprefix("GPU-"))]
     return found
+
+
+def visible_words(visible: str, count: int) -> list[str]:
+    """Return the indices and names that CUDA_VISIBLE_DEVICES lists on a machine with `count` GPUs.
+
+    CUDA ignores what follows an invalid one, such as -1 (CUDA C++ Programming Guide, "CUDA
+    Environment Variables"). Names are those of GPUs, or of parts of them (MIG).
+    """
+
+    def is_valid(word: str) -> bool:
+        return int(word) < count if word.isdecimal() else word.startswith(NAMES)
+
+    return list(takewhile(is_valid, map(str.strip, visible.split(","))))
 
 
 def name_of(uuid: str) -> str | None:

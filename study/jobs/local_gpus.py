@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from trainer.gpu_state import visible_words
+
 AMD_NODES = Path("/sys/class/kfd/kfd/topology/nodes")
 """The processors that AMD's driver knows, each with a gpu_id, which is 0 of a CPU."""
 
@@ -19,9 +21,7 @@ def count_gpus() -> int:
     for variable in VISIBLE if AMD_NODES.exists() else VISIBLE[-1:]:
         visible = os.environ.get(variable)
         if visible is not None:
-            # Indices, or names of GPUs and of their parts (MIG).
-            words = filter(None, map(str.strip, visible.split(",")))
-            count = sum(not word.isdecimal() or int(word) < count for word in words)
+            count = len(visible_words(visible, count))
     return count
 
 

@@ -129,6 +129,7 @@ THREE_GPUS = SimpleNamespace(
         ("GPU-b1", ["b1"]),
         ("", []),
         ("7", []),
+        ("0,-1,1", ["a0"]),
     ],
 )
 def test_the_gpus_of_a_job(
