@@ -1,5 +1,6 @@
 """Keep the time table in a user's document up to date, between two marker lines."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def update_document(path: Path, study: str, estimates: Sequence[Estimate]) -> bo
     Every byte outside the markers stays the same. Raises ConfigError if the file cannot be read or
     does not contain each marker once, in order.
     """
-    target = path.resolve()  # replace the target of a link, not the link
+    target = Path(os.path.realpath(path))  # replace the target of a link, not the link
     before = _read(target)
     after = with_table(before, path, study, estimates)
     if after == before:

@@ -99,3 +99,10 @@ def test_each_marker_has_to_occur_once(tmp_path: Path, text: str, message: str) 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"guide\.md: 1 problem\s+cannot be read: No such file"):
         update_document(tmp_path / "guide.md", "demo", ESTIMATES)
+
+
+def test_a_link_to_itself_is_named(tmp_path: Path) -> None:
+    link = tmp_path / "guide.md"
+    link.symlink_to(link)
+    with pytest.raises(ConfigError, match=r"guide\.md: 1 problem\s+cannot be read: Too many level"):
+        update_document(link, "demo", ESTIMATES)
