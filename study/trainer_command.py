@@ -15,6 +15,9 @@ ON_ONE_NODE = "--standalone --local-addr=localhost"
 """Options of torchrun. Without an address it looks the host's name up, and where that does not
 resolve, as on some laptops and in containers, it waits for minutes and fails."""
 
+OUR_TORCHRUN = "python -m trainer.torchrun"
+"""torchrun for this repository's trainer, whose environment has it; see trainer/torchrun.py."""
+
 
 def fill(text: str, placed: Placed) -> str:
     """Return a text with its {placeholders} replaced by a run's values."""
@@ -48,7 +51,10 @@ def start_line(trainer: TrainerConfig, per_node: int, rendezvous: str = ON_ONE_N
     program = shlex.join(trainer.program)
     if trainer.launcher == "none":
         return program if trainer.module is None else f"python {program}"
-    return f"{trainer.launcher} --nproc_per_node={per_node} {rendezvous} {program}"
+    launcher = trainer.launcher
+    if trainer.is_native and launcher == "torchrun":
+        launcher = OUR_TORCHRUN
+    return f"{launcher} --nproc_per_node={per_node} {rendezvous} {program}"
 
 
 def arguments(placed: Placed) -> str:

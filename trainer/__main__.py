@@ -54,8 +54,9 @@ def main(arguments: list[str]) -> int:
         startup.mark("imports")
         return run(config, startup)
     except ConfigError as error:
-        print(error, file=sys.stderr)
-        tell_launcher(os.environ, str(error))
+        # The ranks of a machine mostly refuse for the same reason, and torchrun repeats each one's.
+        if not tell_launcher(os.environ, str(error)) or read_ranks().local_rank == 0:
+            print(error, file=sys.stderr)
         return 1
 
 

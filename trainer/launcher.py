@@ -38,8 +38,9 @@ def check_launcher(environment: Mapping[str, str], arguments: Sequence[str]) -> 
             raise ConfigError("command line", [message])
 
 
-def tell_launcher(environment: Mapping[str, str], message: str) -> None:
-    """Have torchrun end what it prints about a failed process with the reason.
+def tell_launcher(environment: Mapping[str, str], message: str) -> bool:
+    """Have torchrun end what it prints about a failed process with the reason; return whether it
+    will.
 
     It reads a file in the form of torch.distributed.elastic.multiprocessing.errors.
     """
@@ -48,6 +49,8 @@ def tell_launcher(environment: Mapping[str, str], message: str) -> None:
         told = {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}
         with contextlib.suppress(OSError):  # it goes without
             Path(file).write_text(json.dumps({"message": told}), encoding="utf-8")
+            return True
+    return False
 
 
 def _command(tasks: int, nodes: int, arguments: Sequence[str]) -> str:

@@ -69,7 +69,7 @@ class Decisions:
             verdict = failure.message
             if not failure.retry:
                 give_up(job_info.job)
-                verdict += " Not retried."
+                verdict += "\nNot retried."
         # The executor appends a sentence of its own.
         message = "\n".join(filter(None, [msg, verdict, " "]))
         known = msg or verdict

@@ -48,7 +48,8 @@ def partition(name: str, fault: str = "", folder: Path | None = None, **slurm: A
 
 
 def standin(name: str, folder: Path, does: str = "", step_s: float = 0.05, **slurm: Any) -> dict:
-    """Return a cluster like `partition`, whose runs are those of standin/torchrun."""
+    """Return a cluster like `partition`, whose runs are those of standin/torchrun, by way of
+    standin/python."""
     cluster = partition(name, **slurm)
     cluster["setup"] = [
         f"export PATH={STANDIN}:$PATH STANDIN={does} STANDIN_FOLDER={folder} "

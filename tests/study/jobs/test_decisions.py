@@ -32,7 +32,7 @@ def test_a_failure_that_a_retry_cannot_fix_is_not_retried(grid: Grid) -> None:
     info, folder = job_of(grid)
     (folder / "failure.json").write_text(json.dumps({"message": "no memory", "retry": False}))
     executor.report_job_error(info)
-    assert "no memory Not retried." in str(executor.errors[0])
+    assert "no memory\nNot retried." in str(executor.errors[0])
     assert not retried(info.job)
 
 

@@ -86,8 +86,8 @@ def test_the_miso_request_is_the_guides() -> None:
 @pytest.mark.parametrize(("cluster", "gpus", "cpus"), [(SPHINX, 1, 8), (MISO, 8, 32)])
 def test_one_node_is_launched_as_in_the_guide(cluster: ClusterConfig, gpus: int, cpus: int) -> None:
     line = launch_line(cluster, gpus)
-    start = f" torchrun --nproc_per_node={gpus} --standalone --local-addr=localhost -m trainer"
-    assert line.endswith(start)
+    start = f"--nproc_per_node={gpus} --standalone --local-addr=localhost -m trainer"
+    assert line.endswith(f" launch python -m trainer.torchrun {start}")
     # Slurm signals the first process of a step.
     assert f"srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpus-per-task={cpus} " in line
 
@@ -293,7 +293,7 @@ def test_each_node_of_a_run_has_its_own_scratch(tmp_path: Path) -> None:
     """With an srun that starts the command on two nodes, which differ in a variable."""
     commands = {
         "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; NODE=a "$@"; NODE=b "$@"',
-        "torchrun": 'echo "$TMPDIR"; test -d "$TMPDIR"',
+        "python": 'echo "$TMPDIR"; test -d "$TMPDIR"',
     }
     for name, script in commands.items():
         (tmp_path / name).write_text(f"#!/bin/sh -e\n{script}\n")
