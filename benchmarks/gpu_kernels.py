@@ -18,8 +18,16 @@ CALLS = 20
 
 REPEATS = 5
 
-TILES = [(tile, programs) for tile in (1024, 2048, 4096) for programs in (2, 4, 8)]
-"""Settings of the norms to try: NORM_TILE, NORMS_PER_PROCESSOR."""
+NORM_SETTINGS = ("NORM_TILE", "NORM_WARP", "NORM_WARPS")
+TILES = [
+    (tile, warp, warps)
+    for tile in (512, 1024, 2048, 4096)
+    for warp in (512, 1024)
+    for warps in (16, 32)
+    if warp <= tile
+]
+"""Values of these constants of triton_kernels.py to try. Of a row that one warp has, no warp waits
+for another."""
 
 NARROW = torch.bfloat16
 
@@ -45,16 +53,16 @@ def norms(bench: Bench) -> list[str]:
     from trainer.model import triton_kernels
 
     rows = []
-    kept = triton_kernels.NORM_TILE, triton_kernels.NORMS_PER_PROCESSOR
+    kept = {name: getattr(triton_kernels, name) for name in NORM_SETTINGS}
     for size in SIZES:
         cells = []
         calls = [call for name, call, _ in _calls(bench, size) if "norm" in name]
         for tile in TILES:
-            triton_kernels.NORM_TILE, triton_kernels.NORMS_PER_PROCESSOR = tile
+            vars(triton_kernels).update(zip(NORM_SETTINGS, tile, strict=True))
             times = [f"{1e6 * _seconds(call, bench):.1f}" for call in calls]
-            cells.append(f"{tile[0]} x {tile[1]}: {' '.join(times)}")
+            cells.append(f"{' '.join(map(str, tile))}: {' '.join(times)}")
         rows.append(f"{size}, us: {'; '.join(cells)}")
-    triton_kernels.NORM_TILE, triton_kernels.NORMS_PER_PROCESSOR = kept
+    vars(triton_kernels).update(kept)
     return rows
 
 

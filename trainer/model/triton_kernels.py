@@ -11,11 +11,17 @@ from torch import Tensor
 from trainer.config import OptimConfig
 
 NORM_TILE = 2048
-"""Numbers that a program of a norm has in registers at a time: some rows."""
+"""Numbers that a program of a norm has in registers at a time: some rows, at least one."""
 
-NORMS_PER_PROCESSOR = 4
-"""Programs of a norm's backward pass on each multiprocessor; each sums its part of the weight's
+NORM_WARP = 512
+"""Of these, the share of a warp: 16 for each thread."""
+
+NORM_WARPS = 16
+"""Warps of a norm's backward pass on each multiprocessor. Each program sums its part of the weight's
 gradient over many rows."""
+
+SUM_ROWS = 256
+"""Rows of these parts that are read at a time to be summed."""
 
 BLOCK = 1024
 """Elements of a program of SwiGLU and of AdamW: eight for each thread, a load of 16 bytes in bf16.
@@ -190,10 +196,11 @@ def _add_norm_backward(
     gain = tl.load(weight + column, mask=column < width, other=0)
     summed = tl.zeros((tile, padded), tl.float32)
     for start in range(tl.program_id(0) * tile, rows, count * tile):
-        row = (start + tl.arange(0, tile)[:, None]).to(tl.int64)
-        inside = (row < rows) & (column < width)
-        at = row * width + column
-        factor = tl.load(scale + row, mask=row < rows, other=0)
+        row = (start + tl.arange(0, tile)).to(tl.int64)
+        # Of one dimension: of two, each thread would load a factor as often as it has columns.
+        factor = tl.load(scale + row, mask=row < rows, other=0)[:, None]
+        inside = (row < rows)[:, None] & (column < width)
+        at = row[:, None] * width + column
         unit = tl.load(total + at, mask=inside, other=0).to(tl.float32) * factor
         dy = tl.load(dnormed + at, mask=inside, other=0).to(tl.float32)
         summed += dy * unit
@@ -210,14 +217,16 @@ def _add_norm_backward(
 
 
 @triton.jit
-def _sum_parts(parts, total, count, width, padded: tl.constexpr, columns: tl.constexpr):
-    """Sum (count, width) over the rows, `columns` columns per program."""
+def _sum_parts(parts, total, count, width, rows: tl.constexpr, columns: tl.constexpr):
+    """Sum (count, width) over the rows, `columns` columns per program, `rows` at a time."""
     column = tl.program_id(0) * columns + tl.arange(0, columns)[None, :]
-    row = tl.arange(0, padded)[:, None]
-    inside = (row < count) & (column < width)
-    values = tl.load(parts + row * width + column, mask=inside, other=0)
+    summed = tl.zeros((rows, columns), tl.float32)
+    for start in range(0, count, rows):
+        row = start + tl.arange(0, rows)[:, None]
+        inside = (row < count) & (column < width)
+        summed += tl.load(parts + row * width + column, mask=inside, other=0)
     at = tl.program_id(0) * columns + tl.arange(0, columns)
-    tl.store(total + at, tl.sum(values, axis=0), mask=at < width)
+    tl.store(total + at, tl.sum(summed, axis=0), mask=at < width)
 
 
 @triton.jit
@@ -411,7 +420,8 @@ def add_norm_backward(
     width = total.shape[-1]
     rows = total.numel() // width
     tile, padded, warps = _tile(width)
-    count = min(triton.cdiv(rows, tile), NORMS_PER_PROCESSOR * _processors(total.device))
+    programs = max(1, NORM_WARPS // warps) * _processors(total.device)
+    count = min(triton.cdiv(rows, tile), programs)
     is_one = total.dtype == branch_dtype
     dx, dweight = torch.empty_like(total), torch.empty_like(weight)
     dbranch = total.new_empty(0 if is_one else total.shape, dtype=branch_dtype)
@@ -435,9 +445,8 @@ def add_norm_backward(
         num_warps=warps,
     )
     columns = 16
-    _sum_parts[(triton.cdiv(width, columns),)](
-        parts, dweight, count, width, triton.next_power_of_2(count), columns, num_warps=8
-    )
+    grid = (triton.cdiv(width, columns),)
+    _sum_parts[grid](parts, dweight, count, width, SUM_ROWS, columns, num_warps=8)
     return dx, dbranch, dweight
 
 
@@ -486,7 +495,7 @@ def _tile(width: int) -> tuple[int, int, int]:
     """Return the rows of a tile, its columns, and the warps that share it."""
     padded = triton.next_power_of_2(width)
     rows = max(1, NORM_TILE // padded)
-    return rows, padded, min(16, max(4, rows * padded // 512))
+    return rows, padded, min(16, max(1, rows * padded // NORM_WARP))
 
 
 def _processors(device: torch.device) -> int:

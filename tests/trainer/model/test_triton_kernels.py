@@ -114,8 +114,9 @@ def test_norms(
         return
     from trainer.model import triton_kernels
 
-    monkeypatch.setattr(triton_kernels, "NORM_TILE", 64)
-    monkeypatch.setattr(triton_kernels, "NORMS_PER_PROCESSOR", programs)
+    constants = {"NORM_TILE": 64, "NORM_WARP": 4096, "NORM_WARPS": programs, "SUM_ROWS": 4}
+    for name, value in constants.items():  # a program is one warp
+        monkeypatch.setattr(triton_kernels, name, value)
     x, branch, dtotal, dnormed = (draw(3, 5, width, seed=n) for n in range(4))
     weight = draw(width, seed=4)
     inputs = [x, branch.to(branch_dtype), weight, 1e-5, torch.float32]
@@ -190,6 +191,9 @@ def test_code(gpu: str, width: int, alone: Callable[[str], bool]) -> None:
     for name in ("_add_norm", "_add_norm_backward", "_chunk_gradient"):
         accesses = re.findall(r"(?:ld|st)\.global\S*", code[name].asm["ptx"])
         assert accesses.count("ld.global.b16") == 0
+    # A thread loads the factor of each of its rows once; of 2 rows, or of a part of one.
+    accesses = re.findall(r"ld\.global\S*", code["_add_norm_backward"].asm["ptx"])
+    assert accesses.count("ld.global.b32") <= 2
     for name, numbers in (("_swiglu", 0), ("_swiglu_backward", 0), ("_adamw", 4)):
         accesses = re.findall(r"(?:ld|st)\.global\S*", code[name].asm["ptx"])
         assert accesses.count("ld.global.b32") == numbers  # the same for all threads
