@@ -17,8 +17,8 @@ NORM_WARP = 512
 """Of these, the share of a warp: 16 for each thread."""
 
 NORM_WARPS = 16
-"""Warps of a norm's backward pass on each multiprocessor. Each program sums its part of the weight's
-gradient over many rows."""
+"""Warps of a norm's backward pass on each multiprocessor. Each program sums its part of the
+weight's gradient over many rows."""
 
 SUM_ROWS = 256
 """Rows of these parts that are read at a time to be summed."""
