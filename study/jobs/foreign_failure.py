@@ -48,6 +48,12 @@ def failure_of(
     return Failure(retry=True, message=message)
 
 
+def refusal_of(job: ForeignJob, problem: str) -> Failure:
+    """Return the content of failure.json of an attempt whose log cannot be as it is described."""
+    where = f"`log` of {job.trainer} in trainers.yaml (format {job.log.format})"
+    return Failure(kind="configuration", retry=False, message=f"{where}: {problem}")
+
+
 def write_failure(folder: Path, failure: Failure) -> None:
     """Write the failure.json of a run, if that is possible."""
     with contextlib.suppress(OSError):

@@ -9,10 +9,12 @@ import resource
 import socket
 import statistics
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from study.jobs.foreign_job import DESCRIPTION, ForeignJob
 from study.jobs.gpu_watch import GpuWatch
+from study.jobs.log_doubts import LogDoubts
 from study.measure.entries import Entry, Event, Lines, Validation
 from study.measure.foreign_logs import live_format
 from study.points import COMPLETED, LOGS
@@ -89,14 +91,18 @@ class ForeignFolder:
         """Step of the last record."""
         self._longest = 0
         """Steps of the longest interval."""
+        self._goes_back = False
+        """Since the last record, steps have been taken again: the trainer has started anew."""
         self._first: tuple[float, int] | None = None
-        """When the first record came, s since the start, and its number of steps."""
+        """When the first record came, s since the start, and its number of steps; of several that
+        came together, those of all."""
         self._steady: list[float] = []
         self._seen_s = 0.0
         self._clock_s: float | None = None  # the trainer's own clock at the last entry
         self._peak_gib: float | None = None
         self.diverged = False
-        """The last loss is not finite."""
+        """The last loss is not finite; the last record is the first of such."""
+        self.doubts = LogDoubts(job)
 
     @property
     def last_step(self) -> int:
@@ -111,17 +117,38 @@ class ForeignFolder:
 
     def note(self, events: Sequence[Event]) -> None:
         """Write what a log tells, all of which has come since the last time."""
-        moments = iter(self._moments([event for event in events if isinstance(event, Entry)]))
-        for event in events:
-            if isinstance(event, Entry):
-                self._record(event, next(moments))
-            else:
-                self._evaluated(event)
+        now = self._elapsed_s()
+        for came_s, together in groupby(events, lambda event: _came_s(event, now)):
+            batch = list(together)
+            entries = [event for event in batch if isinstance(event, Entry)]
+            paused = self._share_pauses(entries)
+            moments = iter(self._moments(entries, came_s))
+            for event in batch:
+                if isinstance(event, Entry):
+                    self._record(event, next(moments), paused)
+                    self.doubts.check(event, came_s)
+                else:
+                    self._evaluated(event)
 
-    def _moments(self, entries: Sequence[Entry]) -> list[float]:
-        """Return when each entry was written, s since the start of the attempt: the last one now,
-        the others before it by the times in the log."""
-        moment, found = self._elapsed_s(), list[float]()
+    def _share_pauses(self, entries: Sequence[Entry]) -> bool:
+        """Whether entries that came together share their time, and with it the pause of one."""
+        if len(entries) < 2 or any(map(_has_time, entries)):
+            return False
+        return any(e.paused for e in entries) or self._saves_before(entries[-1].step)
+
+    def _moments(self, entries: Sequence[Entry], came_s: float) -> list[float]:
+        """Return when each of some entries that came together was written, s since the start of the
+        attempt.
+
+        The last one when they came, the others before it by the times in the log. If the log has
+        none, all steps since the last record took the same time: a trainer may write many lines at
+        once.
+        """
+        steps = entries[-1].step - self._last if entries else 0
+        if self._first is not None and steps > 0 and not any(map(_has_time, entries)):
+            step_s = (came_s - self._seen_s) / steps
+            return [max(came_s - step_s * (entries[-1].step - e.step), 0.0) for e in entries]
+        moment, found = came_s, list[float]()
         later: Entry | None = None
         for entry in reversed(entries):
             if later is not None:
@@ -133,21 +160,26 @@ class ForeignFolder:
             later = entry
         return found[::-1]
 
-    def _record(self, entry: Entry, moment_s: float) -> None:
+    def _record(self, entry: Entry, moment_s: float, paused: bool) -> None:
         if self._records is None and entry.step > 0:
             self._begin(entry.step)
-        if entry.step <= self._last:
-            return  # another rank's, or from before the first step
+        if entry.step <= self._last:  # another rank's, or from before the first step
+            self._goes_back |= entry.step < self._last and self._first is not None
+            return
+        if self.diverged and (entry.loss is None or not math.isfinite(entry.loss)):
+            return
         steps = entry.step - self._last
-        step_s, paused = self._step_time(entry, steps, moment_s)
+        step_s, in_pause = self._step_time(entry, steps, moment_s)
+        came_first = self._first is not None and not _has_time(entry) and moment_s == self._first[0]
+        paused = paused or in_pause or self._goes_back or came_first
         assert self._records is not None
         self._records.write(self._to_record(entry, steps, step_s, paused, moment_s))
-        if self._first is None:
-            self._first = (moment_s, steps)
+        if self._first is None or came_first:
+            self._first = (moment_s, steps + (self._first[1] if self._first else 0))
         elif not paused:
             self._steady.append(step_s)
         self._last, self._longest = entry.step, max(self._longest, steps)
-        self._seen_s, self._clock_s = moment_s, entry.elapsed_s
+        self._seen_s, self._clock_s, self._goes_back = moment_s, entry.elapsed_s, False
         self.diverged = entry.loss is not None and not math.isfinite(entry.loss)
         if entry.memory_gib is not None:
             self._peak_gib = max(entry.memory_gib, self._peak_gib or 0.0)
@@ -192,15 +224,21 @@ class ForeignFolder:
 
     def _step_time(self, entry: Entry, steps: int, moment_s: float) -> tuple[float, bool]:
         """Return the mean step time, s, and whether it includes a pause."""
-        every = self._job.saves_every
-        saved = every is not None and _has_multiple(self._last, entry.step - 1, every)
+        saved = self._saves_before(entry.step)
         if entry.step_s is not None:
             return entry.step_s, entry.paused or (saved and not self._marks_saves)
         clock_s, before_s = entry.elapsed_s, self._clock_s
         if clock_s is not None and before_s is not None and clock_s > before_s:
             return (clock_s - before_s) / steps, entry.paused or saved
+        # A clock that has gone back is that of a new start.
+        restarted = clock_s is not None and before_s is not None
         seen_s = moment_s - (self._seen_s if self._first is not None else 0.0)
-        return max(0.0, seen_s) / steps, entry.paused or saved or seen_s <= 0
+        return max(0.0, seen_s) / steps, entry.paused or saved or restarted or seen_s <= 0
+
+    def _saves_before(self, step: int) -> bool:
+        """Whether a checkpoint is saved between the last record and a step."""
+        every = self._job.saves_every
+        return every is not None and _has_multiple(self._last, step - 1, every)
 
     def _write_startup(self) -> None:
         """Write the time to the end of the first step, if it was recorded.
@@ -283,6 +321,17 @@ def _summarize(
         loss_validation=earlier.loss_validation if earlier else None,
         attempts=(attempt,),
     )
+
+
+def _came_s(event: Event, now: float) -> float:
+    """Return when an event came, s since the start of the attempt."""
+    came_s = event.came_s if isinstance(event, Entry) else None
+    return now if came_s is None else came_s
+
+
+def _has_time(entry: Entry) -> bool:
+    """Whether the log has a speed or a time for an entry."""
+    return entry.step_s is not None or entry.elapsed_s is not None
 
 
 def _has_multiple(low: int, high: int, number: int) -> bool:

@@ -3,7 +3,9 @@
 import codecs
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 LINE_END = re.compile(r"\r\n|\n|\r")
 
@@ -13,40 +15,63 @@ LONGEST = 1 << 20
 """Characters of a line without an end that are kept."""
 
 
+Clock = Callable[[], float]
+"""Returns the present time, s."""
+
+
+class Line(NamedTuple):
+    """A line of a log."""
+
+    text: str
+    came_s: float
+    """When the last of it came, without its end: s, by the reader's clock."""
+
+
 class LineBuffer:
-    """Cuts a stream of bytes into lines; progress bars end theirs with a carriage return."""
+    """Cuts a stream of bytes into lines.
 
-    def __init__(self) -> None:
+    Progress bars begin a line with a carriage return, which ends the line before it, perhaps much
+    later than that one came.
+    """
+
+    def __init__(self, clock: Clock) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._rest = ""
+        self._clock = clock
+        self._rest = Line("", 0.0)
 
-    def feed(self, content: bytes) -> list[str]:
+    def feed(self, content: bytes) -> list[Line]:
         """Return the lines that are complete now."""
-        *lines, rest = LINE_END.split(self._rest + self._decoder.decode(content))
-        self._rest = rest[-LONGEST:]
+        text, before, now = self._decoder.decode(content), self._rest, self._clock()
+        if not text:
+            return []
+        *texts, rest = LINE_END.split(before.text + text)
+        self._rest = Line(rest[-LONGEST:], now)
+        lines = [Line(text, now) for text in texts]
+        if LINE_END.match(text):
+            lines[0] = before
         return lines
 
-    def close(self) -> list[str]:
+    def close(self) -> list[Line]:
         """Return the last line if it has no end."""
-        rest, self._rest = self._rest, ""
-        return [rest] if rest else []
+        rest, self._rest = self._rest, Line("", 0.0)
+        return [rest] if rest.text else []
 
 
 class FileFollower:
     """Follows a file that exists, or will; a pattern such as `version_*/metrics.csv` means the
     newest file that matches."""
 
-    def __init__(self, path: str, appended: bool) -> None:
+    def __init__(self, path: str, appended: bool, clock: Clock) -> None:
         """`appended`: what the file contains now is of earlier attempts, and is passed over."""
-        self._pattern = path
+        self._pattern, self._clock = path, clock
         matches = self._matches() if appended else []
         self._earlier = {found: _identity(found) for found in matches}
         self._path: Path | None = None
         self._offset, self._file_id = 0, -1
         self._seen: tuple[int, int] | None = None
-        self._lines = LineBuffer()
+        self._lines = LineBuffer(clock)
 
-    def lines(self) -> list[str]:
+    def lines(self) -> list[Line]:
         """Return the lines that have been added; from the first if the file was replaced."""
         path = self._newest()
         if path is None:
@@ -57,7 +82,7 @@ class FileFollower:
                 if path != self._path or status.st_ino != self._file_id:
                     self._open(path, status.st_ino)
                 if status.st_size < self._offset:
-                    self._offset, self._lines = 0, LineBuffer()
+                    self._offset, self._lines = 0, LineBuffer(self._clock)
                 file.seek(self._offset)
                 content = file.read()
         except OSError:
@@ -65,7 +90,7 @@ class FileFollower:
         self._offset += len(content)
         return self._lines.feed(content)
 
-    def rest(self) -> list[str]:
+    def rest(self) -> list[Line]:
         """Return the lines at the end of the run, with one that has no end."""
         return [*self.lines(), *self._lines.close()]
 
@@ -87,7 +112,7 @@ class FileFollower:
 
     def _open(self, path: Path, file_id: int) -> None:
         known, size = self._earlier.get(path, (-1, 0))
-        self._path, self._file_id, self._lines = path, file_id, LineBuffer()
+        self._path, self._file_id, self._lines = path, file_id, LineBuffer(self._clock)
         self._offset = size if known == file_id else 0
 
     def _matches(self) -> list[Path]:

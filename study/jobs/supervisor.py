@@ -13,15 +13,16 @@ from pathlib import Path
 from types import FrameType
 
 from study.jobs.command_process import receiving, signal_group, start_command
-from study.jobs.foreign_failure import KEPT_LINES, failure_of, write_failure
+from study.jobs.foreign_failure import KEPT_LINES, failure_of, refusal_of, write_failure
 from study.jobs.foreign_folder import ForeignFolder
 from study.jobs.foreign_job import ForeignJob
 from study.jobs.gpu_watch import GpuWatch
-from study.jobs.log_follower import FileFollower, LineBuffer
+from study.jobs.log_follower import FileFollower, Line, LineBuffer
 from study.measure.entries import Event, LineReader, Shape, WholeReader
 from study.measure.foreign_logs import live_reader
+from trainer.files import move_aside
 from trainer.folder.run_file import Lock
-from trainer.records import EXIT_PREEMPTED, Attempt
+from trainer.records import EXIT_PREEMPTED, METRICS, Attempt, Failure
 from trainer.startup import Startup
 
 POLL_S = 0.1
@@ -50,19 +51,28 @@ class Supervisor:
         self._folder, self._job, self._command = folder, job, command
         self._startup, self._lock = startup, lock
         self._gpus = GpuWatch(job.device, job.gpus)
-        self._log = None if job.log.file is None else FileFollower(job.log.file, appended=True)
+        self._log = (
+            None
+            if job.log.file is None
+            else FileFollower(job.log.file, appended=True, clock=self._elapsed_s)
+        )
         # What the log contains now is of earlier attempts.
         self._reader = live_reader(job.log, Shape(job.tokens_per_step, job.gpus))
         self._next_look = 0.0
         if self._log is not None and isinstance(self._reader, WholeReader):
             self._reader.feed(self._log.replaced() or "")
-        self._files = ForeignFolder(folder, job, previous, self._gpus, lambda: startup.elapsed_s)
-        self._output = LineBuffer()
+        self._files = ForeignFolder(folder, job, previous, self._gpus, self._elapsed_s)
+        self._output = LineBuffer(self._elapsed_s)
         self._tail: deque[str] = deque(maxlen=KEPT_LINES)
         self._process: subprocess.Popen[bytes] | None = None
         self._asked: int | None = None
         """The signal by which the run was asked to stop."""
         self._interrupts = 0
+        self._refused = False
+        """Its log contradicts the clock or the settings."""
+
+    def _elapsed_s(self) -> float:
+        return self._startup.elapsed_s
 
     def run(self) -> int:
         """Run the command to its end; return the exit code."""
@@ -125,29 +135,34 @@ class Supervisor:
             sys.stdout.buffer.write(content)
             sys.stdout.buffer.flush()
         lines = self._output.feed(content)
-        self._tail.extend(line for line in lines if line.strip())
+        self._tail.extend(line.text for line in lines if line.text.strip())
         if self._log is None:
             self._read_lines(lines)
 
-    def _read_lines(self, lines: Sequence[str]) -> None:
+    def _read_lines(self, lines: Sequence[Line], last: bool = False) -> None:
         assert isinstance(self._reader, LineReader)
-        self._note([event for line in lines for event in self._reader.feed(line)])
+        events = [event for line in lines for event in self._reader.feed(*line)]
+        self._note([*events, *(self._reader.close() if last else ())])
 
     def _note(self, events: Sequence[Event]) -> None:
         if events:
             self._files.note(events)
+        if self._files.doubts.problem is not None and not self._refused:
+            self._refused = True
+            if self._process is not None and self._process.poll() is None:
+                signal_group(self._process, signal.SIGTERM)
 
     def _look(self, last: bool = False) -> None:
         """Read what the log has got; `last`: to its end."""
         if self._log is None:
             if last:
-                self._read_lines(self._output.close())
+                self._read_lines(self._output.close(), last)
             return
         before = time.monotonic()
         if before < self._next_look and not last:
             return
         if isinstance(self._reader, LineReader):
-            self._read_lines(self._log.rest() if last else self._log.lines())
+            self._read_lines(self._log.rest() if last else self._log.lines(), last)
         elif (text := self._log.replaced()) is not None:
             self._note(self._reader.feed(text))
         self._next_look = time.monotonic() + max(POLL_S, (time.monotonic() - before) / SHARE)
@@ -156,6 +171,11 @@ class Supervisor:
         """Write how the attempt ended; return the exit code."""
         files, job = self._files, self._job
         done = f"step {files.last_step} of {job.steps}"
+        if files.doubts.problem is not None:
+            self._fail(refusal_of(job, files.doubts.problem))
+            kept = move_aside([self._folder / METRICS])  # or tables would have what cannot be
+            print(f"{self._folder}: what was read is in {kept}", file=sys.stderr, flush=True)
+            return 1
         if files.diverged:
             print(f"{self._folder}: the loss is not finite at {done}", flush=True)
             files.end("completed", "diverged")
@@ -167,8 +187,10 @@ class Supervisor:
             files.end("preempted")
             print(f"{self._folder}: asked to stop, ended at {done}; can be resumed", flush=True)
             return EXIT_PREEMPTED
-        files.end("failed")
-        failure = failure_of(job, code, files.last_step, self._asked, list(self._tail))
+        return self._fail(failure_of(job, code, files.last_step, self._asked, list(self._tail)))
+
+    def _fail(self, failure: Failure) -> int:
+        self._files.end("failed")
         write_failure(self._folder, failure)
         print(failure.message, file=sys.stderr, flush=True)
         return 1

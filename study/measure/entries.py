@@ -30,7 +30,9 @@ class Entry:
     elapsed_s: float | None = None
     """Since a start of the trainer's own clock, s."""
     paused: bool = False
-    """Its times include an evaluation or a checkpoint."""
+    """Its times include an evaluation, a checkpoint or a start."""
+    came_s: float | None = None
+    """When its line came, s since the start of the attempt; None: now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,8 @@ class Lines:
     """Returns the values in a line; None if it has none."""
     marks_saves: bool = False
     """Whether the log says in which intervals checkpoints were saved."""
+    steps_alone: bool = False
+    """Whether a line of training may have nothing but the step; other values may follow it."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,12 @@ class LineReader:
     def __init__(self, lines: Lines, shape: Shape) -> None:
         self._read, self._shape = lines.read, shape
         self._last, self._paused = 0, False
+        self._joins = lines.steps_alone  # until a line has a step and values of training
+        self._begun: tuple[int, Values, float | None] | None = None
+        """A step whose values may follow, and when it came."""
 
-    def feed(self, line: str) -> Iterator[Event]:
-        """Yield what a line tells."""
+    def feed(self, line: str, came_s: float | None = None) -> Iterator[Event]:
+        """Yield what is known now that a line has come, at `came_s`."""
         values = self._read(line)
         if values is None:
             return
@@ -94,11 +101,27 @@ class LineReader:
             self._paused = True
             at = self._last if step is None else step
             yield Validation(step=at, loss=validation, bits_per_byte=bits)
-        if step is None or not values.keys() - {"step", *NOT_OF_TRAINING}:
-            return
+        is_training = bool(values.keys() - {"step", *NOT_OF_TRAINING})
+        if step is not None and is_training:
+            self._joins, self._begun = False, None
+            yield self._make(step, values, came_s)
+        elif self._joins and step is not None and values.keys() == {"step"}:
+            yield from self.close()
+            self._begun = (step, values, came_s)
+        elif self._begun is not None and is_training:
+            begun, known, came_s = self._begun
+            self._begun = (begun, {**values, **known}, came_s)
+
+    def close(self) -> Iterator[Event]:
+        """Yield the last step, if more of its values might have followed."""
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            yield self._make(*begun)
+
+    def _make(self, step: int, values: Values, came_s: float | None) -> Entry:
+        paused, self._paused = self._paused, False
         self._last = step
-        yield make_entry(step, values, self._shape, self._paused)
-        self._paused = False
+        return make_entry(step, values, self._shape, paused, came_s)
 
 
 class WholeReader:
@@ -125,7 +148,9 @@ NOT_OF_TRAINING = ("validation_loss", "validation_bits_per_byte", "pauses")
 """Values that do not make a line one of training."""
 
 
-def make_entry(step: int, values: Values, shape: Shape, paused: bool = False) -> Entry:
+def make_entry(
+    step: int, values: Values, shape: Shape, paused: bool = False, came_s: float | None = None
+) -> Entry:
     """Return an entry of the values in a log."""
     return Entry(
         step=step,
@@ -137,6 +162,7 @@ def make_entry(step: int, values: Values, shape: Shape, paused: bool = False) ->
         step_s=_step_s(values, shape),
         elapsed_s=values.get("elapsed_s"),
         paused=paused,
+        came_s=came_s,
     )
 
 

@@ -75,7 +75,7 @@ SEARCHED = 2000
 def live_format(log: LogConfig) -> Lines | Whole:
     """Return how the log of a cell's trainer, other than ours, is read while it is written."""
     if log.format == "regex":
-        return Lines(regex_lines(log.patterns))
+        return Lines(regex_lines(log.patterns), steps_alone=True)
     if log.format == "json":
         return Lines(json_lines({str(name): key for name, key in log.fields.items()}))
     live = FORMATS[log.format].live

@@ -94,9 +94,8 @@ class LineFormat:
             return found
         if self.validation is not None and (match := self.validation.search(text)):
             return {name: to_number(value) for name, value in match.groupdict().items()}
-        if self.pauses is not None and self.pauses.search(text):
-            return {"pauses": 1.0}
-        return None
+        marks = (self.starts, self.pauses)
+        return {"pauses": 1.0} if any(mark and mark.search(text) for mark in marks) else None
 
 
 def _rank(prefix: str) -> int | None:
@@ -105,10 +104,10 @@ def _rank(prefix: str) -> int | None:
 
 
 def _number(path: Path, line: int, text: str) -> float:
-    try:
-        return float(text.replace(",", ""))
-    except ValueError:
-        raise ConfigError(str(path), [f"line {line}: '{text}' is not a number"]) from None
+    found = to_number(text)
+    if found is None:
+        raise ConfigError(str(path), [f"line {line}: '{text}' is not a number"])
+    return found
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -3,17 +3,27 @@
 A value that the log does not have, or that cannot be read, is None.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from trainer.yaml_files import shorten
+
+THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d*)?", re.ASCII)
+"""A number whose commas separate thousands."""
 
 Values = Mapping[str, float | None]
 """Values of a log, under the names of `study.trainers.LogField`."""
 
 
 def to_number(text: str) -> float | None:
-    """Return the number in a part of a line, such as `1,234.5`; None if it is none."""
+    """Return the number in a part of a line; None if it is none.
+
+    Commas separate thousands: `1,234.5` is a number, `3,25` is none.
+    """
+    text = text.rstrip(",")
+    if "," in text and not THOUSANDS.fullmatch(text):
+        return None
     try:
         return float(text.replace(",", "").replace("_", ""))
     except ValueError:

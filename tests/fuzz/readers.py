@@ -321,9 +321,9 @@ def _live(form: str) -> Callable[[bytes, Path], None]:
         if isinstance(reader, WholeReader):
             files.note(reader.feed(content.decode(errors="replace")))
         else:
-            lines = LineBuffer()
+            lines = LineBuffer(lambda: 1.0)
             for line in [*lines.feed(content), *lines.close()]:
-                files.note(list(reader.feed(line)))
+                files.note(list(reader.feed(*line)))
         files.end("completed", "trained")
         read_run(folder)
 

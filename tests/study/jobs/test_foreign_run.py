@@ -212,6 +212,25 @@ def test_some_failures_are_not_retried(
     assert message in failure.message
 
 
+def test_a_speed_in_another_unit_ends_the_run_and_is_in_no_table(
+    folder: Path, start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """1.0 k tokens/s, read as 1.0: a step of 100 tokens would take 100 s."""
+    began = time.monotonic()
+    script = 'for i in 10 20 30; do echo "it $i | 1.0 tok/s"; sleep 0.1; done; exec sleep 300'
+    assert start(script) == 1
+    assert time.monotonic() - began < 60
+    failure = read_failure(folder)
+    assert failure is not None
+    assert (failure.kind, failure.retry) == ("configuration", False)
+    told = "`log` of mine in trainers.yaml (format regex): by its log, the steps to 20 have taken "
+    assert failure.message.startswith(f"{told}1,000 s, ")
+    assert failure.message.endswith(" s after the start; expected a speed in the unit of its name")
+    assert failure.message in capfd.readouterr().err
+    assert not (folder / "metrics.jsonl").exists()
+    assert (folder / "superseded/1/metrics.jsonl").exists()
+
+
 def test_a_killed_command_is_a_failure(folder: Path, start: Start) -> None:
     assert start("kill -KILL $$") == 1
     assert "signal SIGKILL" in (read_failure(folder) or pytest.fail()).message

@@ -16,6 +16,7 @@ from study.measure.entries import (
     make_entry,
 )
 from study.measure.foreign_logs import live_reader
+from study.measure.log_values import to_number
 from study.trainers import LogConfig
 from trainer.problems import ConfigError
 from trainer.settings import validate
@@ -30,7 +31,8 @@ def log(**settings: Any) -> LogConfig:
 def read(lines: str, **settings: Any) -> list[Event]:
     reader = live_reader(log(**settings), SHAPE)
     assert isinstance(reader, LineReader)
-    return [event for line in lines.splitlines() for event in reader.feed(line)]
+    events = [event for line in lines.splitlines() for event in reader.feed(line)]
+    return [*events, *reader.close()]
 
 
 def read_whole(text: str, **settings: Any) -> list[Event]:
@@ -54,7 +56,12 @@ def test_torchtitan() -> None:
     )
     first, validation, second = found
     assert first == Entry(
-        step=1, loss=7.62585, grad_norm=26.625, memory_gib=66.91, step_s=1000 / (50 * 4)
+        step=1,
+        loss=7.62585,
+        grad_norm=26.625,
+        memory_gib=66.91,
+        step_s=1000 / (50 * 4),
+        paused=True,  # it begins an attempt
     )
     assert validation == Validation(step=1, loss=7.1)
     assert isinstance(second, Entry)
@@ -222,3 +229,33 @@ def test_a_speed_that_is_none_leaves_the_next_that_a_log_has(name: str, value: f
     other = "tokens_per_s" if name == "tokens_per_s_per_gpu" else "tokens_per_s_per_gpu"
     gpus = 1 if other == "tokens_per_s" else 4
     assert make_entry(7, {name: value, other: 500.0}, SHAPE).step_s == 1000 / (500 * gpus)
+
+
+def test_a_line_may_have_the_step_alone() -> None:
+    """Its moment is a speed; values of lines that follow are those of that step."""
+    patterns = [r"^step (?P<step>\d+)", r"^loss (?P<loss>\S+)", r"^speed (?P<tokens_per_s>\S+)"]
+    assert read("step 10\nstep 20\n", format="regex", patterns=patterns) == [
+        Entry(step=10), Entry(step=20)
+    ]  # fmt: skip
+    lines = "loss 9\nstep 10\nloss 3\nspeed 500\nstep 20\nloss 2.5\n"
+    assert read(lines, format="regex", patterns=patterns) == [
+        Entry(step=10, loss=3, step_s=2.0), Entry(step=20, loss=2.5)
+    ]  # fmt: skip
+
+
+def test_a_step_alone_is_none_of_training_if_other_lines_have_more() -> None:
+    lines = "resuming from step 5\nstep 10 loss 3\nsaving at step 12\nstep 20 loss 2\n"
+    patterns = [r"step (?P<step>\d+)", r"loss (?P<loss>\S+)"]
+    assert read(lines, format="regex", patterns=patterns) == [
+        Entry(step=10, loss=3), Entry(step=20, loss=2)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1,234.5", 1234.5), ("12,345,678", 12345678.0), ("1_000", 1000.0), ("3.25,", 3.25),
+     ("3,25", None), ("1,2345", None), (",5", None), ("nan", "nan"), ("x", None)],
+)  # fmt: skip
+def test_commas_separate_thousands(text: str, number: float | str | None) -> None:
+    found = to_number(text)
+    assert found == number if number != "nan" else math.isnan(found or 0.0)
