@@ -109,10 +109,11 @@ def pooled_noise(parabolas: Sequence[Parabola]) -> Noise | None:
 
 
 def near_lowest(x: Sequence[float], y: Sequence[float], factor: float) -> list[int]:
-    """Return the indices of the points within a factor of the x > 0 with the lowest mean y.
+    """Return the indices of the points within a factor of the x > 0 with the lowest mean y, and of
+    those next to it on either side.
 
     If these are at fewer than three different x, those of the three nearest. Farther away a loss is
-    no parabola, which would move its minimum.
+    no parabola, which would move its minimum; but without a point on each side it would have none.
     """
     places: dict[float, list[float]] = {}
     for at, value in zip(x, y, strict=True):
@@ -123,5 +124,9 @@ def near_lowest(x: Sequence[float], y: Sequence[float], factor: float) -> list[i
     distance = {at: abs(math.log(at / best)) for at in places}
     nearest = sorted(places, key=lambda at: (distance[at], at))
     near = {at for at in places if distance[at] <= math.log(factor) * (1 + 1e-9)}
-    near |= set(nearest[:FEWEST])
+    ordered = sorted(places)
+    at_best = ordered.index(best)
+    near |= {*ordered[max(0, at_best - 1) : at_best + 2]}
+    if len(near) < FEWEST:
+        near |= set(nearest[:FEWEST])
     return [index for index, at in enumerate(x) if at in near]

@@ -169,15 +169,16 @@ class Estimator:
     def _verified(self, cell: Cell, own: Sequence[Measurement], steps: int) -> Timing:
         """Return the median over seeds of the time of their runs, with the interval of another run.
 
-        It contains the standard error of the mean step, the spread between runs, and the runs.
+        Runs of that length count alone, if there are any: their time was measured as a whole. The
+        interval contains the standard error of the mean step, the spread between runs, and the
+        runs.
         """
         spreads = self._spreads(cell)
-        whole = [item for item in own if is_whole(item, cell, steps)]
         method = "start-up + steps x mean step"
-        if len(whole) == len(own):
-            method = "wall-clock time of the run"
+        if whole := [item for item in own if is_whole(item, cell, steps)]:
+            own, method = whole, "wall-clock time of the run"
         # The study's own runs record their start-up.
-        elif not whole and all(item.source and item.startup_s is None for item in own):
+        elif all(item.source and item.startup_s is None for item in own):
             method = PREDICTED_STARTUP
         known = [item.steady_steps for item in own if item.steady_steps is not None]
         far = known and steps > FAR * max(known)

@@ -77,4 +77,8 @@ def test_places_far_from_the_lowest_are_left_out_unless_they_are_needed() -> Non
     assert near_lowest(x, [5.0, 4.0, 3.0, 2.0, 1.0], 5) == [2, 3, 4]  # the three nearest
     # The lowest mean counts, not the lowest run.
     assert near_lowest([1.0, 1.0, 9.0, 90.0, 900.0], [0.0, 9.0, 1.0, 2.0, 3.0], 11) == [0, 1, 2, 3]
+    # One on each side, however far, also if others are nearer; of equal distances both.
+    assert near_lowest([2.0, 5.0, 10.0, 100.0], [3.2, 3.1, 3.0, 3.6], 5) == [0, 1, 2, 3]
+    assert near_lowest([1.0, 5.0, 10.0, 100.0], [3.2, 3.1, 3.0, 3.6], 5) == [1, 2, 3]
+    assert near_lowest([1.0, 10.0, 100.0], [3.2, 3.0, 3.6], 5) == [0, 1, 2]
     assert near_lowest([], [], 5) == []

@@ -146,6 +146,32 @@ def test_runs_that_save_and_evaluate_otherwise_give_the_speed_but_not_the_time(
     assert [row.seconds for row in estimates(grid)] == pytest.approx([8.9, 17.9, 8.9])
 
 
+def test_runs_of_the_length_that_a_row_is_about_count_alone(make_grid: MakeGrid) -> None:
+    """Not the time that a longer run, with another start-up and speed, would take for it."""
+    grid = make_grid(
+        {
+            "models": {"tiny": {"dim": 64, "n_layers": 2, "n_heads": 2}},
+            "clusters": {"here": {"device": "cpu", "gpu_name": "CPU core"}},
+            "run": {
+                "steps": 40,
+                "logging": {"freq": 10},
+                "data": {"sources": {"text": 1.0}},
+                "checkpoint": None,
+            },
+            "variants": {"long": {"steps": 80}},
+            "grid": [{"cluster": "here", "model": "tiny", "gpus": 1, "variant": ["base", "long"]}],
+            "estimate": {"steps": 40},
+        }
+    )
+    short, long = grid
+    write_run(long, step_s=0.2, startup_s=6.0)
+    assert [row.seconds for row in estimates(grid)] == pytest.approx([6 + 39 * 0.2] * 2, abs=0.5)
+    write_run(short, step_s=0.1, startup_s=4.0)
+    both = estimates(grid)
+    assert [row.seconds for row in both] == pytest.approx([4 + 39 * 0.1] * 2)
+    assert {row.method for row in both} == {"wall-clock time of the run"}
+
+
 LADDER: dict[str, Any] = {
     "models": {f"m{dim}": {"dim": dim, "n_layers": 2, "n_heads": 2} for dim in (64, 96, 128, 512)},
     "grid": [
