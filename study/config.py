@@ -201,9 +201,10 @@ class Study(Settings):
     def to_yaml(self) -> str:
         """The study with its ladder, clusters and trainers written out.
 
-        Without `partial`, which is about one invocation: it may run beside a complete one.
+        Without `partial`, which is about one invocation: it may run beside a complete one; and
+        without `document`, on which nothing depends that is made of it.
         """
-        left_out = {"partial"} if self.placements else {"partial", "placements"}
+        left_out = {"partial", "document"} | (set() if self.placements else {"placements"})
         values = self.model_dump(mode="json", exclude=left_out)
         # A trainer that is described later leaves the files of other studies as they are.
         used = {name: values["trainers"][name] for name in sorted(self.trainers_in_use)}

@@ -9,6 +9,8 @@ Writes  backtest.csv: predictions made before the runs, and their measurements
 Writes  the time table in the user's own Markdown file, only on request
 """
 
+import shlex
+
 from study.jobs.workflow import code, finished_runs
 
 
@@ -93,6 +95,10 @@ rule time_estimates:
         " --output {output.csv:q} > {log:q} 2>&1"
 
 
+# Not in study.yaml: naming another file for one invocation makes no table again.
+DOCUMENT = f"--file {shlex.quote(STUDY.document)}" if STUDY.document else ""
+
+
 rule document:
     """Write the time table into the study's Markdown file"""
     input:
@@ -104,9 +110,11 @@ rule document:
     localrule: True
     conda:
         "../../environment.yml"
+    params:
+        file=DOCUMENT,
     shell:
         "python -m study document --study {input.study:q} --estimates {input.estimates:q}"
-        " > {log:q} 2>&1"
+        " {params.file} > {log:q} 2>&1"
 
 
 rule document_check:
@@ -120,6 +128,8 @@ rule document_check:
     localrule: True
     conda:
         "../../environment.yml"
+    params:
+        file=DOCUMENT,
     shell:
-        "python -m study document --study {input.study:q} --estimates {input.estimates:q} --check"
-        " > {log:q} 2>&1"
+        "python -m study document --study {input.study:q} --estimates {input.estimates:q}"
+        " {params.file} --check > {log:q} 2>&1"

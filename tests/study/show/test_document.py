@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from study.estimate.estimate import Estimate
 from study.estimate.time_table import to_markdown
 from study.show.document import check_document, markers, update_document, with_table
+from tests.study.conftest import GUIDE, MakeGrid
 from trainer.problems import ConfigError
 
 FACTS = {
@@ -106,3 +107,9 @@ def test_a_link_to_itself_is_named(tmp_path: Path) -> None:
     link.symlink_to(link)
     with pytest.raises(ConfigError, match=r"guide\.md: 1 problem\s+cannot be read: Too many level"):
         update_document(link, "demo", ESTIMATES)
+
+
+def test_another_document_makes_no_table_again(make_grid: MakeGrid) -> None:
+    """Tables and figures are made of study.yaml."""
+    texts = {make_grid({**GUIDE, "document": file}).study.to_yaml() for file in (None, "a.md")}
+    assert len(texts) == 1
