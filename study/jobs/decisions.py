@@ -26,6 +26,12 @@ def find_cell(grid: Grid, job: Any) -> Cell | None:
     return cell
 
 
+def is_derived(job: Any) -> bool:
+    """Return whether a job makes a table, figure or page: its input names the study's own code, and
+    with the same files it fails again."""
+    return not job.is_group() and bool(getattr(job.input, "code", None))
+
+
 def give_up(job: Any) -> None:
     """Have Snakemake not retry a job."""
     job.attempt = job.restart_times + 1
@@ -65,6 +71,8 @@ class Decisions:
         """Report a failed job, and have it retried only if that can help."""
         cell = self.cell(job_info.job)
         verdict = ""
+        if cell is None and is_derived(job_info.job):
+            give_up(job_info.job)
         if cell is not None and (failure := read_failure(cell.folder)):
             verdict = failure.message
             if not failure.retry:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from snakemake.iocontainers import Wildcards
+from snakemake.iocontainers import InputFiles, Wildcards
 
 from study.grid import Grid
 from study.jobs import sbatch_answers, slurm_jobs, slurm_queue
@@ -53,6 +53,7 @@ def job_of(grid: Grid, attempt: int = 1, number: int = 0) -> Any:
     Path(cell.folder).mkdir(parents=True, exist_ok=True)
     job = Job(
         name="train",
+        input=InputFiles(fromdict={"data": "data.json"}),
         output=[f"{grid[number].folder}/completed"],
         wildcards=Wildcards(fromdict={key: str(value) for key, value in cell.labels.items()}),
         resources={},

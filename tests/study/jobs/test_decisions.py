@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from snakemake.iocontainers import InputFiles
 
 from study.grid import Grid
 from study.jobs.decisions import Decisions
@@ -34,6 +35,20 @@ def test_a_failure_that_a_retry_cannot_fix_is_not_retried(grid: Grid) -> None:
     executor.report_job_error(info)
     assert "no memory\nNot retried." in str(executor.errors[0])
     assert not retried(info.job)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "again"), [({"code": "study/files.py"}, False), ({"texts": "a.jsonl"}, True)]
+)
+def test_tables_are_not_made_again_of_the_same_files(
+    grid: Grid, inputs: dict[str, str], again: bool
+) -> None:
+    """A wrong marker in a document, say; a download may succeed at the next attempt."""
+    executor = Local(grid)
+    info, _ = job_of(grid)
+    info.job.output, info.job.input = ["throughput.csv"], InputFiles(fromdict=inputs)
+    executor.report_job_error(info, msg="it failed")
+    assert retried(info.job) is again
 
 
 @pytest.mark.parametrize("written", ["", "{", '{"message": 3}'])
