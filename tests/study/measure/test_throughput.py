@@ -142,6 +142,49 @@ def test_a_row_has_what_the_run_recorded_of_itself(make_grid: MakeGrid) -> None:
     assert (row.attempts, row.first_step, row.began_again, row.trainer) == (1, 1, None, "ours")
 
 
+def test_a_row_has_the_shape_of_its_cell(make_grid: MakeGrid) -> None:
+    """16 GPUs on two nodes with 3 micro-batches of 4 x 32 tokens each; 20 of 24 steps were done."""
+    run = {"steps": 24, "grad_acc_steps": 3, "data": {"batch_size": 4, "seq_len": 32}}
+    grid = make_grid({"run": run, "grid": [{"cluster": "fast", "model": "tiny", "gpus": 16}]})
+    write_run(grid[0], status="running", outcome=None, steps_done=20, step_s=0.25)
+    (row,) = throughput_rows(grid)
+    assert (row.gpus, row.nodes, row.batch_size_per_gpu, row.grad_acc_steps) == (16, 2, 4, 3)
+    assert (row.seq_len, row.tokens_per_step) == (32, 6144)
+    assert (row.steps, row.steps_done) == (24, 20)
+    assert (row.tokens_per_s, row.tokens_per_s_per_gpu) == (6144 / 0.25, 6144 / 0.25 / 16)
+
+
+def test_the_mean_step_time_and_its_error_match_a_calculation_by_hand(make_grid: MakeGrid) -> None:
+    """Intervals of 9, 10, 10 and 10 steps of 100, 200, 100 and 200 ms, of which 20 are the longer.
+
+    Of their weighted deviations the squares add up to 625.04, and 4 of 3 times that is 28.868^2.
+    """
+    grid = make_grid()
+    write_run(grid[0], step_s=[0.1, 0.2])
+    (row,) = throughput_rows(grid)
+    assert (row.steady_steps, row.steady_intervals) == (39, 4)
+    assert row.step_ms_mean == pytest.approx((19 * 100 + 20 * 200) / 39)
+    assert row.step_ms_mean_error == pytest.approx(28.868, abs=1e-3)
+    assert (row.step_ms_p10, row.step_ms_p50, row.step_ms_p90) == pytest.approx((100, 200, 200))
+
+
+def test_an_interval_with_a_pause_of_unknown_length_is_not_in_steady_state(
+    make_grid: MakeGrid,
+) -> None:
+    """Records at steps 1, 10, 20, 30 and 40; the third one's time includes another's save."""
+    grid = make_grid()
+    write_run(grid[0], step_s=[0.1, 9.0, 0.1, 0.1])
+    path = Path(grid[0].folder, "metrics.jsonl")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    marks = (None, False, True, None, False)
+    write_lines(
+        path, [item | {"time/paused": mark} for item, mark in zip(records, marks, strict=True)]
+    )
+    (row,) = throughput_rows(grid)
+    assert (row.steady_steps, row.steady_intervals) == (29, 3)
+    assert (row.step_ms_mean, row.step_ms_p90) == pytest.approx((100, 100))
+
+
 def test_mfu_matches_published_tables() -> None:
     """MPT-760M on 32 H100, from the benchmarking README of mosaicml/llm-foundry: 37.57%."""
     params, dim, layers, seq_len, tokens_per_s_per_gpu = 760_470_528, 1536, 24, 2048, 67_971
@@ -187,6 +230,9 @@ def test_the_fraction_of_the_roofline_is_for_one_gpu_with_rates(make_grid: MakeG
     assert table["roofline_fraction"].iloc[1:].isna().all()
     assert "Of roofline (%)" in to_markdown(table)
     assert "Of roofline (%)" not in to_markdown(table.iloc[1:])
+    # The rates are of bf16, which is what the settings lead to, but not what the run chose.
+    write_run(grid[0], step_s=0.016, choices={"model_dtype": "fp32"})
+    assert throughput_rows(grid)[0].roofline_fraction is None
 
 
 def test_flops_use_the_context_that_the_run_recorded(make_grid: MakeGrid) -> None:
@@ -275,6 +321,9 @@ def test_a_diverged_run_is_a_result(make_grid: MakeGrid) -> None:
     assert pd.isna(table["loss_last"][0])
     assert table["tokens_per_s"].notna().all()
     assert "diverged" in to_markdown(table)
+    write_run(grid[0], loss=lambda step: None, outcome="diverged")
+    (row,) = throughput_rows(grid)
+    assert (row.loss_first, row.loss_last) == (None, None)
 
 
 def write_attempts(cell: Cell, intervals: Sequence[tuple[int, int, int, float]]) -> None:
