@@ -1,7 +1,7 @@
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,10 @@ from study.measure.throughput_row import ThroughputRow
 from study.measure.throughput_table import (
     is_numeric,
     markdown_table,
+    other_versions,
     read_table,
     readable_throughput,
+    to_frame,
     to_markdown,
     write_table,
 )
@@ -264,6 +266,26 @@ def shown(table: pd.DataFrame, heading: str) -> list[str]:
     return [row[headings.index(heading)] for row in rows]
 
 
+def test_the_table_for_people_has_the_units_of_its_headings(make_grid: MakeGrid) -> None:
+    grid = make_grid(GUIDE)
+    write_run(grid[0])
+    (row,) = throughput_rows(grid)
+    times = {"step_ms_p50": 218.453, "step_ms_p90": 301.26, "startup_s": 41.26, "wall_s": 4321.0}
+    speeds = {"tokens_per_s": 600_000.4, "tokens_per_s_per_gpu": 75_000.05, "tflops_per_gpu": 19.88}
+    shares = {"mfu": 0.0201, "roofline_fraction": 0.25, "scaling_efficiency": 0.875}
+    others = {"peak_memory_gib": 12.34, "loss_first": 9.0, "loss_last": 3.1416, "val_loss": 3.25}
+    table = to_frame([replace(row, **times, **speeds, **shares, **others)])
+    headings, (cells,) = readable_throughput(table)
+    assert dict(zip(headings, cells, strict=True)) == {
+        "Cluster": "fast", "GPU": "H200", "Model": "small", "Params (M)": "27.5", "GPUs": "8",
+        "Variant": "base", "Seed": "42", "Tokens/step": "131,072", "Step p50 (ms)": "218.5",
+        "Step p90 (ms)": "301.3", "Tokens/s": "600,000", "Tokens/s/GPU": "75,000",
+        "TFLOP/s/GPU": "19.9", "MFU (%)": "2.0", "Of roofline (%)": "25.0",
+        "Scaling eff. (%)": "87.5", "Memory (GiB)": "12.3", "Start-up (s)": "41.3",
+        "Wall (s)": "4,321", "Loss": "3.142", "Val. loss": "3.250", "Status": "completed",
+    }  # fmt: skip
+
+
 def test_a_speed_above_the_peak_is_marked_and_explained(make_grid: MakeGrid) -> None:
     """27.5M needs 265 MFLOPs a token: 4.4 million tokens a second are 118% of 989.5 TFLOP/s."""
     grid = make_grid({**GUIDE, "grid": [{"cluster": "fast", "model": "small", "gpus": [1, 2]}]})
@@ -274,6 +296,7 @@ def test_a_speed_above_the_peak_is_marked_and_explained(make_grid: MakeGrid) -> 
     note = "note: † above 100%, which no GPU reaches: peak_tflops or rates of fast in clusters.yaml"
     assert note in to_markdown(table)
     assert "†" not in to_markdown(table.iloc[1:])
+    assert "†" not in to_markdown(table.assign(mfu=1.0))
     # A mark does not turn numbers into text: they stay to the right.
     assert is_numeric(["117.9†", "58.9", ""])
     assert not is_numeric(["†"])
@@ -452,8 +475,50 @@ def test_rows_measured_with_another_torch_are_marked_in_their_cluster(make_grid:
     text = to_markdown(throughput_table(grid))
     assert text.count("tiny*") == 1
     (marked,) = [line for line in text.splitlines() if "tiny*" in line]
-    assert marked.split()[1] == "fast"
+    cluster, _, _, _, gpus, *_ = (cell.strip() for cell in marked.split("|")[1:])
+    assert (cluster, gpus) == ("fast", "2")
     assert "or of torch than the newest on its cluster.\n" in text
+
+
+def test_versions_are_compared_with_the_newest_run_of_the_same_trainer(
+    make_grid: MakeGrid,
+) -> None:
+    """Another trainer's newest run says nothing of ours; nor does a run of an unknown version."""
+    grid = make_grid()
+    write_run(grid[0])
+    (row,) = throughput_rows(grid)
+    runs = (
+        ("ours", "2026-01", "old"),
+        ("ours", "2026-02", None),
+        ("ours", "2026-03", "new"),
+        ("plain", "2026-04", "other"),
+        ("plain", "2026-05", None),
+    )
+    table = to_frame(
+        [replace(row, trainer=t, started=when, measured_with=version) for t, when, version in runs]
+    )
+    assert other_versions(table) == [0, 3]  # of plain, the newest run's version is not known
+
+
+def test_another_trainer_has_a_column_of_its_own(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    write_run(grid[0])
+    (row,) = throughput_rows(grid)
+    other = replace(row, trainer="plain", variant="plain+hot", plain_variant="hot")
+    table = to_frame([row, other])
+    assert shown(table, "Trainer") == ["ours", "plain"]
+    assert shown(table, "Variant") == ["base", "hot"]
+    assert "Trainer" not in readable_throughput(to_frame([row]))[0]
+
+
+def test_only_a_run_with_a_speed_lacks_a_peak(make_grid: MakeGrid) -> None:
+    """`fast` has one, but its only run ended before the first step; `here` has none."""
+    grid = make_grid({"grid": [{"cluster": ["here", "fast"], "model": "tiny", "gpus": 1}]})
+    write_run(grid[0])
+    write_run(grid[1], status="failed", outcome=None)
+    Path(grid[1].folder, "metrics.jsonl").unlink()
+    assert "note: no MFU for here, whose peak_tflops is not" in to_markdown(throughput_table(grid))
+    assert "no MFU" not in to_markdown(throughput_table(grid).iloc[1:])
 
 
 def test_the_table_is_read_back_as_written(make_grid: MakeGrid, tmp_path: Path) -> None:
