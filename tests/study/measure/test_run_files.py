@@ -85,6 +85,8 @@ def test_a_duplicate_step_is_an_error(cell: Cell) -> None:
     content = metrics(cell).read_text()
     metrics(cell).write_text(content + content.splitlines()[-1] + "\n")
     assert "line 6: 1 problem\n  global_step: found 40 after 40; expected a later" in problem(cell)
+    metrics(cell).write_text(content + content.splitlines()[1] + "\n")
+    assert "line 6: 1 problem\n  global_step: found 10 after 40; expected a later" in problem(cell)
 
 
 @pytest.mark.parametrize("text", ["[1]\n", "7\n"])
