@@ -61,6 +61,11 @@ def test_torchtitan() -> None:
     assert (second.step, second.step_s, second.paused) == (10, 0.25, True)
     assert second.loss is not None
     assert math.isnan(second.loss)
+    # A save alone is in the time of the next line, and of no other.
+    saving = f"{info}Saving the checkpoint (or staging if async is enabled).\n"
+    lines = [f"{info}step: {step}  loss: 5.0  tps: 500  mfu: 1%\n" for step in (10, 20, 30)]
+    found = read("".join([lines[0], saving, *lines[1:]]), format="torchtitan")
+    assert [event.paused for event in found if isinstance(event, Entry)] == [False, True, False]
 
 
 def test_nanogpt() -> None:

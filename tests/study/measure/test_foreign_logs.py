@@ -125,6 +125,11 @@ def test_a_save_of_torchtitan_is_left_out(tmp_path: Path) -> None:
     saving = "[titan] 2026-02-24 19:46:18,508 - root - INFO - Saving the checkpoint.\n"
     text = titan(1, 50) + titan(10, 512) + saving + titan(20, 64) + titan(30, 512)
     assert read(tmp_path, "torchtitan", text) == pytest.approx([1.0, 1.0])
+    # Of two ranks, one says so before the other has printed the step before.
+    lines = [titan(1, 50), titan(10, 512), titan(20, 64), titan(30, 512)]
+    both = [line for line in lines for _ in range(2)]
+    text = "".join([*both[:3], saving, *both[3:]])
+    assert read(tmp_path, "torchtitan", text) == pytest.approx([1.0, 1.0])
 
 
 def test_every_rank_prints(tmp_path: Path) -> None:
@@ -158,6 +163,13 @@ def test_the_lowest_rank_counts(tmp_path: Path, kind: str, label: Callable[[int]
     other = [label(3) + line(step, 4.0) for step in (10, 20, 30, 40)]
     text = "".join([*first[:2], *other, *first[2:]])
     assert read(tmp_path, kind, text) == pytest.approx([1.0] * 3)
+
+
+def test_a_launcher_that_labels_no_rank_goes_on_with_a_log(tmp_path: Path) -> None:
+    """Two ranks with labels, up to step 30; the second attempt, without, from step 20 on."""
+    labelled = [f"[rank{rank}]:{titan(step, 512)}" for step in (10, 20, 30) for rank in (0, 1)]
+    text = "".join([*labelled, titan(20, 8), titan(30, 256), titan(40, 512)])
+    assert read(tmp_path, "torchtitan", text) == pytest.approx([2.0, 1.0])
 
 
 @pytest.mark.parametrize(
@@ -220,9 +232,26 @@ def test_a_log_of_another_batch_is_rejected(tmp_path: Path) -> None:
     assert read(tmp_path, "nanochat", sample, make_cell(524_288, 8)) == pytest.approx([0.98944] * 3)
     with pytest.raises(ConfigError, match=r"about 524,28\d tokens per step; expected 1,024"):
         read(tmp_path, "nanochat", sample)
+    # The last attempt's batch counts.
+    corrected = "".join(chat(step, 1000) for step in range(4))
+    assert read(tmp_path, "nanochat", sample + corrected) == pytest.approx([1.0] * 3)
     with pytest.raises(ConfigError, match="about 2,048 tokens per step"):
         more = [lingua(step, 1, **{"optim/total_tokens": 2048 * step}) for step in (1, 2)]
         read(tmp_path, "lingua", "".join(more))
+
+
+@pytest.mark.parametrize(("share", "fits"), [(0.995, True), (1.005, True), (0.98, False)])
+def test_tokens_that_follow_from_rounded_speeds_may_differ_by_a_percent(
+    tmp_path: Path, share: float, fits: bool
+) -> None:
+    totals = ({"optim/total_tokens": round(100_000 * share * step)} for step in (10, 20))
+    text = "".join(lingua(10 * n, 50_000, **more) for n, more in enumerate(totals, 1))
+    cell = make_cell(tokens_per_step=100_000)
+    if fits:
+        assert read(tmp_path, "lingua", text, cell) == pytest.approx([1.0])
+    else:
+        with pytest.raises(ConfigError, match="about 98,000 tokens per step; expected 100,000"):
+            read(tmp_path, "lingua", text, cell)
 
 
 def test_litgpt_times_with_validation(tmp_path: Path) -> None:
@@ -292,6 +321,9 @@ def test_intervals_with_unmarked_saves_are_left_out(tmp_path: Path) -> None:
     text = "Step,a - speed/wps\n10,1\n20,512\n30,64\n40,512\n"
     cell = make_cell(save_every=20)
     assert read(tmp_path, "wandb", text, cell) == pytest.approx([1.0, 1.0])
+    # Nothing is saved before the first step.
+    text = "Step,a - speed/wps\n0,1\n10,512\n20,256\n"
+    assert read(tmp_path, "wandb", text, cell) == pytest.approx([1.0, 2.0])
 
 
 @pytest.mark.parametrize(
@@ -322,6 +354,12 @@ def test_a_malformed_log_is_rejected(tmp_path: Path, kind: str, text: str, messa
     with pytest.raises(ConfigError, match=message) as caught:
         read(tmp_path, kind, text)
     assert str(tmp_path / "log") in str(caught.value)
+
+
+def test_a_line_that_is_read_in_pieces_counts_once(tmp_path: Path) -> None:
+    text = titan(1, 5) + "x" * 200_000 + "\n" + titan(10, 0)
+    with pytest.raises(ConfigError, match="line 3: step 10 has the speed 0"):
+        read(tmp_path, "torchtitan", text)
 
 
 @pytest.mark.parametrize("name", [".", "none", "nul\0"])
