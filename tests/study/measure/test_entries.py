@@ -13,6 +13,7 @@ from study.measure.entries import (
     Shape,
     Validation,
     WholeReader,
+    count,
     make_entry,
 )
 from study.measure.foreign_logs import live_reader
@@ -218,6 +219,15 @@ def test_a_mapping_of_json() -> None:
 def test_a_description_of_a_log_is_checked(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         validate(LogConfig, settings, "trainers.yaml")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.0, 0), (7.0, 7), (2.0**40 - 1, 2**40 - 1), (2.0**40, None), (-1.0, None), (7.5, None),
+     (math.inf, None), (math.nan, None), (None, None)],
+)  # fmt: skip
+def test_what_counts_as_a_number_of_steps(value: float | None, expected: int | None) -> None:
+    assert count(value) == expected
 
 
 @pytest.mark.parametrize("name", ["step_s", "step_ms", "tokens_per_s", "tokens_per_s_per_gpu"])

@@ -115,6 +115,13 @@ def test_a_wrong_format_names_the_right_one(tmp_path: Path, stated: str, kind: s
     assert "line " in lines[1]
 
 
+def test_a_file_with_a_line_of_its_format_has_no_other(tmp_path: Path) -> None:
+    """One line is too few, whatever stands after it."""
+    with pytest.raises(ConfigError, match="found no steady step") as caught:
+        read(tmp_path, "torchtitan", titan(1, 512) + GOOD["nanogpt"])
+    assert "looks like" not in str(caught.value)
+
+
 def test_validation_of_torchtitan_is_not_training(tmp_path: Path) -> None:
     speeds = {1: 50, 10: 512, 20: 256, 30: 1024}
     text = "".join(titan(*item) + titan_validation(item[0], 41_000) for item in speeds.items())
@@ -122,7 +129,10 @@ def test_validation_of_torchtitan_is_not_training(tmp_path: Path) -> None:
 
 
 def test_a_save_of_torchtitan_is_left_out(tmp_path: Path) -> None:
+    staging = "[titan] 2026-02-24 19:46:18,508 - root - INFO - Staging a checkpoint.\n"
     saving = "[titan] 2026-02-24 19:46:18,508 - root - INFO - Saving the checkpoint.\n"
+    text = titan(1, 50) + titan(10, 512) + staging + titan(20, 64) + titan(30, 512)
+    assert read(tmp_path, "torchtitan", text) == pytest.approx([1.0, 1.0])
     text = titan(1, 50) + titan(10, 512) + saving + titan(20, 64) + titan(30, 512)
     assert read(tmp_path, "torchtitan", text) == pytest.approx([1.0, 1.0])
     # Of two ranks, one says so before the other has printed the step before.
@@ -193,6 +203,36 @@ def test_a_resumed_log_says_so_or_its_steps_go_back(tmp_path: Path) -> None:
     start = "[titan] 2026-02-24 19:46:17,508 - root - INFO - Training starts at step 56\n"
     text += start + titan(60, 8) + titan(70, 512)
     assert read(tmp_path, "torchtitan", text) == pytest.approx([0.5, 0.5, 2.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "start"),
+    [
+        ("nanogpt", "tokens per iteration will be: 1,024\n"),
+        ("nanochat", "Tokens / micro-batch / rank: 8 x 64 = 512\n"),
+        (
+            "torchtitan",
+            "[titan] 2026-02-24 19:46:17,508 - root - INFO - Training starts at step 4\n",
+        ),
+    ],
+)
+def test_an_attempt_may_go_on_where_the_log_ends(tmp_path: Path, kind: str, start: str) -> None:
+    """What it prints before its first step, whose time includes the start-up, says so."""
+    line: Callable[[int, float], str] = {
+        "torchtitan": lambda step, s: titan(step, round(512 / s)),
+        "nanogpt": lambda step, s: nano(step, 1e3 * s),
+        "nanochat": lambda step, s: chat(step, 1e3 * s),
+    }[kind]
+    times = {1: 9.0, 2: 1.0, 3: 1.0, 4: 8.0, 5: 2.0}
+    lines = [line(step, time_s) for step, time_s in times.items()]
+    text = "".join([start, *lines[:3], start, *lines[3:]])
+    assert read(tmp_path, kind, text) == pytest.approx([1.0, 1.0, 2.0])
+
+
+def test_bytes_that_are_no_text_do_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"a name: \xff\xfe\n" + GOOD["nanogpt"].encode() + b"\xe9\n")
+    assert read_steady_steps("nanogpt", path, make_cell()).times_s == [1.0, 1.0]
 
 
 def test_older_and_newer_lines_of_nanochat(tmp_path: Path) -> None:
