@@ -176,6 +176,24 @@ def test_trainer_state() -> None:
     assert read_whole(text[:-9], format="trainer_state") == []
 
 
+def test_of_a_log_that_was_replaced_only_what_is_new_is_told() -> None:
+    """After a resume it begins with what it had at the checkpoint, and differs from there."""
+    reader = live_reader(log(format="trainer_state", file="x"), SHAPE)
+    assert isinstance(reader, WholeReader)
+
+    def told(*entries: tuple[int, float]) -> list[tuple[int, float | None]]:
+        history = [{"step": step, "loss": loss} for step, loss in entries]
+        found = reader.feed(json.dumps({"log_history": history}))
+        return [(event.step, event.loss) for event in found]
+
+    assert told((10, 5.0), (20, 4.0)) == [(10, 5.0), (20, 4.0)]
+    assert told((10, 5.0), (20, 4.0), (30, 3.0)) == [(30, 3.0)]
+    assert told((10, 5.0)) == []
+    assert told((10, 5.0), (20, 4.0), (30, 3.0)) == []
+    assert told((10, 5.0), (20, 4.5)) == [(20, 4.5)]
+    assert told((10, 5.0), (20, 4.5), (30, 3.5)) == [(30, 3.5)]
+
+
 def test_regular_expressions() -> None:
     """Groups of several patterns that match the same line belong together."""
     patterns = [

@@ -278,6 +278,9 @@ def test_a_log_of_another_batch_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="about 2,048 tokens per step"):
         more = [lingua(step, 1, **{"optim/total_tokens": 2048 * step}) for step in (1, 2)]
         read(tmp_path, "lingua", "".join(more))
+    with pytest.raises(ConfigError, match="about 512 tokens per step"):
+        same = [lingua(step, 1, **{"optim/total_tokens": 1024}) for step in (1, 2)]
+        read(tmp_path, "lingua", "".join(same))
 
 
 @pytest.mark.parametrize(("share", "fits"), [(0.995, True), (1.005, True), (0.98, False)])
@@ -315,6 +318,8 @@ def test_the_mean_of_a_trainer_state(tmp_path: Path) -> None:
     assert read(tmp_path, "trainer_state", trainer_state(loss, STATE)) == [pytest.approx(0.2406)]
     several = trainer_state(loss, {**loss, "step": 500}, STATE)
     assert read(tmp_path, "trainer_state", several) == [pytest.approx(0.2406)]
+    timed = trainer_state({**loss, "train_runtime": 9.0}, STATE)  # the start of one interval
+    assert read(tmp_path, "trainer_state", timed) == [pytest.approx(0.2406)]
     entries = [{**evaluation, "step": 250}, {**evaluation, "step": 500}, STATE]
     text = trainer_state(*entries[:1], STATE, {**evaluation, "step": 500})
     assert read(tmp_path, "trainer_state", text) == [pytest.approx(0.2)]
@@ -322,6 +327,10 @@ def test_the_mean_of_a_trainer_state(tmp_path: Path) -> None:
     resumed = {**STATE, "train_steps_per_second": round(200 / 120.3, 3)}
     text = trainer_state(*entries[:2], resumed)
     assert read(tmp_path, "trainer_state", text) == [pytest.approx(0.5)]
+    # 0.00346 steps/s, rounded: no sign that only 390 of 450 steps were done.
+    slow = {**STATE, "step": 450, "train_runtime": 130_000.0, "train_steps_per_second": 0.003}
+    found = read(tmp_path, "trainer_state", trainer_state(slow))
+    assert found == [pytest.approx(130_000 / 450)]
     with pytest.raises(ConfigError, match="no 'train_runtime' in log_history"):
         read(tmp_path, "trainer_state", trainer_state(loss))
 
@@ -336,6 +345,11 @@ def test_intervals_of_a_trainer_state(tmp_path: Path) -> None:
     resumed = [{"loss": 4.0, "step": 50, "train_runtime": 11.0},
                {"loss": 4.0, "step": 60, "train_runtime": 41.0}]  # fmt: skip
     text = trainer_state(*entries, STATE, *resumed)
+    assert read(tmp_path, "trainer_state", text) == pytest.approx([1.0, 2.0, 3.0])
+    # The last step twice; and a resume whose first entry has the time of the one before.
+    again = [{**entries[-1], "train_runtime": 111.0}]
+    resumed = [{**resumed[0], "train_runtime": 111.0}, {**resumed[1], "train_runtime": 141.0}]
+    text = trainer_state(*entries, *again, *resumed)
     assert read(tmp_path, "trainer_state", text) == pytest.approx([1.0, 2.0, 3.0])
 
 
