@@ -15,6 +15,7 @@ from study.jobs.foreign_job import DESCRIPTION, ForeignJob
 from study.jobs.gpu_watch import GpuWatch
 from study.measure.entries import Entry, Event, Lines, Validation
 from study.measure.foreign_logs import live_format
+from study.measure.training_log import has_multiple
 from study.points import COMPLETED, LOGS
 from study.terms import SETTINGS_FILE
 from trainer.files import move_aside, write_atomically
@@ -193,7 +194,7 @@ class ForeignFolder:
     def _step_time(self, entry: Entry, steps: int, moment_s: float) -> tuple[float, bool]:
         """Return the mean step time, s, and whether it includes a pause."""
         every = self._job.saves_every
-        saved = every is not None and _has_multiple(self._last, entry.step - 1, every)
+        saved = every is not None and has_multiple(self._last, entry.step - 1, every)
         if entry.step_s is not None:
             return entry.step_s, entry.paused or (saved and not self._marks_saves)
         clock_s, before_s = entry.elapsed_s, self._clock_s
@@ -283,8 +284,3 @@ def _summarize(
         loss_validation=earlier.loss_validation if earlier else None,
         attempts=(attempt,),
     )
-
-
-def _has_multiple(low: int, high: int, number: int) -> bool:
-    """Whether a positive multiple of a number is from `low` up to `high`."""
-    return high // number > max(0, low - 1) // number

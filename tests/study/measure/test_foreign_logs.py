@@ -311,6 +311,14 @@ def test_litgpt_times_with_validation(tmp_path: Path) -> None:
     assert read(tmp_path, "litgpt", text) == pytest.approx([1.0, 1.0])
 
 
+def test_a_validation_of_litgpt_is_not_in_the_time_of_a_micro_batch(tmp_path: Path) -> None:
+    text = LITGPT + ",val_loss\n"
+    for number in (1, 2, 3):
+        text += f"0,{number},1,4e-05,9.1,100,{number},{512 * number},{1024 * number},\n"
+        text += f",,,,,,{number},,,9.2\n"
+    assert read(tmp_path, "litgpt", text, make_cell(save_every=1)) == pytest.approx([1.0, 1.0])
+
+
 def test_the_mean_of_a_trainer_state(tmp_path: Path) -> None:
     """120.3 s for 500 steps; with evaluations; resumed at step 300; without a summary."""
     loss = {"loss": 5.2, "step": 10}
@@ -354,28 +362,40 @@ def test_intervals_of_a_trainer_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "speeds", "expected"),
+    ("header", "speeds", "expected", "count"),
     [
-        ("Step,a - speed/wps", (1, 512), 1.0),
-        ("_step,speed/tokens_per_s", (1, 512), 2.0),
-        ("Step,my - run - throughput(tps)", (1, 128), 4.0),
-        ("Step,d20 - train/tok_per_sec", (1, 1024), 1.0),
-        ("Step,d20 - train/dt", (9, 0.25), 0.25),
-        ("global_step,time/step_s", (9, 0.5), 0.5),
+        ("Step,a - speed/wps", (1, 512), 1.0, 10),
+        ("_step,speed/tokens_per_s", (1, 512), 2.0, 10),
+        ("Step,my - run - throughput(tps)", (1, 128), 4.0, 10),
+        ("Step,d20 - train/tok_per_sec", (1, 1024), 1.0, 1),
+        ("Step,d20 - train/dt", (9, 0.25), 0.25, 1),
+        ("global_step,time/step_s", (9, 0.5), 0.5, 10),
     ],
 )
 def test_metrics_of_wandb(
-    tmp_path: Path, header: str, speeds: tuple[float, float], expected: float
+    tmp_path: Path, header: str, speeds: tuple[float, float], expected: float, count: int
 ) -> None:
+    """Of nanochat's, one step is timed; others are the mean since the record before."""
     text = header + "".join(f"\n{10 * i},{value}" for i, value in enumerate(speeds)) + "\n15,\n"
-    assert read(tmp_path, "wandb", text) == pytest.approx([expected])
+    path = tmp_path / "log"
+    path.write_text(text)
+    steps = read_steady_steps("wandb", path, make_cell())
+    assert (steps.times_s, steps.count) == ([pytest.approx(expected)], count)
 
 
 def test_intervals_with_unmarked_saves_are_left_out(tmp_path: Path) -> None:
     text = "Step,a - speed/wps\n10,1\n20,512\n30,64\n40,512\n"
     cell = make_cell(save_every=20)
     assert read(tmp_path, "wandb", text, cell) == pytest.approx([1.0, 1.0])
+    # After steps 15, 30 and 45, of which only 30 has a record.
+    text = "Step,a - speed/wps\n10,1\n20,64\n30,512\n40,64\n50,64\n60,256\n"
+    cell = make_cell(save_every=15)
+    assert read(tmp_path, "wandb", text, cell) == pytest.approx([1.0, 2.0])
+    # Of single steps with a record each, that after the save.
+    text = "Step,a - train/dt\n14,9\n15,1\n16,8\n25,1\n30,1\n31,8\n32,2\n"
+    assert read(tmp_path, "wandb", text, cell) == pytest.approx([1.0, 1.0, 1.0, 2.0])
     # Nothing is saved before the first step.
+    cell = make_cell(save_every=20)
     text = "Step,a - speed/wps\n0,1\n10,512\n20,256\n"
     assert read(tmp_path, "wandb", text, cell) == pytest.approx([1.0, 2.0])
 
@@ -389,6 +409,11 @@ def test_intervals_with_unmarked_saves_are_left_out(tmp_path: Path) -> None:
         ("wandb", "Step,a - speed/wps\n1,2\n2,NaN\n", "line 3: a - speed/wps: 'NaN'"),
         ("litgpt", LITGPT + "\n0,1,x,4e-05,9.1,1,1,512,1024\n", "line 2: iter_time: 'x'"),
         ("litgpt", "iter,total_tokens,time\n1,9,5\n2,18,4\n", "line 3: time: 4 after 5"),
+        (
+            "litgpt",
+            "iter,total_tokens,time\n1,9000,4\n2,9000,5\n",
+            "line 3: total_tokens: 9,000 after 9,000; expected more",
+        ),
         ("lingua", lingua(1, 5) + lingua(2, float("nan")), "line 2: speed/wps: found 'nan'"),
         ("lingua", lingua(1, 5) + lingua(2, 0), "line 2: step 2 has the speed 0"),
         ("lingua", '{"global_step": 1.5, "speed/wps": 5}\n', "line 1: global_step: found 1.5"),
