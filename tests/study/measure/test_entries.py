@@ -198,18 +198,19 @@ def test_regular_expressions() -> None:
     """Groups of several patterns that match the same line belong together."""
     patterns = [
         r"^it (?P<step>\d+) \| (?P<tokens_per_s>[\d,.]+) tok/s",
-        r"loss (?P<loss>\S+)",
+        r"loss (?P<loss>\S+)( rate (?P<lr>\S+))?",
         r"eval: (?P<validation_loss>\S+)",
     ]
     assert read(
         "it 10 | 2,000 tok/s | loss 3.5\nloss of nothing\neval: 3.25\nit 20 | oops tok/s\n"
-        "it 30 | 500 tok/s | loss x",
+        "it 30 | 500 tok/s | loss x\nit 40 | 500 tok/s | loss 3.0 rate 1e-3",
         format="regex",
         patterns=patterns,
     ) == [
         Entry(step=10, loss=3.5, step_s=0.5),
         Validation(step=10, loss=3.25),
         Entry(step=30, step_s=2.0, paused=True),
+        Entry(step=40, step_s=2.0, loss=3.0, rate=1e-3),
     ]
 
 
