@@ -200,7 +200,7 @@ class ForeignFolder:
         clock_s, before_s = entry.elapsed_s, self._clock_s
         if clock_s is not None and before_s is not None and clock_s > before_s:
             return (clock_s - before_s) / steps, entry.paused or saved
-        seen_s = moment_s - (self._seen_s if self._first is not None else 0.0)
+        seen_s = moment_s - self._seen_s
         return max(0.0, seen_s) / steps, entry.paused or saved or seen_s <= 0
 
     def _write_startup(self) -> None:

@@ -206,7 +206,17 @@ def test_the_peak_of_the_memory(
     attempt = begin(gpu_gib=sampled, device=device)
     for number, memory_gib in enumerate(logged, 1):
         attempt.note(number, Entry(step=10 * number, step_s=0.1, memory_gib=memory_gib))
+    assert attempt.summary.peak_memory_gib == expected
     assert attempt.end().peak_memory_gib == expected
+
+
+def test_on_a_cpu_the_peak_is_that_of_the_largest_process(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Linux tells it, in KiB."""
+    usage = SimpleNamespace(ru_maxrss=3 * 2**20)
+    monkeypatch.setattr("study.jobs.foreign_folder.resource.getrusage", lambda who: usage)
+    assert begin(device="cpu").end().peak_memory_gib == 3.0
 
 
 def test_the_machine_is_named_by_its_device(begin: Begin) -> None:
@@ -253,15 +263,34 @@ def test_a_step_and_a_validation_are_recorded_once(begin: Begin, tmp_path: Path)
 
 
 def test_a_validation_may_be_the_first_that_an_attempt_tells(begin: Begin) -> None:
-    """It was resumed from step 20, whose records stay."""
+    """It was resumed from step 20, whose records stay; of step 0, it says nothing of this run."""
     first = begin()
     first.note(8.0, *entries([0.3, 0.3, 0.3]))
     first.files.end("failed")
     second = begin()
+    second.note(1.0, Validation(step=0, loss=9.0))
     second.note(2.0, Validation(step=20, loss=2.5))
     assert second.column("global_step") == [10, 20]
     second.note(5.0, Entry(step=30, step_s=0.3))
     assert [item.first_step for item in second.end().attempts] == [1, 21]
+
+
+@pytest.mark.parametrize(
+    ("steps", "done"),
+    [
+        pytest.param(40, True, id="the last step"),
+        pytest.param(49, True, id="the next record would be beyond it"),
+        pytest.param(50, True, id="also for a trainer that counts from 0 to 49"),
+        pytest.param(51, False, id="a record is missing"),
+    ],
+)
+def test_a_log_every_ten_steps_may_end_before_the_last(
+    begin: Begin, steps: int, done: bool
+) -> None:
+    attempt = begin(steps=steps)
+    assert not attempt.files.all_steps_done
+    attempt.note(9.0, *entries([1.0] * 4))
+    assert attempt.files.all_steps_done == done
 
 
 def test_a_run_diverged_if_its_last_loss_is_not_finite(begin: Begin) -> None:
