@@ -185,6 +185,19 @@ def test_noise_is_borrowed_from_other_sizes_and_said_to_be_unknown(make_grid: Ma
     assert rows["tiny", "tied"].note == ""
 
 
+def test_a_size_with_seeds_of_its_own_has_their_noise(make_grid: MakeGrid) -> None:
+    """Two seeds that differ by 0.1 and by 0.4, of two cells each."""
+    block = {**TWO, "model": ["tiny", "wide"], "seed": [42, 43]}
+    grid = make_grid({**TIED, "models": THREE, "grid": [block]})
+    apart = {"tiny": 0.1, "wide": 0.4}
+    write(grid, lambda cell: 2.0 + apart[cell.model] * (cell.seed - 42))
+    found = {row.model: (row.noise, row.degrees) for row in analyse(grid).ablations[0]}
+    root = math.sqrt(2)
+    assert found == {
+        "tiny": (pytest.approx(0.1 / root), 2), "wide": (pytest.approx(0.4 / root), 2)
+    }  # fmt: skip
+
+
 def test_losses_on_other_text_are_not_compared(make_grid: MakeGrid) -> None:
     variants: dict[str, Any] = {
         "without": {"data": {"sources": {"python_stdlib": 0, "other": 1}}},
@@ -210,7 +223,7 @@ def test_losses_on_other_text_are_not_compared(make_grid: MakeGrid) -> None:
 def test_a_change_with_other_tokens_has_no_verdict(make_grid: MakeGrid) -> None:
     """Twice the GPUs are twice the batch; a length that both declare is what the study asks."""
     two = {**ONE, "gpus": 2, "variant": "tied", "seed": [1, 2, 3]}
-    for length, noted in (({}, True), ({"tokens": "1N"}, False)):
+    for length, noted in (({}, True), ({"steps": 40}, True), ({"tokens": "1N"}, False)):
         blocks = [{**ONE, "seed": [1, 2, 3], **length}, {**two, **length}]
         grid = make_grid({**TIED, "grid": blocks})
         write(grid, lambda cell: (2.1 if cell.gpus == 1 else 1.5) + 0.001 * cell.seed)
