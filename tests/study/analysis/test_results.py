@@ -198,6 +198,46 @@ def test_a_size_with_seeds_of_its_own_has_their_noise(make_grid: MakeGrid) -> No
     }  # fmt: skip
 
 
+NORMED = {"sweep": {"model.qk_norm": [True]}}
+NOWHERE = {"sweep": {"model.pos_embed": ["none"]}}
+BOTH = {"sweep": {"model.qk_norm": [True], "model.pos_embed": ["none"]}}
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [
+        pytest.param(
+            [{"variant": ["tied", "base"]}],
+            ["base", "tied"],
+            id="without changes, wherever it is in the grid",
+        ),
+        pytest.param(
+            [{"variant": "tied"}, {"variant": "tied", **NORMED}],
+            ["tied", "qk_norm-true"],
+            id="the first, and what others have beside it",
+        ),
+        pytest.param(
+            [{"variant": "tied", **NORMED}, {"variant": "tied"}],
+            ["tied+qk_norm-true", "tied"],
+            id="others have less: all in full",
+        ),
+        pytest.param(
+            [{"variant": "tied", **NORMED}, {"variant": "tied", **NOWHERE}, BOTH],
+            ["tied+qk_norm-true", "tied+pos_embed-none", "qk_norm-true+pos_embed-none"],
+            id="two would have one name: all in full",
+        ),
+    ],
+)
+def test_changes_are_named_by_what_the_base_has_not(
+    make_grid: MakeGrid, blocks: list[dict[str, Any]], expected: list[str]
+) -> None:
+    grid = make_grid({**TIED, "grid": [{**ONE, **block} for block in blocks]})
+    write(grid, lambda cell: 2.0)
+    rows = analyse(grid).ablations[0]
+    assert [row.change for row in rows] == expected
+    assert {row.base for row in rows} == {expected[0]}
+
+
 def test_losses_on_other_text_are_not_compared(make_grid: MakeGrid) -> None:
     variants: dict[str, Any] = {
         "without": {"data": {"sources": {"python_stdlib": 0, "other": 1}}},

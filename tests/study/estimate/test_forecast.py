@@ -44,6 +44,15 @@ def test_a_prediction_is_scored_once_its_run_is_measured(make_grid: MakeGrid) ->
     assert score_predictions(grid.study, [*known, *evidence]) == [outcome]
 
 
+def test_a_prediction_is_scored_by_the_mean_of_the_steps(make_grid: MakeGrid) -> None:
+    """29 steps of 0.1 s and 10 of 0.5 s, of which the median is 0.1 s."""
+    grid = make_grid(PAIR)
+    record_predictions([grid[1]], Forecast(grid))
+    write_run(grid[1], step_s=[0.1, 0.1, 0.1, 0.5])
+    (outcome,) = score_predictions(grid.study, known_measurements(measured(grid)))
+    assert outcome.step_ms_measured == pytest.approx(7900 / 39)
+
+
 def test_scored_predictions_are_shown_in_percent() -> None:
     first = ScoredPrediction.of("a", 0.1, (0.09, 0.11, 0.12), "2026-01-01", "Verified")
     second = ScoredPrediction.of("b", 0.123456, (0.05, 0.0617, 0.1))
