@@ -1,7 +1,9 @@
 """Predictions before a launch, and their scores afterwards."""
 
 import json
+import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,8 @@ def test_a_prediction_is_scored_once_its_run_is_measured(make_grid: MakeGrid) ->
     write_run(grid[1], step_s=0.2)
     (outcome,) = score_predictions(grid.study, known_measurements(measured(grid)))
     assert outcome.cell == grid[1].name
+    assert outcome.basis == predicted.basis
+    assert datetime.fromisoformat(outcome.predicted or "") <= datetime.now(UTC)
     assert outcome.step_ms == pytest.approx(1e3 * (predicted.step_s or 0))
     assert outcome.step_ms_measured == pytest.approx(200.0)
     assert outcome.error == pytest.approx((predicted.step_s or 0) / 0.2 - 1)
@@ -88,17 +92,12 @@ def test_an_incomplete_prediction_is_skipped_and_a_malformed_one_reported(
     for kept, count in (("", 0), (whole, 1)):
         path.write_text(kept + '{"cell": "fa')
         assert len(score_predictions(grid.study, known)) == count
-    speed = '"step_s": 0.1, "step_s_low": 0.1, "step_s_high": '
-    for line in (
-        b'{"cell": "fast"}',
-        b'{"a":' * 5000,
-        b"\xff",
-        b"7",
-        f"{{{speed}1{'0' * 400}}}".encode(),
-        f"{{{speed}1e999}}".encode(),
-        f"{{{speed}1e308}}".encode(),  # beyond a float in ms
-        f"{{{speed}-1}}".encode(),
-    ):
+    lines = [b'{"cell": "fast"}', b'{"a":' * 5000, b"\xff", b"7"]
+    for text in ("1" + "0" * 400, "1e999", "1e308", "-1", "0", '"fast"', "null"):  # 1e308 s in ms
+        changed = re.sub(r'"step_s_high": [^,}]+', f'"step_s_high": {text}', whole.strip())
+        assert changed != whole.strip()
+        lines.append(changed.encode())
+    for line in lines:
         path.write_bytes(whole.encode() + line + b"\n")
         with pytest.raises(ConfigError, match="line 2: not a prediction"):
             score_predictions(grid.study, [])
