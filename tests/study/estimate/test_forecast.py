@@ -68,6 +68,14 @@ def test_scored_predictions_are_shown_in_percent() -> None:
     ]
 
 
+def test_without_an_estimate_there_is_no_prediction(make_grid: MakeGrid) -> None:
+    """Nothing is known of `here`."""
+    grid = make_grid()
+    record_predictions(list(grid), Forecast(grid))
+    assert not Path(grid.study.folder, "predictions.jsonl").exists()
+    assert score_predictions(grid.study, []) == []
+
+
 def test_the_last_prediction_before_the_run_counts(make_grid: MakeGrid) -> None:
     grid = make_grid(PAIR)
     record_predictions([grid[1]], Forecast(grid))
