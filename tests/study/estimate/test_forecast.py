@@ -68,6 +68,23 @@ def test_scored_predictions_are_shown_in_percent() -> None:
     ]
 
 
+def test_a_run_that_continues_another_takes_its_own_steps(make_grid: MakeGrid) -> None:
+    """60 of its 300 steps, at 1 s each; the trunk's 240 were another run."""
+    cell = {"cluster": "here", "model": "tiny", "gpus": 1}
+    branch = {**cell, "variant": "on", "steps": 300, "from": {"cell": "stable", "at": "100%"}}
+    grid = make_grid(
+        {
+            "variants": {"stable": {}, "on": {}},
+            "run": {"steps": 240, "checkpoint": {"dump": {"every": 240, "keep": 0}}},
+            "grid": [{**cell, "variant": "stable"}, branch],
+        }
+    )
+    write_run(grid[0], step_s=1.0, startup_s=5.0)
+    trunk, own = map(Forecast(measured(grid)).estimate, grid)
+    assert (trunk.steps, own.steps) == (240, 60)
+    assert (trunk.seconds, own.seconds) == (pytest.approx(244, abs=3), pytest.approx(64, abs=3))
+
+
 def test_without_an_estimate_there_is_no_prediction(make_grid: MakeGrid) -> None:
     """Nothing is known of `here`."""
     grid = make_grid()
@@ -156,6 +173,9 @@ def test_a_launch_above_its_budget_is_stopped_unless_confirmed(make_grid: MakeGr
     assert "budget.cost" in (problem({"cost": 4}) or "")
     assert problem({"gpu_hours": 1}, confirm="test") is None
     assert problem({"gpu_hours": 1}, confirm="other") is not None
+    grid = make_grid(changes)
+    hours = Forecast(measured(grid)).estimate(grid[1]).gpu_hours
+    assert hours is not None and problem({"gpu_hours": hours}) is None
 
 
 AUTO = {"fast": {"slurm": {"runtime_min": "auto", "mem_gib": "auto", "max_runtime_min": 70}}}

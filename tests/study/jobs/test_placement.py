@@ -221,6 +221,23 @@ def test_what_is_measured_or_under_way_stays_where_it_is(
     assert not any("-p right" in command for command in slurm.asked)
 
 
+@pytest.mark.parametrize("what", ["measured", "queued", "to run"])
+def test_only_cells_that_are_to_run_count_as_a_queue(
+    written: Written, slurm: Slurm, what: str
+) -> None:
+    """Of two seeds the first stays on the first cluster; Slurm itself counts what is queued."""
+    cell = written.on("left")
+    written.entry["seed"] = [cell.seed, cell.seed + 1]
+    if what == "measured":
+        write_run(cell)
+    elif what == "queued":
+        logs = Path(cell.folder, "slurm_logs")
+        logs.mkdir(parents=True)
+        (logs / "12.log").touch()
+        slurm.squeue = "12|PENDING|0:00|30:00|Priority|x|c\n"
+    assert written.clusters() == ["left", "right" if what == "to run" else "left"]
+
+
 @pytest.mark.parametrize("listed", ["", "12|FAILED|0:09|30:00|None|x|c\n"])
 def test_a_job_that_has_ended_holds_its_cell_nowhere(
     written: Written, slurm: Slurm, listed: str
