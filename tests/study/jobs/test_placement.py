@@ -203,7 +203,7 @@ def test_on_this_machine_there_is_no_wait_but_for_the_studys_own_runs(
     assert written.clusters() == ["here", "left"]
 
 
-@pytest.mark.parametrize("what", ["measured", "begun", "queued", "not listed"])
+@pytest.mark.parametrize("what", ["measured", "begun", "starting", "queued", "not listed"])
 def test_what_is_measured_or_under_way_stays_where_it_is(
     written: Written, slurm: Slurm, what: str
 ) -> None:
@@ -217,12 +217,17 @@ def test_what_is_measured_or_under_way_stays_where_it_is(
         jobs = "9|FAILED|0:09|30:00|None|x|c\n12|PENDING|0:00|30:00|Priority|x|c\n"
         slurm.squeue = jobs if what == "queued" else None  # squeue does not answer
     else:
-        changes = {} if what == "measured" else {"status": "preempted", "steps_done": 1}
+        changes = {
+            "measured": {},
+            "begun": {"status": "preempted", "steps_done": 1},
+            "starting": {"status": "running", "steps_done": 0},
+        }[what]
         write_run(cell, **changes)
     assert written.clusters() == ["left"]
     told = {
         "measured": "measured there",
         "begun": "its run has begun there",
+        "starting": "its run has begun there",
         "queued": "in the queue there, Slurm job 12",
         "not listed": "in the queue there, Slurm job 12",
     }[what]

@@ -15,7 +15,7 @@ from study.jobs.verdict import (
 )
 
 
-@pytest.mark.parametrize("state", ["COMPLETED", GONE, "PREEMPTED"])
+@pytest.mark.parametrize("state", ["COMPLETED", GONE, "PREEMPTED", "NODE_FAIL"])
 def test_complete_outputs_mean_done(state: str) -> None:
     assert judge(End(state, complete=True)).action == "done"
 
@@ -96,6 +96,12 @@ def test_only_what_ran_out_is_requested_again_in_a_larger_amount(
 ) -> None:
     note_shortage(request.node.name, end)
     assert find_shortage(request.node.name) == expected
+
+
+def test_what_ran_out_is_counted(request: pytest.FixtureRequest) -> None:
+    for state in ("TIMEOUT", "OUT_OF_MEMORY", "TIMEOUT", "OUT_OF_MEMORY", "TIMEOUT"):
+        note_shortage(request.node.name, End(state, complete=False))
+    assert find_shortage(request.node.name) == Shortage(time=3, memory=2)
 
 
 @pytest.mark.parametrize(
