@@ -39,7 +39,9 @@ def test_a_run_that_saved_is_continued_while_it_makes_progress(state: str) -> No
 
 
 def test_a_run_that_makes_no_progress_is_a_failure() -> None:
-    assert judge(End("FAILED", complete=False, saved_step=8, first_step=8)).action == "retry"
+    verdict = judge(End("FAILED", complete=False, saved_step=8, first_step=8))
+    assert verdict.action == "retry"
+    assert verdict.reason == "It was stopped before it had taken a step."
 
 
 def test_the_reason_to_continue_names_the_step() -> None:
@@ -48,6 +50,8 @@ def test_the_reason_to_continue_names_the_step() -> None:
     assert judge(End("FAILED", False, saved_step=12)).reason == "stopped, saved at step 12"
     assert judge(End("TIMEOUT", False, saved_step=12)).reason == "time limit, saved at step 12"
     assert judge(End("PREEMPTED", False, saved_step=12)).reason == "preempted, saved at step 12"
+    lost = End("NODE_FAIL", False, saved_step=12)
+    assert judge(lost).reason == "node failure, saved at step 12"
 
 
 def test_preemption_is_not_a_failure_even_before_the_first_step() -> None:
