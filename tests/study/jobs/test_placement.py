@@ -574,7 +574,9 @@ def test_without_a_choice_to_make_nothing_is_asked(written: Written, slurm: Slur
 
 def test_nodes_in_service_are_counted(slurm: Slurm) -> None:
     slurm.nodes = "CLUSTER: trial\nidle|4\nmixed-|2\nallocated*|1\ndown*|8\ndrained|16\nidle~|32\n"
-    assert count_nodes("left", "trial") == 39
+    slurm.nodes += "completing|64\nplanned|128\nreserved|256\npowering_up|512\npowered_down|1024\n"
+    slurm.nodes += "maint|2048\n"
+    assert count_nodes("left", "trial") == 4 + 2 + 1 + 32 + 64 + 128 + 256 + 512 + 1024
     assert slurm.asked == ["sinfo -M trial --partition=left --noheader '--format=%T|%D'"]
     slurm.away = {"left"}
     assert count_nodes("left", None) is None
