@@ -285,6 +285,19 @@ def test_rates_of_several_batches_are_told(make_grid: MakeGrid) -> None:
     assert note in fit(grid)["tiny"].row.note
 
 
+def test_a_budget_tells_how_many_of_its_runs_have_a_loss(make_grid: MakeGrid) -> None:
+    """Three sizes of two seeds for each of two budgets, of which the first lacks a run."""
+    block = {**SIZES, "seed": [1, 2], "flops": [1e11, 2e11]}
+    grid = make_grid({"models": THREE, "grid": [block]})
+    missing = next(cell for cell in grid if cell.length and cell.length.value == 1e11)
+    write(grid, lambda cell: None if cell is missing else 2.0 + 0.1 * cell.seed)
+    (found,) = analyse(grid).isoflop
+    rows = [curve.row for curve in found.curves]
+    assert [(row.flops, row.sizes, row.runs) for row in rows] == [(1e11, 3, 5), (2e11, 3, 6)]
+    assert rows[0].note.startswith("5 of 6 runs have a loss; ")
+    assert "have a loss" not in rows[1].note
+
+
 def test_a_source_that_is_left_out_may_be_evaluated_all_the_same(make_grid: MakeGrid) -> None:
     variants = {"without": {"data": {"sources": {"python_stdlib": 0, "other": 1}}}}
     held_out = {"validation": {"sources": ["python_stdlib"]}}
