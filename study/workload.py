@@ -126,7 +126,9 @@ def plan_dtype(cell: Cell) -> Dtype:
     conservative choice then.
     """
     here = cell.cluster_config.slurm is None and has_bf16()
-    return model_dtype(cell.run.distributed, cell.run.device, here) or "fp32"
+    dtype = model_dtype(cell.run.distributed, cell.run.device, here)
+    assert dtype is not None, "the processor is known, or taken to be one without bf16"
+    return dtype
 
 
 def workload(cell: Cell, dtype: Dtype | None = None) -> Workload:

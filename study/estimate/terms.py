@@ -228,7 +228,7 @@ def _node_rate(work: Workload, sheet: DataSheet) -> float:
 
     It leaves the node through the adapters of all its GPUs.
     """
-    adapters = min(work.gpus, work.gpus_per_node) / work.tensor_parallel
+    adapters = work.gpus_per_node / work.tensor_parallel
     return min(sheet.link_bytes, sheet.network_bytes * max(1.0, adapters))
 
 

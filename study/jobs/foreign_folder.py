@@ -17,6 +17,7 @@ from study.jobs.gpu_watch import GpuWatch
 from study.jobs.log_doubts import LogDoubts
 from study.measure.entries import Entry, Event, Lines, Validation
 from study.measure.foreign_logs import live_format
+from study.measure.training_log import has_multiple
 from study.points import COMPLETED, LOGS
 from study.terms import SETTINGS_FILE
 from trainer.files import move_aside, write_atomically
@@ -232,13 +233,13 @@ class ForeignFolder:
             return (clock_s - before_s) / steps, entry.paused or saved
         # A clock that has gone back is that of a new start.
         restarted = clock_s is not None and before_s is not None
-        seen_s = moment_s - (self._seen_s if self._first is not None else 0.0)
+        seen_s = moment_s - self._seen_s
         return max(0.0, seen_s) / steps, entry.paused or saved or restarted or seen_s <= 0
 
     def _saves_before(self, step: int) -> bool:
         """Whether a checkpoint is saved between the last record and a step."""
         every = self._job.saves_every
-        return every is not None and _has_multiple(self._last, step - 1, every)
+        return every is not None and has_multiple(self._last, step - 1, every)
 
     def _write_startup(self) -> None:
         """Write the time to the end of the first step, if it was recorded.
@@ -332,8 +333,3 @@ def _came_s(event: Event, now: float) -> float:
 def _has_time(entry: Entry) -> bool:
     """Whether the log has a speed or a time for an entry."""
     return entry.step_s is not None or entry.elapsed_s is not None
-
-
-def _has_multiple(low: int, high: int, number: int) -> bool:
-    """Whether a positive multiple of a number is from `low` up to `high`."""
-    return high // number > max(0, low - 1) // number

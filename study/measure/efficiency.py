@@ -34,7 +34,7 @@ def scaling_efficiencies(
     measured = {
         cell.name: (speed, row.gpu_name)
         for cell, row in zip(cells, rows, strict=True)
-        if (speed := row.tokens_per_s_per_gpu) is not None and speed > 0
+        if (speed := row.tokens_per_s_per_gpu) is not None
     }
     settings = {cell.name: _settings(cell) for cell in grid}
     groups = group_by(grid, lambda cell: settings[cell.name])

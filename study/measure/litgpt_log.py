@@ -48,8 +48,11 @@ def _records(rows: Sequence[CsvRow], timed: bool) -> Iterator[LogRecord]:
         if timed:
             time_s = row.number("time")
             tokens, seconds = total - last_tokens, time_s - last_s
-            if tokens <= 0 or seconds <= 0:
+            if seconds <= 0:
                 raise row.problem("time", f"{time_s:g} after {last_s:g}; expected a later time")
+            if tokens <= 0:
+                message = f"{total:,.0f} after {last_tokens:,.0f}; expected more"
+                raise row.problem("total_tokens", message)
             last_tokens, last_s = total, time_s
         else:
             tokens, seconds = total / step, row.number("iter_time")

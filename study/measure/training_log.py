@@ -81,7 +81,9 @@ def steady_steps(log: TrainingLog, cell: Cell) -> SteadySteps:
     saves = checkpoint.periods if checkpoint else ()
     found, count, before = [], 0, 0
     for record in log.records:
-        saved = before and any(before % every == 0 for every in saves)
+        # A save after a step is in the time of the next one.
+        first = record.step - 1 if log.covers == "step" else before
+        saved = any(has_multiple(first, record.step - 1, every) for every in saves)
         covered = max(1, record.step - before) if log.covers == "interval" else 1
         before = record.step
         if record.starts or record.pauses or saved:
@@ -93,6 +95,11 @@ def steady_steps(log: TrainingLog, cell: Cell) -> SteadySteps:
         found.append(step_s)
         count += covered
     return SteadySteps(found, count if log.covers else None)
+
+
+def has_multiple(low: int, high: int, number: int) -> bool:
+    """Return whether a positive multiple of a number is from `low` up to `high`."""
+    return high // number > max(0, low - 1) // number
 
 
 def _check_tokens(log: TrainingLog, cell: Cell) -> None:

@@ -35,6 +35,8 @@ def cells(path: Path) -> list[dict[str, str]]:
         PLAIN.replace("\n", "\r\n"),
         PLAIN.replace("\n", "\r"),
         PLAIN.replace("\n", ",\n"),
+        PLAIN.replace("\n", ",,\n"),
+        "  # comment\n" + PLAIN,
         PLAIN.replace("a,", "a,,").replace("1,", "1,,").replace("4,", "4, ,"),
         PLAIN.replace(",", " , "),
         '"a","b","c"\n"1","two","3"\n"4","five","6"\n',
@@ -55,6 +57,19 @@ def test_quoted_newlines_and_comments_in_quotes(tmp_path: Path) -> None:
     assert first.cells["b"] == "two\n# lines\n\nmore"
     assert first.text("b") == "two # lines more"
     assert (first.line, second.line) == (2, 6)
+
+
+def test_a_delimiter_in_quotes_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text('"a;b;c",d,e\n1,2,3\n')
+    assert cells(path) == [{"a;b;c": "1", "d": "2", "e": "3"}]
+
+
+def test_either_order_of_the_bytes_of_utf_16(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    for encoding in ("utf-16-le", "utf-16-be"):
+        path.write_bytes(f"\ufeff{PLAIN}".encode(encoding))
+        assert cells(path) == ROWS
 
 
 def test_a_pipe_is_read_from_its_first_byte() -> None:

@@ -13,6 +13,7 @@ from tests.study.estimate.workloads import SMALL
 def test_the_workload_of_the_guides_cell_is_that_worked_out_by_hand(make_grid: MakeGrid) -> None:
     found = workload(make_grid(GUIDE)[0], "bf16")
     assert replace(found, unseen="") == replace(SMALL, compiled=True)
+    assert workload(make_grid()[0]).gpus_per_node == 4
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,27 @@ def test_a_setting_changes_the_workload(
     found = workload(make_grid({**GUIDE, "variants": {"v": changes}, "grid": [block]})[0], "bf16")
     for name, value in fields.items():
         assert getattr(found, name) == pytest.approx(value), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "alike"),
+    [
+        ({"model": {"n_layers": 4, "dim": 256}}, True),
+        ({"data": {"batch_size": 4, "seq_len": 1024}, "grad_acc_steps": 2}, True),
+        ({"distributed": {"compile": False, "model_dtype": "fp32", "tp_size": 2}}, True),
+        ({"distributed": {"fsdp_type": "full_shard"}}, True),
+        ({"optim": {"lr": 0.5}}, True),
+        ({"model": {"qk_norm": True}}, False),
+        ({"distributed": {"attention": "math"}}, False),
+        ({"data": {"document_mask": True}}, False),
+    ],
+)
+def test_only_settings_that_no_term_shows_make_a_workload_another_kind(
+    make_grid: MakeGrid, changes: dict[str, Any], alike: bool
+) -> None:
+    block = {"cluster": "fast", "model": "small", "gpus": 8, "variant": ["base", "v"]}
+    base, changed = make_grid({**GUIDE, "variants": {"v": changes}, "grid": [block]})
+    assert (workload(base).unseen == workload(changed).unseen) == alike
 
 
 def test_an_optimizer_brings_its_costs(make_grid: MakeGrid) -> None:

@@ -107,6 +107,26 @@ def test_the_line_through_two_budgets_is_that_worked_by_hand() -> None:
     assert (params.low, params.high) == pytest.approx((0.5 - t * error, 0.5 + t * error), rel=1e-5)
 
 
+def test_minima_on_a_line_leave_the_interval_that_the_noise_gives() -> None:
+    """Three budgets, each with two seeds at three sizes, 0.1 around 2 + u^2.
+
+    The noise is sqrt(0.18 / 9), the error of a minimum half of that over the root of the four
+    squares of u, that of the exponent this over sqrt(2) ln 10; t(9) at 90% is 1.383029.
+    """
+    runs = {
+        flops: [
+            IsoRun(flops**0.5 * np.exp(u), flops**0.5 / 6 * np.exp(-u), 2 + u**2 + sign * 0.1)
+            for u in (-1, 0, 1)
+            for sign in (-1, 1)
+        ]
+        for flops in (1e18, 1e19, 1e20)
+    }
+    half = np.sqrt(0.02) / 2 / 2 / (np.sqrt(2) * np.log(10)) * 1.383029
+    for law in fit_budgets("base", runs, "validation loss").laws:
+        assert law.exponent == pytest.approx(0.5)
+        assert (law.low, law.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
+
+
 def test_sizes_that_the_parabola_leaves_out_are_told() -> None:
     """The lowest loss is at 8e7; 6.4e8 is a factor of 8 away, beyond 5."""
     sizes = {4e7: 3.1, 8e7: 3.0, 1.6e8: 3.1, 6.4e8: 3.6}

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from study.analysis.parabola import fit_parabola, near_lowest, pooled_noise
+from study.analysis.parabola import Parabola, fit_parabola, near_lowest, pooled_noise
 from study.measure.noise import Noise
 
 # y = 1 - x + x^2 at three places, with two runs 0.1 around it at each.
@@ -82,3 +82,11 @@ def test_places_far_from_the_lowest_are_left_out_unless_they_are_needed() -> Non
     assert near_lowest([1.0, 5.0, 10.0, 100.0], [3.2, 3.1, 3.0, 3.6], 5) == [1, 2, 3]
     assert near_lowest([1.0, 10.0, 100.0], [3.2, 3.0, 3.6], 5) == [0, 1, 2]
     assert near_lowest([], [], 5) == []
+
+
+@pytest.mark.parametrize("bend", [0.0, -1.0])
+def test_what_is_not_bent_upwards_has_no_minimum(bend: float) -> None:
+    """A line, or a hill, whatever the noise."""
+    curve = Parabola(0.0, (2.0, 0.0, bend), np.eye(3), 0.01, 6, 3, -1.0, 1.0)
+    assert curve.minimum is None
+    assert curve.interval(Noise(1e-6, 3)) is None

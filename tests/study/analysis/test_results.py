@@ -185,6 +185,59 @@ def test_noise_is_borrowed_from_other_sizes_and_said_to_be_unknown(make_grid: Ma
     assert rows["tiny", "tied"].note == ""
 
 
+def test_a_size_with_seeds_of_its_own_has_their_noise(make_grid: MakeGrid) -> None:
+    """Two seeds that differ by 0.1 and by 0.4, of two cells each."""
+    block = {**TWO, "model": ["tiny", "wide"], "seed": [42, 43]}
+    grid = make_grid({**TIED, "models": THREE, "grid": [block]})
+    apart = {"tiny": 0.1, "wide": 0.4}
+    write(grid, lambda cell: 2.0 + apart[cell.model] * (cell.seed - 42))
+    found = {row.model: (row.noise, row.degrees) for row in analyse(grid).ablations[0]}
+    root = math.sqrt(2)
+    assert found == {
+        "tiny": (pytest.approx(0.1 / root), 2), "wide": (pytest.approx(0.4 / root), 2)
+    }  # fmt: skip
+
+
+NORMED = {"sweep": {"model.qk_norm": [True]}}
+NOWHERE = {"sweep": {"model.pos_embed": ["none"]}}
+BOTH = {"sweep": {"model.qk_norm": [True], "model.pos_embed": ["none"]}}
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [
+        pytest.param(
+            [{"variant": ["tied", "base"]}],
+            ["base", "tied"],
+            id="without changes, wherever it is in the grid",
+        ),
+        pytest.param(
+            [{"variant": "tied"}, {"variant": "tied", **NORMED}],
+            ["tied", "qk_norm-true"],
+            id="the first, and what others have beside it",
+        ),
+        pytest.param(
+            [{"variant": "tied", **NORMED}, {"variant": "tied"}],
+            ["tied+qk_norm-true", "tied"],
+            id="others have less: all in full",
+        ),
+        pytest.param(
+            [{"variant": "tied", **NORMED}, {"variant": "tied", **NOWHERE}, BOTH],
+            ["tied+qk_norm-true", "tied+pos_embed-none", "qk_norm-true+pos_embed-none"],
+            id="two would have one name: all in full",
+        ),
+    ],
+)
+def test_changes_are_named_by_what_the_base_has_not(
+    make_grid: MakeGrid, blocks: list[dict[str, Any]], expected: list[str]
+) -> None:
+    grid = make_grid({**TIED, "grid": [{**ONE, **block} for block in blocks]})
+    write(grid, lambda cell: 2.0)
+    rows = analyse(grid).ablations[0]
+    assert [row.change for row in rows] == expected
+    assert {row.base for row in rows} == {expected[0]}
+
+
 def test_losses_on_other_text_are_not_compared(make_grid: MakeGrid) -> None:
     variants: dict[str, Any] = {
         "without": {"data": {"sources": {"python_stdlib": 0, "other": 1}}},
@@ -210,7 +263,7 @@ def test_losses_on_other_text_are_not_compared(make_grid: MakeGrid) -> None:
 def test_a_change_with_other_tokens_has_no_verdict(make_grid: MakeGrid) -> None:
     """Twice the GPUs are twice the batch; a length that both declare is what the study asks."""
     two = {**ONE, "gpus": 2, "variant": "tied", "seed": [1, 2, 3]}
-    for length, noted in (({}, True), ({"tokens": "1N"}, False)):
+    for length, noted in (({}, True), ({"steps": 40}, True), ({"tokens": "1N"}, False)):
         blocks = [{**ONE, "seed": [1, 2, 3], **length}, {**two, **length}]
         grid = make_grid({**TIED, "grid": blocks})
         write(grid, lambda cell: (2.1 if cell.gpus == 1 else 1.5) + 0.001 * cell.seed)
@@ -230,6 +283,19 @@ def test_rates_of_several_batches_are_told(make_grid: MakeGrid) -> None:
     tokens = sorted({cell.tokens_per_step for cell in grid})
     note = f"unlike batches: {tokens[0]:,} and {tokens[1]:,} tokens a step"
     assert note in fit(grid)["tiny"].row.note
+
+
+def test_a_budget_tells_how_many_of_its_runs_have_a_loss(make_grid: MakeGrid) -> None:
+    """Three sizes of two seeds for each of two budgets, of which the first lacks a run."""
+    block = {**SIZES, "seed": [1, 2], "flops": [1e11, 2e11]}
+    grid = make_grid({"models": THREE, "grid": [block]})
+    missing = next(cell for cell in grid if cell.length and cell.length.value == 1e11)
+    write(grid, lambda cell: None if cell is missing else 2.0 + 0.1 * cell.seed)
+    (found,) = analyse(grid).isoflop
+    rows = [curve.row for curve in found.curves]
+    assert [(row.flops, row.sizes, row.runs) for row in rows] == [(1e11, 3, 5), (2e11, 3, 6)]
+    assert rows[0].note.startswith("5 of 6 runs have a loss; ")
+    assert "have a loss" not in rows[1].note
 
 
 def test_a_source_that_is_left_out_may_be_evaluated_all_the_same(make_grid: MakeGrid) -> None:

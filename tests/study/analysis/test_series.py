@@ -153,3 +153,10 @@ def test_changes_are_compared_with_the_same_length_and_size(make_grid: MakeGrid)
         "rope_theta-10000",
     )
     assert len(set(swept.changes.values())) == 4
+
+
+def test_a_cell_without_a_length_of_its_own_is_no_length_beside_others(make_grid: MakeGrid) -> None:
+    """It has the study's steps, as do cells of other analyses."""
+    grid = make_grid({"grid": [ONE, {**ONE, "steps": [20, 30]}]})
+    (series,) = token_counts(grid)
+    assert [cell.run.steps for cell in series.cells] == [20, 30]

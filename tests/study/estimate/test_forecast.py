@@ -1,7 +1,9 @@
 """Predictions before a launch, and their scores afterwards."""
 
 import json
+import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,8 @@ def test_a_prediction_is_scored_once_its_run_is_measured(make_grid: MakeGrid) ->
     write_run(grid[1], step_s=0.2)
     (outcome,) = score_predictions(grid.study, known_measurements(measured(grid)))
     assert outcome.cell == grid[1].name
+    assert outcome.basis == predicted.basis
+    assert datetime.fromisoformat(outcome.predicted or "") <= datetime.now(UTC)
     assert outcome.step_ms == pytest.approx(1e3 * (predicted.step_s or 0))
     assert outcome.step_ms_measured == pytest.approx(200.0)
     assert outcome.error == pytest.approx((predicted.step_s or 0) / 0.2 - 1)
@@ -42,6 +46,15 @@ def test_a_prediction_is_scored_once_its_run_is_measured(make_grid: MakeGrid) ->
     known = known_measurements(measured(grid))
     evidence = [replace(item, source="the guide", mean_s=9.0) for item in known]
     assert score_predictions(grid.study, [*known, *evidence]) == [outcome]
+
+
+def test_a_prediction_is_scored_by_the_mean_of_the_steps(make_grid: MakeGrid) -> None:
+    """29 steps of 0.1 s and 10 of 0.5 s, of which the median is 0.1 s."""
+    grid = make_grid(PAIR)
+    record_predictions([grid[1]], Forecast(grid))
+    write_run(grid[1], step_s=[0.1, 0.1, 0.1, 0.5])
+    (outcome,) = score_predictions(grid.study, known_measurements(measured(grid)))
+    assert outcome.step_ms_measured == pytest.approx(7900 / 39)
 
 
 def test_scored_predictions_are_shown_in_percent() -> None:
@@ -53,6 +66,31 @@ def test_scored_predictions_are_shown_in_percent() -> None:
         ["a", "2026-01-01", "110", "90 to 120", "100", "+10.0", "inside"],
         ["b", "", "61.7", "50 to 100", "123.5", "-50.0", "outside"],
     ]
+
+
+def test_a_run_that_continues_another_takes_its_own_steps(make_grid: MakeGrid) -> None:
+    """60 of its 300 steps, at 1 s each; the trunk's 240 were another run."""
+    cell = {"cluster": "here", "model": "tiny", "gpus": 1}
+    branch = {**cell, "variant": "on", "steps": 300, "from": {"cell": "stable", "at": "100%"}}
+    grid = make_grid(
+        {
+            "variants": {"stable": {}, "on": {}},
+            "run": {"steps": 240, "checkpoint": {"dump": {"every": 240, "keep": 0}}},
+            "grid": [{**cell, "variant": "stable"}, branch],
+        }
+    )
+    write_run(grid[0], step_s=1.0, startup_s=5.0)
+    trunk, own = map(Forecast(measured(grid)).estimate, grid)
+    assert (trunk.steps, own.steps) == (240, 60)
+    assert (trunk.seconds, own.seconds) == (pytest.approx(244, abs=3), pytest.approx(64, abs=3))
+
+
+def test_without_an_estimate_there_is_no_prediction(make_grid: MakeGrid) -> None:
+    """Nothing is known of `here`."""
+    grid = make_grid()
+    record_predictions(list(grid), Forecast(grid))
+    assert not Path(grid.study.folder, "predictions.jsonl").exists()
+    assert score_predictions(grid.study, []) == []
 
 
 def test_the_last_prediction_before_the_run_counts(make_grid: MakeGrid) -> None:
@@ -79,17 +117,12 @@ def test_an_incomplete_prediction_is_skipped_and_a_malformed_one_reported(
     for kept, count in (("", 0), (whole, 1)):
         path.write_text(kept + '{"cell": "fa')
         assert len(score_predictions(grid.study, known)) == count
-    speed = '"step_s": 0.1, "step_s_low": 0.1, "step_s_high": '
-    for line in (
-        b'{"cell": "fast"}',
-        b'{"a":' * 5000,
-        b"\xff",
-        b"7",
-        f"{{{speed}1{'0' * 400}}}".encode(),
-        f"{{{speed}1e999}}".encode(),
-        f"{{{speed}1e308}}".encode(),  # beyond a float in ms
-        f"{{{speed}-1}}".encode(),
-    ):
+    lines = [b'{"cell": "fast"}', b'{"a":' * 5000, b"\xff", b"7"]
+    for text in ("1" + "0" * 400, "1e999", "1e308", "-1", "0", '"fast"', "null"):  # 1e308 s in ms
+        changed = re.sub(r'"step_s_high": [^,}]+', f'"step_s_high": {text}', whole.strip())
+        assert changed != whole.strip()
+        lines.append(changed.encode())
+    for line in lines:
         path.write_bytes(whole.encode() + line + b"\n")
         with pytest.raises(ConfigError, match="line 2: not a prediction"):
             score_predictions(grid.study, [])
@@ -140,6 +173,9 @@ def test_a_launch_above_its_budget_is_stopped_unless_confirmed(make_grid: MakeGr
     assert "budget.cost" in (problem({"cost": 4}) or "")
     assert problem({"gpu_hours": 1}, confirm="test") is None
     assert problem({"gpu_hours": 1}, confirm="other") is not None
+    grid = make_grid(changes)
+    hours = Forecast(measured(grid)).estimate(grid[1]).gpu_hours
+    assert hours is not None and problem({"gpu_hours": hours}) is None
 
 
 AUTO = {"fast": {"slurm": {"runtime_min": "auto", "mem_gib": "auto", "max_runtime_min": 70}}}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from study.estimate.overhead import pauses, rest_terms
+from study.estimate.overhead import count_evaluations, count_saves, pauses, rest_terms
 from tests.study.conftest import MakeGrid
 
 
@@ -46,3 +46,34 @@ def test_what_interrupts_a_run(make_grid: MakeGrid, changes: dict[str, Any], ali
     study = {"run": run, "variants": {"changed": changes}, "grid": [block]}
     base, changed = (pauses(cell, 40) for cell in make_grid(study))
     assert (base == changed) == alike
+
+
+@pytest.mark.parametrize(
+    ("dump", "evaluation", "steps", "saves"),
+    [
+        pytest.param(10, None, 40, 4, id="the last step is one of them"),
+        pytest.param(10, None, 45, 5, id="and at the end"),
+        pytest.param(10, 15, 40, 5, id="once at step 30"),
+        pytest.param(10, 15, 45, 6, id="the other kind ends with the run"),
+        pytest.param(10, 15, 44, 6, id="neither does"),
+        pytest.param(None, None, 44, 1, id="at the end alone"),
+    ],
+)
+def test_how_often_a_run_saves(
+    make_grid: MakeGrid, dump: int | None, evaluation: int | None, steps: int, saves: int
+) -> None:
+    checkpoint = {"dump": {"every": dump}, "eval": {"every": evaluation}}
+    cell = make_grid({"run": {"eval": None, "checkpoint": checkpoint}})[0]
+    assert count_saves(cell, steps) == saves
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "expected"),
+    [(None, 45, 0), ({}, 45, 1), ({"every": 10}, 40, 4), ({"every": 10}, 45, 5)],
+)
+def test_how_often_a_run_evaluates(
+    make_grid: MakeGrid, settings: dict[str, Any] | None, steps: int, expected: int
+) -> None:
+    """At its end, too."""
+    cell = make_grid({"run": {"eval": settings, "checkpoint": None}})[0]
+    assert count_evaluations(cell, steps) == expected

@@ -109,6 +109,12 @@ def test_spreads_are_those_of_repeated_runs() -> None:
     assert find_spreads([*own, measured(99.0, cell=replace(COMPILED, run=run))]).outside == (
         pytest.approx(found.outside)
     )
+    # Nor is one of another length, or one that took less than its steps, which contradicts itself.
+    run = run.model_copy(update={"eval": None})
+    cells = [replace(COMPILED, run=run.model_copy(update={"steps": steps})) for steps in (500, 900)]
+    several = [measured(20.0, cell=cells[0]), measured(30.0, cell=cells[1])]
+    several += [measured(20.0, cell=cells[0], end_s=-21.0)]
+    assert find_spreads(several).outside == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("intervals", [1, 2, 4, 20])

@@ -56,7 +56,17 @@ def test_terms_by_hand() -> None:
     for again in (full, selective):
         assert again["activations"] == pytest.approx(terms["activations"] * 4 / 3)
     assert selective["attention"] == terms["attention"]
+    # in fp32, written and read, forward and backward
+    assert terms["logits"] == 4 * 4 * 258 * 16_384
+    # a hundredth of the matmuls for each of three doublings
+    assert terms["stragglers"] == pytest.approx(0.03 * terms["matmul"])
+    assert step_terms(replace(SMALL, gpus=1), UNIT)["stragglers"] == 0
+    assert terms["constant"] == 5e-3
     assert terms["optimizer"] == 28 * 27_535_872
+    held = step_terms(replace(SMALL, shard=4, tensor_parallel=2), UNIT)
+    assert held["optimizer"] == terms["optimizer"] / 8
+    leaner = step_terms(replace(SMALL, kept_share=0.75), UNIT)
+    assert leaner["activations"] == 0.75 * terms["activations"]
     muon = replace(SMALL, optimizer=OptimizerCosts(state_bytes=4, flops=100))
     assert step_terms(muon, UNIT)["optimizer"] == 20 * 27_535_872
     assert step_terms(muon, UNIT)["matmul"] - terms["matmul"] == 100 * 27_535_872
@@ -88,6 +98,43 @@ def test_traffic_of_hybrid_sharding_by_hand() -> None:
     assert hybrid["latency"] == pytest.approx((3 * 8 * 3 + 2 * 8 * 3) * 5e-6)
 
 
+def test_traffic_of_copies_by_hand() -> None:
+    """An all-reduce of fp32 gradients: buckets of 25 MiB in a tree, and all of it in a ring."""
+    sheet = replace(UNIT, link_bytes=100.0, network_bytes=10.0)
+    one_node = step_terms(SMALL, sheet)
+    gradients = 4 * 27_535_872
+    assert one_node["latency"] == pytest.approx(2 * gradients / (25 * 2**20) * 3 * 5e-6)
+    # A small model has less than one bucket.
+    assert step_terms(replace(SMALL, params=10**6), sheet)["latency"] == pytest.approx(6 * 5e-6)
+    # Two nodes: through the adapters of 8 GPUs, but no faster than inside a node.
+    two = replace(SMALL, gpus=16)
+    sent = 2 * gradients * 15 / 16
+    assert step_terms(two, sheet)["network"] == pytest.approx(sent / 80)
+    assert step_terms(two, replace(sheet, network_bytes=20.0))["network"] == sent / 100
+    assert step_terms(two, sheet)["link"] == 0
+    # A copy over two nodes has one adapter for each of its matrices' parts at least.
+    split = replace(SMALL, gpus=16, gpus_per_node=4, tensor_parallel=8)
+    assert step_terms(split, sheet)["network"] == pytest.approx(2 * gradients / 8 / 2 / 10)
+    # Shards of four groups of two leave a node of four GPUs.
+    groups = replace(SMALL, gpus=8, gpus_per_node=4, shard=4, tensor_parallel=2)
+    assert step_terms(groups, sheet)["network"] > 0
+    assert step_terms(replace(groups, gpus_per_node=8), sheet)["network"] == 0
+
+
+def test_terms_of_several_micro_batches() -> None:
+    """Gradients are all-reduced and applied once; shards and parts exchange each time."""
+    once, thrice = (step_terms(replace(SMALL, grad_acc_steps=n), UNIT) for n in (1, 3))
+    for name in ("matmul", "attention", "activations", "logits", "launch", "stragglers"):
+        assert thrice[name] == pytest.approx(3 * once[name]), name
+    for name in ("link", "latency", "optimizer", "constant"):
+        assert thrice[name] == once[name], name
+    sharded = [step_terms(replace(SMALL, grad_acc_steps=n, shard=8), UNIT) for n in (1, 3)]
+    for name in ("link", "latency"):
+        assert sharded[1][name] == pytest.approx(3 * sharded[0][name]), name
+    split = [step_terms(replace(SMALL, grad_acc_steps=n, tensor_parallel=8), UNIT) for n in (1, 3)]
+    assert split[1]["link"] == pytest.approx(3 * split[0]["link"])
+
+
 def test_communication_does_not_depend_on_the_batch() -> None:
     once, twice = (
         step_terms(replace(SMALL, gpus=64, shard=64, batch_size=batch), UNIT) for batch in (1, 2)
@@ -114,6 +161,9 @@ def test_memory_by_hand() -> None:
     assert terms["gathered"] == 0
     chunked = memory_terms(replace(SMALL, loss_chunk=4096))
     assert chunked["logits"] == terms["logits"] / 4
+    assert memory_terms(replace(SMALL, loss_chunk=10**6))["logits"] == terms["logits"]
+    leaner = memory_terms(replace(SMALL, kept_share=0.75))
+    assert leaner["activations"] == 0.75 * terms["activations"]
     # of sharded weights, a quarter of the blocks and both matrices of the vocabulary
     sharded = memory_terms(replace(SMALL, shard=8))
     vocabulary = 27_535_872 - 27_403_776 + 258 * 512
@@ -128,7 +178,11 @@ def test_memory_by_hand() -> None:
     selective, full = (memory_terms(replace(SMALL, recompute=r)) for r in ("selective", "full"))
     assert selective["activations"] == terms["activations"] / 2
     assert full["activations"] == (8 * 2 + 34) * 512 * 16_384 / 2**30
+    assert (terms["process"], terms["group"]) == (0.4, 0.05)
     assert memory_terms(replace(SMALL, gpus=1))["group"] == 0
+    # Of a model of one layer, no more is in use than all of it.
+    single = replace(SMALL, n_layers=1, shard=8)
+    assert memory_terms(single)["gathered"] == 4 * 27_535_872 / 2**30
 
 
 @pytest.mark.parametrize(

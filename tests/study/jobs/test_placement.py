@@ -51,13 +51,14 @@ class Slurm:
         self.refuses: dict[str, str] = {}
         self.nodes = "idle|1\n"
         self.away: set[str] = set()
-        self.squeue = ""
+        self.squeue: str | None = ""
         self.asked: list[str] = []
 
     def ask(self, command: Sequence[str], stdin: str | None = None) -> Answer:
         self.asked.append(shlex.join(command))
         if command[0] == "squeue":
-            return Answer(0, self.squeue, "")
+            unable = "slurm_load_jobs error: Unable to contact slurm controller\n"
+            return Answer(1, "", unable) if self.squeue is None else Answer(0, self.squeue, "")
         if command[0] == "sinfo":
             partition = self.asked[-1].partition("--partition=")[2].split()[0]
             unable = "slurm_load_partitions: Unable to contact slurm controller\n"
@@ -175,6 +176,12 @@ def test_the_cells_of_a_study_count_as_a_queue(written: Written, slurm: Slurm) -
     assert hours == [(1, 0), (1, 1), (2, 1), (2, 2)]
 
 
+def test_two_nodes_have_room_for_two_runs_at_a_time(written: Written, slurm: Slurm) -> None:
+    slurm.nodes, slurm.wait_s["right"] = "idle|2\n", 60
+    written.entry["seed"] = [1, 2, 3]
+    assert written.clusters() == ["left", "left", "right"]
+
+
 def test_room_beside_other_runs() -> None:
     backlog = Backlog(16)
     assert backlog.start(8, 5.0) == 5.0
@@ -196,29 +203,59 @@ def test_on_this_machine_there_is_no_wait_but_for_the_studys_own_runs(
     assert written.clusters() == ["here", "left"]
 
 
-@pytest.mark.parametrize("what", ["measured", "begun", "queued"])
+@pytest.mark.parametrize("what", ["measured", "begun", "starting", "queued", "not listed"])
 def test_what_is_measured_or_under_way_stays_where_it_is(
     written: Written, slurm: Slurm, what: str
 ) -> None:
     cell = written.on("left")
     slurm.wait_s["left"] = 7200
-    if what == "queued":
+    if what in ("queued", "not listed"):
         logs = Path(cell.folder, "slurm_logs")
         logs.mkdir(parents=True)
         (logs / "12.log").touch()
-        (logs / "11.log").touch()
-        slurm.squeue = "11|FAILED|0:09|30:00|None|x|c\n12|PENDING|0:00|30:00|Priority|x|c\n"
+        (logs / "9.log").touch()
+        jobs = "9|FAILED|0:09|30:00|None|x|c\n12|PENDING|0:00|30:00|Priority|x|c\n"
+        slurm.squeue = jobs if what == "queued" else None  # squeue does not answer
     else:
-        changes = {} if what == "measured" else {"status": "preempted", "steps_done": 1}
+        changes = {
+            "measured": {},
+            "begun": {"status": "preempted", "steps_done": 1},
+            "starting": {"status": "running", "steps_done": 0},
+        }[what]
         write_run(cell, **changes)
     assert written.clusters() == ["left"]
     told = {
         "measured": "measured there",
         "begun": "its run has begun there",
+        "starting": "its run has begun there",
         "queued": "in the queue there, Slurm job 12",
+        "not listed": "in the queue there, Slurm job 12",
     }[what]
     assert f": on left, {told} (chosen 20" in written.plan()
     assert not any("-p right" in command for command in slurm.asked)
+
+
+@pytest.mark.parametrize("what", ["measured", "queued", "to run"])
+def test_only_cells_that_are_to_run_count_as_a_queue(
+    written: Written, slurm: Slurm, what: str
+) -> None:
+    """Of two seeds the first stays on the first cluster; Slurm itself counts what is queued."""
+    cell = written.on("left")
+    written.entry["seed"] = [cell.seed, cell.seed + 1]
+    if what == "measured":
+        write_run(cell)
+    elif what == "queued":
+        logs = Path(cell.folder, "slurm_logs")
+        logs.mkdir(parents=True)
+        (logs / "12.log").touch()
+        slurm.squeue = "12|PENDING|0:00|30:00|Priority|x|c\n"
+    assert written.clusters() == ["left", "right" if what == "to run" else "left"]
+
+
+def test_a_cell_that_is_not_to_be_measured_is_no_queue(written: Written, slurm: Slurm) -> None:
+    first = {**written.entry, "cluster": "left", "seed": 1, "measure": False}
+    written.values["grid"] = [first, {**written.entry, "seed": 2}]
+    assert written.clusters() == ["left", "left"]
 
 
 @pytest.mark.parametrize("listed", ["", "12|FAILED|0:09|30:00|None|x|c\n"])
@@ -537,7 +574,9 @@ def test_without_a_choice_to_make_nothing_is_asked(written: Written, slurm: Slur
 
 def test_nodes_in_service_are_counted(slurm: Slurm) -> None:
     slurm.nodes = "CLUSTER: trial\nidle|4\nmixed-|2\nallocated*|1\ndown*|8\ndrained|16\nidle~|32\n"
-    assert count_nodes("left", "trial") == 39
+    slurm.nodes += "completing|64\nplanned|128\nreserved|256\npowering_up|512\npowered_down|1024\n"
+    slurm.nodes += "maint|2048\n"
+    assert count_nodes("left", "trial") == 4 + 2 + 1 + 32 + 64 + 128 + 256 + 512 + 1024
     assert slurm.asked == ["sinfo -M trial --partition=left --noheader '--format=%T|%D'"]
     slurm.away = {"left"}
     assert count_nodes("left", None) is None

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from study.grid import Grid
-from study.jobs.progress import Progress, time_to_end
+from study.jobs.progress import Progress, later_day, time_to_end
 from study.jobs.slurm_jobs import Listing, QueuedJob
+from tests.study.conftest import MakeGrid, write_run
 
 
 def listing(*jobs: QueuedJob) -> Listing:
@@ -46,6 +47,71 @@ def test_the_end_allows_for_the_time_that_runs_have_run(
     progress.polled(listing(QueuedJob("1", "RUNNING", "None", "", "")))
     end = datetime.fromtimestamp(1e9 + 5400)
     assert f"; done at about {end:%H:%M on %a %d %b}." in progress.line(not_submitted=1)
+
+
+def test_a_run_that_takes_longer_than_estimated_needs_no_time(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has run for two hours of one; the other two need an hour each, and one of them is done."""
+    clock = SimpleNamespace(monotonic=lambda: 50.0, time=lambda: 1e9)
+    monkeypatch.setattr("study.jobs.progress.time", clock)
+    progress = Progress(grid)
+    progress.expect({cell.name: 3600.0 for cell in grid[:3]})
+    progress.submitted(grid[0], "1")
+    progress.polled(listing(QueuedJob("1", "RUNNING", "None", "", "")))
+    progress.finished(grid[1])
+    clock.monotonic = lambda: 50.0 + 7200
+    assert f"; done at about {datetime.fromtimestamp(1e9 + 3600):%H:%M} on" in progress.line(1)
+
+
+def test_the_end_is_not_known_while_nothing_runs_or_without_the_time_of_a_run(grid: Grid) -> None:
+    progress = Progress(grid)
+    progress.expect({cell.name: 60.0 for cell in grid[:2]})
+    progress.submitted(grid[0], "1")
+    progress.polled(listing(QueuedJob("1", "PENDING", "Priority", "", "")))
+    assert "done at" not in progress.line(not_submitted=1)
+    running = listing(QueuedJob("1", "RUNNING", "None", "", ""))
+    progress.polled(running)
+    assert "done at" in progress.line(not_submitted=1)
+    progress.expect({grid[0].name: 60.0, grid[1].name: None})
+    assert "done at" not in progress.line(not_submitted=1)
+
+
+def test_three_running_cells_are_named_with_their_variants_and_steps(make_grid: MakeGrid) -> None:
+    hot = {"hot": {"optim": {"lr": 0.5}}}
+    block = {"cluster": "here", "model": "tiny", "gpus": [1, 2, 4], "variant": ["base", "hot"]}
+    grid = make_grid({"variants": hot, "grid": [block]})
+    write_run(grid[1], status="running", outcome=None, steps_done=20)
+    progress = Progress(grid)
+    for number, cell in enumerate(grid[:5]):
+        progress.submitted(cell, str(number))
+    progress.submitted(grid[5], "5")
+    progress.replaced("5")
+    progress.polled(listing(*(QueuedJob(str(n), "RUNNING", "None", "", "") for n in range(6))))
+    named = "here/tiny/1, here/tiny/1/hot at step 20 of 40, here/tiny/2, 2 more"
+    assert f"Slurm: 5 running ({named}); " in progress.line(not_submitted=0)
+
+
+def test_the_line_is_shown_after_20_seconds_and_then_every_minute(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = SimpleNamespace(monotonic=lambda: 0.0, time=lambda: 1e9)
+    monkeypatch.setattr("study.jobs.progress.time", clock)
+    progress, idle = Progress(grid), Progress(grid)
+    progress.submitted(grid[0], "1")
+    shown = []
+    for second in range(200):
+        clock.monotonic = lambda second=second: float(second)
+        progress.show(not_submitted=0)
+        idle.show(not_submitted=0)
+        shown += [second] * capsys.readouterr().err.count("] Slurm: ")
+    assert shown == [20, 80, 140]
+
+
+def test_the_day_is_told_unless_it_is_today() -> None:
+    now = datetime.now()
+    assert later_day(now) == ""
+    assert later_day(datetime(2020, 2, 3, 4)) == " on Mon 03 Feb"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,26 @@ def test_a_reservation_that_has_not_begun_is_waited_for(monkeypatch: pytest.Monk
     assert "Invalid time" in find_refusal(["sbatch", "--deadline=now"], "", "gpu", None)
 
 
+@pytest.mark.parametrize(
+    ("code", "said", "refusal"),
+    [
+        (0, "sbatch: Job 7 to start at 2026-03-29T06:00:00 using 8 processors on nodes n1", ""),
+        # These pass by themselves.
+        (1, "allocation failure: Unable to contact slurm controller (connect failure)", ""),
+        (1, "AssocMaxSubmitJobLimit; allocation failure: Job violates accounting/QOS policy", ""),
+        (1, "allocation failure: Requested nodes are busy", ""),
+        (1, "allocation failure: Invalid qos specification", "Invalid qos specification"),
+        (3, "", "exit code 3"),
+    ],
+)
+def test_what_a_request_is_refused_for(
+    monkeypatch: pytest.MonkeyPatch, code: int, said: str, refusal: str
+) -> None:
+    answering(monkeypatch, Answer(code, "", said and f"{said}\n"))
+    found = find_refusal(["sbatch"], "", "gpu", None)
+    assert found.endswith(refusal) if refusal else found == ""
+
+
 def test_the_lower_limit_of_account_and_qos_applies(answers: dict[str, str]) -> None:
     answers["show assoc"] = "ours|normal|8\nother|few|\nclosed|normal|0\nten|normal|10\n"
     answers["show qos"] = "normal|\nfew|2\n"

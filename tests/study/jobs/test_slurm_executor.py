@@ -305,8 +305,9 @@ def test_a_note_that_was_there_before_is_that_of_another_job(executor: Polled, g
     (executor.slurm_logdir / ENDED / "7").write_text("0\n")
     executor._queue = SlurmQueue(executor.slurm_logdir, first_poll_s=20.0)
     info, folder = watched(executor, grid)
-    assert poll(executor, info, "RUNNING")
     complete(grid, folder)
+    assert poll(executor, info, "RUNNING")
+    assert executor.ended == []
     (executor.slurm_logdir / ENDED / "7").write_text("0\n")
     assert not poll(executor, info, "RUNNING")
     assert executor.ended == [info]

@@ -15,7 +15,7 @@ from study.jobs.verdict import (
 )
 
 
-@pytest.mark.parametrize("state", ["COMPLETED", GONE, "PREEMPTED"])
+@pytest.mark.parametrize("state", ["COMPLETED", GONE, "PREEMPTED", "NODE_FAIL"])
 def test_complete_outputs_mean_done(state: str) -> None:
     assert judge(End(state, complete=True)).action == "done"
 
@@ -39,7 +39,9 @@ def test_a_run_that_saved_is_continued_while_it_makes_progress(state: str) -> No
 
 
 def test_a_run_that_makes_no_progress_is_a_failure() -> None:
-    assert judge(End("FAILED", complete=False, saved_step=8, first_step=8)).action == "retry"
+    verdict = judge(End("FAILED", complete=False, saved_step=8, first_step=8))
+    assert verdict.action == "retry"
+    assert verdict.reason == "It was stopped before it had taken a step."
 
 
 def test_the_reason_to_continue_names_the_step() -> None:
@@ -48,6 +50,8 @@ def test_the_reason_to_continue_names_the_step() -> None:
     assert judge(End("FAILED", False, saved_step=12)).reason == "stopped, saved at step 12"
     assert judge(End("TIMEOUT", False, saved_step=12)).reason == "time limit, saved at step 12"
     assert judge(End("PREEMPTED", False, saved_step=12)).reason == "preempted, saved at step 12"
+    lost = End("NODE_FAIL", False, saved_step=12)
+    assert judge(lost).reason == "node failure, saved at step 12"
 
 
 def test_preemption_is_not_a_failure_even_before_the_first_step() -> None:
@@ -96,6 +100,12 @@ def test_only_what_ran_out_is_requested_again_in_a_larger_amount(
 ) -> None:
     note_shortage(request.node.name, end)
     assert find_shortage(request.node.name) == expected
+
+
+def test_what_ran_out_is_counted(request: pytest.FixtureRequest) -> None:
+    for state in ("TIMEOUT", "OUT_OF_MEMORY", "TIMEOUT", "OUT_OF_MEMORY", "TIMEOUT"):
+        note_shortage(request.node.name, End(state, complete=False))
+    assert find_shortage(request.node.name) == Shortage(time=3, memory=2)
 
 
 @pytest.mark.parametrize(

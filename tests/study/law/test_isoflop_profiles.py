@@ -49,3 +49,36 @@ def test_sizes_far_from_the_lowest_loss_do_not_move_an_isoflop_minimum() -> None
     assert len(profile.runs) == 9
     far = [run for run in runs if not best / 2 < run.params < best * 2.5]
     assert isoflop_profiles(far)[0].params is None
+
+
+def bowl(steps: list[float], budgets: list[float] | None = None) -> list[TrainedModel]:
+    """Return runs of 1e18 FLOPs, or these, with a loss of 2 + u^2 at u = ln(N / 1e8)."""
+    found = []
+    for index, u in enumerate(steps):
+        params = 1e8 * np.exp(u)
+        flops = budgets[index] if budgets else 1e18
+        found.append(TrainedModel("", params, flops / 6 / params, 2 + u**2))
+    return found
+
+
+def test_the_minimum_of_a_parabola_is_that_worked_by_hand() -> None:
+    """No run is at the lowest point."""
+    (profile,) = isoflop_profiles(bowl([-1.0, -0.5, 0.5, 1.0]))
+    assert (profile.params, profile.loss) == pytest.approx((1e8, 2.0))
+
+
+def test_a_profile_needs_four_sizes() -> None:
+    """Also near the lowest loss: ln 5 = 1.61 from it, on either side."""
+    assert isoflop_profiles(bowl([-1.0, 0.0, 1.0, 1.0])) == []
+    for far in (-1.7, 1.7):
+        (profile,) = isoflop_profiles(bowl([-1.0, 0.0, 1.0, far]))
+        assert (len(profile.runs), profile.params) == (4, None)
+    for near in (-1.6, 1.6):
+        (profile,) = isoflop_profiles(bowl([-1.0, 0.0, 1.0, near]))
+        assert profile.params == pytest.approx(1e8)
+
+
+def test_budgets_are_the_same_as_the_smallest_of_them() -> None:
+    """Of five, each 6% above the last, the first two are one budget: too few sizes."""
+    budgets = [1e18 * 1.06**n for n in range(5)]
+    assert isoflop_profiles(bowl([-1.0, -0.5, 0.0, 0.5, 1.0], budgets)) == []

@@ -93,6 +93,27 @@ def test_all_cells_together_by_hand() -> None:
     assert together.speed == "faster"
 
 
+def test_of_single_runs_the_mean_over_cells_has_an_assumed_noise_too() -> None:
+    """Two cells, whose ratios alone tell too little: four runs of 2% each, over two cells."""
+    base = Side("a", [row(), row(model="wide")])
+    other = Side("b", [row(tokens_per_s_per_gpu=900.0), row(model="wide")])
+    *_, together = compare(base, [other])
+    assert (together.speed, together.speed_degrees) == ("", 0)
+    width = 1.959964 * 0.02 * math.sqrt(4) / 2
+    assert together.speed_noise == pytest.approx(math.expm1(width), rel=1e-5)
+
+
+def test_what_one_side_has_not_recorded_is_not_compared() -> None:
+    """Memory of one of two cells, on one side; and no loss at all, which needs no note."""
+    base = Side("a", [row(loss_last=None), row(loss_last=None, model="wide")])
+    other = Side("b", [base.rows[0], replace(base.rows[1], peak_memory_gib=None)])
+    for sides in ((base, other), (other, base)):
+        one, wide, together = compare(sides[0], sides[1:])
+        assert (one.memory_ratio, wide.memory_ratio, together.memory_ratio) == (1.0, None, None)
+        assert {item.loss_difference for item in (one, wide, together)} == {None}
+        assert (one.note, wide.note) == ("", "")
+
+
 def test_losses_of_all_cells_have_a_verdict_if_each_of_them_compares() -> None:
     """A wide variant of two models; of the second, it was trained twice as long."""
 
@@ -215,6 +236,9 @@ def test_settings_that_no_column_shows_are_told_by_the_fingerprint() -> None:
     assert compare(base, [Side("b", [row(seed=2, fingerprint="1" * 16)])])[0].note == ""
     other = compare(base, [Side("b", [row(fingerprint="2" * 16)])])[0]
     assert other.note == "settings that are no column of the table"
+    # Variants have settings of their own, which is what they are compared for.
+    sides = split(Side("one", [row(), row(variant="hot", fingerprint="2" * 16)]), "variant", None)
+    assert compare(sides[0], sides[1:], "variant")[0].note == ""
     # What the columns show, they tell.
     other = compare(base, [Side("b", [row(steps=200, fingerprint="2" * 16)])])[0]
     assert other.note == "steps 100 and 200; losses of unlike runs have no verdict"

@@ -10,7 +10,7 @@ from study.estimate.estimate import estimate_table
 from study.estimate.time_table import read_estimates
 from study.estimate.time_table import to_markdown as time_markdown
 from study.grid import Cell, Grid
-from study.measure.doubts import BUSY_SHARE, WIDE_SPREAD, footnotes
+from study.measure.doubts import BUSY_SHARE, WIDE_SPREAD, describe_divergence, footnotes
 from study.measure.measurement import read_measurements
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import read_table, to_markdown, write_table
@@ -126,6 +126,7 @@ def test_of_several_seeds_the_worst_is_flagged(make_grid: MakeGrid, tmp_path: Pa
         ({"step_ms_p50": None, "startup_s": None, "wall_s": None}, False),
         ({"step_ms_p50": 9.0, "startup_s": 1.0, "steady_intervals": 3}, True),
         ({"step_ms_p50": 9.0, "startup_s": 1.0, "steady_intervals": 4}, False),
+        ({"step_ms_p50": None, "startup_s": 1.0, "steady_intervals": 0}, False),
         ({"began_again": True, "trainer": "plain"}, True),
         ({"began_again": False, "trainer": "plain"}, False),
         ({"efficiency_reference": None, "scaling_efficiency": None}, False),
@@ -139,6 +140,22 @@ def test_what_is_flagged(changes: dict[str, object], marked: bool) -> None:
     marks, notes = footnotes([ROW | changes])
     assert marks == (["¹"] if marked else [""])
     assert len(notes) == marked
+
+
+@pytest.mark.parametrize(
+    ("steps", "runs", "told"),
+    [
+        ([30], 2, ""),
+        ([], 1, ""),
+        ([30, 40, 35], 3, "from a run that diverged at step 40"),
+        ([None, 1000], 2, "from a run that diverged at step 1,000"),
+        ([None], 1, "from a run that diverged"),
+    ],
+)
+def test_a_cell_of_which_every_run_diverged_names_the_last_step(
+    steps: list[int | None], runs: int, told: str
+) -> None:
+    assert describe_divergence(steps, runs) == told
 
 
 def test_rows_share_footnotes() -> None:

@@ -13,6 +13,7 @@ from study.measure.entries import (
     Shape,
     Validation,
     WholeReader,
+    count,
     make_entry,
 )
 from study.measure.foreign_logs import live_reader
@@ -68,6 +69,11 @@ def test_torchtitan() -> None:
     assert (second.step, second.step_s, second.paused) == (10, 0.25, True)
     assert second.loss is not None
     assert math.isnan(second.loss)
+    # A save alone is in the time of the next line, and of no other.
+    saving = f"{info}Saving the checkpoint (or staging if async is enabled).\n"
+    lines = [f"{info}step: {step}  loss: 5.0  tps: 500  mfu: 1%\n" for step in (10, 20, 30)]
+    found = read("".join([lines[0], saving, *lines[1:]]), format="torchtitan")
+    assert [event.paused for event in found if isinstance(event, Entry)] == [False, True, False]
 
 
 def test_nanogpt() -> None:
@@ -177,22 +183,41 @@ def test_trainer_state() -> None:
     assert read_whole(text[:-9], format="trainer_state") == []
 
 
+def test_of_a_log_that_was_replaced_only_what_is_new_is_told() -> None:
+    """After a resume it begins with what it had at the checkpoint, and differs from there."""
+    reader = live_reader(log(format="trainer_state", file="x"), SHAPE)
+    assert isinstance(reader, WholeReader)
+
+    def told(*entries: tuple[int, float]) -> list[tuple[int, float | None]]:
+        history = [{"step": step, "loss": loss} for step, loss in entries]
+        found = reader.feed(json.dumps({"log_history": history}))
+        return [(event.step, event.loss) for event in found]
+
+    assert told((10, 5.0), (20, 4.0)) == [(10, 5.0), (20, 4.0)]
+    assert told((10, 5.0), (20, 4.0), (30, 3.0)) == [(30, 3.0)]
+    assert told((10, 5.0)) == []
+    assert told((10, 5.0), (20, 4.0), (30, 3.0)) == []
+    assert told((10, 5.0), (20, 4.5)) == [(20, 4.5)]
+    assert told((10, 5.0), (20, 4.5), (30, 3.5)) == [(30, 3.5)]
+
+
 def test_regular_expressions() -> None:
     """Groups of several patterns that match the same line belong together."""
     patterns = [
         r"^it (?P<step>\d+) \| (?P<tokens_per_s>[\d,.]+) tok/s",
-        r"loss (?P<loss>\S+)",
+        r"loss (?P<loss>\S+)( rate (?P<lr>\S+))?",
         r"eval: (?P<validation_loss>\S+)",
     ]
     assert read(
         "it 10 | 2,000 tok/s | loss 3.5\nloss of nothing\neval: 3.25\nit 20 | oops tok/s\n"
-        "it 30 | 500 tok/s | loss x",
+        "it 30 | 500 tok/s | loss x\nit 40 | 500 tok/s | loss 3.0 rate 1e-3",
         format="regex",
         patterns=patterns,
     ) == [
         Entry(step=10, loss=3.5, step_s=0.5),
         Validation(step=10, loss=3.25),
         Entry(step=30, step_s=2.0, paused=True),
+        Entry(step=40, step_s=2.0, loss=3.0, rate=1e-3),
     ]
 
 
@@ -220,6 +245,15 @@ def test_a_mapping_of_json() -> None:
 def test_a_description_of_a_log_is_checked(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         validate(LogConfig, settings, "trainers.yaml")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.0, 0), (7.0, 7), (2.0**40 - 1, 2**40 - 1), (2.0**40, None), (-1.0, None), (7.5, None),
+     (math.inf, None), (math.nan, None), (None, None)],
+)  # fmt: skip
+def test_what_counts_as_a_number_of_steps(value: float | None, expected: int | None) -> None:
+    assert count(value) == expected
 
 
 @pytest.mark.parametrize("name", ["step_s", "step_ms", "tokens_per_s", "tokens_per_s_per_gpu"])

@@ -56,6 +56,41 @@ def test_a_table_of_speeds_by_hand(make_grid: MakeGrid, tmp_path: Path) -> None:
     assert [item.cell.tokens_per_step for item in read_evidence(entry.study)] == [1024, 512, 512]
 
 
+def test_a_row_states_its_shape_its_length_and_its_memory(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    """A row's own settings replace those of all rows."""
+    path = tmp_path / "speeds.csv"
+    path.write_text(
+        "cluster,model,gpus,variant,step_ms,batch_size_per_gpu,seq_len,grad_acc_steps,steps,wall_s,"
+        "startup_s,peak_memory_gib\n"
+        "here,tiny,2,hot,250,3,32,5,70,60,7,12.5\n"
+    )
+    run = {"data": {"batch_size": 2, "seq_len": 16}, "grad_acc_steps": 2, "steps": 90}
+    variants = {"hot": {"optim": {"lr": 0.5}}}
+    grid = make_grid({"variants": variants, "evidence": [{"file": str(path), "run": run}]})
+    (found,) = read_evidence(grid.study)
+    shape = found.cell.run
+    assert (shape.data.batch_size, shape.data.seq_len, shape.grad_acc_steps) == (3, 32, 5)
+    assert (shape.steps, shape.optim.lr) == (70, 0.5)
+    assert (found.wall_s, found.startup_s, found.peak_memory_gib) == (60.0, 7.0, 12.5)
+    assert (found.completed, found.uninterrupted, found.steps_only) == (True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "steps"),
+    [("", "", None), (",wall_s", ",17", 40), (",steps", ",50", 50), (",startup_s", ",7", None)],
+)
+def test_a_row_is_of_the_steps_of_a_whole_run_if_it_states_its_time_or_its_length(
+    make_grid: MakeGrid, tmp_path: Path, columns: str, values: str, steps: int | None
+) -> None:
+    """The study's runs have 40 steps."""
+    path = tmp_path / "speeds.csv"
+    path.write_text(f"cluster,model,gpus,step_ms{columns}\nhere,tiny,2,250{values}\n")
+    (found,) = read_evidence(with_evidence(make_grid, path).study)
+    assert found.steady_steps == steps
+
+
 def test_a_row_states_its_layout_and_its_dtype(make_grid: MakeGrid, tmp_path: Path) -> None:
     """Hybrid sharding, tensor parallelism, and settings that the study's own runs do not have."""
     path = tmp_path / "speeds.csv"
@@ -206,6 +241,10 @@ def test_a_table_as_people_save_it(
         ("cluster,model,gpus,speed\n", "unknown column 'speed'"),
         ("cluster,model,gpus,step_ms\nhere,tiny,1,fast\n", "line 2: step_ms: 'fast'"),
         ("cluster,model,gpus,step_ms\nhere,tiny,1,\n", "line 2: speed: found none"),
+        (
+            "cluster,model,gpus,step_ms,tokens_per_s\nhere,tiny,1,5,9\n",
+            "line 2: speed: found tokens_per_s and step_ms; expected one of",
+        ),
         ("# x\ncluster,model,gpus,step_ms\nhere,tinny,1,5\n", "unknown model 'tinny'"),
         ("cluster,model,gpus,step_ms\nthere,tiny,1,5\n", "unknown cluster 'there'"),
         ("cluster,model,gpus,step_ms\nhere,tiny,,5\n", "line 2: gpus: empty"),
@@ -266,6 +305,33 @@ def test_torchtitan_log(make_grid: MakeGrid, tmp_path: Path) -> None:
     low, middle, high = steps_of(make_grid, path, format="torchtitan")
     # 1,024 tokens at 2 x 512, 2 x 256 and 2 x 1,024 tokens/s: 1, 2 and 0.5 s.
     assert (low, middle, high) == pytest.approx((0.6, 1.0, 1.8))
+
+
+def test_a_log_tells_the_mean_of_its_intervals_and_how_many_steps_they_have(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    """Of 1, 2 and 3 s, up to steps 10, 20 and 40: their standard error is 1 / sqrt(3) s."""
+    path = tmp_path / "log.txt"
+    speeds = [(1, 50.0), (10, 512.0), (20, 256.0), (40, 512 / 3)]
+    path.write_text("".join(f"step: {step}  loss: 5.0  tps: {tps:.6f}\n" for step, tps in speeds))
+    entry = {"format": "torchtitan", "variant": "hot", "by": "a friend", **LOG}
+    variants = {"hot": {"optim": {"lr": 0.5}}}
+    grid = make_grid({"variants": variants, "evidence": [{"file": str(path), **entry}]})
+    (found,) = read_evidence(grid.study)
+    assert (found.mean_s, found.mean_error_s) == pytest.approx((2.0, 3**-0.5))
+    assert (found.steady_steps, found.steady_intervals) == (39, 3)
+    assert (found.cell.variant, found.cell.run.optim.lr, found.source) == ("hot", 0.5, "a friend")
+    assert (found.steps_only, found.uninterrupted, found.startup_s, found.wall_s) == (
+        True, False, None, None,
+    )  # fmt: skip
+
+
+def test_a_throughput_table_that_is_named_has_to_exist(make_grid: MakeGrid, tmp_path: Path) -> None:
+    """That of the study need not, before the first run."""
+    grid = make_grid()
+    assert known_measurements(grid) == []
+    with pytest.raises(ConfigError, match=r"none\.csv: 1 problem\n  cannot be read"):
+        known_measurements(grid, tmp_path / "none.csv")
 
 
 def test_nanogpt_log(make_grid: MakeGrid, tmp_path: Path) -> None:

@@ -115,6 +115,13 @@ def test_a_wrong_format_names_the_right_one(tmp_path: Path, stated: str, kind: s
     assert "line " in lines[1]
 
 
+def test_a_file_with_a_line_of_its_format_has_no_other(tmp_path: Path) -> None:
+    """One line is too few, whatever stands after it."""
+    with pytest.raises(ConfigError, match="found no steady step") as caught:
+        read(tmp_path, "torchtitan", titan(1, 512) + GOOD["nanogpt"])
+    assert "looks like" not in str(caught.value)
+
+
 def test_validation_of_torchtitan_is_not_training(tmp_path: Path) -> None:
     speeds = {1: 50, 10: 512, 20: 256, 30: 1024}
     text = "".join(titan(*item) + titan_validation(item[0], 41_000) for item in speeds.items())
@@ -122,8 +129,16 @@ def test_validation_of_torchtitan_is_not_training(tmp_path: Path) -> None:
 
 
 def test_a_save_of_torchtitan_is_left_out(tmp_path: Path) -> None:
+    staging = "[titan] 2026-02-24 19:46:18,508 - root - INFO - Staging a checkpoint.\n"
     saving = "[titan] 2026-02-24 19:46:18,508 - root - INFO - Saving the checkpoint.\n"
+    text = titan(1, 50) + titan(10, 512) + staging + titan(20, 64) + titan(30, 512)
+    assert read(tmp_path, "torchtitan", text) == pytest.approx([1.0, 1.0])
     text = titan(1, 50) + titan(10, 512) + saving + titan(20, 64) + titan(30, 512)
+    assert read(tmp_path, "torchtitan", text) == pytest.approx([1.0, 1.0])
+    # Of two ranks, one says so before the other has printed the step before.
+    lines = [titan(1, 50), titan(10, 512), titan(20, 64), titan(30, 512)]
+    both = [line for line in lines for _ in range(2)]
+    text = "".join([*both[:3], saving, *both[3:]])
     assert read(tmp_path, "torchtitan", text) == pytest.approx([1.0, 1.0])
 
 
@@ -160,6 +175,13 @@ def test_the_lowest_rank_counts(tmp_path: Path, kind: str, label: Callable[[int]
     assert read(tmp_path, kind, text) == pytest.approx([1.0] * 3)
 
 
+def test_a_launcher_that_labels_no_rank_goes_on_with_a_log(tmp_path: Path) -> None:
+    """Two ranks with labels, up to step 30; the second attempt, without, from step 20 on."""
+    labelled = [f"[rank{rank}]:{titan(step, 512)}" for step in (10, 20, 30) for rank in (0, 1)]
+    text = "".join([*labelled, titan(20, 8), titan(30, 256), titan(40, 512)])
+    assert read(tmp_path, "torchtitan", text) == pytest.approx([2.0, 1.0])
+
+
 @pytest.mark.parametrize(
     "before", ["", "2025-01-02 10:00:00 ", "[default0]:", "  \x1b[36m", "INFO "]
 )
@@ -181,6 +203,36 @@ def test_a_resumed_log_says_so_or_its_steps_go_back(tmp_path: Path) -> None:
     start = "[titan] 2026-02-24 19:46:17,508 - root - INFO - Training starts at step 56\n"
     text += start + titan(60, 8) + titan(70, 512)
     assert read(tmp_path, "torchtitan", text) == pytest.approx([0.5, 0.5, 2.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "start"),
+    [
+        ("nanogpt", "tokens per iteration will be: 1,024\n"),
+        ("nanochat", "Tokens / micro-batch / rank: 8 x 64 = 512\n"),
+        (
+            "torchtitan",
+            "[titan] 2026-02-24 19:46:17,508 - root - INFO - Training starts at step 4\n",
+        ),
+    ],
+)
+def test_an_attempt_may_go_on_where_the_log_ends(tmp_path: Path, kind: str, start: str) -> None:
+    """What it prints before its first step, whose time includes the start-up, says so."""
+    line: Callable[[int, float], str] = {
+        "torchtitan": lambda step, s: titan(step, round(512 / s)),
+        "nanogpt": lambda step, s: nano(step, 1e3 * s),
+        "nanochat": lambda step, s: chat(step, 1e3 * s),
+    }[kind]
+    times = {1: 9.0, 2: 1.0, 3: 1.0, 4: 8.0, 5: 2.0}
+    lines = [line(step, time_s) for step, time_s in times.items()]
+    text = "".join([start, *lines[:3], start, *lines[3:]])
+    assert read(tmp_path, kind, text) == pytest.approx([1.0, 1.0, 2.0])
+
+
+def test_bytes_that_are_no_text_do_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"a name: \xff\xfe\n" + GOOD["nanogpt"].encode() + b"\xe9\n")
+    assert read_steady_steps("nanogpt", path, make_cell()).times_s == [1.0, 1.0]
 
 
 def test_older_and_newer_lines_of_nanochat(tmp_path: Path) -> None:
@@ -220,9 +272,29 @@ def test_a_log_of_another_batch_is_rejected(tmp_path: Path) -> None:
     assert read(tmp_path, "nanochat", sample, make_cell(524_288, 8)) == pytest.approx([0.98944] * 3)
     with pytest.raises(ConfigError, match=r"about 524,28\d tokens per step; expected 1,024"):
         read(tmp_path, "nanochat", sample)
+    # The last attempt's batch counts.
+    corrected = "".join(chat(step, 1000) for step in range(4))
+    assert read(tmp_path, "nanochat", sample + corrected) == pytest.approx([1.0] * 3)
     with pytest.raises(ConfigError, match="about 2,048 tokens per step"):
         more = [lingua(step, 1, **{"optim/total_tokens": 2048 * step}) for step in (1, 2)]
         read(tmp_path, "lingua", "".join(more))
+    with pytest.raises(ConfigError, match="about 512 tokens per step"):
+        same = [lingua(step, 1, **{"optim/total_tokens": 1024}) for step in (1, 2)]
+        read(tmp_path, "lingua", "".join(same))
+
+
+@pytest.mark.parametrize(("share", "fits"), [(0.995, True), (1.005, True), (0.98, False)])
+def test_tokens_that_follow_from_rounded_speeds_may_differ_by_a_percent(
+    tmp_path: Path, share: float, fits: bool
+) -> None:
+    totals = ({"optim/total_tokens": round(100_000 * share * step)} for step in (10, 20))
+    text = "".join(lingua(10 * n, 50_000, **more) for n, more in enumerate(totals, 1))
+    cell = make_cell(tokens_per_step=100_000)
+    if fits:
+        assert read(tmp_path, "lingua", text, cell) == pytest.approx([1.0])
+    else:
+        with pytest.raises(ConfigError, match="about 98,000 tokens per step; expected 100,000"):
+            read(tmp_path, "lingua", text, cell)
 
 
 def test_litgpt_times_with_validation(tmp_path: Path) -> None:
@@ -239,6 +311,14 @@ def test_litgpt_times_with_validation(tmp_path: Path) -> None:
     assert read(tmp_path, "litgpt", text) == pytest.approx([1.0, 1.0])
 
 
+def test_a_validation_of_litgpt_is_not_in_the_time_of_a_micro_batch(tmp_path: Path) -> None:
+    text = LITGPT + ",val_loss\n"
+    for number in (1, 2, 3):
+        text += f"0,{number},1,4e-05,9.1,100,{number},{512 * number},{1024 * number},\n"
+        text += f",,,,,,{number},,,9.2\n"
+    assert read(tmp_path, "litgpt", text, make_cell(save_every=1)) == pytest.approx([1.0, 1.0])
+
+
 def test_the_mean_of_a_trainer_state(tmp_path: Path) -> None:
     """120.3 s for 500 steps; with evaluations; resumed at step 300; without a summary."""
     loss = {"loss": 5.2, "step": 10}
@@ -246,6 +326,8 @@ def test_the_mean_of_a_trainer_state(tmp_path: Path) -> None:
     assert read(tmp_path, "trainer_state", trainer_state(loss, STATE)) == [pytest.approx(0.2406)]
     several = trainer_state(loss, {**loss, "step": 500}, STATE)
     assert read(tmp_path, "trainer_state", several) == [pytest.approx(0.2406)]
+    timed = trainer_state({**loss, "train_runtime": 9.0}, STATE)  # the start of one interval
+    assert read(tmp_path, "trainer_state", timed) == [pytest.approx(0.2406)]
     entries = [{**evaluation, "step": 250}, {**evaluation, "step": 500}, STATE]
     text = trainer_state(*entries[:1], STATE, {**evaluation, "step": 500})
     assert read(tmp_path, "trainer_state", text) == [pytest.approx(0.2)]
@@ -253,6 +335,10 @@ def test_the_mean_of_a_trainer_state(tmp_path: Path) -> None:
     resumed = {**STATE, "train_steps_per_second": round(200 / 120.3, 3)}
     text = trainer_state(*entries[:2], resumed)
     assert read(tmp_path, "trainer_state", text) == [pytest.approx(0.5)]
+    # 0.00346 steps/s, rounded: no sign that only 390 of 450 steps were done.
+    slow = {**STATE, "step": 450, "train_runtime": 130_000.0, "train_steps_per_second": 0.003}
+    found = read(tmp_path, "trainer_state", trainer_state(slow))
+    assert found == [pytest.approx(130_000 / 450)]
     with pytest.raises(ConfigError, match="no 'train_runtime' in log_history"):
         read(tmp_path, "trainer_state", trainer_state(loss))
 
@@ -268,30 +354,50 @@ def test_intervals_of_a_trainer_state(tmp_path: Path) -> None:
                {"loss": 4.0, "step": 60, "train_runtime": 41.0}]  # fmt: skip
     text = trainer_state(*entries, STATE, *resumed)
     assert read(tmp_path, "trainer_state", text) == pytest.approx([1.0, 2.0, 3.0])
+    # The last step twice; and a resume whose first entry has the time of the one before.
+    again = [{**entries[-1], "train_runtime": 111.0}]
+    resumed = [{**resumed[0], "train_runtime": 111.0}, {**resumed[1], "train_runtime": 141.0}]
+    text = trainer_state(*entries, *again, *resumed)
+    assert read(tmp_path, "trainer_state", text) == pytest.approx([1.0, 2.0, 3.0])
 
 
 @pytest.mark.parametrize(
-    ("header", "speeds", "expected"),
+    ("header", "speeds", "expected", "count"),
     [
-        ("Step,a - speed/wps", (1, 512), 1.0),
-        ("_step,speed/tokens_per_s", (1, 512), 2.0),
-        ("Step,my - run - throughput(tps)", (1, 128), 4.0),
-        ("Step,d20 - train/tok_per_sec", (1, 1024), 1.0),
-        ("Step,d20 - train/dt", (9, 0.25), 0.25),
-        ("global_step,time/step_s", (9, 0.5), 0.5),
+        ("Step,a - speed/wps", (1, 512), 1.0, 10),
+        ("_step,speed/tokens_per_s", (1, 512), 2.0, 10),
+        ("Step,my - run - throughput(tps)", (1, 128), 4.0, 10),
+        ("Step,d20 - train/tok_per_sec", (1, 1024), 1.0, 1),
+        ("Step,d20 - train/dt", (9, 0.25), 0.25, 1),
+        ("global_step,time/step_s", (9, 0.5), 0.5, 10),
     ],
 )
 def test_metrics_of_wandb(
-    tmp_path: Path, header: str, speeds: tuple[float, float], expected: float
+    tmp_path: Path, header: str, speeds: tuple[float, float], expected: float, count: int
 ) -> None:
+    """Of nanochat's, one step is timed; others are the mean since the record before."""
     text = header + "".join(f"\n{10 * i},{value}" for i, value in enumerate(speeds)) + "\n15,\n"
-    assert read(tmp_path, "wandb", text) == pytest.approx([expected])
+    path = tmp_path / "log"
+    path.write_text(text)
+    steps = read_steady_steps("wandb", path, make_cell())
+    assert (steps.times_s, steps.count) == ([pytest.approx(expected)], count)
 
 
 def test_intervals_with_unmarked_saves_are_left_out(tmp_path: Path) -> None:
     text = "Step,a - speed/wps\n10,1\n20,512\n30,64\n40,512\n"
     cell = make_cell(save_every=20)
     assert read(tmp_path, "wandb", text, cell) == pytest.approx([1.0, 1.0])
+    # After steps 15, 30 and 45, of which only 30 has a record.
+    text = "Step,a - speed/wps\n10,1\n20,64\n30,512\n40,64\n50,64\n60,256\n"
+    cell = make_cell(save_every=15)
+    assert read(tmp_path, "wandb", text, cell) == pytest.approx([1.0, 2.0])
+    # Of single steps with a record each, that after the save.
+    text = "Step,a - train/dt\n14,9\n15,1\n16,8\n25,1\n30,1\n31,8\n32,2\n"
+    assert read(tmp_path, "wandb", text, cell) == pytest.approx([1.0, 1.0, 1.0, 2.0])
+    # Nothing is saved before the first step.
+    cell = make_cell(save_every=20)
+    text = "Step,a - speed/wps\n0,1\n10,512\n20,256\n"
+    assert read(tmp_path, "wandb", text, cell) == pytest.approx([1.0, 2.0])
 
 
 @pytest.mark.parametrize(
@@ -303,6 +409,11 @@ def test_intervals_with_unmarked_saves_are_left_out(tmp_path: Path) -> None:
         ("wandb", "Step,a - speed/wps\n1,2\n2,NaN\n", "line 3: a - speed/wps: 'NaN'"),
         ("litgpt", LITGPT + "\n0,1,x,4e-05,9.1,1,1,512,1024\n", "line 2: iter_time: 'x'"),
         ("litgpt", "iter,total_tokens,time\n1,9,5\n2,18,4\n", "line 3: time: 4 after 5"),
+        (
+            "litgpt",
+            "iter,total_tokens,time\n1,9000,4\n2,9000,5\n",
+            "line 3: total_tokens: 9,000 after 9,000; expected more",
+        ),
         ("lingua", lingua(1, 5) + lingua(2, float("nan")), "line 2: speed/wps: found 'nan'"),
         ("lingua", lingua(1, 5) + lingua(2, 0), "line 2: step 2 has the speed 0"),
         ("lingua", '{"global_step": 1.5, "speed/wps": 5}\n', "line 1: global_step: found 1.5"),
@@ -322,6 +433,12 @@ def test_a_malformed_log_is_rejected(tmp_path: Path, kind: str, text: str, messa
     with pytest.raises(ConfigError, match=message) as caught:
         read(tmp_path, kind, text)
     assert str(tmp_path / "log") in str(caught.value)
+
+
+def test_a_line_that_is_read_in_pieces_counts_once(tmp_path: Path) -> None:
+    text = titan(1, 5) + "x" * 200_000 + "\n" + titan(10, 0)
+    with pytest.raises(ConfigError, match="line 3: step 10 has the speed 0"):
+        read(tmp_path, "torchtitan", text)
 
 
 @pytest.mark.parametrize("name", [".", "none", "nul\0"])

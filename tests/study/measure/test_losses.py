@@ -25,6 +25,7 @@ def test_the_training_loss_is_that_of_the_last_tenth(
     write_run(grid[0], loss=loss, loss_validation=None)
     write_run(grid[1], loss=loss, outcome="diverged")
     write_run(grid[2], loss=lambda step: None)
+    write_run(grid[3], loss=loss, status="running", outcome=None)
     ((cell, final),) = final_losses(grid)
     assert (cell.name, final) == (grid[0].name, FinalLoss(None, expected))
 

@@ -85,6 +85,8 @@ def test_a_duplicate_step_is_an_error(cell: Cell) -> None:
     content = metrics(cell).read_text()
     metrics(cell).write_text(content + content.splitlines()[-1] + "\n")
     assert "line 6: 1 problem\n  global_step: found 40 after 40; expected a later" in problem(cell)
+    metrics(cell).write_text(content + content.splitlines()[1] + "\n")
+    assert "line 6: 1 problem\n  global_step: found 10 after 40; expected a later" in problem(cell)
 
 
 @pytest.mark.parametrize("text", ["[1]\n", "7\n"])
@@ -134,6 +136,21 @@ def test_the_wall_time_of_a_killed_run_ends_at_its_last_record(cell: Cell) -> No
     assert killed.wall_s == killed.records[-1].elapsed_s == pytest.approx(4.0 + 39 * 0.1)
 
 
+@pytest.mark.parametrize(
+    ("walls", "expected"), [((5.0, 20.0), 25.0), ((5.0, None), 7.9), ((None, 20.0), 7.9)]
+)
+def test_the_wall_time_is_that_of_all_attempts_if_each_is_known(
+    cell: Cell, walls: tuple[float | None, ...], expected: float
+) -> None:
+    """Otherwise it is up to the last record, 7.9 s after the start of the run."""
+    attempt = json.loads(Path(cell.folder, "run.json").read_text())["attempts"][0]
+    attempts = [attempt | {"attempt": n, "wall_s": wall} for n, wall in enumerate(walls, 1)]
+    write_run(cell, attempts=attempts)
+    run = read_run(cell.folder)
+    assert run is not None
+    assert run.wall_s == pytest.approx(expected)
+
+
 def test_a_stale_run_is_left_out_with_a_message(
     make_grid: MakeGrid, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +182,27 @@ def test_a_completed_run_that_has_lost_records_is_left_out(
     path.write_text("".join(lines[:3]))  # goes on; run.json is read first
     assert [cell.name for cell, _ in each_run(grid)] == [grid[0].name, grid[1].name]
     assert find_damage(grid[0]) == ""
+
+
+def test_the_last_record_may_be_of_a_single_step(make_grid: MakeGrid) -> None:
+    """Of 41 steps with a record every 10: without it, the loss of step 40 would be the last."""
+    cell = make_grid({"run": {"steps": 41}})[0]
+    write_run(cell)
+    assert find_damage(cell) == ""
+    lines = metrics(cell).read_text().splitlines(keepends=True)
+    metrics(cell).write_text("".join(lines[:-1]))
+    assert "ends at step 40; expected step 41" in find_damage(cell)
+
+
+def test_what_a_run_of_earlier_settings_has_lost_does_not_matter(
+    make_grid: MakeGrid, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = make_grid()[0]
+    write_run(cell, fingerprint="0" * 16)
+    metrics(cell).unlink()
+    assert find_damage(cell) == ""
+    assert list(each_run(make_grid())) == []
+    assert capsys.readouterr().err.endswith("; the settings have changed since the run\n")
 
 
 @pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "metrics.eval.jsonl"])

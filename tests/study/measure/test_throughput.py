@@ -1,7 +1,7 @@
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,10 @@ from study.measure.throughput_row import ThroughputRow
 from study.measure.throughput_table import (
     is_numeric,
     markdown_table,
+    other_versions,
     read_table,
     readable_throughput,
+    to_frame,
     to_markdown,
     write_table,
 )
@@ -142,6 +144,49 @@ def test_a_row_has_what_the_run_recorded_of_itself(make_grid: MakeGrid) -> None:
     assert (row.attempts, row.first_step, row.began_again, row.trainer) == (1, 1, None, "ours")
 
 
+def test_a_row_has_the_shape_of_its_cell(make_grid: MakeGrid) -> None:
+    """16 GPUs on two nodes with 3 micro-batches of 4 x 32 tokens each; 20 of 24 steps were done."""
+    run = {"steps": 24, "grad_acc_steps": 3, "data": {"batch_size": 4, "seq_len": 32}}
+    grid = make_grid({"run": run, "grid": [{"cluster": "fast", "model": "tiny", "gpus": 16}]})
+    write_run(grid[0], status="running", outcome=None, steps_done=20, step_s=0.25)
+    (row,) = throughput_rows(grid)
+    assert (row.gpus, row.nodes, row.batch_size_per_gpu, row.grad_acc_steps) == (16, 2, 4, 3)
+    assert (row.seq_len, row.tokens_per_step) == (32, 6144)
+    assert (row.steps, row.steps_done) == (24, 20)
+    assert (row.tokens_per_s, row.tokens_per_s_per_gpu) == (6144 / 0.25, 6144 / 0.25 / 16)
+
+
+def test_the_mean_step_time_and_its_error_match_a_calculation_by_hand(make_grid: MakeGrid) -> None:
+    """Intervals of 9, 10, 10 and 10 steps of 100, 200, 100 and 200 ms, of which 20 are the longer.
+
+    Of their weighted deviations the squares add up to 625.04, and 4 of 3 times that is 28.868^2.
+    """
+    grid = make_grid()
+    write_run(grid[0], step_s=[0.1, 0.2])
+    (row,) = throughput_rows(grid)
+    assert (row.steady_steps, row.steady_intervals) == (39, 4)
+    assert row.step_ms_mean == pytest.approx((19 * 100 + 20 * 200) / 39)
+    assert row.step_ms_mean_error == pytest.approx(28.868, abs=1e-3)
+    assert (row.step_ms_p10, row.step_ms_p50, row.step_ms_p90) == pytest.approx((100, 200, 200))
+
+
+def test_an_interval_with_a_pause_of_unknown_length_is_not_in_steady_state(
+    make_grid: MakeGrid,
+) -> None:
+    """Records at steps 1, 10, 20, 30 and 40; the third one's time includes another's save."""
+    grid = make_grid()
+    write_run(grid[0], step_s=[0.1, 9.0, 0.1, 0.1])
+    path = Path(grid[0].folder, "metrics.jsonl")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    marks = (None, False, True, None, False)
+    write_lines(
+        path, [item | {"time/paused": mark} for item, mark in zip(records, marks, strict=True)]
+    )
+    (row,) = throughput_rows(grid)
+    assert (row.steady_steps, row.steady_intervals) == (29, 3)
+    assert (row.step_ms_mean, row.step_ms_p90) == pytest.approx((100, 100))
+
+
 def test_mfu_matches_published_tables() -> None:
     """MPT-760M on 32 H100, from the benchmarking README of mosaicml/llm-foundry: 37.57%."""
     params, dim, layers, seq_len, tokens_per_s_per_gpu = 760_470_528, 1536, 24, 2048, 67_971
@@ -187,6 +232,9 @@ def test_the_fraction_of_the_roofline_is_for_one_gpu_with_rates(make_grid: MakeG
     assert table["roofline_fraction"].iloc[1:].isna().all()
     assert "Of roofline (%)" in to_markdown(table)
     assert "Of roofline (%)" not in to_markdown(table.iloc[1:])
+    # The rates are of bf16, which is what the settings lead to, but not what the run chose.
+    write_run(grid[0], step_s=0.016, choices={"model_dtype": "fp32"})
+    assert throughput_rows(grid)[0].roofline_fraction is None
 
 
 def test_flops_use_the_context_that_the_run_recorded(make_grid: MakeGrid) -> None:
@@ -218,6 +266,26 @@ def shown(table: pd.DataFrame, heading: str) -> list[str]:
     return [row[headings.index(heading)] for row in rows]
 
 
+def test_the_table_for_people_has_the_units_of_its_headings(make_grid: MakeGrid) -> None:
+    grid = make_grid(GUIDE)
+    write_run(grid[0])
+    (row,) = throughput_rows(grid)
+    times = {"step_ms_p50": 218.453, "step_ms_p90": 301.26, "startup_s": 41.26, "wall_s": 4321.0}
+    speeds = {"tokens_per_s": 600_000.4, "tokens_per_s_per_gpu": 75_000.05, "tflops_per_gpu": 19.88}
+    shares = {"mfu": 0.0201, "roofline_fraction": 0.25, "scaling_efficiency": 0.875}
+    others = {"peak_memory_gib": 12.34, "loss_first": 9.0, "loss_last": 3.1416, "val_loss": 3.25}
+    table = to_frame([replace(row, **times, **speeds, **shares, **others)])
+    headings, (cells,) = readable_throughput(table)
+    assert dict(zip(headings, cells, strict=True)) == {
+        "Cluster": "fast", "GPU": "H200", "Model": "small", "Params (M)": "27.5", "GPUs": "8",
+        "Variant": "base", "Seed": "42", "Tokens/step": "131,072", "Step p50 (ms)": "218.5",
+        "Step p90 (ms)": "301.3", "Tokens/s": "600,000", "Tokens/s/GPU": "75,000",
+        "TFLOP/s/GPU": "19.9", "MFU (%)": "2.0", "Of roofline (%)": "25.0",
+        "Scaling eff. (%)": "87.5", "Memory (GiB)": "12.3", "Start-up (s)": "41.3",
+        "Wall (s)": "4,321", "Loss": "3.142", "Val. loss": "3.250", "Status": "completed",
+    }  # fmt: skip
+
+
 def test_a_speed_above_the_peak_is_marked_and_explained(make_grid: MakeGrid) -> None:
     """27.5M needs 265 MFLOPs a token: 4.4 million tokens a second are 118% of 989.5 TFLOP/s."""
     grid = make_grid({**GUIDE, "grid": [{"cluster": "fast", "model": "small", "gpus": [1, 2]}]})
@@ -228,6 +296,7 @@ def test_a_speed_above_the_peak_is_marked_and_explained(make_grid: MakeGrid) -> 
     note = "note: † above 100%, which no GPU reaches: peak_tflops or rates of fast in clusters.yaml"
     assert note in to_markdown(table)
     assert "†" not in to_markdown(table.iloc[1:])
+    assert "†" not in to_markdown(table.assign(mfu=1.0))
     # A mark does not turn numbers into text: they stay to the right.
     assert is_numeric(["117.9†", "58.9", ""])
     assert not is_numeric(["†"])
@@ -275,6 +344,9 @@ def test_a_diverged_run_is_a_result(make_grid: MakeGrid) -> None:
     assert pd.isna(table["loss_last"][0])
     assert table["tokens_per_s"].notna().all()
     assert "diverged" in to_markdown(table)
+    write_run(grid[0], loss=lambda step: None, outcome="diverged")
+    (row,) = throughput_rows(grid)
+    assert (row.loss_first, row.loss_last) == (None, None)
 
 
 def write_attempts(cell: Cell, intervals: Sequence[tuple[int, int, int, float]]) -> None:
@@ -403,8 +475,50 @@ def test_rows_measured_with_another_torch_are_marked_in_their_cluster(make_grid:
     text = to_markdown(throughput_table(grid))
     assert text.count("tiny*") == 1
     (marked,) = [line for line in text.splitlines() if "tiny*" in line]
-    assert marked.split()[1] == "fast"
+    cluster, _, _, _, gpus, *_ = (cell.strip() for cell in marked.split("|")[1:])
+    assert (cluster, gpus) == ("fast", "2")
     assert "or of torch than the newest on its cluster.\n" in text
+
+
+def test_versions_are_compared_with_the_newest_run_of_the_same_trainer(
+    make_grid: MakeGrid,
+) -> None:
+    """Another trainer's newest run says nothing of ours; nor does a run of an unknown version."""
+    grid = make_grid()
+    write_run(grid[0])
+    (row,) = throughput_rows(grid)
+    runs = (
+        ("ours", "2026-01", "old"),
+        ("ours", "2026-02", None),
+        ("ours", "2026-03", "new"),
+        ("plain", "2026-04", "other"),
+        ("plain", "2026-05", None),
+    )
+    table = to_frame(
+        [replace(row, trainer=t, started=when, measured_with=version) for t, when, version in runs]
+    )
+    assert other_versions(table) == [0, 3]  # of plain, the newest run's version is not known
+
+
+def test_another_trainer_has_a_column_of_its_own(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    write_run(grid[0])
+    (row,) = throughput_rows(grid)
+    other = replace(row, trainer="plain", variant="plain+hot", plain_variant="hot")
+    table = to_frame([row, other])
+    assert shown(table, "Trainer") == ["ours", "plain"]
+    assert shown(table, "Variant") == ["base", "hot"]
+    assert "Trainer" not in readable_throughput(to_frame([row]))[0]
+
+
+def test_only_a_run_with_a_speed_lacks_a_peak(make_grid: MakeGrid) -> None:
+    """`fast` has one, but its only run ended before the first step; `here` has none."""
+    grid = make_grid({"grid": [{"cluster": ["here", "fast"], "model": "tiny", "gpus": 1}]})
+    write_run(grid[0])
+    write_run(grid[1], status="failed", outcome=None)
+    Path(grid[1].folder, "metrics.jsonl").unlink()
+    assert "note: no MFU for here, whose peak_tflops is not" in to_markdown(throughput_table(grid))
+    assert "no MFU" not in to_markdown(throughput_table(grid).iloc[1:])
 
 
 def test_the_table_is_read_back_as_written(make_grid: MakeGrid, tmp_path: Path) -> None:

@@ -111,3 +111,23 @@ def test_a_stopped_and_resumed_run_has_all_its_steps(make_grid: MakeGrid) -> Non
     steps_s = 9 + 3 + (8.5 - 1.5)
     expected = [11.0, 0.0, steps_s - 0.75, 0.75, 3.0, 4.0, 50 - (11 + steps_s + 3 + 4)]
     assert parts == pytest.approx(dict(zip(PARTS, expected, strict=True)))
+
+
+def test_clocks_that_contradict_each_other_leave_no_part_below_zero(make_grid: MakeGrid) -> None:
+    """The first step took longer than its interval, and start-up and steps than the whole run."""
+    cell = make_grid()[0]
+    attempt = {
+        "attempt": 1,
+        "start": "2026-01-01T00:00:00+00:00",
+        "wall_s": 5.0,
+        "fingerprint": cell.fingerprint,
+        "startup": {"first_step_s": 3.5, "total_s": 4.0},
+    }
+    write_run(cell, attempts=[attempt])
+    records = [make_record(cell, 1, 1, 3.0, 4.0, 5.0), make_record(cell, 5, 4, 0.5, 6.0, 4.0)]
+    write_lines(Path(cell.folder, "metrics.jsonl"), records)
+    run = read_run(cell.folder)
+    assert run is not None
+    parts = time_by_part(run)
+    expected = [4.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0]
+    assert parts == pytest.approx(dict(zip(PARTS, expected, strict=True)))

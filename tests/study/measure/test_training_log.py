@@ -69,6 +69,11 @@ def test_attempts_of_several_ranks(attempts: list[tuple[int, int, list[bool]]], 
             [(10, True), (20, False), (30, False)],
             id="the last rank to print is late",
         ),
+        pytest.param(
+            [(10, False), (20, False), (10, False), (30, False), (20, False), (30, False)],
+            [(10, True), (20, False), (30, False)],
+            id="the second rank is late from the first record on",
+        ),
     ],
 )
 def test_the_first_record_of_each_attempt_is_marked(
