@@ -78,6 +78,25 @@ def test_the_peak_memory_of_a_gpu_is_what_its_allocator_reserved(
     assert reserved_gib(torch.device("cpu")) is None
 
 
+def test_the_terminal_shows_the_progress(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three steps of 21.7 s are left. A loss may be zero; None is one that is not finite."""
+    journal = open_journal(tmp_path)
+    speeds = {"rate": 1e-3, "tokens_per_s": 12345.6, "step_s": 21.7}
+    journal.record(make_record(7, loss=0.0, grad_norm=0.0, **speeds))
+    journal.record(make_record(10, loss=None, grad_norm=None, **speeds))
+    journal.evaluated(Evaluation(step=10, loss=0.0))
+    journal.evaluated(Evaluation(step=10, loss=None))
+    journal.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "step      7/10  loss 0.0000  lr 1.00e-03  grad norm 0.00  12,346 tokens/s  left 1:05",
+        "step     10/10  loss nan  lr 1.00e-03  grad norm nan  12,346 tokens/s  left 0:00",
+        "step     10/10  validation loss 0.0000",
+        "step     10/10  validation loss nan",
+    ]
+
+
 def test_other_processes_write_nothing(tmp_path: Path) -> None:
     journal = Journal(run_config(tmp_path), tmp_path, 0, Startup())
     assert journal.attempt == 1
