@@ -1,5 +1,6 @@
 """Whose checkpoints a folder holds, and that a run touches only its own."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from tests.trainer.small_runs import ALONE, SmallRun, make_summary, run_config, 
 from trainer.config import CheckpointConfig, RunConfig
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import Position, complete, folder_of
-from trainer.folder.owner import claim, identify
+from trainer.folder.owner import check_replaces_nothing, claim, identify
 from trainer.folder.run_file import find_summary
 from trainer.folder.run_folder import set_aside
 from trainer.problems import ConfigError
@@ -135,6 +136,31 @@ def test_an_owner_that_names_no_folder_still_owns(tmp_path: Path, named: str) ->
     with pytest.raises(ConfigError, match="belongs to the run 'first'"):
         start(config_of(tmp_path, "second", shared))
     assert steps_in(shared) == [2]
+
+
+@pytest.mark.parametrize(
+    ("status", "changes", "refused"),
+    [
+        ("completed", {}, False),
+        ("completed", {"distributed": {"compile": True}}, True),  # the same losses, but faster
+        ("completed", {"steps": 20}, True),
+        ("failed", {"distributed": {"compile": True}}, False),  # is resumed
+        ("failed", {"steps": 20}, True),
+    ],
+)
+def test_overrides_of_a_runs_own_run_yaml_do_not_replace_it(
+    tmp_path: Path, status: str, changes: dict[str, object], refused: bool
+) -> None:
+    """A file of the user's, with the same dump_dir, may do that."""
+    config = run_config(tmp_path)
+    facts = {"fingerprint": config.fingerprint(1), "trajectory": config.trajectory(1)}
+    (tmp_path / "run.json").write_text(make_summary(status=status, **facts).to_json())
+    for name in ("run.yaml", "mine.yaml"):
+        (tmp_path / name).write_text(config.to_yaml())
+    changed = run_config(tmp_path, **changes)
+    check_replaces_nothing([tmp_path / "mine.yaml"], changed, 1)
+    with pytest.raises(ConfigError) if refused else contextlib.nullcontext():
+        check_replaces_nothing([tmp_path / "run.yaml"], changed, 1)
 
 
 def test_checkpoints_of_lingua_are_refused(tmp_path: Path) -> None:
