@@ -99,6 +99,12 @@ def test_shares_follow_the_weights(weights: list[float]) -> None:
     assert (np.abs(shares - exact) <= 1 + below_one).all()
 
 
+def test_the_largest_remainders_are_rounded_up() -> None:
+    """Of equal ones the first: 2 7/60 and 4 14/60 of 127, of which seven are left."""
+    assert allocate([1.6, 1.3, 1.1], 4).tolist() == [2, 1, 1]
+    assert allocate([1.0, 2.0] * 20, 127).tolist() == [2, 5] * 7 + [2, 4] * 13
+
+
 def test_weights_hold_from_the_beginning() -> None:
     order = SampleOrder({"a": 100, "b": 10_000}, {"a": 3.0, "b": 1.0}, 4, 9)
     sources = order.locate(np.arange(2 * TABLE)).source

@@ -1,11 +1,18 @@
-"""What is said while a source is tokenised."""
+"""Sums of what was packed, and what is said while a source is tokenised."""
 
 from types import SimpleNamespace
 
 import pytest
 
 from trainer.tokens import packing
-from trainer.tokens.packing import Progress
+from trainer.tokens.packing import Part, Progress
+
+
+def test_parts_add_up() -> None:
+    """The bytes of text are known if they are of both."""
+    assert Part(1, 20, 300) + Part(4, 50, 600) == Part(5, 70, 900)
+    unknown = Part(4, 50, None)
+    assert Part(1, 20, 300) + unknown == unknown + Part(1, 20, 300) == Part(5, 70, None)
 
 
 def test_progress_is_told_every_five_seconds(
