@@ -2,10 +2,12 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from trainer.config import TokenizerConfig
 from trainer.tokens import packing
-from trainer.tokens.packing import Part, Progress
+from trainer.tokens.packing import Encoding, Part, Progress
 
 
 def test_parts_add_up() -> None:
@@ -13,6 +15,13 @@ def test_parts_add_up() -> None:
     assert Part(1, 20, 300) + Part(4, 50, 600) == Part(5, 70, 900)
     unknown = Part(4, 50, None)
     assert Part(1, 20, 300) + unknown == unknown + Part(1, 20, 300) == Part(5, 70, None)
+
+
+@pytest.mark.parametrize(("ids", "dtype"), [(258, "<u2"), (65_536, "<u2"), (65_537, "<u4")])
+def test_two_bytes_hold_65536_ids(ids: int, dtype: str) -> None:
+    encoding = Encoding(TokenizerConfig())
+    vars(encoding)["tokenizer"] = SimpleNamespace(vocab_size=ids)
+    assert encoding.dtype == np.dtype(dtype)
 
 
 def test_progress_is_told_every_five_seconds(
