@@ -315,6 +315,14 @@ def test_muon_takes_adamws_step_in_size() -> None:
             assert change == pytest.approx(0.2 * 0.01, rel=0.25), name
 
 
+def test_bytes_of_adamw_by_hand() -> None:
+    """Weight, gradient and two moments of 4 bytes each: all are read, all but the gradient are
+    written, and a checkpoint has no gradient."""
+    costs = optimizer_costs("adamw", ModelConfig(dim=32, n_layers=1, n_heads=2), 258)
+    assert (costs.memory_bytes, costs.checkpoint_bytes) == (16, 12)
+    assert costs.traffic_bytes == 16 + 12
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 @pytest.mark.parametrize("changes", [{}, {"n_kv_heads": 1}, {"weight_tying": True}], ids=str)
 def test_costs_are_those_of_a_real_step(name: str, changes: dict[str, Any]) -> None:
