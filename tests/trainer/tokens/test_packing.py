@@ -1,5 +1,8 @@
 """Sums of what was packed, and what is said while a source is tokenised."""
 
+import errno
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +10,43 @@ import pytest
 
 from trainer.config import TokenizerConfig
 from trainer.tokens import packing
-from trainer.tokens.packing import Encoding, Part, Progress
+from trainer.tokens.packing import SYNC_BYTES, Encoding, Part, Progress, _SyncedFile
+
+
+def test_a_file_of_tokens_is_synced_on_the_way_and_when_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
+    file = _SyncedFile(tmp_path / "train.bin")
+    file.write(b"x" * (SYNC_BYTES - 1))
+    assert file._synced is None
+    file.write(b"x")
+    assert file._synced is not None
+    file._synced.result()
+    file.write(b"xx")
+    assert sizes == [SYNC_BYTES]
+    file.close()
+    file.close()
+    assert sizes == [SYNC_BYTES, SYNC_BYTES + 2]
+
+
+def test_a_sync_that_failed_on_the_way_is_told_when_the_file_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one would not tell: Linux has forgotten the error by then."""
+    answers = iter([OSError(errno.EIO, "Input/output error")])
+
+    def sync(descriptor: int) -> None:
+        for error in answers:
+            raise error
+
+    monkeypatch.setattr(os, "fsync", sync)
+    file = _SyncedFile(tmp_path / "train.bin")
+    file.write(b"x" * SYNC_BYTES)
+    with pytest.raises(OSError, match="Input/output error"):
+        file.close()
+    assert file.closed
 
 
 def test_parts_add_up() -> None:
