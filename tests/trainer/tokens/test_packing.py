@@ -10,7 +10,8 @@ import pytest
 
 from trainer.config import TokenizerConfig
 from trainer.tokens import packing
-from trainer.tokens.packing import SYNC_BYTES, Encoding, Part, Progress, _SyncedFile
+from trainer.tokens.packing import SYNC_BYTES, Encoding, Part, Progress, _SyncedFile, pack
+from trainer.tokens.piece import Piece
 
 
 def test_a_file_of_tokens_is_synced_on_the_way_and_when_it_is_closed(
@@ -63,6 +64,15 @@ def test_two_bytes_hold_65536_ids(ids: int, dtype: str) -> None:
     assert encoding.dtype == np.dtype(dtype)
 
 
+def test_all_bytes_of_a_file_count_as_progress(tmp_path: Path) -> None:
+    path = tmp_path / "src.chunk.00.jsonl"
+    path.write_text('{"text": "one"}\n\n{"text": "zwölf"}\n')
+    read: list[int] = []
+    part = pack([Piece(path)], tmp_path / "train.bin", Encoding(TokenizerConfig()), read.append)
+    assert sum(read) == path.stat().st_size
+    assert part == Part(2, 3 + 6 + 2 * 2, 3 + 6)
+
+
 def test_progress_is_told_every_five_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,3 +90,7 @@ def test_progress_is_told_every_five_seconds(
     now = 200.0
     progress.advance(1_176_000_000)
     assert capsys.readouterr().out == "web: 1,200 of 1,000 MB tokenised, 12.0 MB/s, left 0:00\n"
+    progress = Progress("web", "tokenised", 1_000_000_000)
+    now = 210.0
+    progress.advance(0)  # as of the first rows of a table
+    assert capsys.readouterr().out.startswith("web: 0 of 1,000 MB tokenised, 0.0 MB/s, left ")

@@ -144,6 +144,21 @@ def test_shards_of_older_versions_are_found(tmp_path: Path) -> None:
     assert json.loads(manifest.read_text())["training_key"] == known[1]
 
 
+def test_shards_in_a_folder_that_cannot_be_written_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of text with new times."""
+    text = write_source(tmp_path, [["a"]]) / "src.chunk.00.jsonl"
+    first = ensure_shards(tmp_path, "src", tmp_path / "shards")
+    os.utime(text, (1, 1))
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(shards, "write_manifest", refuse)
+    assert ensure_shards(tmp_path, "src", tmp_path / "shards") == first
+
+
 def test_a_change_of_anything_that_matters_changes_the_key(tmp_path: Path) -> None:
     folder = write_source(tmp_path, [["abc"]], ["v"])
     shards_dir = tmp_path / "shards"
