@@ -28,7 +28,8 @@ extern "C" int cuInit(unsigned flags) {
 }
 extern "C" int cuDeviceGet(int *device, int index) {
     *device = 40 + index;
-    return note("cuDeviceGet", index);
+    note("cuDeviceGet", index);
+    return atoi(getenv("CU_DEVICE_GET"));
 }
 extern "C" int cuDevicePrimaryCtxRetain(void **context, int device) {
     *context = nullptr;
@@ -48,29 +49,31 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def variables(driver: Path, calls: Path, **others: str) -> dict[str, str]:
-    ours = {"LD_LIBRARY_PATH": f"{driver}", "CALLS": f"{calls}", "CU_INIT": "0", "CU_INIT_MS": "0"}
-    return {**ours, **others}
+    ours = {"LD_LIBRARY_PATH": f"{driver}", "CALLS": f"{calls}"}
+    return {**ours, "CU_INIT": "0", "CU_INIT_MS": "0", "CU_DEVICE_GET": "0", **others}
 
 
 CONTEXT = """
 import sys, time
 from trainer.gpu_context import open_early
 start = time.perf_counter()
-thread = open_early(3)
+open_early(3)
 waited = time.perf_counter() - start
-thread.join()
 print(waited < 0.2, "torch" in sys.modules)
 """
 
 
 def opened(driver: Path, calls: Path, **others: str) -> str:
     environment = {**os.environ, **variables(driver, calls, **others)}
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", CONTEXT], env=environment, capture_output=True, text=True, check=True
-    ).stdout
+    )
+    assert done.stderr == ""
+    return done.stdout
 
 
 def test_the_context_opens_beside_the_program(driver: Path, tmp_path: Path) -> None:
+    """A program that ends before the driver has answered waits for it."""
     calls = tmp_path / "calls"
     assert opened(driver, calls, CU_INIT_MS="500") == "True False\n"
     assert calls.read_text() == (
@@ -89,6 +92,13 @@ def test_no_device_is_asked_for_after_an_error(driver: Path, tmp_path: Path) -> 
     calls = tmp_path / "calls"
     assert opened(driver, calls, CU_INIT="100") == "True False\n"
     assert calls.read_text() == "cuInit 0 LAZY\n"
+
+
+def test_no_context_is_opened_of_a_device_that_is_not_there(driver: Path, tmp_path: Path) -> None:
+    """101 is CUDA_ERROR_INVALID_DEVICE."""
+    calls = tmp_path / "calls"
+    assert opened(driver, calls, CU_DEVICE_GET="101") == "True False\n"
+    assert calls.read_text() == "cuInit 0 LAZY\ncuDeviceGet 3 LAZY\n"
 
 
 def test_a_machine_without_a_driver_has_no_context(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -31,6 +32,23 @@ def test_without_a_gpu_there_is_nothing() -> None:
         assert meter.conditions is meter.clock_mhz is meter.peak_memory_gib is None
 
 
+def test_a_gpu_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And on a CPU nobody is asked."""
+    asked: list[str] = []
+    monkeypatch.setattr(gpu_state, "read", asked.append)
+    for uuid in ("some", None):
+        meter = GpuMeter(uuid, clock=lambda: 0.0)
+        for _ in range(2):
+            meter.sample()
+    assert asked == ["some"]
+
+
+def test_without_nvml_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_state, "_nvml", gpu_state._nvml.__wrapped__)
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # its import fails
+    assert gpu_state.read_driver() is None
+
+
 def test_the_driver_is_known_where_nvml_is(monkeypatch: pytest.MonkeyPatch) -> None:
     class Nvml:
         NVMLError = RuntimeError
@@ -50,7 +68,7 @@ def test_the_driver_is_known_where_nvml_is(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_power_and_memory_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     """At its third sample the GPU tells neither."""
-    seen = [(300.0, 10.0), (500.0, 30.0), (None, None)]
+    seen = [(300.0, 30.0), (500.0, 10.0), (None, None)]
     states = iter([GpuState(1980, 700.0, (), power, used) for power, used in seen])
     monkeypatch.setattr(gpu_state, "read", lambda uuid: next(states))
     times = iter([0.0, 0.0, 0.0, 2.0, 2.0, 4.0, 4.0])
@@ -126,6 +144,7 @@ THREE_GPUS = SimpleNamespace(
     [
         (None, ["a0", "b1", "c2"]),
         ("2,0", ["c2", "a0"]),
+        ("2, 0", ["c2", "a0"]),
         ("GPU-b1", ["b1"]),
         ("", []),
         ("7", []),

@@ -29,8 +29,13 @@ ALLOCATION = {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_NNODES": "2"}
             {"SLURM_STEP_NUM_TASKS": "16", "SLURM_STEP_NUM_NODES": "2"},
             "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 torchrun --nnodes=2 --nproc_per_node=8 ",
         ),
+        (
+            {"SLURM_STEP_NUM_TASKS": "5", "SLURM_STEP_NUM_NODES": "2"},
+            "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 torchrun --nnodes=2 --nproc_per_node=3 ",
+        ),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "torchrun --nproc_per_node=2 --standalone"),
         ({"PMI_SIZE": "2", "RANK": "0"}, "torchrun --nproc_per_node=2 --standalone"),
+        ({"PMI_SIZE": "2", "WORLD_SIZE": "2"}, "torchrun --nproc_per_node=2 --standalone"),
     ],
 )
 def test_processes_without_ranks_are_refused_with_the_command(
@@ -48,11 +53,17 @@ def test_processes_without_ranks_are_refused_with_the_command(
         {},
         ALLOCATION,  # of the batch script, in which one process was started
         {**ALLOCATION, "SLURM_STEP_NUM_TASKS": "1"},
+        {"PMI_SIZE": ""},
         {"SLURM_STEP_NUM_TASKS": "4", **RANKS},  # torchrun, or exported by hand
     ],
 )
 def test_other_starts_are_not(environment: dict[str, str]) -> None:
     check_launcher(environment, ARGUMENTS)
+
+
+def test_a_command_without_arguments_ends_with_the_program() -> None:
+    with pytest.raises(ConfigError, match=r" -m trainer$"):
+        check_launcher({"PMI_SIZE": "2"}, [])
 
 
 def test_the_command_refuses_it_before_it_reads_the_config(

@@ -1,5 +1,6 @@
 """Merged settings: which layer wins, and which one a problem is reported under."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -37,6 +38,13 @@ def at(tree: Any, path: tuple[Any, ...]) -> Any:
 @given(TREES)
 def test_a_tree_is_flattened_to_its_leaves(tree: dict[str, Any]) -> None:
     assert dict(flatten(tree)) == (leaves(tree) if tree else {})
+
+
+@given(st.lists(TREES, min_size=1, max_size=4))
+def test_a_merge_leaves_what_it_merges_as_it_was(trees: list[Any]) -> None:
+    before = deepcopy(trees)
+    merge(*trees)
+    assert trees == before
 
 
 @given(st.lists(TREES, min_size=1, max_size=4))
@@ -82,6 +90,8 @@ def test_a_missing_key_is_reported_in_the_first_layer_of_its_group() -> None:
         1,
         "line 1: a.z = 1 is wrong",
     )
+    assert trace(("b", 2), values={"a": {"x": 5}}).source == "base.yaml"
+    assert trace(("a", "x"), values={"a": 5}).source == "top"  # under it, a has no keys
 
 
 def test_a_layer_may_be_merged_under_a_key() -> None:
@@ -89,6 +99,15 @@ def test_a_layer_may_be_merged_under_a_key() -> None:
     assert found.path == ("shapes", "small", "x")
     found = trace(("a", "x"), values={"a": {"x": 3}}, prefix=("axis",), derived=True)
     assert found.path == ("axis",)
+    merged = Merged([Layer({}, source="bottom"), Layer.of(BASE, at=("m",))])
+    found = merged.trace(Problem(("m", "b", 1, "c"), "= 2 is wrong"))
+    assert (found.source, str(found)) == ("base.yaml", "line 4: b[1].c = 2 is wrong")
+
+
+def test_layers_on_top_override_what_was_merged_before() -> None:
+    merged = Merged([Layer.of(BASE)]).over(Layer({"a": {"x": 5}}, source="top"))
+    assert merged.values["a"] == {"x": 5, "y": 2}
+    assert merged.sources == ["base.yaml", "top"]
 
 
 def test_a_value_that_is_replaced_keeps_its_origin() -> None:
@@ -109,6 +128,12 @@ def test_a_broken_rule_blames_the_key_of_the_last_layer() -> None:
     assert str(trace(x, y, values={"a": {"y": 9}}, prefix=("v",))) == "v.a.y: x = 1 is wrong"
     assert str(trace(x, y, values={"a": {"x": 9, "y": 9}})) == "a.x = 1 is wrong"
     assert str(trace(("q",), x, values={})) == "line 1: a.x: q = 1 is wrong"
+    assert str(trace(("q",), y, x, values={})) == "line 1: a.y: q = 1 is wrong"  # named before x
+
+
+def test_a_problem_that_has_a_source_keeps_it() -> None:
+    problem = Problem(("a", "x"), "= 1 is wrong", source="other.yaml", line=7)
+    assert Merged([Layer.of(BASE)]).trace(problem) == problem
 
 
 def test_a_tie_is_decided_by_outer_layers() -> None:
@@ -117,6 +142,7 @@ def test_a_tie_is_decided_by_outer_layers() -> None:
     study = Merged([Layer({"run": {"w": 9}}, source="f"), Layer({"run": {"s": 5}}, source="c")])
     (problem,) = [cell.trace(RuleError(["w", "s"], "= 9 is more than s = 5").problem())]
     assert str(problem) == "run.w = 9 is more than s = 5"
+    assert problem.others == (("run", "s"),)
     found = study.trace(problem)
     assert (found.source, str(found)) == ("c", "run.s: w = 9 is more than s = 5")
 

@@ -1,5 +1,7 @@
 """The device of a process: that of the settings, or an error."""
 
+import socket
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from trainer.world import get_world, is_gpu
     ("found", "wanted", "matches"),
     [
         ("NVIDIA H200", "H200", True),
+        ("NVIDIA H200", "NVIDIA H200", True),
         ("NVIDIA H100 80GB HBM3", "H200", False),
         ("NVIDIA GH200 480GB", "H200", False),
         ("NVIDIA A100-SXM4-80GB", "A100", True),
@@ -47,7 +50,32 @@ def test_a_gpu_other_than_the_clusters_is_rejected(monkeypatch: pytest.MonkeyPat
 def test_each_process_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_gpus(monkeypatch, "NVIDIA H200")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="found 1 GPUs for 2 processes"):
+    with pytest.raises(ConfigError, match="found 1 GPUs for 2 processes") as caught:
+        get_world("cuda")
+    assert str(caught.value).startswith(f"run, on {socket.gethostname()}: 1 problem")
+
+
+def test_each_process_takes_the_gpu_of_its_place_on_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_gpus(monkeypatch, "NVIDIA H200", "NVIDIA H200", "NVIDIA T400")
+    taken: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    ranks = {"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, f"{value}")
+    assert get_world("cuda", "H200").device == torch.device("cuda", 1)
+    assert taken == [torch.device("cuda", 1)]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(ConfigError, match="found NVIDIA T400"):
+        get_world("cuda", "H200")
+
+
+def test_a_gpu_that_torch_cannot_use_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a driver that is too old: NVML counts it."""
+    fake_gpus(monkeypatch, "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="torch finds no GPU here"):
         get_world("cuda")
 
 
@@ -57,12 +85,13 @@ def test_a_cpu_run_ignores_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_world_has_torchruns_ranks_and_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight processes, two on each of four machines; two at a time share their samples."""
-    ranks = {"RANK": 5, "WORLD_SIZE": 8, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}
+    """Eight processes, four on each of two machines; two at a time share their samples."""
+    ranks = {"RANK": 4, "WORLD_SIZE": 8, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 4}
     for name, value in ranks.items():
         monkeypatch.setenv(name, f"{value}")
     world = get_world("cpu", tp_size=2, timeout_s=45)
-    assert (world.rank, world.size, world.local_rank, world.nodes) == (5, 8, 1, 4)
+    assert (world.rank, world.size, world.local_rank, world.nodes) == (4, 8, 0, 2)
+    assert not world.is_main  # one process of the run is, not one of each machine
     assert (world.tp_size, world.data_rank, world.data_size) == (2, 2, 4)
     assert world.timeout.total_seconds() == 45
 

@@ -165,4 +165,4 @@ def write_first(folder: Path, failure: Failure) -> None:
 def forget(folder: Path) -> None:
     """Remove the failure of an earlier attempt."""
     with contextlib.suppress(OSError):
-        (folder / FAILURE).unlink(missing_ok=True)
+        (folder / FAILURE).unlink()

@@ -3,6 +3,7 @@
 Only the main process writes; on other processes every call does nothing.
 """
 
+import math
 import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,8 +94,8 @@ class Journal:
         steps = self._config.steps
         left = int((steps - record.step) * record.step_s)
         print(
-            f"step {record.step:>6}/{steps}  loss {record.loss or float('nan'):.4f}  "
-            f"lr {record.rate:.2e}  grad norm {record.grad_norm or float('nan'):.2f}  "
+            f"step {record.step:>6}/{steps}  loss {_or_nan(record.loss):.4f}  "
+            f"lr {record.rate:.2e}  grad norm {_or_nan(record.grad_norm):.2f}  "
             f"{record.tokens_per_s:,.0f} tokens/s  left {left // 60}:{left % 60:02d}",
             flush=True,
         )
@@ -106,8 +107,7 @@ class Journal:
         self._evaluations.write(evaluation)
         self._file.write(loss_validation=evaluation.loss)
         step, steps = evaluation.step, self._config.steps
-        loss = evaluation.loss if evaluation.loss is not None else float("nan")
-        print(f"step {step:>6}/{steps}  validation loss {loss:.4f}", flush=True)
+        print(f"step {step:>6}/{steps}  validation loss {_or_nan(evaluation.loss):.4f}", flush=True)
 
     def end(
         self, status: Status, unrecorded: Mapping[str, float] | None = None, **changes: Any
@@ -128,6 +128,11 @@ def reserved_gib(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     return torch.cuda.max_memory_reserved(device) / BYTES_PER_GIB
+
+
+def _or_nan(value: float | None) -> float:
+    """Return a number of a record; not a number for None, which records have instead."""
+    return math.nan if value is None else value
 
 
 def _peak_memory_gib(of_gpu: float | None) -> float:

@@ -20,8 +20,7 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
 
 
 def _progress(config: OptimConfig, step: int, steps: int) -> float:
-    # If the warm-up takes all steps, the last one is the peak.
-    return (step - config.warmup) / max(1, steps - config.warmup)
+    return (step - config.warmup) / (steps - config.warmup)
 
 
 def _cosine(config: OptimConfig, step: int, steps: int) -> float:

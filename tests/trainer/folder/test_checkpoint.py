@@ -18,12 +18,13 @@ from trainer.folder.checkpoint_state import (
     BLOCK_BYTES,
     CheckpointError,
     Position,
+    find_steps,
     fingerprint_of,
     of_step,
     read_state,
     write_state,
 )
-from trainer.folder.checkpoint_tensors import write_tensors
+from trainer.folder.checkpoint_tensors import ModelReader, copy_to_cpu, write_tensors
 from trainer.folder.initial_weights import find
 
 START = Position(0, 0.0, "trajectory")
@@ -42,6 +43,22 @@ def test_a_resumed_run_is_bitwise_equal(tmp_path: Path) -> None:
 def test_another_trajectory_is_not_resumed(tmp_path: Path) -> None:
     SmallRun().save(tmp_path, 3, "dump")
     assert checkpoint.find_newest(tmp_path, Position(0, 0.0, "another"), ALONE) is None
+    assert find_steps(tmp_path, "another") == []
+    assert find_steps(tmp_path, "trajectory") == find_steps(tmp_path) == [3]
+
+
+def test_a_checkpoint_of_an_older_version_may_be_of_any_run() -> None:
+    """It names none; so does a run whose run.json is one of an older version."""
+    for run, named, same in (
+        ("a", "a", True),
+        ("a", "b", False),
+        ("a", None, True),
+        (None, "b", True),
+    ):
+        facts = {"trajectory": "t", "run": named}
+        assert Position(0, 0.0, "t", run=run).is_of(facts) is same
+        assert not Position(0, 0.0, "other", run=run).is_of(facts)
+    assert Position(0, 0.0, "t", run="a").is_of({"trajectory": "t"})
 
 
 def test_an_incomplete_checkpoint_is_skipped(
@@ -54,6 +71,8 @@ def test_an_incomplete_checkpoint_is_skipped(
     os.truncate(data, data.stat().st_size - 1)
     (tmp_path / "0000000002" / "state.json").write_text("{")
     (tmp_path / ".saving-0000000004").mkdir()
+    assert find_steps(tmp_path) == [1]
+    assert "0000000003: truncated files, skipped" in capsys.readouterr().out
     newest = checkpoint.find_newest(tmp_path, START, ALONE)
     assert newest is not None
     assert newest.step == 1
@@ -132,6 +151,23 @@ def test_a_save_in_the_background_holds_the_state_of_its_step(tmp_path: Path) ->
     saver.wait()
     checkpoint.load(of_step(tmp_path, 2), other.model, other.optimizer)
     assert other.steps(3) == expected
+
+
+def test_a_copy_of_a_state_shares_no_memory_with_it() -> None:
+    """Training goes on while the copy is written."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    copied = copy_to_cpu({"model": {"weight": weight}, "step": 3}, torch.device("cpu"))
+    with torch.no_grad():
+        weight.fill_(7.0)
+    assert copied["model"]["weight"].tolist() == [1.0, 1.0]
+    assert not copied["model"]["weight"].requires_grad
+    assert copied["step"] == 3
+
+
+def test_a_folder_without_an_index_is_no_checkpoint(tmp_path: Path) -> None:
+    for read in (ModelReader(tmp_path).shapes, ModelReader(tmp_path).read_all):
+        with pytest.raises(CheckpointError, match=f"{tmp_path}: cannot be read: .*No such file"):
+            read()
 
 
 def test_a_failed_background_save_is_raised_by_the_next_call(tmp_path: Path) -> None:

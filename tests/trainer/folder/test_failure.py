@@ -1,3 +1,5 @@
+import errno
+import io
 import json
 import subprocess
 import sys
@@ -9,10 +11,19 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 from tests.trainer.small_runs import ALONE, run_config
 from tests.waiting import PATIENCE_S
-from trainer.folder.failure import forget, refusals_noted, reported, write_first
+from trainer.folder.failure import (
+    describe,
+    find_full_disk,
+    forget,
+    reason_of,
+    refusals_noted,
+    reported,
+    write_first,
+)
 from trainer.problems import ConfigError
 from trainer.records import FAILURE as FILE
 from trainer.records import Failure
+from trainer.world import World
 
 
 def fail(folder: Path, error: Exception, **data: object) -> dict[str, object]:
@@ -51,6 +62,70 @@ def test_one_sequence_cannot_be_halved(tmp_path: Path) -> None:
     message = str(fail(tmp_path, torch.OutOfMemoryError(), batch_size=1)["message"])
     assert "batch_size=0" not in message
     assert "shorter data.seq_len" in message
+
+
+def test_out_of_memory_on_one_of_several_ranks(tmp_path: Path) -> None:
+    """Eight ranks of 8 sequences and 2 micro-batches: 128 sequences per step."""
+    config = run_config(tmp_path, grad_acc_steps=2, data={"batch_size": 8, "seq_len": 64})
+    world = World(3, 8, 3, 8, torch.device("cpu"))
+    failure = describe(torch.OutOfMemoryError(), config, world)
+    assert (failure.rank, failure.kind) == (3, "gpu_out_of_memory")
+    assert failure.message.startswith("rank 3 of 8 on ")
+    assert "global batch of 128 sequences" in failure.message
+
+
+class Closed(io.StringIO):
+    """A terminal that is gone."""
+
+    def flush(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_a_failure_is_noted_if_nobody_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Closed())
+    monkeypatch.setattr(sys, "stderr", Closed())
+    assert str(fail(tmp_path, ValueError("a broken link"))["message"]).endswith("a broken link")
+
+
+def caused(cause: OSError, link: str) -> RuntimeError:
+    """Return an error that was raised from another one, or while that was handled."""
+    error = RuntimeError("unexpected pos 64 vs 0")
+    setattr(error, link, cause)
+    return error
+
+
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+def test_a_full_disk_is_told_instead_of_what_it_led_to(tmp_path: Path, capsys, link: str) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/scratch/0.distcp")
+    message = str(fail(tmp_path, caused(full, link))["message"])
+    assert message.endswith(" failed: /scratch/0.distcp: No space left on device")
+    assert capsys.readouterr().err == f"{message}\n"
+    nameless = OSError(errno.EDQUOT, "Disk quota exceeded")
+    forget(tmp_path)
+    message = str(fail(tmp_path, caused(nameless, link))["message"])
+    assert message.endswith(f" failed: {tmp_path}: Disk quota exceeded")
+
+
+def test_another_error_of_a_disk_is_not_a_full_one() -> None:
+    assert find_full_disk(caused(OSError(errno.EIO, "Input/output error"), "__cause__")) is None
+
+
+def test_the_reason_is_one_line() -> None:
+    assert reason_of(ValueError("a\n  b")) == "ValueError: a b"
+    assert reason_of(KeyboardInterrupt()) == "KeyboardInterrupt"
+    nobody = RuntimeError("nobody failed")
+    nobody.failures = {}  # type: ignore[attr-defined]  # as torch's CheckpointException has them
+    assert reason_of(nobody) == "RuntimeError: nobody failed"
+
+
+@pytest.mark.parametrize("ending", [SystemExit(75), GeneratorExit()])
+def test_the_end_of_a_process_is_not_a_failure(tmp_path: Path, ending: BaseException) -> None:
+    with pytest.raises(type(ending)) as ended, reported(run_config(tmp_path), ALONE):
+        raise ending
+    assert ended.value is ending
+    assert not (tmp_path / FILE).exists()
 
 
 def test_other_failures_may_be_retried_and_show_their_traceback(tmp_path: Path, capsys) -> None:
@@ -92,17 +167,22 @@ def test_a_mistake_in_the_config_is_not_reported_as_a_crash(tmp_path: Path) -> N
     assert not (tmp_path / FILE).exists()
 
 
-def test_a_mistake_in_the_config_is_never_retried(tmp_path: Path) -> None:
+def test_a_mistake_in_the_config_is_never_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
     write_first(tmp_path, Failure(retry=True, message="an earlier attempt's"))
     with pytest.raises(ConfigError), refusals_noted(tmp_path):
         raise ConfigError("run.yaml", ["steps: missing"])
     failure = Failure.model_validate_json((tmp_path / FILE).read_bytes())
-    assert (failure.kind, failure.retry) == ("configuration", False)
+    assert (failure.kind, failure.retry, failure.rank) == ("configuration", False, 1)
     assert "steps: missing" in failure.message
 
 
-def test_a_rank_of_several_exits_at_once(tmp_path: Path) -> None:
-    """Also if something in the process would block the interpreter's exit."""
+def test_a_rank_of_several_exits_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if something in the process would block the interpreter's exit; what it has printed is
+    not lost."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     program = f"""
 import sys, threading, time
 sys.path.insert(0, {str(Path.cwd())!r})
@@ -113,11 +193,13 @@ from trainer.folder.failure import reported
 from trainer.world import World
 threading.Thread(target=time.sleep, args=(3600,)).start()
 with reported(run_config(Path({str(tmp_path)!r})), World(1, 2, 1, 2, torch.device("cpu"))):
+    print("step 7")
     raise RuntimeError("lost")
 """
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert ended.returncode == 1
+    assert ended.stdout == "step 7\n"
     assert "rank 1 of 2" in ended.stderr
     assert json.loads((tmp_path / FILE).read_text())["rank"] == 1

@@ -78,6 +78,19 @@ def test_a_checkpoint_of_lingua_gives_its_logits(tmp_path: Path, changes: dict[s
 
 
 @torch.no_grad()
+def test_a_tied_output_matrix_may_be_in_the_file_too(tmp_path: Path) -> None:
+    """As others than transformers save it; it is the embedding."""
+    llama = make_llama({"weight_tying": True})
+    llama.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    assert "lm_head.weight" not in weights
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, file)
+    assert_same_logits(loaded(tmp_path, {"weight_tying": True}), llama(TOKENS).logits)
+
+
+@torch.no_grad()
 def test_bfloat16_is_read(kinds: Path, gqa: dict[str, Any]) -> None:
     file = kinds / "hf" / "model.safetensors"
     save_file({name: w.bfloat16() for name, w in load_file(file).items()}, file)

@@ -9,6 +9,7 @@ import torch
 
 from tests.trainer.conftest import make_record, read_records
 from tests.trainer.small_runs import make_summary, run_config
+from trainer.config import RunConfig
 from trainer.folder.journal import Journal, reserved_gib
 from trainer.records import Evaluation, GpuConditions
 from trainer.startup import Startup
@@ -19,8 +20,8 @@ CONDITIONS = GpuConditions(
 SPEEDS: dict[str, Any] = {"rate": 1e-3, "grad_norm": 1.0, "tokens_per_s": 8.0}
 
 
-def open_journal(folder: Path) -> Journal:
-    journal = Journal(run_config(folder), folder, 0, Startup())
+def open_journal(folder: Path, step: int = 0) -> Journal:
+    journal = Journal(run_config(folder), folder, step, Startup())
     journal.open(make_summary(), ())
     return journal
 
@@ -57,6 +58,71 @@ def test_run_json_tells_of_the_last_record(tmp_path: Path) -> None:
     assert evaluation["eval/loss"] == 2.75
 
 
+def test_a_resumed_run_keeps_what_is_before_its_checkpoint(tmp_path: Path) -> None:
+    """From step 2, without the run.json of its four attempts, which was lost."""
+    first = open_journal(tmp_path)
+    for step, loss in ((1, 4.0), (2, 3.0), (3, 2.0)):
+        first.record(make_record(step, loss=loss, attempt=4, **SPEEDS))
+        first.evaluated(Evaluation(step=step, loss=loss + 0.25))
+    first.close()
+    resumed = open_journal(tmp_path, step=2)
+    assert resumed.attempt == 5
+    for name in ("metrics.jsonl", "metrics.eval.jsonl"):
+        assert [record["global_step"] for record in read_records(tmp_path, name)] == [1, 2]
+    facts = account(tmp_path)
+    assert (facts["loss_final"], facts["loss_validation"]) == (3.0, 3.25)
+    assert [attempt["attempt"] for attempt in facts["attempts"]] == [5]
+    assert (tmp_path / "run.yaml").read_text() == run_config(tmp_path).to_yaml()
+    resumed.close()
+
+
+def test_the_time_of_the_start_is_noted_with_the_first_step(tmp_path: Path) -> None:
+    startup = Startup()
+    journal = Journal(run_config(tmp_path), tmp_path, 0, startup)
+    journal.open(make_summary(), ())
+    startup.mark("first_step")
+    startup.finish()
+    journal.started()
+    (attempt,) = account(tmp_path)["attempts"]
+    assert attempt["startup"] == startup.split
+    assert attempt["wall_s"] == pytest.approx(startup.split["total_s"], abs=1)
+    journal.close()
+
+
+class Noted:
+    """Trackers that note what they get."""
+
+    def __init__(self, config: RunConfig, step: int, began: str) -> None:
+        self.step, self.began = step, began
+        self.records: list[dict[str, Any]] = []
+        self.is_closed = False
+
+    def write(self, record: dict[str, Any]) -> None:
+        self.records.append(record)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_trackers_get_all_records_from_the_checkpoint_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Noted] = []
+    monkeypatch.setattr(
+        "trainer.folder.journal.Trackers", lambda *given: made.append(Noted(*given)) or made[0]
+    )
+    journal = open_journal(tmp_path, step=2)
+    journal.record(make_record(3, loss=2.0, **SPEEDS))
+    journal.evaluated(Evaluation(step=3, loss=2.25))
+    journal.close()
+    (trackers,) = made
+    assert (trackers.step, trackers.began) == (2, make_summary().attempts[0].start)
+    record, evaluation = trackers.records
+    assert (record["global_step"], record["loss/out"]) == (3, 2.0)
+    assert (evaluation["global_step"], evaluation["eval/loss"]) == (3, 2.25)
+    assert trackers.is_closed
+
+
 def test_the_peak_memory_on_a_cpu_is_that_of_the_process(tmp_path: Path) -> None:
     """As Linux counts it, in KiB."""
     journal = open_journal(tmp_path)
@@ -76,6 +142,25 @@ def test_the_peak_memory_of_a_gpu_is_what_its_allocator_reserved(
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", reserved.__getitem__)
     assert reserved_gib(gpu) == 1.5
     assert reserved_gib(torch.device("cpu")) is None
+
+
+def test_the_terminal_shows_the_progress(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three steps of 21.7 s are left. A loss may be zero; None is one that is not finite."""
+    journal = open_journal(tmp_path)
+    speeds = {"rate": 1e-3, "tokens_per_s": 12345.6, "step_s": 21.7}
+    journal.record(make_record(7, loss=0.0, grad_norm=0.0, **speeds))
+    journal.record(make_record(10, loss=None, grad_norm=None, **speeds))
+    journal.evaluated(Evaluation(step=10, loss=0.0))
+    journal.evaluated(Evaluation(step=10, loss=None))
+    journal.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "step      7/10  loss 0.0000  lr 1.00e-03  grad norm 0.00  12,346 tokens/s  left 1:05",
+        "step     10/10  loss nan  lr 1.00e-03  grad norm nan  12,346 tokens/s  left 0:00",
+        "step     10/10  validation loss 0.0000",
+        "step     10/10  validation loss nan",
+    ]
 
 
 def test_other_processes_write_nothing(tmp_path: Path) -> None:

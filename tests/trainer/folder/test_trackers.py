@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.trainer.conftest import Runs, read_records
 from trainer.config import RunConfig
-from trainer.folder.trackers import Trackers, check_trackers, make_id
+from trainer.folder.trackers import Trackers, check_trackers, make_id, numbers
 from trainer.output_config import WandbConfig
 from trainer.problems import ConfigError
 
@@ -51,6 +51,18 @@ def test_tensorboard_shows_the_records_of_a_resumed_run_once(tmp_path: Path) -> 
     ]
 
 
+def test_tensorboard_shows_a_record_at_once(tmp_path: Path) -> None:
+    trackers = Trackers(configure(tmp_path, {"tensorboard": True}), 0, "began")
+    trackers.write({"global_step": 1, "loss/out": 1.5})
+    assert drawn(tmp_path, "loss/out") == [(1, 1.5)]
+    trackers.close()
+
+
+def test_only_numbers_are_sent() -> None:
+    record = {"global_step": 7, "loss/out": 1.5, "attempt": 2, "memory": None, "slow": {"rank": 1}}
+    assert numbers(record) == {"loss/out": 1.5, "attempt": 2}
+
+
 def test_complete_runs_have_their_records_everywhere(runs: Runs) -> None:
     settings = (
         "logging.tensorboard=true",
@@ -77,10 +89,14 @@ def test_complete_runs_have_their_records_everywhere(runs: Runs) -> None:
             assert key.encode() in content, key
 
 
-def test_attempts_share_an_id_and_other_runs_do_not(tmp_path: Path) -> None:
+def test_attempts_share_an_id_and_other_runs_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = make_id(str(tmp_path), "2026-01-01")
     assert one == make_id(str(tmp_path), "2026-01-01")
     assert len({one, make_id(str(tmp_path / "x"), "2026-01-01"), make_id(str(tmp_path), "2")}) == 3
+    monkeypatch.chdir(tmp_path)
+    assert make_id("x", "2026-01-01") == make_id(str(tmp_path / "x"), "2026-01-01")
 
 
 def test_wandb_gets_the_users_settings_and_our_defaults(
@@ -99,6 +115,8 @@ def test_wandb_gets_the_users_settings_and_our_defaults(
     assert "mode" not in given[1]
     assert all(arguments["resume"] == "allow" for arguments in given)
     assert given[0]["config"]["optim"]["lr"] == 3e-4
+    settings = given[0]["settings"]
+    assert (settings.console, settings.login_timeout) == ("off", 30)
 
 
 def test_wandb_gets_every_key_that_lingua_passes_on(
@@ -117,6 +135,7 @@ def test_wandb_gets_every_key_that_lingua_passes_on(
         "config_exclude_keys": ("optim",),
     }
     assert "anonymous" not in given[0]
+    assert json.loads(json.dumps(given[0]["config"])) == given[0]["config"]
 
 
 @dataclasses.dataclass
@@ -153,7 +172,9 @@ def test_a_tracker_that_fails_warns_once(
     for step in (1, 2):
         trackers.write({"global_step": step, "loss/out": 1.0})
     trackers.close()
-    assert capsys.readouterr().out.count("warning: wandb: failed, gets no more records") == 1
+    assert capsys.readouterr().out == (
+        "warning: wandb: failed, gets no more records: ConnectionError: no network\n"
+    )
     assert [step for step, _ in drawn(tmp_path, "loss/out")] == [1, 2]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.trainer.conftest import Runs, digest_of, losses, read_records
-from tests.trainer.small_runs import ALONE, SmallRun
+from tests.trainer.small_runs import ALONE, SmallRun, make_summary, run_config, save_now
 from trainer.config import RunConfig, load_run_config
 from trainer.folder import checkpoint
 from trainer.folder.checkpoint_state import Position, of_step
@@ -377,3 +377,25 @@ def test_a_run_folder_always_holds_its_settings(runs: Runs) -> None:
     (runs.out() / "run.yaml").unlink()
     runs.here("steps=2")
     assert (runs.out() / "run.yaml").read_text() == settings
+
+
+def test_a_tokenizer_that_is_not_known_is_not_another_one(tmp_path: Path) -> None:
+    """As of a checkpoint of an older version."""
+    config, start = run_config(tmp_path), Position(0, 0.0, "ours", content={}, tokenizer="bytes")
+    reached = Position(2, 1.0, "theirs", content={}, global_batch=8)
+    assert Source(tmp_path, reached, config).continued(config, start).step == 2
+    other = Source(tmp_path, replace(reached, tokenizer="other"), config)
+    with pytest.raises(ConfigError, match="found the tokenizer = other; expected bytes"):
+        other.continued(config, start)
+
+
+def test_the_checkpoints_of_run_json_are_continued(tmp_path: Path) -> None:
+    """Not those that a run of other settings has left in the folder."""
+    run, settings = SmallRun(), run_config(tmp_path).to_yaml()
+    for step, trajectory in ((2, "ours"), (3, "theirs")):
+        position = Position(step, 1.0, trajectory)
+        save_now(tmp_path / "checkpoints", position, ["dump"], run.model, run.optimizer)
+        (of_step(tmp_path / "checkpoints", step) / "run.yaml").write_text(settings)
+    (tmp_path / "run.yaml").write_text(settings)
+    (tmp_path / "run.json").write_text(make_summary(trajectory="ours").to_json())
+    assert find_source(tmp_path, ALONE).position.step == 2

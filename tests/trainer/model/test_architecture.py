@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.trainer.model.scalings import LINEAR, LLAMA3
-from trainer.config import BYTE_VOCABULARY, ModelConfig, OptimConfig
+from trainer.config import BYTE_VOCABULARY, ActivationCheckpointing, ModelConfig, OptimConfig
 from trainer.execution.choices import Choices
 from trainer.execution.kernels import use
 from trainer.flops import count_parameters, flops_per_token
@@ -165,6 +165,24 @@ def test_parameters_and_flops_are_counted_by_torch(changes: dict[str, Any]) -> N
     norms = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim == 1)
     expected = flops_per_token(config, BYTE_VOCABULARY, 64) - 6 * norms
     assert counter.get_total_flops() == expected * tokens.numel()
+
+
+@pytest.mark.parametrize(("ac_mode", "again"), [("none", 0), ("selective", 0), ("full", 1)])
+def test_activation_checkpointing_repeats_what_it_says(
+    ac_mode: ActivationCheckpointing, again: int
+) -> None:
+    """Counted by torch in a step: no matmuls of the two blocks, or all but w2's, whose results the
+    backward pass does not need."""
+    model, tokens = build({}, length=64), draw_tokens(64)
+    for layer in model.layers:
+        layer.ac_mode = ac_mode
+    with torch.no_grad(), FlopCounterMode(display=False) as forward:
+        model(tokens, tokens)
+    with FlopCounterMode(display=False) as step:
+        model(tokens, tokens).backward()
+    once = forward.get_total_flops()
+    output, w2 = (2 * tokens.numel() * 32 * width for width in (BYTE_VOCABULARY, 96))
+    assert step.get_total_flops() == 3 * once + again * (once - output - 2 * w2)
 
 
 def test_parameters_by_hand() -> None:

@@ -46,6 +46,18 @@ def test_the_norm_is_over_all_gradients_and_processes(mesh: DeviceMesh) -> None:
     assert all(weight.grad is None for weight in weights)
 
 
+def test_the_norm_of_bf16_gradients_is_not_rounded_to_bf16() -> None:
+    """The root of 3 * 67^2 + 4^2 is 116.11; of bf16, whose steps are 0.5 there, it is 116."""
+    values = (torch.full((3,), 67.0, dtype=torch.bfloat16), torch.tensor([4.0]))
+    optimizer = WithGradients()
+    optimizer.leaves = [torch.zeros_like(value) for value in values]
+    for leaf, value in zip(optimizer.leaves, values, strict=True):
+        leaf.grad = value
+    norm = optimizer.grad_norm()
+    assert norm.dtype == torch.float32
+    assert norm.item() == pytest.approx((3 * 67**2 + 4**2) ** 0.5, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("norm", "clip", "expected"), [(0.5, 1.0, 1.0), (3.0, 1.5, 2.0), (1e-6, 1e-6, 2.0)]
 )

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.operations import Launched
 from trainer.config import ModelConfig, OptimConfig
 from trainer.flops import count_parameters
+from trainer.model import muon
 from trainer.model.adamw import AdamW
 from trainer.model.learning_rate import learning_rate
 from trainer.model.linear import parts_of
@@ -60,6 +61,8 @@ def test_schedule_rises_then_falls(steps: int, warmup: int, ratio: float) -> Non
         ({"scheduler": "wsd", "cycle_length": 0.5, "decay_fraction": 0.2}, 50, 0.1),
         ({"scheduler": "wsd", "cycle_length": 0.5, "decay_fraction": 0.2}, 51, 1.0),
         ({"scheduler": "wsd", "cycle_length": 0.5, "decay_fraction": 0.2}, 90, 1 / 5.5),
+        # The last cycle is cut short: its decay, too, ends with the run.
+        ({"scheduler": "wsd", "cycle_length": 0.3, "decay_fraction": 0.2}, 100, 0.1),
         # Half a step of decay is none.
         ({"scheduler": "wsd", "decay_fraction": 0.005}, 100, 1.0),
         # Two cosines of 50 steps: the middle and the end of each.
@@ -192,12 +195,12 @@ def test_muon_is_torchs_within_its_bf16(fused: bool) -> None:
     optimizer = build_optimizer(ours, config)
     matrices = [p for name, p in other.named_parameters() if _is_of_muon(name, p)]
     rest = [p for name, p in other.named_parameters() if not _is_of_muon(name, p)]
-    muon = torch.optim.Muon(matrices, lr=0.01, adjust_lr_fn="match_rms_adamw")
+    theirs = torch.optim.Muon(matrices, lr=0.01, adjust_lr_fn="match_rms_adamw")
     adamw = AdamW(other, config, [n for n, p in other.named_parameters() if not _is_of_muon(n, p)])
     parameters, parts = dict(ours.named_parameters()), parts_of(ours)
     for rate in (0.01, 0.02, 0.005):
         optimizer.set_rate(rate)
-        muon.param_groups[0]["lr"] = rate
+        theirs.param_groups[0]["lr"] = rate
         adamw.set_rate(rate)
         for parameter in parameters.values():
             parameter.grad = torch.zeros_like(parameter)
@@ -207,7 +210,7 @@ def test_muon_is_torchs_within_its_bf16(fused: bool) -> None:
             parameters[owner].grad[rows] = parameter.grad
         optimizer.step(optimizer.grad_norm())
         torch.nn.utils.clip_grad_norm_([*matrices, *rest], 0.5)
-        muon.step()
+        theirs.step()
         adamw.step()
     found = ours.state_dict()
     for name, parameter in other.named_parameters():
@@ -244,6 +247,41 @@ def test_muon_on_a_cpu_is_exact_to_fp32() -> None:
         torch.testing.assert_close(parameter.detach().double(), expected[name], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("at_a_time", [1, 2])
+def test_muon_updates_each_matrix_once_however_many_fit(
+    monkeypatch: pytest.MonkeyPatch, at_a_time: int
+) -> None:
+    """Also a matrix that is larger than what is orthogonalised together."""
+    weights = []
+    for elements in (muon.STACKED, at_a_time * 32 * 32 if at_a_time > 1 else 1):
+        monkeypatch.setattr(muon, "STACKED", elements)
+        model = Transformer(ModelConfig(dim=32, n_layers=3, n_heads=2, multiple_of=32), 258, 8)
+        model.init_weights(0)
+        optimizer = build_optimizer(model, OptimConfig(name="muon", lr=0.1))
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        weights.append(model.state_dict())
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=0, atol=1e-6)
+
+
+def test_muons_momentum_takes_clipped_gradients() -> None:
+    """A norm of 10 is clipped to 0.5: the momentum takes 5% of a twentieth of each gradient."""
+    model = Transformer(ModelConfig(dim=32, n_layers=1, n_heads=2), 258, 8)
+    model.init_weights(0)
+    optimizer = build_optimizer(model, OptimConfig(name="muon", clip=0.5, momentum=0.95))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step(torch.tensor(10.0))
+    momentum = optimizer.state_dict()["state"]["layers.0.attention.wo.weight"]["momentum"]
+    torch.testing.assert_close(momentum, torch.full_like(momentum, 0.05 / 20))
+
+
+def test_a_matrix_without_a_direction_stays() -> None:
+    assert not orthogonalise(torch.zeros(2, 3, 4)).any()
+
+
 def _is_of_muon(name: str, parameter: torch.Tensor) -> bool:
     return name.startswith("layers.") and parameter.ndim == 2
 
@@ -275,6 +313,14 @@ def test_muon_takes_adamws_step_in_size() -> None:
         if _is_of_muon(name, parameter):
             change = (parameter.detach() - before[name]).square().mean().sqrt()
             assert change == pytest.approx(0.2 * 0.01, rel=0.25), name
+
+
+def test_bytes_of_adamw_by_hand() -> None:
+    """Weight, gradient and two moments of 4 bytes each: all are read, all but the gradient are
+    written, and a checkpoint has no gradient."""
+    costs = optimizer_costs("adamw", ModelConfig(dim=32, n_layers=1, n_heads=2), 258)
+    assert (costs.memory_bytes, costs.checkpoint_bytes) == (16, 12)
+    assert costs.traffic_bytes == 16 + 12
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

@@ -1,10 +1,18 @@
 """The order of samples as properties."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.tokens.order import TABLE, SampleOrder, allocate, permute
+from trainer.tokens.order import (
+    TABLE,
+    SampleOrder,
+    allocate,
+    count_taken,
+    count_windows,
+    permute,
+)
 
 SEEDS = st.integers(0, 2**63)
 
@@ -91,6 +99,12 @@ def test_shares_follow_the_weights(weights: list[float]) -> None:
     assert (np.abs(shares - exact) <= 1 + below_one).all()
 
 
+def test_the_largest_remainders_are_rounded_up() -> None:
+    """Of equal ones the first: 2 7/60 and 4 14/60 of 127, of which seven are left."""
+    assert allocate([1.6, 1.3, 1.1], 4).tolist() == [2, 1, 1]
+    assert allocate([1.0, 2.0] * 20, 127).tolist() == [2, 5] * 7 + [2, 4] * 13
+
+
 def test_weights_hold_from_the_beginning() -> None:
     order = SampleOrder({"a": 100, "b": 10_000}, {"a": 3.0, "b": 1.0}, 4, 9)
     sources = order.locate(np.arange(2 * TABLE)).source
@@ -113,3 +127,29 @@ def test_epochs_are_counted_of_the_source_repeated_most() -> None:
     for index in (150, 1000, TABLE + 77):
         seen = (order.locate(np.arange(index)).source == 0).sum()
         assert order.epoch(index) == seen / 100
+
+
+@pytest.mark.parametrize(
+    ("tokens", "windows"), [(0, 0), (1, 0), (4, 0), (5, 1), (8, 1), (9, 2), (12, 2), (13, 3)]
+)
+def test_windows_share_a_token_with_the_next(tokens: int, windows: int) -> None:
+    """Of five tokens each, the last of which is the first of the next."""
+    assert count_windows(tokens, 4) == windows
+
+
+def test_windows_that_were_taken_are_not_read_again() -> None:
+    """Twelve of a hundred: sample 0 is the one that was 12, and epochs go on from there."""
+    fresh, later = (SampleOrder({"a": 401}, {"a": 1.0}, 4, 9, taken) for taken in (None, {"a": 12}))
+    expected, found = fresh.locate(np.arange(12, 300)), later.locate(np.arange(288))
+    assert found.start.tolist() == expected.start.tolist()
+    assert found.epoch.tolist() == expected.epoch.tolist()
+    assert (fresh.epoch(88), later.epoch(88)) == (0.88, 1.0)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 1000, 2 * TABLE + 77])
+def test_taken_windows_are_counted_by_source(samples: int) -> None:
+    weights = {"b": 1.0, "a": 3.0, "c": 1e-9}
+    order = SampleOrder({"a": 401, "b": 4001, "c": 9}, weights, 4, 9)
+    sources = order.locate(np.arange(samples)).source
+    expected = {name: int((sources == index).sum()) for index, name in enumerate("abc")}
+    assert count_taken(weights, 9, samples) == expected

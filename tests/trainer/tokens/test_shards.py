@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tests.trainer.tokens.sources import packed, write_lines, write_source
 from tests.waiting import PATIENCE_S
 from trainer.problems import ConfigError
 from trainer.tokens import packing, shards
+from trainer.tokens.pieces import WorkerError
 from trainer.tokens.shards import Shards, ensure_shards, main
 
 TEXTS = ["one", "", "zwei: ä", "three\nlines\n", "x" * 3000, "last"]
@@ -144,6 +146,21 @@ def test_shards_of_older_versions_are_found(tmp_path: Path) -> None:
     assert json.loads(manifest.read_text())["training_key"] == known[1]
 
 
+def test_shards_in_a_folder_that_cannot_be_written_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of text with new times."""
+    text = write_source(tmp_path, [["a"]]) / "src.chunk.00.jsonl"
+    first = ensure_shards(tmp_path, "src", tmp_path / "shards")
+    os.utime(text, (1, 1))
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(shards, "write_manifest", refuse)
+    assert ensure_shards(tmp_path, "src", tmp_path / "shards") == first
+
+
 def test_a_change_of_anything_that_matters_changes_the_key(tmp_path: Path) -> None:
     folder = write_source(tmp_path, [["abc"]], ["v"])
     shards_dir = tmp_path / "shards"
@@ -202,6 +219,31 @@ def test_two_concurrent_processes_both_succeed(tmp_path: Path) -> None:
     assert len({output.read_text() for output in outputs}) == 1
     (folder,) = (tmp_path / "shards").iterdir()
     assert np.fromfile(folder / "train.bin", "<u2").tolist() == packed(texts)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("a piece"), WorkerError("killed")])
+def test_a_process_that_is_overtaken_takes_the_shards_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Which has removed the pieces that it still reads. Without another, that is an error."""
+    write_source(tmp_path, [["a"]])
+    shards_dir, pack_halves = tmp_path / "shards", shards._pack_halves
+
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    def be_overtaken(*_: object) -> NoReturn:
+        monkeypatch.setattr(shards, "_pack_halves", pack_halves)
+        ensure_shards(tmp_path, "src", shards_dir)
+        raise error
+
+    monkeypatch.setattr(shards, "_pack_halves", fail)
+    with pytest.raises(type(error)):
+        ensure_shards(tmp_path, "src", shards_dir)
+    monkeypatch.setattr(shards, "_pack_halves", be_overtaken)
+    found = ensure_shards(tmp_path, "src", shards_dir)
+    assert found.train.tolist() == packed(["a"])
+    assert list(shards_dir.iterdir()) == [found.folder]
 
 
 def test_text_that_changes_while_it_is_read_is_rejected(
@@ -291,6 +333,17 @@ def test_the_command_reports_a_mistake_without_a_traceback(tmp_path: Path) -> No
     assert done.returncode == 1
     assert done.stderr.startswith(f"{tmp_path / 'src'}: 1 problem\n  no such folder")
     assert "Traceback" not in done.stderr
+
+
+def test_the_command_tells_of_a_worker_that_ended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise WorkerError("src: a process was killed")
+
+    monkeypatch.setattr(shards, "ensure_shards", fail)
+    assert main(["--root-dir", "data", "--source", "src", "--shards-dir", "shards"]) == 1
+    assert capsys.readouterr().err == "src: a process was killed\n"
 
 
 def test_tokens_are_synced_before_they_are_published(
