@@ -103,7 +103,7 @@ class ForeignFolder:
         self._peak_gib: float | None = None
         self.diverged = False
         """The last loss is not finite; the last record is the first of such."""
-        self.doubts = LogDoubts(job)
+        self.doubts = LogDoubts(job, done=earlier.steps_done if earlier else 0)
 
     @property
     def last_step(self) -> int:

@@ -14,8 +14,9 @@ counts micro-batches may be off."""
 class LogDoubts:
     """Compares what a log says with the clock and with the settings, as it grows."""
 
-    def __init__(self, job: ForeignJob) -> None:
-        self._tokens_per_step = job.tokens_per_step
+    def __init__(self, job: ForeignJob, done: int) -> None:
+        """`done`: steps of earlier attempts, whose lines the log may have again."""
+        self._tokens_per_step, self._done = job.tokens_per_step, done
         self._claimed_s = 0.0
         self._last: Entry | None = None
         self._base: tuple[int, int] | None = None
@@ -26,7 +27,7 @@ class LogDoubts:
     def check(self, entry: Entry, came_s: float) -> None:
         """Note the next entry of the log, which came `came_s` after the start, s."""
         last, self._last = self._last, entry
-        if self.problem is None:
+        if self.problem is None and entry.step > self._done:
             self.problem = self._speed(entry, last, came_s) or self._tokens(entry)
 
     def _speed(self, entry: Entry, last: Entry | None, came_s: float) -> str | None:

@@ -98,6 +98,23 @@ def test_without_times_in_the_log_those_of_its_lines_count(begin: Begin) -> None
     assert attempt.column("speed/wps")[:2] == pytest.approx([100 / 0.5 / 4, 100 / 0.3 / 4])
 
 
+def test_lines_of_an_earlier_attempt_that_the_log_has_again_are_no_contradiction(
+    begin: Begin,
+) -> None:
+    """Steps of 10 s, which have come at once in a log that was copied."""
+    first = begin()
+    first.note(200.0, Entry(step=10, step_s=10.0))
+    first.note(300.0, Entry(step=20, step_s=10.0))
+    first.files.end("failed")
+    again = begin(resumes=True)
+    again.note(5.0, *entries([10.0, 10.0]))
+    assert again.files.doubts.problem is None
+    again.note(110.0, Entry(step=30, step_s=10.0))
+    assert again.files.doubts.problem is None
+    again.note(111.0, Entry(step=60, step_s=10.0))
+    assert "have taken 400 s, 111 s after the start" in str(again.files.doubts.problem)
+
+
 def test_a_line_that_came_after_no_time_has_no_speed(begin: Begin) -> None:
     attempt = begin()
     attempt.note(5.0, Entry(step=10))
