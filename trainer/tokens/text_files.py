@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.files import stat_readable
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError, Problem, unreadable
 from trainer.yaml_files import shorten
@@ -68,12 +69,12 @@ def with_index(path: Path) -> list[Path]:
 def stat_file(path: Path) -> list[Any]:
     """Return path, size and mtime of a file; a Megatron file and its index count as one.
 
-    Raises ConfigError.
+    Raises ConfigError, also for a FIFO, a socket or a device.
     """
     size, changed = 0, 0
     for part in with_index(path):
         try:
-            stat = part.stat()
+            stat = stat_readable(part)
         except OSError as error:
             raise unreadable(part, error) from None
         size, changed = size + stat.st_size, max(changed, stat.st_mtime_ns)
@@ -150,6 +151,7 @@ def _saved_files(folder: Path) -> list[Path]:
 def _read_json(path: Path, key: str) -> list[str]:
     """Return a list of names in one of the JSON files of a dataset. Raises ConfigError."""
     try:
+        stat_readable(path)
         values = parse_json(path.read_bytes())[key]
         names = [item["filename"] if isinstance(item, dict) else item for item in list(values)]
         if not all(isinstance(name, str) and "\0" not in name for name in names):

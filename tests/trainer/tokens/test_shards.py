@@ -1,11 +1,13 @@
 """Text files to token shards: content, reuse, and errors."""
 
+import contextlib
 import errno
 import hashlib
 import itertools
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -16,12 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trainer.tokens.sources import packed, write_lines, write_source
+from tests.trainer.tokens.sources import packed, write_lines, write_megatron, write_source
 from tests.waiting import PATIENCE_S
 from trainer.problems import ConfigError
 from trainer.tokens import packing, shards
 from trainer.tokens.shards import Shards, ensure_shards, main
 
+NOT_READ = "cannot be read: found "
 TEXTS = ["one", "", "zwei: ä", "three\nlines\n", "x" * 3000, "last"]
 
 
@@ -264,6 +267,28 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (folder / "src.chunk.01.jsonl").unlink()
     (folder / "src.chunk.01.jsonl").mkdir()
     assert "cannot be read: Is a directory" in complaint(tmp_path)
+
+
+def test_only_files_are_read(tmp_path: Path) -> None:
+    """Reading a FIFO waited forever, without a word; a device may have no end."""
+    folder = write_source(tmp_path, [["a"]])
+    chunk, held_out = folder / "src.chunk.01.jsonl", tmp_path / "src.val.jsonl"
+    os.mkfifo(tmp_path / "fifo")
+    chunk.symlink_to(tmp_path / "fifo")
+    assert complaint(tmp_path) == f"{chunk}: 1 problem\n  {NOT_READ}a FIFO; expected a file"
+    chunk.unlink()
+    held_out.symlink_to("/dev/zero")
+    assert complaint(tmp_path) == f"{held_out}: 1 problem\n  {NOT_READ}a device; expected a file"
+    held_out.unlink()
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(folder):
+        server.bind("src.val.jsonl")
+    assert f"{NOT_READ}a socket" in complaint(tmp_path)
+    os.mkfifo(folder / "state.json")  # which describes a dataset
+    assert f"state.json: 1 problem\n  {NOT_READ}a FIFO" in complaint(tmp_path)
+    write_megatron(tmp_path / "ids" / "a.bin", [[[1, 2]]])
+    (tmp_path / "ids" / "a.idx").unlink()
+    os.mkfifo(tmp_path / "ids" / "a.idx")
+    assert f"a.idx: 1 problem\n  {NOT_READ}a FIFO" in complaint(tmp_path, "ids")
 
 
 def test_the_command_writes_the_same_file_for_the_same_text(tmp_path: Path) -> None:
