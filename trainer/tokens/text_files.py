@@ -7,9 +7,11 @@ Reads   names in <root_dir>/<source>/: *.chunk.*.jsonl, also compressed as .json
 Reads   dataset_dict.json and state.json there, which name the files of a Hugging Face dataset
 """
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,38 @@ def stat_file(path: Path) -> list[Any]:
             raise unreadable(part, error) from None
         size, changed = size + stat.st_size, max(changed, stat.st_mtime_ns)
     return [str(path.resolve()), size, changed]
+
+
+def describe_files(root: Path, paths: Iterable[Path]) -> dict[str, Any]:
+    """Return the facts by which `are_alike` recognises files, without reading them.
+
+    Of each file its name, and its target, links followed, both seen from `root`; its size in bytes;
+    its mtime in ns. A file outside `root` is called by its name alone. Raises ConfigError.
+    """
+    real = cache(os.path.realpath)  # of folders: one for many files
+    files = []
+    for path in paths:
+        try:
+            stat, target = stat_readable(path), Path(real(path.parent), path.name)
+            target = target.resolve() if target.is_symlink() else target
+        except OSError as error:
+            raise unreadable(path, error) from None
+        name = path.relative_to(root) if path.is_relative_to(root) else path.name
+        place = os.path.relpath(target, real(root))
+        files.append([str(name), place, stat.st_size, stat.st_mtime_ns])
+    return {"root": str(root.absolute()), "files": files}
+
+
+def are_alike(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Return whether files are what they were, by two results of `describe_files`.
+
+    Seen from another place, they are a copy, whose links and times may be others: then names and
+    sizes decide. Raises KeyError, TypeError or ValueError for what is no such result.
+    """
+    if before["root"] == now["root"]:
+        return bool(before["files"] == now["files"])
+    sizes = ([(name, size) for name, _, size, _ in facts["files"]] for facts in (before, now))
+    return next(sizes) == next(sizes)
 
 
 def list_text_files(root: Path, source: str) -> TextFiles:
