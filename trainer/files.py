@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,27 @@ SUPERSEDED = "superseded"
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space, quota exceeded, file too large: what a write meets on a full disk."""
+
+
+NOT_FILES = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+"""What is not read where a file is expected: it may be waited for, or have no end."""
+
+
+def stat_readable(path: str | Path) -> os.stat_result:
+    """Return the stat of a file that is about to be read, links followed.
+
+    Raises OSError if it is missing, or one of `NOT_FILES`.
+    """
+    found = Path(path).stat()
+    kind = NOT_FILES.get(stat.S_IFMT(found.st_mode))
+    if kind is not None:
+        raise OSError(errno.EINVAL, f"found {kind}; expected a file", str(path))
+    return found
 
 
 def read_end(path: Path, count: int) -> bytes:

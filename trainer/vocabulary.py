@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from trainer.files import stat_readable
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError
 
@@ -26,6 +27,7 @@ def vocabulary_size(name: str, path: str) -> int:
     if name in ENCODING_SIZES:
         return ENCODING_SIZES[name]
     try:
+        stat_readable(path)
         if name == "hf":
             return max(token_texts(parse_json(Path(path).read_bytes()))) + 1
         if name == "tiktoken":

@@ -1,4 +1,5 @@
-"""What Snakemake makes although it may exist: runs, and a study.yaml, with other settings.
+"""What Snakemake makes although it may exist: runs, and a study.yaml, with other settings; lists of
+shards made of other text files.
 
 Whether a run is up to date follows from its run.json, also in a new clone with old results: neither
 from `completed`, which Snakemake looks at, nor from what Snakemake remembers of its last job.
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from study.grid import Cell, Grid
+from study.jobs.text_changes import TextChanges
 from study.measure.changes import MOST_EXPLAINED, UNKNOWN, describe_change
 from study.measure.summaries import is_stale, is_up_to_date
 from trainer.folder.run_file import find_summary
@@ -40,7 +42,8 @@ def mark_outdated(workflow: Any, grid: Grid) -> None:
         _create_completed(cell)
     names = {cell.name for cell in done}
     others = [cell for cell in grid.measured if cell.name not in names]
-    _make_again(workflow, {**_changed_runs(others), **_changed_study(grid)})
+    lists = dict.fromkeys(TextChanges(grid).outdated, "the text files have changed")
+    _make_again(workflow, {**_changed_runs(others), **_changed_study(grid), **lists})
 
 
 def _create_completed(cell: Cell) -> None:

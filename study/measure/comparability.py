@@ -11,7 +11,7 @@ from study.measure.throughput_row import ThroughputRow
 Pair = tuple[Sequence[ThroughputRow], Sequence[ThroughputRow]]
 """The runs of a cell in the base, and on the other side."""
 
-LEARNED = ("params", "seq_len", "tokens_per_step", "steps")
+LEARNED = ("params", "seq_len", "tokens_per_step", "steps", "text")
 """What a loss depends on, whatever the study asks."""
 
 SETTINGS = (
@@ -38,11 +38,14 @@ def unlike(pair: Pair, by: str | None) -> list[str]:
 def losses_compare(pair: Pair, by: str | None) -> bool:
     """Return whether a difference of the losses says which side learns better.
 
-    Within a study a variant may well have another shape or context; it needs as many tokens.
+    Within a study a variant may well have another shape, context or text; it needs as many tokens,
+    and what it reads must not have changed between the runs.
     """
     if by is None:
         return not _differing(pair, LEARNED)
-    return len({row.steps * row.tokens_per_step for rows in pair for row in rows}) == 1
+    rows = [row for side in pair for row in side]
+    changed = any(row.other_text for row in rows) and len({row.text for row in rows}) > 1
+    return len({row.steps * row.tokens_per_step for row in rows}) == 1 and not changed
 
 
 def _differing(pair: Pair, columns: Sequence[str]) -> list[str]:

@@ -2,9 +2,9 @@
 
 Runs that differ only in the seed are one cell, with the mean of their logarithmic speeds and of
 their losses. The noise follows from the spread of repeated runs in all the tables, of the losses
-from those of the kind that is compared. A difference exceeds it if it lies outside the two-sided
-95% interval of no difference (Student's t), with Bonferroni's correction for the number of cells:
-where nothing has changed, one comparison in twenty finds any cell.
+from those of the kind that is compared, on one text. A difference exceeds it if it lies outside the
+two-sided 95% interval of no difference (Student's t), with Bonferroni's correction for the number
+of cells: where nothing has changed, one comparison in twenty finds any cell.
 
 Where too few cells were repeated, no verdict is possible; the threshold of a CI then assumes a
 noise of the speed.
@@ -151,10 +151,11 @@ def compare(base: Side, others: Sequence[Side], by: str | None = None) -> list[D
     """
     cells = {side.name: _cells(side, by) for side in (base, *others)}
     groups = [rows for group in cells.values() for rows in group.values()]
+    on_one_text = [same for rows in groups for same in group_by(rows, _text).values()]
     noise = _Noise(
         noise_within(_log_speeds(rows) for rows in groups),
         relative_spread(_speeds(rows) for rows in groups),
-        {kind: noise_within(_losses(rows, kind) for rows in groups) for kind in KINDS},
+        {kind: noise_within(_losses(rows, kind) for rows in on_one_text) for kind in KINDS},
     )
     found = []
     for other in others:
@@ -217,6 +218,10 @@ def _label(row: ThroughputRow, by: str | None) -> Label:
     return tuple(text for name, text in texts.items() if name != by)
 
 
+def _text(row: ThroughputRow) -> str | None:
+    return row.text
+
+
 def _speeds(rows: Sequence[ThroughputRow]) -> list[float]:
     return [row.tokens_per_s_per_gpu for row in rows if row.tokens_per_s_per_gpu]
 
@@ -270,6 +275,8 @@ def _difference(
     if gap is not None and not compares:
         notes.append("losses of unlike runs have no verdict")
     for side, rows, values in zip((base, other), pair, losses, strict=True):
+        if len({row.text for row in rows if row.text is not None}) > 1:
+            notes.append(f"runs of {side.name} read different text")
         if any(losses) and len(values) < len(rows):
             notes.append(f"{len(values)} of {len(rows)} runs of {side.name} have a loss")
     return Difference(

@@ -91,6 +91,9 @@ def row_doubts(row: Mapping[str, Any]) -> list[str]:
         doubts.append(f"busy machine: other processes took more than {BUSY_SHARE:.0%} of its cores")
     if row.get("began_again"):
         doubts.append(f"began again from step 1, as {row['trainer']} does not resume")
+    if row.get("other_text"):
+        which = "its text, to train on or held out, is not"
+        doubts.append(f"{which} that of {row['other_text']}: their losses do not compare")
     reference = row["efficiency_reference"]
     own = f"/{row['variant']}/seed-{row['seed']}"
     if reference is not None and row["scaling_efficiency"] is None:

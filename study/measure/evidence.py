@@ -13,8 +13,9 @@ from study.grid import Cell, Grid, build_cell
 from study.measure.foreign_logs import read_steady_steps, with_hint
 from study.measure.measurement import Measurement, read_measurements, step_mean
 from study.measure.training_log import Unit, to_step_s
+from trainer.files import stat_readable
 from trainer.layers import merge, nest
-from trainer.problems import ConfigError, Problem
+from trainer.problems import ConfigError, Problem, unreadable
 from trainer.settings import validate
 from trainer.yaml_files import load_yaml, shorten
 
@@ -59,6 +60,7 @@ def read_evidence(study: Study) -> list[Measurement]:
     """Return the measurements in a study's evidence. Raises ConfigError if a file is malformed."""
     measurements: list[Measurement] = []
     for index, entry in enumerate(study.evidence):
+        _check_file(entry)
         if entry.format == "throughput":
             measurements += _of_study(entry)
         elif entry.format == "csv":
@@ -66,6 +68,16 @@ def read_evidence(study: Study) -> list[Measurement]:
         else:
             measurements.append(_of_log(study, entry, index))
     return measurements
+
+
+def _check_file(entry: Evidence) -> None:
+    """Raise ConfigError if evidence is a FIFO, for which every command would wait forever."""
+    try:
+        stat_readable(entry.file)
+    except FileNotFoundError:
+        return  # the reader says what it expected
+    except OSError as error:
+        raise unreadable(entry.file, error) from None
 
 
 def _of_study(entry: Evidence) -> Iterator[Measurement]:

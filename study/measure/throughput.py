@@ -18,6 +18,7 @@ from study.measure.efficiency import scaling_efficiencies
 from study.measure.measurement import step_mean
 from study.measure.records import begins_attempt
 from study.measure.run_files import Run, each_run
+from study.measure.texts import text_columns
 from study.measure.throughput_row import ThroughputRow
 from study.roofline import cell_roofline
 from trainer.flops import flops_per_token, utilisation
@@ -30,12 +31,15 @@ def throughput_rows(grid: Grid) -> list[ThroughputRow]:
     Raises ConfigError if a run's files are malformed, or if its parameter count differs from the
     study's.
     """
-    cells, rows = [], []
+    cells, rows, contents = [], [], []
     for cell, run in each_run(grid):
         cells.append(cell)
         rows.append(_row(cell, run))
+        contents.append(run.summary.content)
     efficiencies = scaling_efficiencies(grid, cells, rows)
-    return [replace(row, **columns) for row, columns in zip(rows, efficiencies, strict=True)]
+    texts = text_columns(grid, cells, rows, contents)
+    columns = (first | second for first, second in zip(efficiencies, texts, strict=True))
+    return [replace(row, **more) for row, more in zip(rows, columns, strict=True)]
 
 
 def is_steady(run: Run) -> NDArray[np.bool_]:
@@ -78,7 +82,7 @@ def mean_load(loads: NDArray[np.float64], seconds: NDArray[np.float64]) -> float
 
 
 def _row(cell: Cell, run: Run) -> ThroughputRow:
-    """Return a row without the scaling-efficiency columns, which depend on the other rows."""
+    """Return a row without the columns that depend on others: of its efficiency and its text."""
     summary, records, choices = run.summary, run.records, run.summary.choices
     return ThroughputRow(
         **cell.labels,

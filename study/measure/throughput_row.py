@@ -117,6 +117,10 @@ class ThroughputRow:
     """Intervals in steady state: the steps between two records each."""
     steps_done: int | None = None
     """Last step that was recorded."""
+    text: str | None = None
+    """Digest of the text that the run read, to train on and held out, as tokens."""
+    other_text: str | None = None
+    """The newest run that reads the same sources, if their text was another then."""
 
     @property
     def cell_name(self) -> str:

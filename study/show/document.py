@@ -7,6 +7,7 @@ from pathlib import Path
 from study.estimate.estimate import Estimate
 from study.estimate.time_table import to_markdown
 from study.files import write_file
+from trainer.files import stat_readable
 from trainer.problems import ConfigError, unreadable
 
 
@@ -73,6 +74,7 @@ def with_table(content: bytes, path: Path, study: str, estimates: Sequence[Estim
 
 def _read(path: Path) -> bytes:
     try:
+        stat_readable(path)
         return path.read_bytes()
     except OSError as error:
         raise unreadable(path, error) from None

@@ -173,6 +173,20 @@ def test_moved_results_are_up_to_date(done: Workspace, tmp_path: Path) -> None:
     assert (moved.results / "throughput.md").read_text().count("completed") == 2
 
 
+def test_text_that_was_swapped_for_an_earlier_one_is_tokenised(done: Workspace) -> None:
+    """`cp -p`, `rsync -a`, `tar` and links leave old times; nothing was to be done."""
+    text = done.folder / "the data" / "text"
+    aside = text.rename(done.folder / "set 1")
+    try:
+        text.symlink_to(shutil.copytree(aside, done.folder / "set 2"))
+        planned = done.planned()
+        assert (planned["tokenize"], planned["train"]) == (1, 2)
+    finally:
+        text.unlink(missing_ok=True)
+        aside.rename(text)
+    assert "Nothing to be done" in done.snakemake("-n")
+
+
 def test_copied_results_are_up_to_date_in_any_order_of_their_times(
     done: Workspace, tmp_path: Path
 ) -> None:

@@ -73,7 +73,7 @@ class Shards:
         return np.memmap(self.folder / name, self.dtype, "r", shape=(tokens,))
 
     def describe(self) -> dict[str, Any]:
-        """Return the command's output: the same for the same text, whenever it was made."""
+        """Return what the command's output says of them, whenever they were made."""
         return {
             "folder": str(self.folder),
             "key": self.key,

@@ -3,6 +3,7 @@
 Reads   the text files of <root_dir>/<source>, see text_files.py and documents.py
 Writes  <shards_dir>/<source>-<tokenizer>-<key>/: train.bin, val.bin (little-endian token ids) and
         manifest.json, for the trainer
+Writes  --output: their folder, key and sizes, and the facts of the files that they were made of
 
 Documents are written as BOS + tokens + EOS, in the order of file names, then of lines. Neither the
 token sequence nor the key depends on how documents are split into files.
@@ -18,7 +19,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from trainer.config import TokenizerConfig
 from trainer.data_config import TokenizerName
@@ -40,7 +41,7 @@ from trainer.tokens.shard_folder import (
     unused,
     write_manifest,
 )
-from trainer.tokens.text_files import Stat, TextFiles, find_text_files
+from trainer.tokens.text_files import Stat, TextFiles, describe_files, find_text_files
 
 IN_PIECES_BYTES = 2**26
 """Least bytes of text that are tokenised in pieces: for less, starting workers does not pay off."""
@@ -202,18 +203,22 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--workers", type=int, help="processes; one per core by default")
     given = parser.parse_args(arguments)
     try:
+        tokenizer = _tokenizer_config(given)
+        # Before they are read: what changes meanwhile will be noticed.
+        made_of = _describe_files(Path(given.root_dir), given.source, tokenizer)
         shards = ensure_shards(
             given.root_dir,
             given.source,
             given.shards_dir,
-            _tokenizer_config(given),
+            tokenizer,
             not given.no_add_bos,
             not given.no_add_eos,
             given.workers,
         )
         if given.output is not None:
             given.output.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(given.output, json.dumps(shards.describe(), indent=1) + "\n")
+            described = {**shards.describe(), "made_of": made_of}
+            write_atomically(given.output, json.dumps(described, indent=1) + "\n")
     except (ConfigError, WorkerError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -226,6 +231,12 @@ def main(arguments: Sequence[str]) -> int:
         f"{shards.val_tokens:,} held out, in {shards.folder}"
     )
     return 0
+
+
+def _describe_files(root: Path, source: str, tokenizer: TokenizerConfig) -> dict[str, Any]:
+    """Return the facts of the text files and of the tokenizer's file."""
+    of_tokenizer = [] if tokenizer.path is None else [Path(tokenizer.path)]
+    return describe_files(root, [*find_text_files(root, source).on_disk, *of_tokenizer])
 
 
 def _tokenizer_config(given: argparse.Namespace) -> TokenizerConfig:

@@ -7,12 +7,15 @@ Reads   names in <root_dir>/<source>/: *.chunk.*.jsonl, also compressed as .json
 Reads   dataset_dict.json and state.json there, which name the files of a Hugging Face dataset
 """
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from trainer.files import stat_readable
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError, Problem, unreadable
 from trainer.yaml_files import shorten
@@ -68,16 +71,48 @@ def with_index(path: Path) -> list[Path]:
 def stat_file(path: Path) -> list[Any]:
     """Return path, size and mtime of a file; a Megatron file and its index count as one.
 
-    Raises ConfigError.
+    Raises ConfigError, also for a FIFO, a socket or a device.
     """
     size, changed = 0, 0
     for part in with_index(path):
         try:
-            stat = part.stat()
+            stat = stat_readable(part)
         except OSError as error:
             raise unreadable(part, error) from None
         size, changed = size + stat.st_size, max(changed, stat.st_mtime_ns)
     return [str(path.resolve()), size, changed]
+
+
+def describe_files(root: Path, paths: Iterable[Path]) -> dict[str, Any]:
+    """Return the facts by which `are_alike` recognises files, without reading them.
+
+    Of each file its name, and its target, links followed, both seen from `root`; its size in bytes;
+    its mtime in ns. A file outside `root` is called by its name alone. Raises ConfigError.
+    """
+    real = cache(os.path.realpath)  # of folders: one for many files
+    files = []
+    for path in paths:
+        try:
+            stat, target = stat_readable(path), Path(real(path.parent), path.name)
+            target = target.resolve() if target.is_symlink() else target
+        except OSError as error:
+            raise unreadable(path, error) from None
+        name = path.relative_to(root) if path.is_relative_to(root) else path.name
+        place = os.path.relpath(target, real(root))
+        files.append([str(name), place, stat.st_size, stat.st_mtime_ns])
+    return {"root": str(root.absolute()), "files": files}
+
+
+def are_alike(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Return whether files are what they were, by two results of `describe_files`.
+
+    Seen from another place, they are a copy, whose links and times may be others: then names and
+    sizes decide. Raises KeyError, TypeError or ValueError for what is no such result.
+    """
+    if before["root"] == now["root"]:
+        return bool(before["files"] == now["files"])
+    sizes = ([(name, size) for name, _, size, _ in facts["files"]] for facts in (before, now))
+    return next(sizes) == next(sizes)
 
 
 def list_text_files(root: Path, source: str) -> TextFiles:
@@ -150,6 +185,7 @@ def _saved_files(folder: Path) -> list[Path]:
 def _read_json(path: Path, key: str) -> list[str]:
     """Return a list of names in one of the JSON files of a dataset. Raises ConfigError."""
     try:
+        stat_readable(path)
         values = parse_json(path.read_bytes())[key]
         names = [item["filename"] if isinstance(item, dict) else item for item in list(values)]
         if not all(isinstance(name, str) and "\0" not in name for name in names):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import TokenizerConfig
+from trainer.files import stat_readable
 from trainer.problems import ConfigError
 from trainer.tokens.encodings import ENCODINGS, END_OF_TEXT, Ranks, read_ranks
 from trainer.tokens.tokenizer import Tokenizer, Tokens
@@ -174,6 +175,7 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """Read the tokenizer file that a config names. Raises ConfigError."""
     path = Path(str(config.path))
     try:
+        stat_readable(path)
         path.read_bytes()
         tokenizer: Tokenizer = KINDS[config.name](config, path)
     except ImportError:

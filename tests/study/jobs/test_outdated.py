@@ -1,5 +1,7 @@
 """What Snakemake is told to make again; tests/workflow has Snakemake do it."""
 
+import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ import pytest
 from study.grid import Grid
 from study.jobs.outdated import mark_outdated
 from tests.study.conftest import MakeGrid, write_run
+from trainer.tokens.text_files import describe_files
 
 
 def reasons(grid: Grid) -> dict[str, Any]:
@@ -90,3 +93,21 @@ def test_a_damaged_study_file_is_made_again(make_grid: MakeGrid, damage: str) ->
     else:
         file.write_bytes(b"\xff\xfe\0" if damage == "no text" else b"study: te")
     assert (str(file) in reasons(grid)) == (damage != "a folder")
+
+
+def test_text_files_that_were_replaced_are_tokenised_again(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    """By others that are no newer, of which Snakemake's times say nothing."""
+    chunk = tmp_path / "python_stdlib" / "python_stdlib.chunk.00.jsonl"
+    chunk.parent.mkdir()
+    chunk.write_text("{}")
+    data = {"root_dir": str(tmp_path)}
+    grid = make_grid({"corpora": [], "run": {"data": data}})
+    listed = Path(grid.study.folder, "data", "python_stdlib.json")
+    listed.parent.mkdir(parents=True)
+    made_of = describe_files(tmp_path, [chunk])
+    listed.write_text(json.dumps({"key": "0", "made_of": made_of}))
+    assert str(listed) not in reasons(grid)
+    os.utime(chunk, (1, 1))
+    assert reasons(grid)[str(listed)].params_changed == "the text files have changed"

@@ -197,6 +197,40 @@ def test_the_noise_is_that_of_the_loss_that_is_compared() -> None:
     assert 4 <= found <= 32
 
 
+def test_seeds_on_different_text_are_no_noise() -> None:
+    """Losses of 3.0 and 3.2, on a text each, and of 3.0 and 3.01 on one."""
+    pair = [row(loss_last=3.0, text="a"), row(seed=2, loss_last=3.2, text="b", other_text="x")]
+    base, other = Side("base", pair), Side("other", [row(loss_last=2.9, text="a")])
+    one = compare(base, [other])[0]
+    assert (one.loss_noise, one.loss) == (None, "")
+    assert one.note.split("; ") == [
+        "text a/b and a",
+        "losses of unlike runs have no verdict",
+        "runs of base read different text",
+    ]
+    again = row(model="wide", loss_last=3.0, text="b")
+    pairs = [again, replace(again, seed=2, loss_last=3.01)]
+    found = compare(Side("base", [*pair, *pairs]), [Side("other", [*other.rows, *pairs])])
+    # squares: 4 x 0.005^2; two degrees of freedom, for two cells t is 6.205347; 2 and 2 runs
+    assert found[1].loss_noise == pytest.approx(6.205347 * math.sqrt(1e-4 / 2), rel=1e-5)
+    assert (found[1].loss_degrees, found[1].loss, found[1].note) == (2, "same", "")
+
+
+def test_variants_have_no_verdict_if_their_text_changed_between_the_runs() -> None:
+    """A mixture of sources is another text on purpose."""
+
+    def verdict(**changes: Any) -> str:
+        rows = [row(seed=seed, loss_last=3 + 0.001 * seed, text="a") for seed in range(3)]
+        changed = [row(seed=seed, variant="v", loss_last=2 + 0.001 * seed, **changes)
+                   for seed in range(3)]  # fmt: skip
+        base, other = split(Side("study", [*rows, *changed]), "variant", None)
+        return compare(base, [other], "variant")[0].loss
+
+    assert verdict(text="b") == "lower"
+    assert verdict(text="b", other_text="here/tiny/gpus-1/base/seed-1") == ""
+    assert verdict(text="a", other_text="here/tiny/gpus-1/base/seed-1") == "lower"
+
+
 def test_only_runs_that_were_trained_to_their_end_have_a_loss() -> None:
     rows = [row(), row(seed=2, loss_last=9.0, outcome="diverged"),
             row(seed=3, loss_last=5.0, status="preempted")]  # fmt: skip
@@ -208,14 +242,14 @@ def test_only_runs_that_were_trained_to_their_end_have_a_loss() -> None:
     assert one.note == "0 of 2 runs of a have a loss"
 
 
-OTHER = {"params": 2 * 10**6, "seq_len": 128, "tokens_per_step": 1024, "steps": 200}
+OTHER = {"text": "b", "params": 2 * 10**6, "seq_len": 128, "tokens_per_step": 1024, "steps": 200}
 
 
 @pytest.mark.parametrize("column", [*OTHER, "gpu_name", "torch_version", "model_dtype"])
 def test_what_differs_beside_the_name_is_named(column: str) -> None:
     """A loss is not compared with that of another model, or of other tokens."""
     values = OTHER | {"gpu_name": "A100", "torch_version": "2.13.0", "model_dtype": "bf16"}
-    here = {"torch_version": "2.5.0", "model_dtype": "fp32"}
+    here = {"torch_version": "2.5.0", "model_dtype": "fp32", "text": "a"}
     base = Side("a", [row(seed=seed, loss_last=3 + 0.001 * seed, **here) for seed in range(3)])
     changed = here | {column: values[column]}
     other = Side("b", [row(seed=seed, loss_last=2 + 0.001 * seed, **changed) for seed in range(3)])

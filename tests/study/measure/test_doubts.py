@@ -165,6 +165,40 @@ def test_rows_share_footnotes() -> None:
     assert [note.split(":")[0] for note in notes] == ["¹ wide spread", "² busy machine"]
 
 
+def test_runs_of_other_text_than_the_newest_with_the_same_sources_are_marked(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    """Seeds of a cell, of which the first ran before the text was swapped; also if it is held out.
+
+    Another folder's text is another source's, and an older run does not say what it read.
+    """
+    entry = {"cluster": "here", "gpus": 1, "seed": [1, 2]}
+    variants = {"elsewhere": {"data": {"root_dir": "other"}}}
+    blocks = [
+        entry | {"model": "tiny", "variant": ["base", "elsewhere"]},
+        entry | {"model": "wide"},
+    ]
+    grid = make_grid({"variants": variants, "grid": blocks})
+    keys = ["old", "new", "third", "third", "new", None]
+    for day, (cell, key) in enumerate(zip(grid, keys, strict=True), 1):
+        write_run(cell, content=key and {"python_stdlib": key})
+        file = Path(cell.folder, "run.json")
+        summary = json.loads(file.read_text())
+        summary["attempts"][0]["start"] = f"2026-01-{day:02}T00:00:00+00:00"
+        file.write_text(json.dumps(summary))
+    names = [cell.name.removeprefix("here/") for cell in grid]
+    assert names[0] == "tiny/gpus-1/base/seed-1" and names[4] == "wide/gpus-1/base/seed-1"
+    table = throughput_table(grid)
+    newest = f"here/{names[4]}"
+    assert table["other_text"].fillna("").tolist() == [newest, "", "", "", "", ""]
+    texts = table["text"].fillna("").tolist()
+    assert texts[1] == texts[4] != texts[0] and texts[2] == texts[3] and texts[5] == ""
+    told = f"its text, to train on or held out, is not that of {newest}: their losses do not"
+    text = to_markdown(table)
+    assert text.count("¹") == 2 and f"note: ¹ {told} compare.\n" in text
+    assert told in report(grid, tmp_path)
+
+
 def test_an_older_time_table_is_read(tmp_path: Path) -> None:
     """One without the columns that were added since."""
     table = pd.read_csv("results/published/cpu-demo/time_estimates.csv", dtype=str)

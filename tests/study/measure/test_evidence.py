@@ -1,6 +1,7 @@
 """Speeds measured elsewhere: tables, earlier studies, and the logs of other trainers."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -260,6 +261,14 @@ def test_a_wrong_table_is_rejected(
         read_evidence(with_evidence(make_grid, path).study)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_fifo_is_no_evidence(make_grid: MakeGrid, tmp_path: Path) -> None:
+    """Reading it, by any command, waited forever."""
+    os.mkfifo(tmp_path / "speeds.csv")
+    for entry in ({}, {"format": "lingua", **LOG}):
+        with pytest.raises(ConfigError, match=r"speeds\.csv: .*\n.*found a FIFO; expected a file"):
+            read_evidence(with_evidence(make_grid, tmp_path / "speeds.csv", **entry).study)
 
 
 def test_all_problems_of_a_table_are_reported(make_grid: MakeGrid, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The time table in the user's own file, whose other bytes do not change."""
 
+import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -33,6 +34,13 @@ FACTS = {
 REST = {field.name: None for field in fields(Estimate)}
 ESTIMATES = [Estimate(**{**REST, **FACTS, "model": "nano", "gpus": gpus}) for gpus in (1, 8)]
 BEGIN, END = (marker.decode() for marker in markers("demo"))
+
+
+def test_a_fifo_is_no_document(tmp_path: Path) -> None:
+    """Reading it waited forever."""
+    os.mkfifo(tmp_path / "guide.md")
+    with pytest.raises(ConfigError, match="found a FIFO; expected a file"):
+        update_document(tmp_path / "guide.md", "demo", ESTIMATES)
 
 
 @given(st.binary(), st.binary(), st.binary(), st.booleans())

@@ -1,29 +1,34 @@
 """Text files to token shards: content, reuse, and errors."""
 
+import contextlib
 import errno
 import hashlib
 import itertools
 import json
 import os
 import resource
+import shutil
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trainer.tokens.sources import packed, write_lines, write_source
+from tests.trainer.tokens.sources import packed, write_lines, write_megatron, write_source
 from tests.waiting import PATIENCE_S
 from trainer.problems import ConfigError
 from trainer.tokens import packing, shards
 from trainer.tokens.pieces import WorkerError
 from trainer.tokens.shards import Shards, ensure_shards, main
+from trainer.tokens.text_files import are_alike, describe_files, find_text_files
 
+NOT_READ = "cannot be read: found "
 TEXTS = ["one", "", "zwei: ä", "three\nlines\n", "x" * 3000, "last"]
 
 
@@ -308,17 +313,101 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "cannot be read: Is a directory" in complaint(tmp_path)
 
 
-def test_the_command_writes_the_same_file_for_the_same_text(tmp_path: Path) -> None:
+def test_only_files_are_read(tmp_path: Path) -> None:
+    """Reading a FIFO waited forever, without a word; a device may have no end."""
+    folder = write_source(tmp_path, [["a"]])
+    chunk, held_out = folder / "src.chunk.01.jsonl", tmp_path / "src.val.jsonl"
+    os.mkfifo(tmp_path / "fifo")
+    chunk.symlink_to(tmp_path / "fifo")
+    assert complaint(tmp_path) == f"{chunk}: 1 problem\n  {NOT_READ}a FIFO; expected a file"
+    chunk.unlink()
+    held_out.symlink_to("/dev/zero")
+    assert complaint(tmp_path) == f"{held_out}: 1 problem\n  {NOT_READ}a device; expected a file"
+    held_out.unlink()
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(folder):
+        server.bind("src.val.jsonl")
+    assert f"{NOT_READ}a socket" in complaint(tmp_path)
+    os.mkfifo(folder / "state.json")  # which describes a dataset
+    assert f"state.json: 1 problem\n  {NOT_READ}a FIFO" in complaint(tmp_path)
+    write_megatron(tmp_path / "ids" / "a.bin", [[[1, 2]]])
+    (tmp_path / "ids" / "a.idx").unlink()
+    os.mkfifo(tmp_path / "ids" / "a.idx")
+    assert f"a.idx: 1 problem\n  {NOT_READ}a FIFO" in complaint(tmp_path, "ids")
+
+
+def read_output(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the command's output says of the shards, and of the files they were made of."""
+    described = json.loads(path.read_text())
+    return described, described.pop("made_of")
+
+
+def swap(root: Path, change: str) -> None:
+    """Change the text of `root`/src, a link to one of `root`/sets, keeping its times or not."""
+    chunk = root / "src" / "src.chunk.00.jsonl"
+    mtime_ns = chunk.stat().st_mtime_ns
+    if change == "larger":
+        write_lines(chunk, TEXTS)
+    elif change == "older":
+        mtime_ns = 1
+    elif change == "another link":
+        (root / "src").unlink()
+        (root / "src").symlink_to("sets/2")
+    elif change == "another name":
+        chunk = chunk.rename(chunk.with_name("src.chunk.01.jsonl"))
+    elif change == "one more":
+        write_lines(chunk.with_name("src.chunk.01.jsonl"), ["b"])
+    os.utime(chunk, ns=(mtime_ns, mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("change", "alike", "alike_elsewhere"),
+    [
+        ("none", True, True),
+        ("larger", False, False),
+        ("older", False, True),
+        ("another link", False, True),
+        ("another name", False, False),
+        ("one more", False, False),
+    ],
+)
+def test_files_are_recognised(
+    tmp_path: Path, change: str, alike: bool, alike_elsewhere: bool
+) -> None:
+    """Both sets have the same times and sizes. In a copy, times and links may be others."""
+    before = tmp_path / "before"
+    for name, text in (("1", "a"), ("2", "b")):
+        folder = write_source(before / "sets", [[text]], source=name)
+        chunk = (folder / f"{name}.chunk.00.jsonl").rename(folder / "src.chunk.00.jsonl")
+        os.utime(chunk, ns=(5, 5))
+    (before / "src").symlink_to("sets/1")
+    first = facts(before)
+    shutil.copytree(before, tmp_path / "copy", symlinks=True)
+    swap(tmp_path / "copy", change)
+    assert are_alike(first, facts(tmp_path / "copy")) == alike_elsewhere
+    swap(before, change)
+    assert are_alike(first, facts(before)) == alike
+
+
+def facts(root: Path) -> dict[str, Any]:
+    return describe_files(root, find_text_files(root, "src").on_disk)
+
+
+def test_the_command_writes_the_same_for_the_same_text(tmp_path: Path) -> None:
     folder = write_source(tmp_path, [TEXTS], ["v"])
     output = tmp_path / "deep" / "src.json"
     command = ["--root-dir", str(tmp_path), "--source", "src", "--output", str(output)]
     command += ["--shards-dir", str(tmp_path / "shards"), "--tokenizer", "bytes"]
     assert main(command) == 0
-    first = output.read_text()
+    described, made_of = read_output(output)
+    assert made_of["root"] == str(tmp_path)
+    assert [file[:3] for file in made_of["files"]] == [
+        [f"src/{name}", f"src/{name}", (folder / name).stat().st_size]
+        for name in ("src.chunk.00.jsonl", "src.val.jsonl")
+    ]
     os.utime(folder / "src.val.jsonl", ns=(1, 1))
     assert main(command) == 0
-    assert output.read_text() == first
-    described = json.loads(first)
+    made_of["files"][1][3] = 1
+    assert read_output(output) == (described, made_of)
     assert described["train_tokens"] == len(packed(TEXTS))
     assert described["documents"] == len(TEXTS) + 1
     assert Path(described["folder"], "train.bin").exists()

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from trainer.tokens import encodings
 from trainer.tokens.build_tokenizer import build_tokenizer
 from trainer.tokens.shards import ensure_shards, main
 from trainer.tokens.tokenizer import Tokenizer
+from trainer.vocabulary import ENCODING_SIZES, vocabulary_size
 
 WORDS = st.lists(
     st.sampled_from(["The", " sum", " of", " number", "12345", "naïve", "\n", "日本", "<s>"])
@@ -212,6 +214,18 @@ def test_a_bad_file_is_named(tmp_path: Path, name: str, content: bytes | None) -
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=f"{name}.file: 1 problem\n.*cannot be read"):
         load(name, path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fifo_is_no_tokenizer(tmp_path: Path, name: str) -> None:
+    """Reading it, to train or to count its ids while planning, waited forever."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="found a FIFO; expected a file"):
+        load(name, path)
+    if name not in ENCODING_SIZES:  # known without their files
+        with pytest.raises(ConfigError, match="found a FIFO; expected a file"):
+            vocabulary_size(name, str(path))
 
 
 def test_ranks_may_have_any_order_but_no_foreign_character(
