@@ -10,6 +10,7 @@ import pandas as pd
 
 from study import markdown
 from study.files import write_csv_and_markdown
+from study.formats import format_number
 from study.measure.doubts import footnotes
 from study.measure.throughput_row import ThroughputRow, read_rows
 from study.trainers import DEFAULT_TRAINER
@@ -18,22 +19,22 @@ READABLE_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "cluster": ("Cluster", str),
     "gpu_name": ("GPU", lambda value: value.removeprefix("NVIDIA ")),
     "model": ("Model", str),
-    "params": ("Params (M)", lambda value: f"{value / 1e6:.3g}"),
+    "params": ("Params (M)", lambda value: format_number(value / 1e6)),
     "gpus": ("GPUs", str),
     "trainer": ("Trainer", str),
     "variant": ("Variant", str),
     "seed": ("Seed", str),
     "tokens_per_step": ("Tokens/step", "{:,}".format),
-    "step_ms_p50": ("Step p50 (ms)", "{:.4g}".format),
-    "step_ms_p90": ("Step p90 (ms)", "{:.4g}".format),
+    "step_ms_p50": ("Step p50 (ms)", lambda value: format_number(value, 4)),
+    "step_ms_p90": ("Step p90 (ms)", lambda value: format_number(value, 4)),
     "tokens_per_s": ("Tokens/s", "{:,.0f}".format),
     "tokens_per_s_per_gpu": ("Tokens/s/GPU", "{:,.0f}".format),
-    "tflops_per_gpu": ("TFLOP/s/GPU", "{:.3g}".format),
+    "tflops_per_gpu": ("TFLOP/s/GPU", format_number),
     "mfu": ("MFU (%)", lambda value: f"{100 * value:.1f}"),
     "roofline_fraction": ("Of roofline (%)", lambda value: f"{100 * value:.1f}"),
     "scaling_efficiency": ("Scaling eff. (%)", lambda value: f"{100 * value:.1f}"),
-    "peak_memory_gib": ("Memory (GiB)", "{:.3g}".format),
-    "startup_s": ("Start-up (s)", "{:.3g}".format),
+    "peak_memory_gib": ("Memory (GiB)", format_number),
+    "startup_s": ("Start-up (s)", format_number),
     "wall_s": ("Wall (s)", "{:,.0f}".format),
     "loss_last": ("Loss", "{:.3f}".format),
     "val_loss": ("Val. loss", "{:.3f}".format),
@@ -104,7 +105,7 @@ def note_on_impossible(table: pd.DataFrame) -> str | None:
     return (
         f"{IMPOSSIBLE} above 100%, which no GPU reaches: peak_tflops or rates of {names} in "
         "clusters.yaml do not match the GPU used. At long sequences MFU alone may exceed 100%, "
-        "because it counts attention without the causal mask: see mfu_causal in throughput.csv."
+        "because it counts attention without the causal mask: see mfu_causal in throughput.csv"
     )
 
 
