@@ -52,8 +52,8 @@ def variant_ratios(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
 
     Here a variant includes its trainer. The base is `base`, which is ours, or without one the first
     variant of the grid. Variants of equal speed settings, such as two learning rates, are repeats
-    of the first of them. Columns: cluster, model, gpus, variant, base, and ratio, of the medians
-    over seeds and repeats.
+    of the first of them. A run that diverged counts only if all its repeats did. Columns: cluster,
+    model, gpus, variant, base, and ratio, of the medians over seeds and repeats.
     """
     order = dict.fromkeys(["base", *(cell.variant for cell in grid)])
     known = table[table[SPEED].notna()]
@@ -61,6 +61,9 @@ def variant_ratios(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
     for (cluster, model, gpus), group in known.groupby(["cluster", "model", "gpus"], sort=False):
         # An older table may lack the key.
         keys = group["trainer"] + group["speed_key"].fillna(group["variant"])
+        ended = group["outcome"].ne("diverged").fillna(True)
+        kept = ended | ~keys.isin(keys[ended])
+        group, keys = group[kept], keys[kept]
         first = {key: name for name in reversed(order) for key in keys[group["variant"] == name]}
         measured = keys.map(first)
         speeds = group.groupby(measured)[SPEED].median()

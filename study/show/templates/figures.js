@@ -117,7 +117,7 @@ function scalingSeries(measure, scale = 1) {
   const rows = DATA.speeds.filter((row) => row[measure] != null);
   return [...groupBy(rows, (row) => nameOf(CELLS[row.cell], ["gpus"]))].map(([name, group]) => {
     const counts = [...groupBy(group, (row) => CELLS[row.cell].gpus)].sort((a, b) => a[0] - b[0]);
-    const values = counts.map(([, runs]) => runs.map((run) => scale * run[measure]));
+    const values = counts.map(([, runs]) => settled(runs).map((run) => scale * run[measure]));
     const cell = CELLS[group[0].cell];
     const look = { ...lookOf({ ...cell, gpus: GPUS[0] }), width: 2, hollow: !isBase(cell), shape: MARKED.indexOf(kindOf(cell)), base: isBase(cell) };
     const spread = { low: values.map((v) => Math.min(...v)), high: values.map((v) => Math.max(...v)), spread: "seeds" };

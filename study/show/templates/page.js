@@ -43,6 +43,11 @@ function groupBy(items, key) {
 }
 
 const distinct = (items) => [...new Set(items)];
+/** Return the runs that did not diverge; all of them if all did. */
+function settled(runs) {
+  const ended = runs.filter((run) => !run.diverged);
+  return ended.length ? ended : runs;
+}
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /** Return at most `most` items, evenly spaced, with the first and the last. */

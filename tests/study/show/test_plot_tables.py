@@ -77,6 +77,19 @@ def test_variants_that_cannot_differ_in_speed_are_repeats(
     assert len(variant_ratios(grid, table.assign(speed_key=None))) == 5
 
 
+def test_a_run_that_diverged_is_no_repeat_of_one_that_did_not(make_grid: MakeGrid) -> None:
+    block = {"cluster": "here", "model": "tiny", "gpus": 1}
+    grid = make_grid({
+        "variants": {"hot": {"optim": {"lr": 1e30}}, "muon": {"optim": {"name": "muon"}}},
+        "grid": [{**block, "variant": ["base", "hot", "muon"]}],
+    })  # fmt: skip
+    for cell, step_s in zip(grid, (0.1, 0.9, 0.2), strict=True):
+        outcome = "trained" if cell.variant == "base" else "diverged"
+        write_run(cell, step_s=step_s, outcome=outcome)
+    (found,) = variant_ratios(grid, throughput_table(grid)).itertuples()
+    assert (found.variant, found.ratio) == ("muon", pytest.approx(0.5))
+
+
 def test_without_variants_and_peaks_the_figures_say_so(make_grid: MakeGrid, tmp_path: Path) -> None:
     grid = make_grid()
     for cell in grid:
