@@ -92,6 +92,12 @@ OTHER_VERSIONS = (
 IMPOSSIBLE = "†"
 """Marks a fraction above 1 of the GPU's stated rates."""
 
+
+def mark_of(fraction: float | None) -> str:
+    """Return `IMPOSSIBLE` for a fraction above 1 of the GPU's stated rates; otherwise nothing."""
+    return IMPOSSIBLE if fraction is not None and fraction > 1 else ""
+
+
 OF_THE_GPU = ("mfu", "roofline_fraction")
 """Columns that are fractions of the GPU's stated rates."""
 

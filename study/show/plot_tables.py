@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from study.grid import Grid
 from study.kinds import name_kind, names_trainers
+from study.measure.throughput_table import IMPOSSIBLE, mark_of
 from study.show.sheets import Sheet, empty_figure, write_figure
 from study.show.style import IDEAL, Style
 
@@ -19,6 +20,8 @@ SPEED = "tokens_per_s_per_gpu"
 
 MOST_BARS = 60
 """Most bars of a figure; with more, those that differ most from their base are drawn."""
+
+ABOVE_PEAK = "above 100%: peak_tflops is not that of the GPU used"
 
 
 def plot_tables(grid: Grid, table: pd.DataFrame, folder: Path) -> list[Path]:
@@ -162,8 +165,10 @@ def _shade(ax: Axes, names: dict[tuple[str, str], str], heat: pd.DataFrame, high
     for (y, x), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "white" if value < 0.6 * highest else "black"
-            ax.text(x, y, f"{100 * value:.3g}", ha="center", va="center", color=colour, fontsize=7)
+            text = f"{100 * value:.3g}{mark_of(value)}"
+            ax.text(x, y, text, ha="center", va="center", color=colour, fontsize=7)
     ax.set_xticks(range(len(heat.columns)), [str(count) for count in heat.columns])
     ax.set_yticks(range(len(heat)), [names[line] for line in heat.index])
-    ax.set_xlabel("GPU count")
+    note = f"\n{IMPOSSIBLE} {ABOVE_PEAK}" if np.nanmax(values) > 1 else ""
+    ax.set_xlabel(f"GPU count{note}")
     ax.grid(visible=False)

@@ -10,6 +10,7 @@ from study.grid import Cell, Configuration, Grid
 from study.kinds import kinds_heading, name_kind, names_trainers
 from study.measure.repeats import BETWEEN_RUNS
 from study.measure.throughput_row import ThroughputRow
+from study.measure.throughput_table import mark_of
 from study.sequences import group_by
 from study.trainers import DEFAULT_TRAINER
 
@@ -180,7 +181,7 @@ def _fastest(known: Sequence[tuple[Cell, ThroughputRow]], with_trainer: bool) ->
     rated = [runs for runs in repeats.values() if any(row.mfu is not None for _, row in runs)]
     if rated:
         best, mfu = _highest("mfu", rated, with_trainer)
-        text += f" The highest MFU is {mfu:.1%}: {best}."
+        text += f" The highest MFU is {mfu:.1%}{mark_of(mfu)}: {best}."
     return text
 
 

@@ -106,7 +106,7 @@ for (const table of document.querySelectorAll("table.data")) {
       const v = value(side, top);
       if (v == null) return make("td");
       const share = high > low ? (v - low) / (high - low) : 0;
-      return make("td", { class: "number heat", style: `--share: ${share.toFixed(3)}` }, percent ? (100 * v).toFixed(1) : format(v));
+      return make("td", { class: "number heat", style: `--share: ${share.toFixed(3)}` }, percent ? `${(100 * v).toFixed(1)}${chosen.value === "mfu" && v > 1 ? "\u2020" : ""}` : format(v));
     })));
     const table = make("table", { class: "matrix" }, make("caption", { class: "hidden" }, DATA.measures[chosen.value].label), make("thead", {}, head), make("tbody", {}, ...body));
     box.querySelector(".scroll").replaceChildren(table);

@@ -77,6 +77,18 @@ def test_variants_that_cannot_differ_in_speed_are_repeats(
     assert len(variant_ratios(grid, table.assign(speed_key=None))) == 5
 
 
+def test_an_mfu_above_the_peak_is_marked(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid({"clusters": {"here": {"peak_tflops": 1e-4}}})
+    write_run(grid[0])
+    write_run(grid[1], step_s=1e3)
+    table = throughput_table(grid)
+    first, second = (100 * float(value) for value in table["mfu"])
+    plot_tables(grid, table, tmp_path)
+    texts = re.findall("<!-- (.*) -->", (tmp_path / "mfu.svg").read_text())
+    assert {f"{first:.3g}†", f"{second:.3g}"} <= set(texts)
+    assert "† above 100%: peak_tflops is not that of the GPU used" in texts
+
+
 def test_a_run_that_diverged_is_no_repeat_of_one_that_did_not(make_grid: MakeGrid) -> None:
     block = {"cluster": "here", "model": "tiny", "gpus": 1}
     grid = make_grid({
