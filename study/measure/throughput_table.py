@@ -1,7 +1,7 @@
 """The throughput table as files and for people: CSV, data frame and Markdown."""
 
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from study import markdown
 from study.files import write_csv_and_markdown
 from study.formats import format_number
 from study.measure.doubts import footnotes
+from study.measure.summaries import describe_failures
 from study.measure.throughput_row import ThroughputRow, read_rows
 from study.trainers import DEFAULT_TRAINER
 
@@ -157,19 +158,27 @@ def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in lines]
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """Return the table for people, with notes on missing values and on its marks."""
+def to_markdown(table: pd.DataFrame, failures: Mapping[str, str] | None = None) -> str:
+    """Return the table for people, with notes on missing values, on its marks and on failed cells.
+
+    `failures`: name of a cell -> why it failed.
+    """
     headings, rows = readable_throughput(table)
+    failed = describe_failures(failures or {})
     if not rows:
-        return "No run has been measured yet.\n"
+        return "No run has been measured yet.\n" + _notes(failed)
     text = markdown_table(headings, rows)
     unrated = table.loc[table["tflops_per_gpu"].notna() & table["mfu"].isna(), "cluster"]
     if len(unrated):
         names = ", ".join(dict.fromkeys(unrated))
         text += f"\nnote: no MFU for {names}, whose peak_tflops is not in clusters.yaml.\n"
+    return text + _notes([*notes(table), *failed])
+
+
+def _notes(texts: Iterable[str]) -> str:
     # A bare star would begin emphasis.
-    escaped = [note.replace("*", r"\*") for note in notes(table)]
-    return text + "".join(f"\nnote: {note}.\n" for note in escaped)
+    escaped = [text.replace("*", r"\*") for text in texts]
+    return "".join(f"\nnote: {text}.\n" for text in escaped)
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -188,9 +197,11 @@ def is_numeric(column: Iterable[str]) -> bool:
     )
 
 
-def write_table(rows: Sequence[ThroughputRow], csv_path: Path) -> None:
-    """Write the table as CSV, and next to it as Markdown."""
-    write_csv_and_markdown(csv_path, rows, ThroughputRow, to_markdown(to_frame(rows)))
+def write_table(
+    rows: Sequence[ThroughputRow], csv_path: Path, failures: Mapping[str, str] | None = None
+) -> None:
+    """Write the table as CSV, and next to it as Markdown, with the failed cells of a study."""
+    write_csv_and_markdown(csv_path, rows, ThroughputRow, to_markdown(to_frame(rows), failures))
 
 
 def read_table(csv_path: Path) -> pd.DataFrame:

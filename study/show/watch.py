@@ -18,7 +18,7 @@ from study.grid import Cell, Grid
 from study.jobs.progress import SUSPENDED, WAITING, later_day, time_in, time_to_end
 from study.jobs.slurm_jobs import QueuedJob, list_jobs, why_stuck
 from study.jobs.submitted import comment_of, log_folder, record_of
-from study.measure.summaries import is_stale, read_failure, read_summary
+from study.measure.summaries import first_line, is_stale, read_failure, read_summary
 from study.points import AXES
 from study.show.run_progress import RunProgress, find_slowness, read_progress
 from trainer.folder.run_file import find_summary
@@ -107,7 +107,7 @@ class Watch:
         summary = find_summary(cell.folder)
         failure = read_failure(cell.folder) if summary is None and job is None else None
         if failure is not None:
-            return Seen(cell, "failed", _reason(failure.message))
+            return Seen(cell, "failed", first_line(failure.message))
         if summary is not None and is_stale(cell, summary):
             summary = None
         attempt = summary.attempts[-1].attempt if summary and summary.attempts else 0
@@ -159,7 +159,7 @@ class Watch:
             return Seen(cell, "running", note, attempt, progress, left_s=left)
         if summary.status == "failed":
             failure = read_failure(cell.folder)
-            note = _reason(failure.message) if failure else ""
+            note = first_line(failure.message) if failure else ""
             return Seen(cell, "failed", note, attempt, progress, left_s=left)
         note = f"{summary.status}; goes on"
         return Seen(cell, "to run", note, attempt, progress, left_s=left)
@@ -220,20 +220,13 @@ def _last_startup_s(summary: RunSummary | None) -> float:
     return known[-1] if known else 0.0
 
 
-def _reason(message: str) -> str:
-    """Return the first line of a failure's message; of a list of problems the first of them."""
-    first, *problems = message.splitlines()
-    listed = problems and first.endswith((": 1 problem", " problems"))
-    return f"{first.rpartition(': ')[0]}: {problems[0].strip()}" if listed else first
-
-
 def _unreadable(cell: Cell) -> str:
     """Return why a cell's run.json cannot be read, as another user's; "" if it can, or is not
     there."""
     try:
         read_summary(cell.folder)
     except ConfigError as error:
-        return _reason(str(error))
+        return first_line(str(error))
     return ""
 
 
