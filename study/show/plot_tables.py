@@ -32,7 +32,7 @@ def plot_tables(grid: Grid, table: pd.DataFrame, folder: Path) -> list[Path]:
     names = _kinds(grid)
     ratios = variant_ratios(grid, table)
     if ratios.empty:
-        draw = partial(empty_figure, "No measured cell has another variant as its base.")
+        draw = partial(empty_figure, _why_no_ratios(table))
     else:
         draw = partial(_draw_variants, Style.of(grid), names, ratios)
     paths = write_figure(folder / "variants", draw)
@@ -76,6 +76,15 @@ def variant_ratios(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
             (cluster, model, gpus, name, base, speeds[name] / speeds[base]) for name in variants[1:]
         ]
     return pd.DataFrame(rows, columns=["cluster", "model", "gpus", "variant", "base", "ratio"])
+
+
+def _why_no_ratios(table: pd.DataFrame) -> str:
+    """Return why `variant_ratios` has no row."""
+    known = table[table[SPEED].notna()]
+    variants = known.groupby(["cluster", "model", "gpus"])["variant"].nunique()
+    if (variants > 1).any():
+        return "No measured variant can differ in speed from its base."
+    return "No measured cell has another variant as its base."
 
 
 def _draw_variants(

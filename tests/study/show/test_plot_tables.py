@@ -111,6 +111,16 @@ def test_without_variants_and_peaks_the_figures_say_so(make_grid: MakeGrid, tmp_
     assert "no measured cluster states" in (tmp_path / "mfu.svg").read_text()
 
 
+def test_variants_of_equal_speed_are_no_bars(make_grid: MakeGrid, tmp_path: Path) -> None:
+    block = {"cluster": "here", "model": "tiny", "gpus": 1, "sweep": {"optim.lr": [1e-3, 3e-3]}}
+    grid = make_grid({"grid": [block]})
+    for cell in grid:
+        write_run(cell)
+    plot_tables(grid, throughput_table(grid), tmp_path)
+    drawn = (tmp_path / "variants.svg").read_text()
+    assert "No measured variant can differ in speed from its base." in drawn
+
+
 def test_other_trainers_are_compared_with_ours(make_grid: MakeGrid, tmp_path: Path) -> None:
     other = {
         "launcher": "none",
