@@ -106,7 +106,7 @@ def _draw_variants(
         f"{kinds[str(row.variant)]}: {f'{row.cluster}/' if many else ''}{row.model}/{row.gpus}"
         for row in ratios.itertuples()
     ]
-    ax.set_yticks(places, [sheet.shorten(name) for name in names])
+    ax.set_yticks(places, sheet.shorten(names))
     ax.set_ylim(len(ratios) - 0.4, -0.6)
     ax.grid(visible=False, axis="y")
     for place, ratio in zip(places, ratios["ratio"], strict=True):
@@ -160,12 +160,11 @@ def _mfu_names(
 ) -> dict[tuple[str, str], str]:
     """Return model and variant -> what their line is called."""
     lines = table[["model", "variant"]].drop_duplicates().itertuples(index=False, name=None)
-    return {
-        (model, variant): sheet.shorten(
-            model if kinds[variant] == "base" else f"{model}, {kinds[variant]}"
-        )
+    names = {
+        (model, variant): model if kinds[variant] == "base" else f"{model}, {kinds[variant]}"
         for model, variant in lines
     }
+    return dict(zip(names, sheet.shorten(names.values()), strict=True))
 
 
 def _shade(ax: Axes, names: dict[tuple[str, str], str], heat: pd.DataFrame, highest: float) -> None:
