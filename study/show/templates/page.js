@@ -50,10 +50,10 @@ function settled(runs) {
 }
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
-/** Return at most `most` items, evenly spaced, with the first and the last. */
+/** Return at most `most` items, evenly spaced, with the first and, of several, the last. */
 function evenly(items, most) {
   if (items.length <= most) return items;
-  return Array.from({ length: most }, (_, i) => items[Math.round((i * (items.length - 1)) / (most - 1))]);
+  return Array.from({ length: most }, (_, i) => items[Math.round((i * (items.length - 1)) / Math.max(1, most - 1))]);
 }
 
 // Cells have a trainer in a study with others than ours.
