@@ -1,6 +1,7 @@
 """Figures of the throughput table that suit any grid: variants and trainers beside their base, and
 MFU."""
 
+import textwrap
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +14,17 @@ from matplotlib.ticker import MaxNLocator
 from study.grid import Grid
 from study.kinds import name_kind, names_trainers
 from study.measure.throughput_table import IMPOSSIBLE, mark_of
-from study.show.sheets import Sheet, empty_figure, write_figure
+from study.show.legend import LETTER, TITLE_LETTER
+from study.show.sheets import Sheet, cut_middle, empty_figure, write_figure
 from study.show.style import IDEAL, Style
 
 SPEED = "tokens_per_s_per_gpu"
 
 MOST_BARS = 60
 """Most bars of a figure; with more, those that differ most from their base are drawn."""
+
+MARGINS = 0.2
+"""Beside a panel and the labels of its lines, inches."""
 
 ABOVE_PEAK = "above 100%: peak_tflops is not that of the GPU used"
 
@@ -130,16 +135,20 @@ def _draw_mfu(style: Style, kinds: dict[str, str], table: pd.DataFrame, sheet: S
     clusters = list(table["cluster"].unique())
     names = _mfu_names(kinds, table, sheet)
     # Beside each other, panels leave their numbers room between short names.
-    columns = min(sheet.columns, len(clusters), 52 // max(map(len, names.values())))
+    longest = max(map(len, names.values()))
+    columns = max(1, min(sheet.columns, len(clusters), 52 // longest))
     rows = -(-len(clusters) // columns)
+    labels = LETTER * longest
+    room = max(12, int((sheet.width / columns - labels - MARGINS) / TITLE_LETTER))
     lines = [_heat_map(style, table[table["cluster"] == name]) for name in clusters]
     height = max(len(heat) for heat in lines)
     figure = Figure(figsize=(sheet.width, rows * (1.1 + 0.24 * height)))
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     highest = table["mfu"].max()
     for ax, name, heat in zip(panels, clusters, lines, strict=False):
-        _shade(ax, names, heat, highest)
-        ax.set_title(f"{name}: MFU (%)")
+        _shade(ax, names, heat, highest, room)
+        title = f"{name}: MFU (%)"
+        ax.set_title(title if len(title) <= room else f"{cut_middle(name, room)}:\nMFU (%)")
     for ax in panels[len(clusters) :]:
         ax.remove()
     return figure
@@ -167,7 +176,9 @@ def _mfu_names(
     return dict(zip(names, sheet.shorten(names.values()), strict=True))
 
 
-def _shade(ax: Axes, names: dict[tuple[str, str], str], heat: pd.DataFrame, highest: float) -> None:
+def _shade(
+    ax: Axes, names: dict[tuple[str, str], str], heat: pd.DataFrame, highest: float, room: int
+) -> None:
     values = heat.to_numpy(dtype=float)
     ax.imshow(values, cmap="cividis", vmin=0, vmax=highest, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
@@ -177,6 +188,6 @@ def _shade(ax: Axes, names: dict[tuple[str, str], str], heat: pd.DataFrame, high
             ax.text(x, y, text, ha="center", va="center", color=colour, fontsize=7)
     ax.set_xticks(range(len(heat.columns)), [str(count) for count in heat.columns])
     ax.set_yticks(range(len(heat)), [names[line] for line in heat.index])
-    note = f"\n{IMPOSSIBLE} {ABOVE_PEAK}" if np.nanmax(values) > 1 else ""
-    ax.set_xlabel(f"GPU count{note}")
+    note = textwrap.wrap(f"{IMPOSSIBLE} {ABOVE_PEAK}", room) if np.nanmax(values) > 1 else []
+    ax.set_xlabel("\n".join(["GPU count", *note]))
     ax.grid(visible=False)

@@ -52,7 +52,8 @@ class Sheet:
     def shorten(self, names: Iterable[str], most: int | None = None) -> list[str]:
         """Return names, each without its middle if it would leave no room for what it names.
 
-        Different names stay different. `most`: letters; by default those of a label of the sheet.
+        Different names stay different, if need be by half as many letters again, or by a number.
+        `most`: letters; by default those of a label of the sheet.
         """
         known = list(names)
         letters = most or (26 if self.is_narrow else 52)
@@ -61,7 +62,8 @@ class Sheet:
             if len(alike) > 1:
                 taken = {short[name] for name in short if name not in alike}
                 texts = (texts for texts in _ways_to_cut(alike, letters) if not taken & {*texts})
-                short |= zip(alike, next(texts, alike), strict=True)
+                numbered = [cut_middle(n, letters - 5) + f" ({known.index(n) + 1})" for n in alike]
+                short |= zip(alike, next(texts, numbered), strict=True)
         return [short[name] for name in known]
 
 
@@ -73,7 +75,7 @@ def cut_middle(name: str, most: int) -> str:
 
 def _ways_to_cut(names: Sequence[str], most: int) -> Iterator[list[str]]:
     """Yield texts for names that differ only in their middle, which stay different."""
-    for letters in (most, 3 * most // 2, 2 * most):
+    for letters in (most, 3 * most // 2):
         for end in range(letters // 2, letters - 2):
             # With a few letters to spare: one alone says little of what differs.
             if _differ([name[-max(end - TO_SPARE, 1) :] for name in names]):

@@ -89,6 +89,24 @@ def test_an_mfu_above_the_peak_is_marked(make_grid: MakeGrid, tmp_path: Path) ->
     assert "† above 100%: peak_tflops is not that of the GPU used" in texts
 
 
+def test_names_that_are_hard_to_tell_apart_are_numbered(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    """They differ in two places far from their ends."""
+    shape = {"dim": 64, "n_layers": 2, "n_heads": 2}
+    names = [f"{'a' * 30}{x}{'b' * 40}{y}{'c' * 30}" for x in "01" for y in "01"]
+    grid = make_grid({
+        "models": dict.fromkeys(names, shape),
+        "clusters": {"here": {"peak_tflops": 1.0}},
+        "grid": [{"cluster": "here", "model": names, "gpus": 1}],
+    })  # fmt: skip
+    for cell in grid:
+        write_run(cell)
+    plot_tables(grid, throughput_table(grid), tmp_path)
+    texts = re.findall("<!-- (a.*) -->", (tmp_path / "mfu.svg").read_text())
+    assert len(texts) == len({*texts}) == 4
+
+
 def test_a_run_that_diverged_is_no_repeat_of_one_that_did_not(make_grid: MakeGrid) -> None:
     block = {"cluster": "here", "model": "tiny", "gpus": 1}
     grid = make_grid({

@@ -76,7 +76,7 @@ def test_titles_of_long_names_keep_to_their_panels(
         f"my-very-long-model-name-with-number-{n}": {"dim": 32 * n, "n_layers": 2, "n_heads": 2}
         for n in range(1, 10)
     }
-    settings = {"device": "cpu", "gpu_name": "CPU core", "gpus_per_node": 4, "peak_tflops": 1.0}
+    settings = {"device": "cpu", "gpu_name": "CPU core", "gpus_per_node": 4, "peak_tflops": 1e-4}
     block = {"cluster": cluster, "model": list(models), "gpus": [1, 2, 4]}
     grid = make_grid({"models": models, "clusters": {cluster: settings}, "grid": [block],
                       "run": {"steps": 200}})  # fmt: skip
@@ -84,6 +84,11 @@ def test_titles_of_long_names_keep_to_their_panels(
         write_run(cell)
     drawn = figures_of(monkeypatch)
     draw_all(grid, tmp_path)
+    for sheet, figure in zip(SHEETS, drawn["mfu"], strict=True):
+        with mpl.rc_context(fname=STYLE):
+            FigureCanvasAgg(figure).draw()
+            bounds = figure.get_tightbbox()
+        assert bounds.x0 >= -0.02 and bounds.x1 <= sheet.width + 0.02
     for name in ("loss_vs_steps", "throughput"):
         for sheet, figure in zip(SHEETS, drawn[name], strict=True):
             with mpl.rc_context(fname=STYLE):

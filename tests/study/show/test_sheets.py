@@ -86,6 +86,8 @@ def test_shortened_names_stay_different() -> None:
     names = [f"a-model-of-many-words-{middle}-and-then-a-long-tail" for middle in ("one", "two")]
     short = ["a-model-of…one…-long-tail", "a-model-of…two…-long-tail"]
     assert narrow.shorten(names) == short
+    names = [f"{'a' * 30}{x}{'b' * 40}{y}{'c' * 30}" for x in "01" for y in "01"]
+    assert narrow.shorten(names) == [f"aaaaaaaaaa…cccccccccc ({n})" for n in (1, 2, 3, 4)]
     # What differs may be longer than a label, and the names of different lengths.
     names = [f"{'a' * 20}{n}{'b' * 40}{n}{'c' * 20}" for n in ("", "x", "y", "zz")]
     assert len({*narrow.shorten(names)}) == 4
