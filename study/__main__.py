@@ -20,13 +20,15 @@ from trainer.problems import ConfigError
 
 def throughput(options: argparse.Namespace) -> None:
     """Write the throughput table, as CSV and Markdown."""
+    from study.measure.summaries import find_failures
     from study.measure.throughput import throughput_rows
 
-    rows = throughput_rows(_grid(options))
+    grid = _grid(options)
+    rows = throughput_rows(grid)
     # It loads pandas, when a long run's records are no longer in memory.
     from study.measure.throughput_table import write_table
 
-    write_table(rows, options.output)
+    write_table(rows, options.output, find_failures(grid))
 
 
 def estimate(options: argparse.Namespace) -> None:

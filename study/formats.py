@@ -25,6 +25,12 @@ def _rounded(value: float, digits: int) -> str:
     return f"{value:.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
+def format_number(value: float, digits: int = 3) -> str:
+    """Return a number with so many significant digits, but all of those before the decimal point:
+    0.0123, 12.3, 12,346."""
+    return f"{value:,.0f}" if value >= 10**digits - 0.5 else f"{value:,.{digits}g}"
+
+
 def format_known(value: float | None, form: Callable[[float], str]) -> str:
     """Return a value in a form; empty if it is not known."""
     return "" if value is None else form(value)

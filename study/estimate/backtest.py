@@ -7,6 +7,7 @@ scored once the runs have been measured.
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from study.config import Study
 from study.estimate.forecast import Forecast
 from study.estimate.scored import ScoredPrediction
 from study.files import append_lines
+from study.formats import format_number
 from study.grid import Cell
 from study.measure.measurement import Measurement
 from trainer.json_files import parse_json
@@ -72,13 +74,14 @@ def score_predictions(study: Study, measurements: Sequence[Measurement]) -> list
 def readable_backtest(scored: Sequence[ScoredPrediction]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows for people."""
     headings = ["Cell", "Predicted", "Step predicted (ms)", "Interval (ms)", "Measured (ms)"]
+    to_ms = partial(format_number, digits=4)
     rows = [
         [
             item.cell,
             item.predicted or "",
-            f"{item.step_ms:.4g}",
-            f"{item.step_ms_low:.4g} to {item.step_ms_high:.4g}",
-            f"{item.step_ms_measured:.4g}",
+            to_ms(item.step_ms),
+            f"{to_ms(item.step_ms_low)} to {to_ms(item.step_ms_high)}",
+            to_ms(item.step_ms_measured),
             f"{100 * item.error:+.1f}",
             "inside" if item.inside else "outside",
         ]

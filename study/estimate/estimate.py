@@ -18,6 +18,7 @@ from study.estimate.own_runs import (
     another_run,
     find_doubt,
     find_gpu_name,
+    find_source,
     is_whole,
     measured_step,
     spread_of_another,
@@ -85,7 +86,7 @@ class Estimate:
     memory_gib_high: float | None
     """Upper end of its 80% prediction interval, GiB."""
     by: str = ""
-    """Who measured, if not the study itself; otherwise empty."""
+    """Who measured, if not the study itself, or in which other cell of it; otherwise empty."""
     measured_steps: int | None = None
     """Steps in steady state that were measured, if `steps` is far more: the speed is verified, the
     length extrapolated."""
@@ -189,7 +190,7 @@ class Estimator:
             startup_s=median(self._startup(cell, item, len(own)).middle for item in own),
             step=measured_step(own, spreads),
             gpu_name=find_gpu_name(cell, own),
-            by=", ".join(dict.fromkeys(item.source for item in own if item.source)),
+            by=find_source(cell, own),
             measured_steps=max(known) if far else None,
             doubt=find_doubt(own),
         )

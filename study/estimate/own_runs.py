@@ -63,6 +63,16 @@ def spread_of_another(spread: float, runs: int) -> float:
     return spread * math.sqrt(1 + 1 / runs)
 
 
+def find_source(cell: Cell, own: Sequence[Measurement]) -> str:
+    """Return who measured a cell's speed or, if other cells of the study did, the first of them;
+    empty if a run of the cell itself did."""
+    sources = dict.fromkeys(item.source for item in own if item.source)
+    ours = [item.cell for item in own if not item.source]
+    if ours and not any(other.configuration == cell.configuration for other in ours):
+        sources = {ours[0].name: None, **sources}
+    return ", ".join(sources)
+
+
 def find_doubt(own: Sequence[Measurement]) -> str:
     """Return why a cell's measurements may be unreliable: spread and load are of its worst seed."""
     spread = max((p90 - p10) / p50 for p10, p50, p90 in (item.step_s for item in own))

@@ -66,6 +66,8 @@ def readable_estimates(estimates: Sequence[Estimate]) -> tuple[list[str], list[l
 
 def _note(item: Estimate) -> str:
     """Return the basis of an estimate, who measured it, and why it is uncertain."""
+    if item.seconds is None:
+        return f"Not estimated: {item.method}"
     if item.basis not in MEASURED:
         return f"{item.basis}, {item.method}"
     note = f"{item.basis} by {item.by}" if item.by else item.basis

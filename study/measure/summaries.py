@@ -1,5 +1,6 @@
 """Read what a run says of itself: run.json and failure.json. Planning reads them; no numpy."""
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from study.grid import Cell
+from study.sequences import group_by
 from trainer.folder.run_file import find_summary
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError, unreadable
 from trainer.records import FAILURE, SUMMARY, Failure, RunSummary
 from trainer.settings import validate
 from trainer.yaml_files import shorten
+
+MOST_NAMED = 3
+"""Most cells that are named for one reason of failure."""
 
 
 def read_summary(folder: str | Path) -> RunSummary | None:
@@ -40,6 +45,34 @@ def read_failure(folder: str | Path) -> Failure | None:
         return Failure.model_validate_json(Path(folder, FAILURE).read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def first_line(message: str) -> str:
+    """Return the first line of a failure's message; of a list of problems the first of them."""
+    first, *problems = message.splitlines() or [""]
+    listed = problems and first.endswith((": 1 problem", " problems"))
+    return f"{first.rpartition(': ')[0]}: {problems[0].strip()}" if listed else first
+
+
+def find_failures(cells: Iterable[Cell]) -> dict[str, str]:
+    """Return name of a cell -> the reason, in a line, of those to measure whose last attempt
+    failed, also before there was a run.json."""
+    found = {}
+    for cell in cells:
+        summary = find_summary(cell.folder) if cell.measure else None
+        failed = summary is None or (summary.status == "failed" and not is_stale(cell, summary))
+        if cell.measure and failed and (failure := read_failure(cell.folder)):
+            found[cell.name] = first_line(failure.message)
+    return found
+
+
+def describe_failures(failures: Mapping[str, str]) -> list[str]:
+    """Return a line for each reason: `a, b and 3 more failed: out of memory`."""
+    lines = []
+    for reason, names in group_by(failures, lambda name: failures[name]).items():
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        lines.append(f"{', '.join(names[:MOST_NAMED])}{more} failed: {reason.rstrip('.')}")
+    return lines
 
 
 def is_stale(cell: Cell, summary: RunSummary) -> bool:

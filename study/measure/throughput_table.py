@@ -1,7 +1,7 @@
 """The throughput table as files and for people: CSV, data frame and Markdown."""
 
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import pandas as pd
 
 from study import markdown
 from study.files import write_csv_and_markdown
+from study.formats import format_number
 from study.measure.doubts import footnotes
+from study.measure.summaries import describe_failures
 from study.measure.throughput_row import ThroughputRow, read_rows
 from study.trainers import DEFAULT_TRAINER
 
@@ -18,22 +20,22 @@ READABLE_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "cluster": ("Cluster", str),
     "gpu_name": ("GPU", lambda value: value.removeprefix("NVIDIA ")),
     "model": ("Model", str),
-    "params": ("Params (M)", lambda value: f"{value / 1e6:.3g}"),
+    "params": ("Params (M)", lambda value: format_number(value / 1e6)),
     "gpus": ("GPUs", str),
     "trainer": ("Trainer", str),
     "variant": ("Variant", str),
     "seed": ("Seed", str),
     "tokens_per_step": ("Tokens/step", "{:,}".format),
-    "step_ms_p50": ("Step p50 (ms)", "{:.4g}".format),
-    "step_ms_p90": ("Step p90 (ms)", "{:.4g}".format),
+    "step_ms_p50": ("Step p50 (ms)", lambda value: format_number(value, 4)),
+    "step_ms_p90": ("Step p90 (ms)", lambda value: format_number(value, 4)),
     "tokens_per_s": ("Tokens/s", "{:,.0f}".format),
     "tokens_per_s_per_gpu": ("Tokens/s/GPU", "{:,.0f}".format),
-    "tflops_per_gpu": ("TFLOP/s/GPU", "{:.3g}".format),
+    "tflops_per_gpu": ("TFLOP/s/GPU", format_number),
     "mfu": ("MFU (%)", lambda value: f"{100 * value:.1f}"),
     "roofline_fraction": ("Of roofline (%)", lambda value: f"{100 * value:.1f}"),
     "scaling_efficiency": ("Scaling eff. (%)", lambda value: f"{100 * value:.1f}"),
-    "peak_memory_gib": ("Memory (GiB)", "{:.3g}".format),
-    "startup_s": ("Start-up (s)", "{:.3g}".format),
+    "peak_memory_gib": ("Memory (GiB)", format_number),
+    "startup_s": ("Start-up (s)", format_number),
     "wall_s": ("Wall (s)", "{:,.0f}".format),
     "loss_last": ("Loss", "{:.3f}".format),
     "val_loss": ("Val. loss", "{:.3f}".format),
@@ -91,6 +93,12 @@ OTHER_VERSIONS = (
 IMPOSSIBLE = "†"
 """Marks a fraction above 1 of the GPU's stated rates."""
 
+
+def mark_of(fraction: float | None) -> str:
+    """Return `IMPOSSIBLE` for a fraction above 1 of the GPU's stated rates; otherwise nothing."""
+    return IMPOSSIBLE if fraction is not None and fraction > 1 else ""
+
+
 OF_THE_GPU = ("mfu", "roofline_fraction")
 """Columns that are fractions of the GPU's stated rates."""
 
@@ -104,7 +112,7 @@ def note_on_impossible(table: pd.DataFrame) -> str | None:
     return (
         f"{IMPOSSIBLE} above 100%, which no GPU reaches: peak_tflops or rates of {names} in "
         "clusters.yaml do not match the GPU used. At long sequences MFU alone may exceed 100%, "
-        "because it counts attention without the causal mask: see mfu_causal in throughput.csv."
+        "because it counts attention without the causal mask: see mfu_causal in throughput.csv"
     )
 
 
@@ -150,19 +158,27 @@ def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in lines]
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """Return the table for people, with notes on missing values and on its marks."""
+def to_markdown(table: pd.DataFrame, failures: Mapping[str, str] | None = None) -> str:
+    """Return the table for people, with notes on missing values, on its marks and on failed cells.
+
+    `failures`: name of a cell -> why it failed.
+    """
     headings, rows = readable_throughput(table)
+    failed = describe_failures(failures or {})
     if not rows:
-        return "No run has been measured yet.\n"
+        return "No run has been measured yet.\n" + _notes(failed)
     text = markdown_table(headings, rows)
     unrated = table.loc[table["tflops_per_gpu"].notna() & table["mfu"].isna(), "cluster"]
     if len(unrated):
         names = ", ".join(dict.fromkeys(unrated))
         text += f"\nnote: no MFU for {names}, whose peak_tflops is not in clusters.yaml.\n"
+    return text + _notes([*notes(table), *failed])
+
+
+def _notes(texts: Iterable[str]) -> str:
     # A bare star would begin emphasis.
-    escaped = [note.replace("*", r"\*") for note in notes(table)]
-    return text + "".join(f"\nnote: {note}.\n" for note in escaped)
+    escaped = [text.replace("*", r"\*") for text in texts]
+    return "".join(f"\nnote: {text}.\n" for text in escaped)
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -181,9 +197,11 @@ def is_numeric(column: Iterable[str]) -> bool:
     )
 
 
-def write_table(rows: Sequence[ThroughputRow], csv_path: Path) -> None:
-    """Write the table as CSV, and next to it as Markdown."""
-    write_csv_and_markdown(csv_path, rows, ThroughputRow, to_markdown(to_frame(rows)))
+def write_table(
+    rows: Sequence[ThroughputRow], csv_path: Path, failures: Mapping[str, str] | None = None
+) -> None:
+    """Write the table as CSV, and next to it as Markdown, with the failed cells of a study."""
+    write_csv_and_markdown(csv_path, rows, ThroughputRow, to_markdown(to_frame(rows), failures))
 
 
 def read_table(csv_path: Path) -> pd.DataFrame:

@@ -10,14 +10,29 @@ from matplotlib.lines import Line2D
 from study.formats import format_count
 from study.grid import Cell
 from study.kinds import kinds_heading, name_kind
-from study.show.sheets import Sheet
+from study.show.sheets import SHEETS, Sheet, cut_middle
 from study.show.style import Style
 
 LEGEND_LINE = 0.16
 """Height of a line of the legend, inches."""
 
 LETTERS = 44
-"""Most letters of the longest names in two columns of a legend below the panels, together."""
+"""Most letters of the longest names in two columns of a legend below the panels, together, on a
+narrow sheet."""
+
+NARROW_WIDTH = SHEETS[1].width
+
+LETTER, TITLE_LETTER = 0.053, 0.066
+"""Mean width of a letter in the legend and in titles, inches."""
+
+LEGEND_KEY = 0.45
+"""Width of the legend beside its names, inches."""
+
+NARROWEST = 1.5
+"""Least width of a panel beside the legend, inches; with less, the legend is below the panels."""
+
+AXIS_LABELS = 0.6
+"""Width of the vertical axis's labels, inches."""
 
 
 def legend_sections(
@@ -68,22 +83,58 @@ def _kind_sample(style: Style, cell: Cell, lines: bool) -> Line2D:
 
 
 def add_legend(figure: Figure, sheet: Sheet, sections: dict[str, list[Line2D]]) -> None:
-    """Add one legend: beside the panels, or below them, in two columns if the names leave room."""
-    for member in chain(*sections.values()):
-        member.set_label(sheet.shorten(str(member.get_label())))
-    columns = _columns(sections, 2 if sheet.is_narrow else 1)
-    if sum(max(len(str(member.get_label())) for member in column) for column in columns) > LETTERS:
+    """Add one legend: beside the panels, or below them, in two columns if the names leave room.
+
+    Titles of the panels that are too long for what is left of their width are divided.
+    """
+    members = list(chain(*sections.values()))
+    labels = sheet.shorten(str(member.get_label()) for member in members)
+    for member, label in zip(members, labels, strict=True):
+        member.set_label(label)
+    panels = len({round(ax.get_position().x0, 3) for ax in figure.axes})  # side by side
+    beside = LEGEND_KEY + LETTER * max(map(len, [*labels, *sections]))
+    is_below = sheet.is_narrow or (sheet.width - beside) / panels < NARROWEST
+    columns = _columns(sections, 2 if is_below else 1)
+    letters = sum(max(len(str(member.get_label())) for member in column) for column in columns)
+    if letters > LETTERS * sheet.width / NARROW_WIDTH:
         columns = _columns(sections, 1)
     lines = max(map(len, columns))
     handles = [handle for column in columns for handle in [*column, *[_blank()] * lines][:lines]]
     width, height = figure.get_size_inches()
     needed = LEGEND_LINE * (lines + 1)
-    figure.set_size_inches(width, height + needed if sheet.is_narrow else max(height, needed))
-    where: Any = "outside lower center" if sheet.is_narrow else "outside right upper"
+    figure.set_size_inches(width, height + needed if is_below else max(height, needed))
+    if is_below:
+        _label_panels(figure)
+    where: Any = "outside lower center" if is_below else "outside right upper"
     legend = figure.legend(handles=handles, loc=where, ncols=len(columns))
     for text in legend.get_texts():
         if text.get_text() in sections:
             text.set_fontweight("bold")
+    room = (sheet.width - (0.0 if is_below else beside) - AXIS_LABELS) / panels
+    for ax in figure.axes:
+        ax.set_title(_divide(ax.get_title(loc="left"), int(room / TITLE_LETTER)))
+
+
+def _label_panels(figure: Figure) -> None:
+    """Put the labels of all panels together at the outer panels: the legend has their place."""
+    x_label, y_label = figure.get_supxlabel(), figure.get_supylabel()
+    figure.supxlabel("")
+    figure.supylabel("")
+    places = [ax.get_subplotspec() for ax in figure.axes]
+    for ax, place in zip(figure.axes, places, strict=True):
+        if place is not None and place.is_first_col() and y_label:
+            ax.set_ylabel(y_label)
+        if place is not None and place.is_last_row() and x_label:
+            ax.set_xlabel(x_label)
+
+
+def _divide(title: str, most: int) -> str:
+    """Return a title; if it has more letters, its note in brackets is on a line of its own."""
+    if len(title) <= most or title.count("\n"):
+        return title
+    name, bracket, note = title.partition(" (")
+    lines = [name, f"({note}"] if bracket else [name]
+    return "\n".join(cut_middle(line, max(most, 8)) for line in lines)
 
 
 def _columns(sections: dict[str, list[Line2D]], count: int) -> list[list[Line2D]]:

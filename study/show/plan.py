@@ -21,7 +21,7 @@ from study.grid_check import unused_variants
 from study.jobs.launch import request_line
 from study.jobs.text_changes import CHANGED, TextChanges
 from study.measure.changes import MOST_EXPLAINED, UNKNOWN, describe_change
-from study.measure.summaries import is_stale
+from study.measure.summaries import describe_failures, first_line, is_stale, read_failure
 from study.placements import Placement, Prospect
 from study.sequences import evenly
 from study.trainer_command import command
@@ -55,6 +55,8 @@ class PlanRow:
     """Its Slurm request; empty on this machine."""
     warning: str
     """Why the run may fail as configured."""
+    failure: str = ""
+    """Why its last attempt failed; empty if it did not, or if that is not known."""
 
     @property
     def runs(self) -> bool:
@@ -85,7 +87,10 @@ def plan_table(grid: Grid, forecast: Forecast) -> list[PlanRow]:
             if cell.measure
             else ""
         )
-        rows.append(PlanRow(cell, state, detail, estimate, request, find_warning(cell, estimate)))
+        failure = read_failure(cell.folder) if state == "failed" else None
+        reason = first_line(failure.message) if failure else ""
+        warning = find_warning(cell, estimate)
+        rows.append(PlanRow(cell, state, detail, estimate, request, warning, reason))
     return rows
 
 
@@ -121,8 +126,8 @@ def find_state(cell: Cell, summary: RunSummary | None, explain: bool = True) -> 
     """
     if not cell.measure:
         return "estimate only", ""
-    if summary is None:
-        return "to run", ""
+    if summary is None:  # a run may have been refused before there was one
+        return ("failed", "") if read_failure(cell.folder) else ("to run", "")
     if is_stale(cell, summary):
         return "stale", describe_change(cell) if explain else UNKNOWN
     progress = f"{summary.steps_done} of {cell.run.steps} steps"
@@ -140,6 +145,8 @@ def format_plan(grid: Grid, rows: Sequence[PlanRow], forecast: Forecast) -> str:
     headings += ["Interval", "GPU-hours", "Request"]
     table = tabulate([_cells(row) for row in rows], headings, "simple", disable_numparse=True)
     lines = format_placements(grid).splitlines()
+    failures = {row.cell.name: row.failure for row in rows if row.failure}
+    lines += [f"{line}." for line in describe_failures(failures)]
     lines += [f"{row.cell.name}: {row.warning}." for row in rows if row.warning]
     lines += format_budget(grid.study.budget, rows)
     waiting = {row.cell.name for row in rows if row.estimate.basis not in MEASURED}

@@ -27,6 +27,9 @@ MOST_SERIES = 6
 MOST_CHANGES = 40
 """Most changes of one series; with more, those with the largest differences are drawn."""
 
+IN_PANEL = 36
+"""Most letters of a name in a legend within a panel of half the width of a page."""
+
 NO_LOSS = "No run has a loss yet."
 
 
@@ -58,8 +61,10 @@ def _draw_learning_rates(series: Sequence[Sequence[RateCurve]], sheet: Sheet) ->
     figure, rows = _panels(sheet, len(shown), 2)
     for (left, right), curves in zip(rows, shown, strict=True):
         colour_of = colours([curve.row.model for curve in curves])
-        for curve in curves:
-            _draw_rates(left, curve, colour_of[curve.row.model])
+        sizes = [f"{curve.row.model} ({format_count(curve.row.params)})" for curve in curves]
+        labels = sheet.shorten(sizes, most=IN_PANEL)
+        for curve, label in zip(curves, labels, strict=True):
+            _draw_rates(left, curve, colour_of[curve.row.model], label)
         _label_log_x(left, [rate for curve in curves for rate in curve.rates], "Learning rate")
         left.set_ylabel(f"{curves[0].row.loss_kind.capitalize()} (nats per token)")
         left.set_title(_title(curves[0].row.variant, "Loss and parabola", len(shown), len(known)))
@@ -68,9 +73,8 @@ def _draw_learning_rates(series: Sequence[Sequence[RateCurve]], sheet: Sheet) ->
     return figure
 
 
-def _draw_rates(ax: Axes, curve: RateCurve, colour: Any) -> None:
+def _draw_rates(ax: Axes, curve: RateCurve, colour: Any, label: str) -> None:
     row = curve.row
-    label = f"{row.model} ({format_count(row.params)})"
     ax.plot(curve.rates, curve.losses, "o", color=colour, markersize=4.5, label=label)
     if curve.parabola is not None:
         _draw_parabola(ax, curve.parabola, colour)
@@ -187,11 +191,12 @@ def _draw_lengths(series: Sequence[Sequence[LengthRow]], sheet: Sheet) -> Figure
     for (ax,), rows in zip(panels, shown, strict=True):
         sizes = dict.fromkeys(row.model for row in rows)
         colour_of = colours(sizes)
-        for model in sizes:
+        params = {row.model: row.params for row in rows}
+        names = [f"{model} ({format_count(params[model])})" for model in sizes]
+        for model, label in zip(sizes, sheet.shorten(names, IN_PANEL), strict=True):
             here = [row for row in rows if row.model == model and row.loss is not None]
             if not here:
                 continue
-            label = f"{model} ({format_count(here[0].params)})"
             ax.errorbar(
                 [row.tokens_per_param for row in here], [row.loss for row in here],
                 yerr=[row.standard_error or 0.0 for row in here],

@@ -1,6 +1,7 @@
 """Figures of the throughput table that suit any grid: variants and trainers beside their base, and
 MFU."""
 
+import textwrap
 from functools import partial
 from pathlib import Path
 
@@ -12,13 +13,20 @@ from matplotlib.ticker import MaxNLocator
 
 from study.grid import Grid
 from study.kinds import name_kind, names_trainers
-from study.show.sheets import Sheet, empty_figure, write_figure
+from study.measure.throughput_table import IMPOSSIBLE, mark_of
+from study.show.legend import LETTER, TITLE_LETTER
+from study.show.sheets import Sheet, cut_middle, empty_figure, write_figure
 from study.show.style import IDEAL, Style
 
 SPEED = "tokens_per_s_per_gpu"
 
 MOST_BARS = 60
 """Most bars of a figure; with more, those that differ most from their base are drawn."""
+
+MARGINS = 0.2
+"""Beside a panel and the labels of its lines, inches."""
+
+ABOVE_PEAK = "above 100%: peak_tflops is not that of the GPU used"
 
 
 def plot_tables(grid: Grid, table: pd.DataFrame, folder: Path) -> list[Path]:
@@ -29,7 +37,7 @@ def plot_tables(grid: Grid, table: pd.DataFrame, folder: Path) -> list[Path]:
     names = _kinds(grid)
     ratios = variant_ratios(grid, table)
     if ratios.empty:
-        draw = partial(empty_figure, "No measured cell has another variant as its base.")
+        draw = partial(empty_figure, _why_no_ratios(table))
     else:
         draw = partial(_draw_variants, Style.of(grid), names, ratios)
     paths = write_figure(folder / "variants", draw)
@@ -52,8 +60,8 @@ def variant_ratios(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
 
     Here a variant includes its trainer. The base is `base`, which is ours, or without one the first
     variant of the grid. Variants of equal speed settings, such as two learning rates, are repeats
-    of the first of them. Columns: cluster, model, gpus, variant, base, and ratio, of the medians
-    over seeds and repeats.
+    of the first of them. A run that diverged counts only if all its repeats did. Columns: cluster,
+    model, gpus, variant, base, and ratio, of the medians over seeds and repeats.
     """
     order = dict.fromkeys(["base", *(cell.variant for cell in grid)])
     known = table[table[SPEED].notna()]
@@ -61,6 +69,9 @@ def variant_ratios(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
     for (cluster, model, gpus), group in known.groupby(["cluster", "model", "gpus"], sort=False):
         # An older table may lack the key.
         keys = group["trainer"] + group["speed_key"].fillna(group["variant"])
+        ended = group["outcome"].ne("diverged").fillna(True)
+        kept = ended | ~keys.isin(keys[ended])
+        group, keys = group[kept], keys[kept]
         first = {key: name for name in reversed(order) for key in keys[group["variant"] == name]}
         measured = keys.map(first)
         speeds = group.groupby(measured)[SPEED].median()
@@ -70,6 +81,15 @@ def variant_ratios(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
             (cluster, model, gpus, name, base, speeds[name] / speeds[base]) for name in variants[1:]
         ]
     return pd.DataFrame(rows, columns=["cluster", "model", "gpus", "variant", "base", "ratio"])
+
+
+def _why_no_ratios(table: pd.DataFrame) -> str:
+    """Return why `variant_ratios` has no row."""
+    known = table[table[SPEED].notna()]
+    variants = known.groupby(["cluster", "model", "gpus"])["variant"].nunique()
+    if (variants > 1).any():
+        return "No measured variant can differ in speed from its base."
+    return "No measured cell has another variant as its base."
 
 
 def _draw_variants(
@@ -91,7 +111,7 @@ def _draw_variants(
         f"{kinds[str(row.variant)]}: {f'{row.cluster}/' if many else ''}{row.model}/{row.gpus}"
         for row in ratios.itertuples()
     ]
-    ax.set_yticks(places, [sheet.shorten(name) for name in names])
+    ax.set_yticks(places, sheet.shorten(names))
     ax.set_ylim(len(ratios) - 0.4, -0.6)
     ax.grid(visible=False, axis="y")
     for place, ratio in zip(places, ratios["ratio"], strict=True):
@@ -115,16 +135,20 @@ def _draw_mfu(style: Style, kinds: dict[str, str], table: pd.DataFrame, sheet: S
     clusters = list(table["cluster"].unique())
     names = _mfu_names(kinds, table, sheet)
     # Beside each other, panels leave their numbers room between short names.
-    columns = min(sheet.columns, len(clusters), 52 // max(map(len, names.values())))
+    longest = max(map(len, names.values()))
+    columns = max(1, min(sheet.columns, len(clusters), 52 // longest))
     rows = -(-len(clusters) // columns)
+    labels = LETTER * longest
+    room = max(12, int((sheet.width / columns - labels - MARGINS) / TITLE_LETTER))
     lines = [_heat_map(style, table[table["cluster"] == name]) for name in clusters]
     height = max(len(heat) for heat in lines)
     figure = Figure(figsize=(sheet.width, rows * (1.1 + 0.24 * height)))
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     highest = table["mfu"].max()
     for ax, name, heat in zip(panels, clusters, lines, strict=False):
-        _shade(ax, names, heat, highest)
-        ax.set_title(f"{name}: MFU (%)")
+        _shade(ax, names, heat, highest, room)
+        title = f"{name}: MFU (%)"
+        ax.set_title(title if len(title) <= room else f"{cut_middle(name, room)}:\nMFU (%)")
     for ax in panels[len(clusters) :]:
         ax.remove()
     return figure
@@ -145,22 +169,25 @@ def _mfu_names(
 ) -> dict[tuple[str, str], str]:
     """Return model and variant -> what their line is called."""
     lines = table[["model", "variant"]].drop_duplicates().itertuples(index=False, name=None)
-    return {
-        (model, variant): sheet.shorten(
-            model if kinds[variant] == "base" else f"{model}, {kinds[variant]}"
-        )
+    names = {
+        (model, variant): model if kinds[variant] == "base" else f"{model}, {kinds[variant]}"
         for model, variant in lines
     }
+    return dict(zip(names, sheet.shorten(names.values()), strict=True))
 
 
-def _shade(ax: Axes, names: dict[tuple[str, str], str], heat: pd.DataFrame, highest: float) -> None:
+def _shade(
+    ax: Axes, names: dict[tuple[str, str], str], heat: pd.DataFrame, highest: float, room: int
+) -> None:
     values = heat.to_numpy(dtype=float)
     ax.imshow(values, cmap="cividis", vmin=0, vmax=highest, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "white" if value < 0.6 * highest else "black"
-            ax.text(x, y, f"{100 * value:.3g}", ha="center", va="center", color=colour, fontsize=7)
+            text = f"{100 * value:.3g}{mark_of(value)}"
+            ax.text(x, y, text, ha="center", va="center", color=colour, fontsize=7)
     ax.set_xticks(range(len(heat.columns)), [str(count) for count in heat.columns])
     ax.set_yticks(range(len(heat)), [names[line] for line in heat.index])
-    ax.set_xlabel("GPU count")
+    note = textwrap.wrap(f"{IMPOSSIBLE} {ABOVE_PEAK}", room) if np.nanmax(values) > 1 else []
+    ax.set_xlabel("\n".join(["GPU count", *note]))
     ax.grid(visible=False)

@@ -89,7 +89,7 @@ def _draw_times(alike: dict[str, list[dict[str, float]]], sheet: Sheet) -> Figur
         keys.append(Patch(color=COLOURS[part], label=part + note))
     for place, text in [(-1.0, "total"), *enumerate(map(format_seconds, totals))]:
         ax.text(1.01, place, text, va="center", fontsize=6.5)
-    ax.set_yticks(places, [sheet.shorten(name) for name in names])
+    ax.set_yticks(places, sheet.shorten(names))
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.set_xlim(0, 1)
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))

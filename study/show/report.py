@@ -141,6 +141,8 @@ def _tables(
             report_tables.throughput_definitions(),
         ),
         "notes": throughput_table.notes(table),
+        "above_peak": throughput_table.note_on_impossible(table),
+        "mark_of": throughput_table.mark_of,
     }
 
 

@@ -116,8 +116,8 @@ def _curve(cell: Cell, run: Run) -> dict[str, Any] | None:
 def _speeds(
     rows: Sequence[tuple[Cell, ThroughputRow]], places: dict[str, int]
 ) -> list[dict[str, Any]]:
-    """Return the measures of each run, with its cell and `alike`, if there is one: a cell of
-    another variant, of which it is a repeat as far as its speed goes."""
+    """Return the measures of each run, with its cell, whether it diverged, and `alike`, if there is
+    one: a cell of another variant, of which it is a repeat as far as its speed goes."""
     first: dict[tuple[str, str, str], Cell] = {}
     for cell, row in sorted(rows, key=lambda item: item[0].plain_variant != "base"):
         first.setdefault((cell.cluster, cell.trainer, row.speed_key or cell.name), cell)
@@ -126,7 +126,8 @@ def _speeds(
         alike = first[cell.cluster, cell.trainer, row.speed_key or cell.name]
         other = {"alike": places[alike.name]} if alike.variant != cell.variant else {}
         values = {name: _round(getattr(row, name)) for name in MEASURES}
-        found.append({"cell": places[cell.name], **other, **values})
+        ended = {"diverged": True} if row.outcome == "diverged" else {}
+        found.append({"cell": places[cell.name], **other, **ended, **values})
     return found
 
 

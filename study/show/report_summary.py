@@ -10,6 +10,7 @@ from study.grid import Cell, Configuration, Grid
 from study.kinds import kinds_heading, name_kind, names_trainers
 from study.measure.repeats import BETWEEN_RUNS
 from study.measure.throughput_row import ThroughputRow
+from study.measure.throughput_table import mark_of
 from study.sequences import group_by
 from study.trainers import DEFAULT_TRAINER
 
@@ -19,7 +20,8 @@ MOST_LISTED = 6
 
 @dataclass(frozen=True)
 class Value:
-    """A configuration in a matrix: the means over its seeds. Unknown values are None."""
+    """A configuration in a matrix: the means over its seeds, without those that diverged unless all
+    did. Unknown values are None."""
 
     speed: float | None
     """Tokens/s/GPU."""
@@ -109,13 +111,15 @@ def _row_labels(grid: Grid, by_gpus: bool) -> Callable[[Cell], str]:
 
 
 def _value(rows: Sequence[ThroughputRow], state: str) -> Value:
+    steady = [row for row in rows if row.outcome != "diverged"] or rows
+
     def mean(name: str) -> float | None:
-        known = [value for row in rows if (value := getattr(row, name)) is not None]
+        known = [value for row in steady if (value := getattr(row, name)) is not None]
         return fmean(known) if known else None
 
     speed = mean("tokens_per_s_per_gpu")
     why = "" if speed is not None else state or "no steady state"
-    return Value(speed, mean("scaling_efficiency"), mean("mfu"), len(rows), why)
+    return Value(speed, mean("scaling_efficiency"), mean("mfu"), len(steady), why)
 
 
 def describe_request(grid: Grid) -> str:
@@ -143,10 +147,12 @@ def describe_request(grid: Grid) -> str:
 
 
 def describe_findings(rows: Sequence[tuple[Cell, ThroughputRow]], by_gpus: bool) -> list[str]:
-    """Return what the measurements show, a sentence for each finding."""
+    """Return what the measurements show, a sentence for each finding; runs that diverged are left
+    out."""
+    measured, rows = rows, [it for it in rows if it[1].outcome != "diverged"]
     known = [(cell, row) for cell, row in rows if row.tokens_per_s_per_gpu]
     if not known:
-        return []
+        return ["Every run measured so far has diverged."] if measured and not rows else []
     with_trainer = names_trainers(cell for cell, _ in rows)
     found = [_fastest(known, with_trainer)]
     if by_gpus:
@@ -175,7 +181,7 @@ def _fastest(known: Sequence[tuple[Cell, ThroughputRow]], with_trainer: bool) ->
     rated = [runs for runs in repeats.values() if any(row.mfu is not None for _, row in runs)]
     if rated:
         best, mfu = _highest("mfu", rated, with_trainer)
-        text += f" The highest MFU is {mfu:.1%}: {best}."
+        text += f" The highest MFU is {mfu:.1%}{mark_of(mfu)}: {best}."
     return text
 
 

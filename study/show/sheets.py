@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from study.files import write_file
 from study.formats import format_count
+from study.sequences import group_by
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
 
@@ -48,11 +49,62 @@ class Sheet:
         """The legend is below the panels, not beside them."""
         return self.columns == 1
 
-    def shorten(self, name: str) -> str:
-        """Return a name, without its middle if it would leave no room for what it names."""
-        most = 26 if self.is_narrow else 52
-        kept = (most - 1) // 2
-        return name if len(name) <= most else f"{name[:kept]}…{name[-kept:]}"
+    def shorten(self, names: Iterable[str], most: int | None = None) -> list[str]:
+        """Return names, each without its middle if it would leave no room for what it names.
+
+        Different names stay different, if need be by half as many letters again, or by a number.
+        `most`: letters; by default those of a label of the sheet.
+        """
+        known = list(names)
+        letters = most or (26 if self.is_narrow else 52)
+        short = {name: cut_middle(name, letters) for name in known}
+        for alike in group_by(short, lambda name: cut_middle(name, letters)).values():
+            if len(alike) > 1:
+                taken = {short[name] for name in short if name not in alike}
+                texts = (texts for texts in _ways_to_cut(alike, letters) if not taken & {*texts})
+                numbered = [cut_middle(n, letters - 5) + f" ({known.index(n) + 1})" for n in alike]
+                short |= zip(alike, next(texts, numbered), strict=True)
+        return [short[name] for name in known]
+
+
+def cut_middle(name: str, most: int) -> str:
+    """Return a name of at most so many letters, without its middle if it has more."""
+    kept = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:kept]}…{name[-kept:]}"
+
+
+def _ways_to_cut(names: Sequence[str], most: int) -> Iterator[list[str]]:
+    """Yield texts for names that differ only in their middle, which stay different."""
+    for letters in (most, 3 * most // 2):
+        for end in range(letters // 2, letters - 2):
+            # With a few letters to spare: one alone says little of what differs.
+            if _differ([name[-max(end - TO_SPARE, 1) :] for name in names]):
+                yield [f"{name[: letters - 1 - end]}…{name[-end:]}" for name in names]
+                break
+        before = _count_common(names)
+        after = _count_common([name[before:][::-1] for name in names])
+        middles = [name[before : len(name) - after] for name in names]
+        longest = min(max(map(len, middles)), letters - 8)
+        ends = (letters - 2 - longest) // 2
+        if _differ([middle[:longest] for middle in middles]):
+            yield [
+                f"{name[:ends]}…{middle[:longest]}…{name[-ends:]}"
+                for name, middle in zip(names, middles, strict=True)
+            ]
+
+
+TO_SPARE = 4
+"""Letters of what names differ in that are shown beyond those that tell them apart."""
+
+
+def _differ(texts: Sequence[str]) -> bool:
+    return len({*texts}) == len(texts)
+
+
+def _count_common(names: Sequence[str]) -> int:
+    """Return how many letters names have in common at their beginning."""
+    letters = enumerate(zip(*names, strict=False))
+    return next((at for at, each in letters if len({*each}) > 1), min(map(len, names)))
 
 
 SHEETS = (

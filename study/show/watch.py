@@ -18,7 +18,7 @@ from study.grid import Cell, Grid
 from study.jobs.progress import SUSPENDED, WAITING, later_day, time_in, time_to_end
 from study.jobs.slurm_jobs import QueuedJob, list_jobs, why_stuck
 from study.jobs.submitted import comment_of, log_folder, record_of
-from study.measure.summaries import is_stale, read_failure, read_summary
+from study.measure.summaries import first_line, is_stale, read_failure, read_summary
 from study.points import AXES
 from study.show.run_progress import RunProgress, find_slowness, read_progress
 from trainer.folder.run_file import find_summary
@@ -58,6 +58,8 @@ class Seen:
     attempt: int = 0
     """Number of the attempt that runs or ran last; 0 if there was none."""
     progress: RunProgress | None = None
+    steps_done: int | None = None
+    """Steps of a completed run, which are fewer if it diverged; None for any other."""
     left_s: float | None = None
     """Time that is left, s: of the run, or of the whole run before it starts."""
 
@@ -105,15 +107,16 @@ class Watch:
         summary = find_summary(cell.folder)
         failure = read_failure(cell.folder) if summary is None and job is None else None
         if failure is not None:
-            return Seen(cell, "failed", _reason(failure.message))
+            return Seen(cell, "failed", first_line(failure.message))
         if summary is not None and is_stale(cell, summary):
             summary = None
         attempt = summary.attempts[-1].attempt if summary and summary.attempts else 0
         if summary is not None and summary.status == "completed":
             diverged = summary.outcome == "diverged"
-            note = f"at step {summary.steps_done:,}" if diverged else ""
+            done = summary.steps_done
+            note = f"at step {done:,}" if diverged else ""
             progress = self._at_the_end(cell)
-            return Seen(cell, "diverged" if diverged else "done", note, attempt, progress)
+            return Seen(cell, "diverged" if diverged else "done", note, attempt, progress, done)
         if job is not None and job.state in WAITING:
             stuck = why_stuck(job)
             never = f": it {stuck[0]}" if stuck else ""
@@ -121,12 +124,12 @@ class Watch:
             note = f"{job.reason}{never}, Slurm job {job.label}{again}"
             goes_on = attempt > 0 and cell.trainer_config.resumes
             progress, left = self._so_far(cell, goes_on, _last_startup_s(summary))
-            return Seen(cell, "waiting", note, attempt, progress, left)
+            return Seen(cell, "waiting", note, attempt, progress, left_s=left)
         if summary is None:
             state: State = "running" if job else "to run"
             state = "suspended" if job and job.state in SUSPENDED else state
             note = f"starts, Slurm job {job.label}" if job else _unreadable(cell)
-            return Seen(cell, state, note, 0, None, self._whole_s(cell))
+            return Seen(cell, state, note, left_s=self._whole_s(cell))
         return self._unfinished(cell, summary, attempt, job)
 
     def _unfinished(
@@ -137,7 +140,8 @@ class Watch:
         startup_s = 0.0 if runs else _last_startup_s(summary)
         progress, left = self._so_far(cell, runs or not begins_again, startup_s)
         if job is not None and job.state in SUSPENDED:
-            return Seen(cell, "suspended", f"Slurm job {job.label}", attempt, progress, left)
+            note = f"Slurm job {job.label}"
+            return Seen(cell, "suspended", note, attempt, progress, left_s=left)
         if runs:
             silent_s = self._silence_s(cell)
             limit = max(SILENT_S, 10 * progress.interval_s) if progress else STARTING_S
@@ -147,16 +151,18 @@ class Watch:
                 if silent_s > limit:
                     notes.append(f"silent for {format_seconds(silent_s)}")
                 notes += find_slowness(progress) if progress else []
-                return Seen(cell, "running", "; ".join(notes), attempt, progress, left)
+                return Seen(cell, "running", "; ".join(notes), attempt, progress, left_s=left)
             note = f"no record for {format_seconds(silent_s)}: killed, or it hangs"
-            return Seen(cell, "failed", note, attempt, progress, left)
+            return Seen(cell, "failed", note, attempt, progress, left_s=left)
         if job is not None:
-            return Seen(cell, "running", f"attempt {attempt + 1}; starts", attempt, progress, left)
+            note = f"attempt {attempt + 1}; starts"
+            return Seen(cell, "running", note, attempt, progress, left_s=left)
         if summary.status == "failed":
             failure = read_failure(cell.folder)
-            note = _reason(failure.message) if failure else ""
-            return Seen(cell, "failed", note, attempt, progress, left)
-        return Seen(cell, "to run", f"{summary.status}; goes on", attempt, progress, left)
+            note = first_line(failure.message) if failure else ""
+            return Seen(cell, "failed", note, attempt, progress, left_s=left)
+        note = f"{summary.status}; goes on"
+        return Seen(cell, "to run", note, attempt, progress, left_s=left)
 
     def _so_far(
         self, cell: Cell, goes_on: bool, startup_s: float
@@ -214,20 +220,13 @@ def _last_startup_s(summary: RunSummary | None) -> float:
     return known[-1] if known else 0.0
 
 
-def _reason(message: str) -> str:
-    """Return the first line of a failure's message; of a list of problems the first of them."""
-    first, *problems = message.splitlines()
-    listed = problems and first.endswith((": 1 problem", " problems"))
-    return f"{first.rpartition(': ')[0]}: {problems[0].strip()}" if listed else first
-
-
 def _unreadable(cell: Cell) -> str:
     """Return why a cell's run.json cannot be read, as another user's; "" if it can, or is not
     there."""
     try:
         read_summary(cell.folder)
     except ConfigError as error:
-        return _reason(str(error))
+        return first_line(str(error))
     return ""
 
 

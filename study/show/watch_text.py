@@ -63,11 +63,12 @@ def to_text(seen: list[Seen], most: int) -> str:
 def _cells(item: Seen) -> list[str]:
     now, steps = item.progress, f"{item.cell.run.steps:,}"
     done = item.state in ("done", "diverged")
+    made = item.steps_done if done else now.step if now else 0
     speed = now.tokens_per_s_per_gpu if now else None
     return [
         item.cell.name,
         item.state,
-        steps if done else f"{now.step:,} of {steps}" if now else f"0 of {steps}",
+        steps if item.state == "done" else f"{made:,} of {steps}",
         "" if now is None or now.loss is None else f"{now.loss:.4f}",
         format_known(speed, "{:,.0f}".format),
         "" if item.left_s is None or done else format_seconds(item.left_s),

@@ -1,6 +1,12 @@
 import pytest
 
-from study.formats import format_count, format_interval, format_missing, format_seconds
+from study.formats import (
+    format_count,
+    format_interval,
+    format_missing,
+    format_number,
+    format_seconds,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,6 +25,17 @@ def test_times_for_people(seconds: float, text: str) -> None:
 )  # fmt: skip
 def test_counts_for_people(number: int, digits: int, text: str) -> None:
     assert format_count(number, digits) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "digits", "text"),
+    [(0.000135, 3, "0.000135"), (5.2249, 3, "5.22"), (999.6, 3, "1,000"), (3725.0, 3, "3,725"),
+     (12.3456, 4, "12.35"), (1234.5, 4, "1,234"), (9999.7, 4, "10,000"), (44_380.2, 4, "44,380")],
+)  # fmt: skip
+def test_numbers_for_people_have_no_exponent_if_they_are_large(
+    number: float, digits: int, text: str
+) -> None:
+    assert format_number(number, digits) == text
 
 
 def test_the_ends_of_an_interval_differ() -> None:

@@ -29,7 +29,7 @@ function drawRows(figure, rows) {
     const kindOfRow = kindBy(chosen.measure);
     for (const group of compared) {
       const means = [...groupBy(group, kindOfRow)]
-        .map(([kind, runs]) => [kind, runs.map((run) => run[chosen.measure]).filter((v) => v != null)])
+        .map(([kind, runs]) => [kind, (isSpeed(chosen.measure) ? settled(runs) : runs).map((run) => run[chosen.measure]).filter((v) => v != null)])
         .filter(([, values]) => values.length).map(([kind, values]) => [kind, mean(values)]);
       if (means.length < 2) continue;
       if (chosen.order === "value") means.sort((a, b) => b[1] - a[1]);

@@ -62,6 +62,12 @@ function rangeOf(values, log, floor) {
   return [floor != null ? Math.min(floor, low - pad) : low - pad, high + pad];
 }
 
+/** Return the series that are switched on at first: those of the base variant before others. */
+function shownAtFirst(series) {
+  const plain = evenly(series.filter((s) => s.plain), MOST_SHOWN);
+  return [...plain, ...evenly(series.filter((s) => !s.plain), MOST_SHOWN - plain.length)];
+}
+
 class Chart {
   /** `spec` has title, table and functions of the state: series, ideal, x and y axes. */
   constructor(figure, spec, state) {
@@ -71,7 +77,7 @@ class Chart {
     const series = spec.series(state);
     if (!series.length) return;
     figure.hidden = false;
-    const shown = new Set(evenly(series.map((s) => s.key), MOST_SHOWN));
+    const shown = new Set(shownAtFirst(series).map((s) => s.key));
     for (const { key } of series) if (!shown.has(key)) this.hidden.add(key);
     this.addTools();
     this.addKeys(series);

@@ -82,7 +82,7 @@ function lossSeries(state) {
       const x = scale ? curve.step.map((step) => step * scale) : curve.time;
       const rings = curve.evals.map(([step, time, loss]) => [scale ? step * scale : time, loss]);
       const y = smooth(curve.step, curve.loss, state.smoothing);
-      return { ...lookOf(cell), key: name, label: name, x, y, raw: state.smoothing ? curve.loss : null, rings, diverged: curve.diverged, seed: cell.seed };
+      return { ...lookOf(cell), key: name, label: name, plain: cell.variant === "base", x, y, raw: state.smoothing ? curve.loss : null, rings, diverged: curve.diverged, seed: cell.seed };
     });
     if (lines.length === 1) return lines;
     if (!state.bands) return lines.map((line) => ({ ...line, width: 1.2, label: `${name}, seed ${line.seed}` }));
@@ -107,8 +107,8 @@ new Chart(document.querySelector("[data-chart=loss]"), {
       make("label", {}, "Smoothing", slider),
       ...(SEEDS ? [makeCheck("Seeds as a band", true, (on) => chart.set("bands", on))] : []),
     );
-    if (DATA.curves.some((curve) => curve.evals.length)) tools.append("○ held-out loss");
-    if (DATA.curves.some((curve) => curve.diverged)) tools.append("× diverged");
+    if (DATA.curves.some((curve) => curve.evals.length)) tools.append(make("span", {}, "○ held-out loss"));
+    if (DATA.curves.some((curve) => curve.diverged)) tools.append(make("span", {}, "× diverged"));
   },
 }, { along: "step", xlog: true, ylog: false, smoothing: 0, bands: true });
 
@@ -117,9 +117,9 @@ function scalingSeries(measure, scale = 1) {
   const rows = DATA.speeds.filter((row) => row[measure] != null);
   return [...groupBy(rows, (row) => nameOf(CELLS[row.cell], ["gpus"]))].map(([name, group]) => {
     const counts = [...groupBy(group, (row) => CELLS[row.cell].gpus)].sort((a, b) => a[0] - b[0]);
-    const values = counts.map(([, runs]) => runs.map((run) => scale * run[measure]));
+    const values = counts.map(([, runs]) => settled(runs).map((run) => scale * run[measure]));
     const cell = CELLS[group[0].cell];
-    const look = { ...lookOf({ ...cell, gpus: GPUS[0] }), width: 2, hollow: !isBase(cell), shape: MARKED.indexOf(kindOf(cell)), base: isBase(cell) };
+    const look = { ...lookOf({ ...cell, gpus: GPUS[0] }), width: 2, hollow: !isBase(cell), shape: MARKED.indexOf(kindOf(cell)), base: isBase(cell), plain: cell.variant === "base" };
     const spread = { low: values.map((v) => Math.min(...v)), high: values.map((v) => Math.max(...v)), spread: "seeds" };
     return { ...look, key: name, label: name, marks: true, x: counts.map(([count]) => count), y: values.map(mean), ...spread };
   });

@@ -43,12 +43,17 @@ function groupBy(items, key) {
 }
 
 const distinct = (items) => [...new Set(items)];
+/** Return the runs that did not diverge; all of them if all did. */
+function settled(runs) {
+  const ended = runs.filter((run) => !run.diverged);
+  return ended.length ? ended : runs;
+}
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
-/** Return at most `most` items, evenly spaced, with the first and the last. */
+/** Return at most `most` items, evenly spaced, with the first and, of several, the last. */
 function evenly(items, most) {
   if (items.length <= most) return items;
-  return Array.from({ length: most }, (_, i) => items[Math.round((i * (items.length - 1)) / (most - 1))]);
+  return Array.from({ length: most }, (_, i) => items[Math.round((i * (items.length - 1)) / Math.max(1, most - 1))]);
 }
 
 // Cells have a trainer in a study with others than ours.

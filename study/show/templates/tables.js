@@ -102,11 +102,11 @@ for (const table of document.querySelectorAll("table.data")) {
     const [low, high] = [Math.min(...all), Math.max(...all)];
     const percent = DATA.measures[chosen.value].label.endsWith("(%)") && chosen.way !== "count";
     const head = make("tr", {}, make("th", { scope: "col" }, `${chosen.rows} \\ ${chosen.columns}`), ...tops.map((top) => make("th", { scope: "col", class: "number" }, `${top}`)));
-    const body = sides.map((side) => make("tr", {}, make("th", { scope: "row" }, `${side}`), ...tops.map((top) => {
+    const body = sides.map((side) => make("tr", {}, make("th", { scope: "row", class: `${side}`.length > 24 ? "long" : null }, `${side}`), ...tops.map((top) => {
       const v = value(side, top);
       if (v == null) return make("td");
       const share = high > low ? (v - low) / (high - low) : 0;
-      return make("td", { class: "number heat", style: `--share: ${share.toFixed(3)}` }, percent ? (100 * v).toFixed(1) : format(v));
+      return make("td", { class: "number heat", style: `--share: ${share.toFixed(3)}` }, percent ? `${(100 * v).toFixed(1)}${chosen.value === "mfu" && v > 1 ? "\u2020" : ""}` : format(v));
     })));
     const table = make("table", { class: "matrix" }, make("caption", { class: "hidden" }, DATA.measures[chosen.value].label), make("thead", {}, head), make("tbody", {}, ...body));
     box.querySelector(".scroll").replaceChildren(table);

@@ -89,6 +89,19 @@ def test_best_rates_that_nearly_agree_have_an_axis_that_tells_numbers_apart(
     assert min(map(float, ticks)) < 2e-3 * 0.9 and max(map(float, ticks)) > 2e-3 * 1.1
 
 
+def test_long_names_keep_to_the_panel_of_rates(make_grid: MakeGrid, tmp_path: Path) -> None:
+    names = [f"my-very-long-model-name-with-number-{n}" for n in (1, 2)]
+    models = {name: {"dim": 64, "n_layers": 2, "n_heads": 2} for name in names}
+    block = {**ONE, "model": names, "sweep": {"optim.lr": [1e-3, 2e-3, 4e-3]}}
+    grid = make_grid({"models": models, "grid": [block]})
+    write(grid, lambda c: 2.0 + 0.3 * math.log(c.run.optim.lr / 2e-3) ** 2)
+    plot_analysis("learning_rate", analyse(grid), tmp_path)
+    texts = re.findall("<!-- (.*) -->", (tmp_path / "learning_rate.svg").read_text())
+    labels = [text for text in texts if text.startswith("my-very")]
+    assert len(labels) == len({*labels}) == 2
+    assert max(map(len, labels)) <= 36
+
+
 def test_intervals_of_best_rates_are_from_the_noise_of_seeds(make_grid: MakeGrid) -> None:
     """Two seeds at each of three rates, 0.1 around y = 1 - x + x^2; see test_parabola.py."""
     rates = {"optim.lr": [1e-3 / math.e, 1e-3, 1e-3 * math.e]}

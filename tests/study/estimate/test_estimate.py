@@ -111,6 +111,21 @@ def test_seeds_are_pooled(make_grid: MakeGrid) -> None:
     assert row.seconds_high >= 9 + 99 * 0.9 - 0.5
 
 
+def test_a_speed_that_another_cell_measured_says_which(make_grid: MakeGrid) -> None:
+    """Clipping at 0.5 instead of 1 cannot change the speed, and muon can."""
+    grid = make_grid({
+        "variants": {"tight": {"optim": {"clip": 0.5}}, "muon": {"optim": {"name": "muon"}}},
+        "grid": [{"cluster": "here", "model": "tiny", "gpus": 1,
+                  "variant": ["base", "tight", "muon"], "seed": [1, 2]}],
+    })  # fmt: skip
+    write_run(grid.by_name["here/tiny/gpus-1/base/seed-2"])
+    base, tight, muon = estimates(grid)
+    assert base.basis == tight.basis == "Verified"
+    assert (base.by, tight.by, muon.by) == ("", "here/tiny/gpus-1/base/seed-2", "")
+    assert muon.basis != "Verified"
+    assert "| Verified by here/tiny/gpus-1/base/seed-2" in to_markdown([tight])
+
+
 def test_runs_that_save_and_evaluate_otherwise_give_the_speed_but_not_the_time(
     make_grid: MakeGrid,
 ) -> None:

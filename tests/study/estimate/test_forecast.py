@@ -60,11 +60,13 @@ def test_a_prediction_is_scored_by_the_mean_of_the_steps(make_grid: MakeGrid) ->
 def test_scored_predictions_are_shown_in_percent() -> None:
     first = ScoredPrediction.of("a", 0.1, (0.09, 0.11, 0.12), "2026-01-01", "Verified")
     second = ScoredPrediction.of("b", 0.123456, (0.05, 0.0617, 0.1))
-    headings, rows = readable_backtest([first, second])
+    third = ScoredPrediction.of("c", 12.3456, (10.0, 14.0, 15.0))
+    headings, rows = readable_backtest([first, second, third])
     assert len(headings) == 7
     assert rows == [
         ["a", "2026-01-01", "110", "90 to 120", "100", "+10.0", "inside"],
         ["b", "", "61.7", "50 to 100", "123.5", "-50.0", "outside"],
+        ["c", "", "14,000", "10,000 to 15,000", "12,346", "+13.4", "inside"],
     ]
 
 

@@ -35,6 +35,15 @@ def test_optional_columns(
     assert dict(zip(headings[6:-1], cells[0][6:-1], strict=True)) == shown
 
 
+def test_a_row_without_a_time_is_not_called_estimated(make_grid: MakeGrid) -> None:
+    row = Estimator([]).estimate(make_grid()[0], 8)
+    assert row.seconds is None
+    _, ((*_, time, interval, note),) = readable_estimates([row])
+    assert (time, interval) == ("", "")
+    why = "no measurement on here yet, and its peak_tflops is not known"
+    assert note == f"Not estimated: {why}"
+
+
 @pytest.mark.parametrize(
     ("variant", "plain", "model"),
     [("base", "base", "small"), ("hot", "hot", "small (hot)"), ("hot", "", "small (hot)"),

@@ -297,9 +297,21 @@ def test_a_speed_above_the_peak_is_marked_and_explained(make_grid: MakeGrid) -> 
     assert note in to_markdown(table)
     assert "†" not in to_markdown(table.iloc[1:])
     assert "†" not in to_markdown(table.assign(mfu=1.0))
+    assert to_markdown(table).endswith("see mfu_causal in throughput.csv.\n")
     # A mark does not turn numbers into text: they stay to the right.
     assert is_numeric(["117.9†", "58.9", ""])
     assert not is_numeric(["†"])
+
+
+def test_long_steps_and_startups_are_plain_numbers(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    write_run(grid[0], step_s=12.3456, startup_s=3725.0)
+    write_run(grid[1], step_s=0.0123456)
+    table = throughput_table(grid)
+    assert shown(table, "Step p50 (ms)") == ["12,346", "12.35"]
+    assert shown(table, "Step p90 (ms)") == ["12,346", "12.35"]
+    assert shown(table, "Start-up (s)") == ["3,725", "4"]
+    assert "e+" not in to_markdown(table)
 
 
 def test_a_speed_above_the_roofline_is_marked_too(make_grid: MakeGrid) -> None:

@@ -23,6 +23,8 @@ def test_every_chart_is_drawn(demo: Path, open_page: Open) -> None:
     assert page.locator("[data-bars=variants] .fill").count() == 4  # m2 on 1 and 2 GPUs, 2 variants
     assert page.locator("[data-bars=times] .parts").count() == 14 + 1
     assert page.get_by_role("heading", name="MFU by model").is_visible()
+    (mark,) = page.locator("[data-chart=loss] .tools > span").all_text_contents()  # by itself
+    assert mark == "○ held-out loss"
     # What is found, failed and asked stands above the figures, and the tables below.
     tops = [
         page.locator(f"#{name}").bounding_box()["y"]  # type: ignore[index]

@@ -112,6 +112,11 @@ def test_variants_that_cannot_differ_in_speed_are_compared_by_their_losses(
     offered = bars.get_by_label("Measure").locator("option").all_text_contents()
     assert "Held-out loss" in offered and "Tokens/s/GPU" not in offered
     assert bars.locator(".fill").count() == 2 * 4
+    # A run that diverged is no repeat of one that did not.
+    page.evaluate("DATA.speeds.forEach((row) => (row.diverged = row.alike != null))")
+    values = page.evaluate("DATA.speeds.slice(0, 4).map((row) => row.tokens_per_s)")
+    kept = page.evaluate("settled(DATA.speeds.slice(0, 4)).map((row) => row.tokens_per_s)")
+    assert len(values) == 4 and kept == values[:1]
     # With an optimizer as well, its speed is beside the mean of the four rates.
     rates = RATES["grid"][0]
     muon = {"cluster": "here", "model": "m1", "gpus": 1, "variant": "muon"}

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.study.show.browsed import AXE, IN_CHROMIUM, Open, column, ink
+from tests.study.show.browsed import AXE, DEMO, IN_CHROMIUM, Open, column, ink, write_report
 from tests.waiting import wait_until
 
 pytestmark = IN_CHROMIUM
@@ -35,6 +35,65 @@ def test_a_phone_scrolls_only_down(study: str, open_page: Open, request: Any) ->
     )
     assert wide == []
     assert ink(page, "speed") > 100
+
+
+LONG = {
+    "study": "long",
+    "models": {
+        f"my-very-long-model-name-with-number-{n:03}": {"dim": 64 * n, "n_layers": 2, "n_heads": 2}
+        for n in range(1, 8)
+    },
+}
+
+
+@pytest.mark.parametrize(("width", "columns"), [(1280, 3), (390, 2)])
+def test_numbers_are_seen_beside_long_names(
+    open_page: Open, tmp_path: Path, width: int, columns: int
+) -> None:
+    block = {"cluster": "here", "model": list(LONG["models"]), "gpus": [1, 2, 4]}
+    path = write_report({**LONG, "grid": [block]}, tmp_path, estimated=False)
+    page = open_page(path, width=width)
+    region = page.locator("#found .scroll")
+    edge = region.evaluate("(box) => box.getBoundingClientRect().right")
+    ends = region.evaluate(
+        """(box) => [...box.querySelectorAll("tbody tr")].map((row) =>
+          [...row.cells].map((cell) => cell.getBoundingClientRect().right))"""
+    )
+    assert len(ends) == 7
+    assert all(right <= edge + 1 for row in ends for right in row[: columns + 1])
+    # A name has a few lines, and no line for each of its words.
+    heights = region.evaluate(
+        "(box) => [...box.querySelectorAll('tbody th')].map((name) => name.clientHeight)"
+    )
+    assert max(heights) < 120
+    # A shadow tells that there is more to the right.
+    assert "gradient" in region.evaluate("(box) => getComputedStyle(box).backgroundImage")
+
+
+def test_the_base_of_each_model_is_drawn_at_first(open_page: Open, tmp_path: Path) -> None:
+    """12 of 7 + 3 * 5 series: the base ones, and five others."""
+    block = {"cluster": "here", "model": list(LONG["models"]), "gpus": 1}
+    rates = {**block, "model": block["model"][:3]}
+    rates["sweep"] = {"optim.lr": [1e-4, 2e-4, 5e-4, 1e-3, 2e-3]}
+    path = write_report({**LONG, "grid": [block, rates]}, tmp_path, estimated=False)
+    page = open_page(path)
+    shown = page.locator("[data-chart=loss] .keys label:has(input:checked)").all_text_contents()
+    assert len(shown) == 12
+    assert set(LONG["models"]) <= set(shown)
+    assert page.evaluate("evenly([1, 2, 3], 1)") == [1]
+    assert page.evaluate("evenly([1, 2, 3], 0)") == []
+
+
+def test_on_a_phone_a_few_missing_cells_are_told_in_full(open_page: Open, tmp_path: Path) -> None:
+    block = {"cluster": "here", "model": "m1", "gpus": 1}
+    few = {**DEMO, "study": "few", "grid": [block, {**block, "variant": "broken"}]}
+    page = open_page(write_report(few, tmp_path, estimated=False), width=390)
+    (told,) = page.locator("#missing ul").all()
+    told.locator("li").first.evaluate("(item) => (item.style.minHeight = '1000px')")
+    assert told.evaluate("(list) => list.clientHeight >= 1000")
+    # Many are scrolled.
+    told.evaluate("(list) => { for (let i = 0; i < 9; i++) list.append(make('li')); }")
+    assert told.evaluate("(list) => list.clientHeight < 400 && list.scrollHeight >= 1000")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

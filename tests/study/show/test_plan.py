@@ -7,8 +7,10 @@ import pytest
 from study.estimate.forecast import Forecast
 from study.jobs.text_changes import CHANGED, NEWER
 from study.measure.changes import describe_change
+from study.measure.summaries import find_failures
+from study.measure.throughput_table import to_markdown
 from study.show.plan import format_plan, plan_table
-from tests.study.conftest import MakeGrid, plan, write_run
+from tests.study.conftest import MakeGrid, plan, throughput_table, write_run
 
 SIX = {
     "models": {"deep": {"dim": 64, "n_layers": 4, "n_heads": 2}},
@@ -51,6 +53,39 @@ def test_states_of_cells(make_grid: MakeGrid) -> None:
         ("to run", ""),
         ("estimate only", ""),
     ]
+
+
+def test_failed_cells_have_their_reasons_below_the_table(make_grid: MakeGrid) -> None:
+    """Also those that were refused before there was a run.json."""
+    grid = make_grid(SIX)
+    refused = "/nowhere: 1 problem\n  checkpoint.init_ckpt_path: found no checkpoint"
+    messages = ["rank 0: out of memory.\nmore", *5 * [refused]]
+    write_run(grid[0], status="failed", outcome=None, steps_done=7)
+    for cell, message in zip(grid, messages, strict=False):
+        Path(cell.folder).mkdir(parents=True, exist_ok=True)
+        failure = {"retry": False, "message": message}
+        Path(cell.folder, "failure.json").write_text(json.dumps(failure))
+    rows, text = plan(grid)
+    assert [row.state for row in rows] == [*6 * ["failed"], "to run", "estimate only"]
+    assert "8 cells: 6 failed, 1 to run, 1 estimate only. 7 to train" in text
+    names = [cell.name for cell in grid]
+    several = f"{', '.join(names[1:4])} and 2 more"
+    told = [
+        f"{names[0]} failed: rank 0: out of memory.",
+        f"{several} failed: /nowhere: checkpoint.init_ckpt_path: found no checkpoint.",
+    ]
+    assert [line for line in text.splitlines() if " failed: " in line] == told
+    notes = [f"note: {line}" for line in told]
+    failures = find_failures(grid)
+    assert to_markdown(throughput_table(grid), failures).splitlines()[-3::2] == notes
+    # No run has a row yet.
+    Path(grid[0].folder, "run.json").unlink()
+    nothing = to_markdown(throughput_table(grid), failures)
+    assert nothing.splitlines() == ["No run has been measured yet.", "", notes[0], "", notes[1]]
+    # The next attempt of one has begun, and another was measured since.
+    write_run(grid[0], status="running", outcome=None, steps_done=0)
+    write_run(grid[1])
+    assert list(find_failures(grid)) == names[2:6]
 
 
 def test_a_stale_cell_says_what_has_changed(make_grid: MakeGrid) -> None:

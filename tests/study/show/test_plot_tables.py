@@ -77,6 +77,49 @@ def test_variants_that_cannot_differ_in_speed_are_repeats(
     assert len(variant_ratios(grid, table.assign(speed_key=None))) == 5
 
 
+def test_an_mfu_above_the_peak_is_marked(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid({"clusters": {"here": {"peak_tflops": 1e-4}}})
+    write_run(grid[0])
+    write_run(grid[1], step_s=1e3)
+    table = throughput_table(grid)
+    first, second = (100 * float(value) for value in table["mfu"])
+    plot_tables(grid, table, tmp_path)
+    texts = re.findall("<!-- (.*) -->", (tmp_path / "mfu.svg").read_text())
+    assert {f"{first:.3g}†", f"{second:.3g}"} <= set(texts)
+    assert "† above 100%: peak_tflops is not that of the GPU used" in texts
+
+
+def test_names_that_are_hard_to_tell_apart_are_numbered(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    """They differ in two places far from their ends."""
+    shape = {"dim": 64, "n_layers": 2, "n_heads": 2}
+    names = [f"{'a' * 30}{x}{'b' * 40}{y}{'c' * 30}" for x in "01" for y in "01"]
+    grid = make_grid({
+        "models": dict.fromkeys(names, shape),
+        "clusters": {"here": {"peak_tflops": 1.0}},
+        "grid": [{"cluster": "here", "model": names, "gpus": 1}],
+    })  # fmt: skip
+    for cell in grid:
+        write_run(cell)
+    plot_tables(grid, throughput_table(grid), tmp_path)
+    texts = re.findall("<!-- (a.*) -->", (tmp_path / "mfu.svg").read_text())
+    assert len(texts) == len({*texts}) == 4
+
+
+def test_a_run_that_diverged_is_no_repeat_of_one_that_did_not(make_grid: MakeGrid) -> None:
+    block = {"cluster": "here", "model": "tiny", "gpus": 1}
+    grid = make_grid({
+        "variants": {"hot": {"optim": {"lr": 1e30}}, "muon": {"optim": {"name": "muon"}}},
+        "grid": [{**block, "variant": ["base", "hot", "muon"]}],
+    })  # fmt: skip
+    for cell, step_s in zip(grid, (0.1, 0.9, 0.2), strict=True):
+        outcome = "trained" if cell.variant == "base" else "diverged"
+        write_run(cell, step_s=step_s, outcome=outcome)
+    (found,) = variant_ratios(grid, throughput_table(grid)).itertuples()
+    assert (found.variant, found.ratio) == ("muon", pytest.approx(0.5))
+
+
 def test_without_variants_and_peaks_the_figures_say_so(make_grid: MakeGrid, tmp_path: Path) -> None:
     grid = make_grid()
     for cell in grid:
@@ -84,6 +127,16 @@ def test_without_variants_and_peaks_the_figures_say_so(make_grid: MakeGrid, tmp_
     plot_tables(grid, throughput_table(grid), tmp_path)
     assert "No measured cell has another variant" in (tmp_path / "variants.svg").read_text()
     assert "no measured cluster states" in (tmp_path / "mfu.svg").read_text()
+
+
+def test_variants_of_equal_speed_are_no_bars(make_grid: MakeGrid, tmp_path: Path) -> None:
+    block = {"cluster": "here", "model": "tiny", "gpus": 1, "sweep": {"optim.lr": [1e-3, 3e-3]}}
+    grid = make_grid({"grid": [block]})
+    for cell in grid:
+        write_run(cell)
+    plot_tables(grid, throughput_table(grid), tmp_path)
+    drawn = (tmp_path / "variants.svg").read_text()
+    assert "No measured variant can differ in speed from its base." in drawn
 
 
 def test_other_trainers_are_compared_with_ours(make_grid: MakeGrid, tmp_path: Path) -> None:

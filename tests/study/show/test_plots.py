@@ -1,7 +1,7 @@
 """What holds for every figure of a study."""
 
 import hashlib
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -65,6 +65,46 @@ def test_runs_with_gaps_are_drawn(
         for figure in figures:
             FigureCanvasAgg(figure).draw()
     assert len(drawn["loss_vs_steps"][0].axes[0].lines) == 2  # a curve, and its cross
+
+
+def test_titles_of_long_names_keep_to_their_panels(
+    make_grid: MakeGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the labels of the axes apart from the legend, and those of ticks from each other."""
+    cluster = "a-cluster-called-after-its-building"
+    models = {
+        f"my-very-long-model-name-with-number-{n}": {"dim": 32 * n, "n_layers": 2, "n_heads": 2}
+        for n in range(1, 10)
+    }
+    settings = {"device": "cpu", "gpu_name": "CPU core", "gpus_per_node": 4, "peak_tflops": 1e-4}
+    block = {"cluster": cluster, "model": list(models), "gpus": [1, 2, 4]}
+    grid = make_grid({"models": models, "clusters": {cluster: settings}, "grid": [block],
+                      "run": {"steps": 200}})  # fmt: skip
+    for cell in grid:
+        write_run(cell)
+    drawn = figures_of(monkeypatch)
+    draw_all(grid, tmp_path)
+    for sheet, figure in zip(SHEETS, drawn["mfu"], strict=True):
+        with mpl.rc_context(fname=STYLE):
+            FigureCanvasAgg(figure).draw()
+            bounds = figure.get_tightbbox()
+        assert bounds.x0 >= -0.02 and bounds.x1 <= sheet.width + 0.02
+    for name in ("loss_vs_steps", "throughput"):
+        for sheet, figure in zip(SHEETS, drawn[name], strict=True):
+            with mpl.rc_context(fname=STYLE):
+                FigureCanvasAgg(figure).draw()
+            (legend,) = figure.legends
+            taken = legend.get_window_extent()
+            titles = [ax.title if ax.title.get_text() else ax._left_title for ax in figure.axes]
+            boxes = [title.get_window_extent() for title in titles]
+            assert all(title.get_text() for title in titles)
+            assert not any(a.overlaps(b) for a, b in combinations([*boxes, taken], 2)), name
+            for ax in figure.axes:
+                labels = [ax.xaxis.label, ax.yaxis.label, figure._supxlabel, figure._supylabel]
+                told = [label for label in labels if label is not None and label.get_text()]
+                assert not any(taken.overlaps(label.get_window_extent()) for label in told), name
+                ticks = [label.get_window_extent() for label in ax.get_xticklabels()]
+                assert not any(a.overlaps(b) for a, b in pairwise(ticks)), (name, sheet)
 
 
 def test_nothing_is_cut_at_the_width_of_one_column(

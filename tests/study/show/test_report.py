@@ -3,7 +3,7 @@ import re
 from pathlib import Path
 
 from study.estimate.basis import MEASURED
-from tests.study.conftest import MakeGrid, write_run
+from tests.study.conftest import MakeGrid, throughput_table, write_run
 from tests.study.show.pages import report
 
 
@@ -73,7 +73,13 @@ def test_a_speed_above_the_peak_is_marked_and_explained(
     grid = make_grid({"clusters": {"here": {"peak_tflops": 1e-4}}})
     write_run(grid[0])
     page = report(grid, tmp_path)
-    assert page.count("†") == 2
+    mfu = 100 * float(throughput_table(grid)["mfu"][0])
+    assert f"The highest MFU is {mfu:.1f}%†: tiny on 1 GPU." in page
+    assert f">MFU {mfu:.3g}%†</span>" in page  # of the first table
+    assert f">{mfu:.1f}%†</td>" in page  # of MFU by model
+    assert f">{mfu:.1f}†</td>" in page  # of the throughput table
+    assert page.count("† above 100%") == 3
+    assert page.count("†") == 4 + 3
     assert (
         "<p>† above 100%, which no GPU reaches: peak_tflops or rates of here in clusters.yaml"
         in page

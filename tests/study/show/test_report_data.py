@@ -3,6 +3,7 @@ import json
 from study.estimate.accuracy import Accuracy
 from study.estimate.scored import ScoredPrediction
 from study.measure.run_files import each_run
+from study.measure.throughput import throughput_rows
 from study.show.report_data import chart_data, prediction_points
 from tests.study.conftest import MakeGrid, write_run
 
@@ -55,3 +56,12 @@ def test_trainer_and_variant_of_a_cell_are_apart(make_grid: MakeGrid) -> None:
         ["cluster", "model", "gpus", "variant", "seed", "params", "tokens", "flops"]
     ] * 2
     assert [cell["variant"] for cell in ours] == ["base", "strong"]
+
+
+def test_a_run_that_diverged_is_told_from_its_repeats(make_grid: MakeGrid) -> None:
+    grid = make_grid({"grid": [{"cluster": "here", "model": "tiny", "gpus": 1, "seed": [1, 2]}]})
+    write_run(grid[0], outcome="diverged")
+    write_run(grid[1])
+    rows = list(zip(grid, throughput_rows(grid), strict=True))
+    speeds = chart_data(grid, [], rows, [])["speeds"]
+    assert [speed.get("diverged", False) for speed in speeds] == [True, False]

@@ -111,6 +111,26 @@ def test_learning_rates_are_repeats_of_one_speed(make_grid: MakeGrid) -> None:
     assert found[1] == f"The fastest variant of tiny is {name}: 1.11 × lr-0.001."
 
 
+def test_runs_that_diverged_are_no_findings(make_grid: MakeGrid) -> None:
+    """512 tokens in 0.1 s are 5,120 tokens/s: of base, whose seed 2 diverged, as did `hot`."""
+    grid = make_grid({
+        "variants": {"hot": {"optim": {"lr": 1e30}}},
+        "grid": [{"cluster": "here", "model": "tiny", "gpus": 1, "seed": [1, 2]},
+                 {"cluster": "here", "model": "tiny", "gpus": 1, "variant": "hot"}],
+    })  # fmt: skip
+    write_run(grid[0], 0.1)
+    for cell in grid[1:]:
+        write_run(cell, 0.02, outcome="diverged", steps_done=5, loss_validation=0.5)
+    rows = list(zip(grid, throughput_rows(grid), strict=True))
+    assert describe_findings(rows, by_gpus=False) == [
+        "The highest throughput is 5,120 tokens/s: tiny on 1 GPU.",
+        "The lowest held-out loss is 1.600 nats per token: tiny on 1 GPU.",
+    ]
+    speeds = [values[0].speed for _, values in build_matrix(grid, rows, {}).rows if values[0]]
+    assert speeds == pytest.approx([5120, 25_600])
+    assert describe_findings(rows[1:], False) == ["Every run measured so far has diverged."]
+
+
 def test_variants_are_compared_on_one_cluster(make_grid: MakeGrid) -> None:
     """The mean of the variant's runs is 5.62 × base, by the other cluster's GPU."""
     block = {"model": "tiny", "gpus": 1}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
@@ -68,9 +68,37 @@ def test_flops_on_axes() -> None:
 def test_long_names_keep_both_ends() -> None:
     wide, narrow = SHEETS
     name = "milli, 128 GPUs, decay+lr-0.001, leonardo"
-    assert wide.shorten(name) == name
-    assert narrow.shorten(name) == "milli, 128 G…01, leonardo"
-    assert narrow.shorten(name[:26]) == name[:26]
+    assert wide.shorten([name]) == [name]
+    assert narrow.shorten([name, name]) == 2 * ["milli, 128 G…01, leonardo"]
+    assert narrow.shorten([name[:26]]) == [name[:26]]
+    assert wide.shorten([name], most=20) == ["milli, 12… leonardo"]
+
+
+def test_shortened_names_stay_different() -> None:
+    """26 letters: more of the end, or what differs between the ends."""
+    narrow = SHEETS[1]
+    names = [f"a-model-of-many-words-{middle}, 2 GPUs" for middle in ("norm-00", "rope-01")]
+    short = ["a-model-of-m…m-00, 2 GPUs", "a-model-of-m…e-01, 2 GPUs", "tiny"]
+    assert narrow.shorten([*names, "tiny"]) == short
+    names = [f"a-model-of-many-words-{middle}, 2 GPUs of hers" for middle in ("norm-00", "rope-01")]
+    short = ["a-mo…rm-00, 2 GPUs of hers", "a-mo…pe-01, 2 GPUs of hers"]
+    assert narrow.shorten(names) == short
+    names = [f"a-model-of-many-words-{middle}-and-then-a-long-tail" for middle in ("one", "two")]
+    short = ["a-model-of…one…-long-tail", "a-model-of…two…-long-tail"]
+    assert narrow.shorten(names) == short
+    names = [f"{'a' * 30}{x}{'b' * 40}{y}{'c' * 30}" for x in "01" for y in "01"]
+    assert narrow.shorten(names) == [f"aaaaaaaaaa…cccccccccc ({n})" for n in (1, 2, 3, 4)]
+    # What differs may be longer than a label, and the names of different lengths.
+    names = [f"{'a' * 20}{n}{'b' * 40}{n}{'c' * 20}" for n in ("", "x", "y", "zz")]
+    assert len({*narrow.shorten(names)}) == 4
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sets(st.text("ab", min_size=1, max_size=70), min_size=1, max_size=12))
+def test_no_two_names_become_the_same(names: set[str]) -> None:
+    for sheet in SHEETS:
+        short = sheet.shorten(sorted(names))
+        assert len({*short}) == len(names)
 
 
 def test_the_rules_know_the_files_that_are_written(tmp_path: Path) -> None:

@@ -39,6 +39,15 @@ def test_lines_instead_of_a_table_tell_what_has_changed(
     ]  # fmt: skip
 
 
+def test_a_run_that_diverged_has_the_steps_that_it_made(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+    write_run(grid[0], outcome="diverged", steps_done=5)
+    write_run(grid[1])
+    seen = Watch(grid).look()[:2]
+    assert to_line(seen[0]).startswith(f"{grid[0].name}: diverged, step 5 of 40,")
+    assert to_line(seen[1]).startswith(f"{grid[1].name}: done, step 40,")
+
+
 def test_a_line_names_what_is_known(make_grid: MakeGrid) -> None:
     grid = make_grid({"run": {"logging": {"freq": 10}}})
     write_part(grid[0], share=0.6)
