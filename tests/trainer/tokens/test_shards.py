@@ -425,13 +425,16 @@ def test_the_command_reports_a_mistake_without_a_traceback(tmp_path: Path) -> No
 
 
 def test_the_command_tells_of_a_worker_that_ended(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    write_source(tmp_path, [["text"]])
+
     def fail(*_: object) -> NoReturn:
         raise WorkerError("src: a process was killed")
 
     monkeypatch.setattr(shards, "ensure_shards", fail)
-    assert main(["--root-dir", "data", "--source", "src", "--shards-dir", "shards"]) == 1
+    folders = ["--root-dir", str(tmp_path), "--shards-dir", str(tmp_path / "shards")]
+    assert main([*folders, "--source", "src"]) == 1
     assert capsys.readouterr().err == "src: a process was killed\n"
 
 
