@@ -19,15 +19,15 @@ CALLS = 20
 REPEATS = 5
 
 NORM_SETTINGS = ("NORM_TILE", "NORM_WARP", "NORM_WARPS")
-TILES = [
-    (tile, warp, warps)
-    for tile in (512, 1024, 2048, 4096)
-    for warp in (512, 1024)
-    for warps in (16, 32)
-    if warp <= tile
-]
-"""Values of these constants of triton_kernels.py to try. Of a row that one warp has, no warp waits
-for another."""
+TILES = (
+    *((2048, 512, 16), (2048, 512, 32), (1024, 512, 16), (4096, 1024, 16)),
+    *((512, 512, 16), (512, 512, 32), (1024, 1024, 16)),
+)
+"""Values of these constants of triton_kernels.py to try, first those in use. In the second line a
+warp has a whole row of 512 or 1024 numbers, and waits for no other."""
+
+TILED_SIZES = ("27.5M", "206M")
+"""Sizes at which they are tried; each compiles its own kernels."""
 
 NARROW = torch.bfloat16
 
@@ -49,12 +49,12 @@ def alone(bench: Bench) -> list[str]:
 
 
 def norms(bench: Bench) -> list[str]:
-    """Return the time of the norms, forward and backward, for each of `TILES`."""
+    """Return the time of the norms, forward and backward, for each of `TILES`, at two widths."""
     from trainer.model import triton_kernels
 
     rows = []
     kept = {name: getattr(triton_kernels, name) for name in NORM_SETTINGS}
-    for size in SIZES:
+    for size in TILED_SIZES:
         cells = []
         calls = [call for name, call, _ in _calls(bench, size) if "norm" in name]
         for tile in TILES:
