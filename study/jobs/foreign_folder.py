@@ -119,7 +119,8 @@ class ForeignFolder:
     def note(self, events: Sequence[Event]) -> None:
         """Write what a log tells, all of which has come since the last time."""
         now = self._elapsed_s()
-        for came_s, together in groupby(events, lambda event: _came_s(event, now)):
+        for at_s, together in groupby(events, lambda event: event.came_s):
+            came_s = now if at_s is None else at_s
             batch = list(together)
             entries = [event for event in batch if isinstance(event, Entry)]
             paused = self._share_pauses(entries)
@@ -129,7 +130,7 @@ class ForeignFolder:
                     self._record(event, next(moments), paused)
                     self.doubts.check(event, came_s)
                 else:
-                    self._evaluated(event)
+                    self._evaluated(event, came_s)
 
     def _share_pauses(self, entries: Sequence[Entry]) -> bool:
         """Whether entries that came together share their time, and with it the pause of one."""
@@ -259,7 +260,7 @@ class ForeignFolder:
                 startup["total_s"] = moment_s - later_s
         self._file.write_attempt(startup=startup)
 
-    def _evaluated(self, validation: Validation) -> None:
+    def _evaluated(self, validation: Validation, came_s: float) -> None:
         if validation.step < 1:
             return  # of the model before training
         if self._evaluations is None:
@@ -271,7 +272,7 @@ class ForeignFolder:
             step=validation.step,
             loss=finite(validation.loss),
             bits_per_byte=finite(validation.bits_per_byte),
-            elapsed_s=self._base_s + self._elapsed_s(),
+            elapsed_s=self._base_s + came_s,
             attempt=self._file.attempt.attempt,
         )
         self._evaluations.write(evaluation)
@@ -322,12 +323,6 @@ def _summarize(
         loss_validation=earlier.loss_validation if earlier else None,
         attempts=(attempt,),
     )
-
-
-def _came_s(event: Event, now: float) -> float:
-    """Return when an event came, s since the start of the attempt."""
-    came_s = event.came_s if isinstance(event, Entry) else None
-    return now if came_s is None else came_s
 
 
 def _has_time(entry: Entry) -> bool:

@@ -44,6 +44,8 @@ class Validation:
     loss: float | None = None
     """Nats per token."""
     bits_per_byte: float | None = None
+    came_s: float | None = None
+    """As that of an entry."""
 
 
 Event = Entry | Validation
@@ -100,7 +102,7 @@ class LineReader:
         if validation is not None or bits is not None:
             self._paused = True
             at = self._last if step is None else step
-            yield Validation(step=at, loss=validation, bits_per_byte=bits)
+            yield Validation(step=at, loss=validation, bits_per_byte=bits, came_s=came_s)
         is_training = bool(values.keys() - {"step", *NOT_OF_TRAINING})
         if step is not None and is_training:
             self._joins, self._begun = False, None

@@ -17,7 +17,8 @@ from study.measure.run_files import Run, read_run
 from study.measure.throughput import is_steady
 from study.trainers import LogConfig
 
-STEPS = {"format": "regex", "patterns": [r"step (?P<step>\d+) loss (?P<loss>\S+)"]}
+STEPS: dict[str, Any] = {"format": "regex", "patterns": [r"step (?P<step>\d+) loss (?P<loss>\S+)"]}
+VALIDATION = r"validation of (?P<step>\d+): (?P<validation_loss>\S+)"
 TITAN = {"format": "torchtitan"}
 
 
@@ -99,6 +100,17 @@ def test_lines_that_come_with_one_after_a_save_share_its_time(tmp_path: Path) ->
     log.write(7.0, steps(35, 40))
     found, times = steady(log.end(7.5))
     assert (found, times) == ([20, 35, 40], pytest.approx([0.1] * 3))
+
+
+def test_lines_that_come_with_a_validation_share_its_time(tmp_path: Path) -> None:
+    """Of 3 s, after step 20."""
+    log = Log(tmp_path, {**STEPS, "patterns": [*STEPS["patterns"], VALIDATION]})
+    log.write(1.0, steps(5))
+    log.write(2.0, steps(10, 15))
+    log.write(6.5, steps(20) + "validation of 20: 3.5\n" + steps(25, 30))
+    log.write(7.5, steps(35, 40))
+    found, times = steady(log.end(8.0))
+    assert (found, times) == ([10, 15, 35, 40], pytest.approx([0.1] * 4))
 
 
 def test_a_progress_bar_is_timed_by_its_own_lines(tmp_path: Path) -> None:
