@@ -115,16 +115,23 @@ class Band:
 
 def band(lines: Sequence[Line]) -> Band:
     """Return the band of some runs: in each part of a decade the median of the runs' own medians,
-    the lowest and the highest loss of any run. At least one loss is finite."""
+    of x and of the loss, and the lowest and the highest loss of any run. At least one loss is
+    finite."""
     per_decade = _band_parts(lines)
     found: dict[int, list[np.ndarray]] = {}
     for line in lines:
         known = np.isfinite(line.y)
         if not known.any():
             continue
-        parts, y = _parts(line.x[known], per_decade), line.y[known]
+        x, y = line.x[known], line.y[known]
+        parts = _parts(x, per_decade)
         starts = _first_of(parts)
-        of_parts = [[np.median(v), v.min(), v.max()] for v in np.split(y, starts[1:])]
+        of_parts = [
+            [np.median(log_x), np.median(v), v.min(), v.max()]
+            for log_x, v in zip(
+                np.split(np.log10(x), starts[1:]), np.split(y, starts[1:]), strict=True
+            )
+        ]
         # Between two of its points, a run is drawn as a line.
         every = np.arange(parts[0], parts[-1] + 1)
         for part, *values in zip(
@@ -134,12 +141,12 @@ def band(lines: Sequence[Line]) -> Band:
         ):
             found.setdefault(part, []).append(np.array(values))
     known_parts = sorted(found)
-    columns = [np.array(found[part]).T for part in known_parts]  # medians, lowest, highest
+    columns = [np.array(found[part]).T for part in known_parts]  # log x, median, lowest, highest
     return Band(
-        x=10 ** ((np.array(known_parts, dtype=float) + 0.5) / per_decade),
-        middle=np.array([np.median(medians) for medians, _, _ in columns]),
-        low=np.array([lowest.min() for _, lowest, _ in columns]),
-        high=np.array([highest.max() for _, _, highest in columns]),
+        x=10 ** np.array([np.median(logs) for logs, *_ in columns]),
+        middle=np.array([np.median(medians) for _, medians, *_ in columns]),
+        low=np.array([lowest.min() for *_, lowest, _ in columns]),
+        high=np.array([highest.max() for *_, highest in columns]),
         runs=len(lines),
     )
 

@@ -60,3 +60,15 @@ def test_the_band_of_runs_that_are_short_beside_their_start_up() -> None:
     assert drawn.x[-1] == pytest.approx(4.3, rel=0.01)
     assert drawn.middle[0] == pytest.approx(3.5, abs=0.01)
     assert drawn.middle[-1] == pytest.approx(3.3, abs=0.01)
+
+
+def test_runs_with_the_same_steps_have_a_band_at_these_steps() -> None:
+    """Also at the ends: no loss is drawn beyond the last step."""
+    steps = np.array([1.0, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0])
+    drawn = band([Line(steps, 6 - 0.1 * steps), Line(steps, 5 - 0.1 * steps)])
+    at = np.searchsorted(drawn.x, steps * (1 - 1e-9))
+    assert drawn.x[at] == pytest.approx(steps)
+    assert (drawn.x[0], drawn.x[-1]) == (pytest.approx(1), pytest.approx(40))
+    assert drawn.middle[at] == pytest.approx(5.5 - 0.1 * steps)
+    assert drawn.low[at] == pytest.approx(5 - 0.1 * steps)
+    assert (np.diff(drawn.x) > 0).all()
