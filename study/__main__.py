@@ -24,11 +24,12 @@ def throughput(options: argparse.Namespace) -> None:
     from study.measure.throughput import throughput_rows
 
     grid = _grid(options)
-    rows = throughput_rows(grid)
+    left_out: dict[str, str] = {}
+    rows = throughput_rows(grid, left_out)
     # It loads pandas, when a long run's records are no longer in memory.
     from study.measure.throughput_table import write_table
 
-    write_table(rows, options.output, find_failures(grid))
+    write_table(rows, options.output, find_failures(grid), left_out)
 
 
 def estimate(options: argparse.Namespace) -> None:

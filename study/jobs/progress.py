@@ -60,6 +60,12 @@ class Progress:
         self._finished += 1
         self._seconds.pop(cell.name, None)
         self._started.pop(cell.name, None)
+        # Until Slurm is asked again, it would be listed as running, too.
+        self._listed = {
+            label: job
+            for label, job in self._listed.items()
+            if self._cells[label].name != cell.name
+        }
 
     def polled(self, listing: Listing) -> None:
         """Take squeue's answer; point out the jobs that waiting alone does not start."""
@@ -87,14 +93,16 @@ class Progress:
         running = [label for label, job in self._listed.items() if job.state == "RUNNING"]
         paused = sum(job.state in SUSPENDED for job in self._listed.values())
         waiting = [job for job in self._listed.values() if job.state in WAITING]
-        reasons = Counter(job.reason for job in waiting)
+        # Slurm has "None" where it has not looked yet, and says after a comma which nodes it means.
+        reasons = Counter(job.reason.partition(",")[0].replace("None", "") for job in waiting)
         named = ", ".join(self._describe(self._cells[label]) for label in running[:NAMED])
         more = f", {len(running) - NAMED} more" if len(running) > NAMED else ""
         parts = [f"{len(running)} running" + (f" ({named}{more})" if named else "")]
         parts += [f"{paused} suspended"] if paused else []
         if reasons:
-            why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-            parts.append(f"{sum(reasons.values())} waiting ({why})")
+            known = [f"{count} {reason}" for reason, count in reasons.most_common() if reason]
+            why = f" ({', '.join(known)})" if known else ""
+            parts.append(f"{sum(reasons.values())} waiting{why}")
         if not_submitted:
             parts.append(f"{not_submitted} not yet submitted")
         parts.append(f"{self._finished} of {self._total} finished{self._share()}")
@@ -115,6 +123,9 @@ class Progress:
         at = f" at step {summary.steps_done} of {cell.run.steps}" if summary else ""
         parts = [cell.cluster, cell.model, str(cell.gpus)]
         parts += [] if cell.variant == "base" else [cell.variant]
+        parts += (
+            [f"seed-{cell.seed}"] if len({one.seed for one in self._cells.values()}) > 1 else []
+        )
         return f"{'/'.join(parts)}{at}"
 
     def _end(self, running: int) -> datetime | None:

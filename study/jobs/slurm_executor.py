@@ -265,12 +265,13 @@ class SlurmExecutor(Decisions, PluginExecutor):
         """Keep an earlier invocation's job for the same work, if there is one; say so.
 
         One that runs is kept whatever its request was: its steps are not lost. One that waits with
-        another request is cancelled.
+        another request is cancelled, unless another Snakemake here waits for it.
         """
         known, queued = self._earlier.pop(prepared.comment, (None, None))
         if known is None or queued is None:
             return False
-        if queued.state == "PENDING" and known.digest != prepared.digest and known.is_ours:
+        is_other = known.digest != prepared.digest and known.is_ours and not known.is_watched
+        if queued.state == "PENDING" and is_other:
             known.cancel()
             say(f"Slurm job {known.label} waited with an earlier request; it is replaced.")
             return False

@@ -20,7 +20,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 from study.cluster_config import SlurmConfig
 from study.jobs.decisions import is_training
 from study.jobs.slurm_commands import name_of_user
-from study.jobs.submitted import Submission, comment_of
+from study.jobs.submitted import Submission, comment_of, name_process
 
 FORBIDDEN = {
     "--array": "several jobs would train in one folder; vary an axis of the grid instead",
@@ -87,6 +87,7 @@ class Prepared:
         return Submission(
             *(job_id, cluster, self.name, self.comment, self.digest, self.log_of(job_id)),
             name_of_user(),
+            name_process(os.getpid()),
         )
 
     @property

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +34,8 @@ class Submission:
     log: str
     user: str | None = None
     """Who submitted it; None in records of earlier versions: the owner of the file."""
+    process: str | None = None
+    """The process that submitted it, see `name_process`; None in records of earlier versions."""
 
     @property
     def label(self) -> str:
@@ -44,9 +47,29 @@ class Submission:
         """Whether this user submitted it."""
         return self.user == name_of_user()
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether the process that submitted it still runs, on this machine."""
+        pid = (self.process or "").split(" ")[1:2]
+        if pid == [] or not pid[0].isdecimal() or int(pid[0]) == os.getpid():
+            return False
+        return name_process(int(pid[0])) == self.process
+
     def cancel(self) -> None:
         """Cancel the job."""
         cancel_jobs([self.job_id], self.cluster)
+
+
+def name_process(pid: int) -> str | None:
+    """Return what tells a process from all others: host, pid and start (proc(5), field 22 of stat).
+
+    None if it does not run.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return f"{socket.gethostname()} {pid} {stat.rpartition(')')[2].split()[19]}"
 
 
 Found: TypeAlias = tuple[Submission, QueuedJob]

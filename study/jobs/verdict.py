@@ -89,7 +89,8 @@ def is_time_up(used_s: float | None, limit_s: float | None, warn_s: int) -> bool
 
 def judge(end: End) -> Verdict:
     """Return what becomes of a job."""
-    if end.complete and end.state in ("COMPLETED", GONE, "PREEMPTED", "NODE_FAIL"):
+    ended = ("COMPLETED", GONE, "PREEMPTED", "NODE_FAIL", "CANCELLED", "TIMEOUT", "DEADLINE")
+    if end.complete and end.state in ended:  # perhaps by another job
         return Verdict("done")
     if end.state == "CANCELLED":
         return Verdict(

@@ -37,6 +37,9 @@ class Run:
         return self.records[-1].elapsed_s if self.records else None
 
 
+CHANGED = "the settings have changed since the run"
+
+
 def read_run(folder: str | Path) -> Run | None:
     """Return the records in a run's folder; None if no run was started."""
     summary = read_summary(folder)
@@ -50,24 +53,27 @@ def read_run(folder: str | Path) -> Run | None:
     return Run(summary=summary, records=records, evaluations=evaluations)
 
 
-def each_run(grid: Grid) -> Iterator[tuple[Cell, Run]]:
+def each_run(grid: Grid, left_out: dict[str, str] | None = None) -> Iterator[tuple[Cell, Run]]:
     """Yield the runs of a study's cells, in the grid's order; each is read when it is asked for.
 
     A run whose settings differ from the current ones of its cell, or whose files are damaged, is
-    left out, with a message on standard error. Raises ConfigError if a run's parameter count
-    differs from the study's: then everything derived from the shape would be wrong.
+    left out, with a message on standard error, and name of its cell -> the reason in `left_out`.
+    Raises ConfigError if a run's parameter count differs from the study's: then everything derived
+    from the shape would be wrong.
     """
+    reasons = {} if left_out is None else left_out
     for cell in grid:
         try:
             run = _read_whole(cell)
         except ConfigError as error:
             print(f"{error}; the run is left out", file=sys.stderr)
+            reasons[cell.name] = _in_a_line(error)
             continue
         if run is None:
             continue
         if is_stale(cell, run.summary):
-            message = "left out; the settings have changed since the run"
-            print(f"{cell.folder}: {message}", file=sys.stderr)
+            print(f"{cell.folder}: left out; {CHANGED}", file=sys.stderr)
+            reasons[cell.name] = CHANGED
             continue
         if run.summary.params != cell.params:
             raise ConfigError(
@@ -85,8 +91,12 @@ def find_damage(cell: Cell) -> str:
     try:
         _read_whole(cell)
     except ConfigError as error:
-        return f"{Path(error.source).name}: {error.problems[0]}"
+        return _in_a_line(error)
     return ""
+
+
+def _in_a_line(error: ConfigError) -> str:
+    return f"{Path(error.source).name}: {error.problems[0]}"
 
 
 def _read_whole(cell: Cell) -> Run | None:

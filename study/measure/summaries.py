@@ -66,12 +66,12 @@ def find_failures(cells: Iterable[Cell]) -> dict[str, str]:
     return found
 
 
-def describe_failures(failures: Mapping[str, str]) -> list[str]:
+def describe_failures(failures: Mapping[str, str], what: str = "failed") -> list[str]:
     """Return a line for each reason: `a, b and 3 more failed: out of memory`."""
     lines = []
     for reason, names in group_by(failures, lambda name: failures[name]).items():
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-        lines.append(f"{', '.join(names[:MOST_NAMED])}{more} failed: {reason.rstrip('.')}")
+        lines.append(f"{', '.join(names[:MOST_NAMED])}{more} {what}: {reason.rstrip('.')}")
     return lines
 
 

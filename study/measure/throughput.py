@@ -25,14 +25,14 @@ from trainer.flops import flops_per_token, utilisation
 from trainer.records import RunSummary, finite
 
 
-def throughput_rows(grid: Grid) -> list[ThroughputRow]:
+def throughput_rows(grid: Grid, left_out: dict[str, str] | None = None) -> list[ThroughputRow]:
     """Return one row for each cell that was run with its current settings, in the grid's order.
 
-    Raises ConfigError if a run's files are malformed, or if its parameter count differs from the
-    study's.
+    Of others, name of the cell -> why there is none is in `left_out`, see `each_run`. Raises
+    ConfigError if a run's files are malformed, or if its parameter count differs from the study's.
     """
     cells, rows, contents = [], [], []
-    for cell, run in each_run(grid):
+    for cell, run in each_run(grid, left_out):
         cells.append(cell)
         rows.append(_row(cell, run))
         contents.append(run.summary.content)

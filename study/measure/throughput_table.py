@@ -158,13 +158,19 @@ def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in lines]
 
 
-def to_markdown(table: pd.DataFrame, failures: Mapping[str, str] | None = None) -> str:
-    """Return the table for people, with notes on missing values, on its marks and on failed cells.
+def to_markdown(
+    table: pd.DataFrame,
+    failures: Mapping[str, str] | None = None,
+    left_out: Mapping[str, str] | None = None,
+) -> str:
+    """Return the table for people, with notes on missing values, on its marks, and on cells that it
+    lacks.
 
-    `failures`: name of a cell -> why it failed.
+    `failures`: name of a cell -> why it failed; `left_out`: -> why the table is without its run.
     """
     headings, rows = readable_throughput(table)
     failed = describe_failures(failures or {})
+    failed += describe_failures(left_out or {}, what="left out")
     if not rows:
         return "No run has been measured yet.\n" + _notes(failed)
     text = markdown_table(headings, rows)
@@ -198,10 +204,14 @@ def is_numeric(column: Iterable[str]) -> bool:
 
 
 def write_table(
-    rows: Sequence[ThroughputRow], csv_path: Path, failures: Mapping[str, str] | None = None
+    rows: Sequence[ThroughputRow],
+    csv_path: Path,
+    failures: Mapping[str, str] | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the table as CSV, and next to it as Markdown, with the failed cells of a study."""
-    write_csv_and_markdown(csv_path, rows, ThroughputRow, to_markdown(to_frame(rows), failures))
+    """Write the table as CSV, and next to it as Markdown, with the cells that it lacks and why."""
+    text = to_markdown(to_frame(rows), failures, left_out)
+    write_csv_and_markdown(csv_path, rows, ThroughputRow, text)
 
 
 def read_table(csv_path: Path) -> pd.DataFrame:

@@ -33,6 +33,40 @@ def test_the_line_says_what_runs_and_waits_and_until_when(grid: Grid) -> None:
     assert "; 1 not yet submitted; 0 of 3 finished; done at about " in line
 
 
+def test_a_run_that_is_complete_no_longer_runs(grid: Grid) -> None:
+    """Also until Slurm is asked again."""
+    progress = Progress(grid)
+    progress.expect({cell.name: 60.0 for cell in grid[:2]})
+    for number, cell in enumerate(grid[:2], start=1):
+        progress.submitted(cell, str(number))
+    progress.polled(listing(*(QueuedJob(str(n), "RUNNING", "None", "", "") for n in (1, 2))))
+    progress.finished(grid[0])
+    line = progress.line(not_submitted=0)
+    assert "1 running (" in line and "1 of 2 finished" in line
+    progress.finished(grid[1])
+    assert "0 running; 2 of 2 finished" in progress.line(not_submitted=0)
+
+
+def test_reasons_are_short_and_seeds_are_told_apart(make_grid: MakeGrid) -> None:
+    block = {"cluster": "here", "model": "tiny", "gpus": 1, "seed": [1, 2, 3, 4]}
+    grid = make_grid({"grid": [block]})
+    progress = Progress(grid)
+    for number, cell in enumerate(grid):
+        progress.submitted(cell, str(number))
+    down = "ReqNodeNotAvail, UnavailableNodes:miso[1-2], 1 Nodes required for job are DOWN"
+    progress.polled(
+        listing(
+            QueuedJob("0", "RUNNING", "None", "", ""),
+            QueuedJob("1", "PENDING", down, "", ""),
+            QueuedJob("2", "PENDING", "None", "", ""),
+        )
+    )
+    line = progress.line(not_submitted=0)
+    assert "1 running (here/tiny/1/seed-1); 2 waiting (1 ReqNodeNotAvail); " in line
+    progress.polled(listing(QueuedJob("2", "PENDING", "None", "", "")))
+    assert "; 1 waiting; " in progress.line(not_submitted=0)
+
+
 def test_the_end_allows_for_the_time_that_runs_have_run(
     grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 tests/slurm tests the same on Slurm's daemons.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import yaml
 
 from study.grid import Grid
 from study.jobs import slurm_executor, slurm_jobs, slurm_queue, submitted
-from study.jobs.slurm_commands import Answer
+from study.jobs.slurm_commands import Answer, name_of_user
 from study.jobs.slurm_executor import SlurmExecutor
 from study.jobs.slurm_jobs import Listing, QueuedJob
 from study.jobs.slurm_queue import SlurmQueue
 from study.jobs.slurm_request import Prepared, comment_of_job
 from study.jobs.submission import Request
-from study.jobs.submitted import Submission
+from study.jobs.submitted import Submission, name_process
 from study.load import load_study
 from tests.study.jobs.stand_ins import Polled, check, job_of
 
@@ -249,3 +250,22 @@ def test_studies_whose_names_share_a_prefix_do_not_match_each_others_jobs(
         executor._queue.jobs.clear()
         executor._doubtful = prepared.name + prepared.comment
         assert (executor._recover(prepared) is not None) == finds
+
+
+@pytest.mark.parametrize(("by", "kept"), [("another", True), ("one that ended", False)])
+def test_a_job_that_waits_with_another_request_is_left_to_a_snakemake_that_watches_it(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch, by: str, kept: bool
+) -> None:
+    """Of a second clone, say; the parent of this process runs as long as it does."""
+    cancelled: list[str] = []
+    monkeypatch.setattr(submitted, "cancel_jobs", lambda ids, cluster: cancelled.extend(ids))
+    executor = Polled(grid)
+    job = job_of(grid)[0].job
+    process = name_process(os.getppid()) if by == "another" else "elsewhere 1 1"
+    log = str(executor.slurm_logdir / "7.log")
+    name = executor._name(job)
+    known = Submission("7", None, name, "cell one", "digest", log, name_of_user(), process)
+    executor._earlier = {"cell one": (known, QueuedJob("7", "PENDING", "None", name, "cell one"))}
+    prepared = Prepared([], "", name, "cell one", None, executor.slurm_logdir / "%j.log")
+    assert executor._keep_earlier(job, prepared) is kept
+    assert cancelled == ([] if kept else ["7"])

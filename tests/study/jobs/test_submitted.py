@@ -1,7 +1,11 @@
 """The record of submitted jobs, with a squeue that answers as it is told."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 from study.jobs import submitted
 from study.jobs.slurm_commands import name_of_user
 from study.jobs.slurm_jobs import Listing, QueuedJob
-from study.jobs.submitted import Record, Submission
+from study.jobs.submitted import Record, Submission, name_process
 
 
 def submission(
@@ -166,3 +170,16 @@ def test_a_record_that_cannot_be_shortened_is_used_as_it_is(
     answer(monkeypatch, {(None, "2"): queued("2", "RUNNING")})
     assert list(record.find_queued({"runs", "ended"})) == ["runs"]
     assert len(record.submissions()) == 2
+
+
+def test_a_job_is_watched_as_long_as_the_process_that_submitted_it_runs() -> None:
+    """Another one that has got its pid meanwhile is none."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        made = replace(submission("1", "one"), process=name_process(process.pid))
+        assert made.is_watched
+        host, pid, start = str(made.process).split(" ")
+        for other in (f"{host} {pid} {int(start) + 1}", f"elsewhere {pid} {start}", "x", None):
+            assert not replace(made, process=other).is_watched
+        process.communicate(b"\n")
+    assert not made.is_watched
+    assert not replace(made, process=name_process(os.getpid())).is_watched

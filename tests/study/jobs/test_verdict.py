@@ -58,6 +58,12 @@ def test_preemption_is_not_a_failure_even_before_the_first_step() -> None:
     assert judge(End("PREEMPTED", complete=False)).action == "continue"
 
 
+@pytest.mark.parametrize("state", ["CANCELLED", "TIMEOUT", "DEADLINE"])
+def test_a_job_whose_run_is_complete_is_done_however_it_ended(state: str) -> None:
+    """As after another clone's job has trained the cell while this one waited."""
+    assert judge(End(state, complete=True)).action == "done"
+
+
 def test_cancelled_is_told_as_cancelled_though_the_run_saved() -> None:
     verdict = judge(End("CANCELLED", complete=False, saved_step=12))
     assert verdict.action == "give up"

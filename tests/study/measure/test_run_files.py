@@ -157,8 +157,10 @@ def test_a_stale_run_is_left_out_with_a_message(
     grid = make_grid()
     write_run(grid[0])
     write_run(grid[1], fingerprint="0" * 16)
-    assert [cell.name for cell, _ in each_run(grid)] == [grid[0].name]
+    left_out: dict[str, str] = {}
+    assert [cell.name for cell, _ in each_run(grid, left_out)] == [grid[0].name]
     assert f"{grid[1].folder}: left out; the settings have changed" in capsys.readouterr().err
+    assert left_out == {grid[1].name: "the settings have changed since the run"}
 
 
 def test_a_completed_run_that_has_lost_records_is_left_out(

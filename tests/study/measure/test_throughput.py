@@ -327,6 +327,21 @@ def test_a_speed_above_the_roofline_is_marked_too(make_grid: MakeGrid) -> None:
     assert "†" not in to_markdown(throughput_table(grid))
 
 
+def test_the_table_says_which_runs_it_lacks_and_why(make_grid: MakeGrid, tmp_path: Path) -> None:
+    """One whose study was edited while it ran, and one whose folder was deleted meanwhile."""
+    grid = make_grid()
+    write_run(grid[0], fingerprint="0" * 16)
+    write_run(grid[1])
+    Path(grid[1].folder, "metrics.jsonl").unlink()
+    left_out: dict[str, str] = {}
+    rows = throughput_rows(grid, left_out)
+    write_table(rows, tmp_path / "throughput.csv", left_out=left_out)
+    text = (tmp_path / "throughput.md").read_text()
+    assert text.startswith("No run has been measured yet.\n")
+    assert f"note: {grid[0].name} left out: the settings have changed since the run.\n" in text
+    assert f"note: {grid[1].name} left out: metrics.jsonl: ends at step 0; expected step" in text
+
+
 def test_without_runs_the_table_is_empty(make_grid: MakeGrid, tmp_path: Path) -> None:
     grid = make_grid()
     assert throughput_table(grid).empty
