@@ -37,7 +37,7 @@ class Run:
         return self.records[-1].elapsed_s if self.records else None
 
 
-CHANGED = "the settings have changed since the run"
+STALE = "left out; the settings have changed since the run"
 
 
 def read_run(folder: str | Path) -> Run | None:
@@ -72,8 +72,8 @@ def each_run(grid: Grid, left_out: dict[str, str] | None = None) -> Iterator[tup
         if run is None:
             continue
         if is_stale(cell, run.summary):
-            print(f"{cell.folder}: left out; {CHANGED}", file=sys.stderr)
-            reasons[cell.name] = CHANGED
+            print(f"{cell.folder}: {STALE}", file=sys.stderr)
+            reasons[cell.name] = STALE.partition("; ")[2]
             continue
         if run.summary.params != cell.params:
             raise ConfigError(

@@ -62,10 +62,11 @@ def test_a_stop_that_ranks_have_handled_is_no_failure_of_torchrun(tmp_path: Path
     assert printed.splitlines()[-1] == "torchrun: ended by SIGTERM"
 
 
-def test_ranks_of_a_machine_refuse_a_config_once_before_torchruns_summary() -> None:
+def test_ranks_of_a_machine_refuse_a_config_at_most_once_before_torchruns_summary() -> None:
+    """If another rank is faster, torchrun ends the one that would print."""
     process = start("-m", "trainer", "config=nowhere.yaml")
     printed, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     before, _, summary = printed.partition("trainer FAILED")
-    assert before.count("nowhere.yaml: 1 problem\n") == 1
+    assert before.count("nowhere.yaml: 1 problem\n") <= 1
     assert "nowhere.yaml: 1 problem\n" in summary
