@@ -49,6 +49,15 @@ def cgroup_quota(root: Path = CGROUP) -> float | None:
         return None
 
 
+def start_ticks(pid: int) -> int:
+    """Return when a process started, in clock ticks since boot (proc(5), field 22 of stat).
+
+    Raises OSError if it does not run.
+    """
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[19])
+
+
 def memory_bytes(meminfo: Path = MEMINFO, root: Path = CGROUP) -> int | None:
     """Return the bytes of RAM and swap space, at most the cgroup's limit; None if not known."""
     sizes = _memory_sizes(meminfo)

@@ -2,7 +2,8 @@
 
 import os
 import time
-from pathlib import Path
+
+from trainer.host import start_ticks
 
 
 class Startup:
@@ -35,7 +36,6 @@ class Startup:
 
 
 def _age_s(pid: int) -> float:
-    """Return the seconds since a process started (proc(5), field 22 of stat)."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    ticks = int(stat.rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    """Return the seconds since a process started."""
+    started_s = start_ticks(pid) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_s

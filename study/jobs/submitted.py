@@ -18,6 +18,7 @@ from study.jobs.messages import say
 from study.jobs.slurm_commands import name_of_user
 from study.jobs.slurm_jobs import QueuedJob, cancel_jobs, label_of, list_jobs
 from trainer.files import write_atomically
+from trainer.host import start_ticks
 from trainer.json_files import parse_json
 
 
@@ -61,15 +62,11 @@ class Submission:
 
 
 def name_process(pid: int) -> str | None:
-    """Return what tells a process from all others: host, pid and start (proc(5), field 22 of stat).
-
-    None if it does not run.
-    """
+    """Return what tells a process from all others: host, pid and start; None if it does not run."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return f"{socket.gethostname()} {pid} {start_ticks(pid)}"
     except OSError:
         return None
-    return f"{socket.gethostname()} {pid} {stat.rpartition(')')[2].split()[19]}"
 
 
 Found: TypeAlias = tuple[Submission, QueuedJob]
