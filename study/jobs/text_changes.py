@@ -14,7 +14,7 @@ from study.jobs.workflow import text_files
 from study.measure.summaries import find_content
 from trainer.json_files import parse_json
 from trainer.problems import ConfigError
-from trainer.tokens.text_files import are_alike, describe_files, list_text_files
+from trainer.tokens.text_files import are_alike, describe_texts, list_text_files
 
 CHANGED = "its text has changed"
 NEWER = "its text is newer: trained again if it differs"
@@ -41,7 +41,7 @@ class TextChanges:
     def outdated(self) -> list[str]:
         """The files that list shards made of other text files than those that are there now.
 
-        Snakemake would notice newer files only; another folder's, or those of an archive, are not.
+        Snakemake notices only newer files; those of another folder or an archive may be older.
         """
         names = self._grid.sources
         return [file for name in names if self._is_replaced(name, file := self._list_of(name))]
@@ -106,10 +106,9 @@ class TextChanges:
         results alone, or if they cannot be found out."""
         data = self._grid.sources[name]
         root = Path(data.root_dir)
-        of_tokenizer = [] if data.tokenizer.path is None else [Path(data.tokenizer.path)]
         try:
-            texts = list_text_files(root, Path(name).name).on_disk
-            return describe_files(root, [*texts, *of_tokenizer]) if texts else None
+            texts = list_text_files(root, Path(name).name)
+            return describe_texts(root, texts, data.tokenizer.path) if texts.on_disk else None
         except ConfigError:
             return None
 

@@ -41,7 +41,7 @@ from trainer.tokens.shard_folder import (
     unused,
     write_manifest,
 )
-from trainer.tokens.text_files import Stat, TextFiles, describe_files, find_text_files
+from trainer.tokens.text_files import Stat, TextFiles, describe_texts, find_text_files
 
 IN_PIECES_BYTES = 2**26
 """Least bytes of text that are tokenised in pieces: for less, starting workers does not pay off."""
@@ -205,7 +205,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         tokenizer = _tokenizer_config(given)
         # Before they are read: what changes meanwhile will be noticed.
-        made_of = _describe_files(Path(given.root_dir), given.source, tokenizer)
+        root = Path(given.root_dir)
+        made_of = describe_texts(root, find_text_files(root, given.source), tokenizer.path)
         shards = ensure_shards(
             given.root_dir,
             given.source,
@@ -231,12 +232,6 @@ def main(arguments: Sequence[str]) -> int:
         f"{shards.val_tokens:,} held out, in {shards.folder}"
     )
     return 0
-
-
-def _describe_files(root: Path, source: str, tokenizer: TokenizerConfig) -> dict[str, Any]:
-    """Return the facts of the text files and of the tokenizer's file."""
-    of_tokenizer = [] if tokenizer.path is None else [Path(tokenizer.path)]
-    return describe_files(root, [*find_text_files(root, source).on_disk, *of_tokenizer])
 
 
 def _tokenizer_config(given: argparse.Namespace) -> TokenizerConfig:

@@ -103,6 +103,13 @@ def describe_files(root: Path, paths: Iterable[Path]) -> dict[str, Any]:
     return {"root": str(root.absolute()), "files": files}
 
 
+def describe_texts(root: Path, texts: TextFiles, tokenizer: str | None) -> dict[str, Any]:
+    """Return the facts of all files that shards are made of: the texts, and the tokenizer's file,
+    if it has one. Raises ConfigError."""
+    of_tokenizer = [] if tokenizer is None else [Path(tokenizer)]
+    return describe_files(root, [*texts.on_disk, *of_tokenizer])
+
+
 def are_alike(before: dict[str, Any], now: dict[str, Any]) -> bool:
     """Return whether files are what they were, by two results of `describe_files`.
 
