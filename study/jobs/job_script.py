@@ -175,7 +175,7 @@ def what_node_lacks(code: str, log: Path, folders: Sequence[str | Path], results
     if code == f"{OUT_OF_SIGHT}:0":
         gone = _find_gone(log)
         if gone:
-            return f"Its input {gone} was deleted before it started. Start Snakemake again."
+            return f"Its input {gone} was deleted before the job started. Start Snakemake again."
         *some, last = dict.fromkeys(map(str, folders))
         expected = f"expected all, and the environment, {mounted}"
         return f"Its node does not see the folder {', '.join(some)} or {last}: {expected}"

@@ -22,6 +22,9 @@ SUSPENDED = frozenset({"SUSPENDED", "STOPPED"})
 SHOWN = WAITING | SUSPENDED | {"RUNNING"}
 """States that the line counts."""
 
+NOT_LOOKED_AT = "None"
+"""Slurm's reason for a job that it has not looked at yet."""
+
 NAMED = 3
 """Running cells that are named in the line."""
 
@@ -93,14 +96,18 @@ class Progress:
         running = [label for label, job in self._listed.items() if job.state == "RUNNING"]
         paused = sum(job.state in SUSPENDED for job in self._listed.values())
         waiting = [job for job in self._listed.values() if job.state in WAITING]
-        # Slurm has "None" where it has not looked yet, and says after a comma which nodes it means.
-        reasons = Counter(job.reason.partition(",")[0].replace("None", "") for job in waiting)
+        # What follows a comma are the nodes that it means.
+        reasons = Counter(job.reason.partition(",")[0] for job in waiting)
         named = ", ".join(self._describe(self._cells[label]) for label in running[:NAMED])
         more = f", {len(running) - NAMED} more" if len(running) > NAMED else ""
         parts = [f"{len(running)} running" + (f" ({named}{more})" if named else "")]
         parts += [f"{paused} suspended"] if paused else []
         if reasons:
-            known = [f"{count} {reason}" for reason, count in reasons.most_common() if reason]
+            known = [
+                f"{count} {reason}"
+                for reason, count in reasons.most_common()
+                if reason != NOT_LOOKED_AT
+            ]
             why = f" ({', '.join(known)})" if known else ""
             parts.append(f"{sum(reasons.values())} waiting{why}")
         if not_submitted:
@@ -123,9 +130,8 @@ class Progress:
         at = f" at step {summary.steps_done} of {cell.run.steps}" if summary else ""
         parts = [cell.cluster, cell.model, str(cell.gpus)]
         parts += [] if cell.variant == "base" else [cell.variant]
-        parts += (
-            [f"seed-{cell.seed}"] if len({one.seed for one in self._cells.values()}) > 1 else []
-        )
+        seeds = {one.seed for one in self._cells.values()}
+        parts += [f"seed-{cell.seed}"] if len(seeds) > 1 else []
         return f"{'/'.join(parts)}{at}"
 
     def _end(self, running: int) -> datetime | None:

@@ -270,8 +270,8 @@ class SlurmExecutor(Decisions, PluginExecutor):
         known, queued = self._earlier.pop(prepared.comment, (None, None))
         if known is None or queued is None:
             return False
-        is_other = known.digest != prepared.digest and known.is_ours and not known.is_watched
-        if queued.state == "PENDING" and is_other:
+        is_outdated = queued.state == "PENDING" and known.digest != prepared.digest
+        if is_outdated and known.is_ours and not known.is_watched:
             known.cancel()
             say(f"Slurm job {known.label} waited with an earlier request; it is replaced.")
             return False

@@ -66,10 +66,13 @@ def find_failures(cells: Iterable[Cell]) -> dict[str, str]:
     return found
 
 
-def describe_failures(failures: Mapping[str, str], what: str = "failed") -> list[str]:
-    """Return a line for each reason: `a, b and 3 more failed: out of memory`."""
+def describe_reasons(reasons: Mapping[str, str], what: str) -> list[str]:
+    """Return a line for each reason, such as `a, b and 3 more failed: out of memory`.
+
+    `reasons`: name of a cell -> why it has `what`.
+    """
     lines = []
-    for reason, names in group_by(failures, lambda name: failures[name]).items():
+    for reason, names in group_by(reasons, lambda name: reasons[name]).items():
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         lines.append(f"{', '.join(names[:MOST_NAMED])}{more} {what}: {reason.rstrip('.')}")
     return lines

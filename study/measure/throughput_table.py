@@ -12,7 +12,7 @@ from study import markdown
 from study.files import write_csv_and_markdown
 from study.formats import format_number
 from study.measure.doubts import footnotes
-from study.measure.summaries import describe_failures
+from study.measure.summaries import describe_reasons
 from study.measure.throughput_row import ThroughputRow, read_rows
 from study.trainers import DEFAULT_TRAINER
 
@@ -169,16 +169,16 @@ def to_markdown(
     `failures`: name of a cell -> why it failed; `left_out`: -> why the table is without its run.
     """
     headings, rows = readable_throughput(table)
-    failed = describe_failures(failures or {})
-    failed += describe_failures(left_out or {}, what="left out")
+    lacking = describe_reasons(failures or {}, "failed")
+    lacking += describe_reasons(left_out or {}, "left out")
     if not rows:
-        return "No run has been measured yet.\n" + _notes(failed)
+        return "No run has been measured yet.\n" + _notes(lacking)
     text = markdown_table(headings, rows)
     unrated = table.loc[table["tflops_per_gpu"].notna() & table["mfu"].isna(), "cluster"]
     if len(unrated):
         names = ", ".join(dict.fromkeys(unrated))
         text += f"\nnote: no MFU for {names}, whose peak_tflops is not in clusters.yaml.\n"
-    return text + _notes([*notes(table), *failed])
+    return text + _notes([*notes(table), *lacking])
 
 
 def _notes(texts: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from study.grid_check import unused_variants
 from study.jobs.launch import request_line
 from study.jobs.text_changes import CHANGED, TextChanges
 from study.measure.changes import MOST_EXPLAINED, UNKNOWN, describe_change
-from study.measure.summaries import describe_failures, first_line, is_stale, read_failure
+from study.measure.summaries import describe_reasons, first_line, is_stale, read_failure
 from study.placements import Placement, Prospect
 from study.sequences import evenly
 from study.trainer_command import command
@@ -146,7 +146,7 @@ def format_plan(grid: Grid, rows: Sequence[PlanRow], forecast: Forecast) -> str:
     table = tabulate([_cells(row) for row in rows], headings, "simple", disable_numparse=True)
     lines = format_placements(grid).splitlines()
     failures = {row.cell.name: row.failure for row in rows if row.failure}
-    lines += [f"{line}." for line in describe_failures(failures)]
+    lines += [f"{line}." for line in describe_reasons(failures, "failed")]
     lines += [f"{row.cell.name}: {row.warning}." for row in rows if row.warning]
     lines += format_budget(grid.study.budget, rows)
     waiting = {row.cell.name for row in rows if row.estimate.basis not in MEASURED}

@@ -14,13 +14,15 @@ def check(config: RunConfig, ranks: Ranks) -> None:
     Linux would let such a run begin, and kill it without a message once it uses what it has asked
     for. Activations come on top, so a run that passes may still not fit.
     """
-    there = host.memory_bytes() if config.device == "cpu" else None
+    there = host.memory_bytes()
+    if config.device != "cpu" or there is None:
+        return
     model, vocab_size = config.model, config.data.tokenizer.vocab_size
     count = count_parameters(model, vocab_size).total
     costs = optimizer_costs(config.optim.name, model, vocab_size)
     copies = ranks.local_size / (ranks.size if config.distributed.is_sharded(ranks.size) else 1)
     needed = count * costs.memory_bytes * copies
-    if there is not None and needed > there:
+    if needed > there:
         raise ConfigError(
             "run",
             [

@@ -19,7 +19,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from trainer.config import TokenizerConfig
 from trainer.data_config import TokenizerName
