@@ -39,6 +39,19 @@ grid:
   - {cluster: here, model: [tiny, wide], gpus: [1, 2]}
 """
 
+CONTINUED: dict[str, Any] = {
+    "variants": {"stable": {}, "on": {}},
+    "run": {"steps": 240, "checkpoint": {"dump": {"every": 240, "keep": 0}}},
+    "grid": [
+        {"cluster": "here", "model": "tiny", "gpus": 1, "variant": "stable"},
+        {
+            **{"cluster": "here", "model": "tiny", "gpus": 1, "variant": "on", "steps": 300},
+            "from": {"cell": "stable", "at": "100%"},
+        },
+    ],
+}
+"""A run of 240 steps, and one of 300 that continues it."""
+
 GUIDE = {
     # The first Slurm row of the group's guide: 27.5M, 8x H200, 131,072 tokens per step, 500 steps.
     "models": {"small": {"dim": 512, "n_layers": 8, "n_heads": 8}},

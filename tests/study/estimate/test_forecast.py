@@ -19,7 +19,7 @@ from study.estimate.scored import ScoredPrediction
 from study.jobs.launch import slurm_resources
 from study.jobs.verdict import Shortage
 from study.measure.evidence import known_measurements
-from tests.study.conftest import MakeGrid, measured, write_run
+from tests.study.conftest import CONTINUED, MakeGrid, measured, write_run
 from trainer.problems import ConfigError
 
 PAIR = {"grid": [{"cluster": "fast", "model": "tiny", "gpus": [1, 2]}]}
@@ -72,15 +72,7 @@ def test_scored_predictions_are_shown_in_percent() -> None:
 
 def test_a_run_that_continues_another_takes_its_own_steps(make_grid: MakeGrid) -> None:
     """60 of its 300 steps, at 1 s each; the trunk's 240 were another run."""
-    cell = {"cluster": "here", "model": "tiny", "gpus": 1}
-    branch = {**cell, "variant": "on", "steps": 300, "from": {"cell": "stable", "at": "100%"}}
-    grid = make_grid(
-        {
-            "variants": {"stable": {}, "on": {}},
-            "run": {"steps": 240, "checkpoint": {"dump": {"every": 240, "keep": 0}}},
-            "grid": [{**cell, "variant": "stable"}, branch],
-        }
-    )
+    grid = make_grid(CONTINUED)
     write_run(grid[0], step_s=1.0, startup_s=5.0)
     trunk, own = map(Forecast(measured(grid)).estimate, grid)
     assert (trunk.steps, own.steps) == (240, 60)

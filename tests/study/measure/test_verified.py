@@ -15,7 +15,7 @@ from study.measure.evidence import known_measurements
 from study.measure.measurement import read_measurements
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import write_table
-from tests.study.conftest import MakeGrid, write_run
+from tests.study.conftest import CONTINUED, MakeGrid, write_run
 from tests.study.measure.speed_settings import OTHER_SPEED, SAME_SPEED, run_with
 
 BEFORE = ("3d837b7af9a8854c", "0059636cfec4f976", "c28cf472cfe55bf3")
@@ -173,16 +173,7 @@ def test_the_steps_of_a_note_are_those_that_were_measured(
 
 def test_a_continued_run_has_measured_its_own_steps(make_grid: MakeGrid) -> None:
     """Of 300 steps, 240 are another run's: 50 of its own are in steady state."""
-    cell = {"cluster": "here", "model": "tiny", "gpus": 1}
-    branch = {**cell, "variant": "on", "steps": 300, "from": {"cell": "stable", "at": "100%"}}
-    grid = make_grid(
-        {
-            "variants": {"stable": {}, "on": {}},
-            "run": {"steps": 240, "checkpoint": {"dump": {"every": 240, "keep": 0}}},
-            "grid": [{**cell, "variant": "stable"}, branch],
-            "estimate": {"steps": 600},
-        }
-    )
+    grid = make_grid({**CONTINUED, "estimate": {"steps": 600}})
     write_run(grid[1])
     metrics = Path(grid[1].folder, "metrics.jsonl")
     own = metrics.read_text().splitlines(keepends=True)[-6:]  # from step 250
