@@ -62,6 +62,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise
 
 
+class FileGoneError(FileNotFoundError):
+    """A file of a run that was there, and was deleted or moved while the run went on."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.ENOENT, "deleted or moved while the run went on", str(path))
+
+
 def replace_durably(temporary: Path, target: Path) -> None:
     """Rename a finished file or folder to its final name, once its content is on disk.
 

@@ -288,6 +288,10 @@ class ForeignFolder:
             gpu_conditions=self._gpus.conditions,
             peak_memory_gib=self._peak_gib or self._gpus.peak_memory_gib or self._resident_gib(),
         )
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
         for file in (self._records, self._evaluations):
             if file is not None:
                 file.close()

@@ -76,20 +76,28 @@ class Supervisor:
 
     def run(self) -> int:
         """Run the command to its end; return the exit code."""
-        with receiving(self._receive):
-            with start_command(self._job, self._command, [self._lock.fileno]) as process:
-                self._process = process
-                try:
-                    if self._asked is not None:
-                        self._forward()
-                    self._follow(process)
-                except OSError as error:  # a full disk, for example
-                    signal_group(process, signal.SIGTERM)
-                    print(f"{self._folder}: {error}", file=sys.stderr, flush=True)
-                    return 1
-                code = process.wait()
-            self._look(last=True)
-            return self._end(code)
+        try:
+            with receiving(self._receive):
+                code = self._run_command()
+                self._look(last=True)
+                return self._end(code)
+        except OSError as error:  # a full disk, or a folder that was deleted, for example
+            print(f"{self._folder}: {error}", file=sys.stderr, flush=True)
+            self._files.close()
+            return 1
+
+    def _run_command(self) -> int:
+        """Follow the command to its end; return its exit code."""
+        with start_command(self._job, self._command, [self._lock.fileno]) as process:
+            self._process = process
+            try:
+                if self._asked is not None:
+                    self._forward()
+                self._follow(process)
+            except OSError:
+                signal_group(process, signal.SIGTERM)
+                raise
+            return process.wait()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGUSR1 and not self._job.resumes:

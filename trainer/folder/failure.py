@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from trainer.config import RunConfig
-from trainer.files import FULL_DISK
+from trainer.files import FULL_DISK, FileGoneError
 from trainer.launcher import tell_launcher
 from trainer.problems import ConfigError
 from trainer.ranks import read_ranks
@@ -101,7 +101,7 @@ def reason_of(error: BaseException) -> str:
 
 def _is_explained(error: BaseException) -> bool:
     """Say whether the message is enough, without a traceback."""
-    is_explained = isinstance(error, BrokenPipeError) or is_out_of_memory(error)
+    is_explained = isinstance(error, (BrokenPipeError, FileGoneError)) or is_out_of_memory(error)
     return is_explained or find_full_disk(error) is not None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.files import write_atomically
+from trainer.files import FileGoneError, write_atomically
 from trainer.json_files import parse_json
 from trainer.records import Evaluation, Record
 
@@ -30,7 +30,12 @@ class RecordFile:
         self._send = send
 
     def write(self, record: Record | Evaluation) -> None:
-        """Append a record: all of its line, or nothing if the disk is full."""
+        """Append a record: all of its line, or nothing if the disk is full.
+
+        Raises FileGoneError if it would be lost: appending to a deleted file succeeds.
+        """
+        if not self._path.exists():
+            raise FileGoneError(self._path)
         line = record.to_json().encode() + b"\n"
         size = os.fstat(self._file.fileno()).st_size
         written = 0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.files import make_folder, remove_leftovers, write_atomically
+from trainer.files import FileGoneError, make_folder, remove_leftovers, write_atomically
 from trainer.records import CONFIG, EVALUATIONS, METRICS, SUMMARY, Attempt, RunSummary, Status
 
 LAG_S = 1.0
@@ -99,7 +99,7 @@ class RunFile:
         number = max(first, 1 + max((item.attempt for item in previous), default=0))
         attempt = summary.attempts[-1].model_copy(update={"attempt": number})
         self.summary = summary.model_copy(update={"attempts": (*ended, attempt)})
-        self.write()
+        self._replace()
 
     @property
     def attempt(self) -> Attempt:
@@ -118,8 +118,17 @@ class RunFile:
             self.write()
 
     def write(self, **changes: Any) -> None:
-        """Apply changes and write the file, with the attempt's time so far."""
+        """Apply changes and write the file.
+
+        Raises FileGoneError if it is not there: a new folder would lack the run's other files.
+        """
+        if not self._path.exists():
+            raise FileGoneError(self._path)
         self.summary = self.summary.model_copy(update=changes)
+        self._replace()
+
+    def _replace(self) -> None:
+        """Write the file, with the attempt's time so far."""
         attempt = self.attempt.model_copy(update={"wall_s": self._elapsed_s()})
         attempts = (*self.summary.attempts[:-1], attempt)
         self.summary = self.summary.model_copy(update={"attempts": attempts})

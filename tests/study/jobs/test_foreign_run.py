@@ -5,6 +5,7 @@ The trainers are shell scripts, which print or write their log as a trainer does
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -246,6 +247,26 @@ def test_an_early_end_is_a_failure(folder: Path, start: Start) -> None:
 def test_the_last_steps_may_not_be_logged(folder: Path, start: Start) -> None:
     assert start(ALL, steps=49) == 0
     assert start(ALL, steps=51, fingerprint="e") == 1
+
+
+@pytest.mark.parametrize("when", ["while it trains", "at its end"])
+def test_a_folder_that_was_deleted_is_no_complete_run(
+    folder: Path, start: Start, capfd: Any, when: str
+) -> None:
+    """Its trainer goes on, and makes the folder again for a checkpoint of its own."""
+    delete = f"rm -r {folder} && mkdir {folder}; touch {folder}/checkpoint"
+    line = "it 40 | 1,000 tok/s | loss 2.0"
+    trained = {
+        "while it trains": f"echo '{line}'; sleep 0.5; {delete}; echo '{line}'; sleep 60",
+        "at its end": f"{ALL}; sleep 0.5; {delete}",
+    }
+    assert start(trained[when].replace("it 40", "it 10", 1)) == 1
+    assert [path.name for path in folder.iterdir()] == ["checkpoint"]
+    assert re.search(
+        r"^\S+cell: .* deleted or moved while the run went on: '\S+/cell/\S+'$",
+        capfd.readouterr().err,
+        re.M,
+    )
 
 
 def test_a_program_that_does_not_exist(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 from tests.trainer.small_runs import ALONE, run_config
 from tests.waiting import PATIENCE_S
+from trainer.files import FileGoneError
 from trainer.folder.failure import (
     describe,
     find_full_disk,
@@ -42,6 +43,14 @@ def test_gpu_out_of_memory_names_the_remedy_and_is_not_retried(tmp_path: Path, c
     assert "data.batch_size=4 grad_acc_steps=4" in str(facts["message"])
     assert "global batch of 16" in str(facts["message"])
     assert "rank 0 of 1" in capsys.readouterr().err
+
+
+def test_a_deleted_file_of_the_run_is_told_without_a_traceback(tmp_path: Path, capsys) -> None:
+    facts = fail(tmp_path, FileGoneError(Path("/results/run.json")))
+    assert str(facts["message"]).endswith(
+        "deleted or moved while the run went on: '/results/run.json'"
+    )
+    assert capsys.readouterr().err == f"{facts['message']}\n"
 
 
 def test_a_tensor_that_the_machine_has_no_memory_for_is_told_without_a_traceback(

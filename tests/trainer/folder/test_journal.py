@@ -1,6 +1,7 @@
 """What a run's own files say of it while it goes on, and at its end."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,31 @@ def test_a_resumed_run_keeps_what_is_before_its_checkpoint(tmp_path: Path) -> No
     assert [attempt["attempt"] for attempt in facts["attempts"]] == [5]
     assert (tmp_path / "run.yaml").read_text() == run_config(tmp_path).to_yaml()
     resumed.close()
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_nothing_is_written_beside_the_records_of_a_folder_that_is_gone(
+    tmp_path: Path, moved: bool
+) -> None:
+    """What is appended to a deleted file is lost, and run.json alone would be a complete run."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    journal = open_journal(folder)
+    journal.record(make_record(1, **SPEEDS))
+    folder.rename(tmp_path / "elsewhere")
+    if not moved:
+        shutil.rmtree(tmp_path / "elsewhere")
+    folder.mkdir()  # by a checkpoint
+    with pytest.raises(FileNotFoundError, match=r"deleted or moved .*/run/metrics\.jsonl"):
+        journal.record(make_record(2, **SPEEDS))
+    with pytest.raises(FileNotFoundError, match=r"deleted or moved .*/run/metrics\.eval\.jsonl"):
+        journal.evaluated(Evaluation(step=2, loss=2.75))
+    with pytest.raises(FileNotFoundError, match=r"deleted or moved .*/run/run\.json"):
+        journal.end("completed")
+    journal.close()
+    assert not list(folder.iterdir())
+    if moved:
+        assert [each["global_step"] for each in read_records(tmp_path / "elsewhere")] == [1]
 
 
 def test_the_time_of_the_start_is_noted_with_the_first_step(tmp_path: Path) -> None:
