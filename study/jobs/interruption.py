@@ -17,14 +17,19 @@ CTRL_C = "ctrl-c"
 
 
 def note_ctrl_c(scheduler: Any) -> None:
-    """Have Snakemake's scheduler know of Ctrl-C before its jobs end, as it does of SIGTERM."""
+    """Have Snakemake's scheduler know of Ctrl-C before its jobs end, as it does of SIGTERM.
+
+    It waits for them. Another Ctrl-C would end it before them, with tracebacks; the jobs get the
+    signal themselves.
+    """
     before = signal.getsignal(signal.SIGINT)
     if not callable(before):  # ignored, as in a background job of a script
         return
 
     def note(number: int, frame: Any) -> None:
-        scheduler._user_kill = CTRL_C
-        before(number, frame)
+        if not is_stopped(scheduler):
+            scheduler._user_kill = CTRL_C
+            before(number, frame)
 
     signal.signal(signal.SIGINT, note)
 
