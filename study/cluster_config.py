@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -18,10 +19,34 @@ from pydantic import (
 
 from trainer.config import Device
 from trainer.other_names import names
-from trainer.paths import JobPath
+from trainer.paths import JobPath, check_path
 from trainer.problems import RuleError
 from trainer.settings import Settings, Text
 from trainer.yaml_files import shorten
+
+
+def split_command(text: str) -> list[str]:
+    """Return the words of a command, whose variables are those of a job, see `in_shell`.
+
+    Raises ValueError if it has none, quotes that are not closed, or a word that `check_path`
+    refuses.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"found {shorten(repr(text))}: {error}") from None
+    if not words:
+        raise ValueError(f"found {text!r}; expected a command")
+    return [check_path(word) for word in words]
+
+
+def _check_command(text: str) -> str:
+    split_command(text)
+    return text
+
+
+Command = Annotated[str, AfterValidator(_check_command)]
+"""A command, to which others are appended."""
 
 GpuType = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
 
@@ -206,6 +231,7 @@ class ClusterConfig(Settings):
             "peak_tflops": "tflops peak_flops peak",
             "memory_gib": "memory gpu_memory memory_gb",
             "setup": "env environment modules module",
+            "container": "image wrapper prefix launch_prefix",
         }
     )
 
@@ -237,6 +263,9 @@ class ClusterConfig(Settings):
     """CPU cores for each GPU's process, and its threads (`distributed.threads`)."""
     setup: tuple[str, ...] = ()
     """Shell lines to run before the launch, such as `module load cuda`."""
+    container: Command | None = None
+    """Command that runs another in a container, such as `apptainer exec --nv torch.sif`; the
+    command of a run, or of another job on a GPU, is appended. null: no container."""
     scratch: JobPath | None = None
     """Folder for temporary files and caches, such as `/scratch/$USER`; null: the machine's
     defaults. Results go to the study's results_dir."""

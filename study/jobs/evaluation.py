@@ -20,9 +20,9 @@ def find_problem(grid: Grid) -> ConfigError | None:
             f"run.data.tokenizer.name: found {name}, which lm_eval cannot load from an export; "
             f"expected one of: {', '.join(LOADED)}"
         )
-    # A cluster's `setup` may put it on the PATH.
-    if shutil.which("lm_eval") is None and not any(
-        cell.cluster_config.setup for cell in grid.measured
-    ):
+    # A cluster's `setup` may put it on the PATH, and a container may have it.
+    clusters = [cell.cluster_config for cell in grid.measured]
+    provided = any(cluster.setup or cluster.container for cluster in clusters)
+    if shutil.which("lm_eval") is None and not provided:
         problems.append("lm_eval: not on the PATH; run `pip install lm_eval[hf]`")
     return ConfigError(f"evaluate, of study '{grid.study.study}'", problems) if problems else None

@@ -6,7 +6,7 @@ Pure functions of the settings, so that `plan` shows exactly what is requested.
 import shlex
 from typing import Any, Literal
 
-from study.cluster_config import ClusterConfig, SlurmConfig
+from study.cluster_config import ClusterConfig, SlurmConfig, split_command
 from study.config import EvaluateConfig
 from study.estimate.needs import NOT_KNOWN, Needs
 from study.grid import Cell
@@ -214,6 +214,7 @@ def launch_line(
     lines += [OUTLIVE_STOP, *_environment(cluster)]
     lines += _scratch(cluster) if nodes == 1 else []
     before = "" if trainer.is_native else f"{FOREIGN}{shlex.quote(folder)} -- "
+    before += _container(cluster)
     if trainer.setup:
         before += shlex.join(["bash", "-c", "; ".join([*trainer.setup, 'exec "$@"']), "setup"])
         before += " "
@@ -259,9 +260,16 @@ def evaluation_line(cluster: ClusterConfig, evaluate: EvaluateConfig) -> str:
 
 def one_gpu_line(cluster: ClusterConfig, command: str) -> str:
     """Return the shell command of a job that needs no launcher, since it uses one GPU."""
+    start = _container(cluster) + command
     if cluster.slurm is None:
-        return "; ".join([*_environment(cluster), *_scratch(cluster), f"{ALONE}{command}"])
-    return "; ".join([OUTSIDE_SLURM, *_environment(cluster), *_scratch(cluster), command])
+        return "; ".join([*_environment(cluster), *_scratch(cluster), f"{ALONE}{start}"])
+    return "; ".join([OUTSIDE_SLURM, *_environment(cluster), *_scratch(cluster), start])
+
+
+def _container(cluster: ClusterConfig) -> str:
+    """Return the words before a command that is to run in the cluster's container."""
+    words = [] if cluster.container is None else split_command(cluster.container)
+    return "".join(f'"{in_shell(word)}" ' for word in words)
 
 
 def _environment(cluster: ClusterConfig) -> list[str]:

@@ -82,6 +82,12 @@ def _write_cells(study: SlurmStudy) -> None:
     add("few", qos="few")
     study.study["grid"][-1]["seed"] = [42 + number for number in range(CELLS_OF_FEW)]
     add("chained", "hold-each", runtime_min=5, max_runtime_min=12, exclude="sphinx2")
+    # A namespace of its own, as that of a container is.
+    enter = study.folder / "enter"
+    enter.write_text('#!/bin/sh\nhostname "$1" && shift && exec "$@"\n')
+    enter.chmod(0o755)
+    container = f"unshare --uts {enter} inside-${{SLURM_JOB_ID}}"
+    study.study["clusters"]["chained"]["container"] = container
     add("graceful", "hold", qos="graceful", reservation="ours")
     add("cheap", "hold", qos="cheap", nodelist="sphinx4", gpu_type="nvidia_a100-sxm4-80gb")
     add("brief", qos="brief")
@@ -281,6 +287,15 @@ def test_output_and_error_go_where_the_cluster_says(site: Site) -> None:
 def test_setup_and_scratch_are_for_the_job_to_expand(site: Site) -> None:
     assert (site.study.folder / getpass.getuser() / "tmp").is_dir()
     assert site.study.summary("logs")["status"] == "completed"
+
+
+def test_a_run_in_a_container_saves_at_its_time_limit_and_goes_on(site: Site) -> None:
+    """Its signals reach the run inside; the job continues in a container of its own."""
+    attempts = site.study.summary("chained")["attempts"]
+    assert [attempt["hosts"] for attempt in attempts] == [
+        [f"inside-{job}"] for job in site.study.jobs("chained")
+    ]
+    assert len(attempts) == TOLD_TO_STOP + 1
 
 
 def test_no_job_is_taken_for_lost(site: Site) -> None:

@@ -433,6 +433,21 @@ def test_scratch_is_expanded_by_the_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("", "found ''; expected a command"),
+        ("apptainer exec 'torch.sif", "No closing quotation"),
+        ("apptainer exec $(latest)", "'$(latest)', with a '$' that is none of"),
+        (["apptainer", "exec"], "found a list"),
+    ],
+)
+def test_a_container_is_a_command(tmp_path: Path, command: object, told: str) -> None:
+    said = message(write(tmp_path, nest("clusters.fast.container", command)))
+    assert "clusters.fast.container: " in said
+    assert told in said
+
+
+@pytest.mark.parametrize(
     ("text", "told"),
     [
         ("confirm: .nan\n", "confirm: found nan; expected a string"),

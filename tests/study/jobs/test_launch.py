@@ -27,7 +27,7 @@ from study.jobs.slurm_request import sbatch_command
 from study.jobs.verdict import Shortage
 from study.load import load_study_file
 from study.trainer_command import start_line
-from study.trainers import OURS
+from study.trainers import OURS, TrainerConfig
 from trainer.problems import ConfigError
 from trainer.settings import validate
 
@@ -307,6 +307,66 @@ def test_each_node_of_a_run_has_its_own_scratch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"{tmp_path}/ada's/{node}/tmp" for node in "ab"]
+
+
+CONTAINER = """run-in -b "$DATA:/my data" -b ~/x:/x 'torch `1`.sif'"""
+
+IN_CONTAINER = ["run-in", "-b", "/data:/my data", "-b", "/home/ada/x:/x", "torch `1`.sif"]
+
+
+def echoed(tmp_path: Path, line: str, *commands: str) -> list[str]:
+    """Return the words of the first command that a launch starts of those given."""
+    for name in commands:
+        (tmp_path / name).write_text('#!/bin/bash\nprintf "%s\\n" "${0##*/}" "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    variables = {"DATA": "/data", "HOME": "/home/ada", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(
+        ["bash", "-ec", line],
+        env={**variables, "PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("gpus", [1, 16])
+def test_each_nodes_torchrun_runs_in_the_container(tmp_path: Path, gpus: int) -> None:
+    boxed = with_slurm(MISO, max_nodes=2).model_copy(update={"container": CONTAINER, "setup": ()})
+    words = echoed(tmp_path, launch_line(boxed, gpus), "srun")
+    start = words.index("launch") + 1
+    assert words[start - 4 : start - 2] == ["bash", "-c"]
+    assert words[start : start + len(IN_CONTAINER)] == IN_CONTAINER
+    command = words[start + len(IN_CONTAINER) :]
+    assert command[:3] == ["python", "-m", "trainer.torchrun"]
+    assert ("--rdzv_id=7" in command) == (gpus > 1)
+
+
+def test_what_runs_in_the_container_and_what_outside(tmp_path: Path) -> None:
+    """On this machine the lock is outside; of another trainer its own `setup` and command are
+    inside, and what reads its log is not."""
+    here = LOCAL.model_copy(update={"container": CONTAINER})
+    words = echoed(tmp_path, launch_line(here, 1), "python")
+    assert words[:3] == ["python", "-m", "study.jobs.machine_lock"]
+    assert words[3 : 3 + len(IN_CONTAINER)] == IN_CONTAINER
+    theirs = TrainerConfig.model_validate(
+        {
+            **{"script": "train.py", "setup": ["source env"], "version": "git"},
+            "log": {"format": "litgpt", "file": "log"},
+        }
+    )
+    words = echoed(tmp_path, launch_line(here, 1, theirs, "cell"), "python")
+    inside = words.index("run-in")
+    assert words[:inside] == [
+        *("python", "-m", "study.jobs.machine_lock"),
+        *("python", "-m", "study.jobs.foreign_run", "cell", "--"),
+    ]
+    assert words[inside:][: len(IN_CONTAINER) + 2] == [*IN_CONTAINER, "bash", "-c"]
+    line = evaluation_line(here, EvaluateConfig(tasks=("a",)))
+    assert echoed(tmp_path, line.replace(ALONE, ""), "run-in") == [
+        *IN_CONTAINER,
+        *("lm_eval", "--model", "hf", "--tasks", "a"),
+    ]
 
 
 def test_two_jobs_on_a_node_use_different_ports() -> None:
