@@ -1,8 +1,7 @@
 """The metrics.csv of litgpt's pretrain."""
 
 import csv
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from study.csv_tables import CsvRow, read_csv
@@ -72,10 +71,10 @@ def litgpt_events(text: str, shape: Shape) -> Iterator[Event]:
         lines.pop()  # being written
     for row in csv.DictReader(lines):
         values = {name: to_number(row.get(column) or "") for name, column in COLUMNS.items()}
-        iterations, total = to_number(row.get("iter") or ""), values["tokens"]
+        iterations, total = _amount(row, "iter"), _amount(row, COLUMNS["tokens"])
         validation = values.pop("validation_loss")
         if validation is not None:
-            before = to_number(row.get("step") or "")
+            before = _amount(row, "step")
             tokens = None if before is None else (before + 1) * tokens_per_iter
             step = int(tokens / shape.tokens_per_step + 1e-6) if tokens else last
             yield Validation(step=step, loss=validation)
@@ -84,9 +83,14 @@ def litgpt_events(text: str, shape: Shape) -> Iterator[Event]:
             continue
         tokens_per_iter = total / iterations
         last = round(total / shape.tokens_per_step)
-        entry = make_entry(last, values, shape, paused)
-        seconds = to_number(row.get("iter_time") or "")
-        if entry.elapsed_s is None and seconds:
-            entry = replace(entry, step_s=seconds * shape.tokens_per_step / tokens_per_iter)
-        yield entry
+        seconds = _amount(row, "iter_time")
+        if values["elapsed_s"] is None and seconds is not None:
+            values["step_s"] = seconds * shape.tokens_per_step / tokens_per_iter
+        yield make_entry(last, values, shape, paused)
         paused = False
+
+
+def _amount(row: Mapping[str, str], column: str) -> float | None:
+    """Return a time or a count; None if a row has none, or not a possible one."""
+    value = to_number(row.get(column) or "")
+    return value if value is not None and 0 <= value < 2**63 else None

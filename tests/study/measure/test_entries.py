@@ -156,6 +156,22 @@ def test_litgpt() -> None:
     ]
 
 
+@pytest.mark.parametrize("wrong", ["nan", "inf", "-inf", "-1", "1e300", "?", ""])
+@pytest.mark.parametrize("column", ["iter", "iter_time", "step", "total_tokens"])
+def test_what_is_no_amount_in_a_row_of_litgpt(column: str, wrong: str) -> None:
+    """No speed is made of it, and no step of a validation; other rows are read."""
+    row = {"iter": "1", "iter_time": "0.5", "step": "0", "total_tokens": "1000", "loss": "9.0"}
+    last = row | {"iter": "2", "step": "1", "total_tokens": "2000"}
+    rows = [{**row, "val_loss": "8.0", column: wrong}, {**last, "val_loss": ""}]
+    lines = [",".join(rows[0]), *(",".join(each.values()) for each in rows)]
+    validation, *first, entry = read_whole("\n".join(lines) + "\n", format="litgpt")
+    assert validation == Validation(step=0, loss=8.0)
+    assert [event.step_s for event in first if isinstance(event, Entry)] == {
+        "iter": [], "iter_time": [None], "step": [0.5], "total_tokens": []
+    }[column]  # fmt: skip
+    assert entry == Entry(step=2, loss=9.0, tokens=2000, step_s=0.5, paused=not first)
+
+
 def test_litgpt_without_times() -> None:
     """`iter_time` is that of a micro-batch, of which a step has two."""
     text = f"{LITGPT}\n9.1,2,1,0,0.5,60,250,1000,4e-05\n"
