@@ -24,6 +24,7 @@ from study.law.scaling_law import (
 from study.markdown import markdown_table
 from study.measure.losses import choose_loss, final_losses
 from trainer.problems import ConfigError
+from trainer.yaml_files import shorten
 
 RESAMPLES = 300
 """Bootstrap samples."""
@@ -118,7 +119,7 @@ def read_losses(path: Path, drop_highest: int = 0) -> list[TrainedModel]:
     table = read_csv(path)
     lengths = [name for name in ("tokens", "training_flop") if name in table.columns]
     if not (lengths and {"params", "loss"} <= {*table.columns}):
-        found = ", ".join(table.columns) or "none"
+        found = shorten(", ".join(table.columns) or "none")
         expected = "params, loss, and tokens or training_flop"
         raise ConfigError(str(path), [f"columns: found {found}; expected {expected}"])
     rows = [_run(row, lengths) for row in table.rows]

@@ -244,6 +244,7 @@ def test_rows_with_the_highest_loss_can_be_left_out(tmp_path: Path) -> None:
     [
         ("", "columns: found none; expected params, loss, and tokens or training_flop"),
         ("params,loss\n1e6,3\n", "columns: found params, loss; expected "),
+        ("a" * 100_000 + "\n", f"columns: found {'a' * 60}...; expected "),
         ("<!doctype html>\n<p>404</p>\n", "columns: found <!doctype html>; expected "),
         ("params,tokens,loss\n1e6,many,3\n", "line 2: tokens: 'many'; expected a number above 0"),
         ("params,tokens,loss\n1e6,1e8,3\n1e6,1e8,-1\n", "line 3: loss: '-1'; expected"),
