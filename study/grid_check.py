@@ -211,7 +211,8 @@ def _find_duplicate(point: Point, seen: dict[tuple[Any, ...], KeyPath]) -> list[
     if taken is None:
         seen |= dict.fromkeys(names, point.where)
         return []
-    name, first = "/".join(map(str, taken)), format_path(seen[taken])
+    name = CELL_NAME.format(**dict(zip(point.labels, taken, strict=True)))
+    first = format_path(seen[taken])
     message = f"duplicate cell {name}, already in {first}; remove it or give it its own variant"
     return [Problem(point.where, message)]
 

@@ -44,9 +44,10 @@ class TokenizerConfig(Settings):
 
     @model_validator(mode="after")
     def _file_is_named(self) -> "TokenizerConfig":
-        if (self.path is None) != (self.name == "bytes"):
-            wants = "has no file; remove the path" if self.name == "bytes" else "needs its file"
-            raise RuleError(["path", "name"], f"tokenizer '{self.name}' {wants}")
+        if self.name != "bytes" and self.path is None:
+            raise RuleError(["name"], f"= {self.name} needs `path`, the file of the tokenizer")
+        if self.name == "bytes" and self.path is not None:
+            raise RuleError(["path", "name"], "tokenizer 'bytes' has no file; remove the path")
         return self
 
     @property

@@ -1,7 +1,8 @@
 """The kinds of value that a setting accepts; pydantic alone would coerce true to 1."""
 
+import re
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union
@@ -68,6 +69,44 @@ def number_kind(annotation: Any) -> type[int] | type[float] | None:
     if str in parts:
         return None
     return float if float in parts else int if int in parts else None
+
+
+EXPECTED = {
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number of {ge:g} or more",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "a number of {le:g} or less",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "a string",
+    "string_too_short": "a string that is not empty",
+    "string_too_long": "{max_length} characters at most",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "too_short": "at least {min_length}",
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+}
+"""Type of one of pydantic's errors -> what was expected. Its own words are those of a Python program:
+tuples, validation, patterns."""
+
+
+def expected(error: str, context: Mapping[str, Any]) -> str | None:
+    """Return what was expected where pydantic found an error of a type; None if it has no words."""
+    if error == "string_pattern_mismatch":
+        return _characters(context["pattern"])
+    return EXPECTED[error].format_map(context) if error in EXPECTED else None
+
+
+def _characters(pattern: str) -> str | None:
+    """Return the characters of a pattern of letters, digits and a few others; None for any other."""
+    others = re.search(r"\[A-Za-z0-9([^]]+)\][*+]\$$", pattern)
+    if others is None:
+        return None
+    first = ", the first a letter or a digit" if pattern.startswith("^[A-Za-z0-9][") else ""
+    return f"letters, digits and {' '.join(others[1])} only{first}"
 
 
 def check_number(value: Any) -> Any:

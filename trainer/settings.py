@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails
 
-from trainer.kinds import Kinds, check_number, number_kind
+from trainer.kinds import Kinds, check_number, expected, number_kind
 from trainer.layers import Layer, Merged
 from trainer.problems import ConfigError, KeyPath, Problem, RuleError
 
@@ -220,9 +220,8 @@ def _describe(cls: type[Settings], path: KeyPath, item: Any) -> Problem:
     if item["type"] == "value_error":
         error = item["ctx"]["error"]
         return error.problem(path) if isinstance(error, RuleError) else Problem(path, str(error))
-    if item["type"] in ("model_type", "dict_type"):
-        return Problem(path, f"found {_kind(item['input'])}; expected a mapping")
-    message = item["msg"][:1].lower() + item["msg"][1:]
+    wanted = expected(item["type"], item.get("ctx", {}))
+    message = f"expected {wanted}" if wanted else item["msg"][:1].lower() + item["msg"][1:]
     return Problem(path, f"found {_kind(item['input'])}; {message}")
 
 
@@ -294,8 +293,8 @@ def _kind(value: Any) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, Mapping):
-        return "a mapping"
+        return "a mapping" if value else "an empty mapping"
     if isinstance(value, list | tuple):
-        return "a list"
+        return "a list" if value else "an empty list"
     text = repr(value)
     return text if len(text) <= LONGEST_WORD else f"{text[:LONGEST_WORD]}..."

@@ -107,7 +107,10 @@ def test_branches_of_branches_and_by_whole_name(tmp_path: Path) -> None:
             branched({"cell": "stable", "att": 3}),
             "grid[1].from.att: unknown key; did you mean 'at'",
         ),
-        (branched({"cell": "stable", "at": 0}), "grid[1].from.at: found 0; input should be"),
+        (
+            branched({"cell": "stable", "at": 0}),
+            "grid[1].from.at: found 0; expected a number above 0",
+        ),
         (branched({"cell": "stable", "at": "q * 2"}), "grid[1].from.at: unknown name 'q'"),
         (branched({"cell": "stable", "at": "gpus < 2"}), "grid[1].from.at: found True; expected a"),
         (

@@ -221,7 +221,7 @@ def test_expressions_may_need_each_other() -> None:
         ({"optim": {"lr": "gpus < 2"}}, "run.optim.lr: its value is not a number"),
         (
             {"optim": {"lr": "0 - gpus"}},
-            "run.optim.lr: found -2; input should be greater than 0 (the value of '0 - gpus')",
+            "run.optim.lr: found -2; expected a number above 0 (the value of '0 - gpus')",
         ),
         (
             {"optim": {"warmup": "200% of steps"}},

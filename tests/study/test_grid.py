@@ -148,8 +148,8 @@ def test_every_mistake_in_the_grid_is_reported(study: dict[str, Any]) -> None:
         "grid[1].model: unknown model 'tinny'; did you mean 'tiny'?",
         "grid[5].cluster: unknown cluster 'there'; did you mean 'here'?",
         "run.optim.warmup = 21 is more than steps = 20",
-        "grid[2]: duplicate cell here/tiny/1/base/42, already in grid[0]; remove it or give it its "
-        "own variant",
+        "grid[2]: duplicate cell here/tiny/gpus-1/base/seed-42, already in grid[0]; remove it or "
+        "give it its own variant",
         "grid[3].gpus: found 5 GPUs; a run on cluster 'here' can have at most 4",
         "variants.bad.optim.lrr: unknown key; did you mean 'lr'?",
     ]

@@ -69,7 +69,7 @@ ONE = STUDY["grid"][0]
         (
             {"run": {"optim": {"lr": [1e-3, 2e-3]}}},
             [
-                "run.optim.lr: found a list; input should be a valid number; to vary it, write "
+                "run.optim.lr: found a list; expected a number; to vary it, write "
                 "`sweep: {optim.lr: [...]}` in a block of the grid"
             ],
         ),
@@ -109,11 +109,28 @@ ONE = STUDY["grid"][0]
             {"models": "m" * 256},
             ["cannot be read: found a path with a name of 256 bytes; expected 255 at most"],
         ),
+        # In the words of a study file: pydantic's are those of a Python program.
+        (
+            {"study": "größe", "corpora": "python_stdlib", "grid": [{**ONE, "gpus": []}]},
+            [
+                "study: found 'größe'; expected letters, digits and . _ - only, the first a letter",
+                "corpora: found 'python_stdlib'; expected a list",
+                "grid[0].gpus: found an empty list; expected at least 1",
+            ],
+        ),
+        (
+            {"run": {"steps": 20.5, "logging": {"freq": 0}, "data": {"tokenizer": {"name": "hf"}}}},
+            [
+                "run.steps: found 20.5; expected a whole number",
+                "run.data.tokenizer.name = hf needs `path`, the file of the tokenizer",
+                "run.logging.freq: found 0; expected a number above 0",
+            ],
+        ),
         # A variant that no block names yet, which no model of the grid takes.
         (
             {"variants": {"mine": {"optim": {"lr": -4}, "nonsense": 3}}},
             [
-                "variants.mine.optim.lr: found -4; input should be greater than 0",
+                "variants.mine.optim.lr: found -4; expected a number above 0",
                 "variants.mine.nonsense: unknown key; expected one of: ",
             ],
         ),

@@ -109,7 +109,8 @@ def test_all_problems_in_all_files_are_reported_once(models: Path) -> None:
     assert lines[2:5] == [
         f"{models}: 5 problems",
         "  line 2: large.n_heads = 7 does not divide dim = 768; try 8",
-        "  line 3: a b: found 'a b'; string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'",
+        "  line 3: a b: found 'a b'; expected letters, digits and . _ - only, "
+        "the first a letter or a digit",
     ]
     told = "missing; this key is required"
     assert lines[5:] == [f"  line 3: a b.{key}: {told}" for key in ("dim", "n_layers", "n_heads")]
@@ -152,7 +153,7 @@ def test_expressions_and_swept_values_are_reported_under_their_lines(models: Pat
     block = FIRST + 3  # the second of the grid
     assert message(path).splitlines() == [
         f"{path}: 4 problems",
-        f"  line {FIRST}: variants.v.optim.lr: found 0; input should be greater than 0 "
+        f"  line {FIRST}: variants.v.optim.lr: found 0; expected a number above 0 "
         "(the value of '0 * gpus')",
         f"  line {block + 6}: grid[1].sweep.optim.lr[1]: unknown name 'parms'; did you mean "
         "'params'? (in '1e-3 * parms')",

@@ -52,7 +52,7 @@ def test_a_mistake_is_reported_with_file_and_line(config_file: Path) -> None:
         "  line 6: optim.lrr: unknown key; did you mean 'lr'?",
         "  line 7: seed: found 'yes'; expected a number",
         "command line: 2 problems",
-        "  steps: found 0; input should be greater than 0",
+        "  steps: found 0; expected a number above 0",
         "  optim.scheduler: found 5; expected 'cosine', 'linear', 'constant', 'inv_sqrt' or 'wsd'",
     ]
 
@@ -86,7 +86,7 @@ def test_heads_that_do_not_divide_are_reported_beside_other_mistakes(
         ("model.n_kv_heads=3", "model.n_kv_heads = 3 does not divide n_heads = 2; try 2"),
         ("optim.warmup=11", "optim.warmup = 11 is more than steps = 10"),
         ("steps=many", "steps: found 'many'; "),
-        ("data.sources=[]", "data.sources: found a list; "),
+        ("data.sources=[]", "data.sources: found an empty list; expected a mapping"),
         ("optim.lr=[", "optim.lr: '[' is not a YAML value"),
         ("optim.lr=true", "optim.lr: found true; expected a number"),
         ("optim.lr='3e-4'", "optim.lr: found '3e-4'; expected a number"),
@@ -103,7 +103,7 @@ def test_heads_that_do_not_divide_are_reported_beside_other_mistakes(
             "distributed.loss_chunk=true",
             "distributed.loss_chunk: found true; expected a number or 'auto'",
         ),
-        ("distributed.loss_chunk=-3", "distributed.loss_chunk: found -3; input should be greater"),
+        ("distributed.loss_chunk=-3", "distributed.loss_chunk: found -3; expected a number of"),
         ("name=5", "name: found 5; expected a string"),
         ("logging.wandb=true", "logging.wandb: found true; expected a mapping"),
         ("logging.wandb=5", "logging.wandb: found 5; expected a mapping"),

@@ -488,7 +488,7 @@ def test_a_cell_that_may_be_another_is_a_duplicate_wherever_it_goes(
     written.values["grid"] = [written.entry, {**written.entry, **other}]
     with pytest.raises(SystemExit) as caught:
         written.grid()
-    name = "right/tiny/8/base/42" if other else "left/tiny/8/base/42"
+    name = f"{'right' if other else 'left'}/tiny/gpus-8/base/seed-42"
     assert f"grid[1]: duplicate cell {name}, already in grid[0]" in str(caught.value)
 
 

@@ -404,7 +404,7 @@ def test_another_file_than_the_names_is_rejected_in_one_line(tmp_path: Path) -> 
         "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken "
         "(223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7)"
     )
-    with pytest.raises(ConfigError, match=r"path: tokenizer 'gpt2' needs its file"):
+    with pytest.raises(ConfigError, match=r"name = gpt2 needs `path`, the file of"):
         validate(TokenizerConfig, {"name": "gpt2"}, "run.yaml")
 
 
