@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 from study.abilities import find_refused
@@ -44,7 +46,7 @@ def check_grid(
     `known` holds the names in the models and clusters files, valid or not; a file that cannot be
     read is not in it.
     """
-    problems = _check_names(study, known)
+    problems = [*_check_folder(study), *_check_names(study, known)]
     count = sum(entry.combinations for entry in study.grid)
     if count > MOST_CELLS:
         message = f"found {count:,} cells; expected {MOST_CELLS:,} or fewer"
@@ -60,6 +62,24 @@ def check_grid(
         if counts[problem.path] <= MOST_OF_A_KEY and not follows:
             problems.append(problem)
     return list(dict.fromkeys(problems)), cells
+
+
+def _check_folder(study: Study) -> list[Problem]:
+    """Return the problem if something that is no folder is where the results go, or above."""
+    folder = Path(study.folder)
+    for path in (folder, *folder.parents):
+        try:
+            if S_ISDIR(path.stat().st_mode):
+                return []
+            found = "a file"
+        except (FileNotFoundError, NotADirectoryError):
+            if not path.is_symlink():
+                continue
+            found = f"a link to {path.readlink()}, which does not exist"
+        except OSError:  # another user's; what may be written is checked before the first job
+            return []
+        return [Problem(("results_dir",), f"{path} is {found}; expected a folder")]
+    return []
 
 
 def _check_names(study: Study, known: Mapping[str, Sequence[str]]) -> list[Problem]:

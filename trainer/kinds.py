@@ -89,8 +89,8 @@ EXPECTED = {
     "model_type": "a mapping",
     "dict_type": "a mapping",
 }
-"""Type of one of pydantic's errors -> what was expected. Its own words are those of a Python program:
-tuples, validation, patterns."""
+"""Type of one of pydantic's errors -> what was expected. Its own words are those of a Python
+program: tuples, validation, patterns."""
 
 
 def expected(error: str, context: Mapping[str, Any]) -> str | None:
@@ -101,7 +101,7 @@ def expected(error: str, context: Mapping[str, Any]) -> str | None:
 
 
 def _characters(pattern: str) -> str | None:
-    """Return the characters of a pattern of letters, digits and a few others; None for any other."""
+    """Return what a pattern of letters, digits and a few others allows; None for other patterns."""
     others = re.search(r"\[A-Za-z0-9([^]]+)\][*+]\$$", pattern)
     if others is None:
         return None

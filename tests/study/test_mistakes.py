@@ -143,6 +143,19 @@ def test_what_newcomers_write(tmp_path: Path, changes: dict[str, Any], told: lis
         assert re.sub(r"^  line \d+: ", "", line).strip().startswith(expected)
 
 
+def test_results_where_no_folder_can_be_are_refused(tmp_path: Path) -> None:
+    """Snakemake ended with a traceback, on its own log."""
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("/scratch-of-yesterday/results")
+    for name, found in {
+        "file": f"{tmp_path}/file is a file",
+        "file/below": f"{tmp_path}/file is a file",
+        "link": f"{tmp_path}/link is a link to /scratch-of-yesterday/results, which does not exist",
+    }.items():
+        told = message(write(tmp_path, {"results_dir": f"{tmp_path}/{name}"}))
+        assert told.endswith(f": results_dir: {found}; expected a folder")
+
+
 def test_a_file_of_another_kind_is_one_problem() -> None:
     """Each of its keys was one."""
     told = "found the keys local, h200, sphinx, ...; expected study, models, clusters, run, grid"
