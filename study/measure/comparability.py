@@ -32,6 +32,8 @@ def unlike(pair: Pair, by: str | None) -> list[str]:
     settings = _differing(pair, SETTINGS)
     if not settings and by is None and _fingerprints_differ(pair):
         settings = ["settings that are no column of the table"]
+    if by is None and _text_of_one(pair):
+        settings.append("text known on one side only")
     return [*settings, *_differing(pair, MACHINE)]
 
 
@@ -42,7 +44,7 @@ def losses_compare(pair: Pair, by: str | None) -> bool:
     and what it reads must not have changed between the runs.
     """
     if by is None:
-        return not _differing(pair, LEARNED)
+        return not _differing(pair, LEARNED) and not _text_of_one(pair)
     rows = [row for side in pair for row in side]
     changed = any(row.other_text for row in rows) and len({row.text for row in rows}) > 1
     return len({row.steps * row.tokens_per_step for row in rows}) == 1 and not changed
@@ -55,6 +57,12 @@ def _differing(pair: Pair, columns: Sequence[str]) -> list[str]:
         if base and other and base != other:
             found.append(f"{column} {base} and {other}")
     return found
+
+
+def _text_of_one(pair: Pair) -> bool:
+    """Return whether the text of one side is known, and that of the other, an older table's, not."""
+    base, other = (bool(_values(rows, "text")) for rows in pair)
+    return base != other
 
 
 def _values(rows: Sequence[ThroughputRow], column: str) -> str:

@@ -12,7 +12,15 @@ import pytest
 
 from study.__main__ import main
 from study.files import write_csv
-from study.measure.comparison import Side, compare, read_side, slower_than, split, unshared
+from study.measure.comparison import (
+    Difference,
+    Side,
+    compare,
+    read_side,
+    slower_than,
+    split,
+    unshared,
+)
 from study.measure.noise import noise_within
 from study.measure.repeats import BETWEEN_RUNS, relative_spread
 from study.measure.throughput_row import ThroughputRow
@@ -216,6 +224,23 @@ def test_seeds_on_different_text_are_no_noise() -> None:
     assert (found[1].loss_degrees, found[1].loss, found[1].note) == (2, "same", "")
 
 
+def test_losses_have_no_verdict_if_the_text_of_one_side_is_not_known() -> None:
+    """Tables from before the column `text`: other text gave another loss."""
+
+    def compared(base: str | None, other: str | None) -> Difference:
+        pairs = [
+            [row(seed=seed, loss_last=loss + 0.001 * seed, text=text) for seed in range(3)]
+            for loss, text in ((3, base), (2, other))
+        ]
+        return compare(Side("base", pairs[0]), [Side("other", pairs[1])])[0]
+
+    assert (compared(None, None).loss, compared("a", "a").loss) == ("lower", "lower")
+    for one in (compared("a", None), compared(None, "a")):
+        assert one.loss == ""
+        told = ["text known on one side only", "losses of unlike runs have no verdict"]
+        assert one.note.split("; ") == told
+
+
 def test_variants_have_no_verdict_if_their_text_changed_between_the_runs() -> None:
     """A mixture of sources is another text on purpose."""
 
@@ -260,7 +285,7 @@ def test_what_differs_beside_the_name_is_named(column: str) -> None:
     assert (one.loss, together.loss) == (("", "") if column in OTHER else ("lower", "lower"))
     assert ("losses of unlike runs have no verdict" in one.note) == (column in OTHER)
     assert compare(base, [Side("c", base.rows)])[0].note == ""
-    unknown = Side("d", [replace(item, **dict.fromkeys(here)) for item in base.rows])
+    unknown = Side("d", [replace(item, torch_version=None, model_dtype=None) for item in base.rows])
     for sides in ((base, unknown), (unknown, base)):
         assert compare(sides[0], sides[1:])[0].note == ""
 
