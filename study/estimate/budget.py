@@ -22,7 +22,7 @@ def check_budget(study: Study, cells: Sequence[Cell], forecast: Forecast) -> str
         known = sum(value for value in values if value is not None)
         if limit is not None and known > limit:
             problems.append(
-                f"budget.{name}: {len(cells)} cells are estimated at {known:.3g}, the limit is "
+                f"budget.{name}: {len(cells)} to train, estimated at {known:.3g}; the limit is "
                 f"{limit:g}; to launch them anyway: --config confirm={study.study}"
             )
     return str(ConfigError(f"study {study.study}", problems)) if problems else None

@@ -26,7 +26,7 @@ def make_tables(workflow: Any, grid: Grid) -> None:
     Nothing is made if no run has failed, or if the user ended Snakemake.
     """
     if is_stopped(workflow.scheduler):
-        say("Stopped by Ctrl-C. The same command goes on.")
+        say("Stopped by Ctrl-C. Run the same command again to continue.")
         return
     if grid.study.partial or _was_ended(workflow.scheduler):
         return

@@ -277,7 +277,8 @@ def format_totals(rows: Sequence[PlanRow]) -> str:
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
     waiting = [row.estimate for row in rows if row.runs]
     known = [item for item in waiting if item.gpu_hours is not None]
-    parts = [f"{len(rows)} cells: {states}.", f"{len(waiting)} to train"]
+    cells = "1 cell" if len(rows) == 1 else f"{len(rows)} cells"
+    parts = [f"{cells}: {states}.", f"{len(waiting)} to train"]
     if known:
         parts[1] += f", {sum(item.gpu_hours or 0 for item in known):.2g} GPU-hours"
         for currency in dict.fromkeys(item.currency for item in known if item.cost is not None):

@@ -192,7 +192,7 @@ def test_a_launch_above_its_budget_stops_before_anything_is_trained(tmp_path: Pa
     workspace.study["budget"] = {"gpu_hours": 1e-4}
     workspace.write()
     output = workspace.snakemake("--cores", "all", check=False)
-    assert "budget.gpu_hours: 2 cells are estimated at" in output
+    assert "budget.gpu_hours: 2 to train, estimated at" in output
     assert "to launch them anyway: --config confirm=small" in output
     assert "Traceback" not in output
     assert not list(workspace.results.rglob("metrics.jsonl"))

@@ -118,7 +118,7 @@ def test_an_interrupted_study_resumes(tmp_path: Path) -> None:
     assert json.loads((folder / "run.json").read_text())["status"] != "completed"
     # It is no failure, and what was asked for can wait.
     assert output.count("saved, can be resumed") == 1
-    assert "Stopped by Ctrl-C. The same command goes on." in output
+    assert "Stopped by Ctrl-C. Run the same command again to continue." in output
     for told in ("A run has failed", "Error in rule", "Trying to restart", "Traceback"):
         assert told not in output, output
     workspace.snakemake("--cores", "1", str(folder / "completed"))

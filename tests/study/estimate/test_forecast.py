@@ -162,7 +162,7 @@ def test_a_launch_above_its_budget_is_stopped_unless_confirmed(make_grid: MakeGr
     assert problem({"gpu_hours": 3}) is None
     over = problem({"gpu_hours": 1})
     assert over is not None
-    assert "budget.gpu_hours: 1 cells are estimated at" in over
+    assert "budget.gpu_hours: 1 to train, estimated at" in over
     assert "the limit is 1; to launch them anyway: --config confirm=test" in over
     assert "budget.cost" in (problem({"cost": 4}) or "")
     assert problem({"gpu_hours": 1}, confirm="test") is None

@@ -100,4 +100,4 @@ def test_ctrl_c_is_noted_and_passed_on(
         signal.signal(signal.SIGINT, before)
     make_tables(stopped, grid)
     assert not started
-    assert capsys.readouterr().err == "Stopped by Ctrl-C. The same command goes on.\n"
+    assert capsys.readouterr().err == "Stopped by Ctrl-C. Run the same command again to continue.\n"
