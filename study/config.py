@@ -15,6 +15,7 @@ from pydantic import (
     PositiveInt,
     StringConstraints,
     field_validator,
+    model_validator,
 )
 
 from study.cluster_config import ClusterConfig
@@ -26,6 +27,7 @@ from study.value_types import Name, ProjectPath, RunValues, WorkflowPath, as_lis
 from trainer.config import ModelConfig, RunConfig
 from trainer.other_names import names
 from trainer.paths import FilePath
+from trainer.problems import RuleError
 from trainer.settings import LeftOut, Settings, places
 from trainer.yaml_files import dump_yaml
 
@@ -86,6 +88,14 @@ class Evidence(Settings):
     """The trainer whose cells it counts for, one of this study's."""
     run: RunValues = Field(default={})
     """Settings of a run.yaml that differed from this study's `run`."""
+
+    @model_validator(mode="after")
+    def _a_log_has_its_cell(self) -> "Evidence":
+        is_log = self.format not in ("csv", "throughput")
+        if is_log and None in (self.cluster, self.model, self.gpus):
+            expected = "expected the cluster, model and gpus of that run"
+            raise RuleError(["format"], f"= {self.format} is the log of one run; {expected}")
+        return self
 
 
 class EvaluationTask(Settings):

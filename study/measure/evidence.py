@@ -15,7 +15,7 @@ from study.measure.measurement import Measurement, read_measurements, step_mean
 from study.measure.training_log import Unit, to_step_s
 from trainer.files import stat_readable
 from trainer.layers import merge, nest
-from trainer.problems import ConfigError, Problem, unreadable
+from trainer.problems import ConfigError, unreadable
 from trainer.settings import validate
 from trainer.yaml_files import load_yaml, shorten
 
@@ -188,11 +188,6 @@ def _optional(row: CsvRow, name: str) -> float | None:
 
 
 def _of_log(study: Study, entry: Evidence, index: int) -> Measurement:
-    missing = [name for name in ("cluster", "model", "gpus") if getattr(entry, name) is None]
-    if missing:
-        message = "missing; a log of one run needs cluster, model and gpus"
-        problem = Problem(("evidence", index, missing[0]), message)
-        raise ConfigError(f"study {study.study}", [problem])
     assert entry.cluster and entry.model and entry.gpus
     cell = build_cell(
         study,
