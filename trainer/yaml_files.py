@@ -219,7 +219,10 @@ def _parse(text: str, source: str) -> tuple[yaml.Node | None, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
-        raise ConfigError(source, [f"{where}: not valid YAML: {error.problem}"]) from None
+        problem = str(error.problem)
+        if problem.startswith("but "):  # the rest of a sentence
+            problem = f"{error.context}, {problem}"
+        raise ConfigError(source, [f"{where}: not valid YAML: {problem}"]) from None
     except yaml.reader.ReaderError as error:
         message = f"not valid YAML: found the character U+{error.character:04X}"
         line = text.count("\n", 0, error.position) + 1
