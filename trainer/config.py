@@ -110,6 +110,14 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _a_step_is_traced(self) -> "RunConfig":
+        before = self.profiling.profile_warmup
+        if self.profiling.run and before >= self.steps:
+            message = f"= {before} leaves none of steps = {self.steps} to trace; expected fewer"
+            raise RuleError(["profiling.profile_warmup", "profiling.run", "steps"], message)
+        return self
+
+    @model_validator(mode="after")
     def _attention_is_supported(self) -> "RunConfig":
         wanted, key = self.distributed.attention, "distributed.attention"
         if self.device == "cpu" and wanted not in ATTENTION_ON_CPU:

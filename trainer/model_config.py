@@ -118,15 +118,16 @@ class ModelConfig(Settings):
             for key, value in values.items()
             if value is not None or key not in ("n_heads", "head_dim")
         }
-        dim, broken = values.get("dim"), None
+        dim, broken = _whole(values.get("dim")), None
         for given, other in (("n_heads", "head_dim"), ("head_dim", "n_heads")):
-            count = values.get(given)
-            if other in values or not _are_positive_integers(dim, count):
+            if given not in values or other in values:
                 continue
-            if dim % count:
+            count = _whole(values[given])
+            if dim and count and dim % count:
                 message = f"= {count} does not divide dim = {dim}{_hint_at_divisor(dim, count)}"
                 broken = RuleError([given, "dim"], message)
-            values[other] = 2 if broken else dim // count
+            # 2: what is wrong with the two is a problem already, and the third is not missing.
+            values[other] = dim // count if dim and count and not broken else 2
         if "n_heads" not in values and "head_dim" not in values:
             values["head_dim"] = 2  # report only n_heads as missing
         return build(values) if broken is None else report_with(broken, build, values)
@@ -186,8 +187,10 @@ class ModelConfig(Settings):
         return self.multiple_of * -(-hidden // self.multiple_of)
 
 
-def _are_positive_integers(*values: Any) -> bool:
-    return all(type(value) is int and value > 0 for value in values)
+def _whole(value: Any) -> int | None:
+    """Return a positive whole number, such as 512 or 1e3, as an int; None for anything else."""
+    is_whole = type(value) is int or (type(value) is float and value.is_integer())
+    return int(value) if is_whole and value > 0 else None
 
 
 def _hint_at_divisor(total: int, wanted: int) -> str:

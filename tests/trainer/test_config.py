@@ -78,8 +78,31 @@ def test_heads_that_do_not_divide_are_reported_beside_other_mistakes(
 
 
 @pytest.mark.parametrize(
+    ("shape", "wrong"),
+    [("dim: x, n_heads: 2", "dim"), ("dim: 64, n_heads: x", "n_heads"), ("head_dim: 2", "dim")],
+)
+def test_a_count_that_would_be_derived_is_not_missing(
+    tmp_path: Path, shape: str, wrong: str
+) -> None:
+    """`head_dim: missing; this key is required` stood beside what was wrong with dim."""
+    file = tmp_path / "run.yaml"
+    file.write_text(MINIMAL.replace("dim: 64, n_layers: 2, n_heads: 2", f"{shape}, n_layers: 2"))
+    (problem,) = problems(file)
+    assert f"model.{wrong}: " in problem
+
+
+def test_heads_follow_from_a_width_with_an_exponent(config_file: Path) -> None:
+    model = load(config_file, "model={dim: 1e3, n_layers: 2, n_heads: 1e1}").model
+    assert (model.dim, model.n_heads, model.head_dim) == (1000, 10, 100)
+
+
+@pytest.mark.parametrize(
     ("argument", "expected"),
     [
+        (
+            "profiling.run=true",
+            "profiling.run: profile_warmup = 102 leaves none of steps = 10 to trace; expected fewer",
+        ),
         ("optim.lrr=1", "optim.lrr: unknown key; did you mean 'lr'?"),
         ("modle={}", "modle: unknown key; did you mean 'model'?"),
         ("model.n_heads=7", "model.n_heads = 7 does not divide dim = 64; try 8"),
