@@ -46,6 +46,13 @@ LONG = {
 }
 
 
+def test_on_a_phone_notes_are_no_narrow_column(demo: Path, open_page: Open) -> None:
+    """A row was as high as its note: eight lines, beside the model's name alone."""
+    notes = open_page(demo, width=390).locator("#estimates td.prose")
+    assert notes.count() > 3
+    assert min(notes.evaluate_all("notes => notes.map((note) => note.offsetWidth)")) >= 320
+
+
 @pytest.mark.parametrize(("width", "columns"), [(1280, 3), (390, 2)])
 def test_numbers_are_seen_beside_long_names(
     open_page: Open, tmp_path: Path, width: int, columns: int
