@@ -60,7 +60,7 @@ def _differing(pair: Pair, columns: Sequence[str]) -> list[str]:
 
 
 def _text_of_one(pair: Pair) -> bool:
-    """Return whether the text of one side is known, and that of the other, an older table's, not."""
+    """Return whether the text of one side alone is known; older tables have none."""
     base, other = (bool(_values(rows, "text")) for rows in pair)
     return base != other
 

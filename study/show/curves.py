@@ -108,6 +108,8 @@ class Band:
 
     x: np.ndarray
     middle: np.ndarray
+    """NaN until more than half of the runs have begun: against time, the first loss of a run joins
+    losses that others have lowered since, and their median would rise."""
     low: np.ndarray
     high: np.ndarray
     runs: int
@@ -119,6 +121,7 @@ def band(lines: Sequence[Line]) -> Band:
     finite."""
     per_decade = _band_parts(lines)
     found: dict[int, list[np.ndarray]] = {}
+    begins = []
     for line in lines:
         known = np.isfinite(line.y)
         if not known.any():
@@ -134,6 +137,7 @@ def band(lines: Sequence[Line]) -> Band:
         ]
         # Between two of its points, a run is drawn as a line.
         every = np.arange(parts[0], parts[-1] + 1)
+        begins.append(parts[0])
         for part, *values in zip(
             every.tolist(),
             *(np.interp(every, parts[starts], column) for column in np.array(of_parts).T),
@@ -141,10 +145,16 @@ def band(lines: Sequence[Line]) -> Band:
         ):
             found.setdefault(part, []).append(np.array(values))
     known_parts = sorted(found)
+    most_began = sorted(begins)[len(begins) // 2]
     columns = [np.array(found[part]).T for part in known_parts]  # log x, median, lowest, highest
     return Band(
         x=10 ** np.array([np.median(logs) for logs, *_ in columns]),
-        middle=np.array([np.median(medians) for _, medians, *_ in columns]),
+        middle=np.array(
+            [
+                np.median(medians) if part >= most_began else np.nan
+                for part, (_, medians, *_) in zip(known_parts, columns, strict=True)
+            ]
+        ),
         low=np.array([lowest.min() for *_, lowest, _ in columns]),
         high=np.array([highest.max() for *_, highest in columns]),
         runs=len(lines),

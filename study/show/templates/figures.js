@@ -64,13 +64,18 @@ function resample(xs, ys, places) {
   });
 }
 
-/** Return many lines as one: the mean where two or more are known, and their range. */
+/**
+ * Return many lines as one: their mean, and their range. The mean begins with more than half of the lines:
+ * against time, the first loss of a run joins losses that others have lowered since, and the mean would rise.
+ */
 function bandOf(lines) {
+  const begins = lines.map((line) => line.x[0]).sort((a, b) => a - b)[Math.floor(lines.length / 2)];
   const longest = lines.reduce((a, b) => (b.x.length > a.x.length ? b : a));
   const columns = lines.map((line) => (line === longest ? line.y : resample(line.x, line.y, longest.x)));
   const at = longest.x.map((_, i) => columns.map((column) => column[i]).filter((value) => value != null));
   const over = (reduce) => at.map((values) => (values.length ? reduce(values) : null));
-  return { x: longest.x, y: over(mean), low: over((v) => Math.min(...v)), high: over((v) => Math.max(...v)) };
+  const y = over(mean).map((value, i) => (longest.x[i] < begins ? null : value));
+  return { x: longest.x, y, low: over((v) => Math.min(...v)), high: over((v) => Math.max(...v)) };
 }
 
 function lossSeries(state) {

@@ -74,6 +74,15 @@ def test_the_loss_is_drawn_against_each_axis(demo: Path, open_page: Open) -> Non
     assert smoothed == pytest.approx([4, (2 + 1) / 1, 1.5])
 
 
+def test_the_mean_of_seeds_begins_with_most_of_them(demo: Path, open_page: Open) -> None:
+    """Against time, the first loss of a run that starts later raised the mean."""
+    drawn = open_page(demo).evaluate(
+        "bandOf([{x: [7, 8, 9, 10], y: [6, 4, 3, 2.5]}, {x: [9, 10], y: [6, 4]}])"
+    )
+    assert drawn["y"] == [None, None, 4.5, 3.25]
+    assert (drawn["low"], drawn["high"]) == ([6, 4, 3, 2.5], [6, 4, 6, 4])
+
+
 def test_held_out_losses_below_every_line_are_within_the_axes(demo: Path, open_page: Open) -> None:
     page = open_page(demo)
     low, high = page.evaluate(

@@ -51,6 +51,21 @@ def test_a_band_has_the_median_and_the_range_of_its_runs() -> None:
     assert (np.diff(drawn.x) > 0).all()
 
 
+def test_the_median_of_runs_that_begin_at_other_times_does_not_rise() -> None:
+    """The loss of each falls. One that began 2 s later joined at 5.8, and the curve rose to 4.4."""
+    x = np.geomspace(7, 20, 100)
+    falling = 2.5 + 3.3 * (7 / x) ** 6
+    early, late = Line(x, falling), Line(x + 2, falling)
+    drawn = band([early, late])
+    known = np.isfinite(drawn.middle)
+    assert (np.diff(drawn.middle[known]) < 0.01).all()
+    assert drawn.x[known][0] == pytest.approx(9, rel=0.1)
+    assert drawn.high[known][0] > 5  # the range has the late run's first losses
+    assert (drawn.x[0], drawn.x[-1]) == pytest.approx((7, 22), rel=0.05)
+    # Of three, the one in the middle is the median.
+    assert np.isfinite(band([early, late, early]).middle).all()
+
+
 def test_the_band_of_runs_that_are_short_beside_their_start_up() -> None:
     """From 4.1 to 4.3 s is half of a 25th of a decade: one value would not be seen as a line."""
     x = np.linspace(4.1, 4.3, 40)
