@@ -109,9 +109,10 @@ def footnotes(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
     Rows with the same warning share a footnote.
     """
     doubts = [row_doubts(row) for row in rows]
-    numbers = {
-        text: str(number).translate(SUPERSCRIPTS)
-        for number, text in enumerate(dict.fromkeys(text for row in doubts for text in row), 1)
-    }
-    marks = [" ".join(numbers[text] for text in row) for row in doubts]
-    return marks, [f"{number} {text}" for text, number in numbers.items()]
+    notes = dict.fromkeys(text for row in doubts for text in row)
+    numbers = {text: number for number, text in enumerate(notes, 1)}
+    marks = [sorted(numbers[text] for text in row) for row in doubts]
+    return (
+        [" ".join(str(number).translate(SUPERSCRIPTS) for number in row) for row in marks],
+        [f"{str(number).translate(SUPERSCRIPTS)} {text}" for text, number in numbers.items()],
+    )

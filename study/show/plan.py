@@ -274,11 +274,11 @@ def format_totals(rows: Sequence[PlanRow]) -> str:
     A run that resumes from a checkpoint counts in full.
     """
     counts = Counter(row.state for row in rows)
-    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    states = ", ".join(f"{count:,} {state}" for state, count in counts.items())
     waiting = [row.estimate for row in rows if row.runs]
     known = [item for item in waiting if item.gpu_hours is not None]
-    cells = "1 cell" if len(rows) == 1 else f"{len(rows)} cells"
-    parts = [f"{cells}: {states}.", f"{len(waiting)} to train"]
+    cells = "1 cell" if len(rows) == 1 else f"{len(rows):,} cells"
+    parts = [f"{cells}: {states}.", f"{len(waiting):,} to train"]
     if known:
         parts[1] += f", {sum(item.gpu_hours or 0 for item in known):.2g} GPU-hours"
         for currency in dict.fromkeys(item.currency for item in known if item.cost is not None):
@@ -287,7 +287,7 @@ def format_totals(rows: Sequence[PlanRow]) -> str:
         if any(item.energy_kwh is not None for item in known):
             parts[1] += f", {sum(item.energy_kwh or 0 for item in known):.2g} kWh"
         unknown = len(waiting) - len(known)
-        parts[1] += f" (not known for {unknown} of them)" if unknown else ""
+        parts[1] += f" (not known for {unknown:,} of them)" if unknown else ""
     elif waiting:
         parts[1] += ", time not known"
     return " ".join(parts) + "."

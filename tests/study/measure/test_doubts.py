@@ -163,6 +163,7 @@ def test_rows_share_footnotes() -> None:
     marks, notes = footnotes([ROW | wide, ROW, ROW | busy | wide, ROW | busy])
     assert marks == ["¹", "", "¹ ²", "²"]
     assert [note.split(":")[0] for note in notes] == ["¹ wide spread", "² busy machine"]
+    assert footnotes([ROW | busy, ROW | busy | wide])[0] == ["¹", "¹ ²"]  # ascending
 
 
 def test_runs_of_other_text_than_the_newest_with_the_same_sources_are_marked(

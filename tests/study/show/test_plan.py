@@ -9,7 +9,7 @@ from study.jobs.text_changes import CHANGED, NEWER
 from study.measure.changes import describe_change
 from study.measure.summaries import find_failures
 from study.measure.throughput_table import to_markdown
-from study.show.plan import format_plan, plan_table
+from study.show.plan import format_plan, format_totals, plan_table
 from tests.study.conftest import MakeGrid, plan, throughput_table, write_run
 
 SIX = {
@@ -186,6 +186,14 @@ def test_a_finished_study_has_nothing_to_train(make_grid: MakeGrid) -> None:
     for cell in grid:
         write_run(cell)
     assert plan(grid)[1].startswith("4 cells: 4 measured. 0 to train.\n\n")
+
+
+def test_totals_are_for_people(make_grid: MakeGrid) -> None:
+    """`1 cells`, and five thousand cells without a comma."""
+    grid = make_grid()
+    (row, *_) = plan_table(grid, Forecast(grid))
+    assert format_totals([row]).startswith("1 cell: 1 to run. 1 to train")
+    assert format_totals([row] * 5400).startswith("5,400 cells: 5,400 to run. 5,400 to train")
 
 
 def test_cells_within_a_budget(make_grid: MakeGrid) -> None:
