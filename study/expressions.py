@@ -94,7 +94,7 @@ def parse_expression(text: str) -> ast.expr:
     if len(text) > LONGEST:
         raise ExpressionError(f"more than {LONGEST} characters; expected a short expression")
     if PERCENT_ALONE.fullmatch(text.strip()):
-        raise ExpressionError(f"a percentage of what? expected `{text.strip()} of steps`, or alike")
+        raise ExpressionError(f"a percentage of what? expected e.g. `{text.strip()} of steps`")
     if AFTER_DIVISION.search(text):
         expected = "it in parentheses, as in `steps / (2% of tokens)`"
         raise ExpressionError(f"found a percentage after /, % or **; expected {expected}")

@@ -75,10 +75,7 @@ ONE = STUDY["grid"][0]
         ),
         (
             {"run": {"optim": {"warmup": "10%"}}},
-            [
-                "run.optim.warmup: a percentage of what? expected `10% of steps`, or alike (in "
-                "'10%')"
-            ],
+            ["run.optim.warmup: a percentage of what? expected e.g. `10% of steps` (in '10%')"],
         ),
         (
             {"grid": [{**ONE, "gpus": 1, "flops": 1e30}]},
