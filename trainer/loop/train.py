@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainer.collectives import mean_over_ranks
@@ -90,7 +91,7 @@ def take_step(session: Session, stop: StopSignal, step: int) -> int | None:
     stopping = step < config.steps and stop.agreed()
     if stopping and config.checkpoint is not None:
         kinds = kinds or ["dump"]
-    saved = bool(kinds) and _save(session, step, kinds)
+    saved = bool(kinds) and _save(session, step, kinds, grad_norm)
     return _stop_here(session, stop, step, saved) if stopping else None
 
 
@@ -101,15 +102,17 @@ def _finish_startup(session: Session, loss: Tensor) -> None:
     session.journal.started()
 
 
-def _save(session: Session, step: int, kinds: list[str]) -> bool:
-    """Save a checkpoint, unless a loss since the last record is not finite; say whether it was.
+def _save(session: Session, step: int, kinds: list[str], grad_norm: Tensor) -> bool:
+    """Save a checkpoint and return true, unless losses since the last record or weights are not
+    finite; see `write_record`.
 
     Earlier checkpoints stay then, and the next record ends the run.
     """
     with session.timer.spending("checkpoint"):
         losses = session.losses
-        loss_sum = mean_over_ranks(losses.total, session.world).item() if losses.steps else 0.0
-        if not math.isfinite(loss_sum):
+        values = torch.stack((losses.total, grad_norm.double()))
+        loss_sum, norm = mean_over_ranks(values, session.world).tolist()
+        if not math.isfinite(loss_sum) or math.isnan(norm):
             return False
         position = replace(
             session.start,
@@ -131,7 +134,7 @@ def _stop_here(session: Session, stop: StopSignal, step: int, saved: bool) -> in
     _end(session, stop, "preempted")
     if session.world.is_main:
         is_off = session.config.checkpoint is None
-        reason = "checkpoints are off" if is_off else "the loss is not finite"
+        reason = "checkpoints are off" if is_off else "loss or weights are not finite"
         result = "saved, can be resumed" if saved else f"not saved, {reason}"
         print(f"{session.config.dump_dir}: asked to stop at step {step}; {result}", flush=True)
     return EXIT_PREEMPTED

@@ -246,13 +246,7 @@ def test_weights_that_are_not_finite_end_a_run_as_diverged(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, broken: int, every: int, ends: int
 ) -> None:
     """In one step the gradients are NaN, after a finite loss. Records are of even steps."""
-    norms = itertools.count(1)
-    usual = AdamW.grad_norm
-
-    def grad_norm(optimizer: AdamW) -> Tensor:
-        return usual(optimizer) * (math.nan if next(norms) == broken else 1.0)
-
-    monkeypatch.setattr(AdamW, "grad_norm", grad_norm)
+    break_gradients(monkeypatch, broken)
     assert (
         runs.here(f"eval.every={every}", "checkpoint={dump: {every: 20}, eval: {every: 20}}") == 0
     )
@@ -263,6 +257,28 @@ def test_weights_that_are_not_finite_end_a_run_as_diverged(
     evaluations = read_records(runs.out(), "metrics.eval.jsonl")
     assert [record["global_step"] for record in evaluations] == [every]
     assert (evaluations[0]["eval/loss"] is None) == (broken == every)
+
+
+def break_gradients(monkeypatch: pytest.MonkeyPatch, broken: int) -> None:
+    """Let the gradients of a step be NaN."""
+    norms = itertools.count(1)
+    usual = AdamW.grad_norm
+
+    def grad_norm(optimizer: AdamW) -> Tensor:
+        return usual(optimizer) * (math.nan if next(norms) == broken else 1.0)
+
+    monkeypatch.setattr(AdamW, "grad_norm", grad_norm)
+
+
+def test_weights_that_are_not_finite_replace_no_checkpoint(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of step 15, which is saved before the loss of step 16 shows it."""
+    break_gradients(monkeypatch, 15)
+    assert runs.here("checkpoint.dump={every: 5, keep: 1}", "eval=null") == 0
+    assert account(runs.out())["outcome"] == "diverged"
+    (kept,) = entries(runs.out() / "checkpoints")
+    assert read_state(kept)["step"] == 10
 
 
 def test_a_wrong_config_is_reported_without_a_traceback(runs: Runs) -> None:
