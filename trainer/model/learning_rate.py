@@ -5,6 +5,9 @@ from collections.abc import Callable
 
 from trainer.config import OptimConfig
 
+ROUNDING = 1e-8
+"""More than the rounding error of a share of the steps: 0.29 * 100 is less than 29."""
+
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     """Return the learning rate of step `step`, counted from 1, in a run of `steps`.
@@ -26,7 +29,7 @@ def _progress(config: OptimConfig, step: int, steps: int) -> float:
 def _cosine(config: OptimConfig, step: int, steps: int) -> float:
     """Half a cosine from lr down to lr_min_ratio, once per cycle."""
     angle = math.pi * _progress(config, step, steps) ** config.cosine_theta / config.cycle_length
-    cycle = math.ceil(step / (steps * config.cycle_length)) - 1
+    cycle = math.ceil(step / (steps * config.cycle_length) - ROUNDING) - 1
     sign = -1 if cycle % 2 else 1
     return config.lr_min_ratio + (1 - config.lr_min_ratio) * 0.5 * (1 + sign * math.cos(angle))
 
@@ -44,9 +47,9 @@ def _wsd(config: OptimConfig, step: int, steps: int) -> float:
 
     Wen et al. 2024, "Understanding Warmup-Stable-Decay Learning Rates", arXiv:2410.05192.
     """
-    cycle = int(steps * config.cycle_length)
+    cycle = int(steps * config.cycle_length + ROUNDING)
     end = steps if step == steps else cycle * -(-step // cycle)
-    decay = int(end * config.decay_fraction)
+    decay = int(end * config.decay_fraction + ROUNDING)
     if step <= end - decay:
         return 1.0
     progress = (step - (end - decay)) / decay

@@ -70,6 +70,10 @@ def test_schedule_rises_then_falls(steps: int, warmup: int, ratio: float) -> Non
         ({"cycle_length": 0.5}, 50, 0.1),
         ({"cycle_length": 0.5}, 75, 0.55),
         ({"cycle_length": 0.5}, 100, 0.1),
+        # 29 steps, although 0.29 * 100 is less in float64: ends of a cycle, the first of a decay.
+        ({"cycle_length": 0.29}, 29, 0.1),
+        ({"scheduler": "wsd", "cycle_length": 0.29}, 29, 0.1),
+        ({"scheduler": "wsd", "decay_fraction": 0.29}, 72, 29 / 38),
         # cos(pi / 4) of a quarter: (step / steps)^2 = 1/4.
         ({"cosine_theta": 2.0, "lr_min_ratio": 0.0}, 50, 0.5 * (1 + math.cos(math.pi / 4))),
     ],
