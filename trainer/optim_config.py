@@ -10,6 +10,7 @@ from trainer.problems import RuleError
 from trainer.settings import LeftOut, Settings
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of a mean: at 1 it would never learn of a gradient
 
 
 class OptimConfig(Settings):
@@ -40,13 +41,13 @@ class OptimConfig(Settings):
     """Largest gradient norm; null turns clipping off (the norm is still logged)."""
     weight_decay: NonNegativeFloat = 0.1
     """Decoupled weight decay of the matrices; norm weights have none."""
-    beta1: Ratio = 0.9
+    beta1: Decay = 0.9
     """Decay of the first moment."""
-    beta2: Ratio = 0.95
+    beta2: Decay = 0.95
     """Decay of the second moment."""
     epsilon: PositiveFloat = 1e-8
     """Added to the root of the second moment."""
-    momentum: Ratio = 0.95
+    momentum: Decay = 0.95
     """muon: decay of the matrices' momentum."""
     fused: bool = True
     """AdamW: update all weights in one kernel; false: one operation at a time."""
