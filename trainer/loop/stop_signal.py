@@ -53,7 +53,7 @@ class StopSignal:
         pause = 0
         if self._world.is_main:
             step_s = (now - self._since) / self._steps
-            pause = min(self.MOST_STEPS, max(1, round(self.EVERY_S / step_s)))
+            pause = min(self.MOST_STEPS, round(self.EVERY_S / step_s))
         self._sum.start(torch.tensor([self._flag, pause], dtype=torch.int32))
         self._since, self._steps = now, 0
 
