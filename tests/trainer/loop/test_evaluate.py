@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trainer.execution.choices import Dtype
 from trainer.loop import evaluate
 from trainer.loop.evaluate import validation_loss
 from trainer.world import World
@@ -53,3 +54,18 @@ def test_the_mean_over_all_tokens(
     loss, tokens = evaluate_on(0, lambda _: torch.stack(totals).sum(0))
     assert tokens == 28
     assert loss == pytest.approx(WINDOWS[:, 1:].mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_matmuls_are_in_the_dtype_of_the_run(dtype: Dtype, expected: torch.dtype) -> None:
+    found = []
+
+    class Multiplies(nn.Module):
+        def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+            product = inputs.float() @ targets.float().T
+            found.append(product.dtype)
+            return product.mean().float()
+
+    alone = World(0, 1, 0, 1, torch.device("cpu"))
+    validation_loss(Multiplies(), WINDOWS, 7, dtype, alone)
+    assert found == [expected]

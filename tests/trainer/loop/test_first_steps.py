@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +11,17 @@ import torch
 
 from tests.trainer.conftest import Runs
 from tests.trainer.loop.open_run import open_run
+from tests.trainer.small_runs import run_config
+from trainer.execution.graph import DDP_STEPS, EAGER_STEPS
 from trainer.folder.failure import DoesNotFit, describe
 from trainer.loop import first_steps
-from trainer.loop.first_steps import capture_later, rehearse, warm_up_step
+from trainer.loop.first_steps import (
+    capture_later,
+    copies_take_gradients,
+    find_fitting_batch,
+    rehearse,
+    warm_up_step,
+)
 from trainer.model.model import Transformer
 from trainer.world import World
 
@@ -68,6 +77,7 @@ def test_the_largest_batch_that_fits_is_reported(
     forward = Transformer.forward
 
     def limited(model: Transformer, tokens: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        assert tokens.shape[1] == session.config.data.seq_len
         if len(tokens) > most:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return forward(model, tokens, *rest)
@@ -84,6 +94,40 @@ def test_the_largest_batch_that_fits_is_reported(
         else:
             assert f"data.batch_size={fits} grad_acc_steps={8 // fits}, which keeps" in message
             assert "global batch of 8" in message
+    finally:
+        session.close()
+
+
+def test_ranks_with_shards_of_the_weights_try_no_batch(runs: Runs) -> None:
+    """Each would try by itself, and wait for the others."""
+    session = open_run(runs)
+    try:
+        session.learner.is_sharded = True
+        assert find_fitting_batch(session.learner) is None
+    finally:
+        session.close()
+
+
+@pytest.mark.parametrize(
+    ("passes", "with_ddp", "expected"), [(1, False, True), (2, False, False), (1, True, False)]
+)
+def test_gradients_that_are_summed_are_not_rounded_to_bf16(
+    tmp_path: Path, passes: int, with_ddp: bool, expected: bool
+) -> None:
+    """Over micro-batches or processes."""
+    config = run_config(tmp_path, grad_acc_steps=passes)
+    assert copies_take_gradients(config, with_ddp) is expected
+
+
+@pytest.mark.parametrize(("with_ddp", "eager"), [(False, EAGER_STEPS), (True, DDP_STEPS)])
+def test_steps_are_steady_after_that_of_the_capture(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, with_ddp: bool, eager: int
+) -> None:
+    monkeypatch.setattr(first_steps, "has_buckets", lambda model: with_ddp)
+    session = open_run(runs)
+    try:
+        capture_later(session.learner, rate=1e-3)
+        assert session.learner.warm_up_steps == eager + 1
     finally:
         session.close()
 

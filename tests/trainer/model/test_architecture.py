@@ -11,17 +11,20 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.operations import Launched
 from tests.trainer.model.scalings import LINEAR, LLAMA3
 from trainer.config import BYTE_VOCABULARY, ActivationCheckpointing, ModelConfig, OptimConfig
 from trainer.execution.choices import Choices
 from trainer.execution.kernels import use
 from trainer.flops import count_parameters, flops_per_token
+from trainer.model import linear
 from trainer.model.block import Attention, Block, FeedForward
 from trainer.model.model import Transformer
 from trainer.model.optimizer import build_optimizer
 from trainer.model.weight_names import weight_shapes
 
 SHAPE = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "multiple_of": 16}
+SHAPE |= {"norm_eps": 0.1, "rope_theta": 500.0}  # what is not the default shows if it is lost
 ALTERNATIVES: dict[str, list[Any]] = {
     "qk_norm": [True],
     "norm_type": ["layernorm"],
@@ -183,6 +186,29 @@ def test_activation_checkpointing_repeats_what_it_says(
     once = forward.get_total_flops()
     output, w2 = (2 * tokens.numel() * 32 * width for width in (BYTE_VOCABULARY, 96))
     assert step.get_total_flops() == 3 * once + again * (once - output - 2 * w2)
+
+
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN"
+)
+def test_selective_checkpointing_keeps_what_a_cpu_computes_slowly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Matmuls of oneDNN, whose FLOPs torch does not count, and attention."""
+    monkeypatch.setattr(linear, "is_large_matmul", lambda *sizes: True)
+    slow = ("onednn_linear", "_scaled_dot_product_flash_attention_for_cpu")
+    counts, tokens = {}, draw_tokens(64)
+    modes: tuple[ActivationCheckpointing, ...] = ("none", "selective", "full")
+    for ac_mode in modes:
+        model = build({}, length=64)
+        use(Choices("fp32", False, True, 0, "onednn", 1, "torch"), model)
+        for layer in model.layers:
+            layer.ac_mode = ac_mode
+        with Launched() as operations:
+            model(tokens, tokens).backward()
+        counts[ac_mode] = [operations.counts[name] for name in slow]
+    assert counts["selective"] == counts["none"]
+    assert all(more > once for more, once in zip(counts["full"], counts["none"], strict=True))
 
 
 def test_parameters_by_hand() -> None:

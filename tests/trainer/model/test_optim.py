@@ -52,6 +52,7 @@ def test_schedule_rises_then_falls(steps: int, warmup: int, ratio: float) -> Non
         # sqrt(20 / 80), and not below the smallest.
         ({"scheduler": "inv_sqrt", "warmup": 20}, 80, 0.5),
         ({"scheduler": "inv_sqrt", "warmup": 20, "lr_min_ratio": 0.6}, 80, 0.6),
+        ({"scheduler": "inv_sqrt", "warmup": 20, "exp_factor": 1.0}, 80, 0.25),
         # Stable up to step 80; half of the decay: 1 / (0.5 / 0.1 + 0.5); all of it.
         ({"scheduler": "wsd", "warmup": 20, "decay_fraction": 0.2}, 80, 1.0),
         ({"scheduler": "wsd", "warmup": 20, "decay_fraction": 0.2}, 90, 1 / 5.5),
@@ -63,8 +64,9 @@ def test_schedule_rises_then_falls(steps: int, warmup: int, ratio: float) -> Non
         ({"scheduler": "wsd", "cycle_length": 0.5, "decay_fraction": 0.2}, 90, 1 / 5.5),
         # The last cycle is cut short: its decay, too, ends with the run.
         ({"scheduler": "wsd", "cycle_length": 0.3, "decay_fraction": 0.2}, 100, 0.1),
-        # Half a step of decay is none.
+        # Half a step of decay is none, and one and a half are one.
         ({"scheduler": "wsd", "decay_fraction": 0.005}, 100, 1.0),
+        ({"scheduler": "wsd", "decay_fraction": 0.015}, 99, 1.0),
         # Two cosines of 50 steps: the middle and the end of each.
         ({"cycle_length": 0.5}, 25, 0.55),
         ({"cycle_length": 0.5}, 50, 0.1),
@@ -107,6 +109,29 @@ def test_a_step_matches_adamw() -> None:
     optimizer.step()
     expected = 1 - 0.01 * 0.1 - 0.01 * torch.sign(weight.grad)
     torch.testing.assert_close(weight.detach(), expected)
+
+
+def test_the_state_holds_the_moments_by_their_names() -> None:
+    """Checkpoints of other versions have them under these names."""
+    model = torch.nn.Module()
+    model.weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = AdamW(model, OptimConfig(beta1=0.75, beta2=0.875))
+    model.weight.grad = torch.tensor([2.0, -4.0])
+    optimizer.step()
+    state = optimizer.state_dict()["state"]["weight"]
+    found = {name: tensor.tolist() for name, tensor in state.items()}
+    assert found == {"step": 1, "exp_avg": [0.5, -1.0], "exp_avg_sq": [0.5, 2.0]}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_weight_without_a_gradient_is_an_error(fused: bool) -> None:
+    """The others must not take one another's."""
+    model = torch.nn.Module()
+    model.first, model.second = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    optimizer = AdamW(model, OptimConfig(fused=fused))
+    model.second.grad = torch.ones(2)
+    with pytest.raises(AssertionError, match="a weight has no gradient"):
+        optimizer.step()
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
@@ -255,11 +280,12 @@ def test_muon_on_a_cpu_is_exact_to_fp32() -> None:
 def test_muon_updates_each_matrix_once_however_many_fit(
     monkeypatch: pytest.MonkeyPatch, at_a_time: int
 ) -> None:
-    """Also a matrix that is larger than what is orthogonalised together."""
+    """Also a matrix that is larger than what is orthogonalised together, and more matrices of a
+    shape than they have rows: four in each of five layers."""
     weights = []
-    for elements in (muon.STACKED, at_a_time * 32 * 32 if at_a_time > 1 else 1):
+    for elements in (muon.STACKED, at_a_time * 16 * 16 if at_a_time > 1 else 1):
         monkeypatch.setattr(muon, "STACKED", elements)
-        model = Transformer(ModelConfig(dim=32, n_layers=3, n_heads=2, multiple_of=32), 258, 8)
+        model = Transformer(ModelConfig(dim=16, n_layers=5, n_heads=2, multiple_of=16), 258, 8)
         model.init_weights(0)
         optimizer = build_optimizer(model, OptimConfig(name="muon", lr=0.1))
         for parameter in model.parameters():

@@ -13,6 +13,9 @@ from trainer.model import pointwise
 from trainer.model.model import Transformer
 from trainer.model.rotary import rotary_table, rotate
 
+EPSILON = 0.1
+"""Of norms: large, so that it shows."""
+
 
 def rotated_apart(qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> tuple[Tensor, ...]:
     heads = qkv.shape[2] - 2 * kv_heads
@@ -34,8 +37,8 @@ def test_the_norm_alone_has_a_gradient() -> None:
     x, branch, dnormed = (draw(3, 5, 24, seed=n) for n in range(3))
     own, book = (x.clone().requires_grad_() for _ in "ab")
     weight = torch.ones(24)
-    pointwise.add_norm(own, branch, weight, 1e-5, torch.float32)[1].backward(dnormed)
-    F.rms_norm(book + branch, (24,), weight, 1e-5).backward(dnormed)
+    pointwise.add_norm(own, branch, weight, EPSILON, torch.float32)[1].backward(dnormed)
+    F.rms_norm(book + branch, (24,), weight, EPSILON).backward(dnormed)
     torch.testing.assert_close(own.grad, book.grad)
 
 
@@ -48,10 +51,10 @@ def test_sum_with_norm_and_its_gradient(residual: torch.dtype) -> None:
     book = [x.double(), branch.double(), weight.double()]
     for tensor in (*own, *book):
         tensor.requires_grad_()
-    total, normed = pointwise.add_norm(*own, 1e-5, torch.bfloat16)
+    total, normed = pointwise.add_norm(*own, EPSILON, torch.bfloat16)
     exact = book[0] + book[1]
     rounded = exact + (exact.to(residual).double() - exact).detach()
-    expected = F.rms_norm(rounded, (24,), book[2], 1e-5)
+    expected = F.rms_norm(rounded, (24,), book[2], EPSILON)
     assert (total.dtype, normed.dtype) == (residual, torch.bfloat16)
     torch.testing.assert_close(total.double(), exact.to(residual).double())
     torch.testing.assert_close(normed.double(), expected, rtol=2**-8, atol=1e-6)
@@ -97,6 +100,7 @@ def test_a_model_with_them_is_the_same(dtype: torch.dtype) -> None:
         )
         model.init_weights(0)
         use(Choices("fp32", False, True, 0, "mkl", 1, "torch", fused_pointwise=fused), model)
+        assert model.embed(tokens).dtype == (torch.bfloat16 if narrow else torch.float32)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
             loss = model(tokens[:, :-1], tokens[:, 1:])
         loss.backward()

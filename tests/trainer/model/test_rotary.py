@@ -7,7 +7,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from tests.trainer.model.scalings import LINEAR, LLAMA3
 from trainer.config import RopeScaling
-from trainer.model.rotary import scale_frequencies
+from trainer.model.rotary import rotary_table, rotate, scale_frequencies
 
 
 @pytest.mark.parametrize("scaling", [LINEAR, LLAMA3], ids=["linear", "llama3"])
@@ -27,3 +27,11 @@ def test_frequencies_are_transformers(scaling: dict[str, Any]) -> None:
     ratios = (plain / found).round(decimals=3)
     assert ratios.max() == scaling["factor"]
     assert len(ratios.unique()) > 3 or scaling is LINEAR
+
+
+def test_a_rotation_in_bf16_is_rounded_once() -> None:
+    """Tables in bf16 would round most results differently."""
+    cos, sin = rotary_table(32, 16, 1e4)
+    x = torch.randn(2, 32, 3, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    exact = rotate(x.double(), cos.double(), sin.double())
+    assert (rotate(x, cos, sin) == exact.bfloat16()).float().mean() > 0.99

@@ -108,6 +108,29 @@ def test_more_steps_than_are_located_at_once(make_shards: Make) -> None:
         assert batches.epoch(37) == 1.0  # 74 windows, 2 a step
 
 
+def test_a_step_of_more_samples_than_are_located_at_once(
+    make_shards: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = {"a": make_shards(300)}
+    with closing(loader(shards)) as batches:
+        expected = [batch.tolist() for batch in batches]
+    monkeypatch.setattr(data, "LOCATED", 1)
+    with closing(loader(shards)) as batches:
+        assert [batch.tolist() for batch in batches] == expected
+
+
+def test_windows_that_another_run_has_read_are_left_out(make_shards: Make) -> None:
+    """Ten of a source, which are five steps: the first step goes on at the sixth."""
+    shards = {"a": make_shards(300)}
+    begin = DataStart(step=3, taken={"a": 10})
+    with (
+        closing(loader(shards, stop_step=10)) as fresh,
+        closing(loader(shards, start_step=3, stop_step=8, begin=begin)) as later,
+    ):
+        expected = [batch.tolist() for batch in fresh.read(6, 10)]
+        assert [batch.tolist() for batch in later] == expected
+
+
 def test_the_loader_ends_once(make_shards: Make) -> None:
     with closing(loader({"a": make_shards(300)})) as batches:
         assert len(list(batches)) == 5
