@@ -3,8 +3,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
-from trainer.config import BYTE_VOCABULARY, ModelConfig
+from trainer.config import BYTE_VOCABULARY, FLEX_BLOCK, ModelConfig
+from trainer.model.masks import DocumentBorder
 from trainer.model.model import Transformer
 
 SMALL = ModelConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, multiple_of=32)
@@ -77,6 +79,52 @@ def test_the_future_does_not_leak() -> None:
     before, after = model(tokens), model(changed)
     torch.testing.assert_close(before[0, :10], after[0, :10], rtol=0, atol=1e-6)
     assert not torch.allclose(before[0, 10:], after[0, 10:])
+
+
+@pytest.mark.parametrize(
+    ("window", "border", "seen_by"),
+    [
+        (3, None, [5, 6, 7]),
+        (3, DocumentBorder(256, opens=True), [5, 6]),
+        (None, DocumentBorder(256, opens=True), [5, 6]),
+        (None, DocumentBorder(256, opens=False), [5, 6, 7]),
+    ],
+)
+def test_masks_hide_a_token_from_others(
+    window: int | None, border: DocumentBorder | None, seen_by: list[int]
+) -> None:
+    """In one layer, a change of token 5 reaches those that attend to it; token 7 is the border."""
+    config = SMALL.model_copy(update={"n_layers": 1, "sliding_window": window})
+    model = Transformer(config, BYTE_VOCABULARY, 32, border)
+    model.init_weights(0)
+    tokens = torch.randint(0, 256, (1, 16), generator=torch.Generator().manual_seed(1))
+    tokens[0, 7] = 256
+    changed = tokens.clone()
+    changed[0, 5] = (changed[0, 5] + 1) % 256
+    difference = (model(tokens) - model(changed)).abs().amax(dim=-1)
+    assert (difference[0] > 1e-6).nonzero().flatten().tolist() == seen_by
+
+
+def test_masks_are_in_blocks_in_training_alone() -> None:
+    """Of a window of one token, a query's block has one block of keys."""
+    config = SMALL.model_copy(update={"sliding_window": 1})
+    model = Transformer(config, BYTE_VOCABULARY, 3 * FLEX_BLOCK)
+    model.masks_blocks = True
+    tokens = torch.zeros((1, 3 * FLEX_BLOCK), dtype=torch.int64)
+    mask = model._mask(tokens)
+    assert isinstance(mask, BlockMask) and mask.kv_num_blocks.tolist() == [[[1, 1, 1]]]
+    assert isinstance(model.eval()._mask(tokens), Tensor)
+
+
+@pytest.mark.parametrize("one_kernel", [False, True])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_the_residual_stream_begins_in_its_dtype(
+    one_kernel: bool, dtype: torch.dtype | None
+) -> None:
+    model = Transformer(SMALL, BYTE_VOCABULARY, 32, residual_dtype=dtype)
+    model.init_weights(0)
+    model.one_kernel = one_kernel
+    assert model.embed(torch.zeros((1, 4), dtype=torch.int64)).dtype == (dtype or torch.float32)
 
 
 def test_weights_depend_on_the_seed_alone() -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from trainer.config import TokenizerConfig
+from trainer.problems import ConfigError
 from trainer.tokens import packing
 from trainer.tokens.packing import SYNC_BYTES, Encoding, Part, Progress, _SyncedFile, pack
-from trainer.tokens.piece import Piece
+from trainer.tokens.piece import Piece, PreTokenised
 
 
 def test_a_file_of_tokens_is_synced_on_the_way_and_when_it_is_closed(
@@ -62,6 +63,57 @@ def test_two_bytes_hold_65536_ids(ids: int, dtype: str) -> None:
     encoding = Encoding(TokenizerConfig())
     vars(encoding)["tokenizer"] = SimpleNamespace(vocab_size=ids)
     assert encoding.dtype == np.dtype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("ids", "adds", "missing"),
+    [
+        ((0, 1), (True, True), ""),
+        ((1, 0), (True, True), ""),  # as in GPT-NeoX, whose EOS is 0
+        ((-1, 0), (False, True), ""),
+        ((-1, 0), (True, True), "BOS"),
+        ((0, -1), (True, False), ""),
+        ((0, -1), (True, True), "EOS"),
+    ],
+)
+def test_only_a_border_that_is_added_must_exist(
+    monkeypatch: pytest.MonkeyPatch,
+    ids: tuple[int, int],
+    adds: tuple[bool, bool],
+    missing: str,
+) -> None:
+    """`ids` and `adds` are of BOS and EOS."""
+    tokenizer = SimpleNamespace(bos=ids[0], eos=ids[1])
+    monkeypatch.setattr(packing, "build_tokenizer", lambda config: tokenizer)
+    encoding = Encoding(TokenizerConfig(), *adds)
+    if not missing:
+        assert encoding.tokenizer is tokenizer
+        return
+    with pytest.raises(ConfigError, match=f"found no {missing}; expected one"):
+        _ = encoding.tokenizer
+
+
+def test_ids_of_a_file_lose_the_borders_that_are_added(tmp_path: Path) -> None:
+    """Of the bytes, BOS is 256 and EOS 257."""
+    found = {}
+    for adds in ((True, True), (False, True), (True, False)):
+        encoding = Encoding(TokenizerConfig(), *adds)
+        found[adds] = [
+            encoding.ids(PreTokenised(np.array(ids, np.int64), tmp_path, "row 1")).tolist()
+            for ids in ([256, 0, 255, 257], [256], [257], [])
+        ]
+    assert found == {
+        (True, True): [[0, 255], [], [], []],
+        (False, True): [[256, 0, 255], [256], [], []],
+        (True, False): [[0, 255, 257], [], [257], []],
+    }
+
+
+@pytest.mark.parametrize("wrong", [-1, 258])
+def test_ids_beyond_the_vocabulary_are_refused(tmp_path: Path, wrong: int) -> None:
+    document = PreTokenised(np.array([7, wrong, 0]), tmp_path, "row 3")
+    with pytest.raises(ConfigError, match=f"row 3, token 2: found id {wrong}; expected ids from 0"):
+        Encoding(TokenizerConfig()).ids(document)
 
 
 def test_all_bytes_of_a_file_count_as_progress(tmp_path: Path) -> None:
