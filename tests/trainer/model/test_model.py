@@ -106,13 +106,15 @@ def test_masks_hide_a_token_from_others(
 
 
 def test_masks_are_in_blocks_in_training_alone() -> None:
-    """Of a window of one token, a query's block has one block of keys."""
+    """With a window of one token, a block of queries has one block of keys, in part."""
     config = SMALL.model_copy(update={"sliding_window": 1})
     model = Transformer(config, BYTE_VOCABULARY, 3 * FLEX_BLOCK)
     model.masks_blocks = True
     tokens = torch.zeros((1, 3 * FLEX_BLOCK), dtype=torch.int64)
     mask = model._mask(tokens)
-    assert isinstance(mask, BlockMask) and mask.kv_num_blocks.tolist() == [[[1, 1, 1]]]
+    assert isinstance(mask, BlockMask) and mask.full_kv_num_blocks is not None
+    assert mask.kv_num_blocks.tolist() == [[[1, 1, 1]]]
+    assert mask.full_kv_num_blocks.tolist() == [[[0, 0, 0]]]
     assert isinstance(model.eval()._mask(tokens), Tensor)
 
 
