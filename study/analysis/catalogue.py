@@ -33,13 +33,13 @@ class Analysis:
 ANALYSES = {
     "learning_rate": Analysis(
         "Best learning rate",
-        "For each model size, the minimum of a parabola in the logarithm of the learning rate, "
-        "through the losses at rates within a factor of 8 of the one with the lowest loss (at "
-        "least the three nearest). The interval, in which the minimum lies with 80% "
-        "probability, has every rate at which the slope of the parabola may be zero (Fieller). "
-        "It is from the scatter of the runs around the parabolas, pooled over the sizes: with "
-        "three rates, that is the spread of the seeds, and the interval leaves out how far the "
-        "loss is from a parabola.",
+        "For each model size, the minimum of a cubic in the logarithm of the learning rate, or of "
+        "a parabola if there are fewer than five rates, through the losses at rates within a "
+        "factor of 8 of the one with the lowest loss (at least the three nearest). The interval, "
+        "in which the minimum lies with 80% probability, has every rate at which the slope of the "
+        "curve may be zero (Fieller). It is from the scatter of the runs around the curves, pooled "
+        "over the sizes. That the loss rises faster above the best rate than below moves the "
+        "minimum of a parabola down, which its interval does not include.",
         {"learning_rate": BestRate},
     ),
     "isoflop": Analysis(

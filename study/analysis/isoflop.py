@@ -12,10 +12,10 @@ from statistics import fmean
 import numpy as np
 from scipy.special import stdtrit
 
-from study.analysis.parabola import (
+from study.analysis.curve import (
     LEVEL,
-    Parabola,
-    fit_parabola,
+    Curve,
+    fit_curve,
     near_lowest,
     pooled_noise,
     tell_places,
@@ -129,7 +129,7 @@ class BudgetCurve:
 
     row: Budget
     runs: Sequence[IsoRun]
-    parabola: Parabola | None
+    parabola: Curve | None
     """In log N."""
 
 
@@ -177,12 +177,12 @@ def fit_budgets(label: str, budgets: Mapping[float, Sequence[IsoRun]], kind: str
     return IsoFlopFit(curves, laws)
 
 
-def _parabolas(runs: Sequence[IsoRun]) -> tuple[Parabola, Parabola] | None:
+def _parabolas(runs: Sequence[IsoRun]) -> tuple[Curve, Curve] | None:
     """Return the parabolas of one budget in log N and in log D, through the same runs."""
     near = near_lowest([run.params for run in runs], [run.loss for run in runs], NEAR)
     losses = [runs[index].loss for index in near]
-    in_params = fit_parabola([math.log(runs[index].params) for index in near], losses)
-    in_tokens = fit_parabola([math.log(runs[index].tokens) for index in near], losses)
+    in_params = fit_curve([math.log(runs[index].params) for index in near], losses)
+    in_tokens = fit_curve([math.log(runs[index].tokens) for index in near], losses)
     return None if in_params is None or in_tokens is None else (in_params, in_tokens)
 
 
@@ -190,7 +190,7 @@ def _curve(
     label: str,
     flops: float,
     runs: Sequence[IsoRun],
-    pair: tuple[Parabola, Parabola] | None,
+    pair: tuple[Curve, Curve] | None,
     noises: tuple[Noise | None, Noise | None],
     kind: str,
 ) -> BudgetCurve:
@@ -230,7 +230,7 @@ def _curve(
 
 
 def _minimum(
-    parabola: Parabola | None, noise: Noise | None
+    parabola: Curve | None, noise: Noise | None
 ) -> tuple[float | None, float | None, float | None]:
     if parabola is None or parabola.minimum is None:
         return None, None, None
@@ -253,7 +253,7 @@ def _with_missing(curve: BudgetCurve, planned: int) -> BudgetCurve:
 
 
 def _power_law(
-    label: str, quantity: str, parabolas: Mapping[float, Parabola], noise: Noise | None
+    label: str, quantity: str, parabolas: Mapping[float, Curve], noise: Noise | None
 ) -> PowerLaw:
     """Return the line through the logarithms of the minima, each weighted by its variance.
 

@@ -1,16 +1,10 @@
-"""The best learning rate of each model size: the minimum of a parabola in its logarithm."""
+"""The best learning rate of each model size: the minimum of a curve in its logarithm."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from study.analysis.parabola import (
-    Parabola,
-    fit_parabola,
-    near_lowest,
-    pooled_noise,
-    tell_places,
-)
+from study.analysis.curve import Curve, fit_curve, near_lowest, pooled_noise, tell_places
 from study.analysis.series import Series
 from study.formats import format_count, format_ends, format_known, format_missing
 from study.grid import Cell
@@ -18,7 +12,12 @@ from study.measure.losses import FinalLoss, choose_loss
 from study.measure.noise import Noise
 
 NEAR = 8.0
-"""Factor on the learning rate with the lowest loss within which the parabola is fitted."""
+"""Factor on the learning rate with the lowest loss within which the curve is fitted."""
+
+FOR_CUBIC = 5
+"""Rates from which on the curve is a cubic. The loss rises faster above the best rate than below,
+which moves the minimum of a parabola by more than its interval. Of four rates, a cubic would leave
+no scatter."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +32,19 @@ class BestRate:
     runs: int
     """Runs with a loss, of all seeds."""
     best_lr: float | None
-    """Minimum of the parabola, or at an edge of the grid the learning rate there."""
+    """Minimum of the curve, or at an edge of the grid the learning rate there."""
     low: float | None
     """Lower end of the 80% interval of the minimum."""
     high: float | None
     loss: float | None
-    """Loss at the minimum, by the parabola; at an edge the mean of the runs there."""
+    """Loss at the minimum, by the curve; at an edge the mean of the runs there."""
     curvature: float | None
-    """Second derivative of the parabola in ln(lr), nats per token."""
+    """Second derivative of the curve in ln(lr), at its minimum, nats per token."""
     edge: str | None
     """lowest or highest: the loss still falls at that learning rate, which is the last of the
     grid."""
     noise: float | None
-    """Standard deviation of the runs around the parabolas of all sizes together."""
+    """Standard deviation of the runs around the curves of all sizes together."""
     degrees: int
     """Degrees of freedom of the noise."""
     loss_kind: str
@@ -73,33 +72,38 @@ class RateCurve:
     row: BestRate
     rates: Sequence[float]
     losses: Sequence[float]
-    parabola: Parabola | None
+    fitted: Curve | None
 
 
 def fit_learning_rates(series: Series, losses: Mapping[str, FinalLoss]) -> list[RateCurve]:
     """Return the curve of each model size; one with losses at fewer than three rates has none."""
     known, kind = choose_loss(series.cells, losses)
-    found, parabolas = {}, {}
+    found, fits = {}, {}
     for model, cells in series.by_model().items():
         have = [cell for cell in cells if cell.name in known]
         rates, values = [cell.run.optim.lr for cell in have], [known[cell.name] for cell in have]
-        near = near_lowest(rates, values, NEAR)
-        parabola = fit_parabola(
-            [math.log(rates[index]) for index in near], [values[index] for index in near]
-        )
         found[model] = cells, rates, values
-        if parabola is not None:
-            parabolas[model] = parabola
-    noise = pooled_noise(list(parabolas.values()))
+        fitted = fit_rates(rates, values)
+        if fitted is not None:
+            fits[model] = fitted
+    noise = pooled_noise(list(fits.values()))
     return [
         RateCurve(
-            _row(series.label, cells, rates, values, parabolas.get(model), noise, kind),
+            _row(series.label, cells, rates, values, fits.get(model), noise, kind),
             rates,
             values,
-            parabolas.get(model),
+            fits.get(model),
         )
         for model, (cells, rates, values) in found.items()
     ]
+
+
+def fit_rates(rates: Sequence[float], losses: Sequence[float]) -> Curve | None:
+    """Return the curve through the losses near the lowest; None at fewer than three rates."""
+    near = near_lowest(rates, losses, NEAR)
+    places = [math.log(rates[index]) for index in near]
+    order = 3 if len(set(places)) >= FOR_CUBIC else 2
+    return fit_curve(places, [losses[index] for index in near], order)
 
 
 def _row(
@@ -107,13 +111,13 @@ def _row(
     cells: Sequence[Cell],
     rates: Sequence[float],
     losses: Sequence[float],
-    parabola: Parabola | None,
+    fitted: Curve | None,
     noise: Noise | None,
     kind: str,
 ) -> BestRate:
-    best = _find_best(rates, losses, parabola, noise)
+    best = _find_best(rates, losses, fitted, noise)
     missing = format_missing(len(rates), len(cells))
-    fitted = tell_places(parabola, len(set(rates)), "rates")
+    left_out = tell_places(fitted, len(set(rates)), "rates")
     return BestRate(
         variant=label,
         model=cells[0].model,
@@ -124,12 +128,12 @@ def _row(
         low=best.low,
         high=best.high,
         loss=best.loss,
-        curvature=None if parabola is None else 2 * parabola.coefficients[2],
+        curvature=best.curvature,
         edge=best.edge,
         noise=None if noise is None else noise.deviation,
         degrees=0 if noise is None else noise.degrees,
         loss_kind=kind,
-        note="; ".join(filter(None, [_tell_batches(cells), missing, fitted, best.note])),
+        note="; ".join(filter(None, [_tell_batches(cells), missing, left_out, best.note])),
     )
 
 
@@ -141,6 +145,7 @@ class _Best:
     loss: float | None = None
     low: float | None = None
     high: float | None = None
+    curvature: float | None = None
     edge: str | None = None
     note: str = ""
 
@@ -148,26 +153,27 @@ class _Best:
 def _find_best(
     rates: Sequence[float],
     losses: Sequence[float],
-    parabola: Parabola | None,
+    fitted: Curve | None,
     noise: Noise | None,
 ) -> _Best:
-    if parabola is None:
+    if fitted is None:
         return _Best(note="a curve needs losses at three learning rates")
-    if parabola.minimum is None:
+    x = fitted.minimum
+    if x is None:
         places = sorted(set(rates))
         means = ((rate, _mean(rate, rates, losses)) for rate in places)
         best, loss = min(means, key=lambda pair: pair[1])
         edge = {places[0]: "lowest", places[-1]: "highest"}.get(best)
         note = f"at the edge: the {edge} rate tried" if edge else "the curve has no minimum"
         return _Best(best, loss, edge=edge, note=note)
-    best, loss = math.exp(parabola.minimum), parabola(parabola.minimum)
+    found = _Best(math.exp(x), fitted(x), curvature=fitted.bend(x))
     if noise is None:
-        return _Best(best, loss, note="no interval: three rates of one seed leave no scatter")
-    ends = parabola.interval(noise)
+        return replace(found, note="no interval: three rates of one seed leave no scatter")
+    ends = fitted.interval(noise)
     if ends is None:
-        return _Best(best, loss, note="no interval: the curve is as flat as the noise")
+        return replace(found, note="no interval: the curve is as flat as the noise")
     low, high = map(math.exp, ends)
-    return _Best(best, loss, low, high)
+    return replace(found, low=low, high=high)
 
 
 def _tell_batches(cells: Sequence[Cell]) -> str:

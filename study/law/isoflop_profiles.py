@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from study.analysis.curve import fit_curve
 from study.analysis.isoflop import NEAR
-from study.analysis.parabola import fit_parabola
 from study.law.scaling_law import TrainedModel
 
 FEWEST_SIZES = 4
@@ -56,7 +56,7 @@ def _profile(runs: Sequence[TrainedModel]) -> IsoFlop:
     near = [run for run in runs if best / NEAR <= run.params <= best * NEAR]
     if len({run.params for run in near}) < FEWEST_SIZES:
         return IsoFlop(flops, tuple(runs), None, None)
-    curve = fit_parabola([math.log(run.params) for run in near], [run.loss for run in near])
+    curve = fit_curve([math.log(run.params) for run in near], [run.loss for run in near])
     if curve is None or curve.minimum is None:
         return IsoFlop(flops, tuple(runs), None, None)
     return IsoFlop(flops, tuple(runs), math.exp(curve.minimum), curve(curve.minimum))

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from study.analysis.ablations import Difference
 from study.analysis.catalogue import Results
+from study.analysis.curve import Curve
 from study.analysis.isoflop import IsoFlopFit, PowerLaw
 from study.analysis.learning_rate import RateCurve
-from study.analysis.parabola import Parabola
 from study.analysis.tokens_per_parameter import LengthRow
 from study.formats import format_count
 from study.sequences import evenly
@@ -67,7 +67,7 @@ def _draw_learning_rates(series: Sequence[Sequence[RateCurve]], sheet: Sheet) ->
             _draw_rates(left, curve, colour_of[curve.row.model], label)
         _label_log_x(left, [rate for curve in curves for rate in curve.rates], "Learning rate")
         left.set_ylabel(f"{curves[0].row.loss_kind.capitalize()} (nats per token)")
-        left.set_title(_title(curves[0].row.variant, "Loss and parabola", len(shown), len(known)))
+        left.set_title(_title(curves[0].row.variant, "Loss and curve", len(shown), len(known)))
         left.legend()
         _draw_best(right, curves, colour_of)
     return figure
@@ -76,15 +76,15 @@ def _draw_learning_rates(series: Sequence[Sequence[RateCurve]], sheet: Sheet) ->
 def _draw_rates(ax: Axes, curve: RateCurve, colour: Any, label: str) -> None:
     row = curve.row
     ax.plot(curve.rates, curve.losses, "o", color=colour, markersize=4.5, label=label)
-    if curve.parabola is not None:
-        _draw_parabola(ax, curve.parabola, colour)
+    if curve.fitted is not None:
+        _draw_fit(ax, curve.fitted, colour)
     if row.best_lr is not None and row.edge is None and row.loss is not None:
         ax.plot(row.best_lr, row.loss, "o", color=colour, mfc="white", ms=7, mew=1.4, zorder=3)
 
 
-def _draw_parabola(ax: Axes, parabola: Parabola, colour: Any) -> None:
-    x = np.linspace(parabola.low, parabola.high, 80)
-    ax.plot(np.exp(x), [parabola(at) for at in x], color=colour, linewidth=1.3)
+def _draw_fit(ax: Axes, fitted: Curve, colour: Any) -> None:
+    x = np.linspace(fitted.low, fitted.high, 80)
+    ax.plot(np.exp(x), [fitted(at) for at in x], color=colour, linewidth=1.3)
 
 
 def _draw_best(ax: Axes, curves: Sequence[RateCurve], colour_of: dict[str, Any]) -> None:
@@ -135,7 +135,7 @@ def _draw_isoflops(series: Sequence[IsoFlopFit], sheet: Sheet) -> Figure:
                 color=colour, markersize=4.5, label=f"{format_tick(row.flops)} FLOPs",
             )  # fmt: skip
             if curve.parabola is not None:
-                _draw_parabola(left, curve.parabola, colour)
+                _draw_fit(left, curve.parabola, colour)
             if row.params is not None and row.loss is not None:
                 left.plot(row.params, row.loss, "o", color=colour, mfc="white", ms=7, mew=1.4)
         first = fit.curves[0].row

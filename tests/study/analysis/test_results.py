@@ -73,6 +73,28 @@ def test_rates_that_the_parabola_leaves_out_are_told(make_grid: MakeGrid) -> Non
     assert why == "no interval: three rates of one seed leave no scatter"
 
 
+@pytest.mark.parametrize(("rates", "moved"), [(5, False), (4, True)])
+def test_five_rates_show_that_the_loss_rises_faster_above_the_best(
+    make_grid: MakeGrid, rates: int, moved: bool
+) -> None:
+    """2 + 0.3 (u^2 + u^3 / 6), so a cubic: the parabola through four rates lies below the best."""
+    sweep = {"optim.lr": [1e-3 * 2.0**n for n in range(rates)]}
+    grid = make_grid({"grid": [{**ONE, "sweep": sweep}]})
+
+    def loss(cell: Cell) -> float:
+        u = math.log(cell.run.optim.lr / 3e-3)
+        return 2 + 0.3 * (u**2 + u**3 / 6)
+
+    write(grid, loss)
+    row = fit(grid)["tiny"].row
+    assert row.best_lr is not None
+    assert (row.best_lr < 2.99e-3) == moved
+    if not moved:
+        assert (row.best_lr, row.loss) == pytest.approx((3e-3, 2.0))
+        assert row.curvature == pytest.approx(0.6)
+        assert row.degrees == 1
+
+
 def test_best_rates_that_nearly_agree_have_an_axis_that_tells_numbers_apart(
     make_grid: MakeGrid, tmp_path: Path
 ) -> None:
@@ -103,7 +125,7 @@ def test_long_names_keep_to_the_panel_of_rates(make_grid: MakeGrid, tmp_path: Pa
 
 
 def test_intervals_of_best_rates_are_from_the_noise_of_seeds(make_grid: MakeGrid) -> None:
-    """Two seeds at each of three rates, 0.1 around y = 1 - x + x^2; see test_parabola.py."""
+    """Two seeds at each of three rates, 0.1 around y = 1 - x + x^2; see test_curve.py."""
     rates = {"optim.lr": [1e-3 / math.e, 1e-3, 1e-3 * math.e]}
     grid = make_grid({"grid": [{**ONE, "sweep": rates, "seed": [1, 2]}]})
 
