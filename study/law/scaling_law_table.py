@@ -98,7 +98,7 @@ def study_losses(grid: Grid) -> tuple[list[TrainedModel], str]:
     """Return a study's trained runs, and the name of their loss.
 
     The validation loss if every run has one, otherwise the median training loss of the last tenth
-    of the steps. Runs that diverged or have not ended are left out.
+    of the steps. For the runs that are left out see `final_losses`.
     """
     found = final_losses(grid)
     losses, what = choose_loss((cell for cell, _ in found), {cell.name: f for cell, f in found})

@@ -1,12 +1,14 @@
 """The final loss of each run: what scaling laws and the analyses compare."""
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from study.grid import Cell, Grid
-from study.measure.run_files import each_run
+from study.measure.run_files import Run, each_run
+from study.measure.texts import find_other_texts
 
 LAST_SHARE = 0.1
 """Last share of the steps, whose median training loss is a run's final one."""
@@ -29,18 +31,32 @@ class FinalLoss:
 def final_losses(grid: Grid) -> list[tuple[Cell, FinalLoss]]:
     """Return the losses of a study's trained runs, in the grid's order.
 
-    Runs that diverged or have not ended are left out.
+    Left out are runs that diverged or have not ended, and, with a message on standard error, those
+    that read other text than the newest run with the same sources: their losses do not compare.
     """
-    found = []
+    cells, losses, contents, started = [], [], [], []
     for cell, run in each_run(grid):
-        steps, losses = (run.records.column(name) for name in ("step", "loss"))
-        known = np.isfinite(losses)
-        if run.summary.outcome != "trained" or not known.any():
-            continue
-        last = known & (steps >= (1 - LAST_SHARE) * steps[known][-1])
-        final = FinalLoss(run.summary.loss_validation, float(np.median(losses[last])))
-        found.append((cell, final))
+        cells.append(cell)
+        losses.append(_final_loss(run))
+        contents.append(run.summary.content)
+        started.append(run.summary.attempts[-1].start)
+    found = []
+    others = find_other_texts(grid, cells, contents, started)
+    for cell, loss, other in zip(cells, losses, others, strict=True):
+        if loss is not None and other is not None:
+            print(f"{cell.folder}: loss left out; its text is not that of {other}", file=sys.stderr)
+        elif loss is not None:
+            found.append((cell, loss))
     return found
+
+
+def _final_loss(run: Run) -> FinalLoss | None:
+    steps, losses = (run.records.column(name) for name in ("step", "loss"))
+    known = np.isfinite(losses)
+    if run.summary.outcome != "trained" or not known.any():
+        return None
+    last = known & (steps >= (1 - LAST_SHARE) * steps[known][-1])
+    return FinalLoss(run.summary.loss_validation, float(np.median(losses[last])))
 
 
 def choose_loss(

@@ -26,15 +26,28 @@ def text_columns(
 
     `rows` are the cells' measurements, `contents` what the runs say of their text.
     """
+    others = find_other_texts(grid, cells, contents, [row.started for row in rows])
+    return [
+        {"text": _digest(content), "other_text": other}
+        for content, other in zip(contents, others, strict=True)
+    ]
+
+
+def find_other_texts(
+    grid: Grid, cells: Sequence[Cell], contents: Sequence[Content], started: Sequence[str]
+) -> list[str | None]:
+    """Return the newest run with a source of each run, where it read another text of it.
+
+    `started`: when the runs did, ISO 8601.
+    """
     keys = [_keys(grid, *pair) for pair in zip(cells, contents, strict=True)]
     newest: dict[str, int] = {}
-    for index in sorted(range(len(rows)), key=lambda index: rows[index].started):
+    for index in sorted(range(len(cells)), key=lambda index: started[index]):
         newest |= dict.fromkeys(keys[index], index)
-    columns: list[dict[str, str | None]] = []
-    for own, content in zip(keys, contents, strict=True):
-        others = (cells[newest[n]].name for n in own if keys[newest[n]][n] != own[n])
-        columns.append({"text": _digest(content), "other_text": next(others, None)})
-    return columns
+    return [
+        next((cells[newest[n]].name for n in own if keys[newest[n]][n] != own[n]), None)
+        for own in keys
+    ]
 
 
 def _keys(grid: Grid, cell: Cell, content: Content) -> dict[str, str]:

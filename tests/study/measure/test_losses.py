@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from study.measure.losses import TRAINING, VALIDATION, FinalLoss, choose_loss, final_losses
-from tests.study.conftest import MakeGrid, write_run
+from tests.study.conftest import MakeGrid, make_summary, write_run
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,19 @@ def test_all_runs_are_compared_by_one_kind_of_loss(make_grid: MakeGrid) -> None:
     losses[second.name] = FinalLoss(None, 2.0)
     assert choose_loss(cells, losses) == ({first.name: 1.0, second.name: 2.0}, TRAINING)
     assert choose_loss([first], losses) == ({first.name: 1.1}, VALIDATION)
+
+
+def test_losses_of_text_that_has_changed_since_are_left_out(
+    make_grid: MakeGrid, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second run is older than the first; of the others, no text with its name is known."""
+    grid = make_grid()
+    contents = ({"python_stdlib": "new"}, {"python_stdlib": "old"}, None, {"other": "text"})
+    for cell, content, hour in zip(grid, contents, (3, 1, 7, 6), strict=True):
+        start = f"2026-01-02T0{hour}:00:00+00:00"
+        attempts = [{**make_summary(cell, 4.0, 9.0)["attempts"][0], "start": start}]
+        write_run(cell, content=content, attempts=attempts)
+    first, old, *others = grid
+    assert [cell for cell, _ in final_losses(grid)] == [first, *others]
+    said = f"{old.folder}: loss left out; its text is not that of {first.name}\n"
+    assert capsys.readouterr().err == said
