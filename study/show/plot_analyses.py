@@ -165,8 +165,8 @@ def _draw_optima(
         if value is not None:
             _with_interval(ax, row.flops, value, low, high, colour)
         elif law.quantity == "params" and row.edge is not None:
-            edge = min(curve.runs, key=lambda run: run.loss).params
-            marker = "^" if row.edge == "largest" else "v"
+            end, marker = (max, "^") if row.edge == "largest" else (min, "v")
+            edge = end(run.params for run in curve.runs)
             ax.plot(row.flops, edge, marker, color=colour, mfc="white", ms=8, mew=1.4)
     budgets = [curve.row.flops for curve in fit.curves]
     title = f"Compute-optimal {name[:-2].lower()}"

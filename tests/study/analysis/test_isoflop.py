@@ -7,6 +7,8 @@ import pytest
 
 from study.analysis.isoflop import IsoFlopFit, IsoRun, fit_budgets
 from study.law.scaling_law import ScalingLaw
+from study.show.plot_analyses import DRAW
+from study.show.sheets import SHEETS
 
 PLANTED = ScalingLaw(E=1.7, A=400.0, B=410.0, alpha=0.34, beta=0.28)
 
@@ -125,6 +127,25 @@ def test_minima_on_a_line_leave_the_interval_that_the_noise_gives() -> None:
     for law in fit_budgets("base", runs, "validation loss").laws:
         assert law.exponent == pytest.approx(0.5)
         assert (law.low, law.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
+
+
+def test_an_arrow_is_at_the_size_at_the_edge() -> None:
+    """As the mean over seeds is lowest there, though the best single run is of the middle size."""
+    losses = {4e7: (3.2, 3.2), 8e7: (2.9, 3.4), 1.6e8: (3.0, 3.0)}
+    pairs = [(n, loss) for n, both in losses.items() for loss in both]
+    runs = {
+        1e18: [IsoRun(n, 1e18 / 6 / n, loss) for n, loss in pairs],
+        # the other way round, and a budget with a minimum, without which there are no axes
+        1e19: [IsoRun(6.4e15 / n, 1e19 / 6 / 6.4e15 * n, loss) for n, loss in pairs],
+        1e20: [IsoRun(n, 1e20 / 6 / n, (n / 8e7 - 1) ** 2) for n in losses],
+    }
+    fit = fit_budgets("base", runs, "loss")
+    axes = DRAW["isoflop"]([fit], SHEETS[0]).axes[1]
+    arrows = [(line.get_marker(), *line.get_xydata()[0]) for line in axes.lines]
+    assert [arrow for arrow in arrows if arrow[0] in ("^", "v")] == [
+        ("^", 1e18, 1.6e8),
+        ("v", 1e19, 4e7),
+    ]
 
 
 def test_sizes_that_the_parabola_leaves_out_are_told() -> None:
