@@ -95,8 +95,8 @@ def compare_with_base(series: Series, losses: Mapping[str, FinalLoss]) -> list[D
             if problem is not None:
                 rows.append(replace(row, note="; ".join(filter(None, [problem, row.note]))))
             else:
-                borrowed = noise is not None and of_size is None
                 unlike = _unlike_tokens(changes[base][0], changes[change][0])
+                borrowed = of_size is None
                 rows.append(_against(row, values[model][base], noise, borrowed, unlike))
     return rows
 

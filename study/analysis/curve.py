@@ -136,10 +136,8 @@ def tell_places(curve: Curve | None, total: int, noun: str) -> str:
 
 def pooled_noise(curves: Sequence[Curve]) -> Noise | None:
     """Return the scatter around several curves; None if they pass through all points."""
-    degrees = sum(curve.degrees for curve in curves)
-    if not degrees:
-        return None
-    return Noise(math.sqrt(sum(curve.squares for curve in curves) / degrees), degrees)
+    degrees, square = (sum(getattr(c, name) for c in curves) for name in ("degrees", "squares"))
+    return Noise(math.sqrt(square / degrees), degrees) if degrees and square else None
 
 
 def near_lowest(x: Sequence[float], y: Sequence[float], factor: float) -> list[int]:

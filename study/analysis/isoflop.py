@@ -265,9 +265,8 @@ def _power_law(
     if len(found) < 2:
         note = f"needs two budgets with a minimum between their sizes; found {len(found)}"
         return PowerLaw(label, quantity, None, None, None, None, len(found), note)
-    scattered = noise is not None and noise.deviation > 0
     errors = np.ones(len(x))
-    if noise is not None and scattered:
+    if noise is not None:
         errors = np.array([item.minimum_error(noise) for item in found.values()])
     weights = errors**-2.0
     center = float((weights @ x) / weights.sum())
@@ -278,8 +277,8 @@ def _power_law(
     degrees = len(x) - 2
     error, note = None, ""
     if noise is not None:
-        wider = math.sqrt(max(1.0, misfit / degrees)) if scattered and degrees else 1.0
-        error = (wider if scattered else 0.0) / math.sqrt(spread) * noise.factor(LEVEL)
+        wider = math.sqrt(max(1.0, misfit / degrees)) if degrees else 1.0
+        error = wider / math.sqrt(spread) * noise.factor(LEVEL)
     elif degrees:
         factor = float(stdtrit(degrees, 0.5 + LEVEL / 2))
         error = math.sqrt(misfit / degrees / spread) * factor

@@ -129,6 +129,49 @@ def test_minima_on_a_line_leave_the_interval_that_the_noise_gives() -> None:
         assert (law.low, law.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
 
 
+@pytest.mark.parametrize(("apart", "half"), [((), 0.17769), ((-0.1, 0.1), 0.079849)])
+def test_minima_beside_a_line_leave_a_wider_interval(apart: tuple[float, ...], half: float) -> None:
+    """At N = 10^4, 10^4.6 and 10^5, of budgets 10 times apart: 1/30, 2/30 and 1/30 beside a line.
+
+    Its slope is 1/2, with the standard error sqrt(6 / 900 / 2) of one degree of freedom; t(1) at
+    90% is 3.077684. Seeds that differ by 0.2 leave less, but their noise has 9: 1.383029.
+    """
+    runs = {}
+    for flops, digits in ((1e12, 4.0), (1e13, 4.6), (1e14, 5.0)):
+        sizes = {u: 10**digits * np.exp(u) for u in (-1, 0, 1)}
+        runs[flops] = [
+            IsoRun(n, flops / 6 / n, 2 + u**2 + more)
+            for u, n in sizes.items()
+            for more in apart or (0,)
+        ]
+    for law in fit_budgets("base", runs, "validation loss").laws:
+        assert law.exponent == pytest.approx(0.5)
+        assert (law.low, law.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-5)
+        assert ("scatter of the minima" in law.note) == (not apart)
+
+
+def test_the_best_tokens_have_the_noise_of_their_own_parabola() -> None:
+    """Whole steps move the tokens: losses on a parabola in log N scatter around that in log D."""
+    moved = (1.0, 1.1, 0.95, 1.05, 1.0)
+    runs = [
+        IsoRun(1e8 * np.exp(u), 1e10 * np.exp(-u) * more, 3 + u**2)
+        for u, more in zip((-1.0, -0.5, 0.0, 0.5, 1.0), moved, strict=True)
+    ]
+    row = fit_budgets("base", {6e18: runs}, "loss").curves[0].row
+    assert row.params_low == pytest.approx(1e8) and row.params_high == pytest.approx(1e8)
+    x, y = np.log([run.tokens for run in runs]), np.array([run.loss for run in runs])
+    (bend, slope, _), covariance = np.polyfit(x - 23, y, 2, cov=True)
+    low, best, high = (
+        np.log(row_value) - 23 for row_value in (row.tokens_low, row.tokens, row.tokens_high)
+    )
+    assert best == pytest.approx(-slope / 2 / bend)
+    # At the ends, the slope is t(2) at 90% times its own standard error.
+    for end in (low, high):
+        g = np.array([2 * end, 1.0])
+        error = np.sqrt(g @ covariance[:2, :2] @ g)
+        assert abs(2 * bend * end + slope) / error == pytest.approx(1.885618, rel=1e-4)
+
+
 def test_an_arrow_is_at_the_size_at_the_edge() -> None:
     """As the mean over seeds is lowest there, though the best single run is of the middle size."""
     losses = {4e7: (3.2, 3.2), 8e7: (2.9, 3.4), 1.6e8: (3.0, 3.0)}

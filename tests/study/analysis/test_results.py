@@ -63,14 +63,16 @@ def test_planted_best_rates_are_found(make_grid: MakeGrid) -> None:
 
 
 def test_rates_that_the_parabola_leaves_out_are_told(make_grid: MakeGrid) -> None:
-    """Factors of 5, 2 and 20 from the rate with the lowest loss: the last is beyond 8."""
-    grid = make_grid({"grid": [{**ONE, "sweep": {"optim.lr": [4e-4, 2e-3, 4e-3, 4e-2]}}]})
+    """The lowest loss is at 2e-3; 3e-4 is a factor of 6.7 away, 1.8e-2 one of 9, beyond 8."""
+    rates = [3e-4, 1e-3, 2e-3, 4e-3, 1.8e-2]
+    grid = make_grid({"grid": [{**ONE, "sweep": {"optim.lr": rates}}]})
     write(grid, rate_curve)
     row = fit(grid)["tiny"].row
-    assert row.rates == 4
-    told, why = row.note.split("; ")
-    assert told == "parabola through 3 of 4 rates"
-    assert why == "no interval: three rates of one seed leave no scatter"
+    assert (row.rates, row.note) == (5, "parabola through 4 of 5 rates")
+    # One more beside the best: enough for a cubic.
+    grid = make_grid({"grid": [{**ONE, "sweep": {"optim.lr": [*rates, 2.1e-3]}}]})
+    write(grid, rate_curve)
+    assert fit(grid)["tiny"].row.note == "cubic through 5 of 6 rates"
 
 
 @pytest.mark.parametrize(("rates", "moved"), [(5, False), (4, True)])
@@ -202,6 +204,14 @@ def test_changes_without_an_effect_exceed_the_noise_one_time_in_twenty() -> None
         exceeding += abs(np.mean(changed) - np.mean(base)) > noise.factor(0.95) * error
     assert exceeding / 2000 == pytest.approx(0.05, abs=0.015)
     assert noise_within([[1.0], [2.0], []]) is None
+
+
+def test_a_base_without_a_loss_is_told(make_grid: MakeGrid) -> None:
+    grid = make_grid({**TIED, "grid": [{**TWO, "seed": [1, 2]}]})
+    write(grid, lambda cell: None if cell.variant == "base" else 2.0 + 0.1 * cell.seed)
+    base, tied = analyse(grid).ablations[0]
+    assert (base.loss, tied.loss) == (None, pytest.approx(2.15))
+    assert (tied.difference, tied.exceeds_noise, tied.note) == (None, None, "the base has no loss")
 
 
 def test_noise_is_borrowed_from_other_sizes_and_said_to_be_unknown(make_grid: MakeGrid) -> None:
