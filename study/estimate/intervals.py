@@ -32,4 +32,4 @@ def add(parts: Sequence[PredictionInterval]) -> PredictionInterval:
     middle = sum(part.middle for part in parts)
     down = math.hypot(*(part.middle - part.low for part in parts))
     up = math.hypot(*(part.high - part.middle for part in parts))
-    return PredictionInterval(max(0.0, middle - down), middle, middle + up)
+    return PredictionInterval(middle - down, middle, middle + up)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from study.estimate.basis import EXTRAPOLATED, INTERPOLATED
+from study.estimate.basis import EXTRAPOLATED, INTERPOLATED, MEASURED_STEPS
 from study.estimate.estimate import Estimate, Estimator, estimate_table
 from study.estimate.time_table import read_estimates, to_markdown
 from study.files import to_csv
@@ -334,6 +334,59 @@ def test_the_start_up_of_a_whole_run_is_what_its_steps_and_saves_leave(make_grid
     )
     startup = Estimator([whole]).model(cell).startup(workload(cell))
     assert startup.middle == pytest.approx(216 - 160 - 40 * 12 * cell.params / 1e9 - 2, rel=0.03)
+
+
+def test_the_parts_of_a_time_by_hand(make_grid: MakeGrid) -> None:
+    """A start-up that was recorded includes the first step; one that is predicted does not."""
+    grid = make_grid(GUIDE)
+    item = of_the_guide(grid[0], steady_steps=499)
+    started = replace(item, startup_s=40.0)
+    for known in (started, item):
+        estimator = Estimator([known])
+        row = estimator.estimate(grid[0], 1000)
+        model = estimator.model(grid[0])
+        predicted = model.startup(workload(grid[0])).middle + STEP_S
+        assert row.startup_s == pytest.approx(40.0 if known is started else predicted, rel=1e-9)
+        rest = model.rest(grid[0], 1000, STEP_S).middle
+        assert row.seconds == pytest.approx(row.startup_s + 999 * STEP_S + rest, rel=1e-9)
+    row = Estimator([]).estimate(grid[0], 1000)
+    model = Estimator([]).model(grid[0])
+    step_s, startup = model.step(workload(grid[0])).middle, model.startup(workload(grid[0]))
+    assert row.startup_s == pytest.approx(startup.middle + step_s, rel=1e-9)
+    rest = model.rest(grid[0], 1000, step_s).middle
+    assert row.seconds == pytest.approx(startup.middle + 1000 * step_s + rest, rel=1e-9)
+
+
+def test_what_several_measurements_know_together(make_grid: MakeGrid) -> None:
+    """One start-up is enough, and one whole run; of two logs, neither is there."""
+    grid = make_grid(GUIDE)
+    log = of_the_guide(grid[0], steps_only=True, steady_steps=100)
+    log = replace(log, wall_s=None, uninterrupted=False)
+    started = replace(log, startup_s=40.0, steps_only=False)
+
+    def told(*known: Measurement) -> tuple[str, str]:
+        row = Estimator(known).estimate(grid[0], 500)
+        return row.basis, row.method
+
+    assert told(log, log) == (MEASURED_STEPS, "predicted start-up + steps x mean step")
+    assert told(log, started) == ("Verified", "start-up + steps x mean step")
+    # Ten times as many steps as the most that were measured are not far.
+    both = Estimator([log, replace(log, steady_steps=300)])
+    assert both.estimate(grid[0], 3000).measured_steps is None
+    assert both.estimate(grid[0], 3001).measured_steps == 300
+
+
+@pytest.mark.parametrize("wall_s", [60.0, 0.5])
+def test_a_whole_run_that_contradicts_its_steps_has_their_spread(
+    make_grid: MakeGrid, wall_s: float
+) -> None:
+    """499 steps of 0.218 s take 109 s: nothing else was done, and no run ends before it began."""
+    (cell,) = make_grid(GUIDE)
+    row = Estimator([replace(of_the_guide(cell), wall_s=wall_s)]).estimate(cell, 500)
+    steps_s, width = 499 * STEP_S, np.exp(1.2815516 * 0.02 * 2**0.5)
+    assert row.seconds == wall_s
+    assert row.seconds_high == pytest.approx(wall_s + steps_s * (width - 1))
+    assert row.seconds_low == pytest.approx(max(0.0, wall_s - steps_s * (1 - 1 / width)))
 
 
 def test_horizons_cost_and_energy(make_grid: MakeGrid) -> None:
