@@ -118,6 +118,11 @@ def test_the_interval_of_a_cubic_ends_where_its_slope_may_be_zero() -> None:
     assert all(beyond(at) < 1 for at in np.linspace(*ends, 50)[1:-1])
     # Of so much noise, the slope may be zero as far as the highest point.
     assert cubic.interval(Noise(0.3, 2)) is None
+    # Of this, it may be zero from below the highest to above the lowest, but not far from both:
+    # places -10 to 10 leave the slope at 0 a standard error of 1.9, and c3 one of 0.02.
+    far = [-10.0, -5.0, 0.0, 5.0, 10.0]
+    between = fit_curve(far, [u**3 - 3 * u for u in far], order=3)
+    assert between is not None and between.interval(Noise(10.0, 1)) is None
     # Of hardly any, the interval is that to first order.
     error = cubic.minimum_error(Noise(1e-9, 2))
     low, high = cubic.interval(Noise(1e-9, 2)) or (0.0, 0.0)
@@ -159,6 +164,8 @@ def test_places_far_from_the_lowest_are_left_out_unless_they_are_needed() -> Non
     assert near_lowest([2.0, 5.0, 10.0, 100.0], [3.2, 3.1, 3.0, 3.6], 5) == [0, 1, 2, 3]
     assert near_lowest([1.0, 5.0, 10.0, 100.0], [3.2, 3.1, 3.0, 3.6], 5) == [1, 2, 3]
     assert near_lowest([1.0, 10.0, 100.0], [3.2, 3.0, 3.6], 5) == [0, 1, 2]
+    # 1.5e-3 / 3e-4 is 5 and a rounding error.
+    assert near_lowest([1.5e-4, 3e-4, 6e-4, 1.5e-3], [3.1, 3.0, 3.1, 3.6], 5) == [0, 1, 2, 3]
     assert near_lowest([], [], 5) == []
 
 

@@ -155,6 +155,15 @@ def test_changes_are_compared_with_the_same_length_and_size(make_grid: MakeGrid)
     assert len(set(swept.changes.values())) == 4
 
 
+def test_what_a_sweep_varies_beside_a_change_does_not_belong_to_it(make_grid: MakeGrid) -> None:
+    """Though the variant has a learning rate of its own, the swept ones replace it."""
+    variants = {"tied": {"model": {"weight_tying": True}, "optim": {"lr": 1e-3}}}
+    block = {**ONE, "variant": ["base", "tied"], "sweep": {"optim.lr": [2e-3, 4e-3]}}
+    series = ablations(make_grid({"variants": variants, "grid": [block]}))
+    assert [item.label for item in series] == ["lr-0.002", "lr-0.004"]
+    assert [set(item.changes.values()) for item in series] == [{(), ("tied",)}] * 2
+
+
 def test_a_cell_without_a_length_of_its_own_is_no_length_beside_others(make_grid: MakeGrid) -> None:
     """It has the study's steps, as do cells of other analyses."""
     grid = make_grid({"grid": [ONE, {**ONE, "steps": [20, 30]}]})
