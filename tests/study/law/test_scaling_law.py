@@ -57,6 +57,14 @@ def test_planted_coefficients_are_inside_their_intervals_with_noise() -> None:
     assert laws[:5] == bootstrap(runs, law, resamples=5)
 
 
+def test_the_objective_is_quadratic_up_to_a_thousandth() -> None:
+    """Losses 0.05% above the law, and 1% below it: half a square, and 1e-3 a unit."""
+    expected = PLANTED.loss(1e8, 2e9)
+    runs = [TrainedModel("m", 1e8, 2e9, expected * math.exp(off)) for off in (5e-4, -1e-2)]
+    assert objective(PLANTED, runs[:1]) == pytest.approx(0.5 * 5e-4**2)
+    assert objective(PLANTED, runs) == pytest.approx(0.5 * 5e-4**2 + 1e-3 * (1e-2 - 5e-4))
+
+
 def test_the_optimum_is_the_lowest_loss_of_its_budget() -> None:
     """Against a search over sizes at 6 N D = 1e21."""
     params, tokens = PLANTED.optimum(1e21)
@@ -127,6 +135,32 @@ def test_effects_that_the_losses_do_not_show_are_refused(
         assert line.startswith(f"found no effect of the {name} on the loss beyond the scatter")
 
 
+def test_an_effect_is_clear_from_an_f_statistic_of_20_on() -> None:
+    """Of two regressions in powers of ln N and ln D, one of them without those of ln N."""
+    random = np.random.default_rng(8)
+    n, d = (values.ravel() for values in np.meshgrid([1e7, 3e7, 1e8], [1e9, 2e9, 4e9, 8e9]))
+    scatter = random.normal(0, 0.01, 12)
+    x, z = np.log(n / 3e7), np.log(d / 3e9)
+    without = np.stack([x**0, z, z**2], 1)
+    with_size = np.column_stack([without, x, x**2])
+
+    def statistic(effect: float) -> float:
+        y = effect * x - 0.2 * z + scatter
+        few, all_five = (
+            y @ (y - t @ np.linalg.solve(t.T @ t, t.T @ y)) for t in (without, with_size)
+        )
+        return float((few - all_five) / 2 / (all_five / (12 - 5)))
+
+    low, high = 0.0, 0.5
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if statistic(middle) < 20 else (low, middle)
+    for effect, found in ((0.999 * low, 1), (1.001 * high, 0)):
+        losses = np.exp(1 + effect * x - 0.2 * z + scatter)
+        runs = [TrainedModel("m", *values) for values in zip(n, d, losses, strict=True)]
+        assert len(find_flat(runs)) == found
+
+
 def test_losses_of_noise_are_refused_by_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +178,9 @@ def test_exponents_that_the_runs_leave_open_are_refused() -> None:
     assert find_open_exponents([PLANTED] * 9 + [flat]) == []
     (line,) = find_open_exponents([PLANTED] * 8 + [flat] * 2)
     assert line.startswith("found no finite alpha above 0 in 20% of the resamples")
+    steep = replace(PLANTED, beta=3.99)
+    (line,) = find_open_exponents([PLANTED] * 8 + [steep] * 2)
+    assert line.startswith("found no finite beta above 0 in 20%")
 
 
 def test_resampled_laws_have_finite_real_optima() -> None:
@@ -237,6 +274,7 @@ def test_rows_with_the_highest_loss_can_be_left_out(tmp_path: Path) -> None:
     table = tmp_path / "losses.csv"
     table.write_text("params,tokens,loss\n1e6,1e8,3\n2e6,1e8,9\n3e6,1e8,2\n")
     assert [run.loss for run in read_losses(table, drop_highest=1)] == [2, 3]
+    assert read_losses(table, drop_highest=4) == []
 
 
 @pytest.mark.parametrize(
