@@ -34,10 +34,17 @@ GENERATIONS: dict[tuple[float, float], dict[str, Prior]] = {
 75% of an A100's peak and 55 to 70% of an H100's, which its power limits; attention less."""
 
 
+OF_PROCESSES = {"stragglers": Prior(25.0, 3.0)}
+"""On a CPU: the processes of a machine share its memory bandwidth, caches and clock. On two cores a
+step of two processes took 12 to 20% longer than of one (results/published/cpu-demo)."""
+
+
 def step_priors(cluster_config: ClusterConfig) -> list[Prior]:
     """Return the priors of the terms of `step_terms` on a cluster."""
     peak = cluster_config.peak_tflops or 0.0
     known = [priors for (low, high), priors in GENERATIONS.items() if low <= peak <= high]
+    if cluster_config.device == "cpu":
+        known = [OF_PROCESSES]
     return list({**STEP_PRIORS, **(known[0] if known else {})}.values())
 
 

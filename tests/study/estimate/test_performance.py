@@ -190,6 +190,36 @@ def test_one_measurement_tells_the_speed_of_a_cluster_without_a_data_sheet(facto
     assert step.middle == pytest.approx(factor * nominal.step(large).middle, rel=0.1)
 
 
+# Milliseconds a step of 8 x 256 bytes, fp32, by one process and by two on two cores
+# (results/published/cpu-demo), measured before the prior of such processes was set.
+ON_CORES = {(2, 64, 139_840): (27.39, 32.48), (3, 96, 381_984): (63.14, 70.75),
+            (4, 128, 919_168): (118.9, 135.9)}  # fmt: skip
+
+
+@pytest.mark.parametrize("measured", [(0,), (1,), (2,), (0, 1, 2)])
+def test_processes_on_one_machine_are_slower_than_one(measured: tuple[int, ...]) -> None:
+    """As they share its memory bandwidth: the same sizes, which were run on one core."""
+    cluster = ClusterConfig(device="cpu", gpu_name="CPU core", gpus_per_node=2)
+    works = [
+        replace(
+            SMALL, n_layers=layers, dim=dim, attention_dim=dim, params=params, value_bytes=4,
+            matmul_params=params - 258 * dim, seq_len=256, gpus=1, gpus_per_node=2,
+        )
+        for layers, dim, params in ON_CORES
+    ]  # fmt: skip
+    times = list(ON_CORES.values())
+    known = [Observed(works[at], times[at][0] / 1e3, None, None) for at in measured]
+    model = Performance(cluster, known)
+    for at in measured:
+        step = model.step(replace(works[at], gpus=2))
+        assert step.low <= times[at][1] / 1e3 <= step.high
+        assert step.middle == pytest.approx(times[at][1] / 1e3, rel=0.12)
+    # Two GPUs share none of this.
+    gpu = ClusterConfig(gpu_name="X", gpus_per_node=2)
+    alone, both = (Performance(gpu, []).step(replace(works[2], gpus=n)).middle for n in (1, 2))
+    assert both < 1.03 * alone
+
+
 def test_without_data_sheet_and_measurement_the_speed_is_not_known() -> None:
     assert not Performance(ClusterConfig(gpu_name="X", gpus_per_node=1), []).knows_speed
     assert Performance(H200, []).knows_speed
