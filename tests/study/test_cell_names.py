@@ -45,3 +45,4 @@ def test_the_name_of_many_values_is_cut_and_stays_unique() -> None:
     made = [name_variant("base", point.choices) for point in cells]
     assert len(set(made)) == 128
     assert max(map(len, made)) == 100
+    assert name_variant("v" * 100, []) == "v" * 100

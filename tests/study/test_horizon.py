@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from study.estimate.overhead import count_evaluations, count_saves
-from study.horizon import check_horizon, horizon_steps
+from study.horizon import check_horizon, check_tokens, horizon_steps
 from tests.study.conftest import MakeGrid
 
 
@@ -52,3 +52,18 @@ def test_saves_and_evaluations_in_100_steps(
     # 30, 60, 90 and the last, whenever the run saves.
     own = make_grid({"run": {"checkpoint": checkpoint, "eval": {"every": 30}}})[0]
     assert (count_saves(own, 100), count_evaluations(own, 100)) == (saves, 4)
+
+
+@pytest.mark.parametrize("text", ["0N", "0.0B", "20", "20 n", "1." + "0" * 38 + "N"])
+def test_text_that_is_no_number_of_tokens_is_rejected(text: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        check_tokens(text)
+
+
+def test_a_length_may_have_forty_characters() -> None:
+    longest = "1." + "0" * 37 + "N"
+    assert (len(longest), check_tokens(longest)) == (40, longest)
+    horizon = "1." + "0" * 32 + " steps"
+    assert (len(horizon), check_horizon(horizon)) == (40, horizon)
+    with pytest.raises(ValueError, match="too long; expected at most 40"):
+        check_horizon(horizon.replace(".", ".0"))

@@ -72,6 +72,9 @@ def test_a_small_step_by_hand() -> None:
     assert roofline.loss_s == pytest.approx(2 * 10 * 2 * 16)
     # 64 + 192 + 2 * 40 + 3 * 4 parameters: 4 bytes for the norm, 28 for AdamW, 2 for the copy.
     assert roofline.optimizer_s == pytest.approx(348 * 34)
+    # In fp32 the weight itself is what matmuls read.
+    exact = step_roofline(model, 10, 2, 8, ONE_A_SECOND.model_copy(update={"dtype": "fp32"}))
+    assert exact.optimizer_s == pytest.approx(348 * 32)
     # Muon: in the block 4 bytes of state less, read and written. 5 iterations of 4m^2n + 2m^3 for 4
     # matrices of 4 x 4 and 3 of 4 x 16.
     muon = step_roofline(model, 10, 2, 8, ONE_A_SECOND, optimizer="muon")
