@@ -119,6 +119,8 @@ def test_beyond_the_largest_gpu_count_the_interval_is_wider_on_the_slow_side() -
     step = model.step(works[32])
     assert step.low == pytest.approx(0.2 * np.exp(-Z80 * model.steps.hyper.noise_sd))
     assert step.high / step.middle > step.middle / step.low
+    largest = model.step(works[8])
+    assert largest.high / largest.middle == pytest.approx(largest.middle / largest.low)
 
 
 def test_a_loss_of_twenty_percent_on_the_network_is_inside_the_interval() -> None:
@@ -175,6 +177,67 @@ def test_startup_does_not_grow_with_the_model() -> None:
     model = Performance(H200, [Observed(SMALL, 0.2, 30.0, None)])
     assert model.startup(large) == model.startup(SMALL)
     assert model.startup(SMALL).middle == pytest.approx(30.0, rel=0.1)
+
+
+def test_a_start_up_is_never_less_than_nothing() -> None:
+    """Saves of 1,000 s are predicted, but the whole run took 5 s beside its steps: 0.1 s then.
+
+    The prior is 20 s with a factor of 2, and start-ups differ by about a tenth.
+    """
+    rest = {"saves": 1000.0, "evaluations": 0.0, "end": 1.0}, 5.0
+    known = Observed(replace(SMALL, gpus=1), 0.2, None, None, rests_with_startup=(rest,))
+    model = Performance(H200, [known])
+    assert 0.1 < model.startup(known.work).middle < 0.3
+
+
+@pytest.mark.parametrize(("count", "again"), [(12, True), (13, False)])
+def test_hyperparameters_are_chosen_again_without_some_of_few(count: int, again: bool) -> None:
+    works = [replace(SMALL, gpus=gpus) for gpus in range(1, count + 1)]
+    times = np.exp(np.random.default_rng(1).normal(0, 0.1, count))
+    observed = [Observed(*pair, None, None) for pair in zip(works, times.tolist(), strict=True)]
+    model = Performance(H200, observed)
+    assert (model.without({0}).steps.hyper != model.steps.hyper) == again
+
+
+def test_a_model_without_its_largest_gpu_count_knows_nothing_of_it() -> None:
+    """Neither of the time, which the first prediction looked up, nor that it was measured."""
+    works = [replace(SMALL, gpus=gpus) for gpus in range(1, 14)]
+    model = Performance(H200, [Observed(work, 0.2, None, None) for work in works])
+    measured = model.step(works[-1])
+    assert model.extent.sizes["gpus"] == (1, 13)
+    other = model.without({12})
+    assert other.works == works[:-1]
+    assert other.extent.sizes["gpus"] == (1, 12)
+    step = other.step(works[-1])
+    assert measured.high / measured.middle == pytest.approx(measured.middle / measured.low)
+    assert step.low == pytest.approx(0.2 * np.exp(-Z80 * other.steps.hyper.noise_sd))
+
+
+def test_scaling_without_loss_is_from_the_largest_count_of_the_same_size() -> None:
+    """Though another size was measured on more GPUs."""
+    other = replace(SMALL, n_layers=12, params=2 * SMALL.params)
+    known = [(replace(SMALL, gpus=2), 0.2), *((replace(other, gpus=n), 0.3) for n in (2, 8))]
+    model = Performance(H200, [Observed(*pair, None, None) for pair in known])
+    step = model.step(replace(SMALL, gpus=8))
+    assert step.low == pytest.approx(0.2 * np.exp(-Z80 * model.steps.hyper.noise_sd))
+
+
+def test_start_ups_and_the_rest_of_runs_vary_more_than_steps() -> None:
+    """A tenth and three tenths from run to run, besides what one measurement leaves open."""
+    rest = {"saves": 2.0, "evaluations": 1.0, "end": 1.0}
+    known = Observed(replace(SMALL, gpus=1), 0.2, 20.0, None, rests=((rest, 5.0),))
+    model = Performance(H200, [known])
+    startup = model.startup(known.work)
+    assert 0.1 < np.log(startup.high / startup.middle) / Z80 < 0.2
+    _, (sd,) = model._rest_model.predict(model._rest_model._points)
+    assert 0.3 < sd < 0.6
+
+
+def test_scaling_without_loss_is_from_as_many_shards_as_there_were_gpus() -> None:
+    known = replace(SMALL, gpus=8, shard=8)
+    model = Performance(H200, [Observed(known, 0.2, None, None)])
+    step = model.step(replace(SMALL, gpus=32, shard=32))
+    assert step.low == pytest.approx(0.2 * np.exp(-Z80 * model.steps.hyper.noise_sd))
 
 
 @pytest.mark.parametrize("factor", [1 / 20, 20])
