@@ -209,7 +209,8 @@ class Regression:
     def _fit(
         self, variances: np.ndarray, vectors: np.ndarray, start: np.ndarray
     ) -> tuple[float, np.ndarray]:
-        """Return the log marginal likelihood and the log coefficients, from those of `start`.
+        """Return the log marginal likelihood, up to a constant of the priors, and the log
+        coefficients, from those of `start`.
 
         variances: of process and noise along the eigenvectors, (points,).
         """
@@ -239,7 +240,6 @@ class Regression:
         square = residual @ (residual / variances)
         square -= explained @ np.linalg.solve(precision, explained)
         log_determinant = np.log(variances).sum() + np.linalg.slogdet(precision)[1]
-        log_determinant += 2 * np.log(widths).sum()
         return -0.5 * float(square + log_determinant), self._center + fitted[:terms]
 
     def _rotated(self, vectors: np.ndarray, log_c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import pytest
 from study.cluster_config import ClusterConfig
 from study.estimate.performance import UNSEEN
 from study.estimate.priors import step_priors
-from study.estimate.regression import Points, Prior, Regression
+from study.estimate.regression import Points, Prior, Regression, _candidates, _similarity
 from study.estimate.terms import COORDINATES, DataSheet, position, stack, step_terms
 from study.workload import Workload
 
@@ -117,6 +117,57 @@ def test_without_measurements_predictions_follow_the_priors() -> None:
     assert sd[0] == pytest.approx(np.hypot(np.log(2.0), np.hypot(0.12, 0.03)), rel=1e-6)
 
 
+def test_an_error_that_all_values_share_is_learned_from_one() -> None:
+    """A factor of 3 is one standard deviation; the only term is known, the points are far apart.
+
+    Of three times the expected time, ln(3)^2 of a variance of ln(3)^2 + 0.12^2 + 0.03^2 is shared.
+    """
+    exact = [Prior(1.0, 1.0001)]
+    nothing = Points(np.zeros((0, 1)), np.zeros((0, 1)), [])
+    far = Points(np.ones((1, 1)), np.full((1, 1), 50.0), [""])
+    shared, own = np.log(3.0) ** 2, 0.12**2 + 0.03**2
+    _, sd = Regression(exact, nothing, np.array([]), 3.0).predict(far)
+    assert sd[0] ** 2 == pytest.approx(shared + own, rel=1e-6)
+    here = Points(np.ones((1, 1)), np.zeros((1, 1)), [""])
+    mean, sd = Regression(exact, here, np.array([3.0]), 3.0).predict(far)
+    assert mean[0] == pytest.approx(np.log(3.0) * shared / (shared + own), rel=1e-6)
+    assert sd[0] ** 2 == pytest.approx(shared + own - shared**2 / (shared + own), rel=1e-6)
+
+
+def test_points_are_alike_by_distance_and_kind() -> None:
+    """At distances 1 and 2 in two coordinates, and with another kind, which counts as 1."""
+    one = Points(np.ones((1, 1)), np.zeros((1, 2)), ["base"])
+    others = Points(np.ones((2, 1)), np.array([[1.0, 2.0], [1.0, 2.0]]), ["base", "long"])
+    assert _similarity(one, others, 1.4)[0] == pytest.approx(
+        np.exp(-0.5 * np.array([5.0, 6.0]) / 1.4**2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(0, 1), (1, 1), (2, 2 * 5), (7, 2 * 5), (8, 4 * 5 * 2)]
+)
+def test_few_measurements_leave_less_to_choose(count: int, expected: int) -> None:
+    found = _candidates(count, 0.06)
+    assert len(found) == expected
+    # The noise that is usual is twice that of steps, 0.03; all others as well.
+    assert {hyper.noise_sd for hyper in found} == (
+        {0.06} if count < 2 else {0.02, 0.04, 0.08, 0.16, 0.32}
+    )
+    assert min(hyper.process_sd for hyper in found) == (0.12 if count < 8 else 0.03)
+    assert {hyper.length_scale for hyper in found} == ({1.4} if count < 8 else {1.4, 2.8})
+
+
+def test_the_calibration_by_hand() -> None:
+    """Errors of 0 to 9 standard deviations: four fifths are below 7.2, of 1.28 expected ones.
+
+    Ten measurements against a weight of twelve.
+    """
+    nothing = Points(np.zeros((0, 1)), np.zeros((0, 1)), [])
+    fit = Regression([Prior(1.0, 2.0)], nothing, np.array([]))
+    fit._values, fit._weights, fit._inverse = np.zeros(10), 2.0 * np.arange(10), 4 * np.eye(10)
+    assert fit._calibrate() == pytest.approx((7.2 / 1.2815516) ** (10 / 22))
+
+
 def test_uncertainty_grows_with_distance() -> None:
     works = [make_work(dim, 1) for dim in (256, 384, 512, 640)]
     times = points(works).terms @ np.ones(11)
@@ -133,6 +184,7 @@ def test_points_left_out_are_as_if_they_had_not_been_measured(
     random = np.random.default_rng(3)
     times = points(GRID).terms @ np.ones(11) * np.exp(random.normal(0.0, 0.1, len(GRID)))
     fit = Regression(PRIORS, points(GRID), times, 2.0)
+    assert 1.4 <= fit.hyper.length_scale <= 2.8
     gone = [0, 7, 8, 20]
     kept = [at for at in range(len(GRID)) if at not in gone]
     again = Regression(PRIORS, points([GRID[at] for at in kept]), times[kept], 2.0)
