@@ -159,11 +159,11 @@ def _find_best(
     if fitted is None:
         return _Best(note="a curve needs losses at three learning rates")
     x = fitted.minimum
-    if x is None:
-        places = sorted(set(rates))
-        means = ((rate, _mean(rate, rates, losses)) for rate in places)
-        best, loss = min(means, key=lambda pair: pair[1])
-        edge = {places[0]: "lowest", places[-1]: "highest"}.get(best)
+    loss, best = min((_mean(rate, rates, losses), rate) for rate in set(rates))
+    # A curve may have a minimum inside though the best rate is beyond: all losses that it is fitted
+    # to are on one side of it then, where the loss is no polynomial.
+    edge = {min(rates): "lowest", max(rates): "highest"}.get(best)
+    if x is None or edge:
         note = f"at the edge: the {edge} rate tried" if edge else "the curve has no minimum"
         return _Best(best, loss, edge=edge, note=note)
     found = _Best(math.exp(x), fitted(x), curvature=fitted.bend(x))

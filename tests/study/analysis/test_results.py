@@ -165,6 +165,24 @@ def test_a_best_rate_at_the_edge_is_told(make_grid: MakeGrid) -> None:
     assert row.loss == pytest.approx(2.6)
 
 
+def test_a_lowest_loss_at_the_edge_is_no_minimum_of_a_curve(make_grid: MakeGrid) -> None:
+    """Loss e^u - 1 - u, u = ln(lr / best), where best is 0.7 times the lowest rate: the parabola
+    through the losses has its minimum above that rate."""
+    rates = [1e-3 * 2**i for i in range(4)]
+    grid = make_grid({"grid": [{**ONE, "sweep": {"optim.lr": rates}}]})
+
+    def loss(cell: Cell) -> float:
+        u = math.log(cell.run.optim.lr / 0.7e-3)
+        return 2.0 + math.exp(u) - 1 - u
+
+    write(grid, loss)
+    curve = fit(grid)["tiny"]
+    assert curve.fitted is not None and curve.fitted.minimum is not None
+    assert curve.fitted.minimum > math.log(1e-3)
+    row = curve.row
+    assert (row.best_lr, row.edge, row.low) == (1e-3, "lowest", None)
+
+
 def test_without_a_validation_loss_the_training_loss_is_compared(make_grid: MakeGrid) -> None:
     grid = make_grid({"grid": [{**ONE, "sweep": RATES}]})
     for cell in grid:
