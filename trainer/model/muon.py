@@ -110,7 +110,11 @@ def _advance(matrices: Sequence[_Matrix], decay: float, divisor: Tensor | None) 
     if divisor is not None:
         gradients = list(torch._foreach_div(gradients, divisor))
     torch._foreach_lerp_(momenta, gradients, 1 - decay)
-    updates = [full(update) for update in torch._foreach_lerp(gradients, momenta, decay)]
+    if hasattr(momenta[0], "placements"):  # DTensor, for which torch 2.11 has no _foreach_lerp
+        pairs = zip(gradients, momenta, strict=True)
+        updates = [full(gradient.lerp(momentum, decay)) for gradient, momentum in pairs]
+    else:
+        updates = list(torch._foreach_lerp(gradients, momenta, decay))
     dtype = torch.bfloat16 if updates[0].is_cuda else updates[0].dtype
     stack = updates[0].new_empty((len(updates), *updates[0].shape), dtype=dtype)
     torch._foreach_copy_(list(stack), updates)
