@@ -5,7 +5,7 @@ import math
 from study.estimate.estimate import Estimate, Estimator
 from study.estimate.needs import Needs
 from study.grid import Cell, Configuration, Grid
-from study.measure.evidence import known_measurements
+from study.measure.evidence import earlier_measurements, known_measurements
 from trainer.model.optimizers import optimizer_costs
 
 MARGIN = 1.1
@@ -22,12 +22,13 @@ STAGED_COPIES = 2
 
 
 class Forecast:
-    """Estimates before a launch, from a study's own runs and its evidence."""
+    """Estimates before a launch, from a study's own runs, also those from before an edit, and its
+    evidence."""
 
     def __init__(self, grid: Grid) -> None:
         """Read the measurements; raises ConfigError if their files are malformed."""
         self.grid = grid
-        self.estimator = Estimator(known_measurements(grid))
+        self.estimator = Estimator([*known_measurements(grid), *earlier_measurements(grid)])
         self._estimates: dict[tuple[Configuration, int], Estimate] = {}
 
     def estimate(self, cell: Cell) -> Estimate:

@@ -87,7 +87,7 @@ def _of_study(entry: Evidence) -> Iterator[Measurement]:
         read_csv(entry.file)  # raises ConfigError if the table does not exist either
         problem = f"found no {settings.name} beside it, which says what it measured; copy it, too"
         raise ConfigError(entry.file, [f"{problem}, or write a table of `format: csv`"])
-    grid = Grid(validate(Study, load_yaml(str(settings)), str(settings)))
+    grid = _grid_of(settings)
     by = entry.by or f"study {grid.study.study}"
     for item in read_measurements(entry.file, grid, ended=True):
         yield replace(item, source=by)
@@ -223,6 +223,30 @@ def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
     """Return the 10th, 50th and 90th percentiles."""
     low, middle, high = (float(value) for value in np.quantile(list(values), (0.1, 0.5, 0.9)))
     return low, middle, high
+
+
+def earlier_measurements(grid: Grid) -> list[Measurement]:
+    """Return what the study's runs measured before it was edited.
+
+    Until its first job replaces them, its study.yaml and throughput.csv are those of before. A run
+    that will be made again, for more steps, tells its speed until then. Empty if there are none, or
+    if they are of a version whose studies are no longer valid.
+    """
+    table = Path(grid.study.folder, "throughput.csv")
+    settings = table.with_name("study.yaml")
+    try:
+        if settings.read_bytes() == grid.study.to_yaml().encode():
+            return []
+        found = read_measurements(table, _grid_of(settings))
+    except (OSError, ConfigError):
+        return []
+    present = {cell.fingerprint for cell in grid}
+    others = [item for item in found if item.cell.fingerprint not in present]
+    return [replace(item, source="this study before its edit") for item in others]
+
+
+def _grid_of(settings: Path) -> Grid:
+    return Grid(validate(Study, load_yaml(str(settings)), str(settings)))
 
 
 def known_measurements(grid: Grid, csv_path: Path | None = None) -> list[Measurement]:

@@ -13,12 +13,13 @@ from study.estimate.backtest import (
     record_predictions,
     score_predictions,
 )
+from study.estimate.basis import VERIFIED
 from study.estimate.budget import check_budget
 from study.estimate.forecast import Forecast
 from study.estimate.scored import ScoredPrediction
 from study.jobs.launch import slurm_resources
 from study.jobs.verdict import Shortage
-from study.measure.evidence import known_measurements
+from study.measure.evidence import earlier_measurements, known_measurements
 from tests.study.conftest import CONTINUED, MakeGrid, measured, write_run
 from trainer.problems import ConfigError
 
@@ -46,6 +47,30 @@ def test_a_prediction_is_scored_once_its_run_is_measured(make_grid: MakeGrid) ->
     known = known_measurements(measured(grid))
     evidence = [replace(item, source="the guide", mean_s=9.0) for item in known]
     assert score_predictions(grid.study, [*known, *evidence]) == [outcome]
+
+
+def test_until_a_run_is_made_again_its_speed_is_known(make_grid: MakeGrid) -> None:
+    """40 steps of 0.1 s after 8 s of start-up; an edit asks for more steps, then for another batch,
+    and then the tables are made anew."""
+    grid = make_grid(PAIR)
+    write_run(grid[0], step_s=0.1, startup_s=8.0)
+    measured(grid)
+    file = Path(grid.study.folder, "study.yaml")
+    file.write_text(grid.study.to_yaml())
+    longer = make_grid({**PAIR, "run": {"steps": 400}})
+    found = Forecast(longer).estimate(longer[0])
+    assert found.step_s == pytest.approx(0.1)
+    assert found.seconds == pytest.approx(8 + 399 * 0.1, rel=0.05)
+    assert (found.basis, found.by) == (VERIFIED, "this study before its edit")
+    # It is in no table, and not counted twice where it is up to date.
+    assert known_measurements(longer) == []
+    again = make_grid({**PAIR, "estimate": {"steps": 7}})
+    assert earlier_measurements(again) == []
+    other = make_grid({**PAIR, "run": {"data": {"seq_len": 16}}})
+    assert Forecast(other).estimate(other[0]).basis != VERIFIED
+    for text in ("a study of another version", longer.study.to_yaml()):
+        file.write_text(text)
+        assert Forecast(longer).estimate(longer[0]).basis != VERIFIED
 
 
 def test_a_prediction_is_scored_by_the_mean_of_the_steps(make_grid: MakeGrid) -> None:
