@@ -49,7 +49,7 @@ def test_trainers_are_an_axis_of_their_own(open_page: Open, tmp_path: Path) -> N
     bars = page.locator("[data-bars=variants]")
     assert str(bars.locator("figcaption").text_content()) == "Trainers and variants compared"
     told = bars.locator(".bar").all_text_contents()
-    assert [text.partition(" ·")[0].rstrip("0123456789.K") for text in told[:6]] == names
+    assert [text.partition(" ·")[0].rstrip("0123456789,.K") for text in told[:6]] == names
     assert told[0].endswith("0.50 × ours") and told[4].endswith("1.25 × ours")
     # No mean over trainers before one is asked for.
     rows = page.locator("#pivot tbody th").all_text_contents()
