@@ -118,9 +118,9 @@ def test_heads_follow_from_a_width_with_an_exponent(config_file: Path) -> None:
         ("optim.fused=yes", "optim.fused: found 'yes'; expected true or false"),
         ("optim.clip=no", "optim.clip: found 'no'; expected a number"),
         ("optim.scheduler=on", "optim.scheduler: found 'on'; expected 'cosine', 'linear', 'cons"),
-        ("optim.beta1=1", "optim.beta1: found 1; input should be less than 1"),
-        ("optim.beta2=1.0", "optim.beta2: found 1.0; input should be less than 1"),
-        ("optim.momentum=1", "optim.momentum: found 1; input should be less than 1"),
+        ("optim.beta1=1", "optim.beta1: found 1; expected a number below 1"),
+        ("optim.beta2=1.0", "optim.beta2: found 1.0; expected a number below 1"),
+        ("optim.momentum=1", "optim.momentum: found 1; expected a number below 1"),
         (
             "distributed.compile=yes",
             "distributed.compile: found 'yes'; expected true, false or 'auto'",
