@@ -5,6 +5,7 @@ anywhere. study/load.py reads one with the ladder and the clusters that it names
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
@@ -207,6 +208,10 @@ class Study(Settings):
     def folder(self) -> str:
         """Folder of this study's results."""
         return f"{self.results_dir}/{self.study}"
+
+    def is_in(self, file: Path) -> bool:
+        """Say whether a study.yaml has this study as it is now. Raises OSError."""
+        return file.read_bytes() == self.to_yaml().encode()
 
     def to_yaml(self) -> str:
         """The study with its ladder, clusters and trainers written out.

@@ -160,8 +160,7 @@ def _find_best(
         return _Best(note="a curve needs losses at three learning rates")
     x = fitted.minimum
     loss, best = min((_mean(rate, rates, losses), rate) for rate in set(rates))
-    # A curve may have a minimum inside though the best rate is beyond: all losses that it is fitted
-    # to are on one side of it then, where the loss is no polynomial.
+    # The best rate may be beyond, and a curve through losses on one side of it is misleading.
     edge = {min(rates): "lowest", max(rates): "highest"}.get(best)
     if x is None or edge:
         note = f"at the edge: the {edge} rate tried" if edge else "the curve has no minimum"

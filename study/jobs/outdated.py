@@ -80,7 +80,7 @@ def _changed_study(grid: Grid) -> Outdated:
     """Return the study.yaml that the tables are made from, if the study was edited since."""
     file = Path(grid.study.folder, "study.yaml")
     try:
-        if file.read_bytes() == grid.study.to_yaml().encode():
+        if grid.study.is_in(file):
             return {}
     except OSError:  # it is missing, or another user's, as Snakemake finds out itself
         return {}

@@ -235,7 +235,7 @@ def earlier_measurements(grid: Grid) -> list[Measurement]:
     table = Path(grid.study.folder, "throughput.csv")
     settings = table.with_name("study.yaml")
     try:
-        if settings.read_bytes() == grid.study.to_yaml().encode():
+        if grid.study.is_in(settings):
             return []
         found = read_measurements(table, _grid_of(settings))
     except (OSError, ConfigError):
