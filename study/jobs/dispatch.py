@@ -16,6 +16,7 @@ from study.jobs.foreign_job import write_job
 from study.jobs.interruption import exit_on_sigterm, leave_on_sigterm, note_ctrl_c
 from study.jobs.launch import data_request
 from study.jobs.local_gpus import count_gpus
+from study.jobs.missing_starts import find_missing_starts
 from study.jobs.requests import data_cell
 from study.jobs.sbatch_answers import find_refusal
 from study.jobs.slurm_executor import SlurmExecutor
@@ -39,6 +40,7 @@ def start(workflow: Any, grid: Grid) -> None:
             exit_on_sigterm()
         jobs = list(workflow.dag.needrun_jobs())
         cells = _cells_to_train(grid, jobs)
+        _refuse("settings of the runs", find_missing_starts(grid, cells))
         if isinstance(executor, SlurmExecutor):
             problems = [*find_impossible_here(executor, jobs), *find_rejected(executor, jobs)]
             _refuse("requests to Slurm", problems)

@@ -19,6 +19,7 @@ from study.formats import format_count, format_interval, format_moment, format_s
 from study.grid import Cell, Grid
 from study.grid_check import unused_variants
 from study.jobs.launch import request_line
+from study.jobs.missing_starts import find_missing_starts
 from study.jobs.text_changes import CHANGED, TextChanges
 from study.measure.changes import MOST_EXPLAINED, UNKNOWN, describe_change
 from study.measure.summaries import describe_reasons, first_line, is_stale, read_failure
@@ -147,6 +148,8 @@ def format_plan(grid: Grid, rows: Sequence[PlanRow], forecast: Forecast) -> str:
     lines = format_placements(grid).splitlines()
     failures = {row.cell.name: row.failure for row in rows if row.failure}
     lines += [f"{line}." for line in describe_reasons(failures, "failed")]
+    to_train = [row.cell for row in rows if row.runs]
+    lines += [f"{line}." for line in find_missing_starts(grid, to_train)]
     lines += [f"{row.cell.name}: {row.warning}." for row in rows if row.warning]
     lines += format_budget(grid.study.budget, rows)
     waiting = {row.cell.name for row in rows if row.estimate.basis not in MEASURED}

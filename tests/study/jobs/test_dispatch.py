@@ -60,6 +60,15 @@ def test_a_broken_table_ends_snakemake_with_a_message(make_grid: MakeGrid) -> No
         start(to_train(grid), grid)
 
 
+def test_a_missing_start_of_a_run_ends_snakemake_before_the_first_job(
+    make_grid: MakeGrid,
+) -> None:
+    grid = make_grid({"run": {"checkpoint": {"continue_from": "/missing/run"}}})
+    told = "1 problem\n  here/tiny/gpus-1/base/seed-42 cannot start: checkpoint.continue_from: "
+    with pytest.raises(SystemExit, match=f"{told}/missing/run does not exist"):
+        start(to_train(grid), grid)
+
+
 def test_a_broken_table_ends_the_plan_of_predicted_requests(make_grid: MakeGrid) -> None:
     """Not by an Exception, of which Snakemake would print a traceback."""
     auto = {"fast": {"slurm": {"runtime_min": "auto", "max_runtime_min": 70}}}
