@@ -18,7 +18,7 @@ from study.jobs.launch import data_request
 from study.jobs.local_gpus import count_gpus
 from study.jobs.missing_starts import find_missing_starts
 from study.jobs.requests import data_cell
-from study.jobs.sbatch_answers import find_refusal
+from study.jobs.sbatch_answers import find_refusal, is_out_of_reach
 from study.jobs.slurm_executor import SlurmExecutor
 from study.jobs.slurm_request import Prepared
 from study.jobs.writable import find_unwritable
@@ -159,7 +159,8 @@ def find_impossible_here(executor: SlurmExecutor, jobs: Iterable[Any]) -> list[s
 
 
 def find_rejected(executor: SlurmExecutor, jobs: Iterable[Any]) -> list[str]:
-    """Return one line for each kind of request that Slurm, or its plugin, would reject.
+    """Return one line for each kind of request that Slurm, or its plugin, would reject; a single
+    one if Slurm cannot be asked from here.
 
     `sbatch --test-only` with the arguments of the submission checks account, partition, limits and
     nodes, and submits nothing.
@@ -174,23 +175,36 @@ def find_rejected(executor: SlurmExecutor, jobs: Iterable[Any]) -> list[str]:
         kind = (who, *sorted((key, str(value)) for key, value in asked.items()))
         if kind in problems:
             continue
-        problem = (
-            _why_rejected(executor, job)
-            if "slurm_partition" in asked
-            else ("has no `slurm:` settings; start its runs without --executor slurm")
-        )
+        try:
+            problem = (
+                _why_rejected(executor, job)
+                if "slurm_partition" in asked
+                else ("has no `slurm:` settings; start its runs without --executor slurm")
+            )
+        except OutOfReachError as error:
+            return [str(error)]
         problems[kind] = problem and f"{who} {problem}"
     return [problem for problem in problems.values() if problem]
 
 
+class OutOfReachError(Exception):
+    """Slurm, or one of its clusters, cannot be asked from here."""
+
+
 def _why_rejected(executor: SlurmExecutor, job: Any) -> str:
-    """Return why a job's request would be rejected; empty if it would be accepted."""
+    """Return why a job's request would be rejected; empty if it would be accepted.
+
+    Raises OutOfReachError.
+    """
     try:
         prepared = executor.prepare(job)
     except WorkflowError as error:
         return f"cannot be requested: {error}"
     partition = job.resources.get("slurm_partition")
     refusal = find_refusal(prepared.command, prepared.script, partition, prepared.cluster)
+    if refusal and is_out_of_reach(prepared.cluster):
+        name = f"Slurm's cluster {prepared.cluster}" if prepared.cluster else "Slurm"
+        raise OutOfReachError(f"{name} cannot be asked from this machine: {refusal}")
     said = f"requests `{_shorten(prepared)}`; Slurm answers: {refusal}"
     return refusal and said + find_keys_of_request(executor.grid, job)
 

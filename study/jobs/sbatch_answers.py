@@ -109,6 +109,13 @@ def count_nodes(partition: str, cluster: str | None) -> int | None:
     return sum(int(count) for state, count in rows if state.rstrip("*~#!%$@^+-") in _IN_SERVICE)
 
 
+def is_out_of_reach(cluster: str | None) -> bool:
+    """Return whether Slurm cannot be asked from here, for a reason that does not pass: without its
+    commands, or without its configuration."""
+    answer = ask(["sinfo", *on_cluster(cluster), "--noheader"])
+    return answer.code != 0 and classify_refusal(answer.message) == "refused"
+
+
 def _has_nodes_down(partition: str, cluster: str | None) -> bool:
     shown = ["--noheader", "--states=down,drain,fail,maint,reboot", "--format=%D"]
     answer = ask(["sinfo", *on_cluster(cluster), f"--partition={partition}", *shown])

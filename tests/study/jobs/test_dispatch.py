@@ -82,12 +82,14 @@ def test_a_broken_table_ends_the_plan_of_predicted_requests(make_grid: MakeGrid)
         TrainingRequest(grid).resources()["runtime"](wildcards, 1)
 
 
-def start_on_slurm(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Start the trial study, with Snakemake's records in a folder of the test."""
+def start_on_slurm(folder: Path, *options: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    """Start the trial study, with Snakemake's records in a folder of the test; with programs of
+    `path` before others."""
     study = ["--configfile", "config/studies/slurm-trial.yaml", "--directory", str(folder)]
     return subprocess.run(
         [sys.executable, "-m", "snakemake", "--executor", "slurm", *study, *options],
-        env=os.environ | {"XDG_CACHE_HOME": str(folder / "cache")},
+        env=os.environ
+        | {"XDG_CACHE_HOME": str(folder / "cache"), "PATH": f"{path}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
     )
@@ -99,6 +101,21 @@ def test_a_folder_of_results_that_cannot_be_written_is_named(tmp_path: Path) -> 
     assert done.returncode == 1
     assert "/proc/x/slurm-trial/slurm_logs/ended: cannot be created: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_slurm_that_cannot_be_asked_is_told_once(tmp_path: Path) -> None:
+    """The trial study has several kinds of requests; each had the same answer."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("sbatch", "sinfo"):
+        fatal = f"{name}: fatal: Could not establish a configuration source"
+        (programs / name).write_text(f"#!/bin/sh\necho '{fatal}' >&2\nexit 1\n")
+        (programs / name).chmod(0o755)
+    done = start_on_slurm(tmp_path, path=str(programs))
+    assert done.returncode == 1
+    told = done.stderr.partition("\nrequests to Slurm: ")[2].splitlines()
+    answer = "sbatch: fatal: Could not establish a configuration source"
+    assert told[:2] == ["1 problem", f"  Slurm cannot be asked from this machine: {answer}"]
 
 
 @pytest.mark.parametrize(
