@@ -143,13 +143,15 @@ def suggest(word: str, known: Sequence[str]) -> str:
 
 def suggest_key(root: type[Settings], group: KeyPath, word: str) -> str:
     """Return what may be meant by an unknown key of a group of `root`: the key that other programs
-    call so, a similar key of the group, or the key of that name in another group."""
+    call so, a similar key of the group, or the key of that or a similar name in another group."""
     owner = _settings_at(root, group)
     known = [] if owner is None else list(fields_of(owner))
     plain = word.lower().replace("-", "_")
     meant = None if owner is None else owner.other_names.get(plain)
     # A word that is hardly similar may well be a key of another group.
-    meant = meant or _most_similar(plain, known, 0.8) or places(root).get(plain)
+    elsewhere = places(root)
+    meant = meant or _most_similar(plain, known, 0.8) or elsewhere.get(plain)
+    meant = meant or elsewhere.get(_most_similar(plain, list(elsewhere), 0.8) or "")
     return f"did you mean '{meant}'?" if meant else suggest(word, known)
 
 

@@ -247,6 +247,8 @@ def test_a_wrong_table_is_one_problem(tmp_path: Path, key: str, file: str, told:
         ("clusters.fast.slurm.time", "runtime_min"),
         ("clusters.fast.partition", "clusters.NAME.slurm.partition"),
         ("steps", "run.steps"),
+        ("stpes", "run.steps"),
+        ("btach_size", "run.data.batch_size"),
         ("learning_rate", "run.optim.lr"),
         ("estimate.step", "steps"),
     ],
