@@ -63,10 +63,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 class FileGoneError(FileNotFoundError):
-    """A file of a run that was there, and was deleted or moved while the run went on."""
+    """A file of a run, deleted or moved during the run."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(errno.ENOENT, "deleted or moved while the run went on", str(path))
+        super().__init__(errno.ENOENT, "deleted or moved during the run", str(path))
 
 
 def replace_durably(temporary: Path, target: Path) -> None:

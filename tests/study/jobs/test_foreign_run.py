@@ -263,7 +263,7 @@ def test_a_folder_that_was_deleted_is_no_complete_run(
     assert start(trained[when].replace("it 40", "it 10", 1)) == 1
     assert [path.name for path in folder.iterdir()] == ["checkpoint"]
     assert re.search(
-        r"^\S+cell: .* deleted or moved while the run went on: '\S+/cell/\S+'$",
+        r"^\S+cell: .* deleted or moved during the run: '\S+/cell/\S+'$",
         capfd.readouterr().err,
         re.M,
     )

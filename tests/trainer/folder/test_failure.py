@@ -47,9 +47,7 @@ def test_gpu_out_of_memory_names_the_remedy_and_is_not_retried(tmp_path: Path, c
 
 def test_a_deleted_file_of_the_run_is_told_without_a_traceback(tmp_path: Path, capsys) -> None:
     facts = fail(tmp_path, FileGoneError(Path("/results/run.json")))
-    assert str(facts["message"]).endswith(
-        "deleted or moved while the run went on: '/results/run.json'"
-    )
+    assert str(facts["message"]).endswith("deleted or moved during the run: '/results/run.json'")
     assert capsys.readouterr().err == f"{facts['message']}\n"
 
 
