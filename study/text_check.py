@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from study.config import Study
+from study.config import CORPORA, Study
 from study.value_types import brace_in
 from trainer.config import RunConfig
 from trainer.problems import ConfigError, KeyPath, Problem
@@ -55,7 +55,8 @@ def _keys_of_sources(run: RunConfig) -> dict[KeyPath, str]:
 
 def _list_texts(root: str, source: str) -> TextFiles | str:
     if not _may_be_folder(Path(root, source)):
-        expected = f"expected *.chunk.*.jsonl files there, or '{source}' among corpora"
+        expected = "expected *.chunk.*.jsonl files there"
+        expected += f", or '{source}' among corpora" if source in CORPORA else ""
         return f"the folder {root}/{source} does not exist; {expected}"
     try:
         return find_text_files(Path(root), source)

@@ -192,6 +192,17 @@ def test_a_wrong_batch_size_with_a_global_batch(tmp_path: Path, value: Any, plac
     assert key in lines[1]
 
 
+@pytest.mark.parametrize(
+    ("source", "remedy"),
+    [("mine", ""), ("python_topics", ", or 'python_topics' among corpora")],
+)
+def test_a_source_without_a_folder(tmp_path: Path, source: str, remedy: str) -> None:
+    """Only a source that the workflow creates could be among the corpora."""
+    told = message(write(tmp_path, {"run": {"data": {"sources": {source: 1.0}}}}))
+    missing = f"the folder data/{source} does not exist; expected *.chunk.*.jsonl files there"
+    assert told.endswith(f"run.data.sources.{source}: {missing}{remedy}")
+
+
 def test_numbers_are_names_of_models_clusters_variants_and_sources(tmp_path: Path) -> None:
     text = dump_yaml(STUDY).replace("one:", "7:").replace("model: one", "model: [7, 0x10]")
     path = tmp_path / "study.yaml"
