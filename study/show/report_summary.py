@@ -128,7 +128,7 @@ def describe_request(grid: Grid) -> str:
     models = list(dict.fromkeys(cell.model for cell in measured))
     clusters = dict.fromkeys(f"{c.cluster} ({c.cluster_config.gpu_name})" for c in measured)
     trainers = dict.fromkeys(cell.trainer for cell in measured)
-    variants = dict.fromkeys(c.plain_variant for c in measured if c.plain_variant != "base")
+    variants = dict.fromkeys(cell.plain_variant for cell in measured)
     seeds = {cell.seed for cell in measured}
     sizes = _range(cell.params for cell in measured)
     parts = [f"{format_number_of(len(models), 'model')} of {sizes} parameters"]
@@ -136,7 +136,7 @@ def describe_request(grid: Grid) -> str:
     parts.append(f"on {_listed(counts)} GPU{'s' if counts != [1] else ''} of {_listed(clusters)}")
     if names_trainers(grid):
         parts.append(f"by {format_number_of(len(trainers), 'trainer')} ({_listed(trainers)})")
-    if variants:
+    if [*variants] != ["base"]:
         parts.append(f"in {format_number_of(len(variants), 'variant')} ({_listed(variants)})")
     if len(seeds) > 1:
         parts.append(f"with {len(seeds)} seeds")

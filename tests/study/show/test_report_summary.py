@@ -189,7 +189,7 @@ def test_trainers_with_variants(make_grid: MakeGrid) -> None:
     for cell, step_s in zip(grid, (0.1, 0.08, 0.05, 0.02), strict=True):
         write_run(cell, step_s)
     rows = list(zip(grid, throughput_rows(grid), strict=True))
-    asked = "by 2 trainers (ours and zsh), in 1 variant (fast)."
+    asked = "by 2 trainers (ours and zsh), in 2 variants (base and fast)."
     assert asked in describe_request(grid)
     matrix = build_matrix(grid, rows, {})
     assert matrix.corner == "Trainer and variant"
