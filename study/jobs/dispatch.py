@@ -1,5 +1,6 @@
 """Before the first job: checks of all requests, and limits that Snakemake cannot set."""
 
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from study.jobs.executors import LocalExecutor
 from study.jobs.flags import find_not_followed
 from study.jobs.foreign_job import write_job
 from study.jobs.interruption import exit_on_sigterm, leave_on_sigterm, note_ctrl_c
-from study.jobs.launch import data_request
+from study.jobs.launch import ADD_SLURM, data_request
 from study.jobs.local_gpus import count_gpus
 from study.jobs.missing_starts import find_missing_starts
 from study.jobs.requests import data_cell
@@ -40,6 +41,8 @@ def start(workflow: Any, grid: Grid) -> None:
             exit_on_sigterm()
         jobs = list(workflow.dag.needrun_jobs())
         cells = _cells_to_train(grid, jobs)
+        if isinstance(executor, LocalExecutor):
+            _refuse("command line or profile", find_misplaced(cells))
         _refuse("settings of the runs", find_missing_starts(grid, cells))
         if isinstance(executor, SlurmExecutor):
             problems = [*find_impossible_here(executor, jobs), *find_rejected(executor, jobs)]
@@ -139,6 +142,18 @@ def _set_limit(workflow: Any, name: str, limit: int) -> None:
     scheduler = workflow.scheduler
     for resources in (scheduler.global_resources, scheduler.resources):
         resources[name] = limit
+
+
+def find_misplaced(cells: Sequence[Cell]) -> list[str]:
+    """Return what is wrong if all cells that are to be trained on this machine are for Slurm.
+
+    In a mixed study, the others can be trained. In an allocation, all can.
+    """
+    for_slurm = [cell for cell in cells if cell.cluster_config.slurm is not None]
+    if not cells or len(for_slurm) < len(cells) or "SLURM_JOB_ID" in os.environ:
+        return []
+    clusters = ", ".join(dict.fromkeys(cell.cluster for cell in cells))
+    return [f"every run to be trained belongs to a Slurm partition ({clusters}); {ADD_SLURM}"]
 
 
 def find_impossible_here(executor: SlurmExecutor, jobs: Iterable[Any]) -> list[str]:

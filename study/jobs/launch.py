@@ -21,7 +21,9 @@ WHOLE_MACHINE = 2**16
 
 MIB_PER_GIB = 1024
 
-OUTSIDE_SLURM = ': "${SLURM_JOB_ID:?this run belongs to a Slurm partition; add --executor slurm}"'
+ADD_SLURM = "add --executor slurm"
+
+OUTSIDE_SLURM = f': "${{SLURM_JOB_ID:?this run belongs to a Slurm partition; {ADD_SLURM}}}"'
 """Shell line that ends a partition's run with a message if it was started without Slurm, for
 example on a login node or a laptop."""
 

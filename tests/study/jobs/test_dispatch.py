@@ -11,7 +11,12 @@ import pytest
 
 from study.grid import Grid
 from study.jobs import dispatch
-from study.jobs.dispatch import find_impossible_here, find_keys_of_request, start
+from study.jobs.dispatch import (
+    find_impossible_here,
+    find_keys_of_request,
+    find_misplaced,
+    start,
+)
 from study.jobs.launch import data_request
 from study.jobs.requests import TrainingRequest, data_cell
 from tests.study.conftest import MakeGrid
@@ -67,6 +72,20 @@ def test_a_missing_start_of_a_run_ends_snakemake_before_the_first_job(
     told = "1 problem\n  here/tiny/gpus-1/base/seed-42 cannot start: checkpoint.continue_from: "
     with pytest.raises(SystemExit, match=f"{told}/missing/run does not exist"):
         start(to_train(grid), grid)
+
+
+@pytest.mark.parametrize("clusters", [["fast"], ["fast", "here"]])
+def test_runs_that_are_all_for_slurm_are_told_before_the_first_job(
+    monkeypatch: pytest.MonkeyPatch, make_grid: MakeGrid, clusters: list[str]
+) -> None:
+    """They failed one by one, after their text had been downloaded and tokenised."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    grid = make_grid({"grid": [{"cluster": clusters, "model": "tiny", "gpus": 1}]})
+    told = ["every run to be trained belongs to a Slurm partition (fast); add --executor slurm"]
+    assert find_misplaced(list(grid)) == (told if clusters == ["fast"] else [])
+    assert find_misplaced([]) == []
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert find_misplaced(list(grid)) == []
 
 
 def test_a_broken_table_ends_the_plan_of_predicted_requests(make_grid: MakeGrid) -> None:
