@@ -1,5 +1,6 @@
 """The studies of config/: what each promises, and that the presets take minutes on a CPU."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,9 @@ def test_the_sweep_of_learning_rates_differs_in_nothing_else() -> None:
         )
         for cell in first
     }
-    assert (len(first), len(settings)) == (9, 3)
+    assert (len(first), len(settings)) == (15, 3)
+    rates = sorted({cell.run.optim.lr for cell in first})
+    assert [high / low for low, high in pairwise(rates)] == pytest.approx([2] * 4)
     assert len({cell.seed for cell in grid if cell.variant == "tokens-0.5N+lr-0.004"}) == 3
 
 

@@ -51,7 +51,12 @@ def reduce(name: str, folder: Path, block: Mapping[str, Any]) -> Path:
     [  # the page of the last is made by Snakemake too, those of the others here, which is quicker
         ("isoflop", {"model": ["femto", "pico", "nano"], "flops": 2e8}, "isoflop", 1),
         ("ladder", {"model": "pico", "tokens": ["0.02N", "0.04N"]}, "tokens_per_parameter", 2),
-        ("lr_sweep", {"model": "nano", "tokens": "0.02N"}, "learning_rate", 1),
+        (
+            "lr_sweep",
+            {"model": "nano", "tokens": "0.02N", "sweep": {"optim.lr": [1e-3, 4e-3, 1.6e-2]}},
+            "learning_rate",
+            1,
+        ),
         ("data_ablation", {"variant": ["base", "code_alone"], "seed": 42}, "ablations", 2),
     ],
 )
