@@ -42,7 +42,7 @@ function drawRows(figure, rows) {
       if (several) rows.push(make("h3", {}, nameOf(cell, ["trainer", "variant"])));
       for (const [kind, value] of means) {
         const ratio = base ? value / base : null;
-        const text = `${format(scale * value)}${ratio ? ` · ${ratio.toFixed(2)} × ${baseKind}` : ""}`;
+        const text = `${format(scale * value)}${ratio ? ` · ${ratio.toFixed(2)}×` : ""}`;
         const bar = make("span", { class: "fill", style: `width: ${(100 * value) / most}%; background: ${kind === baseKind ? style("--ideal") : fill}` });
         rows.push(make("div", { class: "bar" }, make("span", { class: "name" }, kind), make("span", { class: "track" }, bar, make("span", {}, text))));
       }
