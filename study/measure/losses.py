@@ -55,7 +55,7 @@ def _final_loss(run: Run) -> FinalLoss | None:
     known = np.isfinite(losses)
     if run.summary.outcome != "trained" or not known.any():
         return None
-    last = known & (steps >= (1 - LAST_SHARE) * steps[known][-1])
+    last = known & (steps > (1 - LAST_SHARE) * steps[known][-1])
     return FinalLoss(run.summary.loss_validation, float(np.median(losses[last])))
 
 

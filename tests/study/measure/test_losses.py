@@ -11,17 +11,17 @@ from tests.study.conftest import MakeGrid, make_summary, write_run
 @pytest.mark.parametrize(
     ("loss", "expected"),
     [
-        pytest.param(lambda step: float(step), 38.0, id="the median at 36, 38 and 40"),
+        pytest.param(lambda step: float(step), 38.5, id="the median at 37, 38, 39 and 40"),
         pytest.param(lambda step: 99.0 if step == 40 else 1.0, 1.0, id="a spike does not count"),
-        pytest.param(lambda step: None if step == 38 else float(step), 38.0, id="one is unknown"),
-        # a tenth of 38 steps: from 34.2 on
-        pytest.param(lambda step: None if step == 40 else float(step), 37.0, id="the last is"),
+        pytest.param(lambda step: None if step == 38 else float(step), 39.0, id="one is unknown"),
+        # a tenth of 39 steps: after 35.1
+        pytest.param(lambda step: None if step == 40 else float(step), 37.5, id="the last is"),
     ],
 )
 def test_the_training_loss_is_that_of_the_last_tenth(
     make_grid: MakeGrid, loss: Callable[[int], float | None], expected: float
 ) -> None:
-    grid = make_grid({"run": {"logging": {"freq": 2}}})
+    grid = make_grid({"run": {"logging": {"freq": 1}}})
     write_run(grid[0], loss=loss, loss_validation=None)
     write_run(grid[1], loss=loss, outcome="diverged")
     write_run(grid[2], loss=lambda step: None)
