@@ -2,6 +2,7 @@
 
 import math
 import re
+from fractions import Fraction
 from typing import Any
 
 from trainer.kinds import check_number
@@ -39,7 +40,8 @@ def horizon_steps(horizon: str, params: int, tokens_per_step: int) -> int:
         return math.ceil(TOKENS_PER_PARAMETER * params / tokens_per_step)
     found = HORIZON_PATTERN.match(check_horizon(horizon))
     assert found is not None
-    amount = float(found[1]) * SUFFIXES[found[2]]
+    # As a float, 16.1K is a little more than 16,100.
+    amount = Fraction(found[1]) * SUFFIXES[found[2]]
     steps = amount if found[3] == "steps" else amount / tokens_per_step
     return max(1, math.ceil(steps))
 

@@ -13,6 +13,7 @@ from tests.study.conftest import MakeGrid
         # tiny on one GPU: 8 x 64 = 512 tokens a step, 164,416 parameters
         ("500 steps", 500),
         ("2K steps", 2000),
+        ("16.1K steps", 16_100),
         ("0 steps", 1),  # no run is without a step
         ("512 tokens", 1),
         ("513 tokens", 2),
