@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from study.analysis.curve import fit_curve
+from study.analysis.curve import fit_curve, near_lowest
 from study.analysis.isoflop import NEAR
 from study.law.scaling_law import TrainedModel
 
@@ -51,12 +51,10 @@ def isoflop_profiles(runs: Sequence[TrainedModel]) -> list[IsoFlop]:
 
 def _profile(runs: Sequence[TrainedModel]) -> IsoFlop:
     flops = math.exp(float(np.mean(np.log([run.flops for run in runs]))))
-    best = min(runs, key=lambda run: run.loss).params
-    # Farther away the loss rises more slowly than a parabola, which would move its minimum.
-    near = [run for run in runs if best / NEAR <= run.params <= best * NEAR]
-    if len({run.params for run in near}) < FEWEST_SIZES:
-        return IsoFlop(flops, tuple(runs), None, None)
-    curve = fit_curve([math.log(run.params) for run in near], [run.loss for run in near])
-    if curve is None or curve.minimum is None:
+    near = near_lowest([run.params for run in runs], [run.loss for run in runs], NEAR)
+    curve = fit_curve(
+        [math.log(runs[index].params) for index in near], [runs[index].loss for index in near]
+    )
+    if curve is None or curve.places < FEWEST_SIZES or curve.minimum is None:
         return IsoFlop(flops, tuple(runs), None, None)
     return IsoFlop(flops, tuple(runs), math.exp(curve.minimum), curve(curve.minimum))

@@ -1,5 +1,7 @@
 """IsoFLOP profiles of planted laws."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -76,6 +78,14 @@ def test_a_profile_needs_four_sizes() -> None:
     for near in (-1.6, 1.6):
         (profile,) = isoflop_profiles(bowl([-1.0, 0.0, 1.0, near]))
         assert profile.params == pytest.approx(1e8)
+
+
+def test_the_sizes_near_the_lowest_mean_count() -> None:
+    """Of two seeds beyond them, one is lower than every other run."""
+    runs = bowl([-1.0, -0.5, 0.5, 1.0])
+    far = [replace(run, loss=loss) for run, loss in zip(bowl([2.0, 2.0]), (1.9, 9.0), strict=True)]
+    (profile,) = isoflop_profiles([*runs, *far])
+    assert (profile.params, profile.loss) == pytest.approx((1e8, 2.0))
 
 
 def test_budgets_are_the_same_as_the_smallest_of_them() -> None:
