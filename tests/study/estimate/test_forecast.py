@@ -1,6 +1,7 @@
 """Predictions before a launch, and their scores afterwards."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -236,20 +237,23 @@ def test_a_fixed_request_is_used_unchanged(make_grid: MakeGrid) -> None:
 
 def test_the_memory_of_a_node_by_hand(make_grid: MakeGrid) -> None:
     """Processes of 3 GiB on a CPU; on GPUs 6 GiB each, and two copies of a checkpoint of 12 bytes a
-    parameter. With 2 GiB for the node, and a quarter more."""
+    parameter, on one node of 8 or on two. With 2 GiB for the node, and a quarter more."""
     large = {"large": {"dim": 4096, "n_layers": 32, "n_heads": 32}}
     grid = make_grid(
         {
             "models": large,
             "grid": [
                 {"cluster": "here", "model": "tiny", "gpus": 2},
-                {"cluster": "fast", "model": "large", "gpus": 8},
+                {"cluster": "fast", "model": "large", "gpus": [8, 16]},
+                {"cluster": "here", "model": "tiny", "gpus": 4},
             ],
         }
     )
+    # Not measured: a process is expected to take 0.46 GiB, and at the upper end 1.02.
+    assert Forecast(grid).needs(grid[3]).mem_gib == math.ceil(1.25 * (4 * 1.02 + 2))
     write_run(grid[0], peak_memory_gib=3.0)
     forecast = Forecast(measured(grid))
     assert forecast.needs(grid[0]).mem_gib == 10
     # 32 x (4 x 4096^2 + 3 x 4096 x 11008) parameters and some are 6.48e9, a checkpoint 72.4 GiB
     assert grid[1].params == pytest.approx(6.48e9, rel=1e-3)
-    assert forecast.needs(grid[1]).mem_gib == 244
+    assert [forecast.needs(cell).mem_gib for cell in grid[1:3]] == [244, 244]

@@ -123,6 +123,23 @@ def test_beyond_the_largest_gpu_count_the_interval_is_wider_on_the_slow_side() -
     assert largest.high / largest.middle == pytest.approx(largest.middle / largest.low)
 
 
+@pytest.mark.parametrize(
+    ("largest", "gpus", "excess"),
+    [(4, 8, [0.035]), (8, 32, [2 * 0.035, 0.12]), (16, 64, [2 * 0.035])],
+    ids=["in a node", "the first to cross nodes", "over nodes"],
+)
+def test_losses_that_no_smaller_count_shows_widen_the_upper_side(
+    largest: int, gpus: int, excess: list[float]
+) -> None:
+    """3.5% at each doubling, and 12% by the network if no run over several nodes was measured."""
+    known = [Observed(replace(SMALL, gpus=n), 0.2, None, None) for n in (1, largest)]
+    model, work = Performance(H200, known), replace(SMALL, gpus=gpus)
+    step, (_, sd) = model.step(work), model._predict(work)
+    assert np.log(step.high / step.middle) == pytest.approx(
+        Z80 * np.sqrt(sd**2 + sum(np.square(excess)))
+    )
+
+
 def test_a_loss_of_twenty_percent_on_the_network_is_inside_the_interval() -> None:
     """Measured only inside one node, predicted for four."""
     works = {n: Workload(**{**SMALL.__dict__, "gpus": n}) for n in (1, 2, 4, 8, 32)}
