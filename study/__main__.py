@@ -136,11 +136,12 @@ def scaling_law(options: argparse.Namespace) -> None:
 
     if options.losses is not None:
         runs, what = read_losses(options.losses, options.drop_highest), "loss"
+        settings: list[str] = []
     elif options.study is not None:
-        runs, what = study_losses(_grid(options))
+        runs, what, settings = study_losses(_grid(options))
     else:
         raise ConfigError("command line", ["expected --study FILE or --losses FILE"])
-    fit = fit_runs(str(options.losses or options.study), runs, what)
+    fit = fit_runs(str(options.losses or options.study), runs, what, settings)
     write_csv_and_markdown(options.output, fit.coefficients, Coefficient, to_markdown(fit))
     plot_scaling_law(fit, options.figures)
 

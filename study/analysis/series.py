@@ -66,6 +66,12 @@ def token_counts(grid: Grid) -> list[Series]:
     return axis.series(cells, lambda cell: cell.model, axis.place, 2)
 
 
+def of_equal_settings(grid: Grid) -> list[Series]:
+    """Return all cells to measure, in series that differ in size, length and seed alone."""
+    axis = _Axis(grid, keys=(("steps",),), length=True)
+    return axis.series(grid.measured, lambda cell: cell.name, lambda cell: cell.name, 1)
+
+
 def ablations(grid: Grid) -> list[Series]:
     """Return the series with several architectures or data mixes of a size."""
     axis = _Axis(grid, keys=ABLATED, whole_variants=True)

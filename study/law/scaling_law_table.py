@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from study.analysis.series import of_equal_settings
 from study.csv_tables import CsvRow, read_csv
 from study.formats import format_count, format_known
 from study.grid import Grid
@@ -31,6 +32,8 @@ RESAMPLES = 300
 
 NO_MINIMUM = "beyond the sizes near the lowest loss"
 """Shown for an IsoFLOP profile without a minimum."""
+
+UNLIKE = "The runs differ in more than size and tokens, which the law takes for scatter: {}."
 
 COEFFICIENTS = ("E", "A", "B", "alpha", "beta")
 
@@ -61,6 +64,8 @@ class Fit:
     resampled: Sequence[ScalingLaw]
     what: str
     """Name of the loss."""
+    settings: Sequence[str] = ()
+    """Names of what the runs differ in besides size and tokens, if they do."""
 
     @property
     def coefficients(self) -> list[Coefficient]:
@@ -80,13 +85,15 @@ class Fit:
         return float(low), read(self.law), float(high)
 
 
-def fit_runs(source: str, runs: Sequence[TrainedModel], what: str) -> Fit:
+def fit_runs(
+    source: str, runs: Sequence[TrainedModel], what: str, settings: Sequence[str] = ()
+) -> Fit:
     """Return the fit to some runs; raises ConfigError if they do not determine it."""
     _refuse(source, find_missing(runs) or find_flat(runs))
     law = fit_law(runs)
     resampled = bootstrap(runs, law, RESAMPLES)
     _refuse(source, find_open_exponents(resampled))
-    return Fit(runs, law, resampled, what)
+    return Fit(runs, law, resampled, what, settings)
 
 
 def _refuse(source: str, reasons: Sequence[str]) -> None:
@@ -94,8 +101,8 @@ def _refuse(source: str, reasons: Sequence[str]) -> None:
         raise ConfigError(source, [f"no scaling law can be fitted: {line}" for line in reasons])
 
 
-def study_losses(grid: Grid) -> tuple[list[TrainedModel], str]:
-    """Return a study's trained runs, and the name of their loss.
+def study_losses(grid: Grid) -> tuple[list[TrainedModel], str, list[str]]:
+    """Return a study's trained runs, the name of their loss, and `Fit.settings`.
 
     The validation loss if every run has one, otherwise the median training loss of the last tenth
     of the steps. For the runs that are left out see `final_losses`.
@@ -108,7 +115,10 @@ def study_losses(grid: Grid) -> tuple[list[TrainedModel], str]:
         )
         for cell, _ in found
     ]
-    return runs, what
+    series = [
+        item for item in of_equal_settings(grid) if not losses.keys().isdisjoint(item.changes)
+    ]
+    return runs, what, [item.label for item in series] if len(series) > 1 else []
 
 
 def read_losses(path: Path, drop_highest: int = 0) -> list[TrainedModel]:
@@ -149,6 +159,7 @@ def to_markdown(fit: Fit) -> str:
     parts = [
         f"L(N, D) = E + A / N^alpha + B / D^beta, {fit.what} of {len(fit.runs)} runs, "
         "nats per token.",
+        *([UNLIKE.format(", ".join(fit.settings))] if fit.settings else []),
         law,
         "Compute-optimal models:",
         _optima(fit),

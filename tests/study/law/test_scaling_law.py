@@ -23,6 +23,7 @@ from study.law.scaling_law import (
 from study.law.scaling_law_table import Fit, read_losses, study_losses, to_markdown
 from study.show.forms import FORMS
 from tests.study.conftest import MakeGrid, write_run
+from tests.study.grids import ONE
 from trainer.problems import ConfigError
 
 PLANTED = ScalingLaw(E=1.7, A=400.0, B=410.0, alpha=0.34, beta=0.28)
@@ -212,13 +213,28 @@ def test_losses_of_a_study(make_grid: MakeGrid) -> None:
     study = make_grid({"run": {"steps": 100, "logging": {"freq": 1}}})
     write_run(study[0], loss=lambda step: 5 - step / 100)
     write_run(study[1], status="failed", outcome=None)
-    runs, what = study_losses(study)
-    assert what == "validation loss"
+    runs, what, settings = study_losses(study)
+    assert (what, settings) == ("validation loss", [])
     assert [(run.name, run.loss, run.tokens) for run in runs] == [(study[0].name, 1.6, 51_200)]
     write_run(study[2], loss=lambda step: 4 - step / 100, loss_validation=None)
-    runs, what = study_losses(study)
+    runs, what, _ = study_losses(study)
     assert what == "training loss at the end"
     assert [run.loss for run in runs] == pytest.approx([4.045, 3.045])
+
+
+def test_settings_that_a_law_takes_for_scatter_are_told(make_grid: MakeGrid) -> None:
+    """Sizes, lengths and seeds are what a law is of; learning rates are not, once one has run."""
+    block = {**ONE, "model": ["tiny", "wide"], "tokens": ["1N", "2N"], "seed": [1, 2]}
+    grid = make_grid({"grid": [block, {**ONE, "sweep": {"optim.lr": [1e-3, 1e-2]}}]})
+    *alike, low, _ = grid
+    for cell in alike:
+        write_run(cell)
+    assert study_losses(grid)[2] == []
+    write_run(low)
+    runs, what, settings = study_losses(grid)
+    assert settings == ["base", "lr-0.001"]
+    text = to_markdown(Fit(runs, PLANTED, [PLANTED], what, settings))
+    assert "which the law takes for scatter: base, lr-0.001." in text
 
 
 def test_a_study_that_cannot_determine_the_law_says_what_is_missing(
