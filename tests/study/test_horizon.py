@@ -14,6 +14,8 @@ from tests.study.conftest import MakeGrid
         ("500 steps", 500),
         ("2K steps", 2000),
         ("16.1K steps", 16_100),
+        ("2B tokens", 3_906_250),
+        ("0.5T tokens", 976_562_500),
         ("0 steps", 1),  # no run is without a step
         ("512 tokens", 1),
         ("513 tokens", 2),
