@@ -134,6 +134,17 @@ def test_an_error_that_all_values_share_is_learned_from_one() -> None:
     assert sd[0] ** 2 == pytest.approx(shared + own - shared**2 / (shared + own), rel=1e-6)
 
 
+def test_scales_are_means_over_the_candidates_by_evidence_and_prior() -> None:
+    """Two points far apart, as the only term predicts them: densities 1 / (s^2 + n^2) each. The
+    priors are log-normal, with medians of 0.06 and 0.03 and a factor of 2."""
+    s, n = (grid.ravel() for grid in np.meshgrid([0.12, 0.24], [0.01, 0.02, 0.04, 0.08, 0.16]))
+    weights = np.exp(-0.5 * (np.log2(s / 0.06) ** 2 + np.log2(n / 0.03) ** 2)) / (s**2 + n**2)
+    far = Points(np.ones((2, 1)), np.array([[0.0], [50.0]]), ["", ""])
+    hyper = Regression([Prior(1.0, 1.0001)], far, np.ones(2)).hyper
+    for found, sds in ((hyper.process_sd, s), (hyper.noise_sd, n)):
+        assert found == pytest.approx(np.sqrt(np.average(sds**2, weights=weights)), rel=1e-5)
+
+
 def test_points_are_alike_by_distance_and_kind() -> None:
     """At distances 1 and 2 in two coordinates, and with another kind, which counts as 1."""
     one = Points(np.ones((1, 1)), np.zeros((1, 2)), ["base"])
