@@ -44,14 +44,15 @@ ANALYSES = {
     ),
     "isoflop": Analysis(
         "IsoFLOP curves",
-        "For each compute budget, the minimum of a parabola of the loss in log N, through the "
-        "sizes within a factor of 5 of the one with the lowest loss (at least the three "
-        "nearest), and likewise in log D (Hoffmann et al. 2022, approach 2). The intervals of "
-        "the minima, 80%, are from the scatter of the runs around the parabolas, pooled over "
-        "the budgets (Fieller). Those of the exponents are propagated from the same scatter, "
-        "and wider where the minima scatter by more than that around the power law. That the loss "
-        "is not quite a parabola may move all minima alike by a few per cent, which no interval "
-        "includes. FLOPs are those of MFU.",
+        "For each compute budget, the minimum of a cubic of the loss in log N, or of a parabola "
+        "if there are fewer than five sizes, through the sizes within a factor of 5 of the one "
+        "with the lowest loss (at least the three nearest), and likewise in log D (as in Hoffmann "
+        "et al. 2022, approach 2, with parabolas). The intervals of the minima, 80%, are from the "
+        "scatter of the runs around the curves, pooled over the budgets (Fieller). Those of the "
+        "exponents are propagated from the same scatter, and wider where the minima scatter by "
+        "more than that around the power law. That the loss is not quite a parabola may move the "
+        "minima of parabolas by a few per cent, which no interval includes. FLOPs are those of "
+        "MFU.",
         {"isoflop": Budget, "isoflop_exponents": PowerLaw},
     ),
     "tokens_per_parameter": Analysis(

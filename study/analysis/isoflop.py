@@ -1,7 +1,7 @@
 """IsoFLOP curves: the best size of each compute budget, and how it grows with the budget.
 
 Approach 2 of Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3.2:
-for each budget a parabola of the loss in log N, and one in log D; power laws through their minima.
+for each budget a curve of the loss in log N, and one in log D; power laws through their minima.
 """
 
 import math
@@ -27,7 +27,7 @@ from study.measure.noise import Noise
 from study.sequences import group_by
 
 NEAR = 5.0
-"""Factor on the size with the lowest loss within which the parabolas are fitted."""
+"""Factor on the size with the lowest loss within which the curves are fitted."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,20 @@ class Budget:
     runs: int
     """Runs with a loss, of all seeds."""
     params: float | None
-    """Parameters of the best size, N: the minimum of the parabola in log N."""
+    """Parameters of the best size, N: the minimum of the curve in log N."""
     params_low: float | None
     """Lower end of its 80% interval."""
     params_high: float | None
     tokens: float | None
-    """Its training tokens, D: the minimum of the parabola in log D."""
+    """Its training tokens, D: the minimum of the curve in log D."""
     tokens_low: float | None
     tokens_high: float | None
     loss: float | None
-    """Loss at the minimum in log N, by the parabola."""
+    """Loss at the minimum in log N, by the curve."""
     edge: str | None
     """smallest or largest: the loss still falls at that size, which is the last of the budget."""
     noise: float | None
-    """Standard deviation of the runs around the parabolas in log N of all budgets together."""
+    """Standard deviation of the runs around the curves in log N of all budgets together."""
     degrees: int
     """Degrees of freedom of the noise."""
     loss_kind: str
@@ -129,7 +129,7 @@ class BudgetCurve:
 
     row: Budget
     runs: Sequence[IsoRun]
-    parabola: Curve | None
+    fitted: Curve | None
     """In log N."""
 
 
@@ -161,7 +161,7 @@ def fit_isoflops(series: Series, losses: Mapping[str, FinalLoss]) -> IsoFlopFit:
 
 def fit_budgets(label: str, budgets: Mapping[float, Sequence[IsoRun]], kind: str) -> IsoFlopFit:
     """Return the fit to runs by budget, FLOPs."""
-    pairs = {flops: _parabolas(budgets[flops]) for flops in sorted(budgets)}
+    pairs = {flops: _fit_both(budgets[flops]) for flops in sorted(budgets)}
     in_params, in_tokens = (
         pooled_noise([pair[index] for pair in pairs.values() if pair is not None])
         for index in (0, 1)
@@ -177,8 +177,8 @@ def fit_budgets(label: str, budgets: Mapping[float, Sequence[IsoRun]], kind: str
     return IsoFlopFit(curves, laws)
 
 
-def _parabolas(runs: Sequence[IsoRun]) -> tuple[Curve, Curve] | None:
-    """Return the parabolas of one budget in log N and in log D, through the same runs."""
+def _fit_both(runs: Sequence[IsoRun]) -> tuple[Curve, Curve] | None:
+    """Return the curves of one budget in log N and in log D, through the same runs."""
     near = near_lowest([run.params for run in runs], [run.loss for run in runs], NEAR)
     losses = [runs[index].loss for index in near]
     in_params = fit_curve([math.log(runs[index].params) for index in near], losses)
@@ -230,13 +230,13 @@ def _curve(
 
 
 def _minimum(
-    parabola: Curve | None, noise: Noise | None
+    fitted: Curve | None, noise: Noise | None
 ) -> tuple[float | None, float | None, float | None]:
-    if parabola is None or parabola.minimum is None:
+    if fitted is None or fitted.minimum is None:
         return None, None, None
-    ends = None if noise is None else parabola.interval(noise)
+    ends = None if noise is None else fitted.interval(noise)
     low, high = (None, None) if ends is None else map(math.exp, ends)
-    return math.exp(parabola.minimum), low, high
+    return math.exp(fitted.minimum), low, high
 
 
 def _edge(runs: Sequence[IsoRun]) -> str | None:
@@ -253,14 +253,14 @@ def _with_missing(curve: BudgetCurve, planned: int) -> BudgetCurve:
 
 
 def _power_law(
-    label: str, quantity: str, parabolas: Mapping[float, Curve], noise: Noise | None
+    label: str, quantity: str, curves: Mapping[float, Curve], noise: Noise | None
 ) -> PowerLaw:
     """Return the line through the logarithms of the minima, each weighted by its variance.
 
     The interval is propagated from the noise of the losses. Where the minima of three budgets or
     more scatter by more than that around the line, it is wider by as much.
     """
-    found = {f: item for f, item in parabolas.items() if item.minimum is not None}
+    found = {f: item for f, item in curves.items() if item.minimum is not None}
     x, y = np.log(list(found)), np.array([item.minimum for item in found.values()], dtype=float)
     if len(found) < 2:
         note = f"needs two budgets with a minimum between their sizes; found {len(found)}"

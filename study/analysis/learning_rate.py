@@ -14,11 +14,6 @@ from study.measure.noise import Noise
 NEAR = 8.0
 """Factor on the learning rate with the lowest loss within which the curve is fitted."""
 
-FOR_CUBIC = 5
-"""Rates from which on the curve is a cubic. The loss rises faster above the best rate than below,
-which moves the minimum of a parabola by more than its interval. Of four rates, a cubic would leave
-no scatter."""
-
 
 @dataclass(frozen=True)
 class BestRate:
@@ -102,8 +97,7 @@ def fit_rates(rates: Sequence[float], losses: Sequence[float]) -> Curve | None:
     """Return the curve through the losses near the lowest; None at fewer than three rates."""
     near = near_lowest(rates, losses, NEAR)
     places = [math.log(rates[index]) for index in near]
-    order = 3 if len(set(places)) >= FOR_CUBIC else 2
-    return fit_curve(places, [losses[index] for index in near], order)
+    return fit_curve(places, [losses[index] for index in near])
 
 
 def _row(

@@ -28,7 +28,7 @@ class IsoFlop:
     """Geometric mean of the runs' budgets."""
     runs: tuple[TrainedModel, ...]
     params: float | None
-    """Minimum of the parabola of loss over log N, fitted to sizes within a factor of `NEAR` of
+    """Minimum of the curve of loss over log N, fitted to sizes within a factor of `NEAR` of
     the lowest loss; None outside these sizes, or if they are fewer than four."""
     loss: float | None
 

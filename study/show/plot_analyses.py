@@ -134,15 +134,15 @@ def _draw_isoflops(series: Sequence[IsoFlopFit], sheet: Sheet) -> Figure:
                 [run.params for run in curve.runs], [run.loss for run in curve.runs], "o",
                 color=colour, markersize=4.5, label=f"{format_tick(row.flops)} FLOPs",
             )  # fmt: skip
-            if curve.parabola is not None:
-                _draw_fit(left, curve.parabola, colour)
+            if curve.fitted is not None:
+                _draw_fit(left, curve.fitted, colour)
             if row.params is not None and row.loss is not None:
                 left.plot(row.params, row.loss, "o", color=colour, mfc="white", ms=7, mew=1.4)
         first = fit.curves[0].row
         sizes = [run.params for curve in fit.curves for run in curve.runs]
         _label_log_x(left, sizes, "Parameters N")
         left.set_ylabel(f"{first.loss_kind.capitalize()} (nats per token)")
-        left.set_title(_title(first.variant, "Loss and parabola", len(shown), len(known)))
+        left.set_title(_title(first.variant, "Loss and curve", len(shown), len(known)))
         left.legend()
         for ax, law, name in (
             (middle, fit.laws[0], "Parameters N"),

@@ -38,9 +38,8 @@ def test_intervals_contain_the_minimum_as_often_as_they_say() -> None:
     x = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
     hits = found = 0
     for _ in range(1500):
-        parabola = fit_curve(
-            x.tolist(), (0.1 * (x - 0.3) ** 2 + random.normal(0, 0.05, 5)).tolist()
-        )
+        y = 0.1 * (x - 0.3) ** 2 + random.normal(0, 0.05, 5)
+        parabola = fit_curve(x.tolist(), y.tolist(), order=2)
         assert parabola is not None
         noise = pooled_noise([parabola])
         assert noise is not None
