@@ -319,7 +319,8 @@ SIZES = {"small": 8, "larger": 10, "largest": 12}
 
 
 def test_the_start_up_of_a_whole_run_is_what_its_steps_and_saves_leave(make_grid: MakeGrid) -> None:
-    """Of 216 s, 40 steps take 160 s, 40 saves 13 s at 1 GB/s, and the end 2 s: 41 s are left."""
+    """Of 216 s, 40 steps take 160 s, 40 saves 13 s at 1 GB/s, and the end 2 s: 41 s are left. Of
+    three such runs, the median counts."""
     run = {"steps": 40, "checkpoint": {"dump": {"every": 1}}, "eval": None}
     (cell,) = make_grid({**GUIDE, "run": {**GUIDE["run"], **run}})
     whole = Measurement(
@@ -332,8 +333,10 @@ def test_the_start_up_of_a_whole_run_is_what_its_steps_and_saves_leave(make_grid
         wall_s=216.0,
         peak_memory_gib=None,
     )
-    startup = Estimator([whole]).model(cell).startup(workload(cell))
-    assert startup.middle == pytest.approx(216 - 160 - 40 * 12 * cell.params / 1e9 - 2, rel=0.03)
+    others = [replace(whole, wall_s=wall_s) for wall_s in (206.0, 246.0)]
+    for runs in ([whole], [whole, *others]):
+        startup = Estimator(runs).model(cell).startup(workload(cell)).middle
+        assert startup == pytest.approx(216 - 160 - 40 * 12 * cell.params / 1e9 - 2, rel=0.05)
 
 
 def test_the_parts_of_a_time_by_hand(make_grid: MakeGrid) -> None:
