@@ -178,8 +178,12 @@ def _make_way(target: Path, position: Position) -> None:
 
 
 def prune(folder: Path, config: CheckpointConfig, position: Position) -> None:
-    """Delete the checkpoints of a run that `keep` of no kind retains; the newest always stays."""
-    found = [item for item in complete(folder) if position.is_of(item[1])]
+    """Delete the checkpoints of a run that `keep` of no kind retains; that of `position` stays.
+
+    Later ones are damaged, or the run would have resumed from them: they do not count.
+    """
+    ours = (item for item in complete(folder) if position.is_of(item[1]))
+    found = [item for item in ours if item[1]["step"] <= position.step]
     wanted = {path for path, _ in found[:1]}
     for kind, keep in (("dump", config.dump.keep), ("eval", config.eval.keep)):
         of_kind = [path for path, facts in found if kind in facts["kinds"]]

@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import zlib
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -212,8 +213,24 @@ def test_keep_is_honoured_for_each_kind(
     for step, kind in ((1, "eval"), (2, "dump"), (3, "eval"), (4, "dump")):
         run.save(tmp_path, step, kind)
     config = CheckpointConfig.model_validate({"dump": {"keep": dump}, "eval": {"keep": evals}})
-    checkpoint.prune(tmp_path, config, START)
+    checkpoint.prune(tmp_path, config, replace(START, step=4))
     assert steps_in(tmp_path) == left
+
+
+def test_a_damaged_checkpoint_takes_no_later_ones_place(tmp_path: Path) -> None:
+    """The run resumes before it, and what it saves meanwhile is all that it has."""
+    run = SmallRun()
+    for step in (5, 10):
+        run.save(tmp_path, step, "dump")
+    data = next((tmp_path / "0000000010").glob("*.distcp"))
+    data.write_bytes(bytes(data.stat().st_size))
+    saver = checkpoint.Saver(tmp_path, CheckpointConfig(async_save=False), ALONE)
+    for step in (7, 9, 10):
+        saver.save(replace(START, step=step), ["dump"], run.model, run.optimizer)
+        found = checkpoint.find_newest(tmp_path, START, ALONE)
+        assert found is not None
+        assert found.step == step
+    assert steps_in(tmp_path) == [10]
 
 
 def index_of_another_python(index: Path, paths: str) -> bytes:
