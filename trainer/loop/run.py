@@ -91,10 +91,10 @@ def _start_or_resume(
     model: Transformer | None,
 ) -> int:
     folder = Path(config.dump_dir)
-    # One process makes those that are missing.
-    made = open_texts(config) if world.is_main else None
-    barrier(world)
-    texts = made or open_texts(config)
+    # One process makes those that are missing, and says what is wrong with the text.
+    texts = found_by_main(lambda: open_texts(config), world)
+    if not world.is_main:
+        texts = open_texts(config)  # perhaps on a disk of another machine
     startup.mark("data")
     decision = found_by_main(lambda: _decide(config, world, texts), world)
     if decision.action == "done":

@@ -5,6 +5,7 @@ import json
 import math
 import signal
 import socket
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,15 +181,7 @@ def test_a_signal_to_any_rank_ends_all_with_one_exit_code(
     runs: Runs, victim: int, number: signal.Signals
 ) -> None:
     """Without a launcher, which would show one exit code of its own for all of them."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-    both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    ranks = [
-        runs.start(
-            "steps=2000", "checkpoint={}", RANK=rank, LOCAL_RANK=rank, MASTER_PORT=port, **both
-        )
-        for rank in "01"
-    ]
+    ranks = start_ranks(runs, "steps=2000", "checkpoint={}")
     wait_for_step(runs.out(), 10)
     ranks[victim].send_signal(number)
     output = [rank.communicate(timeout=PATIENCE_S)[0] for rank in ranks]
@@ -197,6 +190,16 @@ def test_a_signal_to_any_rank_ends_all_with_one_exit_code(
     assert account(runs.out())["status"] == "preempted"
     saved = max(int(path.name) for path in (runs.out() / "checkpoints").iterdir())
     assert f"asked to stop at step {saved}; saved" in output[0]
+
+
+def start_ranks(runs: Runs, *settings: str) -> list[subprocess.Popen[str]]:
+    """Start a run on two processes, without a launcher."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    return [
+        runs.start(*settings, RANK=rank, LOCAL_RANK=rank, MASTER_PORT=port, **both) for rank in "01"
+    ]
 
 
 def test_gpu_count_does_not_change_the_losses(runs: Runs) -> None:
@@ -291,6 +294,17 @@ def test_a_wrong_config_is_reported_without_a_traceback(runs: Runs) -> None:
         assert done.returncode == 1
         assert expected in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_one_rank_of_several_reports_text_that_is_not_there(runs: Runs) -> None:
+    """A traceback of another, which waits for it, would be the failure to be told, and retried."""
+    ranks = start_ranks(runs, "data.sources={nowhere: 1.0}")
+    first, second = (rank.communicate(timeout=PATIENCE_S)[0] for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [1, 1]
+    assert "nowhere: 1 problem\n  no such folder; expected a folder with files" in first
+    assert second == ""
+    failure = json.loads((runs.out() / "failure.json").read_text())
+    assert (failure["kind"], failure["retry"]) == ("configuration", False)
 
 
 def test_bf16_follows_fp32(runs: Runs) -> None:
