@@ -3,15 +3,28 @@
 import os
 import signal
 import statistics
+from dataclasses import replace
 
 import pytest
 
-from tests.trainer.conftest import Runs, kept_handlers, read_records
+from tests.trainer.conftest import Runs, account, kept_handlers, read_records
 from tests.trainer.loop.open_run import open_run
+from tests.trainer.small_runs import make_summary
+from trainer import gpu_state
+from trainer.folder.checkpoint_state import of_step, read_state
+from trainer.gpu_state import GpuMeter, GpuState
+from trainer.loop.session import Session
 from trainer.loop.stop_signal import StopSignal
 from trainer.loop.summary import open_journal
 from trainer.loop.train import train
-from trainer.records import EXIT_PREEMPTED
+from trainer.records import EXIT_PREEMPTED, Attempt
+
+
+def train_to_the_end(session: Session) -> None:
+    with kept_handlers():
+        open_journal(session)
+        assert train(session) == 0
+        session.close()
 
 
 def test_intervals_that_are_not_steady_say_so(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,15 +42,37 @@ def test_intervals_that_are_not_steady_say_so(runs: Runs, monkeypatch: pytest.Mo
     monkeypatch.setattr(session.profiler, "begin", begin)
     loads = iter([None, 0.25, 0.5, 0.75, 1.0, 1.25])
     monkeypatch.setattr(session.load, "read", lambda: next(loads))
-    with kept_handlers():
-        open_journal(session)
-        assert train(session) == 0
-        session.close()
+    train_to_the_end(session)
     records = read_records(runs.folder / "out")
     paused = {record["global_step"]: record["time/paused"] for record in records}
     assert paused == {1: None, 4: True, 5: None, 10: None, 15: True, 20: None}
     assert [record["time/interval_steps"] for record in records] == [1, 3, 1, 5, 5, 5]
     assert [record["machine/load"] for record in records] == [None, 0.25, 0.5, 0.75, 1.0, 1.25]
+
+
+def test_the_time_of_a_run_includes_its_earlier_attempts(runs: Runs) -> None:
+    """Of which one was the third, and had saved after a million seconds."""
+    session = open_run(runs, "steps=4")
+    session.start = replace(session.start, elapsed_s=1e6)
+    earlier = Attempt(attempt=3, start="2026-01-01T00:00:00+00:00", fingerprint="f")
+    session.earlier = make_summary(attempts=(earlier,))
+    train_to_the_end(session)
+    records = read_records(runs.out())
+    evaluations = read_records(runs.out(), "metrics.eval.jsonl")
+    assert len(records) == 3
+    assert len(evaluations) == 1
+    for written in (*records, *evaluations):
+        assert 1e6 < written["time/elapsed_s"] < 2e6
+        assert written["attempt"] == 4
+    assert 1e6 < read_state(of_step(runs.out() / "checkpoints", 4))["elapsed_s"] < 2e6
+
+
+def test_a_gpu_is_sampled_at_records(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = open_run(runs, "steps=2", "eval=null")
+    session.gpu = GpuMeter("some")
+    monkeypatch.setattr(gpu_state, "read", lambda uuid: GpuState(1500, 650.0, ()))
+    train_to_the_end(session)
+    assert account(runs.out())["gpu_conditions"]["clock_mhz"] == 1500
 
 
 def test_a_record_sums_up_its_interval(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

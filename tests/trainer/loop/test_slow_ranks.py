@@ -9,6 +9,7 @@ import torch
 
 from tests.trainer.conftest import Runs, read_records
 from trainer import collectives
+from trainer.loop.record import _compare_ranks
 from trainer.loop.slow_ranks import LEAST_SHARE, OwnWork, SlowRanks, find_slow_rank
 from trainer.world import World
 
@@ -62,6 +63,20 @@ def test_one_process_compares_nothing() -> None:
     alone = SlowRanks(World(0, 1, 0, 1, torch.device("cpu")), ["a"])
     assert [alone.compare(OwnWork(1, 1, 1), 1.0) for _ in range(3)] == [None] * 3
     alone.close()
+
+
+@pytest.mark.parametrize(("is_sharded", "forward_s"), [(False, 0.2), (True, 0.0)])
+def test_what_a_rank_does_alone_is_per_step(is_sharded: bool, forward_s: float) -> None:
+    """Of three steps; the forward pass of sharded weights waits for other ranks."""
+    seen = []
+    learner = SimpleNamespace(is_sharded=is_sharded, forward_s=0.6)
+    ranks = SimpleNamespace(compare=lambda *given: seen.append(given))
+    session: Any = SimpleNamespace(
+        learner=learner, slow_ranks=ranks, gpu=SimpleNamespace(clock_mhz=1980.0)
+    )
+    _compare_ranks(session, {"interval_steps": 3, "data_s": 0.3, "step_s": 0.5})
+    assert seen == [(pytest.approx(OwnWork(0.1, forward_s, 1980.0)), 0.5)]
+    assert learner.forward_s == 0
 
 
 def test_a_rank_that_is_slowed_down(runs: Runs) -> None:
