@@ -20,7 +20,10 @@ def check(config: RunConfig, ranks: Ranks) -> None:
     model, vocab_size = config.model, config.data.tokenizer.vocab_size
     count = count_parameters(model, vocab_size).total
     costs = optimizer_costs(config.optim.name, model, vocab_size)
-    copies = ranks.local_size / (ranks.size if config.distributed.is_sharded(ranks.size) else 1)
+    copies = float(ranks.local_size)
+    if config.distributed.is_sharded(ranks.size):
+        replicas, _ = config.distributed.data_parallel(ranks.size)
+        copies *= replicas / ranks.size
     needed = count * costs.memory_bytes * copies
     if needed > there:
         raise ConfigError(

@@ -30,6 +30,8 @@ def fits(folder: Path, there: int | None, ranks: tuple[int, int], **settings: ob
         ((4, 2), {}, 2),
         ((4, 4), {"fsdp_type": "full_shard"}, 1),
         ((4, 2), {"fsdp_type": "full_shard"}, 0.5),
+        ((4, 4), {"fsdp_type": "full_shard", "dp_shard": 2}, 2),
+        ((4, 2), {"tp_size": 2}, 1),
     ],
 )
 def test_16_bytes_of_a_parameter_have_to_fit_for_each_copy_of_the_weights(
