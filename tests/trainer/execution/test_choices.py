@@ -154,13 +154,20 @@ def test_compilation_is_for_gpus() -> None:
 def test_sharded_matrices_are_not_fused(layout: dict[str, Any]) -> None:
     config = config_on("cuda", distributed=layout)
     assert not choose(config, 2, SKYLAKE).fused_projections
+    assert choose(config, 2, SKYLAKE).output_multiple == 1  # nor padded
     if "tp_size" not in layout:
         assert choose(config, 1, SKYLAKE).fused_projections  # one process holds them all
 
 
+def test_matrices_in_float8_are_not_fused() -> None:
+    """`float8_filter` is about the names of single ones."""
+    config = config_on("cuda", distributed={"float8_recipe": "rowwise"})
+    assert not choose(config, 1, SKYLAKE).fused_projections
+
+
 def test_auto_chunks_only_large_vocabularies() -> None:
-    assert loss_chunk(DistributedConfig(), 258) == 0
-    assert loss_chunk(DistributedConfig(), 128_256) == 4096
+    assert loss_chunk(DistributedConfig(), 31_999) == 0
+    assert loss_chunk(DistributedConfig(), 32_000) == 4096  # Llama 2's
     assert loss_chunk(DistributedConfig(loss_chunk=0), 128_256) == 0
     assert loss_chunk(DistributedConfig(tp_size=2), 128_256) == 0
     with pytest.raises(ConfigError, match="loss_chunk = 8"):

@@ -1,12 +1,16 @@
 """What a step costs the CPU beside its arithmetic."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.operations import Launched
 from tests.trainer.conftest import Runs, losses
 from tests.trainer.loop.open_run import open_run
 from trainer.config import ModelConfig, OptimConfig
+from trainer.execution.layout import synchronised
 from trainer.loop.step import train_step
 from trainer.model.adamw import AdamW
 from trainer.model.model import Transformer
@@ -27,6 +31,22 @@ def test_a_step_does_not_wait_for_the_device(runs: Runs, passes: int) -> None:
         assert operations.counts["_local_scalar_dense"] == 2
     finally:
         session.close()
+
+
+def test_gradients_are_reduced_in_the_last_micro_batch_only(runs: Runs) -> None:
+    reduced: list[bool] = []
+    session = open_run(runs, "grad_acc_steps=3", "data.batch_size=1")
+    try:
+        session.learner.trained.set_requires_gradient_sync = reduced.append  # as FSDP2's
+        train_step(session.learner, next(session.loader))
+    finally:
+        session.close()
+    assert reduced == [False, False, True]
+    ddp = Mock(spec=DistributedDataParallel)
+    assert synchronised(ddp, is_last=False) is ddp.no_sync.return_value
+    ddp.reset_mock()
+    synchronised(ddp, is_last=True)
+    ddp.no_sync.assert_not_called()
 
 
 def test_fewer_operations_than_one_matrix_at_a_time() -> None:
