@@ -22,6 +22,7 @@ from trainer.files import make_folder, move_aside, replace_durably
 from trainer.folder.checkpoint_state import (
     STATE,
     Position,
+    check_intact,
     complete,
     fingerprint_of,
     is_intact,
@@ -210,7 +211,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """Return the weights in a checkpoint, without building a model. Raises CheckpointError."""
     from trainer.folder.checkpoint_tensors import ModelReader
 
-    return ModelReader(path).read_all()
+    weights = ModelReader(path).read_all()
+    check_intact(path)
+    return weights
 
 
 def load(path: Path, model: nn.Module, optimizer: Optimizer) -> None:

@@ -131,8 +131,25 @@ def _checksum(facts: dict[str, Any]) -> int:
 
 def is_intact(path: Path, facts: dict[str, Any]) -> bool:
     """Say whether the files have their recorded sizes and checksums; warn if not."""
-    for name, known in facts["files"].items():
-        if fingerprint_of(path / name) != known:
-            print(f"warning: {path}: {name} was changed, skipped", flush=True)
-            return False
-    return True
+    changed = _find_changed(path, facts)
+    if changed is not None:
+        print(f"warning: {path}: {changed} was changed, skipped", flush=True)
+    return changed is None
+
+
+def check_intact(path: Path) -> None:
+    """Raise CheckpointError unless the files have their recorded sizes and checksums.
+
+    torch reads changed bytes of a tensor as other numbers.
+    """
+    try:
+        changed = _find_changed(path, read_state(path))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if changed is not None:
+        raise CheckpointError(f"{path}: {changed} was changed since it was saved")
+
+
+def _find_changed(path: Path, facts: dict[str, Any]) -> str | None:
+    files = facts["files"].items()
+    return next((name for name, known in files if fingerprint_of(path / name) != known), None)

@@ -6,7 +6,9 @@ shards or consolidated.pth. They are checked against the run's model before anyt
 Optimizer state is never taken over.
 """
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,6 +20,7 @@ from trainer.folder.checkpoint_state import (
     METADATA,
     STATE,
     CheckpointError,
+    check_intact,
     complete,
     entries,
     folder_of,
@@ -72,7 +75,10 @@ class InitialWeights:
     path: Path
 
     def check(self, model: ModelConfig, vocab_size: int) -> None:
-        """Raise ConfigError if they do not fit a model: heads, rotary base, epsilon, shapes."""
+        """Raise ConfigError if they do not fit a model: heads, rotary base, epsilon, shapes.
+
+        Or if they are a checkpoint of ours that is damaged.
+        """
         described = self._describe()
         if described is not None:
             problems = described.problems(model, vocab_size)
@@ -91,13 +97,15 @@ class InitialWeights:
         differences = shape_problems(found, expected)
         if differences:
             raise ConfigError(str(self.path), differences)
+        if self.kind == "ours":
+            with self._refusing():
+                check_intact(self.path)
 
     def load(self, model: Transformer) -> None:
         """Load them into a model in any layout. Raises ConfigError if they cannot be read."""
-        try:
-            self._open(model.config).load(model.state_dict())
-        except CheckpointError as error:
-            raise ConfigError(str(self.path), [f"{KEY}: {error}"]) from None
+        files = self._open(model.config)
+        with self._refusing():
+            files.load(model.state_dict())
 
     def _describe(self) -> DescribedModel | None:
         if self.kind == "transformers":
@@ -107,7 +115,7 @@ class InitialWeights:
     def _open(self, model: ModelConfig) -> "WeightFiles":
         from trainer.folder import weight_files
 
-        try:
+        with self._refusing():
             if self.kind == "transformers":
                 return weight_files.SafetensorsFolder(self.path)
             if self.kind == "consolidated":
@@ -115,6 +123,12 @@ class InitialWeights:
             if self.kind == "lingua":
                 return weight_files.LinguaCheckpoint(self.path, model.head_dim)
             return weight_files.OurCheckpoint(self.path)
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Raise ConfigError instead of CheckpointError."""
+        try:
+            yield
         except CheckpointError as error:
             raise ConfigError(str(self.path), [f"{KEY}: {error}"]) from None
 

@@ -26,6 +26,8 @@ from tests.trainer.model.scalings import LINEAR
 from tests.trainer.small_runs import ALONE, make_run, make_summary
 from trainer.commands import export
 from trainer.config import ModelConfig
+from trainer.folder.checkpoint import load_weights
+from trainer.folder.checkpoint_state import CheckpointError
 from trainer.folder.hub_model import HUB_KEYS, of_transformers
 from trainer.folder.initial_weights import find
 from trainer.folder.source import find_source
@@ -210,3 +212,21 @@ def test_checkpoints_of_another_run_in_the_folder_are_passed_over(tmp_path: Path
         find(tmp_path / "run")
     with pytest.raises(ConfigError, match="continue_from: found no intact checkpoint"):
         find_source(tmp_path / "run", ALONE)
+
+
+def test_a_checkpoint_with_other_bytes_is_refused(tmp_path: Path) -> None:
+    """torch would read other weights."""
+    made = make_run(tmp_path / "run")
+    saved = tmp_path / "run" / "checkpoints" / "0000000002"
+    data = next(saved.glob("*.distcp"))
+    weight = made.norm.weight.detach().numpy().tobytes()
+    assert weight in data.read_bytes()
+    data.write_bytes(data.read_bytes().replace(weight, bytes(len(weight))))
+    with pytest.raises(CheckpointError, match=f"{data.name} was changed since it was saved"):
+        load_weights(saved)
+    for path in (tmp_path / "run", saved):
+        with pytest.raises(ConfigError, match=r"init_ckpt_path: .* was changed since it was saved"):
+            find(path).check(made.config, 258)
+    (saved / "state.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"init_ckpt_path: .*cannot be read: state\.json was"):
+        find(saved).check(made.config, 258)
