@@ -51,6 +51,17 @@ def test_the_largest_batch_if_all_fit_and_a_short_run_is_not_compiled() -> None:
 def test_a_long_run_is_compiled() -> None:
     assert search(8, 100, True, Machine(memory=8)) == Setting(8, 1, "none", compiled=True)
     assert search(8, 100, False, Machine(memory=8)) == Setting(8, 1, "none", compiled=False)
+    # A step takes 4.25 s for 8.5 s, and the first one 34.25 s for 8.5 s: 25.75 s more.
+    for steps, compiled in ((6, False), (7, True)):
+        assert search(8, steps, True, Machine(memory=8)) == Setting(8, 1, "none", compiled)
+
+
+@pytest.mark.parametrize(("of_four_s", "best"), [(103.0, 2), (104.0, 8)])
+def test_the_search_goes_on_past_a_batch_that_is_hardly_slower(of_four_s: float, best: int) -> None:
+    """By less than 3%, which may be noise."""
+    step_s = {8: 100.0, 4: of_four_s, 2: 90.0, 1: 95.0}
+    found = search(8, 1, False, lambda setting: Timing(step_s[setting.batch_size], 0.0))
+    assert found == Setting(best, 8 // best, "none", compiled=False)
 
 
 def test_activation_checkpointing_is_chosen_only_if_micro_batches_are_expensive() -> None:
@@ -107,6 +118,15 @@ def test_steps_are_timed_as_a_run_takes_them(runs: Runs, monkeypatch: pytest.Mon
     ((learner, graph),) = graphs
     assert graph.call_count == 4 + autotune.WARM_UP + autotune.STEPS
     assert learner.graph is None
+
+
+def test_steps_that_warm_up_are_not_timed(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which a CUDA graph has more than there are others."""
+    clock = Clock(load_run_config([f"config={runs.config}"]), get_world("cpu"))
+    times = [9.0, *[5.0] * 12, *[1.0] * autotune.STEPS]
+    monkeypatch.setattr(clock, "_open", lambda setting: (Mock(), None))
+    monkeypatch.setattr(clock, "_seconds", lambda learner, tokens: times)
+    assert clock(Setting(4, 1, "none", compiled=False)) == Timing(step_s=1.0, first_s=9.0)
 
 
 @pytest.mark.parametrize(("size", "fuses"), [(8, False), (4, True)])

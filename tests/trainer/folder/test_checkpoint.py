@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pickle
+import time
 import zlib
 from dataclasses import replace
 from enum import Enum
@@ -152,6 +153,21 @@ def test_a_save_in_the_background_holds_the_state_of_its_step(tmp_path: Path) ->
     saver.wait()
     checkpoint.load(of_step(tmp_path, 2), other.model, other.optimizer)
     assert other.steps(3) == expected
+
+
+def test_a_save_waits_for_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, saver, seen = SmallRun(), checkpoint.Saver(tmp_path, CheckpointConfig(), ALONE), []
+
+    def write(state: dict[str, Any], position: Position, kinds: list[str]) -> None:
+        seen.append(("begins", position.step))
+        time.sleep(0.05)
+        seen.append(("ends", position.step))
+
+    monkeypatch.setattr(saver, "_write", write)
+    for step in (1, 2):
+        saver.save(replace(START, step=step), ["dump"], run.model, run.optimizer)
+    saver.wait()
+    assert seen == [("begins", 1), ("ends", 1), ("begins", 2), ("ends", 2)]
 
 
 def test_a_copy_of_a_state_shares_no_memory_with_it() -> None:
