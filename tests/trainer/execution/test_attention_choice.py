@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from tests.trainer.conftest import Runs
+from tests.trainer.small_runs import ALONE, make_summary
 from trainer.config import load_run_config
 from trainer.execution import attention_choice, attention_timing, kernels
 from trainer.execution.attention_timing import MARGIN, fastest, first_within_margin
 from trainer.loop.learner import resolve_choices
+from trainer.loop.session import _kept_attention
 from trainer.problems import ConfigError
-from trainer.world import get_world
+from trainer.world import device_name, get_world
 
 KERNELS = {"cudnn": 2.0e-3, "flash": 2.1e-3, "efficient": 3.0e-3}
 """Seconds of a pass at full clock."""
@@ -194,3 +196,10 @@ def test_missing_fa3_is_reported_in_one_line(runs: Runs) -> None:
     (problem,) = caught.value.problems
     assert str(problem).startswith("distributed.attention = fa3: needs the package flash_attn_3")
     assert torch.backends.cuda.math_sdp_enabled()
+
+
+def test_a_resumed_run_keeps_its_kernel_on_the_same_gpu() -> None:
+    earlier = make_summary(gpu_name=device_name(ALONE), choices={"attention": "flash"})
+    assert _kept_attention(earlier, ALONE) == "flash"
+    assert _kept_attention(earlier.model_copy(update={"gpu_name": "another"}), ALONE) is None
+    assert _kept_attention(None, ALONE) is None

@@ -1,6 +1,7 @@
 """run.json at the start of an attempt."""
 
 import json
+import os
 from dataclasses import fields
 
 from tests.trainer.conftest import Runs, read_records
@@ -13,6 +14,7 @@ def test_run_json_records_the_choices(runs: Runs) -> None:
     facts = json.loads((runs.out() / "run.json").read_text())
     assert facts["device"] == "cpu"
     assert facts["cores_per_rank"] >= 1
+    assert facts["machine_cores"] == len(os.sched_getaffinity(0))
     assert facts["gpus"] == facts["nodes"] == 1
     assert facts["layout"] == {"dp_replicate": 1, "dp_shard": 1, "tp_size": 1}
     assert len(facts["hosts"]) == len(facts["addresses"]) == 1

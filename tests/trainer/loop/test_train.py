@@ -135,6 +135,7 @@ def test_a_complete_run_is_not_run_again(runs: Runs) -> None:
     before = (runs.out() / "metrics.jsonl").read_text()
     again = runs.run("steps=4")
     assert "complete already" in again.stdout
+    assert "warning" not in again.stdout
     assert (runs.out() / "metrics.jsonl").read_text() == before
     runs.run("steps=6")  # other settings: another run, and the first one is kept
     assert losses(runs.out())[-1][0] == 6
