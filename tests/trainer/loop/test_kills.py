@@ -80,7 +80,7 @@ def evaluations(folder: Path) -> list[tuple[int, float]]:
 @pytest.mark.parametrize(
     ("processes", "kills", "branch"),
     [
-        (1, 7, 0),
+        (1, 4, 0),
         (1, 3, 40),
         (2, 1, 0),
         *(pytest.param(count, 30, 0, marks=long) for count in (1, 2, 4)),
