@@ -30,7 +30,9 @@ def test_a_partial_study_has_its_tables(tmp_path: Path) -> None:
 
 def test_a_failed_run_does_not_prevent_the_tables_and_the_report(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    workspace.study["variants"] = {"broken": {"checkpoint": {"init_ckpt_path": "nowhere"}}}
+    (tmp_path / "empty").mkdir()
+    empty = {"checkpoint": {"init_ckpt_path": str(tmp_path / "empty")}}
+    workspace.study["variants"] = {"broken": empty}
     cells = {"cluster": "here", "model": "one", "gpus": 1}
     workspace.study["grid"] = [cells, {**cells, "variant": "broken"}]
     workspace.write()
