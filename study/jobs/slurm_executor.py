@@ -88,7 +88,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         self._shown: set[Any] = set()
         self._leaving = threading.Event()
         self._limits: Callable[[str | None, str | None], int | None] = lambda account, qos: None
-        self._doubtful = ""  # name and comment of a request that got no answer
+        self._doubtful: set[str] = set()  # comments of requests that got no answer
         self._grants = Grants()
         self.progress = Progress(self.grid)
         self._submissions = Submissions(
@@ -205,9 +205,10 @@ class SlurmExecutor(Decisions, PluginExecutor):
             for file in filter(None, (prepared.log, prepared.error)):
                 file.parent.mkdir(parents=True, exist_ok=True)
             answer, prepared, grown_from = self._ask(prepared)
-            self._doubtful = prepared.name + prepared.comment if answer.code else ""
             if answer.code:
+                self._doubtful.add(prepared.comment)
                 return answer
+            self._doubtful.discard(prepared.comment)
             made = prepared.accepted(answer.out)
         except (WorkflowError, OSError) as error:
             return Answer(1, "", str(error))
@@ -237,7 +238,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
 
     def _recover(self, prepared: Prepared) -> Answer | None:
         """Find the job of a request whose answer was lost: it may have been accepted."""
-        if self._doubtful != prepared.name + prepared.comment:
+        if prepared.comment not in self._doubtful:
             return None
         listed = list_jobs(prepared.cluster.split(",") if prepared.cluster else [None])
         if listed.silent:

@@ -103,7 +103,7 @@ class Polled(Recorder, SlurmExecutor):
         (self.slurm_logdir / ENDED).mkdir(parents=True)
         self._queue = SlurmQueue(self.slurm_logdir, first_poll_s=20.0)
         self._grants = Grants()
-        self._shown, self._doubtful, self._earlier = set(), "", {}
+        self._shown, self._doubtful, self._earlier = set(), set(), {}
         self._record = Record(self.slurm_logdir / "submitted.jsonl")
         self._leaving = SimpleNamespace(is_set=lambda: False)  # type: ignore[assignment]
         self.progress = Progress(grid)

@@ -134,7 +134,7 @@ def test_a_job_whose_submission_got_no_answer_is_known_by_its_output(
 ) -> None:
     """A study of the same name may be run from another folder, with the same cells."""
     executor = object.__new__(SlurmExecutor)
-    executor._doubtful, executor._queue = "study/one/1" + "cell one", SlurmQueue(Path(), 20.0)
+    executor._doubtful, executor._queue = {"cell one"}, SlurmQueue(Path(), 20.0)
     prepared = Prepared([], "", "study/one/1", "cell one", None, Path("/here/logs/%j.log"))
     files = {"44": "/elsewhere/logs/44.log", "45": "/here/logs/45.log"}
     listed = {
@@ -148,6 +148,31 @@ def test_a_job_whose_submission_got_no_answer_is_known_by_its_output(
     assert (answer.code, answer.out) == (0, "45")
     del listed[None, "45"]
     assert executor._recover(prepared) is None
+
+
+def test_a_job_whose_submission_got_no_answer_is_found_after_another_was_submitted(
+    executor: Polled, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a run that has saved is to be continued first. A second job would hold GPUs while it
+    waits for the first."""
+    log = executor.slurm_logdir / "%j.log"
+    lost = Answer(1, "", "no answer within 60 s")
+    answers = [lost, Answer(0, "8\n", "")]
+    one, other = job_of(grid)[0].job, job_of(grid, number=1)[0].job
+
+    def prepare(job: Any) -> Prepared:
+        return Prepared(["sbatch"], "", "test/one/1", comment_of_job(job), None, log)
+
+    listed = {(None, "7"): QueuedJob("7", "RUNNING", "", "test/one/1", comment_of_job(one))}
+    monkeypatch.setattr(executor, "prepare", prepare)
+    monkeypatch.setattr(slurm_executor, "ask", lambda command, stdin: answers.pop(0))
+    monkeypatch.setattr(slurm_executor, "list_jobs", lambda clusters: Listing(listed))
+    monkeypatch.setattr(
+        slurm_executor, "find_output_file", lambda job_id, cluster: str(log).replace("%j", job_id)
+    )
+    codes = [executor._submit(Request(job, "")).code for job in (one, other, one)]
+    assert codes == [1, 0, 0]
+    assert sorted(executor._queue.jobs) == ["7", "8"]
 
 
 def test_a_file_system_that_is_full_after_a_submission_does_not_end_the_submissions(
@@ -248,7 +273,7 @@ def test_studies_whose_names_share_a_prefix_do_not_match_each_others_jobs(
         executor.find_earlier_jobs([job])
         assert executor._keep_earlier(job, prepared) == finds
         executor._queue.jobs.clear()
-        executor._doubtful = prepared.name + prepared.comment
+        executor._doubtful = {prepared.comment}
         assert (executor._recover(prepared) is not None) == finds
 
 
