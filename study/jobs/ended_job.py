@@ -17,17 +17,19 @@ def describe_end(info: WatchedJob, state: str, queued: QueuedJob | None) -> End:
     """
     cell = info.cell
     slurm = cell.cluster_config.slurm if cell else None
-    summary = read_summary(cell.folder) if cell else None
+    summary, before = read_summary(cell.folder) if cell else None, info.before
+    if before and summary and before.attempts[0].start != summary.attempts[0].start:
+        before = None  # of a run with other settings or text, which was set aside
     saved = (
         summary is not None
         and summary.attempts[-1].status == "preempted"
-        and len(summary.attempts) > info.attempts
+        and len(summary.attempts) > (len(before.attempts) if before else 0)
     )
     return End(
         state=state,
         complete=is_up_to_date(cell) if cell else state == "COMPLETED",
         saved_step=summary.steps_done if summary and saved else None,
-        first_step=info.first_step,
+        first_step=before.steps_done if before else 0,
         out_of_memory=state in ("FAILED", "OUT_OF_MEMORY") and ran_out_of_memory(logs_of(info)),
         time_up=slurm is not None
         and queued is not None

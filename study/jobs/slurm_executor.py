@@ -294,8 +294,8 @@ class SlurmExecutor(Decisions, PluginExecutor):
             kept=kept,
             grown_from=grown_from,
         )
-        if cell is not None and not kept and (before := find_summary(cell.folder)):
-            info.first_step, info.attempts = before.steps_done, len(before.attempts)
+        if cell is not None and not kept:
+            info.before = find_summary(cell.folder)
         self._queue.add(info)
         if cell is not None:
             link_log(made, Path(cell.folder))

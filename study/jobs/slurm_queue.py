@@ -27,6 +27,7 @@ from study.jobs.slurm_jobs import (
 )
 from study.jobs.submitted import Submission
 from study.jobs.verdict import GONE
+from trainer.records import RunSummary
 
 LONGEST_POLL_S = 60
 """Most seconds between two questions to Slurm."""
@@ -48,10 +49,8 @@ class WatchedJob(SubmittedJobInfo):
     """An earlier invocation submitted it, perhaps with other settings."""
     grown_from: int | None = None
     """Minutes of its cell's last request, if it asks for more."""
-    first_step: int = 0
-    """The last recorded step before it."""
-    attempts: int = 0
-    """Attempts of its run before it."""
+    before: RunSummary | None = None
+    """The run.json in its run's folder before it."""
     ended: float | None = None
     """When it was seen to have ended, on the monotonic clock, s; None while it runs."""
 

@@ -14,6 +14,7 @@ from study.jobs import slurm_executor, slurm_queue
 from study.jobs.job_script import ENDED
 from study.jobs.slurm_jobs import Listing
 from study.jobs.slurm_queue import SlurmQueue
+from study.jobs.submitted import Submission
 from study.jobs.verdict import GONE, find_shortage
 from study.load import load_study
 from tests.study.jobs.stand_ins import (
@@ -21,11 +22,13 @@ from tests.study.jobs.stand_ins import (
     attempt,
     check,
     complete,
+    job_of,
     poll,
     queued_job,
     retried,
     watched,
 )
+from trainer.folder.run_file import find_summary
 
 
 @pytest.fixture
@@ -156,14 +159,30 @@ def test_a_run_that_saved_is_submitted_again_and_is_no_failure(
 def test_a_job_that_fails_before_its_run_starts_has_not_saved(executor: Polled, grid: Grid) -> None:
     """run.json is still that of an attempt before, which had saved."""
     info, folder = watched(executor, grid)
-    info.first_step, info.attempts = 12, 1
     summary = {"status": "preempted", "fingerprint": "x", "params": 1, "steps_done": 12}
     (folder / "run.json").write_text(json.dumps(summary | {"attempts": [attempt("preempted")]}))
+    info.before = find_summary(folder)
     before = find_shortage(grid[0].name)
     assert not poll(executor, info, "FAILED")
     assert executor.errors == ["Slurm job 7 ended: FAILED."]
     assert find_shortage(grid[0].name) == before
     assert retried(info.job)
+
+
+def test_a_run_that_saved_is_continued_though_an_edit_had_set_a_longer_one_aside(
+    executor: Polled, grid: Grid
+) -> None:
+    summary = {"status": "preempted", "fingerprint": "x", "params": 1}
+    earlier = summary | {"steps_done": 900, "attempts": [attempt("preempted")] * 3}
+    again = attempt("preempted") | {"start": "2026-11-27"}
+    job, folder = job_of(grid)
+    (folder / "run.json").write_text(json.dumps(earlier))
+    log = str(executor.slurm_logdir / "7.log")
+    executor._watch(job.job, Submission("7", None, "name", "comment", "digest", log))
+    (folder / "run.json").write_text(json.dumps(summary | {"steps_done": 12, "attempts": [again]}))
+    assert not poll(executor, executor._queue.jobs["7"], "FAILED")
+    assert executor.errors == []
+    assert [request.reason for request in executor.again] == ["stopped, saved at step 12"]
 
 
 @pytest.mark.parametrize(
