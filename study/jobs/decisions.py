@@ -3,6 +3,7 @@
 The decisions of both executors, on this machine and on Slurm.
 """
 
+from pathlib import Path
 from typing import Any
 
 from study.grid import Cell, Grid
@@ -10,6 +11,10 @@ from study.measure.changes import describe_change
 from study.measure.summaries import is_stale, is_up_to_date, read_failure
 from study.points import COMPLETED
 from trainer.folder.run_file import find_summary
+from trainer.records import FAILURE
+
+_earlier: dict[str, int | None] = {}
+"""Folder of a run -> when the failure.json was written that was there before its job, ns."""
 
 
 def is_training(job: Any) -> bool:
@@ -49,6 +54,14 @@ def _what_is_there(cell: Cell) -> str:
     )
 
 
+def _time_of_failure(cell: Cell) -> int | None:
+    """Return when a run's failure.json was written, ns; None without one."""
+    try:
+        return Path(cell.folder, FAILURE).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 class Decisions:
     """Base class of an executor, before the one of Snakemake that it extends."""
 
@@ -57,6 +70,16 @@ class Decisions:
     def cell(self, job: Any) -> Cell | None:
         """Return the cell that a job trains; None for other jobs."""
         return find_cell(self.grid, job)
+
+    def run_job_pre(self, job: Any) -> None:
+        """Announce a job that is about to start."""
+        self.note_earlier_failure(job)
+        super().run_job_pre(job)  # type: ignore[misc]
+
+    def note_earlier_failure(self, job: Any) -> None:
+        """Note a failure that is not the job's: it may end before its trainer, which removes it."""
+        if (cell := self.cell(job)) is not None:
+            _earlier[cell.folder] = _time_of_failure(cell)
 
     def report_job_success(self, job_info: Any) -> None:
         """Report a job that has ended with code 0; a run that is not complete is an error."""
@@ -73,7 +96,8 @@ class Decisions:
         verdict = ""
         if cell is None and is_derived(job_info.job):
             give_up(job_info.job)
-        if cell is not None and (failure := read_failure(cell.folder)):
+        failure = None if cell is None else read_failure(cell.folder)
+        if cell and failure and _time_of_failure(cell) != _earlier.get(cell.folder):
             verdict = failure.message
             if not failure.retry:
                 give_up(job_info.job)

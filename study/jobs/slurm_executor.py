@@ -198,6 +198,7 @@ class SlurmExecutor(Decisions, PluginExecutor):
         if job not in self._shown:
             self._shown.add(job)
             self.run_job_pre(job)
+        self.note_earlier_failure(job)
         try:
             prepared = self._grants.limit(self.prepare(job))
             if self._keep_earlier(job, prepared):

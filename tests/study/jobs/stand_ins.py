@@ -39,6 +39,8 @@ class Recorder:
     def report_job_success(self, job_info: Any) -> None:
         self.ended.append(job_info)
 
+    def run_job_pre(self, job: Any) -> None: ...
+
 
 class Job(SimpleNamespace):
     """As Snakemake's jobs, one is equal to itself alone."""
@@ -119,8 +121,6 @@ class Polled(Recorder, SlurmExecutor):
         self.logs_shown += kwargs.get("aux_logs", [])
 
     def report_job_submission(self, job_info: Any, register_job: bool = True) -> None: ...
-
-    def run_job_pre(self, job: Any) -> None: ...
 
 
 def watched(

@@ -1,6 +1,7 @@
 """What becomes of a job that has ended, by what its run has written; both executors ask it."""
 
 import json
+import os
 
 import pytest
 from snakemake.iocontainers import InputFiles
@@ -34,6 +35,23 @@ def test_a_failure_that_a_retry_cannot_fix_is_not_retried(grid: Grid) -> None:
     (folder / "failure.json").write_text(json.dumps({"message": "no memory", "retry": False}))
     executor.report_job_error(info)
     assert "no memory\nNot retried." in str(executor.errors[0])
+    assert not retried(info.job)
+
+
+def test_the_failure_of_an_earlier_job_is_not_that_of_one_that_ends_before_its_trainer_starts(
+    grid: Grid,
+) -> None:
+    """As a module that `setup` cannot load, after an edit that has made the run fit the GPU."""
+    executor = Local(grid)
+    info, folder = job_of(grid)
+    (folder / "failure.json").write_text(json.dumps({"message": "no memory", "retry": False}))
+    executor.run_job_pre(info.job)
+    executor.report_job_error(info, msg="it failed")
+    assert executor.errors == ["it failed\n "]
+    assert retried(info.job)
+    os.utime(folder / "failure.json", (0, 0))  # it is written again
+    executor.report_job_error(info, msg="it failed")
+    assert "no memory\nNot retried." in str(executor.errors[1])
     assert not retried(info.job)
 
 

@@ -3,6 +3,7 @@
 tests/slurm tests the same on Slurm's daemons.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 
 from study.grid import Grid
 from study.jobs import slurm_executor, slurm_jobs, slurm_queue, submitted
+from study.jobs.decisions import Decisions
 from study.jobs.slurm_commands import Answer, name_of_user
 from study.jobs.slurm_executor import SlurmExecutor
 from study.jobs.slurm_jobs import Listing, QueuedJob
@@ -20,7 +22,7 @@ from study.jobs.slurm_request import Prepared, comment_of_job
 from study.jobs.submission import Request
 from study.jobs.submitted import Submission, name_process
 from study.load import load_study
-from tests.study.jobs.stand_ins import Polled, check, job_of
+from tests.study.jobs.stand_ins import Polled, Recorder, check, job_of, retried
 
 
 @pytest.fixture
@@ -68,6 +70,27 @@ def test_a_request_that_has_grown_beyond_a_limit_is_made_as_before(
     # It is not tried again with more.
     assert executor._submit(Request(job, "")).code == 0
     assert asked == ["30", "60", "30", "30"]
+
+
+class Told(Decisions, Recorder):
+    """The decisions about a failed job."""
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+
+
+def test_a_job_that_is_lost_is_retried_though_one_before_it_had_failed_for_good(
+    growing: tuple[Polled, Any, list[str]], grid: Grid
+) -> None:
+    executor, job, _ = growing
+    failure = {"message": "no memory", "retry": False}
+    Path(grid[0].folder, "failure.json").write_text(json.dumps(failure))
+    assert executor._submit(Request(job, "")).code == 0
+    told = Told(grid)
+    told.report_job_error(executor._queue.jobs["8"], msg="Slurm job 8 ended: NODE_FAIL.")
+    assert told.errors == ["Slurm job 8 ended: NODE_FAIL.\n "]
+    assert retried(job)
 
 
 def test_a_request_that_is_refused_as_it_was_is_refused(
