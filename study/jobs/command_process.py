@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -37,12 +36,16 @@ def find_program(program: str, job: ForeignJob) -> None:
 
 
 def start_command(
-    job: ForeignJob, command: Sequence[str], kept: list[int]
+    job: ForeignJob,
+    command: Sequence[str],
+    kept: Sequence[int] = (),
+    output: int | None = None,
 ) -> "subprocess.Popen[bytes]":
     """Start a command in a session of its own, so that only we pass signals on to it.
 
-    It keeps the lock of the run's folder, even if this process is killed, in which case it is asked
-    to end.
+    `kept`: descriptors that it inherits, as of the lock of the run's folder, which it then keeps
+    even if this process is killed, in which case it is asked to end. `output`: as `stdout` of
+    Popen; by default ours.
     """
     environment = os.environ | {
         "PYTHONUNBUFFERED": "1",  # its lines come when they are written
@@ -54,7 +57,7 @@ def start_command(
         cwd=job.workdir,
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
         pass_fds=kept,
@@ -78,11 +81,10 @@ def run_beside(job: ForeignJob, command: Sequence[str]) -> int:
         if asked and started is not None:
             signal_group(started, signal.Signals[job.stop_signal])
 
-    with receiving(forward), start_command(job, command, []) as process:
+    with receiving(forward), start_command(job, command) as process:
         started = process
         pass_on()  # what came meanwhile
-        assert process.stdout is not None
-        shutil.copyfileobj(process.stdout, sys.stdout.buffer)
+        # To its end, not to that of its output: a process that it left behind may keep it open.
         return process.wait()
 
 

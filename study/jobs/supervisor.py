@@ -88,7 +88,8 @@ class Supervisor:
 
     def _run_command(self) -> int:
         """Follow the command to its end; return its exit code."""
-        with start_command(self._job, self._command, [self._lock.fileno]) as process:
+        kept = [self._lock.fileno]
+        with start_command(self._job, self._command, kept, subprocess.PIPE) as process:
             self._process = process
             try:
                 if self._asked is not None:

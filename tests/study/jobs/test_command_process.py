@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +20,14 @@ def test_torchrun_forwards_whatever_asks_a_trainer_to_stop() -> None:
     assert set(get_args(StopSignal)) <= set(FORWARDED.split(","))
 
 
+def job_in(folder: Path) -> ForeignJob:
+    """Return a job of two nodes that is started in a folder."""
+    return ForeignJob(
+        trainer="mine", workdir=str(folder), log={"format": "lingua", "file": "metrics.jsonl"},
+        fingerprint="0", params=1, tokens_per_step=1, steps=1, gpus=2, nodes=2, device="cpu",
+    )  # fmt: skip
+
+
 def test_a_stop_request_during_the_start_on_a_further_node_reaches_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -32,9 +41,22 @@ def test_a_stop_request_during_the_start_on_a_further_node_reaches_the_command(
 
     monkeypatch.setattr(command_process, "start_command", start_and_be_asked)
     script = "trap 'exit 7' TERM; touch ready; for i in {1..100}; do sleep 0.1; done"
-    job = ForeignJob(
-        trainer="mine", workdir=str(tmp_path), log={"format": "lingua", "file": "metrics.jsonl"},
-        fingerprint="0", params=1, tokens_per_step=1, steps=1, gpus=2, nodes=2, device="cpu",
-    )  # fmt: skip
     with receiving(lambda number, frame: None):  # instead of ending the tests
-        assert run_beside(job, ["bash", "-c", script]) == 7
+        assert run_beside(job_in(tmp_path), ["bash", "-c", script]) == 7
+
+
+def test_a_further_node_does_not_wait_for_what_the_command_leaves_behind(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Such as a tracker's service, until the job's time limit."""
+    began = time.monotonic()
+    try:
+        with receiving(lambda number, frame: None):
+            code = run_beside(
+                job_in(tmp_path), ["bash", "-c", "echo said; sleep 60 & echo $! > left; exit 3"]
+            )
+    finally:
+        os.kill(int((tmp_path / "left").read_text()), signal.SIGKILL)
+    assert code == 3
+    assert time.monotonic() - began < 60
+    assert capfd.readouterr().out == "said\n"
