@@ -130,7 +130,8 @@ class Progress:
         at = f" at step {summary.steps_done} of {cell.run.steps}" if summary else ""
         parts = [cell.cluster, cell.model, str(cell.gpus)]
         parts += [] if cell.variant == "base" else [cell.variant]
-        seeds = {one.seed for one in self._cells.values()}
+        # A copy: meanwhile, the thread that submits adds others.
+        seeds = {one.seed for one in list(self._cells.values())}
         parts += [f"seed-{cell.seed}"] if len(seeds) > 1 else []
         return f"{'/'.join(parts)}{at}"
 

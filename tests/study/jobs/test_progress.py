@@ -67,6 +67,23 @@ def test_reasons_are_short_and_seeds_are_told_apart(make_grid: MakeGrid) -> None
     assert "; 1 waiting; " in progress.line(not_submitted=0)
 
 
+def test_jobs_may_be_submitted_while_the_line_is_made(grid: Grid) -> None:
+    """By another thread. An error would end the thread that polls, and Snakemake with it."""
+    progress = Progress(grid)
+
+    class Cell(SimpleNamespace):
+        @property
+        def seed(self) -> int:
+            progress.submitted(grid[1], str(len(progress._cells)))
+            return 1
+
+    labels = dict(cluster="here", model="tiny", gpus=1, variant="base", name="a", folder="none")
+    for number in range(3):
+        progress.submitted(Cell(**labels), str(number))  # type: ignore[arg-type]
+    progress.polled(listing(QueuedJob("0", "RUNNING", "None", "", "")))
+    assert "1 running (here/tiny/1" in progress.line(not_submitted=0)
+
+
 def test_the_end_allows_for_the_time_that_runs_have_run(
     grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
