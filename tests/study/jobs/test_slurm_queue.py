@@ -72,6 +72,23 @@ def test_a_note_counts_only_if_it_was_made_while_its_job_was_in_the_queue(tmp_pa
     assert not old.exists()
 
 
+def test_a_note_that_may_not_be_removed_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of another user in a shared folder. An error would end Snakemake."""
+    queue, info = SlurmQueue(tmp_path, first_poll_s=20), job(1)
+    queue.add(info)
+    path = note(tmp_path, "1", 0)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError("not permitted")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    queue.remove(info)
+    assert not queue.jobs and path.exists()
+    assert not SlurmQueue(tmp_path, first_poll_s=20).look([]).codes
+
+
 @pytest.mark.parametrize(("code", "state"), [(0, "COMPLETED"), (3, "FAILED"), (None, GONE)])
 def test_a_job_that_squeue_no_longer_lists_ended_as_it_has_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None, state: str
