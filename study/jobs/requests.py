@@ -128,11 +128,12 @@ class CellRequest:
 
     def _request(self, cell: Cell, shortage: Shortage) -> dict[str, Any]:
         """Return a cell's request; kept, as Snakemake asks for one resource at a time."""
-        if self._last is None or self._last[:2] != (cell.name, shortage):
+        last = self._last  # another thread may ask for another cell meanwhile
+        if last is None or last[:2] != (cell.name, shortage):
             needs = self._needs(cell)
             request = slurm_resources(cell.cluster_config, self._gpus(cell), shortage, needs)
-            self._last = cell.name, shortage, request
-        return self._last[2]
+            last = self._last = cell.name, shortage, request
+        return last[2]
 
     def _shortage(self, cell: Cell, attempt: int) -> Shortage:
         return find_shortage(cell.name)

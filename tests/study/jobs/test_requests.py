@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from study.jobs.requests import EvaluationRequest, data_is_local, data_resources
+from study.jobs.verdict import Shortage
 from tests.study.conftest import MakeGrid
 
 SLURM = {"partition": "p", "gpu_request": "gres", "mem_gib": 100, "runtime_min": 60}
@@ -45,3 +46,23 @@ def test_an_attempt_of_a_job_with_one_gpu_requests_more_of_time_and_memory(
         assert asked["runtime"](cell, attempt) == 60 * attempt
         assert asked["mem_mb"](cell, attempt) == 102_400 * attempt
     assert (grid[1].gpus, asked["gres"]) == (2, "gpu:1")
+
+
+def test_two_threads_that_ask_at_once_get_the_requests_of_their_own_cells(
+    make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snakemake's own asks for jobs that are retried, and the one that polls for continued ones."""
+    request = EvaluationRequest(on_slurm(make_grid))
+    asked = request.resources()
+    first, second = (SimpleNamespace(**cell.labels) for cell in request._grid[:2])
+    equal, others = Shortage.__eq__, [lambda: asked["runtime"](second, 3)]
+
+    def switch(self: Shortage, other: object) -> bool:
+        """Compare, and let the other thread ask before the answer is used."""
+        if others:
+            others.pop()()
+        return equal(self, other)
+
+    assert asked["runtime"](first, 2) == 120
+    monkeypatch.setattr(Shortage, "__eq__", switch)
+    assert asked["runtime"](first, 2) == 120
