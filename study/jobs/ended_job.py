@@ -18,8 +18,13 @@ def describe_end(info: WatchedJob, state: str, queued: QueuedJob | None) -> End:
     cell = info.cell
     slurm = cell.cluster_config.slurm if cell else None
     summary, before = read_summary(cell.folder) if cell else None, info.before
+    complete = is_up_to_date(cell) if cell else state == "COMPLETED"
+    if summary == before and state != "COMPLETED":
+        complete = False  # it was to train a complete run again, as its text has changed
     if before and summary and before.attempts[0].start != summary.attempts[0].start:
         before = None  # of a run with other settings or text, which was set aside
+    if info.kept:
+        before = None  # its own attempt may be in there
     saved = (
         summary is not None
         and summary.attempts[-1].status == "preempted"
@@ -27,7 +32,7 @@ def describe_end(info: WatchedJob, state: str, queued: QueuedJob | None) -> End:
     )
     return End(
         state=state,
-        complete=is_up_to_date(cell) if cell else state == "COMPLETED",
+        complete=complete,
         saved_step=summary.steps_done if summary and saved else None,
         first_step=before.steps_done if before else 0,
         out_of_memory=state in ("FAILED", "OUT_OF_MEMORY") and ran_out_of_memory(logs_of(info)),

@@ -295,10 +295,9 @@ class SlurmExecutor(Decisions, PluginExecutor):
             kept=kept,
             grown_from=grown_from,
         )
-        if cell is not None and not kept:
-            info.before = find_summary(cell.folder)
         self._queue.add(info)
         if cell is not None:
+            info.before = find_summary(cell.folder)
             link_log(made, Path(cell.folder))
             self.progress.submitted(cell, made.label)
         self.report_job_submission(info)

@@ -50,7 +50,7 @@ class WatchedJob(SubmittedJobInfo):
     grown_from: int | None = None
     """Minutes of its cell's last request, if it asks for more."""
     before: RunSummary | None = None
-    """The run.json in its run's folder before it."""
+    """The run.json in its run's folder when it was submitted or kept."""
     ended: float | None = None
     """When it was seen to have ended, on the monotonic clock, s; None while it runs."""
 

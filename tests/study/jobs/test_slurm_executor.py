@@ -185,6 +185,38 @@ def test_a_run_that_saved_is_continued_though_an_edit_had_set_a_longer_one_aside
     assert [request.reason for request in executor.again] == ["stopped, saved at step 12"]
 
 
+@pytest.mark.parametrize("state", ["CANCELLED", "TIMEOUT", "COMPLETED"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_job_that_has_not_trained_again_does_not_count_as_done(
+    executor: Polled, grid: Grid, state: str, kept: bool
+) -> None:
+    """As of a complete run whose text has changed. If the trainer itself ends with code 0, it has
+    compared the text."""
+    job, folder = job_of(grid)
+    complete(grid, folder)
+    log = str(executor.slurm_logdir / "7.log")
+    executor._watch(job.job, Submission("7", None, "name", "comment", "digest", log), kept=kept)
+    info = executor._queue.jobs["7"]
+    assert not poll(executor, info, state)
+    assert (executor.ended == [info]) == (state == "COMPLETED")
+    assert len(executor.errors) == (state != "COMPLETED")
+
+
+def test_a_job_that_has_trained_again_is_done_however_it_ended(
+    executor: Polled, grid: Grid
+) -> None:
+    job, folder = job_of(grid)
+    complete(grid, folder)
+    log = str(executor.slurm_logdir / "7.log")
+    executor._watch(job.job, Submission("7", None, "name", "comment", "digest", log))
+    info = executor._queue.jobs["7"]
+    again = json.loads((folder / "run.json").read_text())
+    again["attempts"][0]["start"] = "2026-11-27"
+    (folder / "run.json").write_text(json.dumps(again))
+    assert not poll(executor, info, "TIMEOUT")
+    assert executor.ended == [info]
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [
