@@ -3,7 +3,7 @@
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -38,6 +38,12 @@ def split_command(text: str) -> list[str]:
     if not words:
         raise ValueError(f"found {text!r}; expected a command")
     return [check_path(word) for word in words]
+
+
+def end_lines(setup: Sequence[str]) -> list[str]:
+    """Return shell lines so that a `;` may follow each, also after a comment or a line break."""
+    lines = [line for line in setup if line.strip()]
+    return [f"{line}\n:" if "#" in line or "\n" in line else line for line in lines]
 
 
 def _check_command(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from study.abilities import unknown_abilities
 from study.clones import PATIENCE_S, clone_version
+from study.cluster_config import end_lines
 from study.config import Study
 from study.files import open_text
 from study.templates import template_problems
@@ -85,7 +86,8 @@ def find_version(trainer: TrainerConfig, results: str | None = None) -> str | No
         except metadata.PackageNotFoundError:
             return None
     assert wanted.command is not None
-    return _printed_by(("bash", "-c", "; ".join([*trainer.setup, wanted.command])), trainer.workdir)
+    lines = [*end_lines(trainer.setup), wanted.command]
+    return _printed_by(("bash", "-c", "; ".join(lines)), trainer.workdir)
 
 
 def _printed_by(command: Iterable[str], workdir: str | None) -> str | None:

@@ -6,7 +6,7 @@ Pure functions of the settings, so that `plan` shows exactly what is requested.
 import shlex
 from typing import Any, Literal
 
-from study.cluster_config import ClusterConfig, SlurmConfig, split_command
+from study.cluster_config import ClusterConfig, SlurmConfig, end_lines, split_command
 from study.config import EvaluateConfig
 from study.estimate.needs import NOT_KNOWN, Needs
 from study.grid import Cell
@@ -218,7 +218,8 @@ def launch_line(
     before = "" if trainer.is_native else f"{FOREIGN}{shlex.quote(folder)} -- "
     before += _container(cluster)
     if trainer.setup:
-        before += shlex.join(["bash", "-c", "; ".join([*trainer.setup, 'exec "$@"']), "setup"])
+        own = "; ".join([*end_lines(trainer.setup), 'exec "$@"'])
+        before += shlex.join(["bash", "-c", own, "setup"])
         before += " "
     if cluster.slurm is None:
         return "; ".join([*lines, f"{ALONE}{before}{start_line(trainer, per_node)}"])
@@ -281,7 +282,7 @@ def _environment(cluster: ClusterConfig) -> list[str]:
     share = cluster.cpus_per_gpu
     # Snakemake and our batch scripts end at a variable that is not set, which many a site's files
     # and functions use.
-    setup = ["set +u", *cluster.setup] if cluster.setup else []
+    setup = ["set +u", *end_lines(cluster.setup)] if cluster.setup else []
     lines = [*setup, f"export OMP_NUM_THREADS={share} MKL_NUM_THREADS={share}"]
     if cluster.slurm is not None:
         save_s = cluster.slurm.warn_s or SAVE_S

@@ -309,6 +309,22 @@ def test_each_node_of_a_run_has_its_own_scratch(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [f"{tmp_path}/ada's/{node}/tmp" for node in "ab"]
 
 
+@pytest.mark.parametrize(
+    "setup", [["export A=7  # the site's"], ["export A=6\nexport A=7\n"], ["", "export A=7"]]
+)
+def test_lines_of_setup_may_have_comments_and_line_breaks(tmp_path: Path, setup: list[str]) -> None:
+    """A comment would hide the rest of the command, and the job do nothing, with code 0."""
+    place = LOCAL.model_copy(update={"setup": tuple(setup)})
+    line = one_gpu_line(place, "env").replace(ALONE, "")
+    done = subprocess.run(["bash", "-euc", line], capture_output=True, text=True)
+    assert "A=7" in done.stdout.splitlines(), done.stderr
+    trainer = OURS.model_copy(update={"setup": tuple(setup), "launcher": "none"})
+    line = launch_line(LOCAL, 1, trainer).replace(ALONE, "").partition("-m trainer")[0]
+    shown = f"{line} -c 'import os; print(os.environ.get(\"A\"))'"
+    done = subprocess.run(["bash", "-euc", shown], capture_output=True, text=True)
+    assert done.stdout == "7\n", done.stderr
+
+
 CONTAINER = """run-in -b "$DATA:/my data" -b ~/x:/x 'torch `1`.sif'"""
 
 IN_CONTAINER = ["run-in", "-b", "/data:/my data", "-b", "/home/ada/x:/x", "torch `1`.sif"]
