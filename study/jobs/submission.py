@@ -37,6 +37,9 @@ class Request:
 
 class _Pause:
     def __init__(self) -> None:
+        self.end()
+
+    def end(self) -> None:
         self.until, self._length = 0.0, SHORTEST_S
 
     def extend(self) -> None:
@@ -87,7 +90,8 @@ class Submissions:
     def job_ended(self) -> None:
         """A place has become free: try at once."""
         with self._changed:
-            self._pauses.clear()
+            for pause in self._pauses.values():
+                pause.end()
             self._changed.notify()
 
     def stop(self) -> None:

@@ -115,6 +115,23 @@ def test_a_submit_limit_holds_up_only_its_own_kind_until_a_job_ends(
     queue.stop()
 
 
+def test_a_submit_limit_is_told_once_not_after_each_job_that_ends(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "SHORTEST_S", 60.0)
+    slurm = Slurm(LIMIT, ACCEPTED, LIMIT, ACCEPTED, LIMIT)
+    queue = started(slurm)
+    for name in "abc":
+        queue.add(Request(name, "one"))
+    for asked, waiting in ((1, 3), (3, 2), (5, 1)):
+        state = (asked, waiting)
+        wait_until(lambda s=state: (len(slurm.asked), len(queue)) == s, "there is no place")
+        queue.job_ended()
+    wait_until(lambda: slurm.accepted == ["a", "b", "c"], "all are accepted")
+    assert capsys.readouterr().err.count("Slurm accepts no more jobs now") == 1
+    queue.stop()
+
+
 def test_what_slurm_will_never_accept_is_reported_once() -> None:
     slurm = Slurm(REFUSED)
     queue = started(slurm)
