@@ -41,7 +41,8 @@ def main(arguments: Sequence[str]) -> int:
         write_failure(folder, refusal)
         return 1
     if int(os.environ.get("SLURM_PROCID") or 0) > 0:
-        return run_beside(job, command)
+        # Of a complete run, nobody on the first node would answer the command.
+        return 0 if _is_complete(folder, job) else run_beside(job, command)
     return run(folder, job, command, startup)
 
 
@@ -51,18 +52,21 @@ def run(folder: Path, job: ForeignJob, command: Sequence[str], startup: Startup)
     wait_for_lock(folder, lock.try_acquire)
     try:
         (folder / FAILURE).unlink(missing_ok=True)
+        if _is_complete(folder, job):
+            print(f"{folder}: the run is complete already", flush=True)
+            return 0
         earlier = find_summary(folder)
-        if earlier is not None and earlier.fingerprint == job.fingerprint:
-            if earlier.status == "completed":
-                print(f"{folder}: the run is complete already", flush=True)
-                return 0
-            previous = earlier.attempts
-        else:
-            previous = ()
+        previous = earlier.attempts if earlier and earlier.fingerprint == job.fingerprint else ()
         _prepare(folder, job, known=earlier is not None, again=bool(previous))
         return Supervisor(folder, job, command, previous, startup, lock).run()
     finally:
         lock.release()
+
+
+def _is_complete(folder: Path, job: ForeignJob) -> bool:
+    """Return whether a run with the job's settings is complete."""
+    found = find_summary(folder)
+    return found is not None and (found.fingerprint, found.status) == (job.fingerprint, "completed")
 
 
 def _prepare(folder: Path, job: ForeignJob, known: bool, again: bool) -> None:

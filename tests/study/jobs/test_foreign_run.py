@@ -438,3 +438,14 @@ def test_other_nodes_write_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("SLURM_PROCID", "1")
     assert main([str(folder), "--", "bash", "-c", f"{ALL}; exit 5"]) == 5
     assert {path.name for path in folder.iterdir()} == {"trainer.json"}
+
+
+def test_other_nodes_do_not_start_a_command_for_a_run_that_is_complete(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that waited in the queue while another job trained it: the first node starts none, and
+    theirs would fail, as they meet nobody."""
+    assert start(ALL) == 0
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert start("exit 5") == 0
+    assert start("exit 5", fingerprint="0" * 16) == 5
