@@ -6,22 +6,25 @@ from collections.abc import Callable
 def format_count(number: float, digits: int = 3) -> str:
     """Return a count with K, M, B or T: 27.5M for 27,535,872; 131K for 131,072."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= size:
-            # `digits` significant digits, but all of those before the decimal point.
-            value = number / size
-            return f"{value:.0f}{letter}" if value >= 10**digits else f"{value:.{digits}g}{letter}"
+        # What rounds to 1000 of a unit is 1 of the next.
+        if float(f"{number / size:.{max(digits, 3)}g}") >= 1:
+            return f"{_rounded(number / size, digits)}{letter}"
     return f"{number:.0f}"
 
 
 def format_seconds(seconds: float, digits: int = 2) -> str:
     """Return a time with two or more digits, in a suitable unit: 2.5 min for 149 s."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= (0.995 if unit != "days" else 2) * size:
-            return f"{_rounded(seconds / size, digits)} {unit}"
+    if seconds >= 2 * 86400:
+        return f"{_rounded(seconds / 86400, digits)} days"
+    for size, unit in ((3600, "h"), (60, "min")):
+        text = _rounded(seconds / size, digits)
+        if float(text) >= 1:
+            return f"{text} {unit}"
     return f"{_rounded(seconds, digits)} s"
 
 
 def _rounded(value: float, digits: int) -> str:
+    """Return a number with so many significant digits, but all of those before the point."""
     return f"{value:.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 

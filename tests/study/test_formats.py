@@ -11,8 +11,9 @@ from study.formats import (
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.3, "0.3 s"), (42.4, "42 s"), (59.9, "1 min"), (149.2, "2.5 min"), (840, "14 min"),
-     (3590, "1 h"), (9000, "2.5 h"), (100_000, "28 h"), (864_000, "10 days")],
+    [(0.3, "0.3 s"), (42.4, "42 s"), (59.7, "60 s"), (59.9, "1 min"), (149.2, "2.5 min"),
+     (840, "14 min"), (3582, "60 min"), (3590, "1 h"), (9000, "2.5 h"), (100_000, "28 h"),
+     (864_000, "10 days")],
 )  # fmt: skip
 def test_times_for_people(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
@@ -21,7 +22,8 @@ def test_times_for_people(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("number", "digits", "text"),
     [(27_535_872, 3, "27.5M"), (131_072, 2, "131K"), (16_384, 2, "16K"), (1_048_576, 2, "1M"),
-     (512, 2, "512"), (206_083_072, 3, "206M"), (1_378_865_152, 3, "1.38B")],
+     (512, 2, "512"), (206_083_072, 3, "206M"), (1_378_865_152, 3, "1.38B"), (999.6, 3, "1K"),
+     (999_499, 3, "999K"), (999_500, 3, "1M"), (999_700_000, 3, "1B"), (999_700_000, 4, "999.7M")],
 )  # fmt: skip
 def test_counts_for_people(number: int, digits: int, text: str) -> None:
     assert format_count(number, digits) == text
