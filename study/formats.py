@@ -34,6 +34,11 @@ def format_number(value: float, digits: int = 3) -> str:
     return f"{value:,.0f}" if value >= 10**digits - 0.5 else f"{value:,.{digits}g}"
 
 
+def format_amount(value: float) -> str:
+    """Return GPU-hours, energy or a percentage, with two or more digits: 0.0089, 2.5, 1,234."""
+    return format_number(value, 2)
+
+
 def format_known(value: float | None, form: Callable[[float], str]) -> str:
     """Return a value in a form; empty if it is not known."""
     return "" if value is None else form(value)

@@ -21,7 +21,7 @@ from study.analysis.curve import (
     tell_places,
 )
 from study.analysis.series import Series
-from study.formats import format_count, format_ends, format_known, format_missing
+from study.formats import format_count, format_ends, format_known, format_missing, format_number
 from study.measure.losses import FinalLoss, choose_loss
 from study.measure.noise import Noise
 from study.sequences import group_by
@@ -82,7 +82,7 @@ class Budget:
             ("80% interval", format_ends(self.params_low, self.params_high, format_count)),
             ("Best tokens", format_known(self.tokens, format_count)),
             ("80% interval", format_ends(self.tokens_low, self.tokens_high, format_count)),
-            ("Tokens/param", format_known(ratio, "{:.3g}".format)),
+            ("Tokens/param", format_known(ratio, format_number)),
             ("Loss", format_known(self.loss, "{:.3f}".format)),
             ("Notes", self.note),
         ]

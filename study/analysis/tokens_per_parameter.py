@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from study.analysis.series import Series
-from study.formats import format_count, format_known, format_missing
+from study.formats import format_count, format_known, format_missing, format_number
 from study.measure.losses import FinalLoss, choose_loss
 from study.sequences import group_by
 
@@ -36,7 +36,7 @@ class LengthRow:
             ("Model", self.model),
             ("Params", format_count(self.params)),
             ("Tokens", format_count(self.tokens)),
-            ("Tokens/param", f"{self.tokens_per_param:.3g}"),
+            ("Tokens/param", format_number(self.tokens_per_param)),
             ("Seeds", str(self.seeds)),
             ("Loss", format_known(self.loss, "{:.3f}".format)),
             ("Standard error", format_known(self.standard_error, "{:.2g}".format)),

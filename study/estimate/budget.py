@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from study.config import Study
 from study.estimate.forecast import Forecast
+from study.formats import format_number
 from study.grid import Cell
 from trainer.problems import ConfigError
 
@@ -22,7 +23,7 @@ def check_budget(study: Study, cells: Sequence[Cell], forecast: Forecast) -> str
         known = sum(value for value in values if value is not None)
         if limit is not None and known > limit:
             problems.append(
-                f"budget.{name}: {len(cells)} to train, estimated at {known:.3g}; the limit is "
-                f"{limit:g}; to launch them anyway: --config confirm={study.study}"
+                f"budget.{name}: {len(cells)} to train, estimated at {format_number(known)}; the "
+                f"limit is {limit:g}; to launch them anyway: --config confirm={study.study}"
             )
     return str(ConfigError(f"study {study.study}", problems)) if problems else None

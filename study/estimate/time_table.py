@@ -6,7 +6,13 @@ from pathlib import Path
 from study.csv_tables import read_as
 from study.estimate.basis import MEASURED
 from study.estimate.estimate import PREDICTED_STARTUP, Estimate
-from study.formats import format_count, format_interval, format_known, format_seconds
+from study.formats import (
+    format_amount,
+    format_count,
+    format_interval,
+    format_known,
+    format_seconds,
+)
 from study.markdown import markdown_table
 from study.sequences import group_by
 from study.trainers import DEFAULT_TRAINER
@@ -32,9 +38,9 @@ def readable_estimates(estimates: Sequence[Estimate]) -> tuple[list[str], list[l
     headings = ["Model Size", "Params", "GPUs", "Tokens/Step", f"{name.title()} Time", "Interval"]
     optional = {
         "Tokens": lambda item: format_count(item.tokens),
-        "GPU-hours": lambda item: format_known(item.gpu_hours, "{:.2g}".format),
+        "GPU-hours": lambda item: format_known(item.gpu_hours, format_amount),
         "Cost": lambda item: "" if item.cost is None else f"{item.cost:.2f} {item.currency}",
-        "Energy (kWh)": lambda item: format_known(item.energy_kwh, "{:.2g}".format),
+        "Energy (kWh)": lambda item: format_known(item.energy_kwh, format_amount),
     }
     if not name or name.endswith(" steps"):
         del optional["Tokens"]

@@ -15,7 +15,14 @@ from study.config import BudgetConfig
 from study.estimate.basis import MEASURED
 from study.estimate.estimate import Estimate
 from study.estimate.forecast import Forecast
-from study.formats import format_count, format_interval, format_moment, format_seconds
+from study.formats import (
+    format_amount,
+    format_count,
+    format_interval,
+    format_known,
+    format_moment,
+    format_seconds,
+)
 from study.grid import Cell, Grid
 from study.grid_check import unused_variants
 from study.jobs.launch import request_line
@@ -175,7 +182,7 @@ def _cells(row: PlanRow) -> list[str]:
         f"{row.state} ({row.detail})" if row.detail else row.state,
         f"~{format_seconds(estimate.seconds)}" if estimate.seconds is not None else "not known",
         format_interval(estimate.seconds_low, estimate.seconds_high),
-        f"{estimate.gpu_hours:.2g}" if estimate.gpu_hours is not None else "",
+        format_known(estimate.gpu_hours, format_amount),
         (row.request or "this machine") if cell.measure else "",
     ]
 
@@ -241,7 +248,7 @@ def _steps(cell: Cell) -> str:
         return steps
     unit = "FLOPs" if cell.length.key == "flops" else "tokens"
     off = 100 * (cell.run.steps * cell.tokens_per_step / wanted - 1)
-    rounding = f", {off:+.2g}%" if off else ""
+    rounding = f", {'-' if off < 0 else '+'}{format_amount(abs(off))}%" if off else ""
     return f"{steps} ({name_value(cell.length.value)} {unit}{rounding})"
 
 
@@ -283,12 +290,12 @@ def format_totals(rows: Sequence[PlanRow]) -> str:
     cells = "1 cell" if len(rows) == 1 else f"{len(rows):,} cells"
     parts = [f"{cells}: {states}.", f"{len(waiting):,} to train"]
     if known:
-        parts[1] += f", {sum(item.gpu_hours or 0 for item in known):.2g} GPU-hours"
+        parts[1] += f", {format_amount(sum(item.gpu_hours or 0 for item in known))} GPU-hours"
         for currency in dict.fromkeys(item.currency for item in known if item.cost is not None):
             same = [item.cost or 0 for item in known if item.currency == currency]
             parts[1] += f", {sum(same):.2f} {currency}"
         if any(item.energy_kwh is not None for item in known):
-            parts[1] += f", {sum(item.energy_kwh or 0 for item in known):.2g} kWh"
+            parts[1] += f", {format_amount(sum(item.energy_kwh or 0 for item in known))} kWh"
         unknown = len(waiting) - len(known)
         parts[1] += f" (not known for {unknown:,} of them)" if unknown else ""
     elif waiting:

@@ -13,7 +13,7 @@ from study.estimate import calibration, time_table
 from study.estimate.accuracy import Accuracy
 from study.estimate.backtest import readable_backtest
 from study.estimate.estimate import Estimate
-from study.formats import format_moment
+from study.formats import format_amount, format_moment
 from study.grid import Cell, Grid
 from study.kinds import kinds_heading, names_trainers
 from study.measure import throughput_table
@@ -234,5 +234,5 @@ def _facts(runs: Sequence[RunSummary], trainers: Sequence[str]) -> list[tuple[st
         if runs
         else []
     )
-    spent = [("GPU-hours", f"{hours / 3600:.2g}")] if hours else []
+    spent = [("GPU-hours", format_amount(hours / 3600))] if hours else []
     return [*(when or [("Last run", "none yet")]), *spent, *facts]

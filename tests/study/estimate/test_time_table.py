@@ -10,22 +10,29 @@ from tests.study.conftest import GUIDE, MakeGrid
 
 PRICES = {"fast": {"price_per_gpu_hour": 3.0, "currency": "USD"}}
 
+HOURS = 4 * 8 / 3600
+"""Of 4 s on 8 GPUs."""
+
 
 @pytest.mark.parametrize(
-    ("clusters", "horizon", "shown"),
+    ("clusters", "horizon", "hours", "shown"),
     [
-        ({}, "500 steps", {}),
-        ({}, "chinchilla", {"Tokens": "1.05M", "GPU-hours": "0.0089"}),
-        (PRICES, "500 steps", {"GPU-hours": "0.0089", "Cost": "0.03 USD"}),
-        (PRICES, "", {"GPU-hours": "0.0089", "Cost": "0.03 USD"}),
+        ({}, "500 steps", HOURS, {}),
+        ({}, "chinchilla", HOURS, {"Tokens": "1.05M", "GPU-hours": "0.0089"}),
+        (PRICES, "500 steps", HOURS, {"GPU-hours": "0.0089", "Cost": "0.03 USD"}),
+        (PRICES, "", HOURS, {"GPU-hours": "0.0089", "Cost": "0.03 USD"}),
+        (PRICES, "", 1234.0, {"GPU-hours": "1,234", "Cost": "3702.00 USD"}),
     ],
 )
 def test_optional_columns(
-    make_grid: MakeGrid, clusters: dict[str, Any], horizon: str, shown: dict[str, str]
+    make_grid: MakeGrid,
+    clusters: dict[str, Any],
+    horizon: str,
+    hours: float,
+    shown: dict[str, str],
 ) -> None:
-    """Eight steps of 131,072 tokens that take 4 s on 8 GPUs; energy is never known."""
+    """Eight steps of 131,072 tokens; energy is never known."""
     (cell,) = make_grid({**GUIDE, "clusters": clusters})
-    hours = 4 * 8 / 3600
     row = Estimator([]).estimate(cell, 8)
     price = cell.cluster_config.price_per_gpu_hour
     known = {"horizon": horizon, "gpu_hours": hours, "cost": price and price * hours}

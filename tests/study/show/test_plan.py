@@ -173,6 +173,16 @@ def test_times_are_for_the_cells_own_steps_and_totals_for_cells_to_train(
     assert f"2 to train, {hours} GPU-hours (not known for 1 of them)." in text
 
 
+def test_many_gpu_hours_have_no_exponent(make_grid: MakeGrid) -> None:
+    """40 steps of 90,000 s on two GPUs take about 2,000 GPU-hours."""
+    grid = make_grid({"grid": [{"cluster": "here", "model": "tiny", "gpus": [1, 2]}]})
+    write_run(grid[0], step_s=9e4, startup_s=0.0)
+    (_, to_run), text = plan(grid)
+    hours = f"{to_run.estimate.gpu_hours:,.0f}"
+    assert f"1 to train, {hours} GPU-hours." in text
+    assert hours in text.splitlines()[-1] and "e+" not in text
+
+
 def test_the_request_is_for_slurm_or_this_machine(make_grid: MakeGrid) -> None:
     lines = plan(make_grid(SIX))[1].splitlines()[2:]  # below the totals
     (fast,) = [line for line in lines if line.startswith("fast/")]
