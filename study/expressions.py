@@ -10,6 +10,7 @@ import operator
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from functools import cache
 from typing import Any
 
@@ -142,6 +143,13 @@ def to_whole(value: float) -> int:
     return value if isinstance(value, int) else math.floor(value + 0.5)
 
 
+def percentage(percent: float | str, whole: float) -> float:
+    """Return a percentage of a number; of a whole number exactly: 7 / 100 * 100 is more than 7."""
+    if not isinstance(whole, int):
+        return float(percent) / 100 * whole
+    return float(Fraction(str(percent)) * whole / 100)
+
+
 def _nodes(tree: ast.expr) -> Iterator[ast.expr]:
     """Yield the nodes that have a value; a dotted key is one of them, and so is a call."""
     yield tree
@@ -202,6 +210,12 @@ def _value(node: ast.expr, lookup: Lookup) -> Any:
         case ast.Name() | ast.Attribute():
             name = _name(node)
             return WORDS[name] if name in WORDS else lookup(name)
+        case ast.BinOp(
+            op=ast.Mult(),
+            left=ast.BinOp(op=ast.Div(), left=percent, right=ast.Constant(value=100)),
+            right=whole,
+        ):
+            return percentage(_number(percent, lookup), _number(whole, lookup))
         case ast.BinOp(left=left, op=op, right=right):
             return ARITHMETIC[type(op)](_number(left, lookup), _number(right, lookup))
         case ast.UnaryOp(op=ast.Not(), operand=operand):

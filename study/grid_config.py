@@ -69,10 +69,10 @@ class Branch(Settings):
     starts there, such as 0.8 * steps."""
 
     @property
-    def share(self) -> float | None:
-        """The percentage as a fraction; None if `at` is something else."""
+    def percent(self) -> str | None:
+        """The number of a percentage; None if `at` is something else."""
         found = PERCENT.fullmatch(self.at) if isinstance(self.at, str) else None
-        return None if found is None else float(found[1]) / 100
+        return None if found is None else found[1]
 
 
 LENGTHS = ("steps", "tokens", "flops")

@@ -17,6 +17,7 @@ LONGEST = 40
 """Most characters of a horizon."""
 
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+"""Factors of a number, which is a Fraction: as a float, 16.1K is a little more than 16,100."""
 
 HORIZON_PATTERN = re.compile(r"^(\d+(?:\.\d+)?) ?([KMBT]?) (steps|tokens)$")
 
@@ -40,7 +41,6 @@ def horizon_steps(horizon: str, params: int, tokens_per_step: int) -> int:
         return math.ceil(TOKENS_PER_PARAMETER * params / tokens_per_step)
     found = HORIZON_PATTERN.match(check_horizon(horizon))
     assert found is not None
-    # As a float, 16.1K is a little more than 16,100.
     amount = Fraction(found[1]) * SUFFIXES[found[2]]
     steps = amount if found[3] == "steps" else amount / tokens_per_step
     return max(1, math.ceil(steps))
@@ -69,7 +69,7 @@ def tokens_of(value: float | str, params: int) -> float:
         return value
     found = TOKENS_PATTERN.match(value)
     assert found is not None
-    return float(found[1]) * (params if found[2] == "N" else SUFFIXES[found[2]])
+    return float(Fraction(found[1]) * (params if found[2] == "N" else SUFFIXES[found[2]]))
 
 
 def whole_steps(tokens: float, tokens_per_step: int) -> int:

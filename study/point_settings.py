@@ -6,7 +6,7 @@ from typing import Any
 
 from study.axes import Choice
 from study.config import Study
-from study.expressions import ExpressionError, to_whole
+from study.expressions import ExpressionError, percentage, to_whole
 from study.facts import CellFacts, NotKnownError
 from study.horizon import whole_steps
 from study.points import RUN_FOLDER, Point, placement_of, points, trunk_name
@@ -109,8 +109,8 @@ def start_of(study: Study, point: Point, facts: CellFacts) -> Start:
     trunk, branch = point.trunk, point.entry.from_
     assert trunk is not None and branch is not None
     run, _ = settle_run(study, trunk, format_path(trunk.where))
-    if branch.share is not None:
-        return Start(run, trunk.gpus, to_whole(branch.share * run.steps))
+    if branch.percent is not None:
+        return Start(run, trunk.gpus, to_whole(percentage(branch.percent, run.steps)))
     try:
         step = facts.evaluate(branch.at) if isinstance(branch.at, str) else branch.at
         if isinstance(step, bool) or not isinstance(step, int | float):

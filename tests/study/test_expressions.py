@@ -74,6 +74,10 @@ def test_any_text_has_a_value_or_is_refused(text: str) -> None:
     [
         ("2% of params", 3288.32),
         ("1 + 2.5% of gpus * 10", 3.0),
+        # as floats, 7 / 100 * 100 is more than 7, and 29 / 100 * 100 less than 29
+        ("ceil(7% of 100)", 7),
+        ("floor(29% of 100)", 29),
+        ("29% of 50% of 200 == 29", True),
         ("1 / (2.5% of gpus)", 5.0),
         ("3e-3 * (params / 1e8) ** -0.25", 3e-3 / math.sqrt(math.sqrt(0.00164416))),
         ("2 ** 10 + x.y", 1024.5),

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from study.estimate.overhead import count_evaluations, count_saves
-from study.horizon import check_horizon, check_tokens, horizon_steps
+from study.horizon import check_horizon, check_tokens, horizon_steps, tokens_of
 from tests.study.conftest import MakeGrid
 
 
@@ -61,6 +61,11 @@ def test_saves_and_evaluations_in_100_steps(
 def test_text_that_is_no_number_of_tokens_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         check_tokens(text)
+
+
+def test_numbers_of_tokens_are_exact() -> None:
+    """As a float, 16.1B would be 16,100,000,000.000002."""
+    assert (tokens_of("16.1B", 1), tokens_of("1.1N", 10**9)) == (16_100_000_000, 1_100_000_000)
 
 
 def test_a_length_may_have_forty_characters() -> None:
