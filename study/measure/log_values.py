@@ -9,8 +9,8 @@ from typing import Any
 
 from trainer.yaml_files import shorten
 
-THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d*)?", re.ASCII)
-"""A number whose commas separate thousands."""
+THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?", re.ASCII)
+"""A number whose commas separate thousands; that of 0,123 is a decimal one."""
 
 Values = Mapping[str, float | None]
 """Values of a log, under the names of `study.trainers.LogField`."""

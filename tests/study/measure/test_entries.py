@@ -304,7 +304,8 @@ def test_a_step_alone_is_none_of_training_if_other_lines_have_more() -> None:
 @pytest.mark.parametrize(
     ("text", "number"),
     [("1,234.5", 1234.5), ("12,345,678", 12345678.0), ("1_000", 1000.0), ("3.25,", 3.25),
-     ("3,25", None), ("1,2345", None), (",5", None), ("nan", "nan"), ("x", None)],
+     ("3,25", None), ("0,123", None), ("1,2345", None), (",5", None), ("nan", "nan"),
+     ("x", None)],
 )  # fmt: skip
 def test_commas_separate_thousands(text: str, number: float | str | None) -> None:
     found = to_number(text)
