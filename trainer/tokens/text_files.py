@@ -36,9 +36,9 @@ TRAINING_SPLIT = "train"
 HELD_OUT_SPLITS = ("validation", "valid", "val", "dev", "test")
 """Names of the held-out split of a Hugging Face dataset; the first that it has is used."""
 _SPLIT = "|".join((TRAINING_SPLIT, *HELD_OUT_SPLITS))
-SPLIT_OF_CACHED = re.compile(rf"-({_SPLIT})(-\d{{5}}-of-\d{{5}})?\.arrow")
+SPLIT_OF_CACHED = re.compile(rf"(?:^|-)({_SPLIT})(-\d{{5}}-of-\d{{5}})?\.arrow")
 """How the cache of the library `datasets` ends the name of a split's file."""
-SPLIT_ON_HUB = re.compile(rf"({_SPLIT})-\d{{5}}-of-\d{{5}}(-[0-9a-f]{{16}})?\.parquet")
+SPLIT_ON_HUB = re.compile(rf"({_SPLIT})(-\d{{5}}-of-\d{{5}}(-[0-9a-f]{{16}})?)?\.parquet")
 """The name of a split's file on the Hugging Face hub."""
 
 Stat = list[list[Any]]

@@ -225,24 +225,26 @@ def test_the_splits_of_a_dataset(
     """As `DatasetDict.save_to_disk` writes them, and as they are in the library's cache."""
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "dataset_dict.json").write_text(json.dumps({"splits": list(splits)}))
-    (tmp_path / "cached").mkdir()
+    for folder in ("cached", "plain"):
+        (tmp_path / folder).mkdir()
     for name, texts in splits.items():
         save_to_disk(tmp_path / "src" / name, [texts])
         if name != "unsupervised":
             write_arrow(tmp_path / "cached" / f"c4-{name}-00000-of-00001.arrow", texts)
+            write_arrow(tmp_path / "plain" / f"{name}.arrow", texts)
     (tmp_path / "cached" / "cache-0a1b.arrow").touch()
-    for source in ("src", "cached"):
+    for source in ("src", "cached", "plain"):
         files = find_text_files(tmp_path, source)
         assert texts_of(files.chunks) == ["a"]
         assert texts_of(files.held_out) == held_out
 
 
-@pytest.mark.parametrize("digest", ["", "-2d5a1467fff1081b"])
-def test_the_splits_of_parquet_files_from_the_hub(tmp_path: Path, digest: str) -> None:
+@pytest.mark.parametrize("ending", ["-00000-of-00001", "-00000-of-00001-2d5a1467fff1081b", ""])
+def test_the_splits_of_parquet_files_from_the_hub(tmp_path: Path, ending: str) -> None:
     """As `huggingface-cli download` leaves them; older ones have a digest in their names."""
     (tmp_path / "src").mkdir()
     for split, texts in (("train", ["a"]), ("test", ["t"]), ("validation", ["v"])):
-        name = f"{split}-00000-of-00001{digest}.parquet"
+        name = f"{split}{ending}.parquet"
         parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "src" / name)
     for name in ("000_00000.parquet", "test-suites.parquet"):  # no splits
         parquet.write_table(pyarrow.table({"text": [name]}), tmp_path / "src" / name)
