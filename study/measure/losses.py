@@ -56,7 +56,10 @@ def _final_loss(run: Run) -> FinalLoss | None:
     if run.summary.outcome != "trained" or not known.any():
         return None
     last = known & (steps > (1 - LAST_SHARE) * steps[known][-1])
-    return FinalLoss(run.summary.loss_validation, float(np.median(losses[last])))
+    # Another trainer may evaluate only every so many steps.
+    is_early = bool(run.evaluations) and run.evaluations[-1].step < steps[-1]
+    validation = None if is_early else run.summary.loss_validation
+    return FinalLoss(validation, float(np.median(losses[last])))
 
 
 def choose_loss(

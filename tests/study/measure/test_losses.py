@@ -30,6 +30,14 @@ def test_the_training_loss_is_that_of_the_last_tenth(
     assert (cell.name, final) == (grid[0].name, FinalLoss(None, expected))
 
 
+def test_a_validation_before_the_end_gives_no_final_loss(make_grid: MakeGrid) -> None:
+    """Of 40 steps; another trainer may evaluate every 30."""
+    grid = make_grid()
+    for cell, step in zip(grid, (30, 40), strict=False):
+        write_run(cell, loss=lambda step: 2.0, evaluations={step: 1.6}, loss_validation=1.6)
+    assert [loss for _, loss in final_losses(grid)] == [FinalLoss(None, 2.0), FinalLoss(1.6, 2.0)]
+
+
 def test_all_runs_are_compared_by_one_kind_of_loss(make_grid: MakeGrid) -> None:
     """The held-out loss, unless a run lacks it. A cell without a run does not matter."""
     first, second, missing, _ = make_grid()
