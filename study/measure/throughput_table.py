@@ -79,6 +79,19 @@ def _unlike_newest(table: pd.DataFrame, column: str, of: list[str]) -> set[int]:
     }
 
 
+def settled(table: pd.DataFrame, keys: pd.Series) -> pd.DataFrame:
+    """Return the rows that count among the repeats with their key: that of a run which diverged
+    only if all of them did."""
+    ended = table["outcome"].ne("diverged").fillna(True)
+    return table[ended | ~keys.isin(keys[ended])]
+
+
+def settled_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that count among the seeds of their configuration; see `settled`."""
+    configuration = table["cluster"].str.cat(table[["model", "variant"]], sep="/")
+    return settled(table, configuration + "/" + table["gpus"].astype("string"))
+
+
 def is_equal(version: Any, other: Any) -> bool:
     """Return whether two versions are the same; an unknown one is none."""
     return bool(pd.notna(other) and version == other)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from study.grid import Cell, Grid
+from study.measure.throughput_table import settled_seeds
 from study.points import CELL_NAME
 from study.show.legend import add_legend, legend_sections, sample
 from study.show.sheets import Sheet, empty_figure, label_log_axis, make_panels, write_figure
@@ -61,7 +62,7 @@ def plot_scaling(grid: Grid, table: pd.DataFrame, folder: Path) -> list[Path]:
     style = Style.of(grid)
     paths = []
     for name, drawn in SCALING_FIGURES.items():
-        known = table[table[drawn.column].notna()]
+        known = settled_seeds(table[table[drawn.column].notna()])
         if known.empty:
             draw = partial(empty_figure, drawn.empty_message)
         else:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from study.grid import Grid
 from study.kinds import name_kind, names_trainers
-from study.measure.throughput_table import IMPOSSIBLE, mark_of
+from study.measure.throughput_table import IMPOSSIBLE, mark_of, settled, settled_seeds
 from study.show.legend import LETTER, TITLE_LETTER
 from study.show.sheets import Sheet, cut_middle, empty_figure, write_figure
 from study.show.style import IDEAL, Style
@@ -41,7 +41,7 @@ def plot_tables(grid: Grid, table: pd.DataFrame, folder: Path) -> list[Path]:
     else:
         draw = partial(_draw_variants, Style.of(grid), names, ratios)
     paths = write_figure(folder / "variants", draw)
-    known = table[table["mfu"].notna()]
+    known = settled_seeds(table[table["mfu"].notna()])
     if known.empty:
         draw = partial(empty_figure, "No MFU is known: no measured cluster states `peak_tflops`.")
     else:
@@ -69,9 +69,8 @@ def variant_ratios(grid: Grid, table: pd.DataFrame) -> pd.DataFrame:
     for (cluster, model, gpus), group in known.groupby(["cluster", "model", "gpus"], sort=False):
         # An older table may lack the key.
         keys = group["trainer"] + group["speed_key"].fillna(group["variant"])
-        ended = group["outcome"].ne("diverged").fillna(True)
-        kept = ended | ~keys.isin(keys[ended])
-        group, keys = group[kept], keys[kept]
+        group = settled(group, keys)
+        keys = keys[group.index]
         first = {key: name for name in reversed(order) for key in keys[group["variant"] == name]}
         measured = keys.map(first)
         speeds = group.groupby(measured)[SPEED].median()

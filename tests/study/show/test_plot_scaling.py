@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from study.show.plot_scaling import SCALING_FIGURES, ScalingFigure, plot_scaling
+from study.show.plot_tables import plot_tables
 from tests.study.conftest import MakeGrid, throughput_table, write_run
 from tests.study.show.drawn import figures_of, legend_texts
 
@@ -64,6 +65,25 @@ def test_there_is_one_ideal_line_for_each_model_and_no_empty_heading(
             assert texts[texts.index(title) + 1]
         assert "Variant" not in texts
         assert texts.count("linear scaling") == 1
+
+
+def test_a_seed_that_diverged_counts_only_if_all_did(
+    make_grid: MakeGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """512 tokens in 0.1 s, or in 0.01 s by the run that diverged; both did on two GPUs."""
+    block = {"cluster": "here", "model": "tiny", "gpus": [1, 2], "seed": [7, 5]}
+    grid = make_grid({"grid": [block], "clusters": {"here": {"peak_tflops": 1.0}}})
+    for cell in grid:
+        diverged = cell.gpus == 2 or cell.seed == 5
+        outcome = "diverged" if diverged else "trained"
+        write_run(cell, step_s=0.01 if diverged else 0.1, outcome=outcome)
+    drawn, table = figures_of(monkeypatch), throughput_table(grid)
+    plot_scaling(grid, table, tmp_path)
+    plot_tables(grid, table, tmp_path)
+    (ax,), (heat,) = (drawn[name][0].axes for name in ("throughput", "mfu"))
+    assert ax.lines[0].get_ydata() == pytest.approx([5120, 102_400])
+    expected = 100 * table["mfu"][[0, 2]]
+    assert [float(text.get_text()) for text in heat.texts] == pytest.approx(expected, rel=0.01)
 
 
 def test_a_model_on_one_gpu_count_has_no_ideal_line(
