@@ -35,7 +35,7 @@ def format_number(value: float, digits: int = 3) -> str:
 
 
 def format_amount(value: float) -> str:
-    """Return GPU-hours, energy or a percentage, with two or more digits: 0.0089, 2.5, 1,234."""
+    """Return an amount with two or more digits: 0.0089, 2.5, 1,234."""
     return format_number(value, 2)
 
 

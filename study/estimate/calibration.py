@@ -13,6 +13,7 @@ from study.cluster_config import ClusterConfig
 from study.estimate.observed import Observed, observe
 from study.estimate.performance import Performance
 from study.estimate.scored import ScoredPrediction
+from study.formats import format_number
 from study.measure.measurement import Measurement
 from study.sequences import group_by
 from study.trainers import DEFAULT_TRAINER
@@ -137,7 +138,7 @@ def readable_checks(checks: Sequence[Check]) -> tuple[list[str], list[list[str]]
         shares = [check.median_error, check.largest_error]
         shares += [check.coverage, check.below, check.above]
         if check.cells:
-            texts = ["" if share is None else f"{100 * share:.3g}" for share in shares]
+            texts = ["" if share is None else format_number(100 * share) for share in shares]
             own = check.trainer == DEFAULT_TRAINER
             where = check.cluster if own else f"{check.cluster}, {check.trainer}"
             rows.append([where, check.left_out, str(check.cells), *texts])

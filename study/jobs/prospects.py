@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from study.estimate.forecast import Forecast
+from study.formats import format_number
 from study.grid import Cell, Grid
 from study.jobs.launch import request_line
 from study.jobs.sbatch_answers import ExpectedStart, count_nodes, find_start
@@ -62,8 +63,9 @@ class Prospects:
 
     def _of(self, cell: Cell) -> Prospect:
         estimate, limit = self._forecast.estimate(cell), cell.cluster_config.memory_gib
-        if limit is not None and (estimate.memory_gib or 0) > limit:
-            needs = f"does not fit: {estimate.memory_gib:.3g} GiB of {limit:g} a GPU"
+        memory = estimate.memory_gib
+        if limit is not None and memory is not None and memory > limit:
+            needs = f"does not fit: {format_number(memory)} GiB of {limit:g} a GPU"
             return Prospect(impossible=needs)
         start = self._start(cell)
         if start.refusal:

@@ -21,6 +21,7 @@ from study.formats import (
     format_interval,
     format_known,
     format_moment,
+    format_number,
     format_seconds,
 )
 from study.grid import Cell, Grid
@@ -120,7 +121,8 @@ def find_warning(cell: Cell, estimate: Estimate) -> str:
     )
     if limit is not None and memory is not None and high is not None and high > limit:
         verdict = "does not fit" if memory > limit else "may not fit"
-        warnings.append(f"{verdict}: {memory:.3g} GiB (up to {high:.3g}) of {limit:g} a GPU")
+        needs = f"{format_number(memory)} GiB (up to {format_number(high)})"
+        warnings.append(f"{verdict}: {needs} of {limit:g} a GPU")
     limit_min = cell.cluster_config.slurm.runtime_min if cell.cluster_config.slurm else "auto"
     if limit_min != "auto" and (estimate.seconds_high or 0) > 60 * limit_min:
         warnings.append(f"may take longer than its limit of {limit_min} min")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from study.formats import format_amount, format_number
 from study.grid import Cell, Grid
 from study.jobs.launch import cell_line
 from study.measure.run_files import find_damage
@@ -161,7 +162,7 @@ def _facts(run: RunSummary, tokens_per_s: float | None) -> Iterator[tuple[str, s
         yield from _known("CPU", run.processor)
     yield from _known("Hosts", ", ".join(run.hosts))
     if run.machine_load is not None and run.machine_cores:
-        yield "Other load", f"{run.machine_load:.2g} of {run.machine_cores} cores"
+        yield "Other load", f"{format_amount(run.machine_load)} of {run.machine_cores} cores"
     yield from _gpu_facts(run, tokens_per_s)
     used = {name: value for name, value in choices if value is not None}
     yield from _known("Chosen", ", ".join(f"{name} {value}" for name, value in used.items()))
@@ -180,8 +181,8 @@ def _gpu_facts(run: RunSummary, tokens_per_s: float | None) -> Iterator[tuple[st
         yield "Power", f"{gpu.power_w:.0f} W, of the main process's GPU"
         if tokens_per_s and run.gpus:
             # All GPUs do the same work; the rest of the machine is not included.
-            energy_j = gpu.power_w * run.gpus / tokens_per_s
-            yield "Energy per token", f"{1e3 * energy_j:.3g} mJ, of the GPUs in steady state"
+            energy_mj = format_number(1e3 * gpu.power_w * run.gpus / tokens_per_s)
+            yield "Energy per token", f"{energy_mj} mJ, of the GPUs in steady state"
 
 
 def _known(name: str, value: str | None) -> Iterator[tuple[str, str]]:

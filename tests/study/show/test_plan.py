@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -220,17 +221,20 @@ def test_cells_within_a_budget(make_grid: MakeGrid) -> None:
 
 
 def test_the_plan_warns_of_a_cell_that_does_not_fit(make_grid: MakeGrid) -> None:
-    """A billion parameters: 16 GB of weights, gradients and moments, with 8 GiB of memory."""
+    """A billion parameters: 16 GB of weights, gradients and moments, with 8 GiB of memory; of
+    90 billion, over 1,340 GiB."""
+    large = {"dim": 12288, "n_layers": 48, "n_heads": 96}
     grid = make_grid(
         {
-            "models": {"billion": {"dim": 2048, "n_layers": 20, "n_heads": 16}},
+            "models": {"billion": {"dim": 2048, "n_layers": 20, "n_heads": 16}, "large": large},
             "clusters": {"fast": {"memory_gib": 8}},
-            "grid": [{"cluster": "fast", "model": ["tiny", "billion"], "gpus": 1}],
+            "grid": [{"cluster": "fast", "model": ["tiny", "billion", "large"], "gpus": 1}],
         }
     )
     rows, text = plan(grid)
     assert rows[0].warning == ""
     assert rows[1].warning.startswith("does not fit: ")
+    assert re.match(r"does not fit: 1,\d{3} GiB \(up to \d,\d{3}\) of 8 a GPU", rows[2].warning)
     assert "fast/billion/gpus-1/base/seed-42: does not fit" in text
 
 
