@@ -101,7 +101,8 @@ const SEEDS = distinct(CELLS.map((cell) => cell.seed)).length > 1;
 new Chart(document.querySelector("[data-chart=loss]"), {
   title: "Training loss",
   series: lossSeries,
-  x: (state) => ({ label: ALONG[state.along][0], log: state.xlog }),
+  // Tokens are counted in billions, as everywhere else; FLOPs in G, P and E.
+  x: (state) => ({ label: ALONG[state.along][0], log: state.xlog, format: state.along === "tokens" ? (value) => format(value).replace("G", "B") : format }),
   y: (state) => ({ label: "Loss (nats per token)", log: state.ylog }),
   tools(chart, tools) {
     const slider = make("input", { type: "range", min: 0, max: 0.98, step: 0.02, value: 0, oninput: () => chart.set("smoothing", +slider.value) });

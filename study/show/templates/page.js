@@ -83,12 +83,12 @@ function kindOf(cell) {
 /** Return a number with four significant digits, and K, M, ... if it is large. */
 function format(value) {
   if (value == null || !Number.isFinite(value)) return "";
-  const size = Math.abs(value);
-  for (const [unit, letter] of [[1e21, "Z"], [1e18, "E"], [1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e4, "K"]]) {
-    if (size >= unit) return `${+(value / (unit === 1e4 ? 1e3 : unit)).toPrecision(4)}${letter}`;
-  }
   const rounded = +value.toPrecision(4);
-  return Math.abs(rounded) >= 1000 ? rounded.toLocaleString("en") : `${rounded}`;
+  const size = Math.abs(rounded);
+  for (const [unit, letter] of [[1e21, "Z"], [1e18, "E"], [1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e4, "K"]]) {
+    if (size >= unit) return `${+(rounded / (unit === 1e4 ? 1e3 : unit)).toPrecision(4)}${letter}`;
+  }
+  return size >= 1000 ? rounded.toLocaleString("en") : `${rounded}`;
 }
 
 // Okabe and Ito's palette without yellow; the last is lightened in dark mode.

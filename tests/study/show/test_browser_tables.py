@@ -49,6 +49,11 @@ def test_times_sort_by_their_unit(demo: Path, open_page: Open) -> None:
     assert page.evaluate('["27.5M", "1.2B", "131K"].map(sortKey)') == [27.5e6, 1.2e9, 131e3]
 
 
+def test_numbers_are_rounded_before_their_unit_is_chosen(demo: Path, open_page: Open) -> None:
+    page = open_page(demo)
+    assert page.evaluate("[999940, 999960, 9999.6].map(format)") == ["999.9K", "1M", "10K"]
+
+
 def test_the_pivot_table_has_means(demo: Path, open_page: Open) -> None:
     page = open_page(demo)
     rows = page.locator("#pivot tbody th").all_text_contents()
