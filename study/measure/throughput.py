@@ -155,10 +155,15 @@ def _began_again(summary: RunSummary) -> bool:
 def _first_startup_s(summary: RunSummary) -> float | None:
     """Return the start-up of the first attempt that starts as an uninterrupted run does, s.
 
-    One that was killed while it started has none; the next begins at the same step.
+    One that was killed while it started has none; the next begins at the same step. One with other
+    settings, such as another GPU count or without compilation, does not count.
     """
     first = summary.attempts[0].first_step
-    alike = (item.startup_s for item in summary.attempts if item.first_step == first)
+    alike = (
+        item.startup_s
+        for item in summary.attempts
+        if item.first_step == first and item.fingerprint == summary.fingerprint
+    )
     return next((startup_s for startup_s in alike if startup_s is not None), None)
 
 

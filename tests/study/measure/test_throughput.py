@@ -78,24 +78,25 @@ def test_the_guides_row(make_grid: MakeGrid) -> None:
     assert (row["startup_s"], row["wall_s"]) == (40.0, pytest.approx(40 + 499 * 0.218453, rel=1e-5))
 
 
-@pytest.mark.parametrize(("second_began_at", "expected"), [(1, 4.5), (20, None)])
+@pytest.mark.parametrize(("last_began_at", "expected"), [(1, 4.5), (20, None)])
 def test_the_startup_is_that_of_an_attempt_from_the_first_step(
-    make_grid: MakeGrid, second_began_at: int, expected: float | None
+    make_grid: MakeGrid, last_began_at: int, expected: float | None
 ) -> None:
-    """The first one was killed while it started."""
+    """The first one had other settings, and the second one was killed while it started."""
     grid = make_grid()
     cell = grid[0]
     attempts = [
         {
             "attempt": number,
             "start": "2026-01-01T00:00:00+00:00",
-            "fingerprint": cell.fingerprint,
+            "fingerprint": fingerprint,
             "first_step": first_step,
             "startup": startup,
         }
-        for number, first_step, startup in (
-            (1, 1, {"imports_s": 1.0}),
-            (2, second_began_at, {"total_s": 4.5}),
+        for number, fingerprint, first_step, startup in (
+            (1, "0" * 16, 1, {"total_s": 9.0}),
+            (2, cell.fingerprint, 1, {"imports_s": 1.0}),
+            (3, cell.fingerprint, last_began_at, {"total_s": 4.5}),
         )
     ]
     write_run(cell, attempts=attempts)
