@@ -1,7 +1,7 @@
 """Before the first job: is what runs start from there? `checkpoint.init_ckpt_path` and
 `.continue_from`.
 
-Judged is only what the job will find as this machine does. The others are judged by the job.
+Only paths that the job sees as this machine does are checked here; the job checks the others.
 """
 
 import os
@@ -22,24 +22,27 @@ def find_missing_starts(grid: Grid, cells: Iterable[Cell]) -> list[str]:
     reasons = {}
     for cell in cells:
         for key, path in _starts(cell):
-            if _is_missing(path) and _is_seen_by(cell, path) and not _is_coming(grid, path):
+            if not _is_missing(path) or not _is_seen_by(cell, path):
+                continue
+            if not _has_begun(cell) and not _is_coming(grid, path):
                 reasons[cell.name] = f"checkpoint.{key}: {path} does not exist"
     return describe_reasons(reasons, "cannot start")
 
 
 def _starts(cell: Cell) -> Iterator[tuple[str, Path]]:
     """Yield each key that says what a run starts from, with its path; not those of a run that
-    Snakemake trains after the one that it starts from, or that resumes from its own checkpoints."""
+    Snakemake trains after the one that it starts from."""
     if cell.run.checkpoint is None or cell.trunk or not cell.trainer_config.is_native:
         return
     for key in KEYS:
         path = getattr(cell.run.checkpoint, key)
-        if path is not None and not _has_begun(cell):
+        if path is not None:
             yield key, Path(path)
 
 
 def _has_begun(cell: Cell) -> bool:
-    """Return whether a run with the cell's present settings has taken a step."""
+    """Return whether a run with the cell's present settings has taken a step, so that the next job
+    resumes from its checkpoints."""
     folder = Path(cell.folder)
     found = map(find_summary, (folder, *(folder / SUPERSEDED).glob("*")))
     return any(run and not is_stale(cell, run) and run.steps_done for run in found)
