@@ -165,24 +165,13 @@ class RunConfig(Settings):
 
     def find_problems(self, gpus: int) -> list[Problem]:
         """Return the problems with running on `gpus` processes."""
-        distributed, model = self.distributed, self.model
+        distributed = self.distributed
         rules = []
         try:
             distributed.data_parallel(gpus)
         except RuleError as error:
             rules.append(error)
-        tp = distributed.tp_size
-        for name, count in (
-            ("model.n_heads", model.n_heads),
-            ("model.n_kv_heads", model.kv_heads),
-            ("data.seq_len", self.data.seq_len),
-        ):
-            if count % tp and (name != "model.n_kv_heads" or model.kv_heads != model.n_heads):
-                message = f"= {tp} does not divide {name} = {count}"
-                rules.append(RuleError(["distributed.tp_size", name], message))
-        if tp > 1 and model.weight_tying:
-            keys = ["model.weight_tying", "distributed.tp_size"]
-            rules.append(RuleError(keys, "not supported with distributed.tp_size > 1"))
+        rules += self._tensor_parallel_rules()
         sharded = distributed.is_sharded(gpus)
         if distributed.cuda_graphs is True and sharded and self.device == "cuda":
             message = "= true: not supported with sharded weights; expected auto or false"
@@ -192,6 +181,27 @@ class RunConfig(Settings):
             message = "= bf16: torch's DDP reduces in bf16 on GPUs only; expected fp32"
             rules.append(RuleError(["distributed.reduce_dtype", "distributed.fsdp_type"], message))
         return [rule.problem() for rule in rules]
+
+    def _tensor_parallel_rules(self) -> list[RuleError]:
+        """Return the rules of tensor parallelism that are broken."""
+        tp, model = self.distributed.tp_size, self.model
+        hidden = "the FFN's hidden width (see model.multiple_of)"
+        counts = [
+            ("model.n_heads", "model.n_heads", model.n_heads),
+            ("model.multiple_of", hidden, model.ffn_hidden),
+            ("data.seq_len", "data.seq_len", self.data.seq_len),
+        ]
+        if model.kv_heads != model.n_heads:
+            counts.insert(1, ("model.n_kv_heads", "model.n_kv_heads", model.kv_heads))
+        rules = [
+            RuleError(["distributed.tp_size", key], f"= {tp} does not divide {name} = {count}")
+            for key, name, count in counts
+            if count % tp
+        ]
+        if tp > 1 and model.weight_tying:
+            keys = ["model.weight_tying", "distributed.tp_size"]
+            rules.append(RuleError(keys, "not supported with distributed.tp_size > 1"))
+        return rules
 
     def check_processes(self, gpus: int) -> None:
         """Raise ConfigError if the run cannot run on `gpus` processes."""

@@ -324,6 +324,9 @@ def test_a_layout_that_fits_is_accepted() -> None:
     """What is refused of several processes is not of one."""
     spread_config({"fsdp_type": "full_shard", "cuda_graphs": True}).check_processes(1)
     spread_config({"tp_size": 2, "dp_replicate": 2}).check_processes(4)
+    odd = spread_config({"tp_size": 2}, multiple_of=1)
+    with pytest.raises(ConfigError, match=r"tp_size = 2 does not divide the FFN's .* = 85"):
+        odd.check_processes(2)
     tied = spread_config({"tp_size": 2}, weight_tying=True)
     with pytest.raises(ConfigError, match=r"weight_tying: not supported with distributed\.tp_size"):
         tied.check_processes(2)
