@@ -39,8 +39,9 @@ def choose_attention(
     """
     if choices.attention is not None:
         return choices
-    if not is_usable(kept):
-        kept = None  # only the earlier machine has the package
+    # The run may have named another, or only the earlier machine has the package.
+    if kept not in _candidates(config) or not is_usable(kept):
+        kept = None
     found = kept or _choose(config, choices, world)
     return replace(choices, attention=share(found, world))
 

@@ -203,3 +203,24 @@ def test_a_resumed_run_keeps_its_kernel_on_the_same_gpu() -> None:
     assert _kept_attention(earlier, ALONE) == "flash"
     assert _kept_attention(earlier.model_copy(update={"gpu_name": "another"}), ALONE) is None
     assert _kept_attention(None, ALONE) is None
+
+
+@pytest.mark.parametrize(
+    ("kept", "settings"),
+    [
+        ("math", ["model.sliding_window=null"]),
+        ("flex", ["model.sliding_window=16", "distributed.activation_checkpointing=full"]),
+        ("torch", ["model.sliding_window=null"]),
+    ],
+    ids=["named before", "not with these settings", "none had run"],
+)
+def test_a_resumed_run_keeps_no_kernel_that_auto_would_not_choose(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, kept: str, settings: list[str]
+) -> None:
+    config = load_run_config([f"config={runs.config}", "device=cuda", *settings])
+    choices = resolve_choices(config, ALONE)
+    assert choices.attention is None
+    monkeypatch.setattr(attention_choice, "fastest", lambda names, seconds: names[1])
+    used = attention_choice.choose_attention(config, choices, ALONE, kept).attention
+    assert used == ("efficient" if config.is_masked else "flash")
+    assert attention_choice.choose_attention(config, choices, ALONE, "cudnn").attention == "cudnn"
