@@ -1,9 +1,10 @@
 """Processes and arithmetic: `distributed` of a run.yaml."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from trainer import lingua, other_names
 from trainer.paths import FilePath
@@ -71,7 +72,8 @@ class DistributedConfig(Settings):
     """Run the blocks' matmuls in float8 with torchao (`pip install torchao`); null: none. It pays
     off from about 1B parameters, on GPUs that support float8."""
     float8_filter: str = r"layers\.[0-9]+\."
-    """float8: regular expression to search for in the names of the matrices to convert."""
+    """float8: regular expression to search for in the names of the blocks' matrices, such as
+    layers.0.attention.wq; those whose sides are multiples of 16 are converted."""
     freeze_gc: bool = True
     """Run gc.collect() and gc.freeze() before the first step."""
     keep_memory: bool = True
@@ -111,6 +113,16 @@ class DistributedConfig(Settings):
             return values
         former = {"cpu_products": "cpu_matmul"}
         return {former.get(key, key): value for key, value in values.items()}
+
+    @field_validator("float8_filter")
+    @classmethod
+    def _is_a_pattern(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except (re.error, OverflowError) as error:
+            message = f"found {value!r}; expected a regular expression: {error}"
+            raise ValueError(message) from None
+        return value
 
     @model_validator(mode="after")
     def _layout_is_valid(self) -> "DistributedConfig":

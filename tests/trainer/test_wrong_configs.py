@@ -241,6 +241,10 @@ def test_every_wrong_config_is_rejected_with_its_keys(
             {"distributed": {"float8_recipe": "rowwise", "tp_size": 2}},
             "distributed.float8_recipe: not supported with tp_size > 1",
         ),
+        (
+            {"distributed": {"float8_filter": "layers.("}},
+            "distributed.float8_filter: found 'layers.('; expected a regular expression: missing )",
+        ),
         ({"distributed": {"dp_shard": 2}}, "distributed.dp_shard = 2 needs fsdp_type"),
         (
             {
