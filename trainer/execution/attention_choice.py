@@ -17,7 +17,8 @@ from trainer.execution.attention_cache import Question, find_chosen, keep_chosen
 from trainer.execution.attention_timing import fastest
 from trainer.execution.choices import Choices
 from trainer.execution.precision import DTYPES, precision
-from trainer.execution.sdpa import PACKAGES, allow_all, allow_only, is_usable
+from trainer.execution.sdpa import PACKAGES, UNFIT, allow_all, allow_only, is_usable
+from trainer.problems import ConfigError
 from trainer.world import World, device_name
 
 UNMASKED = ("cudnn", "flash", "fa3", "fa4", "efficient")
@@ -36,14 +37,36 @@ def choose_attention(
     """Return the choices with an attention kernel: rank 0's choice on all ranks.
 
     `kept` is the kernel that a resumed run has used. Without it, the kernels are benchmarked.
+    Raises ConfigError if the settings name a kernel that does not run here.
     """
     if choices.attention is not None:
+        if config.device == "cuda" and choices.attention != "flex":
+            _check(choices.attention, config, choices, world)
         return choices
     # The run may have named another, or only the earlier machine has the package.
     if kept not in _candidates(config) or not is_usable(kept):
         kept = None
     found = kept or _choose(config, choices, world)
     return replace(choices, attention=share(found, world))
+
+
+def _check(name: str, config: RunConfig, choices: Choices, world: World) -> None:
+    """Raise ConfigError unless a kernel takes the run's shape and dtype on this GPU."""
+    try:
+        allow_only(name)
+        _attention_pass(config, choices, world)()
+    except torch.OutOfMemoryError:  # the first step will report which batch fits
+        return
+    except UNFIT as error:
+        _, _, heads, kv_heads, width = _shape(config, world)
+        shape = f"{heads} heads, {kv_heads} of keys and values, of width {width}"
+        problem = (
+            f"distributed.attention = {name}: not supported here for {choices.model_dtype} and "
+            f"{shape} ({' '.join(str(error).split())}); expected auto, or another kernel"
+        )
+        raise ConfigError("run", [problem]) from None
+    finally:
+        allow_all()
 
 
 def _choose(config: RunConfig, choices: Choices, world: World) -> str:

@@ -12,7 +12,7 @@ import torch
 from tests.trainer.conftest import Runs
 from tests.trainer.small_runs import ALONE, make_summary
 from trainer.config import load_run_config
-from trainer.execution import attention_choice, attention_timing, kernels
+from trainer.execution import attention_choice, attention_timing, kernels, sdpa
 from trainer.execution.attention_timing import MARGIN, fastest, first_within_margin
 from trainer.loop.learner import resolve_choices
 from trainer.loop.session import _kept_attention
@@ -224,3 +224,24 @@ def test_a_resumed_run_keeps_no_kernel_that_auto_would_not_choose(
     used = attention_choice.choose_attention(config, choices, ALONE, kept).attention
     assert used == ("efficient" if config.is_masked else "flash")
     assert attention_choice.choose_attention(config, choices, ALONE, "cudnn").attention == "cudnn"
+
+
+def test_a_named_kernel_that_does_not_take_the_shape_is_reported(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As flash attention does not take fp32 on a GPU."""
+    settings = ["device=cuda", "distributed.attention=flash", "distributed.model_dtype=fp32"]
+    config = load_run_config([f"config={runs.config}", *settings])
+    choices = resolve_choices(config, ALONE)
+    used: list[str] = []
+
+    def refuse(*_: Any, **__: Any) -> None:
+        used.extend(sdpa.enabled())
+        raise RuntimeError("No available kernel. Aborting execution.")
+
+    assert attention_choice.choose_attention(config, choices, ALONE, None) == choices
+    monkeypatch.setattr(attention_choice.F, "scaled_dot_product_attention", refuse)
+    with pytest.raises(ConfigError, match=r"attention = flash: not .* fp32 and 2 heads"):
+        attention_choice.choose_attention(config, choices, ALONE, None)
+    assert used == ["flash"]
+    assert len(sdpa.enabled()) == len(sdpa.SWITCHES)
