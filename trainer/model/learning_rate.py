@@ -45,10 +45,12 @@ def _inv_sqrt(config: OptimConfig, step: int, steps: int) -> float:
 def _wsd(config: OptimConfig, step: int, steps: int) -> float:
     """Warm-up, stable, decay: in each cycle's decay the inverse of the learning rate is linear.
 
+    If the run ends within a cycle, that one's decay ends with the run.
+
     Wen et al. 2024, "Understanding Warmup-Stable-Decay Learning Rates", arXiv:2410.05192.
     """
     cycle = int(steps * config.cycle_length + ROUNDING)
-    end = steps if step == steps else cycle * -(-step // cycle)
+    end = min(steps, cycle * -(-step // cycle))
     decay = int(end * config.decay_fraction + ROUNDING)
     if step <= end - decay:
         return 1.0

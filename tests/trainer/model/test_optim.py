@@ -63,7 +63,11 @@ def test_schedule_rises_then_falls(steps: int, warmup: int, ratio: float) -> Non
         ({"scheduler": "wsd", "cycle_length": 0.5, "decay_fraction": 0.2}, 51, 1.0),
         ({"scheduler": "wsd", "cycle_length": 0.5, "decay_fraction": 0.2}, 90, 1 / 5.5),
         # The last cycle is cut short: its decay, too, ends with the run.
-        ({"scheduler": "wsd", "cycle_length": 0.3, "decay_fraction": 0.2}, 100, 0.1),
+        ({"scheduler": "wsd", "cycle_length": 0.4, "decay_fraction": 0.1}, 90, 1.0),
+        ({"scheduler": "wsd", "cycle_length": 0.4, "decay_fraction": 0.1}, 95, 1 / 5.5),
+        ({"scheduler": "wsd", "cycle_length": 0.4, "decay_fraction": 0.1}, 100, 0.1),
+        # Three steps are left of four cycles of 24: no step at the full rate after the decay.
+        ({"scheduler": "wsd", "cycle_length": 0.24, "decay_fraction": 0.2}, 97, 1 / 8.65),
         # Half a step of decay is none, and one and a half are one.
         ({"scheduler": "wsd", "decay_fraction": 0.005}, 100, 1.0),
         ({"scheduler": "wsd", "decay_fraction": 0.015}, 99, 1.0),
