@@ -47,7 +47,8 @@ class DistributedConfig(Settings):
     {combo_kernels: true}. torch.compile's own defaults hold for all others."""
     residual_dtype: Literal["fp32", "bf16"] = "fp32"
     """Number format of the residual stream, between the blocks; bf16 takes effect only if
-    model_dtype is bf16. Norms and loss compute in fp32 either way."""
+    model_dtype is bf16. With full_shard on several processes, the stream always has model_dtype.
+    Norms and loss compute in fp32 either way."""
     cuda_graphs: bool | Literal["auto"] = "auto"
     """Capture the whole step as a CUDA graph and replay it. auto: true on GPUs, unless weights are
     sharded, float8 or anomalies detected."""
