@@ -1,7 +1,9 @@
 """Values that the processes of a run add up or agree on; a single process keeps its own."""
 
+import contextlib
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
@@ -77,17 +79,52 @@ def found_by_main(find: Callable[[], Value], world: World) -> Value:
     Raises ConfigError on rank 0; the others exit with code 1.
     """
     found, refusal = None, None
-    if world.is_main:
-        try:
-            found = find()
-        except ConfigError as error:
-            refusal = error
+    with waiting_for_all(world):
+        if world.is_main:
+            try:
+                found = find()
+            except ConfigError as error:
+                refusal = error
     found = share(found, world)
     if refusal is not None:
         raise refusal
     if found is None:
         sys.exit(1)  # rank 0 says why
     return found
+
+
+@contextlib.contextmanager
+def waiting_for_all(world: World) -> Iterator[None]:
+    """Let each rank do what may take some of them longer than a collective may; all go on together.
+
+    Meanwhile a thread of each rank tells the others that it is there. What the ranks do must not
+    communicate.
+    """
+    if world.size == 1:
+        yield
+        return
+    done, failed = threading.Event(), threading.Event()
+
+    def tell() -> None:
+        left = 1.0
+        # If another rank has ended, the next collective will say so.
+        with contextlib.suppress(RuntimeError):
+            while left > 0:
+                is_done = done.wait(world.timeout_s / 4)
+                if failed.is_set():
+                    return
+                left = sum_over_ranks(torch.tensor(0.0 if is_done else 1.0), world).item()
+
+    telling = threading.Thread(target=tell, name="waiting", daemon=True)
+    telling.start()
+    try:
+        yield
+    except BaseException:  # this rank ends and waits for no other
+        failed.set()
+        raise
+    finally:
+        done.set()
+    telling.join()
 
 
 def barrier(world: World) -> None:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainer.collectives import share
+from trainer.collectives import share, waiting_for_all
 from trainer.config import CheckpointConfig
 from trainer.files import make_folder, move_aside, replace_durably
 from trainer.folder.checkpoint_state import (
@@ -200,9 +200,10 @@ def find_newest(folder: Path, start: Position, world: World) -> Position | None:
     Rank 0's find, on all ranks.
     """
     step = -1
-    if world.is_main:
-        ours = (item for item in complete(folder) if start.is_of(item[1]))
-        step = next((facts["step"] for path, facts in ours if is_intact(path, facts)), -1)
+    with waiting_for_all(world):
+        if world.is_main:
+            ours = (item for item in complete(folder) if start.is_of(item[1]))
+            step = next((facts["step"] for path, facts in ours if is_intact(path, facts)), -1)
     step = share(step, world)
     return None if step < 0 else Position.of(read_state(of_step(folder, step)))
 

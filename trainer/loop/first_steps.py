@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from trainer.collectives import barrier
+from trainer.collectives import waiting_for_all
 from trainer.config import RunConfig
 from trainer.execution.compiling import uncompiled
 from trainer.execution.graph import DDP_STEPS, EAGER_STEPS, StepGraph
@@ -31,9 +31,9 @@ def rehearse(learner: Learner, world: World) -> None:
     """
     alone = learner.choices.compiled and world.local_size > 1 and not learner.is_sharded
     if alone:
-        if world.local_rank == 0:
-            _finding_what_fits(learner, lambda: compile_ahead(learner, communicates=False))
-        barrier(world)
+        with waiting_for_all(world):
+            if world.local_rank == 0:
+                _finding_what_fits(learner, lambda: compile_ahead(learner, communicates=False))
     _finding_what_fits(learner, lambda: compile_ahead(learner))
 
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer.collectives import barrier, found_by_main, share
+from trainer.collectives import barrier, found_by_main, share, waiting_for_all
 from trainer.config import RunConfig
 from trainer.execution.choices import Choices
 from trainer.files import write_atomically
@@ -93,8 +93,9 @@ def _start_or_resume(
     folder = Path(config.dump_dir)
     # One process makes those that are missing, and says what is wrong with the text.
     texts = found_by_main(lambda: open_texts(config), world)
-    if not world.is_main:
-        texts = open_texts(config)  # perhaps on a disk of another machine
+    with waiting_for_all(world):
+        if not world.is_main:
+            texts = open_texts(config)  # perhaps on a disk of another machine
     startup.mark("data")
     decision = found_by_main(lambda: _decide(config, world, texts), world)
     if decision.action == "done":

@@ -1,7 +1,9 @@
 """What happens before and in the first steps of an attempt."""
 
+import contextlib
 import gc
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,8 +61,13 @@ def test_one_rank_of_a_machine_compiles_first(
     def compile_ahead(learner: Any, communicates: bool = True) -> None:
         done.append("together" if communicates else "alone")
 
+    @contextlib.contextmanager
+    def waiting_for_all(world: World) -> Iterator[None]:
+        yield
+        done.append("wait")
+
     monkeypatch.setattr(first_steps, "compile_ahead", compile_ahead)
-    monkeypatch.setattr(first_steps, "barrier", lambda world: done.append("wait"))
+    monkeypatch.setattr(first_steps, "waiting_for_all", waiting_for_all)
     learner: Any = SimpleNamespace(choices=SimpleNamespace(compiled=compiled), is_sharded=sharded)
     world = World(local_rank, 2, local_rank, 2, torch.device("cpu"))
     rehearse(learner, world)
