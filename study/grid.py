@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,13 @@ class Cell:
     def nodes(self) -> int:
         """Number of nodes of the run."""
         return self.cluster_config.nodes(self.gpus)
+
+    def on_nodes(self, nodes: int) -> "Cell":
+        """Return the cell on the nodes of its run, after which `gpus_per_node` may have changed."""
+        if nodes == self.nodes:
+            return self
+        edited = {"gpus_per_node": self.gpus // nodes}
+        return replace(self, cluster_config=self.cluster_config.model_copy(update=edited))
 
     @cached_property
     def params(self) -> int:

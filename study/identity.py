@@ -20,13 +20,13 @@ def fingerprint(placed: Placed) -> str:
 
 def speed_key(placed: Placed) -> str:
     """Sixteen hex digits; equal only if two runs are expected to have the same speed."""
-    run, trainer = placed.run, placed.trainer
-    if trainer.is_native and trainer.found_version is None:
-        return run.speed_key(placed.gpus)
-    key = run.speed_key(placed.gpus)
-    if trainer.is_native:
-        return digest({"run": key, "version": trainer.found_version})
-    return digest({"run": key, **_identity(_without_values(_without_folders(placed)))})
+    key, nodes = placed.run.speed_key(placed.gpus), placed.cluster.nodes(placed.gpus)
+    more: dict[str, Any] = {"nodes": nodes} if nodes > 1 else {}
+    if not placed.trainer.is_native:
+        more |= _identity(_without_values(_without_folders(placed)))
+    elif placed.trainer.found_version is not None:
+        more["version"] = placed.trainer.found_version
+    return digest({"run": key, **more}) if more else key
 
 
 def _identity(placed: Placed) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def _measurement(cell: Cell, row: ThroughputRow) -> Measurement:
         for value in (row.step_ms_p10, middle, row.step_ms_p90)
     )
     return Measurement(
-        cell=cell,
+        cell=cell.on_nodes(row.nodes),
         source="",
         completed=row.status == "completed",
         uninterrupted=row.outcome == "trained"

@@ -84,6 +84,7 @@ def mean_load(loads: NDArray[np.float64], seconds: NDArray[np.float64]) -> float
 def _row(cell: Cell, run: Run) -> ThroughputRow:
     """Return a row without the columns that depend on others: of its efficiency and its text."""
     summary, records, choices = run.summary, run.records, run.summary.choices
+    cell = cell.on_nodes(summary.nodes or cell.nodes)
     return ThroughputRow(
         **cell.labels,
         gpu_name=summary.gpu_name,

@@ -131,6 +131,35 @@ def test_an_older_table_verifies_only_equal_settings(make_grid: MakeGrid) -> Non
         assert {row.basis.split()[0] for row in rows} == {basis}, changes
 
 
+def test_a_run_on_other_nodes_does_not_verify(make_grid: MakeGrid, tmp_path: Path) -> None:
+    """8 GPUs on two nodes of 4 are not those of one node, once `gpus_per_node` is 8: their
+    messages crossed the network. Neither in the study that ran them nor as evidence."""
+
+    def study(gpus_per_node: int, name: str = "test") -> Grid:
+        fast = {"gpus_per_node": gpus_per_node, "slurm": {"max_nodes": 2}}
+        entry = {"file": str(path), "format": "throughput"}
+        return make_grid(
+            {
+                "study": name,
+                "clusters": {"fast": fast},
+                "grid": [{"cluster": "fast", "model": "tiny", "gpus": 8}],
+                "evidence": [entry] if name == "later" else [],
+            }
+        )
+
+    path = tmp_path / "results" / "test" / "throughput.csv"
+    earlier = study(4)
+    write_run(earlier[0])
+    path.with_name("study.yaml").write_text(earlier.study.to_yaml())
+    for grid, basis in ((study(8), "Estimated"), (earlier, "Verified")):
+        rows = throughput_rows(grid)
+        assert [row.nodes for row in rows] == [2]
+        write_table(rows, path)
+        for other in (grid, study(grid[0].cluster_config.gpus_per_node, "later")):
+            found = estimate_table(other, known_measurements(other))
+            assert [row.basis.split()[0] for row in found] == [basis]
+
+
 def test_a_time_for_far_more_steps_than_measured_has_a_note(make_grid: MakeGrid) -> None:
     """39 steps were in steady state: 390 are ten times as many, 10,000 are far more."""
     grid = make_grid({"estimate": {"steps": 390, "horizons": ["10000 steps"]}})
