@@ -44,7 +44,7 @@ SMALLEST_RUNS = 12
 """Minimum number of runs: with fewer, the 80% intervals contained 24 to 36% of planted laws."""
 
 BOUNDS = ((-30.0, 60.0), (-30.0, 60.0), (-10.0, 5.0), (1e-3, 4.0), (1e-3, 4.0))
-"""Of log A, log B, log E, alpha and beta: within them the compute-optimal sizes are finite."""
+"""Of log A, log B, log E, alpha and beta."""
 
 CLEAR = 20.0
 """Minimum F statistic of the effects of N and of D. For noise it is about 1, and above 20 for about
@@ -89,12 +89,14 @@ class ScalingLaw:
     def optimum(self, flops: float) -> tuple[float, float]:
         """Return the parameters and tokens with the lowest loss for a budget of 6 N D FLOPs.
 
-        Hoffmann et al. 2022, equation 4.
+        Hoffmann et al. 2022, equation 4. At least one of each: of a law with small exponents, the
+        optimum may be beyond all numbers.
         """
         ratio = self.alpha * self.A / (self.beta * self.B)
         product = flops / FLOPS_PER_PARAMETER_AND_TOKEN
-        exponent = 1 / (self.alpha + self.beta)
-        params = ratio**exponent * product ** (self.beta * exponent)
+        most = math.log(product)
+        log_params = (math.log(ratio) + self.beta * most) / (self.alpha + self.beta)
+        params = math.exp(min(max(log_params, 0.0), most))
         return params, product / params
 
     @property

@@ -80,6 +80,12 @@ def test_best_rates_are_inside_although_losses_rise_faster_above_them(
     assert 0.72 <= np.mean(inside) <= 0.9
 
 
+def test_the_lowest_place_is_that_with_the_lowest_mean_however_often_it_was_run() -> None:
+    """1 was run twice, and 64 is the second lowest: near 1 are 2, and 64 as the third nearest."""
+    places, losses = [1.0, 1.0, 2.0, 64.0, 128.0], [2.9, 3.1, 3.5, 3.05, 3.6]
+    assert near_lowest(places, losses, 2.0) == [0, 1, 2, 3]
+
+
 def test_a_cubic_has_its_minimum_beside_its_maximum() -> None:
     """y = u^3 - 3u: the lowest at 1, where y = -2 and y'' = 6, the highest at -1; and mirrored."""
     places = [-2.0, -1.0, 0.0, 1.5, 2.0]

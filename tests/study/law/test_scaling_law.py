@@ -192,6 +192,22 @@ def test_resampled_laws_have_finite_real_optima() -> None:
         assert 0 < tokens < math.inf
 
 
+def test_a_resample_that_leaves_both_exponents_open_has_an_optimum() -> None:
+    """The loss falls with log N five times as fast as with log D, so that all of a budget goes to
+    the parameters; mirrored, to the tokens. Of as many resamples, the table has no trace."""
+    both = ScalingLaw(E=1.0, A=500.0, B=100.0, alpha=1e-3, beta=1e-3)
+    assert both.optimum(6e20) == pytest.approx((1e20, 1.0))
+    assert replace(both, A=100.0, B=500.0).optimum(6e20) == pytest.approx((1.0, 1e20))
+    resampled = [PLANTED] * 19 + [both]
+    assert find_open_exponents(resampled) == []
+    runs = grid([1e7, 2e7, 4e7], [1e9, 2e9, 4e9, 8e9])
+    optima, without = (
+        to_markdown(Fit(runs, PLANTED, laws, "loss")).partition("Compute-optimal models")[2]
+        for laws in (resampled, [PLANTED])
+    )
+    assert optima == without
+
+
 def test_runs_left_out_are_predicted() -> None:
     """An exact law without noise; then one run, with the most compute, is 10% too high."""
     runs = planted(0.0)
