@@ -139,15 +139,26 @@ def test_minima_on_a_line_leave_the_interval_that_the_noise_gives() -> None:
         assert (law.low, law.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
 
 
-@pytest.mark.parametrize(("apart", "half"), [((), 0.17769), ((-0.1, 0.1), 0.079849)])
-def test_minima_beside_a_line_leave_a_wider_interval(apart: tuple[float, ...], half: float) -> None:
+@pytest.mark.parametrize(
+    ("minima", "apart", "half"),
+    [
+        ((4.0, 4.6, 5.0), (), 0.17769),
+        ((4.0, 4.6, 5.0), (-0.1, 0.1), 0.079849),
+        ((4.1, 4.4, 4.9, 5.6), (), 0.119257),
+        ((4.1, 4.4, 4.9, 5.6), (-0.1, 0.1), 0.085775),
+    ],
+)
+def test_minima_beside_a_line_leave_a_wider_interval(
+    minima: tuple[float, ...], apart: tuple[float, ...], half: float
+) -> None:
     """At N = 10^4, 10^4.6 and 10^5, of budgets 10 times apart: 1/30, 2/30 and 1/30 beside a line.
 
     Its slope is 1/2, with the standard error sqrt(6 / 900 / 2) of one degree of freedom; t(1) at
-    90% is 3.077684. Seeds that differ by 0.2 leave less, but their noise has 9: 1.383029.
+    90% is 3.077684. Seeds that differ by 0.2 leave less, but their noise has 9: 1.383029. Of four,
+    each 0.1 beside a line, the error is sqrt(4 / 100 / 2 / 5), and t(2) 1.885618, t(12) 1.356217.
     """
     runs = {}
-    for flops, digits in ((1e12, 4.0), (1e13, 4.6), (1e14, 5.0)):
+    for flops, digits in zip((1e12, 1e13, 1e14, 1e15), minima, strict=False):
         sizes = {u: 10**digits * np.exp(u) for u in (-1, 0, 1)}
         runs[flops] = [
             IsoRun(n, flops / 6 / n, 2 + u**2 + more)
