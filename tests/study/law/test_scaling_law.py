@@ -84,7 +84,8 @@ def grid(sizes: Sequence[float], lengths: Sequence[float]) -> list[TrainedModel]
     [
         ([], "found 0 model sizes"),
         (grid([1e7, 2e7], [1e9, 2e9, 4e9]), "2 model sizes (1e+07 to 2e+07)"),
-        (grid([1e7, 1.1e7, 1.2e7], [1e9, 2e9, 4e9]), "at least 2 times the smallest"),
+        (grid([1e7, 1.1e7, 1.2e7], [1e9, 2e9, 4e9]),
+         "3 model sizes (1e+07 to 1.2e+07); expected at least 3, the largest at least 2 times"),
         # each size at a different number of tokens: the effects of N and D cannot be separated
         ([TrainedModel("m", n, 20 * n, PLANTED.loss(n, 20 * n))
           for n in (1e7, 2e7, 4e7, 8e7, 2e8, 4e8)],
