@@ -24,6 +24,6 @@ def check_budget(study: Study, cells: Sequence[Cell], forecast: Forecast) -> str
         if limit is not None and known > limit:
             problems.append(
                 f"budget.{name}: {len(cells)} to train, estimated at {format_number(known)}; the "
-                f"limit is {limit:g}; to launch them anyway: --config confirm={study.study}"
+                f"limit is {limit:,.12g}; to launch them anyway: --config confirm={study.study}"
             )
     return str(ConfigError(f"study {study.study}", problems)) if problems else None

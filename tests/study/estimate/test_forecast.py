@@ -179,9 +179,11 @@ def test_a_launch_above_its_budget_is_stopped_unless_confirmed(make_grid: MakeGr
     """40 steps of 90 s on two GPUs: about two GPU-hours, at 3 an hour about 6."""
     changes = {**PAIR, "clusters": {"fast": {"price_per_gpu_hour": 3.0}}}
 
-    def problem(budget: dict[str, float], confirm: str | None = None) -> str | None:
+    def problem(
+        budget: dict[str, float], confirm: str | None = None, step_s: float = 90.0
+    ) -> str | None:
         grid = make_grid({**changes, "budget": budget, "confirm": confirm})
-        write_run(grid[0], step_s=90.0)
+        write_run(grid[0], step_s=step_s)
         return check_budget(grid.study, [grid[1]], Forecast(measured(grid)))
 
     assert problem({}) is None
@@ -191,6 +193,8 @@ def test_a_launch_above_its_budget_is_stopped_unless_confirmed(make_grid: MakeGr
     assert "budget.gpu_hours: 1 to train, estimated at" in over
     assert "the limit is 1; to launch them anyway: --config confirm=test" in over
     assert "budget.cost" in (problem({"cost": 4}) or "")
+    millions = problem({"gpu_hours": 1_234_567}, step_s=9e8)
+    assert "the limit is 1,234,567; to launch" in (millions or "")
     assert problem({"gpu_hours": 1}, confirm="test") is None
     assert problem({"gpu_hours": 1}, confirm="other") is not None
     grid = make_grid(changes)
