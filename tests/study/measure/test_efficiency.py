@@ -128,6 +128,21 @@ def efficiencies(table: pd.DataFrame) -> Rows:
             },
             id="strong scaling overrides nothing",
         ),
+        pytest.param(
+            {
+                "gpus-2/base/seed-42": 1000,
+                "gpus-2/strong/seed-42": 800,
+                "gpus-4/base/seed-42": 500,
+                "gpus-4/strong/seed-42": 480,
+            },
+            {
+                "gpus-2/base/seed-42": (1.0, "gpus-2/base/seed-42"),
+                "gpus-2/strong/seed-42": (1.0, "gpus-2/strong/seed-42"),
+                "gpus-4/base/seed-42": (0.5, "gpus-2/base/seed-42"),
+                "gpus-4/strong/seed-42": (0.6, "gpus-2/strong/seed-42"),
+            },
+            id="its own variant before another of equal settings",
+        ),
     ],
 )
 def test_the_reference_is_named(
