@@ -4,6 +4,7 @@ Needs the package nvidia-ml-py; without it, or without a driver, there is nothin
 """
 
 import functools
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,6 +47,15 @@ class GpuState:
     def limits_text(self) -> str:
         """What lowers the clock, for a line of text; empty if nothing does."""
         return f" ({', '.join(self.limits)})" if self.limits else ""
+
+
+def is_gpu(found: str, wanted: str) -> bool:
+    """Say whether a GPU's name contains the wanted words; GH200 does not contain the word H200.
+
+    A slice of a GPU (MIG) does not match a full one.
+    """
+    words, expected = (re.findall(r"[a-z0-9.]+", name.lower()) for name in (found, wanted))
+    return set(expected) <= set(words) and ("mig" in words) == ("mig" in expected)
 
 
 def find_visible(visible: str | None) -> list[str]:

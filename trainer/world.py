@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import re
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import torch.distributed as dist
 
 from trainer import host
 from trainer.config import Device
+from trainer.gpu_state import is_gpu
 from trainer.problems import ConfigError
 from trainer.ranks import Ranks, read_ranks
 
@@ -88,15 +88,6 @@ def find_missing_gpu(needed: int, wanted: str | None) -> str | None:
             expected = "a GPU with these words in its name"
             return f"gpu_name = {wanted}: found {found}; expected {expected}"
     return None
-
-
-def is_gpu(found: str, wanted: str) -> bool:
-    """Say whether a GPU's name contains the wanted words; GH200 does not contain the word H200.
-
-    A slice of a GPU (MIG) does not match a full one.
-    """
-    words, expected = (re.findall(r"[a-z0-9.]+", name.lower()) for name in (found, wanted))
-    return set(expected) <= set(words) and ("mig" in words) == ("mig" in expected)
 
 
 def device_name(world: World) -> str:

@@ -190,7 +190,8 @@ def to_markdown(
     unrated = table.loc[table["tflops_per_gpu"].notna() & table["mfu"].isna(), "cluster"]
     if len(unrated):
         names = ", ".join(dict.fromkeys(unrated))
-        text += f"\nnote: no MFU for {names}, whose peak_tflops is not in clusters.yaml.\n"
+        why = "clusters.yaml has no peak_tflops of the GPU that ran"
+        text += f"\nnote: no MFU for {names}: {why}.\n"
     return text + _notes([*notes(table), *lacking])
 
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from trainer import gpu_state
-from trainer.gpu_state import GpuMeter, GpuState
+from trainer.gpu_state import GpuMeter, GpuState, is_gpu
 
 
 def test_a_meter_keeps_the_extremes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,3 +158,24 @@ def test_the_gpus_of_a_job(
     assert gpu_state.find_visible(visible) == found
     monkeypatch.setattr(gpu_state, "_nvml", lambda: None)
     assert gpu_state.find_visible(visible) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "matches"),
+    [
+        ("NVIDIA H200", "H200", True),
+        ("NVIDIA H200", "NVIDIA H200", True),
+        ("NVIDIA H100 80GB HBM3", "H200", False),
+        ("NVIDIA GH200 480GB", "H200", False),
+        ("NVIDIA A100-SXM4-80GB", "A100", True),
+        ("NVIDIA A100-SXM4-80GB", "a100 80gb", True),
+        ("NVIDIA A100-SXM4-40GB", "A100 80GB", False),
+        ("NVIDIA A10", "A100", False),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000", True),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "H100", False),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "H100 MIG 1g.10gb", True),
+        ("AMD Instinct MI250X", "MI250X", True),
+    ],
+)
+def test_names_of_gpus(found: str, wanted: str, matches: bool) -> None:
+    assert is_gpu(found, wanted) == matches

@@ -545,8 +545,33 @@ def test_only_a_run_with_a_speed_lacks_a_peak(make_grid: MakeGrid) -> None:
     write_run(grid[0])
     write_run(grid[1], status="failed", outcome=None)
     Path(grid[1].folder, "metrics.jsonl").unlink()
-    assert "note: no MFU for here, whose peak_tflops is not" in to_markdown(throughput_table(grid))
+    note = "note: no MFU for here: clusters.yaml has no peak_tflops of the GPU that ran."
+    assert note in to_markdown(throughput_table(grid))
     assert "no MFU" not in to_markdown(throughput_table(grid).iloc[1:])
+
+
+@pytest.mark.parametrize(
+    ("ran_on", "known"),
+    [("NVIDIA H200", True), (None, True), ("NVIDIA A100-SXM4-80GB", False)],
+)
+def test_a_fraction_is_of_the_gpu_that_ran(
+    make_grid: MakeGrid, ran_on: str | None, known: bool
+) -> None:
+    """The cluster has H200s by now; a run on its A100s has no fraction of their peak."""
+    rates = {"matmul_tflops": 700, "copy_tb_s": 4, "attention_forward_tflops": 500,
+             "attention_backward_tflops": 400}  # fmt: skip
+    grid = make_grid(
+        {
+            "clusters": {"fast": {"rates": rates}},
+            "grid": [{"cluster": "fast", "model": "tiny", "gpus": 1}],
+        }
+    )
+    write_run(grid[0], gpu_name=ran_on)
+    (row,) = throughput_rows(grid)
+    fractions = row.mfu, row.mfu_causal, row.roofline_fraction
+    assert [value is not None for value in fractions] == [known] * 3
+    assert row.tflops_per_gpu is not None
+    assert ("no MFU for fast" in to_markdown(to_frame([row]))) != known
 
 
 def test_the_table_is_read_back_as_written(make_grid: MakeGrid, tmp_path: Path) -> None:
