@@ -100,7 +100,7 @@ class ThroughputRow:
     attention: str | None = None
     """Attention kernel."""
     speed_key: str | None = None
-    """`RunConfig.speed_key` of the run."""
+    """Digest of what can change the run's speed: `RunConfig.speed_key`, and several nodes."""
     first_step: int | None = None
     """The first step that the run took itself: more than 1 if it continues another run."""
     step_ms_mean: float | None = None
