@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from trainer.config import Device
+from trainer.gpu_state import is_gpu
 from trainer.other_names import names
 from trainer.paths import JobPath, check_path
 from trainer.problems import RuleError
@@ -277,6 +278,13 @@ class ClusterConfig(Settings):
     defaults. Results go to the study's results_dir."""
     slurm: SlurmConfig | None = None
     """The Slurm request; null: this machine."""
+
+    def has_gpu(self, found: str | None) -> bool:
+        """Return whether a run was on this type of GPU, by the name that it recorded, if any.
+
+        The cluster may have been edited since. The name of a CPU is for people.
+        """
+        return self.device == "cpu" or found is None or is_gpu(found, self.gpu_name)
 
     def nodes(self, gpus: int) -> int:
         """Return the number of nodes of a run on `gpus` GPUs."""

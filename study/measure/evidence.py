@@ -242,7 +242,9 @@ def earlier_measurements(grid: Grid) -> list[Measurement]:
         return []
     present = {cell.fingerprint for cell in grid}
     others = [item for item in found if item.cell.fingerprint not in present]
-    return [replace(item, source="this study before its edit") for item in others]
+    return _on_its_gpus(
+        grid.study, [replace(item, source="this study before its edit") for item in others]
+    )
 
 
 def _grid_of(settings: Path) -> Grid:
@@ -252,8 +254,20 @@ def _grid_of(settings: Path) -> Grid:
 def known_measurements(grid: Grid, csv_path: Path | None = None) -> list[Measurement]:
     """Return the measurements in a study's throughput.csv, if it exists, and in its evidence.
 
+    Those on another GPU than their cluster has now are left out.
+
     Raises ConfigError if a file is malformed.
     """
     path = csv_path or Path(grid.study.folder, "throughput.csv")
     own = read_measurements(path, grid) if path.exists() or csv_path else []
-    return [*own, *read_evidence(grid.study)] if grid.study.evidence else own
+    return _on_its_gpus(grid.study, [*own, *read_evidence(grid.study)])
+
+
+def _on_its_gpus(study: Study, measured: Sequence[Measurement]) -> list[Measurement]:
+    """Return the measurements on the GPU that the study's cluster of that name has now."""
+    clusters = study.clusters
+    return [
+        item
+        for item in measured
+        if item.cell.cluster not in clusters or clusters[item.cell.cluster].has_gpu(item.gpu_name)
+    ]

@@ -22,7 +22,6 @@ from study.measure.texts import text_columns
 from study.measure.throughput_row import ThroughputRow
 from study.roofline import cell_roofline
 from trainer.flops import flops_per_token, utilisation
-from trainer.gpu_state import is_gpu
 from trainer.records import RunSummary, finite
 
 
@@ -179,7 +178,7 @@ def _speed(cell: Cell, step_s: float, summary: RunSummary) -> dict[str, Any]:
     tokens_per_s = cell.tokens_per_step / step_s
     per_gpu = tokens_per_s / cell.gpus
     model, data = cell.run.model, cell.run.data
-    is_known = _is_of_cluster(cell, summary)
+    is_known = cell.cluster_config.has_gpu(summary.gpu_name)
     peak = cell.cluster_config.peak_tflops if is_known else None
     roofline = cell_roofline(cell, context, summary.choices.model_dtype) if is_known else None
     flops, causal = (
@@ -196,10 +195,3 @@ def _speed(cell: Cell, step_s: float, summary: RunSummary) -> dict[str, Any]:
         "mfu_causal": utilisation(per_gpu, causal, peak),
         "roofline_fraction": None if roofline is None else per_gpu / roofline.tokens_per_s,
     }
-
-
-def _is_of_cluster(cell: Cell, summary: RunSummary) -> bool:
-    """Return whether a run's GPU is the one whose rates its cluster states; it may have been edited
-    since. The name of a CPU is for people."""
-    config, found = cell.cluster_config, summary.gpu_name
-    return config.device == "cpu" or found is None or is_gpu(found, config.gpu_name)

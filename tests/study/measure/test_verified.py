@@ -11,7 +11,7 @@ from study.estimate.estimate import Estimate, estimate_table
 from study.estimate.time_table import to_markdown
 from study.grid import Grid
 from study.load import load_study
-from study.measure.evidence import known_measurements
+from study.measure.evidence import earlier_measurements, known_measurements
 from study.measure.measurement import read_measurements
 from study.measure.throughput import throughput_rows
 from study.measure.throughput_table import write_table
@@ -158,6 +158,36 @@ def test_a_run_on_other_nodes_does_not_verify(make_grid: MakeGrid, tmp_path: Pat
         for other in (grid, study(grid[0].cluster_config.gpus_per_node, "later")):
             found = estimate_table(other, known_measurements(other))
             assert [row.basis.split()[0] for row in found] == [basis]
+
+
+def test_a_run_on_another_gpu_does_not_verify(make_grid: MakeGrid, tmp_path: Path) -> None:
+    """The cluster has H200s; of its A100s before, the study, its evidence and what it measured
+    before an edit tell nothing about them."""
+    path = tmp_path / "results" / "test" / "throughput.csv"
+
+    def study(name: str, steps: int = 50) -> Grid:
+        entry = {"file": str(path), "format": "throughput"}
+        return make_grid(
+            {
+                "study": name,
+                "run": {"steps": steps},
+                "grid": [{"cluster": "fast", "model": "tiny", "gpus": 1}],
+                "evidence": [entry] if name == "later" else [],
+            }
+        )
+
+    earlier = study("test")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_name("study.yaml").write_text(earlier.study.to_yaml())
+    for gpu, counts in (("NVIDIA A100-SXM4-80GB", 0), ("NVIDIA H200", 1)):
+        write_run(earlier[0], gpu_name=gpu)
+        write_table(throughput_rows(earlier), path)
+        for grid in (earlier, study("later")):
+            found = known_measurements(grid)
+            assert len(found) == counts
+            (row,) = estimate_table(grid, found)
+            assert (row.basis == "Verified") == bool(counts)
+        assert len(earlier_measurements(study("test", steps=60))) == counts
 
 
 def test_a_time_for_far_more_steps_than_measured_has_a_note(make_grid: MakeGrid) -> None:
