@@ -7,11 +7,23 @@ const UNITS = { K: 1e3, M: 1e6, B: 1e9, T: 1e12, s: 1, min: 60, h: 3600, days: 8
 function sortKey(text) {
   if (/^\d{4}-\d\d-\d\d/.test(text)) return text; // a date
   const found = text.match(/^[~+]?(-?[\d,]*\.?\d+(?:e[+-]?\d+)?)\s*(days|min|[KMBTshx](?![a-z]))?/i);
-  return found ? parseFloat(found[1].replaceAll(",", "")) * (UNITS[found[2]] ?? 1) : text.toLowerCase();
+  if (!found) return text.toLowerCase();
+  const unit = found[2] ?? ""; // a model's name may be 350m or 1b
+  return parseFloat(found[1].replaceAll(",", "")) * (UNITS[unit] ?? UNITS[unit.toUpperCase()] ?? 1);
+}
+
+/** Compare texts by their words and, where both have one, by their numbers: gpus-2 precedes gpus-16. */
+function compareTexts(a, b) {
+  const [as, bs] = [a, b].map((text) => text.split(/(\d*\.?\d+(?:e[+-]?\d+)?)/));
+  for (let i = 0; i < Math.min(as.length, bs.length); i++) {
+    const order = i % 2 ? as[i] - bs[i] : as[i].localeCompare(bs[i]);
+    if (order) return order;
+  }
+  return as.length - bs.length;
 }
 
 function compareKeys(a, b) {
-  if (typeof a === typeof b) return typeof a === "number" ? a - b : a.localeCompare(b);
+  if (typeof a === typeof b) return typeof a === "number" ? a - b : compareTexts(a, b);
   return typeof a === "number" ? -1 : 1;
 }
 

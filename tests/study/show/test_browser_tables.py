@@ -49,6 +49,20 @@ def test_times_sort_by_their_unit(demo: Path, open_page: Open) -> None:
     assert page.evaluate('["27.5M", "1.2B", "131K"].map(sortKey)') == [27.5e6, 1.2e9, 131e3]
 
 
+def test_names_sort_by_the_numbers_in_them(demo: Path, open_page: Open) -> None:
+    page = open_page(demo)
+    in_order = [
+        ["350m", "1b", "1.3b", "7b"],
+        ["d6", "d12", "m1/gpus-2/base", "m1/gpus-16/base", "m2/gpus-1/base"],
+        ["lr-1e-4", "lr-0.003", "lr-0.01", "lr-0.01-long", "lr-1"],
+        ["small", "small*"],
+    ]
+    for names in in_order:
+        shuffled = sorted(names, key=lambda name: name[::-1])
+        sort = "(names) => names.sort((a, b) => compareKeys(sortKey(a), sortKey(b)))"
+        assert page.evaluate(sort, shuffled) == names
+
+
 def test_numbers_are_rounded_before_their_unit_is_chosen(demo: Path, open_page: Open) -> None:
     page = open_page(demo)
     assert page.evaluate("[999940, 999960, 9999.6].map(format)") == ["999.9K", "1M", "10K"]
