@@ -40,17 +40,27 @@ function sortBy(table, column) {
   table.tBodies[0].append(...keyed.map(([, row]) => row));
 }
 
+/** Return the place of the heading that a filter names: whole, by its beginning or by a part; -1 if none. */
+function findColumn(name, heads) {
+  const [wanted, ...known] = [name, ...heads].map((text) => text.toLowerCase().replace(/\s/g, ""));
+  if (known.includes(wanted)) return known.indexOf(wanted); // Tokens/step, too, begins with tokens/s
+  const place = known.findIndex((head) => head.startsWith(wanted));
+  return place >= 0 ? place : known.findIndex((head) => head.includes(wanted));
+}
+
+const MARKS = /[*\u2020\u2070\u00b9\u00b2\u00b3\u2074-\u2079 ]+$/; // of the footnotes, as in "mini* ¹"
+
 /** Return the test of a filter: each word occurs in the row, or `heading>number` holds. */
 function filterOf(text, heads) {
   const tests = text.trim().split(/\s+/).filter(Boolean).map((word) => {
     const found = word.match(/^([^<>=]+)(<=|>=|<|>|=)(.+)$/);
-    const column = found ? heads.findIndex((head) => head.toLowerCase().replace(/\s/g, "").startsWith(found[1].toLowerCase())) : -1;
+    const column = found ? findColumn(found[1], heads) : -1;
     if (column < 0) return (row) => row.textContent.toLowerCase().includes(word.toLowerCase());
     const wanted = sortKey(found[3]);
     return (row) => {
       const cell = row.cells[column].textContent.trim();
       if (!cell) return false;
-      const order = found[2] === "=" && typeof wanted === "string" ? (cell.toLowerCase() === wanted ? 0 : 1) : compareKeys(sortKey(cell), wanted);
+      const order = found[2] === "=" && typeof wanted === "string" ? (cell.replace(MARKS, "").toLowerCase() === wanted ? 0 : 1) : compareKeys(sortKey(cell), wanted);
       return { "<": order < 0, ">": order > 0, "<=": order <= 0, ">=": order >= 0, "=": order === 0 }[found[2]];
     };
   });

@@ -42,6 +42,34 @@ def test_tables_sort_and_filter(demo: Path, open_page: Open) -> None:
     assert len(column(page, "Model")) == 15
 
 
+def test_a_filter_names_a_column_as_a_whole_or_by_a_part(demo: Path, open_page: Open) -> None:
+    page = open_page(demo)
+    heads = ["Model", "Tokens/step", "Step p50 (ms)", "Tokens/s", "Tokens/s/GPU"]
+    names = ["tokens/s", "TOKENS/S/GPU", "tokens", "stepp50(ms)", "step", "p50", "loss"]
+    found = page.evaluate(
+        "([names, heads]) => names.map((n) => findColumn(n, heads))", [names, heads]
+    )
+    assert found == [3, 4, 1, 2, 2, 2, -1]
+    speeds = sorted(float(text.replace(",", "")) for text in column(page, "Tokens/s") if text)
+    page.locator("#throughput input[type=search]").fill(f"tokens/s<{speeds[2]:.0f}")
+    assert len(column(page, "Tokens/s")) == 2
+
+
+def test_a_filter_finds_names_with_the_mark_of_a_footnote(demo: Path, open_page: Open) -> None:
+    page = open_page(demo)
+    for name in ("m2¹", "m2¹² ³", "m2*", "m2* ²", "m2"):
+        page.evaluate(
+            """(name) => [...document.querySelectorAll("#throughput tbody tr")].forEach((row) => {
+              row.cells[2].textContent = row.cells[2].textContent.replace(/^m2.*/, name);
+            })""",
+            name,
+        )
+        page.locator("#throughput input[type=search]").fill("model=m2")
+        assert column(page, "Model") == 9 * [name]
+        page.locator("#throughput input[type=search]").fill("model=m")
+        assert column(page, "Model") == []
+
+
 def test_times_sort_by_their_unit(demo: Path, open_page: Open) -> None:
     page = open_page(demo)
     times = page.evaluate('["2.5 min", "3 s", "~1 h", "40 s", "2 days"].map(sortKey)')
