@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean, median
 from typing import Any
 
@@ -133,7 +134,7 @@ def describe_request(grid: Grid) -> str:
     sizes = _range(cell.params for cell in measured)
     parts = [f"{format_number_of(len(models), 'model')} of {sizes} parameters"]
     counts = sorted({cell.gpus for cell in measured})
-    parts.append(f"on {_listed(counts)} GPU{'s' if counts != [1] else ''} of {_listed(clusters)}")
+    parts.append(f"on {_gpu_counts(counts)} of {_listed(clusters)}")
     if names_trainers(grid):
         parts.append(f"by {format_number_of(len(trainers), 'trainer')} ({_listed(trainers)})")
     if [*variants] != ["base"]:
@@ -154,9 +155,11 @@ def describe_findings(rows: Sequence[tuple[Cell, ThroughputRow]], by_gpus: bool)
     if not known:
         return ["Every run measured so far has diverged."] if measured and not rows else []
     with_trainer = names_trainers(cell for cell, _ in rows)
-    found = [_fastest(known, with_trainer)]
+    with_cluster = len({cell.cluster for cell, _ in rows}) > 1
+    short = partial(_short, with_trainer, with_cluster)
+    found = [_fastest(known, short)]
     if by_gpus:
-        found += _scaling(known, with_trainer)
+        found += _scaling(known, with_trainer, with_cluster)
     if with_trainer:
         found += _fastest_of("trainer", DEFAULT_TRAINER, _by_trainer(known, by_gpus))
     if not by_gpus:
@@ -164,29 +167,30 @@ def describe_findings(rows: Sequence[tuple[Cell, ThroughputRow]], by_gpus: bool)
     losses = [(row.val_loss, cell) for cell, row in rows if row.val_loss is not None]
     if losses:
         loss, cell = min(losses, key=lambda item: item[0])
-        where = _short(cell, with_trainer)
-        text = f"The lowest held-out loss is {loss:.3f} nats per token: {where}."
+        text = f"The lowest held-out loss is {loss:.3f} nats per token: {short(cell)}."
         if len({cell.trainer for _, cell in losses}) > 1:
             text += " Losses of several trainers compare only if they read the same text."
         found.append(text)
     return found
 
 
-def _fastest(known: Sequence[tuple[Cell, ThroughputRow]], with_trainer: bool) -> str:
+def _fastest(known: Sequence[tuple[Cell, ThroughputRow]], short: Callable[..., str]) -> str:
     repeats = group_by(
         known, lambda it: (it[0].cluster, it[0].trainer, it[1].speed_key or it[0].name)
     )
-    best, speed = _highest("tokens_per_s", repeats.values(), with_trainer)
+    best, speed = _highest("tokens_per_s", repeats.values(), short)
     text = f"The highest throughput is {speed:,.0f} tokens/s: {best}."
     rated = [runs for runs in repeats.values() if any(row.mfu is not None for _, row in runs)]
     if rated:
-        best, mfu = _highest("mfu", rated, with_trainer)
+        best, mfu = _highest("mfu", rated, short)
         text += f" The highest MFU is {mfu:.1%}{mark_of(mfu)}: {best}."
     return text
 
 
 def _highest(
-    column: str, repeats: Iterable[Sequence[tuple[Cell, ThroughputRow]]], with_trainer: bool
+    column: str,
+    repeats: Iterable[Sequence[tuple[Cell, ThroughputRow]]],
+    short: Callable[..., str],
 ) -> tuple[str, float]:
     """Return which cells have the highest mean of a column over their repeats, and that mean.
 
@@ -196,29 +200,35 @@ def _highest(
     runs, value = max(means, key=lambda item: item[1])
     cell = runs[0][0]
     variants = {cell.plain_variant for cell, _ in runs}
-    text = _short(cell, with_trainer, with_variant=len(variants) == 1)
+    text = short(cell, with_variant=len(variants) == 1)
     return text + (f" (mean of {len(runs)} runs)" if len(runs) > 1 else ""), value
 
 
-def _scaling(known: Sequence[tuple[Cell, ThroughputRow]], with_trainer: bool) -> list[str]:
-    """Return the efficiency on the largest GPU count, of each trainer."""
-    rated = [(cell, row.scaling_efficiency) for cell, row in known if row.scaling_efficiency]
-    largest = max((cell.gpus for cell, _ in rated), default=0)
-    if largest == min(cell.gpus for cell, _ in known):
-        return []
-    by_trainer: dict[str, list[float]] = {}
-    for cell, value in rated:
-        if cell.gpus == largest:
-            by_trainer.setdefault(cell.trainer, []).append(value)
+def _scaling(
+    known: Sequence[tuple[Cell, ThroughputRow]], with_trainer: bool, with_cluster: bool
+) -> list[str]:
+    """Return the efficiency on the largest GPU count of each cluster, of each trainer."""
     sentences = []
-    for trainer, values in by_trainer.items():
-        span = f"{median(values):.0%}"
-        if len(values) > 1:
-            low, high = min(values), max(values)
-            span += f" (median; {low:.0%} to {high:.0%} over {len(values)} runs)"
-        of = f" of {trainer}" if with_trainer else ""
-        sentences.append(f"On {largest} GPUs the scaling efficiency{of} is {span}.")
+    for cluster, rows in group_by(known, lambda item: item[0].cluster).items():
+        rated = [(cell, row.scaling_efficiency) for cell, row in rows if row.scaling_efficiency]
+        largest = max((cell.gpus for cell, _ in rated), default=0)
+        if largest == min(cell.gpus for cell, _ in rows):
+            continue
+        there = [(cell, value) for cell, value in rated if cell.gpus == largest]
+        for trainer, cells in group_by(there, lambda item: item[0].trainer).items():
+            where = f"On {largest} GPUs" + (f" of {cluster}" if with_cluster else "")
+            of = f" of {trainer}" if with_trainer else ""
+            span = _span([value for _, value in cells])
+            sentences.append(f"{where} the scaling efficiency{of} is {span}.")
     return [" ".join(sentences)] if sentences else []
+
+
+def _span(values: Sequence[float]) -> str:
+    """Return the median of some efficiencies and, of several, their range."""
+    middle = f"{median(values):.0%}"
+    if len(values) == 1:
+        return middle
+    return f"{middle} (median; {min(values):.0%} to {max(values):.0%} over {len(values)} runs)"
 
 
 Speeds = dict[str, dict[str, list[float]]]
@@ -267,10 +277,18 @@ def _fastest_of(noun: str, base: str, speeds: Speeds) -> list[str]:
     return [f"The fastest {noun} of {alike} is {best}: {means[best] / means[base]:.2f} × {base}."]
 
 
-def _short(cell: Cell, with_trainer: bool, with_variant: bool = True) -> str:
+def _short(with_trainer: bool, with_cluster: bool, cell: Cell, with_variant: bool = True) -> str:
+    cluster = f" of {cell.cluster}" if with_cluster else ""
     trainer = f" by {cell.trainer}" if with_trainer else ""
     variant = "" if cell.plain_variant == "base" or not with_variant else f", {cell.plain_variant}"
-    return f"{cell.model} on {format_number_of(cell.gpus, 'GPU')}{trainer}{variant}"
+    return f"{cell.model} on {format_number_of(cell.gpus, 'GPU')}{cluster}{trainer}{variant}"
+
+
+def _gpu_counts(counts: Sequence[int]) -> str:
+    """Return the GPU counts of a study, given in ascending order."""
+    if len(counts) > MOST_LISTED:
+        return f"{counts[0]} to {counts[-1]} GPUs ({len(counts)} counts)"
+    return f"{_listed(counts)} GPU{'s' if [*counts] != [1] else ''}"
 
 
 def _range(numbers: Any) -> str:

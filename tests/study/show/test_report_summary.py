@@ -224,6 +224,33 @@ def test_trainers_on_several_gpu_counts(make_grid: MakeGrid) -> None:
     ]
 
 
+def test_findings_name_the_cluster_if_there_are_several(make_grid: MakeGrid) -> None:
+    grid = make_grid(
+        {
+            "clusters": {"there": {"device": "cpu", "gpu_name": "CPU core", "gpus_per_node": 4}},
+            "grid": [
+                {"cluster": "here", "model": "tiny", "gpus": [1, 4]},
+                {"cluster": "there", "model": "tiny", "gpus": [1, 2]},
+            ],
+        }
+    )
+    for cell, step_s in zip(grid, (0.1, 0.125, 0.2, 0.4), strict=True):
+        write_run(cell, step_s)
+    rows = list(zip(grid, throughput_rows(grid), strict=True))
+    assert describe_findings(rows, by_gpus=True) == [
+        "The highest throughput is 16,384 tokens/s: tiny on 4 GPUs of here.",
+        "On 4 GPUs of here the scaling efficiency is 80%. "
+        "On 2 GPUs of there the scaling efficiency is 50%.",
+        "The lowest held-out loss is 1.600 nats per token: tiny on 1 GPU of here.",
+    ]
+
+
+def test_of_many_gpu_counts_the_ends_are_named(make_grid: MakeGrid) -> None:
+    block = {"cluster": "here", "model": "tiny", "gpus": [2**n for n in range(8)]}
+    grid = make_grid({"clusters": {"here": {"gpus_per_node": 128}}, "grid": [block]})
+    assert "on 1 to 128 GPUs (8 counts) of here (CPU core)." in describe_request(grid)
+
+
 def test_every_column_is_defined() -> None:
     tables = [throughput_definitions(), check_definitions(), backtest_definitions()]
     for definitions in (*tables, estimate_definitions("500 steps")):
