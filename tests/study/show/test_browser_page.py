@@ -53,6 +53,16 @@ def test_on_a_phone_notes_are_no_narrow_column(demo: Path, open_page: Open) -> N
     assert min(notes.evaluate_all("notes => notes.map((note) => note.offsetWidth)")) >= 320
 
 
+def test_on_a_phone_a_menu_of_long_names_fits(open_page: Open, tmp_path: Path) -> None:
+    names = [f"a-variant-that-says-{n}-and-all-of-its-settings-in-its-name" for n in "ab"]
+    variants = {name: {"data": {"batch_size": 2 + n}} for n, name in enumerate(names)}
+    block = {"cluster": "here", "model": "m1", "gpus": 1, "variant": names}
+    study = {**DEMO, "variants": variants, "grid": [block]}
+    page = open_page(write_report(study, tmp_path, estimated=False), width=390)
+    assert page.locator("[data-bars=variants]").get_by_label("Base").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
 @pytest.mark.parametrize(("width", "columns"), [(1280, 3), (390, 2)])
 def test_numbers_are_seen_beside_long_names(
     open_page: Open, tmp_path: Path, width: int, columns: int
