@@ -57,6 +57,12 @@ class Matrix:
         return [mfu for mfu in found if mfu is not None]
 
     @property
+    def has_efficiency(self) -> bool:
+        """The scaling efficiency of any configuration is known, and the columns are GPU counts."""
+        values = (value for _, row in self.rows for value in row if value is not None)
+        return self.by_gpus and any(value.efficiency is not None for value in values)
+
+    @property
     def has_mfu(self) -> bool:
         """The utilisation of any configuration is known."""
         return bool(self._mfus)

@@ -89,9 +89,8 @@ for (const table of document.querySelectorAll("table.data")) {
   tools.hidden = false;
 }
 
-// The pivot table.
-{
-  const box = document.querySelector(".pivot");
+// The pivot table, if anything was measured.
+for (const box of document.querySelectorAll(".pivot")) {
   const measures = Object.entries(DATA.measures);
   const axes = ["model", "gpus", "trainer", "variant", "cluster", "seed"].filter((axis) => CELLS.some((cell) => axis in cell));
   const varied = axes.filter((axis) => distinct(DATA.speeds.map((row) => CELLS[row.cell][axis])).length > 1);
@@ -103,7 +102,7 @@ for (const table of document.querySelectorAll("table.data")) {
   axes.unshift(...together);
   const rowsBy = together[0] ?? varied[0] ?? "model";
   const columnsBy = together.length ? across : varied[1] ?? axes.find((a) => a !== rowsBy);
-  const chosen = { rows: rowsBy, columns: columnsBy, value: DATA.measures.mfu ? "mfu" : measures[0]?.[0], way: "mean" };
+  const chosen = { rows: rowsBy, columns: columnsBy, value: DATA.measures.mfu ? "mfu" : measures[0][0], way: "mean" };
 
   const inOrder = (keys) => distinct(keys).sort((a, b) => (typeof a === "number" && typeof b === "number" ? a - b : 0));
   function drawPivot() {
@@ -133,18 +132,16 @@ for (const table of document.querySelectorAll("table.data")) {
     const table = make("table", { class: "matrix" }, make("caption", { class: "hidden" }, DATA.measures[chosen.value].label), make("thead", {}, head), make("tbody", {}, ...body));
     box.querySelector(".scroll").replaceChildren(table);
   }
-  if (measures.length) {
-    const pick = (label, name, options) => makeSelect(label, options, chosen[name], (value) => {
-      chosen[name] = value;
-      drawPivot();
-    });
-    box.querySelector(".tools").append(
-      pick("Rows", "rows", axes.map((axis) => [axis, axis])),
-      pick("Columns", "columns", axes.map((axis) => [axis, axis])),
-      pick("Value", "value", measures.map(([name, { label }]) => [name, label])),
-      pick("of several runs the", "way", Object.keys(ways).map((way) => [way, way])),
-    );
-    box.hidden = false;
+  const pick = (label, name, options) => makeSelect(label, options, chosen[name], (value) => {
+    chosen[name] = value;
     drawPivot();
-  } else document.getElementById("pivot").hidden = true;
+  });
+  box.querySelector(".tools").append(
+    pick("Rows", "rows", axes.map((axis) => [axis, axis])),
+    pick("Columns", "columns", axes.map((axis) => [axis, axis])),
+    pick("Value", "value", measures.map(([name, { label }]) => [name, label])),
+    pick("of several runs the", "way", Object.keys(ways).map((way) => [way, way])),
+  );
+  box.hidden = false;
+  drawPivot();
 }

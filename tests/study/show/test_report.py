@@ -90,8 +90,13 @@ def test_a_speed_above_the_peak_is_marked_and_explained(
 
 def test_before_any_run(make_grid: MakeGrid, tmp_path: Path) -> None:
     page = report(make_grid(), tmp_path)
-    assert "No run has been measured yet." in page
+    assert page.count("<p>No run has been measured yet.</p>") == 3  # found, figures, throughput
     assert "no measurement on here yet" in page
+    assert "Eff: scaling efficiency" not in page
+    assert "Pivot table</h2>" not in page
+    found = Links(page)
+    links = {link[1:] for link in found.sources if link.startswith("#")}
+    assert links and links <= found.ids
 
 
 def test_text_is_escaped(make_grid: MakeGrid, tmp_path: Path) -> None:
