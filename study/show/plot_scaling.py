@@ -3,18 +3,18 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from study.grid import Cell, Grid
 from study.measure.throughput_table import settled_seeds
 from study.points import CELL_NAME
-from study.show.legend import add_legend, legend_sections, sample
+from study.show.legend import LETTER, add_legend, legend_sections, sample
 from study.show.sheets import Sheet, empty_figure, label_log_axis, make_panels, write_figure
 from study.show.style import IDEAL, Style
 
@@ -143,10 +143,30 @@ def _draw_series(ax: Axes, style: Style, cell: Cell, seeds: pd.DataFrame) -> Non
     )
 
 
+class CountFormatter(StrMethodFormatter):
+    """Labels ticks with GPU counts."""
+
+    def format_ticks(self, values: list[float]) -> list[str]:
+        """Return the labels, without those that would touch another: the ends are kept, then powers
+        of two."""
+        labels = [self(value) for value in values]
+        ax: Any = self.axis.axes  # type: ignore[union-attr]
+        points = ax.transData.transform([(value, ax.get_ylim()[0]) for value in values])
+        places = points[:, 0] / ax.figure.dpi
+        powers = [i for i, count in enumerate(values) if np.log2(count).is_integer()]
+        kept: list[int] = []
+        for i in dict.fromkeys([0, len(labels) - 1, *powers, *range(len(labels))]):
+            widths = [LETTER * (len(labels[i]) + len(labels[k]) + 1) / 2 for k in kept]
+            gaps = [abs(places[i] - places[k]) for k in kept]
+            if all(gap > width for gap, width in zip(gaps, widths, strict=True)):
+                kept.append(i)
+        return [label if i in kept else "" for i, label in enumerate(labels)]
+
+
 def _gpu_ticks(ax: Axes, counts: np.ndarray) -> None:
-    """Label the axis with the measured GPU counts only."""
+    """Label the axis with the measured GPU counts only, as many as there is room for."""
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_locator(FixedLocator(list(counts)))
-    ax.xaxis.set_major_formatter("{x:.0f}")
+    ax.xaxis.set_major_formatter(CountFormatter("{x:.0f}"))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlim(counts[0] / 1.25, counts[-1] * 1.25)

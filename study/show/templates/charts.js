@@ -46,6 +46,18 @@ function linearTicks(low, high) {
   return ticks;
 }
 
+/** Return labels without those that would touch another: the ends are kept, then powers of two, such as GPU counts. */
+function apart(labels, places) {
+  const all = [...labels.keys()];
+  const powers = all.filter((i) => Number.isInteger(Math.log2(labels[i])));
+  const kept = [];
+  for (const i of distinct([0, labels.length - 1, ...powers, ...all])) {
+    const touches = (k) => Math.abs(places[i] - places[k]) < 3.6 * (labels[i].length + labels[k].length) + 4;
+    if (!kept.some(touches)) kept.push(i);
+  }
+  return labels.map((label, i) => (kept.includes(i) ? label : ""));
+}
+
 /** Return the range of values with a margin. */
 function rangeOf(values, log, floor) {
   let [low, high] = [Infinity, -Infinity];
@@ -156,7 +168,10 @@ class Chart {
       stroke: style("--text"), grid: { stroke: style("--grid"), width: 1 }, ticks: { stroke: style("--grid"), width: 1 },
       label: of.label, labelSize: 18, labelGap: 2, font: "12px system-ui", labelFont: "12px system-ui", size: scale === "y" ? 58 : 34,
       splits: (u) => of.ticks?.(u.scales[scale].min, u.scales[scale].max) ?? (of.log ? logTicks : linearTicks)(u.scales[scale].min, u.scales[scale].max),
-      values: (u, ticks) => ticks.map(of.format ?? format), filter: (u, ticks) => ticks,
+      values: (u, ticks) => {
+        const labels = ticks.map(of.format ?? format);
+        return scale === "x" ? apart(labels, ticks.map((tick) => u.valToPos(tick, "x"))) : labels;
+      }, filter: (u, ticks) => ticks,
     });
     this.u = new uPlot({
       mode: 2, width, height: isPrinting() ? PRINTED[1] : Math.max(270, Math.min(380, Math.round(width * 0.6))), legend: { show: false },

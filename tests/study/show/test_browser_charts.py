@@ -2,11 +2,12 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from tests.study.show.browsed import IN_CHROMIUM, Open, ink
+from tests.study.show.browsed import DEMO, IN_CHROMIUM, Open, ink, write_report
 
 pytestmark = IN_CHROMIUM
 
@@ -118,3 +119,33 @@ def test_a_tooltip_tells_the_point_under_the_pointer(demo: Path, open_page: Open
                 break
     assert "GPU count: 4" in told
     assert f"Scaling efficiency (%): {page.evaluate('format', value)}" in told
+
+
+DRAWN_TEXTS = """async () => {
+  const texts = [];
+  const write = CanvasRenderingContext2D.prototype.fillText;
+  CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+    const chart = this.canvas.closest("[data-chart]")?.dataset.chart;
+    const half = this.measureText(text).width / 2;
+    if (text && this.textAlign === "center") texts.push([chart, text, x - half, x + half]);
+    write.call(this, text, x, y);
+  };
+  redraw();
+  await new Promise((done) => setTimeout(done, 300));
+  return texts;
+}"""
+
+
+def test_gpu_counts_do_not_run_into_each_other(open_page: Open, tmp_path: Path) -> None:
+    counts = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
+    study = {
+        **DEMO,
+        "clusters": {"here": {"gpus_per_node": 256}},
+        "grid": [{"cluster": "here", "model": "m1", "gpus": counts}],
+    }
+    page = open_page(write_report(study, tmp_path, estimated=False), width=390)
+    texts = page.evaluate(DRAWN_TEXTS)
+    shown = [item for item in texts if item[0] == "efficiency" and item[1].isdigit()]
+    names = [int(text) for _, text, *_ in shown]
+    assert {1, 16, 64, 256} <= {*names} < {*counts}
+    assert all(end < begin for (*_, end), (*_, begin, _) in pairwise(shown))

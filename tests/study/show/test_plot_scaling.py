@@ -1,8 +1,10 @@
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from study.show.plot_scaling import SCALING_FIGURES, ScalingFigure, plot_scaling
 from study.show.plot_tables import plot_tables
@@ -139,3 +141,21 @@ def test_the_legend_names_trainers_and_their_variants(make_grid: MakeGrid, tmp_p
         texts = re.findall("<!-- (.*) -->", (tmp_path / "throughput.svg").read_text())
         start = texts.index(heading)
         assert texts[start + 1 : start + 1 + len(names)] == names
+
+
+def test_gpu_counts_do_not_run_into_each_other(
+    make_grid: MakeGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
+    block = {"cluster": "here", "model": "tiny", "gpus": counts}
+    grid = make_grid({"clusters": {"here": {"gpus_per_node": 256}}, "grid": [block]})
+    for cell in grid:
+        write_run(cell)
+    drawn = figures_of(monkeypatch)
+    plot_scaling(grid, throughput_table(grid), tmp_path)
+    for figure in drawn["throughput"]:
+        FigureCanvasAgg(figure).draw()
+        labels = [text for text in figure.axes[0].get_xticklabels() if text.get_text()]
+        assert {1, 8, 16, 32, 64, 256} <= {int(text.get_text()) for text in labels}
+        boxes = [text.get_window_extent() for text in labels]
+        assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
