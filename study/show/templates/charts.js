@@ -201,7 +201,11 @@ class Chart {
         xs.push(s.x[i]);
         for (const value of [s.y[i], s.low?.[i], s.high?.[i]]) if (isGood(value, y.log)) ys.push(value);
       }
-      for (const [, value] of s.rings ?? []) if (isGood(value, y.log)) ys.push(value);
+      for (const [at, value] of s.rings ?? []) {
+        if (!isGood(at, x.log) || !isGood(value, y.log)) continue;
+        xs.push(at); // against time, the last evaluation ends after the last step
+        ys.push(value);
+      }
     }
     for (const value of this.ideal.flatMap((line) => line.y)) if (isGood(value, y.log)) ys.push(value);
     x.range = this.zoom?.x ?? x.range ?? rangeOf(xs, x.log, x.floor);

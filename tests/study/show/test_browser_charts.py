@@ -84,15 +84,16 @@ def test_the_mean_of_seeds_begins_with_most_of_them(demo: Path, open_page: Open)
     assert (drawn["low"], drawn["high"]) == ([6, 4, 3, 2.5], [6, 4, 6, 4])
 
 
-def test_held_out_losses_below_every_line_are_within_the_axes(demo: Path, open_page: Open) -> None:
+def test_held_out_losses_beyond_every_line_are_within_the_axes(demo: Path, open_page: Open) -> None:
     page = open_page(demo)
-    low, high = page.evaluate(
+    x, y = page.evaluate(
         """Chart.prototype.axes.call({
           spec: { x: () => ({}), y: () => ({}) }, ideal: [],
-          shown: [{ x: [1, 2], y: [4, 3], rings: [[2, 2.5]] }],
-        }).y.range"""
-    )
-    assert low < 2.5 and high > 4
+          shown: [{ x: [1, 2], y: [4, 3], rings: [[3, 2.5], [null, 9]] }],
+        })"""
+    ).values()
+    assert x["range"] == pytest.approx([0.9, 3.1])
+    assert y["range"] == pytest.approx([2.425, 4.075])
 
 
 def test_a_tooltip_tells_the_point_under_the_pointer(demo: Path, open_page: Open) -> None:
