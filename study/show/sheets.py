@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class Sheet:
     def shorten(self, names: Iterable[str], most: int | None = None) -> list[str]:
         """Return names, each without its middle if it would leave no room for what it names.
 
-        Different names stay different, if need be by half as many letters again, or by a number.
+        Different names stay different, by what they differ in or, if that is too long, by a number.
         `most`: letters; by default those of a label of the sheet.
         """
         known = list(names)
@@ -60,10 +61,11 @@ class Sheet:
         short = {name: cut_middle(name, letters) for name in known}
         for alike in group_by(short, lambda name: cut_middle(name, letters)).values():
             if len(alike) > 1:
-                taken = {short[name] for name in short if name not in alike}
-                texts = (texts for texts in _ways_to_cut(alike, letters) if not taken & {*texts})
-                numbered = [cut_middle(n, letters - 5) + f" ({known.index(n) + 1})" for n in alike]
-                short |= zip(alike, next(texts, numbered), strict=True)
+                short |= zip(alike, _keep_difference(alike, letters), strict=True)
+        times = Counter(short.values())
+        for number, name in enumerate(short, 1):
+            if times[short[name]] > 1:
+                short[name] = f"{cut_middle(name, letters - 5)} ({number})"
         return [short[name] for name in known]
 
 
@@ -73,32 +75,28 @@ def cut_middle(name: str, most: int) -> str:
     return name if len(name) <= most else f"{name[:kept]}…{name[-kept:]}"
 
 
-def _ways_to_cut(names: Sequence[str], most: int) -> Iterator[list[str]]:
-    """Yield texts for names that differ only in their middle, which stay different."""
-    for letters in (most, 3 * most // 2):
-        for end in range(letters // 2, letters - 2):
-            # With a few letters to spare: one alone says little of what differs.
-            if _differ([name[-max(end - TO_SPARE, 1) :] for name in names]):
-                yield [f"{name[: letters - 1 - end]}…{name[-end:]}" for name in names]
-                break
-        before = _count_common(names)
-        after = _count_common([name[before:][::-1] for name in names])
-        middles = [name[before : len(name) - after] for name in names]
-        longest = min(max(map(len, middles)), letters - 8)
-        ends = (letters - 2 - longest) // 2
-        if _differ([middle[:longest] for middle in middles]):
-            yield [
-                f"{name[:ends]}…{middle[:longest]}…{name[-ends:]}"
-                for name, middle in zip(names, middles, strict=True)
-            ]
+def _keep_difference(names: Sequence[str], most: int) -> list[str]:
+    """Return names without what they have in common beside what they differ in.
+
+    If need be they have half as many letters again. If that is not enough, they become the same.
+    """
+    before = _count_common(names)
+    after = _count_common([name[before:][::-1] for name in names])
+    needed = max(map(len, names)) - before - after + len("……")
+    letters = most if most - needed >= LEAST_IN_COMMON else 3 * most // 2
+    room = letters - needed
+    if room < LEAST_IN_COMMON:
+        return [cut_middle(name, most) for name in names]
+    tail = min(after, room // 2)
+    head, gap = min(before, room - tail), "…" if after > tail else ""
+    return [
+        f"{name[:head]}…{name[before : len(name) - after]}{gap}{name[len(name) - tail :]}"
+        for name in names
+    ]
 
 
-TO_SPARE = 4
-"""Letters of what names differ in that are shown beyond those that tell them apart."""
-
-
-def _differ(texts: Sequence[str]) -> bool:
-    return len({*texts}) == len(texts)
+LEAST_IN_COMMON = 6
+"""Letters of what names have in common that are shown at least beside what they differ in."""
 
 
 def _count_common(names: Sequence[str]) -> int:

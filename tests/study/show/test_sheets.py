@@ -75,16 +75,20 @@ def test_long_names_keep_both_ends() -> None:
 
 
 def test_shortened_names_stay_different() -> None:
-    """26 letters: more of the end, or what differs between the ends."""
+    """26 letters, or 39: the ends, and what differs between them."""
     narrow = SHEETS[1]
     names = [f"a-model-of-many-words-{middle}, 2 GPUs" for middle in ("norm-00", "rope-01")]
     short = ["a-model-of-m…m-00, 2 GPUs", "a-model-of-m…e-01, 2 GPUs", "tiny"]
     assert narrow.shorten([*names, "tiny"]) == short
     names = [f"a-model-of-many-words-{middle}, 2 GPUs of hers" for middle in ("norm-00", "rope-01")]
-    short = ["a-mo…rm-00, 2 GPUs of hers", "a-mo…pe-01, 2 GPUs of hers"]
+    short = ["a-model-o…norm-00… of hers", "a-model-o…rope-01… of hers"]
     assert narrow.shorten(names) == short
     names = [f"a-model-of-many-words-{middle}-and-then-a-long-tail" for middle in ("one", "two")]
-    short = ["a-model-of…one…-long-tail", "a-model-of…two…-long-tail"]
+    short = ["a-model-of-…one…-long-tail", "a-model-of-…two…-long-tail"]
+    assert narrow.shorten(names) == short
+    differ = ["1/gpus-8", "1/gpus-64", "2/gpus-8", "2/gpus-64"]
+    names = [f"cluster-of-the-university/m{middle}/decay-to-zero" for middle in differ]
+    short = [f"cluster-…{middle}…to-zero" for middle in differ]
     assert narrow.shorten(names) == short
     names = [f"{'a' * 30}{x}{'b' * 40}{y}{'c' * 30}" for x in "01" for y in "01"]
     assert narrow.shorten(names) == [f"aaaaaaaaaa…cccccccccc ({n})" for n in (1, 2, 3, 4)]
