@@ -13,6 +13,7 @@ from study.measure.comparison import Difference, Side, unshared
 from study.measure.interval import CONFIDENCE
 from study.measure.repeats import BETWEEN_RUNS
 from study.sequences import group_by
+from study.show.legend import fill_below
 from study.show.sheets import Sheet, write_figure
 from study.show.style import IDEAL, PALETTE
 
@@ -129,6 +130,8 @@ def _draw(differences: Sequence[Difference], sheet: Sheet) -> Figure:
     cells = list(dict.fromkeys(row.cell for row in differences if row.cell))
     places = {name: place for place, name in enumerate([*cells, ""])}
     others = list(dict.fromkeys(row.other for row in differences))
+    sides = [*others, differences[0].base]
+    short = dict(zip(sides, sheet.shorten(sides), strict=True))
     figure = Figure(figsize=(sheet.width, 1.2 + 0.2 * min(len(places), MOST_LABELS)))
     ax = figure.subplots()
     ax.axvline(1, color=IDEAL, linewidth=1)
@@ -141,19 +144,16 @@ def _draw(differences: Sequence[Difference], sheet: Sheet) -> Figure:
         colour = PALETTE[index % len(PALETTE)]
         ax.errorbar(
             values, heights, xerr=noise, fmt="o", color=colour, markersize=4, linewidth=1.2,
-            label=other,
+            label=short[other],
         )  # fmt: skip
-    if len(places) <= MOST_LABELS:
-        ax.set_yticks(range(len(places)), [name or ALL for name in places])
-    else:
-        ax.set_yticks([len(places) - 1], [ALL])
+    named = places if len(places) <= MOST_LABELS else {"": len(places) - 1}
+    labels = sheet.shorten(name or ALL for name in named)
+    ax.set_yticks(list(named.values()), labels)
     ax.set_ylim(len(places) - 0.4, -0.6)
-    whose = f" of {others[0]}" if len(others) == 1 else ""
-    between = "\n" if sheet.is_narrow else " "
+    whose = f" of {short[others[0]]}" if len(others) == 1 else ""
     assumed = "" if any(row.speed_degrees for row in differences if row.cell) else ", assumed"
-    ax.set_xlabel(
-        f"Speed{whose},{between}as a multiple of {differences[0].base}'s; bars: the noise{assumed}"
-    )
+    text = f"Speed{whose}, as a multiple of {short[sides[-1]]}'s; bars: the noise{assumed}"
+    ax.set_xlabel(fill_below(sheet, labels, text))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"x{value:.3g}"))
     if len(others) > 1:
         figure.legend(loc="outside lower center", ncols=1 if sheet.is_narrow else 2)

@@ -1,5 +1,6 @@
 """Legends: one for all panels of a figure, with a section for each thing that the look shows."""
 
+import textwrap
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -22,14 +23,17 @@ narrow sheet."""
 
 NARROW_WIDTH = SHEETS[1].width
 
-LETTER, TITLE_LETTER = 0.053, 0.066
-"""Mean width of a letter in the legend and in titles, inches."""
+LETTER, LABEL_LETTER, TITLE_LETTER = 0.053, 0.061, 0.066
+"""Mean width of a letter in the legend, in labels of axes and in titles, inches."""
 
 LEGEND_KEY = 0.45
 """Width of the legend beside its names, inches."""
 
 NARROWEST = 1.5
 """Least width of a panel beside the legend, inches; with less, the legend is below the panels."""
+
+MARGINS = 0.3
+"""Beside a panel and the names of its lines, inches."""
 
 AXIS_LABELS = 0.6
 """Width of the vertical axis's labels, inches."""
@@ -113,6 +117,13 @@ def add_legend(figure: Figure, sheet: Sheet, sections: dict[str, list[Line2D]]) 
     room = (sheet.width - (0.0 if is_below else beside) - AXIS_LABELS) / panels
     for ax in figure.axes:
         ax.set_title(_divide(ax.get_title(loc="left"), int(room / TITLE_LETTER)))
+
+
+def fill_below(sheet: Sheet, names: Sequence[str], text: str) -> str:
+    """Return the label below a panel, in lines that end within the sheet; `names` are beside it."""
+    room = sheet.width - LETTER * max(map(len, names)) - MARGINS
+    lines = (textwrap.wrap(line, int(room / LABEL_LETTER)) for line in text.splitlines())
+    return "\n".join(chain(*lines))
 
 
 def _label_panels(figure: Figure) -> None:

@@ -17,7 +17,7 @@ from study.analysis.learning_rate import RateCurve
 from study.analysis.tokens_per_parameter import LengthRow
 from study.formats import format_count
 from study.sequences import evenly
-from study.show.legend import sample
+from study.show.legend import fill_below, sample
 from study.show.sheets import Sheet, empty_figure, format_tick, label_log_axis, write_figure
 from study.show.style import IDEAL, colours
 
@@ -29,6 +29,9 @@ MOST_CHANGES = 40
 
 IN_PANEL = 36
 """Most letters of a name in a legend within a panel of half the width of a page."""
+
+IN_COLUMN = 18
+"""Most letters of a name in a legend of two columns beside a narrow panel's labels."""
 
 NO_LOSS = "No run has a loss yet."
 
@@ -222,10 +225,10 @@ def _draw_differences(series: Sequence[Sequence[Difference]], sheet: Sheet) -> F
     panels = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)
     for (ax,), rows, names in zip(panels, shown, changes, strict=True):
         _draw_changes(ax, rows, names, sheet)
-        base = rows[0].base
-        # A name of several values gets a line of its own.
+        (base,) = sheet.shorten([rows[0].base])
+        # A long name gets a line of its own.
         default = f"Difference to {'the base' if base == 'base' else base}"
-        default = default.replace(" to ", " to\n") if len(default) > 50 else default
+        default = default.replace(" to ", " to\n") if len(default) > 30 else default
         ax.set_title(_title(rows[0].variant, default, len(shown), len(known)))
     return figure
 
@@ -252,22 +255,34 @@ def _draw_changes(ax: Axes, rows: Sequence[Difference], names: Sequence[str], sh
             ax.plot([row.low, row.high], [y, y], color=colour, linewidth=1.6)
         filled = "white" if row.exceeds_noise is False else colour
         ax.plot(row.difference, y, "o", color=colour, mfc=filled, ms=6, mew=1.4)
-    ax.set_yticks(range(len(names)), names)
+    labels = sheet.shorten(names)
+    ax.set_yticks(range(len(names)), labels)
     ax.set_ylim(len(names) - 0.5, -0.5)
     kind = rows[0].loss_kind
     known = any(row.low is not None for row in rows)
     note = "\nline: 95% interval; hollow: within the noise" if known else ""
-    ax.set_xlabel(f"Difference in {kind} (nats per token){note}")
+    ax.set_xlabel(fill_below(sheet, labels, f"Difference in {kind} (nats per token){note}"))
     if len(models) > 1:
         sizes = {row.model: row.params for row in reversed(rows)}
-        handles = [
-            sample(f"{model} ({format_count(sizes[model])})", color=colour_of[model], marker="o")
-            for model in models
-        ]
-        if sheet.is_narrow:
-            ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.12), ncols=2)
-        else:
-            ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        _name_sizes(ax, {model: sizes[model] for model in models}, colour_of, sheet)
+
+
+def _name_sizes(ax: Axes, sizes: dict[str, int], colour_of: dict[str, Any], sheet: Sheet) -> None:
+    """Add a legend of the models beside a panel or, on a narrow sheet, above it."""
+    names = [f"{model} ({format_count(size)})" for model, size in sizes.items()]
+    labels = sheet.shorten(names, None if sheet.is_narrow else IN_PANEL)
+    handles = [
+        sample(label, color=colour_of[model], marker="o")
+        for model, label in zip(sizes, labels, strict=True)
+    ]
+    if not sheet.is_narrow:
+        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        return
+    ax.legend(
+        handles=handles, ncols=2 if max(map(len, labels)) <= IN_COLUMN else 1,
+        # The title, of up to two lines, is in between.
+        loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=4.0,
+    )  # fmt: skip
 
 
 def _label_log_x(ax: Axes, values: Sequence[float], label: str) -> None:

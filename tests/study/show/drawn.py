@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from study.estimate.accuracy import Accuracy
@@ -54,6 +55,26 @@ def figures_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Figure]]:
     for module in (plot_estimates, plot_losses, plot_scaling, plot_tables, plot_times):
         monkeypatch.setattr(module, "write_figure", write_figure)
     return drawn
+
+
+def draw_on_sheets(draw: Callable[[Sheet], Figure]) -> list[Figure]:
+    """Return a figure for each sheet, laid out."""
+    figures = []
+    with mpl.rc_context(fname=STYLE):
+        for sheet in SHEETS:
+            figures.append(draw(sheet))
+            FigureCanvasAgg(figures[-1]).draw()
+    return figures
+
+
+def texts_beyond(figure: Figure) -> list[str]:
+    """Return the labels of a figure's axes and the names in its legends that its edge cuts."""
+    texts = []
+    for ax in figure.axes:
+        legend = ax.get_legend()
+        texts += [*ax.get_yticklabels(), ax.xaxis.label, *(legend.get_texts() if legend else [])]
+    boxes = {text.get_text(): text.get_window_extent() for text in texts}
+    return [text for text, box in boxes.items() if box.x0 < -1 or box.x1 > figure.bbox.x1 + 1]
 
 
 def legend_texts(figure: Figure) -> list[str]:
