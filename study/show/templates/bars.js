@@ -69,6 +69,7 @@ function drawRows(figure, rows) {
 {
   const figure = document.querySelector("[data-bars=times]");
   const chosen = { relative: false };
+  const alike = groupBy(DATA.times, (row) => nameOf(CELLS[row.cell])); // but for the seed
   function drawTimes() {
     const sum = (row) => row.parts.reduce((a, b) => a + b, 0);
     const longest = Math.max(...DATA.times.map(sum));
@@ -80,8 +81,7 @@ function drawRows(figure, rows) {
       const width = chosen.relative ? 100 : (100 * total) / longest;
       const spans = row.parts.map((s, i) => make("span", { style: `width: ${(100 * s) / total}%; background: ${fills[i]}` }));
       const parts = make("span", { class: "parts", role: "img", "aria-label": told.join(", "), "data-tip": told.join("\n"), style: `width: ${width}%` }, ...spans);
-      const seeds = DATA.times.filter((other) => nameOf(CELLS[other.cell]) === nameOf(cell)).length;
-      const name = nameOf(cell) + (seeds > 1 ? `, seed ${cell.seed}` : "");
+      const name = nameOf(cell) + (alike.get(nameOf(cell)).length > 1 ? `, seed ${cell.seed}` : "");
       return make("div", { class: "bar" }, make("span", { class: "name" }, name), make("span", { class: "track" }, parts, make("span", {}, `${format(total)} s`)));
     });
     const keys = DATA.parts.map((part, i) => make("span", {}, make("span", { class: "swatch", style: `background: ${fills[i]}` }), ` ${part}`));

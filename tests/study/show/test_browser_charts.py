@@ -23,6 +23,9 @@ def test_every_chart_is_drawn(demo: Path, open_page: Open) -> None:
     assert all(key.startswith("from the others, ") for key in keys)
     assert page.locator("[data-bars=variants] .fill").count() == 4  # m2 on 1 and 2 GPUs, 2 variants
     assert page.locator("[data-bars=times] .parts").count() == 14 + 1
+    names = page.locator("[data-bars=times] .name").all_text_contents()
+    assert names[:2] == ["m1, 1 GPU, seed 42", "m1, 1 GPU, seed 43"]
+    assert "m2, 2 GPUs, strong" in names
     assert page.get_by_role("heading", name="MFU by model").is_visible()
     (mark,) = page.locator("[data-chart=loss] .tools > span").all_text_contents()  # by itself
     assert mark == "○ held-out loss"
