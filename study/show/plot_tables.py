@@ -4,6 +4,7 @@ MFU."""
 import textwrap
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,9 @@ MOST_BARS = 60
 
 MARGINS = 0.2
 """Beside a panel and the labels of its lines, inches."""
+
+NUMBER = 4.5 * LETTER
+"""Least width of a column of numbers, inches."""
 
 ABOVE_PEAK = "above 100%: peak_tflops is not that of the GPU used"
 
@@ -179,13 +183,17 @@ def _shade(
     ax: Axes, names: dict[tuple[str, str], str], heat: pd.DataFrame, highest: float, room: int
 ) -> None:
     values = heat.to_numpy(dtype=float)
+    # Level numbers of many GPU counts would run into each other.
+    turned = 90 if room * TITLE_LETTER < NUMBER * len(heat.columns) else 0
     ax.imshow(values, cmap="cividis", vmin=0, vmax=highest, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "white" if value < 0.6 * highest else "black"
             text = f"{100 * value:.3g}{mark_of(value)}"
-            ax.text(x, y, text, ha="center", va="center", color=colour, fontsize=7)
-    ax.set_xticks(range(len(heat.columns)), [str(count) for count in heat.columns])
+            look: Any = {"color": colour, "fontsize": 7, "rotation": turned}
+            ax.text(x, y, text, ha="center", va="center", **look)
+    counts = [str(count) for count in heat.columns]
+    ax.set_xticks(range(len(counts)), counts, rotation=turned)
     ax.set_yticks(range(len(heat)), [names[line] for line in heat.index])
     note = textwrap.wrap(f"{IMPOSSIBLE} {ABOVE_PEAK}", room) if np.nanmax(values) > 1 else []
     ax.set_xlabel("\n".join(["GPU count", *note]))

@@ -1,13 +1,16 @@
 """Variants beside their base, and MFU, from the throughput table."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from study.show.forms import FORMS
 from study.show.plot_tables import plot_tables, variant_ratios
 from tests.study.conftest import MakeGrid, throughput_table, write_run
+from tests.study.show.drawn import figures_of
 
 VARIANTS = {
     "variants": {"fast": {"optim": {"clip": None}}, "slow": {"optim": {"name": "muon"}}},
@@ -156,3 +159,23 @@ def test_other_trainers_are_compared_with_ours(make_grid: MakeGrid, tmp_path: Pa
     assert "Tokens/s/GPU over that of ours" in texts
     texts = re.findall("<!-- (.*) -->", (tmp_path / "mfu.svg").read_text())
     assert {"wide, ours", "wide, ours, fast", "wide, zsh", "wide, zsh, fast"} <= set(texts)
+
+
+def test_the_mfu_of_many_gpu_counts_is_legible(
+    make_grid: MakeGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the narrow sheet, level numbers ran into each other."""
+    here = {"peak_tflops": 0.2, "gpus_per_node": 32}
+    block = {"cluster": "here", "model": "tiny", "gpus": [*range(1, 17)]}
+    grid = make_grid({"clusters": {"here": here}, "grid": [block]})
+    for cell in grid:
+        write_run(cell, step_s=0.01)
+    drawn = figures_of(monkeypatch)
+    plot_tables(grid, throughput_table(grid), tmp_path)
+    for figure in drawn["mfu"]:
+        FigureCanvasAgg(figure).draw()
+        (ax,) = figure.axes
+        for texts in (ax.texts, ax.get_xticklabels()):
+            boxes = [text.get_window_extent() for text in texts]
+            assert len(boxes) == 16
+            assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
