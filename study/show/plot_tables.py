@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from study.grid import Grid
 from study.kinds import name_kind, names_trainers
 from study.measure.throughput_table import IMPOSSIBLE, mark_of, settled, settled_seeds
-from study.show.legend import LETTER, TITLE_LETTER
+from study.show.legend import LETTER, TITLE_LETTER, fill_below
 from study.show.sheets import Sheet, cut_middle, empty_figure, write_figure
 from study.show.style import IDEAL, Style
 
@@ -26,6 +26,9 @@ MOST_BARS = 60
 
 MARGINS = 0.2
 """Beside a panel and the labels of its lines, inches."""
+
+BESIDE = 0.4
+"""Width of a number beside a bar, inches."""
 
 NUMBER = 4.5 * LETTER
 """Least width of a column of numbers, inches."""
@@ -114,7 +117,8 @@ def _draw_variants(
         f"{kinds[str(row.variant)]}: {f'{row.cluster}/' if many else ''}{row.model}/{row.gpus}"
         for row in ratios.itertuples()
     ]
-    ax.set_yticks(places, sheet.shorten(names))
+    labels = sheet.shorten(names)
+    ax.set_yticks(places, labels)
     ax.set_ylim(len(ratios) - 0.4, -0.6)
     ax.grid(visible=False, axis="y")
     for place, ratio in zip(places, ratios["ratio"], strict=True):
@@ -124,13 +128,14 @@ def _draw_variants(
         )  # fmt: skip
     # At least 5% to either side, which no noise fills; room for the numbers beside the bars.
     low, high = min(0.95, ratios["ratio"].min()), max(1.05, ratios["ratio"].max())
-    room = (0.4 if sheet.is_narrow else 0.15) * (high - low)
+    panel = sheet.width - LETTER * max(map(len, labels)) - MARGINS
+    room = BESIDE / max(panel - 2 * BESIDE, BESIDE) * (high - low)
     ax.set_xlim(low - room, high + room)
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))  # with x1 among them
     ax.xaxis.set_major_formatter("x{x:.3g}")
     bases = ", ".join(kinds[name] for name in ratios["base"].unique())
     part = f" ({len(ratios)} of {total})" if len(ratios) < total else ""
-    ax.set_xlabel(f"Tokens/s/GPU over that of {bases}{part}")
+    ax.set_xlabel(fill_below(sheet, labels, f"Tokens/s/GPU over that of {bases}{part}"))
     return figure
 
 

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from study.show.forms import FORMS
 from study.show.plot_tables import plot_tables, variant_ratios
 from tests.study.conftest import MakeGrid, throughput_table, write_run
-from tests.study.show.drawn import figures_of
+from tests.study.show.drawn import figures_of, texts_beyond
 
 VARIANTS = {
     "variants": {"fast": {"optim": {"clip": None}}, "slow": {"optim": {"name": "muon"}}},
@@ -179,3 +179,27 @@ def test_the_mfu_of_many_gpu_counts_is_legible(
             boxes = [text.get_window_extent() for text in texts]
             assert len(boxes) == 16
             assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+
+
+def test_numbers_beside_bars_are_clear_of_long_names(
+    make_grid: MakeGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    middle = "says-in-its-name-what-it-changes-and-by-how-much-and-why-that-is"
+    variants = {
+        f"a-variant-which-as-always-{n}-{middle}-{n}": {"data": {"batch_size": n}} for n in (2, 4)
+    }
+    model = "a-model-with-a-name-of-many-words"
+    block = {"cluster": "here", "model": model, "gpus": 1, "variant": ["base", *variants]}
+    shape = {"dim": 64, "n_layers": 2, "n_heads": 2}
+    grid = make_grid({"models": {model: shape}, "variants": variants, "grid": [block]})
+    for cell in grid:
+        write_run(cell)
+    drawn = figures_of(monkeypatch)
+    plot_tables(grid, throughput_table(grid), tmp_path)
+    for figure in drawn["variants"]:
+        FigureCanvasAgg(figure).draw()
+        (ax,) = figure.axes
+        left = ax.get_window_extent().x0
+        assert [text.get_text() for text in ax.texts] == ["x0.25", "x0.5"]
+        assert all(text.get_window_extent().x0 > left for text in ax.texts)
+        assert texts_beyond(figure) == []
