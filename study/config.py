@@ -37,6 +37,9 @@ CORPORA = ("python_stdlib", "python_topics", "fineweb_edu_10bt_shuffled")
 
 DEFAULT_FILE = "config/config.yaml"
 
+MOST_CELLS = 10_000
+"""Most cells of a study."""
+
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./:-]*$")]
 
 
@@ -192,6 +195,14 @@ class Study(Settings):
     """Markdown file in which the target `document` updates the time table, between two markers."""
     partial: bool = False
     """true: build the tables from existing runs, and train nothing."""
+
+    @field_validator("grid")
+    @classmethod
+    def _is_no_larger(cls, grid: list[GridEntry]) -> list[GridEntry]:
+        count = sum(entry.combinations for entry in grid)
+        if count > MOST_CELLS:
+            raise ValueError(f"found {count:,} cells; expected {MOST_CELLS:,} or fewer")
+        return grid
 
     @field_validator("trainers")
     @classmethod

@@ -28,9 +28,6 @@ from trainer.config import RunConfig
 from trainer.problems import ConfigError, KeyPath, Problem, format_path
 from trainer.settings import suggest
 
-MOST_CELLS = 10_000
-"""Most cells of a study."""
-
 MOST_OF_A_KEY = 3
 """Most problems that are reported with one key, which every cell may have in another way."""
 
@@ -47,10 +44,6 @@ def check_grid(
     read is not in it.
     """
     problems = [*_check_folder(study), *_check_names(study, known)]
-    count = sum(entry.combinations for entry in study.grid)
-    if count > MOST_CELLS:
-        message = f"found {count:,} cells; expected {MOST_CELLS:,} or fewer"
-        return [*problems, Problem(("grid",), message)], []
     known_paths = [problem.path for problem in problems]
     counts: Counter[KeyPath] = Counter()
     found, cells = _check_points(study)

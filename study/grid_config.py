@@ -184,4 +184,5 @@ class GridEntry(Settings):
     def combinations(self) -> int:
         """Number of cells of the block, before `where`."""
         counts = [len(values) for values in self.lists().values()]
-        return len(self.seeds) * (max(counts) if self.paired else math.prod(counts))
+        seeds = len(self.seed) * self.repeats
+        return seeds * (max(counts) if self.paired else math.prod(counts))

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from study.estimate.terms import data_sheet, memory_terms, step_terms
+from study.grid_config import GridEntry
 from study.workload import workload
 from tests.study.grids import TINY_PARAMS, grid_of, problems_of
 
@@ -203,7 +204,20 @@ def test_a_mistake_is_reported_once_with_its_key(entry: dict[str, Any], expected
     assert problem.startswith(expected)
 
 
-def test_many_combinations_are_refused_before_they_are_expanded() -> None:
+@pytest.mark.parametrize(
+    ("entry", "count"),
+    [
+        ({}, "249,001"),
+        ({"cluster": {"any": ["here", "there"]}}, "249,001"),
+        ({"repeats": 10**15}, "249,001,000,000,000,000,000"),
+    ],
+)
+def test_many_combinations_are_refused_before_they_are_expanded(
+    entry: dict[str, Any], count: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("study.points.combinations", None)
+    monkeypatch.setattr(GridEntry, "seeds", None)
     values = [i / 1000 for i in range(1, 500)]
-    (problem,) = problems_of({"sweep": {"optim.lr": values, "optim.epsilon": values}})
-    assert problem == "grid: found 249,001 cells; expected 10,000 or fewer"
+    swept = {"sweep": {"optim.lr": values, "optim.epsilon": values}}
+    (problem,) = problems_of(swept | entry)
+    assert problem == f"grid: found {count} cells; expected 10,000 or fewer"
