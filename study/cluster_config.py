@@ -2,7 +2,6 @@
 
 import math
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -17,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from study.value_types import split_words
 from trainer.config import Device
 from trainer.gpu_state import is_gpu
 from trainer.other_names import names
@@ -29,16 +29,9 @@ from trainer.yaml_files import shorten
 def split_command(text: str) -> list[str]:
     """Return the words of a command, whose variables are those of a job, see `in_shell`.
 
-    Raises ValueError if it has none, quotes that are not closed, or a word that `check_path`
-    refuses.
+    Raises ValueError like `split_words`, and for a word that `check_path` refuses.
     """
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise ValueError(f"found {shorten(repr(text))}: {error}") from None
-    if not words:
-        raise ValueError(f"found {text!r}; expected a command")
-    return [check_path(word) for word in words]
+    return [check_path(word) for word in split_words(text)]
 
 
 def end_lines(setup: Sequence[str]) -> list[str]:
@@ -52,8 +45,8 @@ def _check_command(text: str) -> str:
     return text
 
 
-Command = Annotated[str, AfterValidator(_check_command)]
-"""A command, to which others are appended."""
+JobCommand = Annotated[str, AfterValidator(_check_command)]
+"""A command whose variables are those of a job."""
 
 GpuType = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
 
@@ -270,7 +263,7 @@ class ClusterConfig(Settings):
     """CPU cores for each GPU's process, and its threads (`distributed.threads`)."""
     setup: tuple[str, ...] = ()
     """Shell lines to run before the launch, such as `module load cuda`."""
-    container: Command | None = None
+    container: JobCommand | None = None
     """Command that runs another in a container, such as `apptainer exec --nv torch.sif`; the
     command of a run, or of another job on a GPU, is appended. null: no container."""
     scratch: JobPath | None = None

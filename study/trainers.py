@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from study.value_types import as_list
+from study.value_types import Command, as_list, split_words
 from trainer.other_names import names
 from trainer.paths import FilePath
 from trainer.problems import RuleError
-from trainer.settings import Settings, suggest
+from trainer.settings import Settings, Text, suggest
 
 DEFAULT_TRAINER = "ours"
 """The trainer of a block that names none. Its name is not part of a cell's, as that of the variant
@@ -55,6 +55,8 @@ def _as_template(value: Any) -> Any:
     return {"file": value} if isinstance(value, str) else value
 
 
+Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]
+
 Patterns = Annotated[tuple[str, ...], BeforeValidator(as_list)]
 
 
@@ -64,13 +66,13 @@ class LogConfig(Settings):
     format: LogFormat
     """ours: the trainer writes metrics.jsonl and run.json itself; regex and json: described by
     `patterns` or `fields`; the others: the log of that trainer, as in `evidence`."""
-    file: str | None = None
+    file: Text | None = None
     """Path of the log, with {placeholders}; a relative one is in `workdir`. null: what the trainer
     prints."""
     patterns: Patterns = ()
     """regex: regular expressions with named groups, such as `it (?P<step>[0-9]+)`, searched in each
     line. Lines that match none are skipped."""
-    fields: dict[LogField, str] = Field(default={})
+    fields: dict[LogField, Text] = Field(default={})
     """json: what is read -> its key in each line's object; a dotted key is one in an inner
     object."""
 
@@ -102,7 +104,7 @@ class LogConfig(Settings):
 class TemplateConfig(Settings):
     """A template of a trainer's own config."""
 
-    file: str
+    file: Text
     """Its path. A relative one is in the folder of the file that names it."""
     text: str | None = None
     """Its content. The workflow sets it, so that study.yaml is complete by itself."""
@@ -111,9 +113,9 @@ class TemplateConfig(Settings):
 class VersionConfig(Settings):
     """Where the version of a trainer is found."""
 
-    package: str | None = None
+    package: Text | None = None
     """Name of an installed package."""
-    command: str | None = None
+    command: Text | None = None
     """Shell command that prints it, run in `workdir`."""
 
     @model_validator(mode="after")
@@ -142,12 +144,12 @@ class TrainerConfig(Settings):
     """Folder to start it in, such as a clone of its repository; null: the folder of this study."""
     setup: tuple[str, ...] = ()
     """Shell lines to run before its command, such as `source ~/litgpt/bin/activate`."""
-    launcher: str = "torchrun"
+    launcher: Command = "torchrun"
     """What starts its processes, such as `uv run torchrun`; torchrun's options are added. none: the
     trainer starts them itself, or is one process."""
-    module: str | None = None
+    module: Text | None = None
     """Python module to start, `-m`."""
-    script: str | None = None
+    script: Command | None = None
     """Script to start, instead of a module; without a launcher, any program."""
     config: Annotated[
         TemplateConfig | None,
@@ -158,7 +160,7 @@ class TrainerConfig(Settings):
     arguments: tuple[str, ...] = ()
     """Arguments after the module or script, with {placeholders}: the names of a template, and
     {config}, the path of the rendered one."""
-    environment: dict[str, str] = Field(default={})
+    environment: dict[Variable, str] = Field(default={})
     """Environment variables of the command, with {placeholders}."""
     log: LogConfig
     """Its log."""
@@ -189,7 +191,7 @@ class TrainerConfig(Settings):
         if self.module is not None:
             return ["-m", self.module]
         assert self.script is not None
-        return self.script.split()
+        return split_words(self.script)
 
     @property
     def config_name(self) -> str | None:

@@ -1,5 +1,6 @@
-"""Types of values in study files: names, paths and lists."""
+"""Types of values in study files: names, paths, commands and lists."""
 
+import shlex
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
@@ -45,6 +46,26 @@ WorkflowPath = Annotated[FilePath, AfterValidator(_without_braces)]
 
 ProjectPath = Annotated[WorkflowPath, AfterValidator(of_project)]
 """Such a path, also of a file that the project comes with."""
+
+
+def split_words(text: str) -> list[str]:
+    """Return the words of a command. Raises ValueError if it has none, or an open quote."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"found {shorten(repr(text))}: {error}") from None
+    if not words:
+        raise ValueError(f"found {text!r}; expected a command")
+    return words
+
+
+def _check_words(text: str) -> str:
+    split_words(text)
+    return text
+
+
+Command = Annotated[str, AfterValidator(_check_words)]
+"""A command; words with white space are in quotes, as in a shell."""
 
 RunValues = Annotated[dict[str, Any], AfterValidator(expand_paths)]
 

@@ -157,6 +157,9 @@ class _Loader(yaml.SafeLoader):
     def construct_text(self, node: yaml.ScalarNode) -> str:
         """Return a string. JSON writes characters beyond 16 bits as two escapes, joined here."""
         text = str(node.value)
+        if "\0" in text:  # no path, and no word of a command, can have it
+            problem = "found the character U+0000"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         if any("\ud800" <= character <= "\udfff" for character in text):
             try:
                 text = text.encode("utf-16", "surrogatepass").decode("utf-16")

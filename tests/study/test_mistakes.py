@@ -221,7 +221,7 @@ def test_numbers_are_names_of_models_clusters_variants_and_sources(tmp_path: Pat
         ("nowhere.yaml", "cannot be read: No such file"),
         ("config", "cannot be read: Is a directory"),
         ("/dev/zero", "cannot be read: more than 4 MiB"),
-        ("a\0b", "cannot be read: found 'a\\x00b'"),
+        ("a\x01b", "cannot be read: found 'a\\x01b'"),
         ("config/config.yaml", "not a file of "),
         ("config/{other}.yaml", "not a file of "),
         ("config/evidence/guide.csv", "expected a mapping of keys, found text"),

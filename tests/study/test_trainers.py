@@ -133,12 +133,12 @@ def test_on_several_nodes_each_has_its_share_of_the_run(load: Load) -> None:
 def test_setup_and_words_of_a_command_reach_the_program_as_written(
     load: Load, tmp_path: Path
 ) -> None:
-    trainer = {"launcher": "none", "script": "printf %s|", "setup": ["it='a b'", "export it"],
+    trainer = {"launcher": "none", "script": "printf '%s |'", "setup": ["it='a b'", "export it"],
                "arguments": ["{world_size} {{}} $it", "'{name}'"]}  # fmt: skip
     (cell,) = load({"trainers": {"fork": {**trainer, "module": None}}, **on("here", 2)})
     words = cell_line(cell).rpartition(" -- ")[2]
     done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=True)
-    assert done.stdout == f"2 {{}} $it|'{cell.run.name}'|"
+    assert done.stdout == f"2 {{}} $it |'{cell.run.name}' |"
     assert cell.trainer_config.module is None
 
 
@@ -235,6 +235,15 @@ def test_a_mistake_in_a_template_is_reported_with_its_line(
          "log.file: missing; format litgpt is of a file"),
         ({"version": {}}, "version.package: expected one of package and command"),
         ({"resume": True}, "trainers.fork.resume: unknown key; did you mean 'resumes'?"),
+        ({"launcher": ""}, "trainers.fork.launcher: found ''; expected a command"),
+        ({"launcher": "uv 'run"}, "launcher: found \"uv 'run\": No closing quotation"),
+        ({"module": ""}, "trainers.fork.module: found ''; expected a string that is not empty"),
+        ({"module": None, "script": " "}, "trainers.fork.script: found ' '; expected a command"),
+        ({"version": {"package": ""}}, "version.package: found ''; expected a string that is not"),
+        ({"version": {"command": ""}}, "version.command: found ''; expected a string that is not"),
+        ({"log": {"file": ""}}, "log.file: found ''; expected a string that is not empty"),
+        ({"environment": {"A=B": "x"}},
+         "environment.A=B: found 'A=B'; expected letters, digits and _ only"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_description_names_its_key(

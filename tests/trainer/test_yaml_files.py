@@ -58,7 +58,8 @@ def test_an_integer_is_read_in_every_base(value: int) -> None:
 
 
 # Strings from the characters of numbers, dates and YAML's own signs meet one of its rules often.
-STRINGS = st.text(st.characters(exclude_categories=["Cs"])) | st.text("0123456789.eE+-_:xo~<=!&*#")
+CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+STRINGS = st.text(CHARACTERS) | st.text("0123456789.eE+-_:xo~<=!&*#")
 SCALARS = (
     st.none()
     | st.booleans()
@@ -104,6 +105,8 @@ def test_other_readers_get_the_same_strings(values: dict[str, Any]) -> None:
         ("- a\n", ["expected a mapping of keys, found a list"]),
         ("", ["expected a mapping of keys, found nothing"]),
         ("a: 1\nb: \x07\n", ["line 2: not valid YAML: found the character U+0007"]),
+        ('a: "b\\0"\n', ["line 1, column 4: not valid YAML: found the character U+0000"]),
+        ('"a\\0": b\n', ["line 1, column 1: not valid YAML: found the character U+0000"]),
     ],
 )
 def test_invalid_yaml_is_reported_with_its_line(text: str, expected: list[str]) -> None:
