@@ -78,6 +78,7 @@ EXPECTED = {
     "less_than_equal": "a number of {le:g} or less",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
+    "int_parsing_size": "a 64-bit number",
     "float_type": "a number",
     "finite_number": "a finite number",
     "string_type": "a string",
@@ -88,6 +89,7 @@ EXPECTED = {
     "too_short": "at least {min_length}",
     "model_type": "a mapping",
     "dict_type": "a mapping",
+    "literal_error": "{expected}",
 }
 """Type of one of pydantic's errors -> what was expected. Its own words are those of a Python
 program: tuples, validation, patterns."""

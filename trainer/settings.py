@@ -6,7 +6,7 @@ All problems are reported together, so that they can be fixed in one go.
 import difflib
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 
@@ -126,10 +126,22 @@ def report_with(broken: RuleError, build: Callable[[Any], Any], values: Any) -> 
 def problems_of(cls: type[Settings], values: Any, error: ValidationError) -> list[Problem]:
     """Return the problems that pydantic found in the settings of a class, one per key."""
     found: dict[KeyPath, Problem] = {}
-    # For a union such as `int | Literal["auto"]`, pydantic reports one error per alternative.
-    for item in sorted(error.errors(), key=lambda item: item["type"] == "literal_error"):
-        problem = _describe(cls, _find_key(values, item), item)
-        found.setdefault(problem.path, problem)
+    words: dict[KeyPath, Any] = {}
+    for item in error.errors():
+        path = _find_key(values, item)
+        if item["type"] == "literal_error":
+            words[path] = item
+        else:
+            problem = _describe(cls, path, item)
+            found.setdefault(problem.path, problem)
+    # For a union such as `int | Literal["auto"]`, pydantic reports one error per alternative. A
+    # group was not meant as a word if something is wrong inside it.
+    for path, item in words.items():
+        if path in found:
+            message = f"{found[path].message} or {item['ctx']['expected']}"
+            found[path] = replace(found[path], message=message)
+        elif not any(other[: len(path)] == path for other in found):
+            found[path] = _describe(cls, path, item)
     return list(found.values())
 
 
@@ -298,5 +310,5 @@ def _kind(value: Any) -> str:
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, list | tuple):
         return "a list" if value else "an empty list"
-    text = repr(value)
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= LONGEST_WORD else f"{text[:LONGEST_WORD]}..."
