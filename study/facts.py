@@ -51,6 +51,16 @@ class NotKnownError(Exception):
     """A fact that cannot be computed, as a setting that it needs is invalid or has no value."""
 
 
+def find_unreadable(tokenizer: TokenizerConfig) -> Problem | None:
+    """Return what is wrong with a tokenizer's file if the number of token ids is read from it."""
+    try:
+        _ = tokenizer.vocab_size
+    except ConfigError as error:
+        message = f"{error.source}: {error.problems[0].message}"
+        return Problem(("data", "tokenizer", "path"), message)
+    return None
+
+
 class CellFacts:
     """The settings of one cell, in which expressions are replaced by their values."""
 
@@ -91,9 +101,6 @@ class CellFacts:
                 self._settle(path)
             except (NotKnownError, ExpressionError):
                 self._not_known.add(self._origin(path))
-            except ConfigError as error:
-                self._not_known.add(self._origin(path))
-                self._problems += error.problems
         self._problems += self._failed.values()
         return self.settings
 
@@ -152,13 +159,12 @@ class CellFacts:
     @property
     def parameters(self) -> ParameterCount:
         """The parameter count of the model."""
-        return count_parameters(self._model, self._tokenizer.vocab_size)
+        return count_parameters(self._model, self._vocab_size)
 
     @property
     def flops_per_token(self) -> float:
         """Training FLOPs for each token, as in MFU."""
-        vocab_size = self._tokenizer.vocab_size
-        return flops_per_token(self._model, vocab_size, self.number("data.seq_len"))
+        return flops_per_token(self._model, self._vocab_size, self.number("data.seq_len"))
 
     @property
     def global_batch(self) -> int:
@@ -179,6 +185,15 @@ class CellFacts:
     def _tokenizer(self) -> TokenizerConfig:
         values = self._group(("data", "tokenizer"))
         return _validated(lambda: validate(TokenizerConfig, values, "data.tokenizer"))
+
+    @property
+    def _vocab_size(self) -> int:
+        tokenizer = self._tokenizer
+        problem = find_unreadable(tokenizer)
+        if problem is not None:
+            self._problems.append(self.settings.trace(problem))
+            raise NotKnownError(str(problem))
+        return tokenizer.vocab_size
 
     def _group(self, group: KeyPath) -> Any:
         for path in self._texts:
@@ -204,6 +219,9 @@ class CellFacts:
                 self._settled.update(keys)
             else:
                 self._evaluate(path)
+        except ConfigError as error:
+            self._problems += error.problems
+            raise NotKnownError(path) from None
         except ExpressionError as error:
             if path not in self._texts:
                 raise  # it is that of the expression that needs this setting

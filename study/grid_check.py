@@ -9,7 +9,7 @@ from typing import Any
 
 from study.abilities import find_refused
 from study.config import CORPORA, Study
-from study.facts import CellFacts
+from study.facts import CellFacts, find_unreadable
 from study.grid import Cell, cell_at
 from study.grid_config import GridEntry
 from study.point_settings import (
@@ -264,6 +264,8 @@ def _check_settings(
     """Return the problems with the settings of a point, or its cell. Raises ConfigError."""
     run, facts = runs.settle(point, format_path(point.where))
     found = [*run.find_problems(point.gpus), *texts.problems(run), *find_wildcards(run)]
+    if (unreadable := find_unreadable(run.data.tokenizer)) is not None:
+        found.append(unreadable)
     trainer = study.trainers[point.trainer]
     refused: list[Problem] = []
     if not trainer.is_native:

@@ -256,6 +256,34 @@ def test_a_wrong_shape_is_reported_and_not_the_facts_that_need_it() -> None:
     assert problem.startswith("variants.v.model.n_kv_heads = 3 does not divide n_heads = 2")
 
 
+UNREADABLE = {"tokenizer": {"name": "hf", "path": "missing.json"}}
+
+
+@pytest.mark.parametrize(
+    ("block", "data", "told"),
+    [
+        (
+            {"global_batch_size": 7},
+            {},
+            "grid[0].global_batch_size: 7 sequences cannot be split over 2 GPUs",
+        ),
+        ({"flops": 1e300}, {}, "grid[0].flops[0] = 1e+300 is 9.9e+290 steps; expected 1e+15"),
+        ({}, UNREADABLE, "run.data.tokenizer.path: missing.json: cannot be read as the file of a"),
+        ({"tokens": "20N"}, UNREADABLE, "run.data.tokenizer.path: missing.json: cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("where", [{}, {"where": "flops > 0"}])
+@pytest.mark.parametrize("lr", [3e-3, "1e3 / flops"])
+def test_what_a_fact_needs_is_reported_and_not_the_expression(
+    block: dict[str, Any], data: dict[str, Any], told: str, where: dict[str, str], lr: float | str
+) -> None:
+    study = merge(parse_yaml(GRID_STUDY, "study.yaml"), copy.deepcopy(TINY))
+    study["run"] |= {"data": study["run"]["data"] | data, "optim": {"lr": lr}}
+    study["grid"][0] |= {**block, **where}
+    (problem,) = problems(study)
+    assert problem.startswith(told)
+
+
 def test_few_problems_of_a_key_are_reported() -> None:
     study = merge(parse_yaml(GRID_STUDY, "study.yaml"), copy.deepcopy(TINY))
     study["run"]["optim"] = {"lr": "0 - seed"}
