@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from stat import S_ISDIR
 from typing import Any
 
 from study.abilities import find_refused
@@ -23,7 +22,7 @@ from study.point_settings import (
 )
 from study.points import CELL_NAME, Point, is_known, points, unknown_names
 from study.terms import Placed
-from study.text_check import Texts, find_wildcards
+from study.text_check import Texts, find_wildcards, what_blocks
 from trainer.config import RunConfig
 from trainer.problems import ConfigError, KeyPath, Problem, format_path
 from trainer.settings import suggest
@@ -58,21 +57,9 @@ def check_grid(
 
 
 def _check_folder(study: Study) -> list[Problem]:
-    """Return the problem if something that is no folder is where the results go, or above."""
-    folder = Path(study.folder)
-    for path in (folder, *folder.parents):
-        try:
-            if S_ISDIR(path.stat().st_mode):
-                return []
-            found = "a file"
-        except (FileNotFoundError, NotADirectoryError):
-            if not path.is_symlink():
-                continue
-            found = f"a link to {path.readlink()}, which does not exist"
-        except OSError:  # another user's; what may be written is checked before the first job
-            return []
-        return [Problem(("results_dir",), f"{path} is {found}; expected a folder")]
-    return []
+    """Return the problem if the folder of the results cannot be made."""
+    blocked = what_blocks(Path(study.folder))
+    return [Problem(("results_dir",), blocked)] if blocked else []
 
 
 def _check_names(study: Study, known: Mapping[str, Sequence[str]]) -> list[Problem]:

@@ -1,6 +1,7 @@
 """The problems with the text of runs: sources without files, names that Snakemake misreads."""
 
 from pathlib import Path
+from stat import S_ISDIR
 
 from study.config import CORPORA, Study
 from study.value_types import brace_in
@@ -14,22 +15,21 @@ class Texts:
 
     def __init__(self, study: Study) -> None:
         self._corpora = study.corpora
-        self._found: dict[tuple[str, str], TextFiles | str] = {}
+        self._found: dict[tuple[str, str], TextFiles | str | None] = {}
 
     def problems(self, run: RunConfig) -> list[Problem]:
-        """Return the problems with the text of a run's sources, except those that a rule creates.
+        """Return the problems with the text of a run's sources.
 
         The validation loss needs held-out text in one of the sources.
         """
         root = run.data.root_dir
         held_out, given = run.held_out_sources, _keys_of_sources(run)
-        given = {key: source for key, source in given.items() if source not in self._corpora}
         problems, has_held_out = [], any(source in self._corpora for source in held_out)
         for key, source in given.items():
             files = self._find(root, source)
             if isinstance(files, str):
                 problems.append(Problem(key, files))
-            else:
+            elif files is not None:
                 has_held_out |= bool(files.held_out) and source in held_out
         if run.eval is not None and not problems and not has_held_out:
             folders = ", ".join(f"{root}/{source}" for source in held_out)
@@ -37,11 +37,31 @@ class Texts:
             problems.append(Problem(("eval",), f"found no held-out text in {folders}; {expected}"))
         return problems
 
-    def _find(self, root: str, source: str) -> TextFiles | str:
-        """Return the text files of a source, or what is wrong with them."""
+    def _find(self, root: str, source: str) -> TextFiles | str | None:
+        """Return the text files of a source, or what is wrong with them; None for a source that a
+        rule creates if it can."""
         if (root, source) not in self._found:
-            self._found[root, source] = _list_texts(root, source)
+            made = source in self._corpora
+            found = what_blocks(Path(root, source)) if made else _list_texts(root, source)
+            self._found[root, source] = found
         return self._found[root, source]
+
+
+def what_blocks(folder: Path) -> str | None:
+    """Return what is in the place of a folder, or of one above it, and is none; None if nothing."""
+    for path in (folder, *folder.parents):
+        try:
+            if S_ISDIR(path.stat().st_mode):
+                return None
+            found = "a file"
+        except (FileNotFoundError, NotADirectoryError):
+            if not path.is_symlink():
+                continue
+            found = f"a link to {path.readlink()}, which does not exist"
+        except OSError:  # another user's; what may be written is checked before the first job
+            return None
+        return f"{path} is {found}; expected a folder"
+    return None
 
 
 def _keys_of_sources(run: RunConfig) -> dict[KeyPath, str]:

@@ -140,7 +140,7 @@ def test_what_newcomers_write(tmp_path: Path, changes: dict[str, Any], told: lis
         assert re.sub(r"^  line \d+: ", "", line).strip().startswith(expected)
 
 
-def test_results_where_no_folder_can_be_are_refused(tmp_path: Path) -> None:
+def test_results_and_corpora_where_no_folder_can_be_are_refused(tmp_path: Path) -> None:
     """Snakemake ended with a traceback, on its own log."""
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("/scratch-of-yesterday/results")
@@ -151,6 +151,8 @@ def test_results_where_no_folder_can_be_are_refused(tmp_path: Path) -> None:
     }.items():
         told = message(write(tmp_path, {"results_dir": f"{tmp_path}/{name}"}))
         assert told.endswith(f": results_dir: {found}; expected a folder")
+        told = message(write(tmp_path, nest("run.data.root_dir", f"{tmp_path}/{name}")))
+        assert told.endswith(f": run.data.sources.python_stdlib: {found}; expected a folder")
 
 
 def test_a_file_of_another_kind_is_one_problem() -> None:
