@@ -197,6 +197,15 @@ class SlurmConfig(Settings):
             raise RuleError(["gpu_type", "gpu_request"], message)
         return self
 
+    @model_validator(mode="after")
+    def _warns_after_the_start(self) -> Self:
+        for key in ("runtime_min", "max_runtime_min"):
+            minutes = getattr(self, key)
+            if isinstance(minutes, int) and self.warn_s >= 60 * minutes:
+                message = f"= {self.warn_s} is all of {key} = {minutes}; a run would stop at once"
+                raise RuleError(["warn_s", key], message)
+        return self
+
     @field_validator("runtime_min", "max_runtime_min", mode="before")
     @classmethod
     def _take_slurm_times(cls, value: Any) -> Any:

@@ -11,8 +11,8 @@ from trainer.model.optimizers import optimizer_costs
 MARGIN = 1.1
 """Time limit over the upper end of a run's time."""
 
-MARGIN_MIN = 5
-"""Additional minutes for the node's start and the last save."""
+MARGIN_MIN = 4
+"""Additional minutes for the node's start and the last save, beside those after the warning."""
 
 PROCESS_GIB = 6
 """Node memory for each rank: Python, PyTorch with CUDA, and the batches in flight."""
@@ -44,8 +44,9 @@ class Forecast:
 
     def needs(self, cell: Cell) -> Needs:
         """Return the memory and the time limit that a cell's run needs."""
-        high = self.estimate(cell).seconds_high
-        minutes = None if high is None else math.ceil(high * MARGIN / 60) + MARGIN_MIN
+        high, slurm = self.estimate(cell).seconds_high, cell.cluster_config.slurm
+        warn_s = slurm.warn_s if slurm else 0
+        minutes = None if high is None else math.ceil((high * MARGIN + warn_s) / 60) + MARGIN_MIN
         return Needs(mem_gib=self._mem_gib(cell), runtime_min=minutes)
 
     def _mem_gib(self, cell: Cell) -> int:

@@ -82,6 +82,13 @@ ONE = STUDY["grid"][0]
             ["grid[0].flops[0] = 1e+30 is 6.1e+19 steps; expected 1e+15 at most"],
         ),
         (
+            {"clusters": {"fast": {"slurm": {"runtime_min": 30, "warn_s": 1800}}}},
+            [
+                "clusters.fast.slurm.warn_s = 1800 is all of runtime_min = 30; a run would stop at "
+                "once"
+            ],
+        ),
+        (
             {"clusters": {"fast": {"slurm": {"gpu_request": "none", "gpu_type": "a100"}}}},
             [
                 "clusters.fast.slurm.gpu_type = a100 is of a request that `gpu_request: none` "
@@ -316,7 +323,8 @@ def test_a_slip_at_any_depth_gets_the_right_key(group: tuple[str, ...]) -> None:
 )
 def test_slurms_forms_of_a_time(tmp_path: Path, time: str, minutes: int) -> None:
     assert minutes_of(time) == minutes
-    times = {"runtime_min": time, "max_runtime_min": time, "data": {"runtime_min": time}}
+    limits = {"runtime_min": time, "max_runtime_min": time}
+    times = {**limits, "data": {"runtime_min": time}, "warn_s": 0}
     changes = nest("clusters.fast.slurm", times)
     slurm = load_study_file(write(tmp_path, changes)).clusters["fast"].slurm
     assert slurm is not None

@@ -215,6 +215,10 @@ def test_the_time_limit_is_the_upper_end_and_a_margin(make_grid: MakeGrid) -> No
     needs = forecast.needs(cell)
     assert needs.runtime_min is not None
     assert high * 1.1 / 60 + 5 <= needs.runtime_min < high * 1.1 / 60 + 6
+    late = make_grid(
+        {**PAIR, "clusters": {"fast": {"slurm": {**AUTO["fast"]["slurm"], "warn_s": 900}}}}
+    )
+    assert Forecast(measured(late)).needs(late[1]).runtime_min == needs.runtime_min + 14
     asked = [
         slurm_resources(cell.cluster_config, 2, Shortage(time=ended), needs)["runtime"]
         for ended in (0, 1, 2)
