@@ -145,7 +145,9 @@ def _parse(line: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text: {error.reason}") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON: {error.msg} at column {error.colno}") from None
+        # What is missing at the end is looked for after the line break.
+        column = 1 + min(error.pos, len(error.doc.rstrip()))
+        raise ValueError(f"not valid JSON: {error.msg} at column {column}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not readable JSON: {error}") from None
 

@@ -279,7 +279,7 @@ def test_a_folder_without_chunks_is_reported_with_its_files(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        (b'{"text": "a"', "not valid JSON: Expecting ',' delimiter at column "),
+        (b'{"text": "a"', "not valid JSON: Expecting ',' delimiter at column 13;"),
         (b"plain text", "not valid JSON: Expecting value at column 1"),
         (b'{"text": "\xff"}', "not UTF-8 text: invalid start byte"),
         (b'{"title": "a", "id": 7}', "found the keys 'title', 'id'"),
