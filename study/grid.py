@@ -21,7 +21,7 @@ from study.trainers import TrainerConfig
 from trainer.config import DataConfig, RunConfig, digest
 from trainer.execution.choices import is_compiled
 from trainer.flops import count_parameters, flops_per_token
-from trainer.layers import merge
+from trainer.layers import Layer, merge
 from trainer.problems import ConfigError, KeyPath, RuleError, format_path
 from trainer.settings import validate
 
@@ -293,7 +293,7 @@ def build_cell(
     if problems:
         raise ConfigError(where, problems)
     point = Point((), entry, cluster, model, gpus, trainer, variant, entry.seed[0], choices=())
-    cell = build_at(study, point, where, changes)
+    cell = build_at(study, point, where, Layer(changes))
     try:
         cell.run.distributed.data_parallel(gpus)  # not every check: the cell need not run here
     except RuleError as error:
@@ -333,9 +333,7 @@ def alternatives(study: Study) -> Iterator[Alternatives]:
         yield Alternatives(point.where, candidates, point.leader is point, cells, impossible)
 
 
-def build_at(
-    study: Study, point: Point, source: str = "", changes: Mapping[str, Any] | None = None
-) -> Cell:
+def build_at(study: Study, point: Point, source: str = "", changes: Layer | None = None) -> Cell:
     """Return the cell at a point.
 
     Raises ConfigError with `source`, or else the block, if its settings are invalid.

@@ -24,6 +24,7 @@ from study.points import CELL_NAME, Point, is_known, points, unknown_names
 from study.terms import Placed
 from study.text_check import Texts, find_wildcards, what_blocks
 from trainer.config import RunConfig
+from trainer.layers import Layer
 from trainer.problems import ConfigError, KeyPath, Problem, format_path
 from trainer.settings import suggest
 
@@ -47,7 +48,7 @@ def check_grid(
     counts: Counter[KeyPath] = Counter()
     found, cells = _check_points(study)
     if cells:
-        found += _check_unused_variants(study)
+        found += _check_unused(study)
     for problem in dict.fromkeys(found):
         counts[problem.path] += 1
         follows = any(problem.path[: len(path)] == path for path in known_paths)
@@ -87,6 +88,8 @@ def _check_names(study: Study, known: Mapping[str, Sequence[str]]) -> list[Probl
     for index, entry in enumerate(study.grid):
         problems += unknown_names(("grid", index), entry, names)
         problems += _unsweepable(("grid", index, "sweep"), entry)
+    for index, item in enumerate(study.evidence):
+        problems += unknown_names(("evidence", index), item, names)
     return problems
 
 
@@ -97,25 +100,37 @@ def unused_variants(study: Study) -> list[str]:
     return [name for name in study.variants if name not in named]
 
 
-def _check_unused_variants(study: Study) -> list[Problem]:
-    """Return the problems with the settings of variants without a cell, if no model takes them."""
+def _check_unused(study: Study) -> list[Problem]:
+    """Return the problems with the settings of variants without a cell, and of evidence."""
     unused, problems = unused_variants(study), list[Problem]()
-    places = {p.model: p for p in points(study) if is_known(study, p)} if unused else {}
+    if not unused and not study.evidence:
+        return []
+    places = {p.model: p for p in points(study) if is_known(study, p)}.values()
     for name in unused:
-        told = [_problems_of_variant(study, name, point) for point in places.values()]
-        problems += sorted(told, key=len)[0] if told else []
+        own = [replace(point, named_variant=name) for point in places]
+        problems += _problems_below(study, ("variants", name), own)
+    for index, item in enumerate(study.evidence):
+        own = [replace(p, named_variant=item.variant, trainer=item.trainer) for p in places]
+        own = [point for point in own if item.run and is_known(study, point)]
+        key = ("evidence", index, "run")
+        problems += _problems_below(study, key, own, Layer(item.run, prefix=key))
     return problems
 
 
-def _problems_of_variant(study: Study, name: str, point: Point) -> list[Problem]:
-    """Return the problems with a variant in the place of another."""
-    own = replace(point, named_variant=name, choices=(), trunk=None)
-    try:
-        for found in options(study, own)[:1]:
-            settle_run(study, found, format_path(("variants", name)))
-    except ConfigError as error:
-        return [problem for problem in error.problems if problem.path[:2] == ("variants", name)]
-    return []
+def _problems_below(
+    study: Study, key: KeyPath, places: Sequence[Point], changes: Layer | None = None
+) -> list[Problem]:
+    """Return the problems with the settings below a key, if no place for them takes them."""
+    told = list[list[Problem]]()
+    for point in places:
+        own = replace(point, choices=(), trunk=None)
+        try:
+            for found in options(study, own)[:1]:
+                settle_run(study, found, format_path(key), changes)
+            return []
+        except ConfigError as error:
+            told.append([found for found in error.problems if found.path[: len(key)] == key])
+    return min(told, key=len, default=[])
 
 
 def _managed(where: KeyPath, settings: Mapping[str, Any]) -> list[Problem]:

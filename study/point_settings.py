@@ -35,7 +35,7 @@ MOST_STEPS = 10**15
 
 
 def settle_run(
-    study: Study, point: Point, source: str, changes: Mapping[str, Any] | None = None
+    study: Study, point: Point, source: str, changes: Layer | None = None
 ) -> tuple[RunConfig, CellFacts]:
     """Return the run at a point, and its facts with the study's key for each setting.
 
@@ -126,7 +126,7 @@ def _derive_start(study: Study, point: Point, facts: CellFacts) -> Layer:
     return Layer(settings, prefix=(*point.where, "from"), derived=True)
 
 
-def facts_of(study: Study, point: Point, changes: Mapping[str, Any] | None = None) -> CellFacts:
+def facts_of(study: Study, point: Point, changes: Layer | None = None) -> CellFacts:
     """Return the settings of the run at a point, with expressions not computed yet.
 
     A global batch and a length in tokens or FLOPs are derived from them.
@@ -169,7 +169,7 @@ def _derive_steps(point: Point, length: Choice, facts: CellFacts) -> Layer:
     return Layer({"steps": steps}, prefix=point.at(length), derived=True)
 
 
-def _merge_settings(study: Study, point: Point, changes: Mapping[str, Any] | None = None) -> Merged:
+def _merge_settings(study: Study, point: Point, changes: Layer | None = None) -> Merged:
     """Return the settings of the run at a point, with the study's key for each."""
     cluster = study.clusters[point.cluster]
     cell = {
@@ -200,7 +200,7 @@ def _merge_settings(study: Study, point: Point, changes: Mapping[str, Any] | Non
             for choice in point.choices
             if not choice.is_length
         ),
-        Layer(changes or {}),
+        changes or Layer({}),
     ]
     return _with_own_checkpoints(Merged(layers), cell["name"])
 

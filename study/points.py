@@ -11,7 +11,7 @@ from itertools import compress
 from typing import Any
 
 from study.axes import Choice, combinations, name_variant
-from study.config import Study
+from study.config import Evidence, Study
 from study.grid_config import AnyOf, Branch, GridEntry
 from trainer.problems import KeyPath, Problem
 from trainer.settings import suggest
@@ -181,9 +181,9 @@ def is_known(study: Study, point: Point) -> bool:
 
 
 def unknown_names(
-    where: KeyPath, entry: GridEntry, known: Mapping[str, Sequence[str]]
+    where: KeyPath, entry: GridEntry | Evidence, known: Mapping[str, Sequence[str]]
 ) -> Iterator[Problem]:
-    """Yield a problem for each name of a block that its table lacks."""
+    """Yield a problem for each name of a block, or of evidence, that its table lacks."""
     axes = [(axis, f"{axis}s") for axis in ("cluster", "model", "trainer", "variant")]
     for axis, table in axes:
         for name in _names(getattr(entry, axis)):
@@ -192,7 +192,7 @@ def unknown_names(
                 yield Problem((*where, axis), message)
 
 
-def _names(values: Sequence[str | AnyOf]) -> Iterator[str]:
+def _names(values: Sequence[str | AnyOf] | str | None) -> Iterator[str]:
     """Yield the names on an axis, those of candidates included."""
-    for value in values:
+    for value in [values] if isinstance(values, str) else values or ():
         yield from value.any if isinstance(value, AnyOf) else [value]

@@ -82,6 +82,34 @@ ONE = STUDY["grid"][0]
             ["grid[0].flops[0] = 1e+30 is 6.1e+19 steps; expected 1e+15 at most"],
         ),
         (
+            {"evidence": [{"file": "a.csv", "run": {"optim": {"lr": "high"}, "stepz": 5}}]},
+            [
+                "evidence[0].run.optim.lr: found 'high'; expected a number",
+                "evidence[0].run.stepz: unknown key; did you mean 'steps'?",
+            ],
+        ),
+        (
+            {
+                "evidence": [
+                    {"file": "a.csv", "trainer": "our"},
+                    {
+                        "file": "a.log",
+                        "format": "nanogpt",
+                        "cluster": "fist",
+                        "model": "onne",
+                        "gpus": 1,
+                        "variant": "bass",
+                    },
+                ]
+            },
+            [
+                "evidence[0].trainer: unknown trainer 'our'; did you mean 'ours'?",
+                "evidence[1].cluster: unknown cluster 'fist'; did you mean 'fast'?",
+                "evidence[1].model: unknown model 'onne'; did you mean 'one'?",
+                "evidence[1].variant: unknown variant 'bass'; did you mean 'base'?",
+            ],
+        ),
+        (
             {"clusters": {"fast": {"slurm": {"runtime_min": 30, "warn_s": 1800}}}},
             [
                 "clusters.fast.slurm.warn_s = 1800 is all of runtime_min = 30; a run would stop at "
