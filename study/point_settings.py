@@ -209,7 +209,7 @@ def _with_own_checkpoints(settings: Merged, name: str) -> Merged:
     """Return settings in which a folder of checkpoints, if they name one, has one for the run."""
     checkpoints = settings.values.get("checkpoint")
     common = checkpoints.get("path") if isinstance(checkpoints, Mapping) else None
-    if not isinstance(common, str):
+    if not isinstance(common, str) or not common:
         return settings
     own = {"checkpoint": {"path": f"{common}/{name}"}}
     return settings.over(Layer(own, prefix=("run", "checkpoint", "path"), derived=True))

@@ -110,6 +110,10 @@ ONE = STUDY["grid"][0]
             ],
         ),
         (
+            {"run": {"checkpoint": {"path": ""}}},
+            ["run.checkpoint.path: found ''; expected a string that is not empty"],
+        ),
+        (
             {"clusters": {"fast": {"slurm": {"runtime_min": 30, "warn_s": 1800}}}},
             [
                 "clusters.fast.slurm.warn_s = 1800 is all of runtime_min = 30; a run would stop at "
