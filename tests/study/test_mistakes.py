@@ -110,6 +110,10 @@ ONE = STUDY["grid"][0]
             ],
         ),
         (
+            {"run": {"distributed": {"float8_filter": "layers["}}},
+            ["run.distributed.float8_filter: found 'layers[': unterminated character set at"],
+        ),
+        (
             {"run": {"checkpoint": {"path": ""}}},
             ["run.checkpoint.path: found ''; expected a string that is not empty"],
         ),
@@ -431,9 +435,8 @@ TEXT = "{x} ${HOME} [0-9]{1,2} 'a' \"b\" | %s \\"
 
 
 def test_any_text_may_stand_in_a_study(tmp_path: Path) -> None:
-    changes = merge(
-        nest("clusters.here.gpu_name", TEXT), nest("run.distributed.float8_filter", TEXT)
-    )
+    pattern = nest("run.distributed.float8_filter", f"{TEXT}\\")
+    changes = merge(nest("clusters.here.gpu_name", TEXT), pattern)
     study = load_study_file(write(tmp_path, changes))
     assert study.clusters["here"].gpu_name == TEXT
     assert Study.model_validate(study.model_dump(mode="json")) == study
