@@ -1,6 +1,7 @@
 """What a run writes: logs, traces, checkpoints and evaluations."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
@@ -99,6 +100,14 @@ class ProfilingConfig(Settings):
     """GPU: steps before the memory history."""
     mem_steps: PositiveInt = 2
     """GPU: steps of the memory history."""
+
+    @field_validator("trace_folder")
+    @classmethod
+    def _is_below(cls, value: str) -> str:
+        # Traces have the same names in every run: elsewhere, one would overwrite another's.
+        if Path(value).is_absolute() or ".." in Path(value).parts:
+            raise ValueError(f"found {value!r}; expected a folder below the run's")
+        return value
 
 
 class SaveConfig(Settings):

@@ -248,7 +248,7 @@ def launch_line(
 
 def evaluation_line(cluster: ClusterConfig, evaluate: EvaluateConfig) -> str:
     """Return the shell command of an evaluation, without its model and output."""
-    limit = "" if evaluate.limit is None else f" --limit {evaluate.limit:g}"
+    limit = "" if evaluate.limit is None else f" --limit {evaluate.limit:.15g}"
     commands = [
         f"lm_eval --model hf --tasks {','.join(tasks)}"
         + ("" if count is None else f" --num_fewshot {count}")

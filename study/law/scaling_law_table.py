@@ -139,10 +139,10 @@ def read_losses(path: Path, drop_highest: int = 0) -> list[TrainedModel]:
 def _run(row: CsvRow, lengths: Sequence[str]) -> TrainedModel:
     """Return the run of a row; `lengths`: the columns that may give its tokens."""
     params, loss = row.number("params"), row.number("loss")
-    if row.text("training_flop"):
-        tokens = row.number("training_flop") / (FLOPS_PER_PARAMETER_AND_TOKEN * params)
-    else:
-        tokens = row.number(lengths[0])
+    given = next((name for name in lengths if row.text(name)), lengths[0])
+    tokens = row.number(given)
+    if given == "training_flop":  # of others, it may count more than 6 N D
+        tokens /= FLOPS_PER_PARAMETER_AND_TOKEN * params
     return TrainedModel(f"row {row.line}", params, tokens, loss)
 
 

@@ -256,6 +256,8 @@ def test_every_wrong_config_is_rejected_with_its_keys(
             "distributed.selective_activation_checkpointing = true contradicts",
         ),
         ({"eval": {"validation": {"max_sequences": -1}}}, "eval.validation.max_sequences: found"),
+        ({"profiling": {"trace_folder": "/t"}}, "profiling.trace_folder: found '/t'; expected a "),
+        ({"profiling": {"trace_folder": "a/../.."}}, "profiling.trace_folder: found 'a/../..'; "),
     ],
 )
 def test_keys_that_contradict_each_other_are_named(
@@ -272,7 +274,7 @@ def test_a_folder_that_cannot_be_made_is_named_with_its_key(tmp_path: Path) -> N
     taken.touch()
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "text.chunk.00.jsonl").write_text('{"text": "abc"}')
-    profiling = ProfilingConfig(run=True, trace_folder=str(taken))
+    profiling = ProfilingConfig(run=True, trace_folder=taken.name)
     makers = {
         "dump_dir": lambda: Lock(taken / "run"),
         "checkpoint.path": lambda: Saver(taken, CheckpointConfig(), alone),

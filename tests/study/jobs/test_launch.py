@@ -460,6 +460,8 @@ def test_an_evaluation_requests_one_gpu_and_names_its_tasks() -> None:
     assert slurm_extra(request, wildcards) == f"--gpus-per-task=1 {BESIDES}"
     line = evaluation_line(MISO, EvaluateConfig(tasks=("a", "b"), limit=0.5))
     assert line.endswith("; lm_eval --model hf --tasks a,b --limit 0.5")
+    all_digits = evaluation_line(MISO, EvaluateConfig(tasks=("a",), limit=1234567))
+    assert all_digits.endswith(" --limit 1234567")
     assert "SLURM_JOB_ID:?" in line
     assert request.starts_with_bos(wildcards)
 

@@ -310,6 +310,12 @@ def test_rows_with_the_highest_loss_can_be_left_out(tmp_path: Path) -> None:
     assert read_losses(table, drop_highest=4) == []
 
 
+def test_tokens_are_those_of_their_column_before_those_of_the_flops(tmp_path: Path) -> None:
+    table = tmp_path / "losses.csv"
+    table.write_text("params,training_flop,tokens,loss\n1e6,9e14,1e8,3\n1e6,1.2e15,,2\n")
+    assert [run.tokens for run in read_losses(table)] == [2e8, 1e8]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
