@@ -63,7 +63,10 @@ def _draw_losses(style: Style, curves: list[Curve], axis: str, sheet: Sheet) -> 
     present = {curve.cell.model for curve in curves}
     models = [name for name in style.sizes if name in present]
     drawn = evenly(models, MOST_LINES) if as_bands else models
+    limits = _limits(curves)
     for ax, title in zip(axes, shown, strict=True):
+        if limits is not None:
+            ax.set_ylim(*limits)
         if as_bands:
             _draw_bands(ax, style, panels[title], drawn, axis)
         else:
@@ -87,6 +90,24 @@ def _draw_losses(style: Style, curves: list[Curve], axis: str, sheet: Sheet) -> 
     )
     add_legend(figure, sheet, sections)
     return figure
+
+
+def _limits(curves: Iterable[Curve]) -> tuple[float, float] | None:
+    """Return the limits of the axis of losses: those of runs that diverged, which may be a thousand
+    times as high, leave the panel at its top. None if none diverged, or all did."""
+    lows, highs = [], []
+    for curve in curves:
+        losses = np.concatenate([curve.training["tokens"].y, curve.validation["tokens"].y])
+        losses = losses[np.isfinite(losses)]
+        if len(losses):
+            lows.append(losses.min())
+            if not curve.diverged:
+                highs.append(losses.max())
+    if not highs or len(highs) == len(lows):
+        return None
+    low, high = min(lows), max(highs)
+    margin = 0.05 * (high - low)
+    return low - margin, high + margin
 
 
 def _explain_losses(curves: list[Curve], as_bands: bool) -> list[Line2D]:
@@ -163,7 +184,8 @@ def _mark(ax: Axes, curve: Curve, axis: str, colour: Any) -> None:
     points, evaluated = curve.training[axis], curve.validation[axis]
     if curve.diverged:
         last = np.flatnonzero(np.isfinite(points.y))[-1]
-        ax.plot(points.x[last], points.y[last], "x", color=colour, ms=6, mew=1.6)
+        y = min(points.y[last], ax.get_ylim()[1])
+        ax.plot(points.x[last], y, "x", color=colour, ms=6, mew=1.6, clip_on=False)
     if len(evaluated.x):
         ax.plot(evaluated.x, evaluated.y, "o", color=colour, mfc="white", ms=4, mew=1.1, zorder=3)
 

@@ -195,21 +195,24 @@ class Chart {
     const y = { ...this.spec.y(this.state) };
     const xs = [];
     const ys = [];
+    const wild = []; // of runs that diverged, perhaps a thousand times as high: their lines leave the chart at the top
     for (const s of this.shown) {
+      const values = s.diverged ? wild : ys;
       for (let i = 0; i < s.x.length; i++) {
         if (!isGood(s.x[i], x.log)) continue;
         xs.push(s.x[i]);
-        for (const value of [s.y[i], s.low?.[i], s.high?.[i]]) if (isGood(value, y.log)) ys.push(value);
+        for (const value of [s.y[i], s.low?.[i], s.high?.[i]]) if (isGood(value, y.log)) values.push(value);
       }
       for (const [at, value] of s.rings ?? []) {
         if (!isGood(at, x.log) || !isGood(value, y.log)) continue;
         xs.push(at); // against time, the last evaluation ends after the last step
-        ys.push(value);
+        values.push(value);
       }
     }
     for (const value of this.ideal.flatMap((line) => line.y)) if (isGood(value, y.log)) ys.push(value);
     x.range = this.zoom?.x ?? x.range ?? rangeOf(xs, x.log, x.floor);
-    y.range = this.zoom?.y ?? rangeOf(ys, y.log, y.floor);
+    const highest = ys.length ? ys.reduce((a, b) => Math.max(a, b)) : Infinity;
+    y.range = this.zoom?.y ?? rangeOf([...ys, ...wild.filter((value) => value <= highest)], y.log, y.floor);
     return { x, y };
   }
 
@@ -299,7 +302,7 @@ class Chart {
     for (const [x, y] of s.rings ?? []) if (isGood(x, this.x.log) && isGood(y, this.y.log)) this.dot(ctx, px(x), py(y), 3.5 * ratio, true, ratio);
     if (s.diverged) {
       const i = s.y.findLastIndex((value) => isGood(value, this.y.log));
-      if (i >= 0) ctx.font = `bold ${16 * ratio}px system-ui`, ctx.fillText("×", px(s.x[i]) - 5 * ratio, py(s.y[i]) + 5 * ratio);
+      if (i >= 0) ctx.font = `bold ${16 * ratio}px system-ui`, ctx.fillText("×", px(s.x[i]) - 5 * ratio, Math.max(py(s.y[i]) + 5 * ratio, bbox.top + 10 * ratio));
     }
   }
 

@@ -99,6 +99,22 @@ def test_held_out_losses_beyond_every_line_are_within_the_axes(demo: Path, open_
     assert y["range"] == pytest.approx([2.425, 4.075])
 
 
+def test_a_run_that_diverged_does_not_flatten_the_others(demo: Path, open_page: Open) -> None:
+    """2 to 3000 nats beside 3 to 4; alone it is shown whole."""
+    page = open_page(demo)
+    both = page.evaluate(
+        """() => {
+          const wild = { x: [1, 2], y: [2, 3000], diverged: true };
+          const range = (shown) => Chart.prototype.axes.call({
+            spec: { x: () => ({}), y: () => ({}) }, ideal: [], shown,
+          }).y.range;
+          return [range([{ x: [1, 2], y: [4, 3] }, wild]), range([wild])];
+        }"""
+    )
+    assert both[0] == pytest.approx([1.9, 4.1])
+    assert both[1][1] > 3000
+
+
 def test_a_tooltip_tells_the_point_under_the_pointer(demo: Path, open_page: Open) -> None:
     page = open_page(demo)
     page.locator("[data-chart=efficiency]").scroll_into_view_if_needed()

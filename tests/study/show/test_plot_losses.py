@@ -37,6 +37,27 @@ def test_seeds_are_one_line_with_a_band(
     )
 
 
+@pytest.mark.parametrize("also_fine", [True, False])
+def test_a_run_that_diverged_leaves_the_panel_at_its_top(
+    make_grid: MakeGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, also_fine: bool
+) -> None:
+    """From 6 to 3000 nats; its lowest loss is the lowest of all, and its cross is at the edge.
+    Alone it is shown whole."""
+    grid = make_grid({"grid": [{"cluster": "here", "model": "tiny", "gpus": [1, 2]}]})
+    if also_fine:
+        write_run(grid[0], loss=lambda step: 6.0 - step / 50)
+    wild = {10: 1.0, 40: 3000.0}
+    write_run(grid[1], loss=lambda step: wild.get(step, 6.0), outcome="diverged")
+    drawn = figures_of(monkeypatch)
+    draw_losses(grid, tmp_path)
+    (ax,) = drawn["loss_vs_steps"][0].axes
+    low, high = ax.get_ylim()
+    assert low < 1.0
+    assert (6.0 < high < 7.0) if also_fine else high > 3000
+    (cross,) = (line for line in ax.lines if line.get_marker() == "x")
+    assert cross.get_ydata() == [high if also_fine else 3000]
+
+
 @pytest.mark.parametrize("axis", ["steps", "tokens", "time", "flops"])
 def test_each_axis_has_the_losses_at_its_own_places(
     make_grid: MakeGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axis: str
