@@ -10,6 +10,7 @@ every layout.
 import contextlib
 import warnings
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -42,6 +43,10 @@ def parallelize(
         compile_blocks(model, config, with_loss=mesh is None)
     if mesh is not None:
         shard(model, config, choices.model_dtype, world, mesh)
+        if world.device.type == "cuda":
+            # Until here, each GPU had the whole model, which would be its peak for good.
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(world.device)
     if mesh is not None or world.size == 1:
         return model
     ids = [world.local_rank] if world.device.type == "cuda" else None
