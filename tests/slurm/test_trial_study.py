@@ -16,12 +16,13 @@ import pytest
 from study.grid import Cell, Grid
 from study.load import load_study_file
 from tests.slurm.cluster.api import Cluster
-from tests.slurm.studies import ROOT, seconds_of_planning
+from tests.slurm.studies import ROOT
 
 pytestmark = pytest.mark.slurm
 
 STUDY = "config/studies/slurm-trial.yaml"
-TABLES_S = 40
+NOTICED_S = 15
+"""3 s with four other busy processes on two cores. Questions to Slurm are 20 s apart, or more."""
 SIZES = ("nano", "micro", "mini")
 
 
@@ -165,18 +166,15 @@ def test_two_nodes_talk_over_the_network(trial: Trial) -> None:
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 
-def test_tables_are_ready_soon_after_the_last_run(trial: Trial) -> None:
-    """From the end of the last run, with the time until Snakemake notices it.
-
-    The figures take most of it. On a machine that does nothing else: as long as six dry runs.
-    """
+def test_the_end_of_the_last_run_is_noticed_soon(trial: Trial) -> None:
+    """By the note that its job leaves, not by the next question to Slurm."""
     attempts = [
         json.loads(path.read_text())["attempts"][-1] for path in trial.results.rglob("run.json")
     ]
     ended = max(datetime.fromisoformat(attempt["end"]) for attempt in attempts)
-    (when,) = re.findall(r"\[(.*?)\]\nFinished jobid: \d+ \(Rule: all\)", trial.output)
+    when = re.findall(r"\[(.*?)\]\nFinished jobid: \d+ \(Rule: train\)", trial.output)[-1]
     took = (datetime.strptime(when, "%c").astimezone() - ended).total_seconds()
-    assert took <= max(TABLES_S, 15 * seconds_of_planning(*trial.options))
+    assert took <= NOTICED_S
 
 
 def test_only_seconds_of_tables_run_where_snakemake_runs(trial: Trial) -> None:
