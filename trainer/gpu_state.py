@@ -58,6 +58,13 @@ def is_gpu(found: str, wanted: str) -> bool:
     return set(expected) <= set(words) and ("mig" in words) == ("mig" in expected)
 
 
+def describe_other(found: str | None, wanted: str | None) -> str | None:
+    """Return the problem if a GPU is known and not the wanted one; see `is_gpu`."""
+    if found is None or wanted is None or is_gpu(found, wanted):
+        return None
+    return f"gpu_name = {wanted}: found {found}; expected a GPU with these words in its name"
+
+
 def find_visible(visible: str | None) -> list[str]:
     """Return the GPUs of this machine that a process may use, named as in `read`.
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from trainer import host
 from trainer.config import Device
-from trainer.gpu_state import is_gpu
+from trainer.gpu_state import describe_other
 from trainer.problems import ConfigError
 from trainer.ranks import Ranks, read_ranks
 
@@ -83,10 +83,9 @@ def find_missing_gpu(needed: int, wanted: str | None) -> str | None:
     if count < needed:
         return f"device = cuda: found {count} GPUs for {needed} processes; expected one each"
     for index in range(needed):
-        found = torch.cuda.get_device_name(index)
-        if wanted is not None and not is_gpu(found, wanted):
-            expected = "a GPU with these words in its name"
-            return f"gpu_name = {wanted}: found {found}; expected {expected}"
+        problem = describe_other(torch.cuda.get_device_name(index), wanted)
+        if problem is not None:
+            return problem
     return None
 
 

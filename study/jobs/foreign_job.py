@@ -61,6 +61,8 @@ class ForeignJob(Settings):
     gpus: PositiveInt
     nodes: PositiveInt = 1
     device: Literal["cuda", "cpu"]
+    gpu_name: str | None = None
+    """Words in the name of its GPUs; None: any."""
     choices: UsedChoices = UsedChoices()
     """What is known of how it computes."""
     saves_every: PositiveInt | None = None
@@ -91,6 +93,7 @@ def describe_job(cell: Cell) -> ForeignJob:
         gpus=cell.gpus,
         nodes=cell.nodes,
         device=run.device,
+        gpu_name=run.gpu_name,
         choices=UsedChoices(model_dtype=TERMS["dtype"](placed), compiled=cell.compiled),
         saves_every=run.checkpoint and run.checkpoint.dump.every,
     )

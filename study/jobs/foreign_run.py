@@ -17,6 +17,7 @@ from study.jobs.command_process import find_program, run_beside
 from study.jobs.foreign_failure import write_failure
 from study.jobs.foreign_folder import set_aside
 from study.jobs.foreign_job import ForeignJob, read_job
+from study.jobs.gpu_watch import GpuWatch
 from study.jobs.supervisor import Supervisor
 from trainer.files import write_atomically
 from trainer.folder.run_file import Lock, find_summary, wait_for_lock
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         job = read_job(folder)
         find_program(command[0], job)
+        GpuWatch(job.device, 1).check(job.gpu_name)
     except ConfigError as error:
         print(error, file=sys.stderr)
         refusal = Failure(kind="configuration", retry=False, message=str(error))

@@ -1,9 +1,11 @@
 """GPUs that another trainer uses, sampled from outside with NVML: memory, power and clocks."""
 
 import os
+import socket
 
 from trainer import gpu_state
-from trainer.gpu_state import GpuMeter
+from trainer.gpu_state import GpuMeter, describe_other
+from trainer.problems import ConfigError
 from trainer.records import GpuConditions
 
 
@@ -17,6 +19,12 @@ class GpuWatch:
         self.name = gpu_state.name_of(found[0]) if found else None
         """Name of the first GPU; None if unknown."""
         self._meters = [GpuMeter(uuid) for uuid in found]
+
+    def check(self, wanted: str | None) -> None:
+        """Raise ConfigError if the first GPU is known, and not one with the wanted words."""
+        problem = describe_other(self.name, wanted)
+        if problem is not None:
+            raise ConfigError(f"run, on {socket.gethostname()}", [problem])
 
     def sample(self) -> None:
         """Read the GPUs, if the last sample is old enough."""

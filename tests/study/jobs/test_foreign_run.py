@@ -21,6 +21,7 @@ from study.jobs.foreign_run import main
 from study.measure.run_files import read_run
 from study.measure.summaries import read_failure
 from study.measure.throughput import is_steady
+from trainer import gpu_state
 from trainer.records import EXIT_PREEMPTED
 
 REGEX = {
@@ -69,6 +70,22 @@ def start(folder: Path) -> Start:
 
 def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_another_gpu_than_the_clusters_is_refused(
+    start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by our own trainer, before the command is started."""
+    monkeypatch.setattr(gpu_state, "find_visible", lambda visible: ["GPU-1", "GPU-2"])
+    monkeypatch.setattr(gpu_state, "name_of", lambda uuid: "NVIDIA A100-SXM4-80GB")
+    assert start("touch started", device="cuda", gpu_name="H200", workdir=str(folder)) == 1
+    failure = read_failure(folder)
+    assert failure is not None
+    assert not failure.retry
+    assert "gpu_name = H200: found NVIDIA A100-SXM4-80GB; expected a GPU with" in failure.message
+    assert not (folder / "started").exists()
+    start("touch started", device="cuda", gpu_name="A100 80GB", workdir=str(folder))
+    assert (folder / "started").exists()
 
 
 def summary(folder: Path) -> dict[str, Any]:
