@@ -111,7 +111,7 @@ ONE = STUDY["grid"][0]
         ),
         (
             {"run": {"distributed": {"float8_filter": "layers["}}},
-            ["run.distributed.float8_filter: found 'layers[': unterminated character set at"],
+            ["run.distributed.float8_filter: found 'layers['; expected a regular expression: "],
         ),
         (
             {"run": {"checkpoint": {"path": ""}}},
