@@ -103,15 +103,16 @@ def unused_variants(study: Study) -> list[str]:
 def _check_unused(study: Study) -> list[Problem]:
     """Return the problems with the settings of variants without a cell, and of evidence."""
     unused, problems = unused_variants(study), list[Problem]()
-    if not unused and not study.evidence:
+    changed = {index: item for index, item in enumerate(study.evidence) if item.run}
+    if not unused and not changed:
         return []
     places = {p.model: p for p in points(study) if is_known(study, p)}.values()
     for name in unused:
         own = [replace(point, named_variant=name) for point in places]
         problems += _problems_below(study, ("variants", name), own)
-    for index, item in enumerate(study.evidence):
+    for index, item in changed.items():
         own = [replace(p, named_variant=item.variant, trainer=item.trainer) for p in places]
-        own = [point for point in own if item.run and is_known(study, point)]
+        own = [point for point in own if is_known(study, point)]
         key = ("evidence", index, "run")
         problems += _problems_below(study, key, own, Layer(item.run, prefix=key))
     return problems

@@ -254,9 +254,8 @@ def _grid_of(settings: Path) -> Grid:
 def known_measurements(grid: Grid, csv_path: Path | None = None) -> list[Measurement]:
     """Return the measurements in a study's throughput.csv, if it exists, and in its evidence.
 
-    Those on another GPU than their cluster has now are left out.
-
-    Raises ConfigError if a file is malformed.
+    Those made on a GPU that is not their cluster's current one are left out. Raises ConfigError if
+    a file is malformed.
     """
     path = csv_path or Path(grid.study.folder, "throughput.csv")
     own = read_measurements(path, grid) if path.exists() or csv_path else []
@@ -264,7 +263,7 @@ def known_measurements(grid: Grid, csv_path: Path | None = None) -> list[Measure
 
 
 def _on_its_gpus(study: Study, measured: Sequence[Measurement]) -> list[Measurement]:
-    """Return the measurements on the GPU that the study's cluster of that name has now."""
+    """Return the measurements made on the current GPU of the cluster that they name."""
     clusters = study.clusters
     return [
         item
